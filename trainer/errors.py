@@ -1,0 +1,178 @@
+"""Every error of the product, in one family tree. Standard library only.
+
+Each class says what the caller does next (`Action`) and carries a suggestion for a person:
+
+    OrchestratorError
+    ├── ConfigError              stop: tell the user which field, which value, which remedy
+    │   ├── DataError            stop: the dataset is wrong; rows are named
+    │   └── ModelNotFound        stop: neither a folder nor a model the Hub gives us
+    ├── DependencyError          stop: something that must be installed is not
+    ├── OutOfMemory              retry: with half the batch and twice the accumulation
+    ├── TrainingDiverged         stop: the loss became NaN or infinite
+    ├── TrainingStalled          retry: no sign of life for too long
+    ├── TrainerKilled            retry: a signal ended the trainer
+    ├── TrainingFailed           stop: anything else that ended the trainer
+    ├── DiskFull                 stop: with both sizes
+    ├── IntegrityError           stop: bytes are not what the manifest says
+    ├── ConnectionLost           retry: the machine may still be well
+    ├── MachineLost              elsewhere: continue from the newest checkpoint
+    └── ProviderError
+        ├── CapacityError, QuotaError, BootError        elsewhere
+        ├── RateLimited                                 retry
+        └── CredentialsError, FundsError, BudgetExceeded    stop
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Action(StrEnum):
+    """What a caller does about an error."""
+
+    RETRY = "retry"
+    ELSEWHERE = "elsewhere"
+    STOP = "stop"
+
+
+class OrchestratorError(Exception):
+    """The root: one sentence for a person, and a suggestion to act on."""
+
+    action: ClassVar[Action] = Action.STOP
+    default_suggestion: ClassVar[str] = "Read the log above this line for the cause."
+
+    def __init__(self, message: str, suggestion: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.suggestion = suggestion or self.default_suggestion
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.suggestion}"
+
+    def __reduce__(self) -> tuple[type[OrchestratorError], tuple[str, str]]:
+        return type(self), (self.message, self.suggestion)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the record kept in `status.json`: class, message and suggestion."""
+        return {
+            "class": type(self).__name__,
+            "message": self.message,
+            "suggestion": self.suggestion,
+        }
+
+
+class ConfigError(OrchestratorError):
+    default_suggestion = "Correct the job file and run it again."
+
+
+class DataError(ConfigError):
+    default_suggestion = "Correct the rows named above and run the job again."
+
+
+class ModelNotFound(ConfigError):
+    default_suggestion = (
+        "Give the path of a folder with config.json, or the name of a model on the Hub "
+        "(and HF_TOKEN when it is private)."
+    )
+
+
+class DependencyError(OrchestratorError):
+    default_suggestion = "Install what is missing and run the job again."
+
+
+class OutOfMemory(OrchestratorError):
+    action = Action.RETRY
+    default_suggestion = (
+        "Lower max_length, set gradient_checkpointing: true, or choose a machine with more memory."
+    )
+
+
+class TrainingDiverged(OrchestratorError):
+    default_suggestion = "Lower learning_rate, add warmup_steps, or look for broken rows."
+
+
+class TrainingStalled(OrchestratorError):
+    action = Action.RETRY
+    default_suggestion = (
+        "The stacks in train.log show where it hung; raise limits.stall_timeout_minutes if "
+        "a single step may take that long."
+    )
+
+
+class TrainerKilled(OrchestratorError):
+    action = Action.RETRY
+    default_suggestion = (
+        "If nobody killed it, the machine ran out of memory: lower max_length or the batch size."
+    )
+
+
+class TrainingFailed(OrchestratorError):
+    default_suggestion = "The last lines of train.log show the cause."
+
+
+class DiskFull(OrchestratorError):
+    default_suggestion = "Free disk space or lower save_total_limit, then resume the job."
+
+
+class IntegrityError(OrchestratorError):
+    default_suggestion = "The file was not kept. Run the job again to fetch or make it anew."
+
+
+class ConnectionLost(OrchestratorError):
+    action = Action.RETRY
+    default_suggestion = "The connection is tried again; training goes on meanwhile."
+
+
+class MachineLost(OrchestratorError):
+    action = Action.ELSEWHERE
+    default_suggestion = "The job continues on another machine from its newest checkpoint."
+
+
+class ProviderError(OrchestratorError):
+    default_suggestion = "Look at the provider's own console."
+
+
+class CapacityError(ProviderError):
+    action = Action.ELSEWHERE
+    default_suggestion = "Allow more GPU types, regions or providers in resources."
+
+
+class QuotaError(ProviderError):
+    action = Action.ELSEWHERE
+    default_suggestion = "Ask the provider to raise the quota, or allow other providers."
+
+
+class BootError(ProviderError):
+    action = Action.ELSEWHERE
+    default_suggestion = "Another offer is tried; nothing is left running."
+
+
+class RateLimited(ProviderError):
+    action = Action.RETRY
+    default_suggestion = "The call is repeated after the pause that the provider asks for."
+
+
+class CredentialsError(ProviderError):
+    default_suggestion = "Set a valid key for this provider."
+
+
+class FundsError(ProviderError):
+    default_suggestion = "Add funds to the provider's account."
+
+
+class BudgetExceeded(ProviderError):
+    default_suggestion = "Raise limits.max_cost to go on; the newest checkpoint is kept."
+
+
+def _family(root: type[OrchestratorError]) -> dict[str, type[OrchestratorError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found |= _family(child)
+    return found
+
+
+def from_dict(record: dict[str, str]) -> OrchestratorError:
+    """Rebuild the error that `to_dict` wrote; an unknown class becomes `TrainingFailed`."""
+    kind = _family(OrchestratorError).get(record.get("class", ""), TrainingFailed)
+    return kind(record.get("message", "The trainer gave no reason."), record.get("suggestion"))

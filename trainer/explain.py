@@ -1,0 +1,83 @@
+"""Turn pydantic's validation errors into one message a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from trainer.errors import ConfigError
+
+MAX_PROBLEMS = 20
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], value: Any, source: str) -> Model:
+    """Return `value` as a `model`.
+
+    Raises:
+        ConfigError: naming `source`, and for every problem the field, the value and the remedy.
+    """
+    if not isinstance(value, dict):
+        raise ConfigError(
+            f"{source}: holds a {type(value).__name__}, not a mapping of field names to values.",
+            "Start from the file that 'trainctl init' writes.",
+        )
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        problems = list(_problems(model, error))
+        shown = "; ".join(problems[:MAX_PROBLEMS])
+        more = len(problems) - MAX_PROBLEMS
+        raise ConfigError(f"{source}: {shown}{f'; and {more} more' if more > 0 else ''}.") from None
+
+
+def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        given = problem.get("input")
+        match problem["type"]:
+            case "missing":
+                yield f"{where} is missing"
+            case "extra_forbidden":
+                yield f"{where} is not a field{_did_you_mean(model, problem['loc'])}"
+            case "value_error":
+                reason = str(problem["ctx"]["error"])
+                given_text = "" if isinstance(given, BaseModel | dict) else f" = {_short(given)}"
+                yield f"{where}{given_text}: {reason}"
+            case _:
+                message = problem["msg"].removeprefix("Input should be ")
+                yield f"{where} = {_short(given)}: must be {message[0].lower()}{message[1:]}"
+
+
+def _did_you_mean(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    known = _fields_at(model, location[:-1])
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Return the names of the fields of the settings that `path` leads to."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        candidates = [] if field is None else [field.annotation, *_arguments(field.annotation)]
+        nested = [kind for kind in candidates if _is_model(kind)]
+        if not nested:
+            break
+        model = nested[0]
+    return list(model.model_fields)
+
+
+def _arguments(annotation: Any) -> tuple[Any, ...]:
+    return tuple(getattr(annotation, "__args__", ()))
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

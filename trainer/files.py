@@ -1,0 +1,53 @@
+"""Writing files so that a reader sees the old one or the new one, never a half. Stdlib only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+CHUNK = 1 << 20  # bytes; one read of a file that is hashed or copied
+
+
+def fsync_directory(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut (POSIX: the folder is synced itself)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace `path` by `text` in one step; `durable` waits until it is on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
+    temporary.replace(path)
+    if durable:
+        fsync_directory(path.parent)
+
+
+def replace_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Replace `path` by `value` as JSON in one step."""
+    replace_text(path, json.dumps(value, indent=1) + "\n", durable=durable)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object in `path`, or None when there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 lower-case hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,99 @@
+"""MANIFEST.json: every file of a folder with its size and SHA-256. Stdlib only.
+
+A folder is whole when its manifest is there and holds. The manifest is written last, after
+every file is on the disk, so that a folder torn by a crash can never look whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from trainer.errors import IntegrityError
+from trainer.files import fsync_directory, replace_json, sha256_of
+
+MANIFEST = "MANIFEST.json"
+MAX_FILES = 100_000  # more than this in one manifest is an attack, not a model
+
+
+def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
+    """Sync every file of `folder` to disk, then write its manifest; return the manifest.
+
+    Args:
+        folder: what to describe; files in sub-folders count, symbolic links are refused.
+        facts: further entries for the manifest, such as `step`.
+    """
+    files: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise IntegrityError(f"{path} is a symbolic link; a manifest describes files only.")
+        if path.is_dir():
+            fsync_directory(path)
+        elif path.name != MANIFEST:
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    manifest = {"version": 1, **facts, "files": files}
+    replace_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of `folder` after checking its shape and its names.
+
+    Raises:
+        IntegrityError: it is missing, is no manifest, or names a file outside the folder.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IntegrityError(f"{folder} has no {MANIFEST}: it was never finished.") from None
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{folder / MANIFEST} cannot be read: {error}.") from error
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or len(files) > MAX_FILES:
+        raise IntegrityError(f"{folder / MANIFEST} is no manifest.")
+    for name, facts in files.items():
+        check_name(name)
+        if not (
+            isinstance(facts, dict)
+            and isinstance(facts.get("bytes"), int)
+            and isinstance(facts.get("sha256"), str)
+        ):
+            raise IntegrityError(f"{folder / MANIFEST} says nothing usable about {name!r}.")
+    return dict(manifest)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could leave the folder: absolute, with `..`, or with odd separators."""
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise IntegrityError(f"{name!r} is no name of a file inside the folder.")
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check every file of `folder` against its manifest and return the manifest.
+
+    Raises:
+        IntegrityError: naming the first file that is missing, is no plain file, or differs.
+    """
+    manifest = read_manifest(folder)
+    for name, facts in manifest["files"].items():
+        path = folder / name
+        try:
+            status = path.lstat()
+        except OSError:
+            raise IntegrityError(f"{path} is missing.") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise IntegrityError(f"{path} is no plain file.")
+        if status.st_size != facts["bytes"]:
+            raise IntegrityError(
+                f"{path} has {status.st_size} bytes, its manifest says {facts['bytes']}."
+            )
+        if sha256_of(path) != facts["sha256"]:
+            raise IntegrityError(f"{path} does not have the SHA-256 that its manifest says.")
+    return manifest
