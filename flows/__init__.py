@@ -1,0 +1,1 @@
+"""What happens, in order: the flows and their tasks. Nothing here imports torch."""

@@ -1,0 +1,172 @@
+"""What the Prefect UI shows of a running job: a progress bar, metrics, the loss curve.
+
+Each is one artifact, made once and then updated in place; making them again and again would fill
+the page with cards. `trainctl monitor` reads the same artifacts, so it works from anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging import get_run_logger
+
+from flows.chart import data_uri, loss_curve, thinned
+from trainer.metrics import Record, by_step, parse_records
+
+UPDATE_SECONDS = 2.0
+PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
+METRIC_ROWS = 120  # in the machine-readable artifact; a sparkline has no more cells
+SHOWN = (
+    "step",
+    "total_steps",
+    "epoch",
+    "train_loss",
+    "eval_loss",
+    "perplexity",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "samples_per_second",
+    "gpu_memory_allocated_gb",
+    "gpu_memory_reserved_gb",
+    "gpu_utilization_percent",
+    "cpu_percent",
+    "ram_gb",
+    "eta_seconds",
+    "timestamp",
+)
+
+
+class Board:
+    """Publishes the metrics of one run."""
+
+    def __init__(self, client: PrefectClient, run_id: UUID, metrics: Path) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._tail = MetricsTail(metrics)
+        self._artifacts: dict[str, UUID] | None = None
+
+    async def run(self) -> None:
+        """Publish whatever is new, every two seconds. Runs until it is cancelled."""
+        while True:
+            await self._publish()
+            await asyncio.sleep(UPDATE_SECONDS)
+
+    async def finish(self) -> None:
+        """Publish the last state."""
+        await self._publish()
+
+    async def _publish(self) -> None:
+        if not self._tail.read_new():
+            return
+        steps = self._tail.steps
+        try:
+            for key, make in MAKERS.items():
+                await self._put(key, make(steps))
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            # The next round shows more than this one would have.
+            get_run_logger().debug("Prefect took no metrics: %s", error)
+            self._tail.unseen = True
+
+    async def _put(self, key: str, data: Any) -> None:
+        if self._artifacts is None:
+            self._artifacts = await self._existing()
+        if key in self._artifacts:
+            await self._client.update_artifact(self._artifacts[key], ArtifactUpdate(data=data))
+        else:
+            kind = "progress" if key == PROGRESS else "markdown" if key == CURVE else "table"
+            made = await self._client.create_artifact(
+                ArtifactCreate(key=key, type=kind, data=data, flow_run_id=self._run_id)
+            )
+            self._artifacts[key] = made.id
+
+    async def _existing(self) -> dict[str, UUID]:
+        """Return the artifacts that an earlier process of this run made."""
+        found = await self._client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[self._run_id]))
+        )
+        return {artifact.key: artifact.id for artifact in found if artifact.key}
+
+
+class MetricsTail:
+    """Reads what was appended to a metrics file; a line not yet finished waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self.steps: dict[int, Record] = {}
+        self.skipped = 0
+        self.unseen = False
+
+    def read_new(self) -> bool:
+        """Read on; return whether there is something that was not published."""
+        try:
+            with self._path.open("rb") as stream:
+                stream.seek(self._offset)
+                content = stream.read()
+        except FileNotFoundError:
+            content = b""
+        end = content.rfind(b"\n") + 1
+        records, skipped = parse_records(content[:end].splitlines())
+        self._offset += end
+        self.skipped += skipped
+        self.steps = by_step([*self.steps.values(), *records])
+        fresh, self.unseen = bool(records) or self.unseen, False
+        return fresh
+
+
+def progress(steps: dict[int, Record]) -> float:
+    """Return how much is done, in percent."""
+    last = steps[max(steps)]
+    return round(100.0 * float(last["step"]) / max(1, last.get("total_steps") or 1), 1)
+
+
+def curve(steps: dict[int, Record]) -> str:
+    """Return markdown: the picture of the losses, and the current metrics under it."""
+    last: Record = {}
+    for record in steps.values():
+        last |= record
+    picture = data_uri(
+        loss_curve(
+            _points(steps, "train_loss"),
+            _points(steps, "eval_loss"),
+            f"loss at step {last['step']} of {last.get('total_steps', 0)}",
+        )
+    )
+    rows = [f"| {name} | {_cell(last.get(name))} |" for name in SHOWN]
+    return "\n".join([f"![loss curve]({picture})", "", "| metric | now |", "| --- | --- |", *rows])
+
+
+def table(steps: dict[int, Record]) -> str:
+    """Return the metrics as JSON rows, thinned, the last step always among them."""
+    numbers = [int(x) for x, _ in thinned([(float(s), 0.0) for s in steps], METRIC_ROWS)]
+    evaluated = [s for s, record in steps.items() if record.get("eval_loss") is not None]
+    kept = sorted({*numbers, *evaluated[-METRIC_ROWS:]})
+    return json.dumps([{name: steps[s].get(name) for name in SHOWN} for s in kept])
+
+
+MAKERS: dict[str, Callable[[dict[int, Record]], Any]] = {
+    PROGRESS: progress,
+    CURVE: curve,
+    METRICS: table,
+}
+
+
+def _points(steps: dict[int, Record], name: str) -> list[tuple[float, float]]:
+    return [(s, r[name]) for s, r in steps.items() if isinstance(r.get(name), int | float)]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,232 @@
+"""Carry the log from its mirror to Prefect: every line, once, in order, in batches.
+
+The mirror is the buffer, so a slow or absent API delays lines and loses none, and costs no
+memory. Where it stands is kept beside the mirror; what an API call stored whose answer was lost
+is found again on the server by its time stamp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import LogCreate
+from prefect.client.schemas.filters import (
+    LogFilter,
+    LogFilterFlowRunId,
+    LogFilterTimestamp,
+)
+from prefect.client.schemas.sorting import LogSort
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging import get_run_logger
+
+from flows.run_folder import RunFolder
+from trainer.files import read_json, replace_json
+
+LOGGER = "train.log"
+INTERVAL_SECONDS = 0.4
+READ_BYTES = 1 << 20  # of the mirror at a time
+SINGLE_LINES = 40  # up to so many lines at once, each is a record of its own
+RECORD_LINES = 200  # else so many lines are one record: the API takes records, not lines
+RECORD_CHARACTERS = 24_000
+LINE_CHARACTERS = 8_000  # a longer line is shown cut; the mirror has it whole
+BATCH_RECORDS = 200  # per API call
+PAGE = 200  # records that the API returns at once
+RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+
+T = TypeVar("T")
+_UNSHOWABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far the log is with Prefect."""
+
+    offset: int = 0
+    """Bytes of the mirror whose lines are there."""
+    timestamp: str = "1970-01-01T00:00:00+00:00"
+    """The time of the last record sent; the next one is later."""
+
+
+class LogShipper:
+    """Ships the lines of one run's log."""
+
+    def __init__(self, client: PrefectClient, run_id: UUID, run: RunFolder) -> None:
+        self._client = client
+        self._run_id = run_id
+        self._run = run
+        self._cursor = Cursor()
+        self._closing = False
+        self._finished = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ship until cancelled; return after `finish` was called and everything is shipped."""
+        await self._restore()
+        while True:
+            shipped = await self._ship_some()
+            if not shipped:
+                if self._closing:
+                    break
+                await asyncio.sleep(INTERVAL_SECONDS)
+        self._finished.set()
+        await asyncio.Event().wait()
+
+    async def finish(self) -> None:
+        """Wait until every line of the mirror is with Prefect, the last unfinished one too."""
+        self._closing = True
+        await self._finished.wait()
+
+    async def _ship_some(self) -> bool:
+        content = self._read()
+        lines, size = split_lines(content, take_rest=self._closing)
+        if not lines:
+            return False
+        records = as_records(lines)[:BATCH_RECORDS]
+        taken = sum(len(lines_of) for lines_of in records)
+        if taken < len(lines):
+            size = _size_of_lines(content, taken)
+        await self._send(["\n".join(shown(line) for line in part) for part in records], size)
+        return True
+
+    def _read(self) -> bytes:
+        try:
+            with self._run.log.open("rb") as stream:
+                stream.seek(self._cursor.offset)
+                return stream.read(READ_BYTES)
+        except FileNotFoundError:
+            return b""
+
+    async def _send(self, messages: list[str], size: int) -> None:
+        last = datetime.fromisoformat(self._cursor.timestamp)
+        first = max(datetime.now(UTC), last + timedelta(microseconds=1))
+        logs = [
+            LogCreate(
+                name=LOGGER,
+                level=logging.INFO,
+                message=message,
+                timestamp=first + timedelta(microseconds=number),
+                flow_run_id=self._run_id,
+            )
+            for number, message in enumerate(messages)
+        ]
+        first_try = True
+
+        async def store() -> None:
+            nonlocal first_try
+            if first_try or not (await self._stored())[0]:  # an answer may be lost, lines not
+                first_try = False
+                await self._client.create_logs(logs)
+
+        await persistently(store)
+        self._advance(size, logs[-1].timestamp.isoformat())
+
+    def _advance(self, size: int, timestamp: str) -> None:
+        self._cursor = Cursor(self._cursor.offset + size, timestamp)
+        replace_json(self._run.log_cursor, asdict(self._cursor), durable=False)
+
+    async def _restore(self) -> None:
+        """Go on where an earlier process stood; its last batch may be on the server unnoticed."""
+        record = read_json(self._run.log_cursor)
+        if record:
+            self._cursor = Cursor(**record)
+        elif not self._run.log.exists():
+            return
+        lines, timestamp = await persistently(self._stored)
+        if lines:
+            self._advance(_size_of_lines(self._read(), lines), timestamp)
+
+    async def _stored(self) -> tuple[int, str]:
+        """Return how many lines the server has beyond the cursor, and the time of the last.
+
+        That is none, or one batch whose answer was lost with the process that sent it.
+        """
+        after = datetime.fromisoformat(self._cursor.timestamp)
+        lines, latest, offset = 0, after, 0
+        while True:
+            page = await self._client.read_logs(
+                log_filter=LogFilter(
+                    flow_run_id=LogFilterFlowRunId(any_=[self._run_id]),
+                    timestamp=LogFilterTimestamp(after_=after),
+                ),
+                limit=PAGE,
+                offset=offset,
+                sort=LogSort.TIMESTAMP_ASC,
+            )
+            for log in page:
+                if log.name == LOGGER and log.timestamp > after:
+                    lines += log.message.count("\n") + 1
+                    latest = max(latest, log.timestamp)
+            offset += PAGE
+            if len(page) < PAGE:
+                return lines, latest.isoformat()
+
+
+async def persistently(call: Callable[[], Awaitable[T]]) -> T:
+    """Return what `call` returns, calling again for as long as Prefect's API does not answer."""
+    attempt = 0
+    while True:
+        try:
+            return await call()
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+            attempt += 1
+            get_run_logger().warning("Prefect's API fails (%s); again in %g s", error, pause)
+            await asyncio.sleep(pause)
+
+
+def split_lines(content: bytes, *, take_rest: bool) -> tuple[list[bytes], int]:
+    """Return the whole lines in `content`, and how many bytes they take.
+
+    A last line without its end is taken only with `take_rest`, or when it fills the buffer.
+    """
+    end = content.rfind(b"\n") + 1
+    if end == 0 and len(content) >= READ_BYTES:
+        end = len(content)
+    if take_rest:
+        end = len(content)
+    lines = content[:end].split(b"\n")
+    if lines and lines[-1] == b"":
+        lines.pop()
+    return lines, end
+
+
+def as_records(lines: list[bytes]) -> list[list[bytes]]:
+    """Group lines into records: one each while they are few, many each when they pour."""
+    if len(lines) <= SINGLE_LINES:
+        return [[line] for line in lines]
+    records: list[list[bytes]] = [[]]
+    characters = 0
+    for line in lines:
+        size = min(len(line), LINE_CHARACTERS)
+        if records[-1] and (
+            len(records[-1]) >= RECORD_LINES or characters + size > RECORD_CHARACTERS
+        ):
+            records.append([])
+            characters = 0
+        records[-1].append(line)
+        characters += size
+    return records
+
+
+def shown(line: bytes) -> str:
+    """Return a line made harmless to show: no escapes, no control characters, not too long."""
+    text = line[: 4 * LINE_CHARACTERS].decode("utf-8", errors="replace")
+    text = _UNSHOWABLE.sub("", text.rstrip("\r").rpartition("\r")[2])
+    return text if len(text) <= LINE_CHARACTERS else f"{text[:LINE_CHARACTERS]}… (cut)"
+
+
+def _size_of_lines(content: bytes, count: int) -> int:
+    """Return how many bytes the first `count` lines take, with their ends."""
+    position = 0
+    for _ in range(count):
+        end = content.find(b"\n", position)
+        position = len(content) if end < 0 else end + 1
+    return position

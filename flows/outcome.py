@@ -1,0 +1,103 @@
+"""How a job's state shows in Prefect: created, initializing, running, paused, completed, …
+
+| job state    | Prefect's type and name                    |
+| ------------ | ------------------------------------------ |
+| created      | SCHEDULED or PENDING, before the flow runs |
+| initializing | RUNNING "Initializing"                     |
+| running      | RUNNING "Running"                          |
+| paused       | PAUSED "Paused"                            |
+| completed    | COMPLETED "Completed"                      |
+| failed       | FAILED "Failed"                            |
+| stopped      | CANCELLED "Stopped"                        |
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_client, get_run_logger
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import Pause
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Failed, Paused, Running
+
+from flows.run_folder import this_run_id
+from trainer.config import TrainingJob
+from trainer.errors import OrchestratorError, TrainingFailed, from_dict
+from trainer.job_directory import JobState
+
+PAUSING = "Pausing"
+"""The state's name by which a running job is asked to pause."""
+PAUSE_SECONDS = 10 * 365 * 24 * 3600  # Prefect fails a pause at its end; ours has none
+
+STATE_OF_TYPE = {
+    StateType.SCHEDULED: JobState.CREATED,
+    StateType.PENDING: JobState.CREATED,
+    StateType.RUNNING: JobState.RUNNING,
+    StateType.CANCELLING: JobState.RUNNING,
+    StateType.PAUSED: JobState.PAUSED,
+    StateType.COMPLETED: JobState.COMPLETED,
+    StateType.FAILED: JobState.FAILED,
+    StateType.CRASHED: JobState.FAILED,
+    StateType.CANCELLED: JobState.STOPPED,
+}
+
+
+def job_state(run: FlowRun) -> JobState:
+    """Return the job's state that a flow run stands for."""
+    if run.state is None:
+        return JobState.CREATED
+    if run.state.type is StateType.RUNNING and run.state.name == "Initializing":
+        return JobState.INITIALIZING
+    return STATE_OF_TYPE[run.state.type]
+
+
+async def announce(state: JobState) -> None:
+    """Show `state` as the name of the running flow run's state."""
+    async with get_client() as client:
+        await client.set_flow_run_state(this_run_id(), Running(name=state.capitalize()))
+
+
+def of_error(error: OrchestratorError) -> State[Any]:
+    """Return the failed state: the sentence and the suggestion, no traceback."""
+    get_run_logger().error("%s: %s %s", type(error).__name__, error.message, error.suggestion)
+    return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
+
+
+async def of_unfinished(job: TrainingJob, status: dict[str, Any]) -> State[Any]:
+    """Return the state of a job that came to rest without being completed.
+
+    Raises:
+        Pause: it paused; Prefect then leaves the state that was set here as it is.
+    """
+    match JobState(status["state"]):
+        case JobState.PAUSED:
+            await _pause(status)
+        case JobState.STOPPED:
+            return Cancelled(name="Stopped", message=_why(status))
+        case JobState.FAILED if status.get("error"):
+            return of_error(from_dict(status["error"]))
+        case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING:
+            pass
+        case JobState.FAILED | JobState.COMPLETED:
+            pass
+    return of_error(
+        TrainingFailed(f"{job.name} came to rest as {status['state']} without telling why.")
+    )
+
+
+async def _pause(status: dict[str, Any]) -> None:
+    # A run of a deployment is scheduled anew by Prefect's own Resume button; any other is
+    # resumed by `trainctl resume`.
+    state: State[Any] = Paused(
+        timeout_seconds=PAUSE_SECONDS, reschedule=flow_run.get_deployment_id() is not None
+    )
+    state.message = _why(status)
+    async with get_client() as client:
+        answer = await client.set_flow_run_state(this_run_id(), state, force=True)
+    raise Pause(state=answer.state)
+
+
+def _why(status: dict[str, Any]) -> str:
+    reason = status.get("reason") or "as asked"
+    return f"{reason}; saved at step {status.get('step', 0)} of {status.get('total_steps', 0)}"

@@ -1,0 +1,89 @@
+"""What the orchestrator itself keeps of a run: a mirror of the log and metrics, and cursors.
+
+The mirror is appended to and nothing else, so its size is the offset to follow on from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import UUID
+
+from prefect import get_run_logger
+from prefect.runtime import flow_run
+
+from blocks.home import artifacts, private_folder, runs
+
+INSTANCE_PREFIX = "to-"
+
+
+def this_run_id() -> UUID:
+    """Return the id of the flow run that calls.
+
+    Raises:
+        RuntimeError: no flow run calls.
+    """
+    run_id = flow_run.get_id()
+    if run_id is None:
+        raise RuntimeError("this is called outside of a flow run")
+    return UUID(str(run_id))
+
+
+class RunFolder:
+    """Names the files of one flow run."""
+
+    def __init__(self, run_id: str | UUID) -> None:
+        self.run_id = str(UUID(str(run_id)))
+        self.root = private_folder(runs() / self.run_id)
+        self.log = self.root / "train.log"
+        self.metrics = self.root / "metrics.jsonl"
+        self.log_cursor = self.root / "log-cursor.json"
+        self.report = self.root / "report.json"
+        self.lock = self.root / ".lock"
+
+    @classmethod
+    def of_this_run(cls) -> RunFolder:
+        """Return the folder of the flow run that calls."""
+        return cls(this_run_id())
+
+    @property
+    def instance_name(self) -> str:
+        """The name under which this run hires a machine; a later attempt finds it again."""
+        return f"{INSTANCE_PREFIX}{self.run_id}"
+
+    def artifact(self, job_name: str, output_dir: str | None) -> Path:
+        """Return where the verified result of a job goes."""
+        if output_dir:
+            return Path(output_dir).expanduser().absolute()
+        return artifacts() / f"{job_name}-{self.run_id[:8]}"
+
+
+@asynccontextmanager
+async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
+    """Be the only process that works on this run; wait while another one does.
+
+    A run can be delivered twice: resumed before the first process ended, say.
+    """
+    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        waiting = False
+        while not _locked(descriptor):
+            if not waiting:
+                get_run_logger().warning("another process works on this run; waiting for it")
+                waiting = True
+            await asyncio.sleep(0.5)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""The steps of the flows, one file each. Tasks take and return plain data."""

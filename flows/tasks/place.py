@@ -1,0 +1,31 @@
+"""Choose the offer to take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from blocks.registry import load_provider
+from trainer.config import TrainingJob
+
+
+@task(cache_policy=NO_CACHE)
+async def place(job: TrainingJob) -> dict[str, Any]:
+    """Return the first offer of the job's provider.
+
+    Raises:
+        ConfigError: there is no such provider.
+        CapacityError: it has nothing that fits.
+    """
+    offer, *_ = await load_provider(job.provider).offers(job.resources)
+    gpu = f"{offer.gpu_count} × {offer.gpu_type}" if offer.gpu_count else "CPU"
+    get_run_logger().info(
+        "placed on %s %s (%s) at %.2f USD/h",
+        offer.provider,
+        offer.instance_type,
+        gpu,
+        offer.price_per_hour,
+    )
+    return offer.to_dict()

@@ -1,0 +1,25 @@
+"""Hire the machine, or adopt the one that an earlier attempt hired."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from blocks.models import Offer
+from blocks.registry import load_provider
+from trainer.config import TrainingJob
+
+
+@task(cache_policy=NO_CACHE)
+async def provision(job: TrainingJob, offer: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the instance that bears `name`, hiring it when there is none."""
+    provider = load_provider(job.provider)
+    instance = await provider.find(name)
+    if instance:
+        get_run_logger().info("adopted %s from an earlier attempt", instance.id)
+    else:
+        instance = await provider.launch(Offer.from_dict(offer), name, ssh_public_key=None)
+        get_run_logger().info("job directory %s", instance.workspace)
+    return instance.to_dict()

@@ -1,0 +1,82 @@
+"""Prove that the artifact is whole, and report it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows.run_folder import RunFolder
+from trainer.config import TrainingJob
+from trainer.files import replace_json
+from trainer.manifest import verify as verify_folder
+from trainer.metrics import read_metrics
+
+MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
+
+
+@task(cache_policy=NO_CACHE)
+async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
+    """Read every file again from the disk, compare it, and publish the report.
+
+    Raises:
+        IntegrityError: naming the first file that differs.
+    """
+    manifest = verify_folder(Path(folder))
+    run = RunFolder.of_this_run()
+    report = {
+        "name": job.name,
+        "run_id": run.run_id,
+        "path": folder,
+        **_model_file(Path(folder), manifest),
+        "metrics": manifest.get("metrics", {}),
+        "data": manifest.get("data", {}),
+        "seconds": _duration(run),
+    }
+    replace_json(run.report, report)
+    await acreate_markdown_artifact(
+        key="training-report", markdown=as_markdown(job, report), description="Artifact report"
+    )
+    get_run_logger().info("artifact %s sha256 %s", report["file"], report["sha256"])
+    return report
+
+
+def as_markdown(job: TrainingJob, report: dict[str, Any]) -> str:
+    """Return the report as a person reads it: what, where, how good, how to load it."""
+    kind = "AutoPeftModelForCausalLM" if job.training.peft else "AutoModelForCausalLM"
+    package = "peft" if job.training.peft else "transformers"
+    rows = {
+        "path": f"`{report['path']}`",
+        "file": f"`{Path(report['file']).name}`",
+        "size": f"{report['bytes'] / 1e6:.2f} MB",
+        "SHA-256": f"`{report['sha256']}`",
+        "duration": f"{report['seconds']:.0f} s",
+        **{name: f"{value:.6g}" for name, value in report["metrics"].items()},
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        f"# {job.name}\n\n| | |\n| --- | --- |\n{table}\n\n## Load it\n\n```python\n"
+        f"from {package} import {kind}\nfrom transformers import AutoTokenizer\n\n"
+        f'model = {kind}.from_pretrained("{report["path"]}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{report["path"]}")\n```\n'
+    )
+
+
+def _model_file(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights' file: the adapter, else the model, else the largest of its shards."""
+    files: dict[str, dict[str, Any]] = manifest["files"]
+    name = next((n for n in MODEL_FILES if n in files), None)
+    if name is None:
+        name = max(files, key=lambda n: int(files[n]["bytes"]))
+    return {"file": str(folder / name), **files[name]}
+
+
+def _duration(run: RunFolder) -> float:
+    """Return the seconds from the first metric to the last."""
+    steps, _ = read_metrics(run.metrics)
+    times = [datetime.fromisoformat(r["timestamp"]) for r in steps.values() if r.get("timestamp")]
+    return (max(times) - min(times)).total_seconds() if times else 0.0

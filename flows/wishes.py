@@ -1,0 +1,52 @@
+"""What people ask of a running job through Prefect: to pause, or to cancel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging import get_run_logger
+
+from flows.outcome import PAUSING
+from trainer.job_directory import Desired
+
+POLL_SECONDS = 2.0
+
+Ask = Callable[[Desired, str], Awaitable[None]]
+
+
+async def watch_wishes(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
+    """Pass each wish on to the training, once. Runs until it is cancelled.
+
+    A worker signals the processes that it started. A run in a terminal, or one whose worker
+    died, learns of its cancellation only here.
+    """
+    asked: Desired | None = None
+    while True:
+        try:
+            run = await client.read_flow_run(run_id)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            get_run_logger().debug("Prefect's API does not answer: %s", error)
+        else:
+            desired = wish_of(run.state)
+            if desired and desired is not asked:
+                asked = desired
+                get_run_logger().info("asked to %s: saving a checkpoint first", desired)
+                await ask(desired, "paused" if desired is Desired.PAUSE else "cancelled")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def wish_of(state: State | None) -> Desired | None:
+    """Return what a flow run's state asks of the training."""
+    if state is None:
+        return None
+    if state.type in {StateType.CANCELLING, StateType.CANCELLED}:
+        return Desired.STOP
+    if state.type is StateType.PAUSED or state.name == PAUSING:
+        return Desired.PAUSE
+    return None

@@ -1,0 +1,140 @@
+"""python -m trainer: supervise the training job in a job directory. Standard library only.
+
+What `job.json` may hold for the supervisor:
+
+    limits    max_restarts, stall_timeout_minutes, stop_grace_seconds, max_runtime_minutes
+    config    per_device_train_batch_size, which is divided when memory runs out
+    command   the trainer's command line as a list of words, instead of this package's trainer
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Callable
+
+from trainer.errors import ConfigError
+from trainer.job_directory import Desired, JobDirectory, JobState
+from trainer.process import detach
+from trainer.supervisor import Supervisor, job_terms, ownership
+from trainer.verdict import Terms
+
+BAD_USAGE = 2
+NOT_OURS = 5
+EXIT_CODES = {
+    JobState.COMPLETED: 0,
+    JobState.FAILED: 1,
+    JobState.PAUSED: 3,
+    JobState.STOPPED: 4,
+}
+EPILOG = """\
+exit codes:
+  0  completed (or the verb was carried out)
+  1  failed: status.json and train.log say why
+  2  bad usage, or no usable job.json
+  3  paused
+  4  stopped
+  5  somebody else owns the directory
+
+A wish to pause or stop stays in control.json until --resume, and is obeyed by later starts too.
+SIGTERM and Ctrl-C stop the job with a checkpoint; a second one kills it.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carry out one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    job = JobDirectory(options.job_directory)
+    verb: Callable[[JobDirectory, Terms], int] = options.verb
+    try:
+        return verb(job, job_terms(job))
+    except ConfigError as error:
+        _complain(str(error))
+        return BAD_USAGE
+    except OSError as error:
+        _complain(f"{error.filename or job.root}: {error.strerror}.")
+        return EXIT_CODES[JobState.FAILED]
+
+
+def supervise(job: JobDirectory, terms: Terms) -> int:
+    """Supervise in the foreground."""
+    with ownership(job) as lock:
+        if lock is None:
+            pid = job.read_status().pid
+            _complain(f"{job.root} is owned by somebody else (process {pid}); wait for its end.")
+            return NOT_OURS
+        state = Supervisor(job, terms, lock, echo=True).run()
+    if state is not JobState.COMPLETED:
+        status = job.read_status()
+        why = str(status.exception() or status.reason or "see control.json.")
+        _complain(f"{job.root} {state}: {why}")
+    return EXIT_CODES[state]
+
+
+def supervise_detached(job: JobDirectory, terms: Terms) -> int:
+    """Supervise in a process that outlives this one; say which."""
+    with ownership(job) as lock:
+        if lock is None:
+            pid = job.read_status().pid
+        else:
+            pid = detach(functools.partial(_work, job, terms, lock), job.log)
+    _say({"pid": pid, "already_running": lock is None})
+    return 0
+
+
+def show_status(job: JobDirectory, terms: Terms) -> int:
+    """Show what is so."""
+    del terms
+    alive = job.is_alive()  # asked first: a state of rest with nobody alive is then final
+    _say({**dataclasses.asdict(job.read_status()), "alive": alive})
+    return 0
+
+
+def request(desired: Desired, job: JobDirectory, terms: Terms) -> int:
+    """Write what is wanted."""
+    job.request(
+        desired, grace_seconds=terms.grace_seconds, reason=f"{desired} was asked for by command"
+    )
+    return 0
+
+
+def _work(job: JobDirectory, terms: Terms, lock: int, announce: Callable[[], None]) -> int:
+    return EXIT_CODES[Supervisor(job, terms, lock, announce=announce).run()]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer",
+        description="Supervise the training job in a job directory, in the foreground.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("job_directory", metavar="JOBDIR", help="the folder that holds job.json")
+    verbs: dict[str, tuple[Callable[[JobDirectory, Terms], int], str]] = {
+        "--detach": (supervise_detached, "supervise in the background; print its process id"),
+        "--status": (show_status, "print status.json and whether anybody is alive, as JSON"),
+        "--pause": (functools.partial(request, Desired.PAUSE), "save a checkpoint and pause"),
+        "--stop": (functools.partial(request, Desired.STOP), "save a checkpoint and stop"),
+        "--resume": (functools.partial(request, Desired.RUN), "withdraw --pause or --stop"),
+    }
+    group = parser.add_mutually_exclusive_group()
+    for name, (verb, meaning) in verbs.items():
+        group.add_argument(name, dest="verb", action="store_const", const=verb, help=meaning)
+    parser.set_defaults(verb=supervise)
+    return parser
+
+
+def _say(record: dict[str, object]) -> None:
+    print(json.dumps(record))  # noqa: T201  this is the command's answer
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

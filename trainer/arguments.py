@@ -1,0 +1,123 @@
+"""Turn a `TrainingConfig` into the arguments of a method's TRL config class."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import warnings
+from typing import Any
+
+from trainer.config import TrainingConfig
+from trainer.errors import ConfigError
+from trainer.job_directory import JobDirectory
+
+SAME_NAME = (
+    "num_train_epochs",
+    "max_steps",
+    "per_device_eval_batch_size",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "optim",
+    "gradient_checkpointing",
+    "seed",
+    "logging_steps",
+    "save_steps",
+    "report_to",
+)
+"""Fields that go to transformers as they are."""
+
+LEARNING_RATE = {True: 2e-4, False: 2e-5}
+"""The default with adapters, and for all weights."""
+
+
+def split_batch(batch: int, accumulation: int, divisor: int) -> tuple[int, int]:
+    """Return batch and accumulation after memory ran out; their product never changes."""
+    return batch // divisor, accumulation * divisor
+
+
+def training_arguments(
+    config_class: type[Any],
+    config: TrainingConfig,
+    directory: JobDirectory,
+    *,
+    batch_divisor: int = 1,
+    **method: Any,
+) -> Any:
+    """Build the arguments for one run; whatever TRL would choose silently is said here.
+
+    Args:
+        config_class: a subclass of `transformers.TrainingArguments`, such as `trl.SFTConfig`.
+        config: the job's settings.
+        directory: where the run writes.
+        batch_divisor: see `Status.batch_divisor`.
+        method: what the method adds; the user's `arguments` win over it.
+
+    Raises:
+        ConfigError: an entry of `arguments` is unknown, is ours to set, or has a wrong value.
+    """
+    import torch
+
+    batch, accumulation = split_batch(
+        config.per_device_train_batch_size, config.gradient_accumulation_steps, batch_divisor
+    )
+    cuda = torch.cuda.is_available()
+    ours = {
+        **{name: getattr(config, name) for name in SAME_NAME},
+        "output_dir": str(directory.checkpoints),
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": accumulation,
+        "learning_rate": config.learning_rate or LEARNING_RATE[config.peft is not None],
+        "data_seed": config.seed,
+        "use_cpu": not cuda,
+        "bf16": cuda and precision(config) == "bfloat16",
+        "fp16": cuda and precision(config) == "float16",
+        "eval_strategy": "no",  # evaluation is ours: trainer.callbacks.Evaluation
+        "save_strategy": "steps",
+        "save_total_limit": None,  # pruning is ours: trainer.checkpoints.prune
+        "logging_strategy": "steps",
+        "logging_nan_inf_filter": False,  # NaN must be seen
+        "disable_tqdm": True,
+        "push_to_hub": False,
+    }
+    _check(config.arguments, config_class, ours)
+    defaults = {"dataloader_pin_memory": cuda, "ddp_find_unused_parameters": False}
+    try:
+        with warnings.catch_warnings():
+            # TRL 1.16 itself still reads the old name of transformers' activation_checkpointing.
+            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+            return config_class(**{**defaults, **method, **ours, **config.arguments})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}.") from error
+
+
+def precision(config: TrainingConfig) -> str:
+    """Return the dtype that `auto` stands for on this machine."""
+    import torch
+
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def _check(given: dict[str, Any], config_class: type[Any], ours: dict[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(config_class) if field.init}
+    fields = set(TrainingConfig.model_fields)
+    for name in given:
+        if name in fields:
+            raise ConfigError(
+                f"training.arguments.{name}: this is a field of its own.",
+                f"Set training.{name} instead.",
+            )
+        if name in ours:
+            raise ConfigError(
+                f"training.arguments.{name}: this is set by the orchestrator.",
+                "Remove it from training.arguments.",
+            )
+        if name not in known:
+            close = difflib.get_close_matches(name, known | fields, n=1)
+            hint = f"Did you mean {close[0]}?" if close else "Remove it."
+            raise ConfigError(
+                f"training.arguments.{name}: {config_class.__name__} has no such argument.", hint
+            )

@@ -1,0 +1,219 @@
+"""What happens between two steps: obey, evaluate, record."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from trainer.config import TrainingConfig
+from trainer.errors import TrainingDiverged
+from trainer.job_directory import JobDirectory, JobState, utc_now
+from trainer.loop import JobTrainer
+from trainer.telemetry import Telemetry
+from trainer.wish import Wish
+
+STATUS_INTERVAL = 0.25  # seconds; status.json is for people and polls, not for every step
+
+
+class Obedience(TrainerCallback):  # type: ignore[misc] # transformers is not checked
+    """Pause or stop after the step under way, with a checkpoint."""
+
+    def __init__(self, wish: Wish) -> None:
+        self._wish = wish
+        self.end_state: JobState | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for the wish once a step; that costs one stat call."""
+        if self.end_state is None and (wanted := self._wish.end_state()):
+            self.end_state = wanted
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Evaluation(TrainerCallback):  # type: ignore[misc] # transformers is not checked
+    """Evaluate by steps, by epochs and at the end; stop early; remember the best.
+
+    What is best follows from the log history that every checkpoint holds, so there is no state
+    of its own to lose.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self._config = config
+        self._steps_per_epoch = 1
+        self.best: tuple[int, float] | None = None
+        """Step and eval_loss of the best evaluation so far."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Learn how many steps an epoch has, and what was best before a resume."""
+        batches = len(kwargs["train_dataloader"])
+        self._steps_per_epoch = max(1, math.ceil(batches / args.gradient_accumulation_steps))
+        self._judge(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for an evaluation where one is due."""
+        every = self._config.eval_steps or self._steps_per_epoch
+        if state.global_step % every == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep the best checkpoint, and stop when patience is at its end."""
+        patience = self._config.early_stopping_patience
+        if patience is None:
+            return
+        since_best = self._judge(state)
+        if since_best == 0 and state.global_step > 0:
+            control.should_save = True
+        elif since_best >= patience:
+            control.should_training_stop = True
+            control.should_save = True
+
+    def best_steps(self) -> set[int]:
+        """Return the step whose checkpoint must be kept: with early stopping, the best."""
+        early = self._config.early_stopping_patience is not None
+        return {self.best[0]} if early and self.best else set()
+
+    def _judge(self, state: Any) -> int:
+        """Set `best` from the history; return how many evaluations came after it."""
+        since = 0
+        self.best = None
+        for entry in state.log_history:
+            loss = entry.get("eval_loss")
+            if loss is None:
+                continue
+            threshold = self._config.early_stopping_threshold
+            if self.best is None or loss < self.best[1] - threshold:
+                self.best, since = (entry["step"], loss), 0
+            else:
+                since += 1
+        return since
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not checked
+    """Write metrics.jsonl, status.json and one line of log per logging step."""
+
+    def __init__(self, directory: JobDirectory, trainer: JobTrainer, attempt: int) -> None:
+        self._directory = directory
+        self._trainer = trainer
+        self._attempt = attempt
+        self._telemetry = Telemetry()
+        self._stream = directory.metrics.open("ab", buffering=0)
+        if self._stream.tell() and not _ends_with_newline(directory):
+            self._stream.write(b"\n")  # a line torn by a crash stays alone, and is passed over
+        self._first: tuple[float, int] | None = None
+        self._last = (time.monotonic(), 0, 0)
+        self._status_at = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Say that training runs; the clock of the speeds starts here."""
+        self._last = (time.monotonic(), 0, 0)
+        self._write_status(state)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any
+    ) -> None:
+        """Record a step's loss or an evaluation's; anything else is transformers' summary."""
+        if "loss" in logs:
+            self._record_step(state, logs)
+        elif "eval_loss" in logs:
+            self._record_evaluation(state, logs["eval_loss"])
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint is there: say so in the status at once."""
+        self._write_status(state)
+
+    def _record_step(self, state: Any, logs: dict[str, Any]) -> None:
+        loss, norm = logs["loss"], logs.get("grad_norm", 0.0)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise TrainingDiverged(
+                f"At step {state.global_step} the loss was {loss} and the gradient norm {norm}."
+            )
+        record = self._common(state) | {
+            "train_loss": loss,
+            "perplexity": _perplexity(loss),
+            "learning_rate": logs["learning_rate"],
+            "grad_norm": norm,
+            **self._speed(state),
+            **self._telemetry.read(),
+        }
+        self._append(record)
+        eta = record["eta_seconds"]
+        print(  # noqa: T201 - standard output is the job's log
+            f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}  "
+            f"lr {logs['learning_rate']:.2e}  grad {norm:.3f}  "
+            f"{record['tokens_per_second']:.0f} tok/s  eta {_clock(eta)}",
+            flush=True,
+        )
+        if time.monotonic() - self._status_at > STATUS_INTERVAL:
+            self._write_status(state)
+
+    def _record_evaluation(self, state: Any, loss: float) -> None:
+        self._append(
+            self._common(state) | {"eval_loss": loss, "perplexity": _perplexity(loss)},
+        )
+        print(  # noqa: T201 - standard output is the job's log
+            f"step {state.global_step}/{state.max_steps}  eval_loss {loss:.4f}  "
+            f"perplexity {_perplexity(loss):.2f}",
+            flush=True,
+        )
+        # An evaluation takes time that is no step's.
+        self._last = (time.monotonic(), *self._last[1:])
+
+    def _common(self, state: Any) -> dict[str, Any]:
+        return {
+            "step": state.global_step,
+            "total_steps": state.max_steps,
+            "epoch": round(state.epoch or 0.0, 4),
+            "attempt": self._attempt,
+            "timestamp": utc_now(),
+        }
+
+    def _speed(self, state: Any) -> dict[str, float | None]:
+        now, tokens = time.monotonic(), int(self._trainer.tokens_seen)
+        samples = self._trainer.samples_seen
+        before, tokens_before, samples_before = self._last
+        self._last = (now, tokens, samples)
+        seconds = max(now - before, 1e-9)
+        # The first step of a run also warms up; the pace is taken from the later ones.
+        self._first = self._first or (now, state.global_step)
+        started, first_step = self._first
+        done = state.global_step - first_step
+        pace = (now - started) / done if done else seconds
+        return {
+            "tokens_per_second": round((tokens - tokens_before) / seconds, 2),
+            "samples_per_second": round((samples - samples_before) / seconds, 3),
+            "eta_seconds": round(pace * (state.max_steps - state.global_step), 1),
+        }
+
+    def _append(self, record: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(record).encode() + b"\n")
+
+    def _write_status(self, state: Any) -> None:
+        self._status_at = time.monotonic()
+        self._directory.update_status(
+            durable=False,
+            state=JobState.RUNNING,
+            step=state.global_step,
+            total_steps=state.max_steps,
+        )
+
+
+def _perplexity(loss: float) -> float | None:
+    """Return exp(loss); None where that is too large to mean anything."""
+    return math.exp(loss) if loss < 100 else None
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+def _ends_with_newline(directory: JobDirectory) -> bool:
+    with directory.metrics.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"

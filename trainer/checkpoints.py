@@ -1,0 +1,93 @@
+"""Checkpoints: whole or not there. Standard library only.
+
+A checkpoint is written into a hidden folder, every file is synced to disk, its manifest is
+written last, and then the folder is renamed to `checkpoint-<step>`. Resuming takes the newest
+one whose manifest holds; transformers alone would take a torn one, or a flipped bit, unnoticed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from trainer.errors import IntegrityError
+from trainer.files import fsync_directory
+from trainer.manifest import verify, write_manifest
+
+STAGING = ".saving"
+NEEDED = {"trainer_state.json", "optimizer.pt", "scheduler.pt"}
+"""Without these transformers resumes silently with a fresh optimizer or scheduler."""
+UNWANTED = ("training_args.bin", "README.md")
+"""A pickle that resuming does not read, and a model card that only the output needs."""
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return N of `checkpoint-N`, or -1 for another name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return int(match[1]) if match else -1
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, newest first, valid or not."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
+
+
+def commit(staged: Path, folder: Path) -> Path:
+    """Move a finished checkpoint from the staging folder to its place; return that place."""
+    for name in UNWANTED:
+        (staged / name).unlink(missing_ok=True)
+    write_manifest(staged, step=step_of(staged))
+    final = folder / staged.name
+    shutil.rmtree(final, ignore_errors=True)
+    staged.rename(final)
+    fsync_directory(folder)
+    return final
+
+
+def check(checkpoint: Path) -> None:
+    """Refuse a checkpoint that is torn, corrupted, or lacks what resuming needs.
+
+    Raises:
+        IntegrityError: naming the file that is missing or differs.
+    """
+    names = set(verify(checkpoint)["files"])
+    missing = sorted(NEEDED - names)
+    if not any(name.startswith("rng_state") for name in names):
+        missing.append("rng_state.pth")
+    if missing:
+        raise IntegrityError(f"{checkpoint} lacks {', '.join(missing)}.")
+
+
+def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that holds, and why newer ones were passed over."""
+    rejected = []
+    for checkpoint in all_checkpoints(folder):
+        try:
+            check(checkpoint)
+        except IntegrityError as error:
+            rejected.append(error.message)
+        else:
+            return checkpoint, rejected
+    return None, rejected
+
+
+def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints and those of the `protected` steps.
+
+    The newest valid checkpoint stays in any case. Returns what was removed.
+    """
+    checkpoints = all_checkpoints(folder)
+    candidates = [p for p in checkpoints[keep:] if step_of(p) not in protected]
+    if not candidates:
+        return []
+    newest, _ = newest_valid(folder)
+    removed = [p for p in candidates if p != newest]
+    for checkpoint in removed:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return removed

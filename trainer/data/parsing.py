@@ -1,0 +1,216 @@
+"""One file of examples → its rows, each with the place it came from.
+
+JSONL, CSV and Parquet are read as streams: memory holds one line or one batch, not the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Literal, NamedTuple, NoReturn
+
+from trainer.errors import DataError
+
+MAX_CSV_FIELD = 1 << 30  # characters; Python's own limit, 131,072, is shorter than a long text
+PARQUET_BATCH = 1024  # rows decoded at a time
+SAVE_AS_UTF8 = "Save the file as UTF-8 and run the job again."
+ONE_OBJECT_A_LINE = "A .jsonl file holds one whole JSON object on every line."
+
+
+class Row(NamedTuple):
+    """One row and where it was found."""
+
+    file: str
+    number: int
+    """From 1. Lines count the header and blank lines; a record of several lines has its first."""
+    counted: Literal["line", "row"]
+    """What `number` counts."""
+    value: dict[str, Any]
+
+    @property
+    def place(self) -> str:
+        """Where a person finds the row: `train.jsonl:17`, or `train.parquet:row 17`."""
+        return f"{self.file}:{'row ' if self.counted == 'row' else ''}{self.number}"
+
+
+def kind_of(path: Path) -> str:
+    """Return the suffix that says how to read `path`: `.csv` for both x.csv and x.csv.gz."""
+    name = path.name.lower().removesuffix(".gz")
+    suffix = Path(name).suffix
+    return "" if suffix == ".parquet" and path.suffix.lower() == ".gz" else suffix
+
+
+def read_file(path: Path, name: str) -> Iterator[Row]:
+    """Yield the rows of one file.
+
+    Args:
+        path: the file; its suffix is one of `READERS`, with or without `.gz`.
+        name: how the rows call the file.
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8, or is not what its suffix says.
+    """
+    try:
+        yield from READERS[kind_of(path)](path, name)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"{path} cannot be read: {reason}.",
+            "Check that the file is whole and that you may read it.",
+        ) from error
+
+
+def _read_jsonl(path: Path, name: str) -> Iterator[Row]:
+    with _open(path) as stream:
+        for number, line in enumerate(_decoded(stream, path), 1):
+            if line.strip():
+                value = _parse(line, f"{path}:{number}", ONE_OBJECT_A_LINE)
+                yield _row(name, number, "line", value, f"{path}:{number}")
+
+
+def _read_json(path: Path, name: str) -> Iterator[Row]:
+    with _open(path) as stream:
+        text = "".join(_decoded(stream, path))
+    try:
+        whole = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        # Many call their JSONL files .json; only then does more follow a whole first value.
+        if error.msg != "Extra data":
+            _not_json(error, f"{path}:{error.lineno}", "Correct the file there.")
+        yield from _read_jsonl(path, name)
+        return
+    except (ValueError, RecursionError) as error:
+        _not_json(error, str(path), "Correct the file.")
+    for number, value in enumerate(_rows_of(whole, path), 1):
+        yield _row(name, number, "row", value, f"{path}:row {number}")
+
+
+def _rows_of(whole: Any, path: Path) -> list[Any]:
+    """Return the array itself, or the only list of an object: {"version": 1, "data": […]}."""
+    if isinstance(whole, list):
+        return whole
+    lists = (
+        [value for value in whole.values() if isinstance(value, list)]
+        if (isinstance(whole, dict))
+        else []
+    )
+    if len(lists) != 1:
+        raise DataError(
+            f"{path} holds neither an array of rows nor an object with one such array.",
+            "Write [{…}, {…}], or one object a line in a .jsonl file.",
+        )
+    return lists[0]
+
+
+def _read_csv(path: Path, name: str) -> Iterator[Row]:
+    csv.field_size_limit(MAX_CSV_FIELD)
+    with _open(path) as stream:
+        reader = csv.reader(_decoded(stream, path), strict=True)
+        try:
+            header = [column.strip() for column in next(reader, [])]
+            _check_header(header, path)
+            line = reader.line_num + 1
+            for values in reader:
+                if values:
+                    yield Row(name, line, "line", _record(header, values, f"{path}:{line}"))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{path}:{reader.line_num}: is not CSV: {error}.",
+                'Put fields that hold commas, quotes or line breaks in "…", and double inner quotes.',
+            ) from error
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise DataError(
+            f"{path}:1: the header names {', '.join(map(repr, twice))} more than once.",
+            "Give every column its own name in the first line.",
+        )
+
+
+def _record(header: list[str], values: list[str], place: str) -> dict[str, Any]:
+    if len(values) != len(header):
+        raise DataError(
+            f"{place}: has {len(values)} fields where the header names {len(header)}.",
+            'Put fields that hold commas in "…".',
+        )
+    return dict(zip(header, values, strict=True))
+
+
+def _read_parquet(path: Path, name: str) -> Iterator[Row]:
+    # Imported here: the other formats need no Arrow.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(name, number, "row", value)
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read as Parquet after row {number}: {error}.", "Write it anew."
+        ) from error
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+"""How to read a file, by its suffix."""
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rb")
+    return path.open("rb")
+
+
+def _decoded(stream: Iterable[bytes], path: Path) -> Iterator[str]:
+    """Yield the lines as text, line ends kept; a byte order mark at the start is dropped."""
+    offset = 0
+    for number, line in enumerate(stream, 1):
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}:{number}: byte {offset + error.start} of the file, "
+                f"0x{line[error.start]:02x}, is not UTF-8.",
+                SAVE_AS_UTF8,
+            ) from error
+        yield text.removeprefix("\ufeff") if number == 1 else text
+        offset += len(line)
+
+
+def _parse(text: str, place: str, remedy: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        _not_json(error, place, remedy)
+
+
+def _not_json(error: Exception, place: str, remedy: str) -> NoReturn:
+    if isinstance(error, json.JSONDecodeError):
+        raise DataError(
+            f"{place}: is not JSON at column {error.colno}: {error.msg}.", remedy
+        ) from error
+    raise DataError(f"{place}: is JSON that cannot be read: {error}.", remedy) from error
+
+
+def _row(name: str, number: int, counted: Literal["line", "row"], value: Any, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{place}: is no JSON object but {json.dumps(value, ensure_ascii=False)[:60]}.",
+            'Write every row as an object such as {"text": "…"}.',
+        )
+    return Row(name, number, counted, value)

@@ -1,0 +1,142 @@
+"""Check every row of a dataset before anything is spent on training with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+from trainer.config import TrainingConfig
+from trainer.data.parsing import Row
+from trainer.data.reading import Source, open_source
+from trainer.data.schema import Chat, PlainText, choose_schema
+from trainer.data.turns import RowProblem
+from trainer.errors import DataError
+
+MAX_PROBLEMS = 20  # bad rows that the message lists; the rest is counted
+PROGRESS_EVERY = 1000  # rows between two calls of the progress callback
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What a dataset holds. `bad_rows` is 0 in every report that was returned."""
+
+    files: tuple[str, ...]
+    rows: int
+    """Rows read: all, or dataset.max_rows."""
+    bad_rows: int
+    format: str
+    sha256: str
+    """Of all files and their names, read or not because of dataset.max_rows."""
+    bytes: int
+    mean_characters: float
+    max_characters: int
+    evaluation: DatasetReport | None = None
+    """The same of dataset.eval_path, where there is one."""
+
+
+def inspect_dataset(config: TrainingConfig, progress: Progress | None = None) -> DatasetReport:
+    """Read and check all rows that the config asks for, and those of dataset.eval_path.
+
+    Args:
+        config: the config; `dataset`, `method` matter.
+        progress: called with the number of rows read so far, now and then.
+
+    Raises:
+        DataError: there is nothing to read, or at least one row cannot be used. The message
+            lists the first 20 such rows.
+    """
+    evaluation = None
+    if config.dataset.eval_path:
+        evaluation = inspect_source(open_eval_source(config), config, progress)
+    source = open_source(config.dataset.path, config.dataset.subset, config.dataset.split)
+    return inspect_source(source, config, progress, evaluation)
+
+
+def open_eval_source(config: TrainingConfig) -> Source:
+    """Return dataset.eval_path, opened.
+
+    Raises:
+        DataError: it names nothing that can be read.
+    """
+    path = config.dataset.eval_path
+    if path is None:
+        raise DataError("dataset.eval_path is null.", "Give a path, or use eval_fraction.")
+    return open_source(path, config.dataset.subset, config.dataset.split)
+
+
+def inspect_source(
+    source: Source,
+    config: TrainingConfig,
+    progress: Progress | None = None,
+    evaluation: DatasetReport | None = None,
+) -> DatasetReport:
+    """Read and check the rows of one source; see `inspect_dataset`."""
+    reading = CheckedReading(source, config, progress)
+    total = longest = 0
+    for _, example in reading:
+        total += example.characters
+        longest = max(longest, example.characters)
+    return DatasetReport(
+        files=source.files,
+        rows=reading.rows,
+        bad_rows=reading.bad_rows,
+        format=reading.format,
+        sha256=source.sha256(),
+        bytes=source.bytes,
+        mean_characters=total / reading.rows,
+        max_characters=longest,
+        evaluation=evaluation,
+    )
+
+
+@dataclass
+class CheckedReading:
+    """One pass over a source: yields the good rows, and raises at the end if any was bad.
+
+    It goes on after a bad row, so that a person corrects all of them at once.
+    """
+
+    source: Source
+    config: TrainingConfig
+    progress: Progress | None = None
+    rows: int = field(default=0, init=False)
+    bad_rows: int = field(default=0, init=False)
+    format: str = field(default="", init=False)
+    problems: list[str] = field(default_factory=list, init=False)
+
+    def __iter__(self) -> Iterator[tuple[Row, Chat | PlainText]]:
+        rows = self.source.rows()
+        first = next(rows)
+        schema = choose_schema(first, self.config)
+        self.format = schema.format
+        for row in islice(chain([first], rows), self.config.dataset.max_rows):
+            self._count()
+            try:
+                example = schema.convert(row.value)
+            except RowProblem as problem:
+                self.bad_rows += 1
+                if len(self.problems) < MAX_PROBLEMS:
+                    self.problems.append(f"{row.place}: {problem}")
+            else:
+                yield row, example
+        if self.progress:
+            self.progress(self.rows)
+        if self.bad_rows:
+            raise self._error()
+
+    def _count(self) -> None:
+        self.rows += 1
+        if self.progress and self.rows % PROGRESS_EVERY == 0:
+            self.progress(self.rows)
+
+    def _error(self) -> DataError:
+        lines = [
+            f"{self.bad_rows:,} of {self.rows:,} rows cannot be used ({self.source.name}).",
+            *self.problems,
+        ]
+        if self.bad_rows > MAX_PROBLEMS:
+            lines.append(f"and {self.bad_rows - MAX_PROBLEMS:,} more.")
+        return DataError("\n".join(lines) + "\n", "Correct these rows and run the job again.")

@@ -1,0 +1,52 @@
+"""Name what went wrong: any exception of the libraries, as one of ours."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from trainer.errors import (
+    DependencyError,
+    DiskFull,
+    OrchestratorError,
+    OutOfMemory,
+    TrainingFailed,
+)
+
+_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+_DISK = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+
+
+def translate(error: BaseException, folder: Path) -> OrchestratorError:
+    """Return `error` as one of the product's errors.
+
+    Args:
+        error: what was raised.
+        folder: where the job writes; a full disk is reported with its sizes.
+    """
+    if isinstance(error, OrchestratorError):
+        return error
+    text = f"{type(error).__name__}: {error}"
+    first_line = text.strip().splitlines()[0][:500]
+    if _is_disk_full(error, text):
+        usage = shutil.disk_usage(folder)
+        return DiskFull(
+            f"The disk under {folder} is full: {usage.free / 2**20:.1f} MiB of "
+            f"{usage.total / 2**20:.1f} MiB are free ({first_line})."
+        )
+    if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY):
+        return OutOfMemory(f"Memory ran out ({first_line}).")
+    if isinstance(error, ImportError):
+        return DependencyError(f"A package is missing or broken ({first_line}).")
+    return TrainingFailed(f"The trainer failed ({first_line}).")
+
+
+def _is_disk_full(error: BaseException, text: str) -> bool:
+    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return full or any(sign in text for sign in _DISK)

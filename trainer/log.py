@@ -1,0 +1,53 @@
+"""train.log: what a supervisor appends to it, quotes of it and shows of it. Stdlib only."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+TAIL = 64 * 1024  # bytes of the log in which its last lines are looked for
+MAX_CHUNKS = 256  # of select.PIPE_BUF bytes, shown at one go
+
+
+class Echo:
+    """Shows on standard output what is appended to a log, without ever waiting for a reader."""
+
+    def __init__(self, log: Path, *, on: bool) -> None:
+        self._on = on
+        self._log = os.open(log, os.O_RDONLY | os.O_CREAT, 0o644)
+        self._offset = os.fstat(self._log).st_size
+
+    def show(self, patience: float = 0.0, chunks: int = MAX_CHUNKS) -> None:
+        """Show what is new; a reader that takes nothing is waited for `patience` seconds."""
+        for _ in range(chunks if self._on else 0):
+            # A pipe that is ready takes this much at once, so the write does not block.
+            chunk = os.pread(self._log, select.PIPE_BUF, self._offset)
+            try:
+                if not chunk or not select.select([], [1], [], patience)[1]:
+                    break
+                self._offset += os.write(1, chunk)
+            except OSError:  # the terminal or the reader is gone; training is not
+                self._on = False
+                break
+
+
+def append_line(log: Path, line: str) -> None:
+    """Append a line of our own to the log; it begins at the left even after a torn one."""
+    with log.open("ab+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        torn = stream.read(1) not in {b"", b"\n"}
+        stream.write(("\n" if torn else "").encode() + line.encode(errors="replace") + b"\n")
+
+
+def last_lines(log: Path, offset: int = 0) -> tuple[str, ...]:
+    """Return the last lines after `offset` that have anything to read in them."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(offset, stream.seek(0, os.SEEK_END) - TAIL))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ()
+    readable = ("".join(filter(str.isprintable, line)).strip() for line in lines)
+    return tuple(filter(None, readable))

@@ -1,0 +1,70 @@
+"""What every method's trainer shares: one run's inputs, token counts, checkpoints that hold."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trainer import checkpoints
+from trainer.config import TrainingConfig
+from trainer.failures import translate
+from trainer.job_directory import JobDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What a method needs to build its trainer."""
+
+    config: TrainingConfig
+    directory: JobDirectory
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    train_dataset: Dataset
+    """Columns `input_ids` and `labels`, lists of int32; label -100 is not learnt."""
+    eval_dataset: Dataset | None
+    batch_divisor: int = 1
+    protected_steps: Callable[[], set[int]] = field(default=set)
+    """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
+
+
+class JobTrainer:
+    """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.checkpoints`."""
+
+    def __init__(self, run: Run, **kwargs: Any) -> None:
+        self.run = run
+        self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
+        self.samples_seen = 0
+        super().__init__(**kwargs)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch: `input_ids` int64 of shape (batch, length)."""
+        mask = inputs.get("attention_mask")
+        self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
+        self.samples_seen += inputs["input_ids"].shape[0]
+        return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.run.directory.checkpoints / checkpoints.STAGING)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        from transformers import Trainer
+
+        folder = self.run.directory.checkpoints
+        staging = folder / checkpoints.STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            # Not TRL's own, which writes a model card at every checkpoint.
+            Trainer._save_checkpoint(self, model, trial)
+            saved = checkpoints.commit(staging / f"checkpoint-{self.state.global_step}", folder)  # type: ignore[attr-defined] # mixin
+        except Exception as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise translate(error, folder) from error
+        checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
+        print(f"saved {saved.name}", flush=True)  # noqa: T201 - standard output is the job's log

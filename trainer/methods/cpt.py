@@ -1,0 +1,25 @@
+"""Continued pretraining on plain text: documents are joined and cut into full blocks.
+
+A block may hold the end of one document and the start of the next, as pretraining does it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.loop import Run
+from trainer.methods import sft
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def build(run: Run) -> Trainer:
+    """Return the trainer for one run."""
+    packing = run.config.packing is not False
+    return sft.build(
+        run,
+        packing=packing,
+        packing_strategy="wrapped",
+        dataset_kwargs={"skip_prepare_dataset": not packing},
+    )

@@ -1,0 +1,86 @@
+"""Load tokenizer and model, and put adapters on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.arguments import precision
+from trainer.config import LoraConfig, TrainingConfig
+from trainer.errors import ConfigError, ModelNotFound
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def check_model_files(model: str) -> None:
+    """Refuse a model that cannot be there, without importing anything heavy.
+
+    Raises:
+        ModelNotFound: `model` is a path, and no folder with a config.json is there.
+    """
+    path = Path(model).expanduser()
+    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
+    if looks_like_path and not (path / "config.json").is_file():
+        what = "has no config.json" if path.is_dir() else "is no folder"
+        raise ModelNotFound(f"training.model: {path} {what}.")
+
+
+def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer; without a padding token the end-of-text token pads."""
+    from transformers import AutoTokenizer
+
+    check_model_files(config.model)
+    tokenizer = _loaded(AutoTokenizer.from_pretrained, config)
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"training.model: {config.model} has no fast tokenizer (tokenizer.json).",
+            "Save it once with transformers' convert_slow_tokenizer, or choose another model.",
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(config: TrainingConfig) -> PreTrainedModel:
+    """Load or initialise the model, on the CPU, with adapters where the job asks for them.
+
+    Weights that are trained are float32 (masters of a mixed-precision run); frozen weights take
+    the precision of the run.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+    set_seed(config.seed)  # adapters and random weights are the same for the same seed
+    frozen = config.peft is not None
+    dtype = getattr(torch, precision(config)) if frozen else torch.float32
+    if config.init == "random":
+        architecture = _loaded(AutoConfig.from_pretrained, config)
+        model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    else:
+        model = _loaded(AutoModelForCausalLM.from_pretrained, config, dtype=dtype)
+    if config.peft is not None:
+        model = add_adapters(model, config.peft)
+    return model
+
+
+def add_adapters(model: PreTrainedModel, settings: LoraConfig) -> PreTrainedModel:
+    """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained."""
+    import peft
+
+    try:
+        return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **dict(settings)))
+    except ValueError as error:
+        raise ConfigError(
+            f"training.peft: {str(error).splitlines()[0]}",
+            "Use target_modules: all-linear, or names of layers that this model has.",
+        ) from error
+
+
+def _loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
+    source = str(Path(config.model).expanduser()) if Path(config.model).exists() else config.model
+    try:
+        return load(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFound(f"training.model: {config.model} cannot be loaded: {reason}") from error

@@ -1,0 +1,145 @@
+"""What a finished job leaves in output/: safetensors, tokenizer, model card, manifest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainingConfig
+from trainer.errors import IntegrityError
+from trainer.files import fsync_directory
+from trainer.job_directory import JobDirectory
+from trainer.manifest import verify, write_manifest
+from trainer.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+VERSIONS = ("torch", "transformers", "trl", "peft", "training-orchestrator")
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether an output is there and holds against its manifest."""
+    try:
+        verify(folder)
+    except IntegrityError:
+        return False
+    return True
+
+
+def write_output(
+    directory: JobDirectory,
+    config: TrainingConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: dict[str, Any],
+) -> dict[str, Any]:
+    """Write output/ in one step and return its manifest.
+
+    Args:
+        directory: where to write.
+        config: the job's settings, for the model card.
+        model: the trained model; of a PEFT model only the adapters are written.
+        tokenizer: as used, chat template included.
+        data: facts about the dataset: rows, tokens, sha256.
+    """
+    staged = directory.root / ".output"
+    shutil.rmtree(staged, ignore_errors=True)
+    model.save_pretrained(staged)
+    tokenizer.save_pretrained(staged)
+    metrics = final_metrics(directory)
+    (staged / "README.md").write_text(model_card(config, data, metrics), encoding="utf-8")
+    manifest = write_manifest(staged, method=config.method, metrics=metrics, data=data)
+    shutil.rmtree(directory.output, ignore_errors=True)
+    staged.rename(directory.output)
+    fsync_directory(directory.root)
+    return manifest
+
+
+def final_metrics(directory: JobDirectory) -> dict[str, float]:
+    """Return the last training loss, and the first, last and best evaluation loss."""
+    steps, _ = read_metrics(directory.metrics)
+    losses = [r["train_loss"] for r in steps.values() if r.get("train_loss") is not None]
+    evaluations = [r["eval_loss"] for r in steps.values() if r.get("eval_loss") is not None]
+    facts = {"steps": float(max(steps, default=0))}
+    if losses:
+        facts |= {"train_loss_first": losses[0], "train_loss": losses[-1]}
+    if evaluations:
+        facts |= {
+            "eval_loss_first": evaluations[0],
+            "eval_loss": evaluations[-1],
+            "eval_loss_best": min(evaluations),
+        }
+    return facts
+
+
+def model_card(config: TrainingConfig, data: dict[str, Any], metrics: dict[str, float]) -> str:
+    """Return README.md: how it was made, from what, how good it is, how to load it."""
+    kind = "adapter" if config.peft else "model"
+    settings = config.model_dump(exclude={"model", "dataset"}, exclude_none=True)
+    return "\n".join(
+        [
+            "---",
+            f"base_model: {json.dumps(config.model)}",
+            *(["library_name: peft"] if config.peft else ["library_name: transformers"]),
+            "tags: [training-orchestrator, " + config.method + "]",
+            "---",
+            "",
+            f"# {config.method.upper()} {kind}",
+            "",
+            f"Base model: `{config.model}`. Dataset: `{config.dataset.path}`, "
+            f"SHA-256 `{data.get('sha256', 'unknown')}`, {data.get('rows', 0)} rows, "
+            f"{data.get('tokens', 0)} tokens.",
+            "",
+            "## Load",
+            "",
+            "```python",
+            *_loading(config),
+            "```",
+            "",
+            "## Metrics",
+            "",
+            *_table(metrics),
+            "",
+            "## Settings",
+            "",
+            *_table(settings),
+            "",
+            "## Versions",
+            "",
+            *_table({name: _version(name) for name in VERSIONS}),
+            "",
+        ]
+    )
+
+
+def _loading(config: TrainingConfig) -> list[str]:
+    kind = "AutoPeftModelForCausalLM" if config.peft else "AutoModelForCausalLM"
+    package = "peft" if config.peft else "transformers"
+    return [
+        f"from {package} import {kind}",
+        "from transformers import AutoTokenizer",
+        "",
+        f'model = {kind}.from_pretrained(".")  # this folder',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
+    ]
+
+
+def _table(facts: dict[str, Any]) -> list[str]:
+    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
+    return ["| name | value |", "| --- | --- |", *rows]
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,193 @@
+"""The process that trains: `python -m trainer.train JOBDIR`, started by the supervisor.
+
+It reads job.json, resumes from the newest valid checkpoint, and leaves its end in status.json:
+completed, paused, stopped, or failed with an error class, a sentence and a suggestion.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer import checkpoints
+from trainer.config import TrainingConfig
+from trainer.data import inspect_dataset
+from trainer.errors import ConfigError
+from trainer.explain import validated
+from trainer.failures import translate
+from trainer.files import read_json
+from trainer.job_directory import JobDirectory, JobState
+from trainer.methods import METHODS
+from trainer.model import check_model_files, load_model, load_tokenizer
+from trainer.output import is_whole, write_output
+from trainer.wish import Interrupted, Wish
+
+if TYPE_CHECKING:
+    from trainer.callbacks import Evaluation, Obedience
+    from trainer.loop import Run
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer otherwise
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the log is a file
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+
+def main(job_directory: str) -> int:
+    """Train the job and return the exit code: 0 for a clean end, 1 for a failure."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the watchdog asks for the stacks
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    directory = JobDirectory(job_directory)
+    wish = Wish(directory)
+    try:
+        wish.listen()
+        state = train(directory, wish)
+    except Interrupted:
+        state = wish.end_state() or JobState.STOPPED
+    except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
+        return _fail(directory, error)
+    reason = "" if state is JobState.COMPLETED else wish.control().reason
+    directory.update_status(state=state, reason=reason)
+    _say(f"{state}{f': {reason}' if reason else ''}")
+    return 0
+
+
+def train(directory: JobDirectory, wish: Wish) -> JobState:
+    """Run the job from wherever it stands to its end; return the state it ended in."""
+    config = read_config(directory)
+    if is_whole(directory.output):
+        _say("the output is there already")
+        return JobState.COMPLETED
+    check_model_files(config.model)
+    report = inspect_dataset(config)
+    _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
+
+    run, data = _prepare(directory, config)
+    trainer, obedience, evaluation = _assemble(run, wish)
+    resume = _resume_point(directory)
+    trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
+
+    wish.training = True
+    if state := wish.end_state():
+        return state
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    wish.training = False
+    if obedience.end_state:
+        return obedience.end_state
+
+    if best := evaluation.best_steps():
+        _load_best(trainer, directory, max(best))
+    write_output(directory, config, trainer.model, run.tokenizer, data)
+    return JobState.COMPLETED
+
+
+def read_config(directory: JobDirectory) -> TrainingConfig:
+    """Return the training config in job.json.
+
+    Raises:
+        ConfigError: there is none, or it is not valid.
+    """
+    job = read_json(directory.job)
+    if job is None:
+        raise ConfigError(
+            f"{directory.job} is missing or no JSON object.",
+            "Write the job with 'trainctl run', or by hand: {\"config\": {...}}.",
+        )
+    return validated(TrainingConfig, job.get("config"), str(directory.job))
+
+
+def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict[str, Any]]:
+    """Load model and tokenizer, tokenise the data; this imports torch."""
+    _say("loading libraries")
+    from trainer.data.tokenization import prepare_datasets
+    from trainer.loop import Run
+
+    directory.cache.mkdir(exist_ok=True)
+    directory.checkpoints.mkdir(exist_ok=True)
+    _say(f"loading {config.model}")
+    tokenizer = load_tokenizer(config)
+    data = prepare_datasets(config, tokenizer, directory.cache)
+    run = Run(
+        config=config,
+        directory=directory,
+        model=load_model(config),
+        tokenizer=tokenizer,
+        train_dataset=data.train,
+        eval_dataset=data.eval,
+        batch_divisor=directory.read_status().batch_divisor,
+    )
+    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in run.model.parameters())
+    _say(f"training {trained:,} of {total:,} parameters on {data.facts['rows']} rows")
+    return run, data.facts
+
+
+def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
+    """Build the method's trainer and hang our callbacks into it."""
+    import transformers
+
+    from trainer.callbacks import Evaluation, Obedience, Recorder
+
+    transformers.utils.logging.set_verbosity_warning()
+    if "tensorboard" in run.config.report_to:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.directory.tensorboard)
+    obedience, evaluation = Obedience(wish), Evaluation(run.config)
+    run.protected_steps = evaluation.best_steps
+    trainer = importlib.import_module(METHODS[run.config.method]).build(run)
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    trainer.add_callback(Recorder(run.directory, trainer, run.directory.read_status().attempt))
+    if run.eval_dataset is not None:
+        trainer.add_callback(evaluation)
+    trainer.add_callback(obedience)
+    return trainer, obedience, evaluation
+
+
+def _evaluates_on_start(run: Run) -> bool:
+    return run.eval_dataset is not None and run.config.eval_on_start
+
+
+def _resume_point(directory: JobDirectory) -> Path | None:
+    checkpoint, rejected = checkpoints.newest_valid(directory.checkpoints)
+    for reason in rejected:
+        _say(f"warning: passed over a checkpoint: {reason}")
+    if checkpoint:
+        _say(f"resuming from {checkpoint.name}")
+    return checkpoint
+
+
+def _load_best(trainer: Any, directory: JobDirectory, step: int) -> None:
+    """Put the best checkpoint's weights into the model.
+
+    Raises:
+        IntegrityError: the best checkpoint no longer holds.
+    """
+    best = directory.checkpoints / f"checkpoint-{step}"
+    checkpoints.check(best)
+    trainer._load_from_checkpoint(str(best))
+    _say(f"took the weights of step {step}, the best evaluation")
+
+
+def _fail(directory: JobDirectory, error: Exception) -> int:
+    """Write the failure where people and programs look for it; the sentence before the stack."""
+    ours = translate(error, directory.root)
+    _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")
+    if not isinstance(ours, ConfigError):
+        traceback.print_exception(error)  # a person's mistake needs no stack, a failure does
+    directory.update_status(state=JobState.FAILED, error=ours.to_dict())
+    return 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - standard output is the job's log
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
