@@ -15,6 +15,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from trainer.errors import ConfigError
 from trainer.job_directory import Desired, JobDirectory, JobState
@@ -89,8 +90,13 @@ def show_status(job: JobDirectory, terms: Terms) -> int:
     """Show what is so."""
     del terms
     alive = job.is_alive()  # asked first: a state of rest with nobody alive is then final
-    _say({**dataclasses.asdict(job.read_status()), "alive": alive})
+    sizes = {f"{path.stem}_bytes": _size(path) for path in (job.log, job.metrics)}
+    _say({**dataclasses.asdict(job.read_status()), **sizes, "alive": alive})
     return 0
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def request(desired: Desired, job: JobDirectory, terms: Terms) -> int:

@@ -6,20 +6,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.run_folder import RunFolder
+from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import IntegrityError
 from trainer.files import fsync_directory
 from trainer.manifest import MANIFEST, read_manifest
 
 
-@task(cache_policy=NO_CACHE)
+@step
 async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     """Fetch the output into a folder beside its place, verify it, and put it there.
 

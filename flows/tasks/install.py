@@ -6,12 +6,12 @@ import json
 import sys
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
+from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import DependencyError
 
@@ -26,7 +26,7 @@ PROBE = (
 )
 
 
-@task(cache_policy=NO_CACHE)
+@step
 async def install(job: TrainingJob, instance: dict[str, Any]) -> None:
     """Check that the trainer can run, and run the job's `setup` once.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from blocks.registry import load_provider
+from flows.tasks.step import step
 from trainer.config import TrainingJob
 
 
-@task(cache_policy=NO_CACHE)
+@step
 async def place(job: TrainingJob) -> dict[str, Any]:
     """Return the first offer of the job's provider.
 

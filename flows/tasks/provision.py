@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_run_logger
 
 from blocks.models import Offer
 from blocks.registry import load_provider
+from flows.tasks.step import step
 from trainer.config import TrainingJob
 
 
-@task(cache_policy=NO_CACHE)
+@step
 async def provision(job: TrainingJob, offer: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the instance that bears `name`, hiring it when there is none."""
     provider = load_provider(job.provider)

@@ -9,8 +9,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-from prefect import get_client, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import get_client, get_run_logger
 
 from blocks.machines.base import Machine
 from blocks.models import Instance
@@ -19,6 +18,7 @@ from flows.board import Board
 from flows.log_shipper import LogShipper
 from flows.outcome import announce
 from flows.run_folder import RunFolder, this_run_id
+from flows.tasks.step import step
 from flows.wishes import watch_wishes
 from trainer.config import TrainingJob
 from trainer.errors import MachineLost, TrainingFailed
@@ -29,7 +29,7 @@ SILENCE_SECONDS = 10.0  # without a change of status.json: ask whether anybody s
 MAX_REVIVALS = 3  # supervisors started anew after one vanished without leaving a word
 
 
-@task(cache_policy=NO_CACHE)
+@step
 async def stream(job: TrainingJob, instance: dict[str, Any]) -> dict[str, Any]:
     """Follow the training until it is at rest, and return its status.
 
@@ -67,7 +67,7 @@ async def _follow(training: RemoteTraining) -> dict[str, Any]:
             for finished in done - {watching}:
                 finished.result()
             status, sizes = await watching
-            await _until_size(run.log, sizes["log_bytes"])
+            await _until_size(run.log, sizes["train_bytes"])
             await _until_size(run.metrics, sizes["metrics_bytes"])
             await shipper.finish()
             await board.finish()
@@ -103,8 +103,9 @@ class RemoteTraining:
 
     async def start_or_attach(self) -> None:
         """Start the supervisor; when one is at work already, that one is followed."""
-        if not (await self.examine())["alive"]:
+        if await self.machine.read(f"{self.workspace}/job.json") is None:
             await self._write("job.json", self._job_file())
+        if not (await self.examine())["alive"]:
             await self.ask(Desired.RUN, "")
         answer = await self._trainer("--detach")
         verb = "attached to" if answer["already_running"] else "started"

@@ -5,18 +5,18 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from prefect import Flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import Flow, get_run_logger
 from prefect.client.schemas.objects import FlowRun, State
 
 from blocks.home import instances
 from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.run_folder import RunFolder
+from flows.tasks.step import step
 from trainer.job_directory import Desired, JobDirectory
 
 
-@task(cache_policy=NO_CACHE)
+@step
 async def teardown(instance: dict[str, Any]) -> None:
     """Terminate the instance. Call it only when the artifact is verified at home.
 

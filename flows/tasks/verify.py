@@ -6,11 +6,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from flows.run_folder import RunFolder
+from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.files import replace_json
 from trainer.manifest import verify as verify_folder
@@ -19,7 +19,7 @@ from trainer.metrics import read_metrics
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
 
 
-@task(cache_policy=NO_CACHE)
+@step
 async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
     """Read every file again from the disk, compare it, and publish the report.
 

@@ -1,0 +1,54 @@
+"""The folder where this installation keeps what it has: nobody else can read it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainer.errors import ConfigError
+
+HOME_VARIABLE = "TRAINING_ORCHESTRATOR_HOME"
+
+
+def home() -> Path:
+    """Return the installation's folder, absolute, created when it is not there.
+
+    It is `$TRAINING_ORCHESTRATOR_HOME`, or `~/.training-orchestrator`.
+
+    Raises:
+        ConfigError: it cannot be created.
+    """
+    chosen = os.environ.get(HOME_VARIABLE) or "~/.training-orchestrator"
+    return private_folder(Path(chosen).expanduser().absolute())
+
+
+def runs() -> Path:
+    """Return the folder of what the orchestrator itself notes about each run."""
+    return private_folder(home() / "runs")
+
+
+def instances() -> Path:
+    """Return the folder of the job directories on this computer."""
+    return private_folder(home() / "instances")
+
+
+def artifacts() -> Path:
+    """Return the folder of verified results."""
+    return private_folder(home() / "artifacts")
+
+
+def private_folder(path: Path) -> Path:
+    """Return `path` after creating it, with its parents, for its owner alone (mode 0700).
+
+    Raises:
+        ConfigError: it cannot be created.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The folder {path} cannot be created: {error.strerror}.",
+            f"Set {HOME_VARIABLE} to a folder that you may write to.",
+        ) from error
+    return path

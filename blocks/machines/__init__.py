@@ -1,0 +1,1 @@
+"""Connections to something that runs commands and keeps files."""

@@ -1,0 +1,188 @@
+"""What a machine is to the orchestrator: six verbs, the same near and far.
+
+Paths on the machine are absolute and given as text; local paths are `Path`. No verb goes through
+a shell. Everything a job needs beyond the verbs is built on them here, once.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from trainer.errors import OrchestratorError
+
+CAPTURE_LIMIT = 1 << 20  # bytes kept of each output of a command, from its end
+FOLLOW_CHUNK = 256 << 10  # bytes at most that `follow` yields at once
+FOLLOW_SECONDS = 0.1  # between two looks at a file that does not grow
+CANNOT_START = 127  # exit code of a command that cannot be started, as shells have it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """How a command ended."""
+
+    exit_code: int
+    """Negative when a signal ended it."""
+    stdout: str
+    """The last MiB of it; what is not UTF-8 is replaced."""
+    stderr: str
+    """The last MiB of it; what is not UTF-8 is replaced."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """A file that arrived whole."""
+
+    bytes: int
+    sha256: str
+    """Of the whole file where it arrived: 64 lower-case hexadecimal digits."""
+    resumed: int = 0
+    """How many of the bytes were there before, from a transfer that was cut short."""
+
+
+class Machine(ABC):
+    """A connection; use it as an async context manager, or call `close`."""
+
+    @abstractmethod
+    async def run(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the group must die before it is raised
+    ) -> CommandResult:
+        """Run a command to its end and return how it ended.
+
+        It gets its own process group, and whatever is left of the group dies with it: at its
+        end, on timeout and on cancellation. A command that cannot be started ends with exit
+        code 127 and the reason in `stderr`.
+
+        Args:
+            command: the program and its arguments; its standard input is empty.
+            env: variables on top of the machine's own.
+            cwd: absolute path of the folder to run in.
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it took longer than `timeout`; it is dead now.
+            ConnectionLost: the machine cannot be reached.
+        """
+
+    @abstractmethod
+    async def start(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+    ) -> None:
+        """Start a command that outlives this connection and this process.
+
+        It is the leader of its own session, reads nothing, and its output goes nowhere: it
+        speaks through files.
+
+        Raises:
+            DependencyError: it cannot be started.
+            ConnectionLost: the machine cannot be reached.
+        """
+
+    @abstractmethod
+    def follow(self, path: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
+        """Yield what a file holds from byte `offset` on, and what is appended, for ever.
+
+        It waits for the file to appear. A chunk has at most 256 KiB and comes at most 0.2 s
+        after it was written (on a connection: plus its round trip). Stop by closing the
+        generator or cancelling the task.
+
+        Raises:
+            ConnectionLost: the machine cannot be reached; follow again from the offset reached.
+        """
+
+    @abstractmethod
+    async def upload(self, local: Path, remote: str) -> Transfer:
+        """Put a file on the machine; what is said of `download` holds the other way round."""
+
+    @abstractmethod
+    async def download(self, remote: str, local: Path) -> Transfer:
+        """Fetch a file; `local` appears whole, synced to disk, or not at all.
+
+        What arrived is kept in `<name>.part` until the file is whole; a later call goes on from
+        there and hashes what it finds, so that the SHA-256 covers every byte. Compare it with
+        the one you expect: a source that changed meanwhile shows there only. Folders are made.
+        One transfer to one place at a time.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DiskFull: it does not fit.
+            ConnectionLost: the machine cannot be reached; what arrived is kept.
+        """
+
+    @abstractmethod
+    async def run_shell(
+        self,
+        lines: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str,
+        log: Callable[[str], None],
+    ) -> None:
+        """Run the lines of a job's `setup` as one bash script that ends at the first failure.
+
+        Every line of output goes to `log` as it comes.
+
+        Raises:
+            DependencyError: naming the command that failed, its exit code and its last line.
+            ConnectionLost: the machine cannot be reached.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the connection; what was started goes on. Closing twice is fine."""
+
+    async def read(self, path: str) -> bytes | None:
+        """Return a small file, or None when there is none."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            try:
+                await self.download(path, copy)
+            except FileNotFoundError:
+                return None
+            return copy.read_bytes()
+
+    async def write(self, path: str, content: bytes) -> None:
+        """Replace a small file in one step: a reader sees the old one or the new one.
+
+        Raises:
+            OrchestratorError: the machine refused.
+        """
+        fresh = f"{path}.{uuid4().hex}.new"  # never the rest of an earlier attempt
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            copy.write_bytes(content)
+            await self.upload(copy, fresh)
+        result = await self.run(["mv", "-f", "--", fresh, path])
+        if result.exit_code:
+            raise OrchestratorError(f"{path} cannot be replaced: {result.stderr.strip()}.")
+
+    async def listing(self, path: str) -> list[str]:
+        """Return the sorted names in a folder; none when there is no such folder."""
+        result = await self.run(["ls", "-1A", "--", path])
+        return sorted(result.stdout.splitlines())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -1,0 +1,170 @@
+"""This computer as a provider: it costs nothing, and its instances are folders."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+from pydantic import Field
+
+from blocks.home import home as default_home
+from blocks.home import private_folder
+from blocks.machines.local import LocalMachine
+from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers.base import Provider
+from blocks.providers.gpus import GIB, Gpu, choose, gpus, visible
+from blocks.providers.occupants import end_occupants
+from trainer.config import Resources
+from trainer.errors import CapacityError, ConfigError, ProviderError
+from trainer.files import read_json, replace_json
+
+RECORD = "instance.json"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Local(Provider):
+    """Trains on this computer, on the GPU with the most free memory or on the CPU."""
+
+    _block_type_name = "Local Machine"
+    _block_type_slug = "training-orchestrator-local"
+
+    provider_name: ClassVar[str] = "local"
+
+    home: Path | None = Field(
+        default=None,
+        description="Where job directories are kept. Empty: TRAINING_ORCHESTRATOR_HOME, "
+        "or ~/.training-orchestrator.",
+    )
+
+    async def offers(self, resources: Resources) -> list[Offer]:
+        """Return one offer per GPU that fits, or one for the CPU; see `Provider.offers`.
+
+        GPUs that no other job directory here uses come first, then those with the most free
+        memory: two jobs that start together shall not meet on one GPU.
+        """
+        disk_gb = await asyncio.to_thread(self._free_disk_gb)
+        if resources.disk_gb and disk_gb < resources.disk_gb:
+            raise CapacityError(
+                f"No disk with {resources.disk_gb:g} GiB free: {self._instances_folder()} has "
+                f"{disk_gb:.1f} GiB free.",
+                "Lower resources.disk_gb, free some, or choose another provider.",
+            )
+        found: list[Gpu] = []
+        if resources.gpu_count != 0:
+            found = visible(await asyncio.to_thread(gpus), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if not found and not resources.gpu_count:
+            return [_offer(disk_gb, None)]
+        taken = [uuid for instance in await self.instances() for uuid in instance.gpu_ids]
+        fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
+        return [_offer(disk_gb, gpu) for gpu in fitting]
+
+    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+        """Make the job directory; see `Provider.launch`."""
+        if instance := await self.find(name):
+            return instance
+        folder = private_folder(self._folder(name))
+        instance = Instance(
+            provider=self.provider_name,
+            id=name,
+            name=name,
+            status=InstanceStatus.RUNNING,
+            address="localhost",
+            price_per_hour=offer.price_per_hour,
+            workspace=str(folder),
+            gpu_type=offer.gpu_type,
+            gpu_ids=offer.gpu_ids,
+            gpu_count=offer.gpu_count,
+        )
+        await asyncio.to_thread(replace_json, folder / RECORD, instance.to_dict())
+        return instance
+
+    async def find(self, name: str) -> Instance | None:
+        """Return the instance in the folder of that name; see `Provider.find`."""
+        return _recorded(self._folder(name))
+
+    async def describe(self, id: str) -> Instance:
+        """Return the instance, gone when its folder is; see `Provider.describe`."""
+        return await self.find(id) or Instance(
+            provider=self.provider_name, id=id, name=id, status=InstanceStatus.GONE
+        )
+
+    async def terminate(self, id: str) -> None:
+        """End whoever works in the job directory, then remove it; see `Provider.terminate`."""
+        folder = self._folder(id)
+        if not folder.is_dir():
+            return
+        if not await end_occupants(folder):
+            raise ProviderError(
+                f"A process that works in {folder} does not end.",
+                "End it by hand; the folder is removed by the next terminate or reconcile.",
+            )
+        try:
+            await asyncio.to_thread(_remove, folder)
+        except OSError as error:
+            raise ProviderError(
+                f"{folder} cannot be removed: {error.strerror}.", "Remove it by hand."
+            ) from error
+
+    async def instances(self) -> list[Instance]:
+        """Return an instance per folder with a record; see `Provider.instances`."""
+        folders = sorted(self._instances_folder().iterdir())
+        return [instance for folder in folders if (instance := _recorded(folder))]
+
+    def machine(self, instance: Instance) -> LocalMachine:
+        """Return this computer."""
+        return LocalMachine()
+
+    def _instances_folder(self) -> Path:
+        root = self.home.expanduser().absolute() if self.home else default_home()
+        return private_folder(private_folder(root) / "instances")
+
+    def _folder(self, name: str) -> Path:
+        if not NAME.fullmatch(name) or ".." in name:
+            raise ConfigError(
+                f"{name!r} is no name of an instance.",
+                "Use up to 128 letters, digits, '.', '_' and '-', and not '..'.",
+            )
+        return self._instances_folder() / name
+
+    def _free_disk_gb(self) -> float:
+        return shutil.disk_usage(self._instances_folder()).free / GIB
+
+
+def _offer(disk_gb: float, gpu: Gpu | None) -> Offer:
+    """Return the offer of a GPU, or of the CPU alone."""
+    return Offer(
+        provider=Local.provider_name,
+        instance_type=gpu.name if gpu else "CPU",
+        region="local",
+        price_per_hour=0.0,
+        gpu_type=gpu.name if gpu else None,
+        gpu_count=1 if gpu else 0,
+        gpu_ids=(gpu.uuid,) if gpu else (),
+        vram_gb=gpu.free_gb if gpu else 0.0,
+        disk_gb=disk_gb,
+        ram_gb=psutil.virtual_memory().total / GIB,
+    )
+
+
+def _recorded(folder: Path) -> Instance | None:
+    """Return the instance that a folder's record tells of, or None without a usable one."""
+    record = read_json(folder / RECORD)
+    try:
+        return Instance.from_dict(record) if record else None
+    except TypeError:
+        return None
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, its record last: what is cut short is met again as an instance."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != RECORD:
+            path.unlink()
+    shutil.rmtree(folder)
