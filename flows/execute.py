@@ -1,0 +1,64 @@
+"""Create a run of the training flow, and execute a run here: for the first time, or again."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.flow_engine import run_flow_async
+from prefect.states import Pending, Scheduled
+
+from flows.outcome import job_state
+from flows.train import train
+from trainer.config import TrainingJob
+from trainer.errors import ConfigError
+from trainer.job_directory import JobState
+
+
+async def create_run(job: TrainingJob) -> FlowRun:
+    """Create a flow run of this job without executing it."""
+    async with get_client() as client:
+        return await client.create_flow_run(
+            train,
+            parameters={"job": job.model_dump(mode="json")},
+            name=job.name,
+            state=Pending(),
+        )
+
+
+async def execute(run_id: UUID) -> State[Any]:
+    """Execute a flow run in this process and return its last state.
+
+    A run that died, paused, failed or stopped goes on where it stood: it adopts its machine,
+    attaches to its training, or resumes from the newest checkpoint.
+
+    Raises:
+        Pause: the job paused; its state is set.
+        ConfigError: the run is completed.
+    """
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+        if job_state(run) is JobState.COMPLETED:
+            raise ConfigError(
+                f"Job {run_id} is completed; there is nothing to resume.", "Run it as a new job."
+            )
+        await client.set_flow_run_state(run_id, Pending(), force=True)
+        run = await client.read_flow_run(run_id)
+    return await run_flow_async(train, flow_run=run, parameters=run.parameters, return_type="state")
+
+
+async def schedule_again(run_id: UUID) -> bool:
+    """Let a worker execute the run again; return False when it belongs to no deployment."""
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+        if run.deployment_id is None:
+            return False
+        if run.state and run.state.type in {StateType.RUNNING, StateType.CANCELLING}:
+            raise ConfigError(
+                f"Job {run_id} is {run.state.name}; it cannot be resumed now.",
+                "Wait until it is at rest; for a flow whose process died, cancel it first.",
+            )
+        await client.set_flow_run_state(run_id, Scheduled(name="Resuming"), force=True)
+        return True

@@ -1,0 +1,105 @@
+"""Read a job file: YAML (or JSON, which is YAML), checked, its paths made absolute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from trainer.config import TrainingJob
+from trainer.errors import ConfigError
+from trainer.explain import validated
+
+MAX_BYTES = 1 << 20  # a job file is written by hand
+REMEDY = "Start from the file that 'trainctl init' writes."
+
+
+def load_job(path: Path) -> TrainingJob:
+    """Return the job in a file; relative paths in it are relative to the file's folder.
+
+    Raises:
+        ConfigError: naming the file and the line, or the field, the value and the remedy.
+    """
+    value = parse_job(path)
+    if isinstance(value, dict):
+        value = with_absolute_paths(value, path.expanduser().absolute().parent)
+    return validated(TrainingJob, value, str(path))
+
+
+def parse_job(path: Path) -> Any:
+    """Return the value in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no YAML; duplicate keys are refused.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path}: is larger than 1 MiB; this is no job file.", REMEDY)
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: byte {error.start} is not UTF-8.", "Save the file as UTF-8."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}.", "Name a job file; 'trainctl init' writes one."
+        ) from None
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except DuplicateKeyError as error:
+        raise ConfigError(
+            f"{path}, line {_line(error)}: {str(error.problem).split(' with ')[0]} again.",
+            "Keep one of the two.",
+        ) from None
+    except YAMLError as error:
+        reason = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise ConfigError(
+            f"{path}, line {_line(error)}: this is no YAML: {reason}.", "Correct that line."
+        ) from None
+    if value is None:
+        raise ConfigError(f"{path}: is empty.", REMEDY)
+    return value
+
+
+def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the job with its relative paths made absolute where they lead to something.
+
+    A name that leads nowhere stays as it is: it may be a model or a dataset on the Hub.
+    """
+    training = value.get("training")
+    if isinstance(training, dict):
+        training = dict(training)
+        _resolve(training, "model", folder)
+        dataset = training.get("dataset")
+        if isinstance(dataset, dict):
+            training["dataset"] = dataset = dict(dataset)
+            _resolve(dataset, "path", folder)
+            _resolve(dataset, "eval_path", folder)
+        else:
+            _resolve(training, "dataset", folder)
+        value = {**value, "training": training}
+    output = value.get("output_dir")
+    if isinstance(output, str) and output:
+        value = {**value, "output_dir": str(_absolute(output, folder))}
+    return value
+
+
+def _resolve(settings: dict[str, Any], name: str, folder: Path) -> None:
+    text = settings.get(name)
+    if isinstance(text, str) and text:
+        path = _absolute(text, folder)
+        if path.exists() or text.startswith((".", "/", "~")):
+            settings[name] = str(path)
+
+
+def _absolute(text: str, folder: Path) -> Path:
+    path = Path(text).expanduser()
+    return path if path.is_absolute() else folder / path
+
+
+def _line(error: YAMLError) -> int:
+    mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+    return mark.line + 1 if mark else 1

@@ -1,0 +1,274 @@
+import asyncio
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from blocks.models import InstanceStatus, Offer
+from blocks.providers import occupants
+from blocks.providers.gpus import gpus
+from blocks.providers.local import Local
+from trainer.config import Resources
+from trainer.errors import CapacityError, ConfigError, ProviderError
+from trainer.job_directory import JobDirectory
+
+ROOT = Path(__file__).parents[3]
+OFFER = Offer(
+    provider="local",
+    instance_type="NVIDIA L4",
+    region="local",
+    price_per_hour=0.0,
+    gpu_type="NVIDIA L4",
+    gpu_count=1,
+    gpu_ids=("GPU-aa11",),
+)
+
+
+@pytest.fixture
+def provider(tmp_path):
+    return Local(home=tmp_path / "home")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("gpu_count", [None, 0])
+async def test_a_computer_without_gpu_offers_its_cpu(provider, gpu_count):
+    [offer] = await provider.offers(Resources(gpu_count=gpu_count, min_vram_gb=8))
+
+    assert (offer.instance_type, offer.gpu_count, offer.gpu_ids) == ("CPU", 0, ())
+    assert offer.price_per_hour == 0
+    assert offer.disk_gb > 0
+    assert offer.ram_gb > 0
+
+
+@pytest.mark.usefixtures("no_gpu")
+async def test_a_gpu_that_is_required_and_not_there_is_a_lack_of_capacity(provider):
+    with pytest.raises(CapacityError, match="No NVIDIA GPU is visible"):
+        await provider.offers(Resources(gpu_count=1))
+
+
+@pytest.mark.usefixtures("no_gpu")
+async def test_too_small_a_disk_is_a_lack_of_capacity(provider):
+    with pytest.raises(CapacityError, match=r"1e\+09 GiB free: .*instances has [\d.]+ GiB free"):
+        await provider.offers(Resources(disk_gb=1e9))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not gpus(), reason="no GPU")
+async def test_a_computer_with_gpus_offers_each(provider):
+    offers = await provider.offers(Resources())
+
+    assert {offer.gpu_ids for offer in offers} == {(gpu.uuid,) for gpu in gpus()}
+    assert [offer.vram_gb for offer in offers] == sorted(
+        (offer.vram_gb for offer in offers), reverse=True
+    )
+    with pytest.raises(CapacityError, match="No GPU with 100000 GiB free: GPU 0"):
+        await provider.offers(Resources(min_vram_gb=100_000))
+
+
+async def test_launch_makes_a_private_job_directory_with_what_the_offer_gives(provider, tmp_path):
+    instance = await provider.launch(OFFER, "run-1", None)
+
+    folder = tmp_path / "home" / "instances" / "run-1"
+    assert instance.workspace == str(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert instance.status is InstanceStatus.RUNNING
+    assert (instance.gpu_ids, instance.gpu_count) == (("GPU-aa11",), 1)
+    assert await provider.find("run-1") == instance
+    assert await provider.describe("run-1") == instance
+    assert await provider.instances() == [instance]
+
+
+async def test_launching_a_name_again_adopts_and_keeps_what_is_there(provider):
+    first = await provider.launch(OFFER, "run-1", None)
+    (Path(first.workspace) / "train.log").write_text("so far")
+
+    again = await Local(home=provider.home).launch(
+        Offer(provider="local", instance_type="CPU", region="local", price_per_hour=0.0),
+        "run-1",
+        None,
+    )
+
+    assert again == first
+    assert (Path(first.workspace) / "train.log").read_text() == "so far"
+
+
+async def test_a_launch_cut_short_before_its_record_is_done_again(provider):
+    instance = await provider.launch(OFFER, "run-1", None)
+    for record in ["", '{"id": "run-1"}', "[]"]:
+        (Path(instance.workspace) / "instance.json").write_text(record)
+
+        assert await provider.find("run-1") is None
+        assert await provider.instances() == []
+        assert await provider.launch(OFFER, "run-1", None) == instance
+
+
+async def test_terminate_removes_the_folder_and_is_idempotent(provider):
+    instance = await provider.launch(OFFER, "run-1", None)
+    other = await provider.launch(OFFER, "run-2", None)
+    (Path(instance.workspace) / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+
+    await provider.terminate("run-1")
+    await provider.terminate("run-1")
+    await provider.terminate("never-was")
+
+    assert [path.name for path in (provider.home / "instances").iterdir()] == ["run-2"]
+    assert (await provider.describe("run-1")).status is InstanceStatus.GONE
+    assert await provider.find("run-1") is None
+    assert await provider.instances() == [other]
+
+
+async def test_terminate_does_not_follow_links_out_of_the_folder(provider, tmp_path):
+    instance = await provider.launch(OFFER, "run-1", None)
+    (tmp_path / "dear").mkdir()
+    (tmp_path / "dear" / "file").touch()
+    (Path(instance.workspace) / "link").symlink_to(tmp_path / "dear")
+
+    await provider.terminate("run-1")
+
+    assert (tmp_path / "dear" / "file").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a..b", "x" * 129]
+)
+async def test_a_name_that_could_leave_the_folder_is_refused(provider, name):
+    for call in [provider.find, provider.describe, provider.terminate]:
+        with pytest.raises(ConfigError, match="is no name of an instance"):
+            await call(name)
+    with pytest.raises(ConfigError, match="is no name of an instance"):
+        await provider.launch(OFFER, name, None)
+
+
+async def test_the_machine_of_an_instance_reads_its_job_directory(provider):
+    instance = await provider.launch(OFFER, "run-1", None)
+
+    async with provider.machine(instance) as machine:
+        await machine.write(f"{instance.workspace}/control.json", b"{}")
+
+    assert (Path(instance.workspace) / "control.json").read_bytes() == b"{}"
+
+
+def test_the_home_of_a_block_is_the_installations_home_by_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRAINING_ORCHESTRATOR_HOME", str(tmp_path / "other"))
+
+    assert asyncio.run(Local().instances()) == []
+
+    assert (tmp_path / "other" / "instances").is_dir()
+
+
+# Works in a job directory as a supervisor with a trainer does: both hold its lock, the trainer
+# leads a group of its own, and a data loader in that group holds nothing.
+WORK = """
+import os, signal, subprocess, sys, time
+from trainer.job_directory import JobDirectory
+directory, deaf = JobDirectory(sys.argv[1]), sys.argv[2] == "deaf"
+if deaf:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with directory.owned() as lock:
+    trainer = os.fork()
+    if trainer == 0:
+        os.setsid()
+        if not deaf:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        subprocess.Popen(["sleep", "600"], close_fds=True)
+        signal.pause()
+    directory.update_status(pid=os.getpid(), trainer_pid=trainer)
+    signal.pause()
+"""
+
+
+@pytest.fixture
+def work():
+    """Return a function that starts a process in a job directory and waits until it works."""
+    started, trainers = [], []
+
+    def start(folder, manner):
+        command = [sys.executable, "-c", WORK, folder, manner]
+        process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+        started.append(process)
+        wait_until(lambda: JobDirectory(folder).read_status().trainer_pid)
+        trainers.append(JobDirectory(folder).read_status().trainer_pid)
+        wait_until(lambda: group_size(trainers[-1]) == 2)
+        return process
+
+    yield start
+    for trainer in trainers:
+        with suppress(ProcessLookupError):
+            os.killpg(trainer, signal.SIGKILL)
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def wait_until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def group_size(group):
+    """Return how many living processes a process group has."""
+    size = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, number = path.read_text().rsplit(")", 1)[1].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        size += int(number) == group and state != "Z"
+    return size
+
+
+@pytest.mark.parametrize("manner", ["willing", "deaf"])
+async def test_terminate_ends_supervisor_trainer_and_data_loader(
+    provider, work, monkeypatch, manner
+):
+    monkeypatch.setattr(occupants, "TERM_SECONDS", 1.0)
+    instance = await provider.launch(OFFER, "run-1", None)
+    process = work(instance.workspace, manner)
+    trainer = JobDirectory(instance.workspace).read_status().trainer_pid
+
+    await provider.terminate("run-1")
+
+    assert process.wait(timeout=10) == (-9 if manner == "deaf" else -15)
+    wait_until(lambda: group_size(trainer) == 0)
+    assert await provider.find("run-1") is None
+
+
+async def test_a_process_that_only_has_the_same_number_is_left_alone(
+    provider, work, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(occupants, "TERM_SECONDS", 0.5)
+    monkeypatch.setattr(occupants, "KILL_SECONDS", 0.5)
+    instance = await provider.launch(OFFER, "run-1", None)
+    directory = JobDirectory(instance.workspace)
+    innocent = work(str(tmp_path / "elsewhere"), "willing")
+    with directory.owned():
+        directory.update_status(pid=innocent.pid, trainer_pid=None)
+
+        with pytest.raises(ProviderError, match="does not end"):
+            await provider.terminate("run-1")
+
+    assert innocent.poll() is None
+    assert await provider.find("run-1") == instance
+
+
+async def test_nobody_is_signalled_when_the_lock_is_free(provider, work):
+    instance = await provider.launch(OFFER, "run-1", None)
+    process = work(instance.workspace, "willing")
+    (Path(instance.workspace) / ".lock").unlink()  # now it holds a lock that nobody can find
+
+    await provider.terminate("run-1")
+
+    assert process.poll() is None

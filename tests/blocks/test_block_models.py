@@ -1,0 +1,79 @@
+import json
+from dataclasses import FrozenInstanceError
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blocks.models import Instance, InstanceStatus, Offer
+
+TEXT = st.text(max_size=20)
+MONEY = st.floats(min_value=0, max_value=1e6)
+
+OFFERS = st.builds(
+    Offer,
+    provider=TEXT,
+    instance_type=TEXT,
+    region=TEXT,
+    price_per_hour=MONEY,
+    spot=st.booleans(),
+    gpu_type=st.none() | TEXT,
+    gpu_count=st.integers(0, 8),
+    gpu_ids=st.lists(TEXT).map(tuple),
+    vram_gb=MONEY,
+    disk_gb=st.none() | MONEY,
+    ram_gb=st.none() | MONEY,
+)
+INSTANCES = st.builds(
+    Instance,
+    provider=TEXT,
+    id=TEXT,
+    name=TEXT,
+    status=st.sampled_from(InstanceStatus),
+    address=TEXT,
+    price_per_hour=MONEY,
+    workspace=TEXT,
+    gpu_type=st.none() | TEXT,
+    gpu_ids=st.lists(TEXT).map(tuple),
+    gpu_count=st.integers(0, 8),
+)
+
+
+@given(OFFERS | INSTANCES)
+def test_offers_and_instances_come_back_equal_from_plain_json(noun):
+    record = noun.to_dict()
+
+    back = type(noun).from_dict(json.loads(json.dumps(record)))
+
+    assert back == noun
+    assert back.to_dict() == record == json.loads(json.dumps(record))
+    assert hash(back) == hash(noun)
+
+
+def test_everything_that_is_not_certainly_gone_is_billing():
+    billing = {status for status in InstanceStatus if status.is_billing}
+
+    assert billing == set(InstanceStatus) - {InstanceStatus.GONE}
+
+
+def test_a_word_that_nobody_knows_is_unknown_and_billing():
+    status = InstanceStatus("EXITED_MAYBE")
+
+    assert status is InstanceStatus.UNKNOWN
+    assert status.is_billing
+
+
+def test_a_record_of_a_newer_version_can_be_read_and_a_torn_one_not():
+    record = Instance(provider="p", id="i", name="n", status=InstanceStatus.RUNNING).to_dict()
+
+    assert Instance.from_dict({**record, "colour": "red"}).id == "i"
+    del record["name"]
+    with pytest.raises(TypeError, match="name"):
+        Instance.from_dict(record)
+
+
+def test_nouns_cannot_be_changed():
+    offer = Offer(provider="p", instance_type="t", region="r", price_per_hour=1.0)
+
+    with pytest.raises(FrozenInstanceError):
+        offer.price_per_hour = 2.0

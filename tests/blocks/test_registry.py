@@ -1,0 +1,95 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blocks.providers.local import Local
+from blocks.registry import PROVIDERS, load_provider, provider_names
+from trainer.errors import ConfigError, DependencyError
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_the_table_is_sorted_and_every_entry_loads_under_its_own_name():
+    assert list(PROVIDERS) == sorted(PROVIDERS)
+
+    for name in PROVIDERS:
+        assert load_provider(name).provider_name == name
+
+
+def test_an_unknown_provider_is_met_with_the_nearest_known():
+    with pytest.raises(ConfigError, match=r"'locla' is not known; did you mean local\?"):
+        load_provider("locla")
+    with pytest.raises(ConfigError, match=r"'zzz' is not known; there are: .*local"):
+        load_provider("zzz")
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Return a function that installs a package with one entry point."""
+
+    def install(value, source):
+        (tmp_path / "other_cloud.py").write_text(source)
+        info = tmp_path / "other_cloud-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-cloud\nVersion: 1.0\n")
+        points = f"[training_orchestrator.providers]\nother = {value}\n"
+        (info / "entry_points.txt").write_text(points)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "other_cloud", raising=False)
+
+    return install
+
+
+def test_another_package_adds_a_provider_by_entry_point(package):
+    source = (
+        "from blocks.providers.local import Local\n"
+        "class Other(Local):\n"
+        "    _block_type_slug = 'other-cloud'\n"
+        "    provider_name = 'other'\n"
+    )
+    package("other_cloud:Other", source)
+
+    provider = load_provider("other")
+
+    assert provider.provider_name == "other"
+    assert isinstance(provider, Local)
+    assert {"local", "other"} <= set(provider_names())
+
+
+def test_a_provider_that_lacks_a_library_says_which_and_how_to_get_it(package):
+    package("other_cloud:Other", "import no_such_library\n")
+
+    with pytest.raises(DependencyError, match=r"no_such_library.*pip install .*other-cloud"):
+        load_provider("other")
+
+
+def test_an_entry_point_to_something_else_is_refused(package):
+    package("other_cloud:Other", "class Other: pass\n")
+
+    with pytest.raises(DependencyError, match="other_cloud:Other is no provider"):
+        load_provider("other")
+
+
+def test_prefect_finds_our_block_types_when_it_imports_the_package():
+    code = (
+        "import prefect, sys, blocks\n"
+        "from prefect.blocks.core import Block\n"
+        "kind = Block.get_block_class_from_key('training-orchestrator-local')\n"
+        "print(kind.__name__, kind.get_block_type_name(), 'torch' in sys.modules)"
+    )
+
+    assert run_python(code) == "Local Local Machine False\n"
+
+
+def test_home_and_models_do_not_import_prefect():
+    code = "import sys, blocks.home, blocks.models; print({'prefect', 'torch'} & set(sys.modules))"
+
+    assert run_python(code) == "set()\n"

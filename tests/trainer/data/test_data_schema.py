@@ -1,0 +1,147 @@
+import pytest
+
+from trainer.data.parsing import Row
+from trainer.data.schema import Chat, PlainText, choose_schema
+from trainer.data.turns import RowProblem
+from trainer.errors import DataError
+
+USER = {"role": "user", "content": "2+2?"}
+ASSISTANT = {"role": "assistant", "content": "4"}
+
+
+@pytest.fixture
+def convert(make_config):
+    """Return a row as its own columns, and what dataset settings say, lay it out."""
+
+    def convert(row, method="sft", **dataset):
+        config = make_config({"path": "d.jsonl", **dataset}, method=method)
+        return choose_schema(Row("d.jsonl", 1, "line", row), config).convert(row)
+
+    return convert
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"messages": [USER, ASSISTANT], "text": "x"}, Chat([USER, ASSISTANT])),
+        (
+            {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
+            Chat([USER, ASSISTANT]),
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "user", "value": "2+2?"},
+                    {"role": "assistant", "content": "4"},
+                ]
+            },
+            Chat([USER, ASSISTANT]),
+        ),
+        ({"instruction": "2+2?", "output": "4"}, Chat([USER, ASSISTANT])),
+        ({"instruction": "2+2?", "input": "", "output": "4"}, Chat([USER, ASSISTANT])),
+        (
+            {"instruction": "Add.", "input": "2+2", "output": "4"},
+            Chat([{"role": "user", "content": "Add.\n\n2+2"}, ASSISTANT]),
+        ),
+        ({"prompt": "2+2=", "completion": "4"}, PlainText("2+2=", "4")),
+        ({"prompt": [USER], "completion": [ASSISTANT]}, Chat([USER, ASSISTANT])),
+        ({"text": "x", "extra": 1}, PlainText("", "x")),
+    ],
+)
+def test_the_format_is_told_from_the_columns(convert, row, expected):
+    assert convert(row) == expected
+
+
+def test_the_format_can_be_given(convert):
+    row = {"messages": [USER, ASSISTANT], "text": "x"}
+
+    assert convert(row, format="text") == PlainText("", "x")
+
+
+def test_columns_can_bear_other_names(convert):
+    row = {"question": "2+2?", "answer": "4"}
+
+    assert convert(row, columns={"instruction": "question", "output": "answer"}) == Chat(
+        [USER, ASSISTANT]
+    )
+
+
+def test_a_column_name_that_we_do_not_have_is_refused(convert):
+    with pytest.raises(DataError, match=r"'answer' is no column of ours. There are: messages"):
+        convert({"text": "x"}, columns={"answer": "text"})
+
+
+def test_columns_that_fit_no_format_are_listed(convert):
+    with pytest.raises(
+        DataError, match=r"d.jsonl:1: the columns 'a', 'b' fit no format.*instruction and output"
+    ):
+        convert({"a": 1, "b": 2})
+
+
+def test_cpt_takes_text_whatever_stands_beside_it(convert):
+    assert convert({"prompt": "a", "completion": "b", "text": "x"}, method="cpt") == PlainText(
+        "", "x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "dataset"),
+    [
+        ({"messages": [USER, ASSISTANT]}, {}),
+        ({"messages": [USER, ASSISTANT], "text": "x"}, {"format": "messages"}),
+        ({"body": "x"}, {}),
+    ],
+)
+def test_cpt_refuses_anything_but_text(convert, row, dataset):
+    with pytest.raises(DataError, match=r"cpt trains on plain text.*Use method: sft"):
+        convert(row, method="cpt", **dataset)
+
+
+def test_a_turn_that_only_calls_tools_needs_no_content(convert):
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}]
+    tool = {"role": "tool", "content": "4"}
+    row = {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": calls}, tool]}
+
+    assert convert(row) == Chat([USER, {"role": "assistant", "tool_calls": calls}, tool])
+
+
+def test_columns_that_a_table_fills_with_null_are_dropped(convert):
+    row = {"messages": [{**USER, "tool_calls": None, "name": None}, ASSISTANT]}
+
+    assert convert(row) == Chat([USER, ASSISTANT])
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"text": 3}, "text: is the number 3, not a text; write it as"),
+        ({"text": None}, "text: is null, not a text; give the text or remove the row"),
+        ({"text": ["x"]}, "text: is a list, not a text"),
+        ({"text": " \n"}, "text: is empty; fill it or remove the row"),
+        ({"text": "a\ud83d"}, "text: holds half of a surrogate pair at character 2"),
+        ({"instruction": "x", "output": ""}, "output: is empty"),
+        ({"instruction": "x", "input": 7, "output": "y"}, "input: is the number 7"),
+        ({"prompt": "", "completion": "y"}, "prompt: is empty"),
+        ({"prompt": "x", "completion": [ASSISTANT]}, "completion: is a list where the prompt is a text"),
+        ({"messages": "x"}, "messages: is a text, not a list of messages"),
+        ({"messages": []}, "messages: is an empty list; add messages or remove the row"),
+        ({"messages": ["x"]}, r"messages\[0\]: is a text, not a message"),
+        ({"messages": [USER]}, "messages: has no assistant message; add the answer"),
+        ({"messages": [{"role": "boss", "content": "x"}]}, r"messages\[0\].role: is 'boss'; use system, user"),
+        ({"messages": [{"content": "x"}]}, r"messages\[0\].role: is missing; use system, user"),
+        ({"messages": [USER, {"role": "assistant"}]}, r"messages\[1\].content: is missing"),
+        ({"messages": [USER, {"role": "assistant", "content": 4}]}, r"messages\[1\].content: is the number 4"),
+        ({"conversations": [{"from": "human", "value": ""}]}, r"conversations\[0\].value: is empty"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_row_names_the_field_and_the_remedy(convert, row, problem):
+    with pytest.raises(RowProblem, match=f"^{problem}"):
+        convert(row)
+
+
+def test_a_missing_field_is_named_as_the_dataset_calls_it(make_config):
+    config = make_config({"path": "d.jsonl", "columns": {"text": "body"}})
+    schema = choose_schema(Row("d.jsonl", 1, "line", {"body": "x"}), config)
+
+    with pytest.raises(RowProblem, match=r"^body: is missing; add it; the row has 'text'"):
+        schema.convert({"text": "x"})
