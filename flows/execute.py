@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-from prefect import get_client
+from prefect import Flow, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.flow_engine import run_flow_async
 from prefect.states import Pending, Scheduled
@@ -46,7 +46,9 @@ async def execute(run_id: UUID) -> State[Any]:
             )
         await client.set_flow_run_state(run_id, Pending(), force=True)
         run = await client.read_flow_run(run_id)
-    return await run_flow_async(train, flow_run=run, parameters=run.parameters, return_type="state")
+    flow = cast("Flow[..., Any]", train)
+    state = await run_flow_async(flow, flow_run=run, parameters=run.parameters, return_type="state")
+    return cast("State[Any]", state)
 
 
 async def schedule_again(run_id: UUID) -> bool:

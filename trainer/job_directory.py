@@ -183,10 +183,17 @@ class JobDirectory:
 
     def is_alive(self) -> bool:
         """Whether a supervisor or a trainer works in this directory now."""
-        if not self._lock.exists():
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return False
-        with self.owned() as descriptor:
-            return descriptor is None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who ask do not collide
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
 
 
 def parse_status(record: dict[str, Any] | None) -> Status:
