@@ -102,12 +102,13 @@ def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    pad, bos, eos, *roles = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<|pad|>",
-        bos_token="<|bos|>",
-        eos_token="<|eos|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        pad_token=pad,
+        bos_token=bos,
+        eos_token=eos,
+        additional_special_tokens=roles,
         model_max_length=MAX_LENGTH,
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,

@@ -94,6 +94,9 @@ async def _pause(status: dict[str, Any]) -> None:
     )
     state.message = _why(status)
     async with get_client() as client:
+        now = (await client.read_flow_run(this_run_id())).state
+        if now and (now.is_scheduled() or now.is_pending()):
+            raise Pause(state=now)  # it was resumed before it had paused: that stands
         answer = await client.set_flow_run_state(this_run_id(), state, force=True)
     raise Pause(state=answer.state)
 

@@ -13,10 +13,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
-from prefect import get_run_logger
+from prefect import get_client, get_run_logger
+from prefect.exceptions import Abort
 from prefect.runtime import flow_run
 
 from blocks.home import artifacts, private_folder, runs
+from trainer.errors import ConfigError
+from trainer.manifest import MANIFEST
 
 INSTANCE_PREFIX = "to-"
 
@@ -62,6 +65,29 @@ class RunFolder:
         return artifacts() / f"{job_name}-{self.run_id[:8]}"
 
 
+def check_artifact_folder(folder: Path) -> None:
+    """Refuse a place for the result that cannot be written, or that holds something else.
+
+    Raises:
+        ConfigError: naming the folder.
+    """
+    if folder.exists() and not _is_ours(folder):
+        raise ConfigError(
+            f"output_dir = {folder}: it is there already and holds no artifact of ours.",
+            "Name a folder that does not exist yet, or an empty one.",
+        )
+    parent = next(p for p in folder.parents if p.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise ConfigError(
+            f"output_dir = {folder}: {parent} is not a folder that you may write to.",
+            "Choose another output_dir.",
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+
+
 @asynccontextmanager
 async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
     """Be the only process that works on this run; wait while another one does.
@@ -70,15 +96,26 @@ async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
     """
     descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        waiting = False
-        while not _locked(descriptor):
-            if not waiting:
-                get_run_logger().warning("another process works on this run; waiting for it")
-                waiting = True
-            await asyncio.sleep(0.5)
+        if not _locked(descriptor):
+            get_run_logger().warning("another process works on this run; waiting for it")
+            while not _locked(descriptor):  # noqa: ASYNC110 - a lock rings no bell
+                await asyncio.sleep(0.5)
+            await _still_wanted(run)
         yield
     finally:
         os.close(descriptor)
+
+
+async def _still_wanted(run: RunFolder) -> None:
+    """Step aside when the other process brought the run to its end meanwhile.
+
+    Raises:
+        Abort: it did; Prefect then leaves the run's state as it is.
+    """
+    async with get_client() as client:
+        state = (await client.read_flow_run(UUID(run.run_id))).state
+    if state and (state.is_final() or state.is_paused()):
+        raise Abort(f"another process brought this run to {state.name}")
 
 
 def _locked(descriptor: int) -> bool:

@@ -191,10 +191,10 @@ pieces = random.Random(int(seed))
 content = open(source, "rb").read()
 with open(target, "ab", buffering=0) as stream:
     while content:
-        size = pieces.choice([1, 17, 4096, 300_000])
+        size = pieces.choice([1, 17, 4096, 90_000])
         stream.write(content[:size])
         content = content[size:]
-        time.sleep(pieces.choice([0, 0, 0, 0.002]))
+        time.sleep(pieces.choice([0, 0, 0, 0.05]))
 """
 
 

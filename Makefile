@@ -1,0 +1,51 @@
+# Everything a user or a developer does, from a fresh clone. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export PYTHONPATH :=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench deploy worker screenshots clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (once, 1 to 3 minutes) …"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# torch by pip, which finds local builds; the rest by uv, which is much faster.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[trainer]"
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@echo "Installing the developers' tools …"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group dev
+	@touch $@
+
+demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in about a minute
+	@$(BIN)/python examples/demo.py
+
+test: $(VENV)/installed-dev ## Run all tests, in parallel
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-dev ## Check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/installed-dev ## Mend what can be mended
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev ## Measure; each benchmark ends with its ratio and its goal
+	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+deploy: $(VENV)/installed ## Make work pool, queues and deployments on the configured Prefect server
+	@$(BIN)/python -m deployments.deploy
+
+worker: $(VENV)/installed ## Start a worker that trains on this computer
+	@$(BIN)/prefect worker start --pool local-gpu --type process
+
+clean: ## Remove what was built here (not the orchestrator's home)
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -1,0 +1,1 @@
+"""How flows are hosted: work pools, queues, deployments, schedules."""

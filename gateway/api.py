@@ -1,0 +1,118 @@
+"""Prefect's API for one command: found or started, its log quiet, its errors in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import httpx
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.context import refresh_global_settings_context
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.logging.configuration import setup_logging
+from prefect.settings import get_current_settings
+from rich.console import Console
+
+from gateway import server
+from gateway.exits import ApiUnreachable, note
+
+T = TypeVar("T")
+RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
+    """Run `work` with a client of Prefect's API.
+
+    Raises:
+        ApiUnreachable: the API does not answer, or refuses us.
+    """
+    url = connect()
+
+    async def main() -> T:
+        async with get_client() as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(main())
+    except httpx.TransportError as error:
+        raise ApiUnreachable(f"Prefect's API at {url} does not answer: {_reason(error)}.") from None
+    except PrefectHTTPStatusError as error:
+        status = error.response.status_code
+        if status in {401, 403}:
+            raise ApiUnreachable(
+                f"Prefect's API at {url} refuses us (HTTP {status}).", "Set PREFECT_API_KEY."
+            ) from None
+        raise ApiUnreachable(
+            f"Prefect's API at {url} failed (HTTP {status}): {error.response.text[:200]}.",
+            "Look into the server's log.",
+        ) from None
+
+
+def connect() -> str:
+    """Return the URL of the API that is configured, or of our own server, started if need be.
+
+    Prefect would otherwise start a temporary server in every process, and lose sight of the
+    runs of the others.
+
+    Raises:
+        ApiUnreachable: what is configured does not answer, or our server does not come up.
+    """
+    url = get_current_settings().api.url
+    if url is None:
+        url = _own_server()
+        os.environ["PREFECT_API_URL"] = url  # for this process and for those it starts
+        refresh_global_settings_context()
+    elif not server.listens(url):
+        raise ApiUnreachable(f"Prefect's API at {url} does not answer.")
+    hush_prefect(note)
+    return url
+
+
+def _own_server() -> str:
+    running = server.known()
+    if running and server.answers(running.url):
+        return running.url
+    began = time.monotonic()
+    message = "starting the Prefect server (once; it stays) …"
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(message):
+            url = server.start()
+    else:
+        note(message)
+        url = server.start()
+    note(f"the Prefect server answers at {url} ({time.monotonic() - began:.1f} s)")
+    return url
+
+
+def hush_prefect(write: Callable[[str], None]) -> None:
+    """Show of Prefect's log only warnings, as one line each, through `write`.
+
+    How a run ended is told by the command itself; it is not said twice.
+    """
+    setup_logging()  # later calls change levels only
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if type(h).__name__ != "LogCaptureHandler"]:
+        root.removeHandler(handler)
+    root.addHandler(_Quiet(write))
+
+
+class _Quiet(logging.Handler):
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told_anyway = record.levelno > logging.WARNING and record.name in RUN_LOGGERS
+        if not told_anyway:
+            first = record.getMessage().strip().partition("\n")[0]
+            self._write(f"{record.levelname.lower()}: {first}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__

@@ -1,0 +1,45 @@
+"""Tell how a job ended: why, how good it is, and where the artifact lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun
+
+from flows.outcome import job_state
+from flows.run_folder import RunFolder
+from gateway import jobs
+from gateway.exits import complain, say
+from gateway.view import duration, number, printable
+from trainer.files import read_json
+from trainer.job_directory import JobState
+
+
+def tell_end(run: FlowRun, folder: RunFolder) -> None:
+    """Write the job's end; for a completed one the last two lines name file and SHA-256."""
+    message = printable(jobs.message_of(run)).strip()
+    short = str(run.id)[: jobs.SHORT]
+    match job_state(run):
+        case JobState.COMPLETED:
+            say(f"completed in {duration(jobs.seconds(run))}")
+            tell_report(read_json(folder.report) or {})
+        case JobState.PAUSED | JobState.STOPPED as state:
+            say(f"{state}: {message or 'as asked'}")
+            say(f"resume it:  trainctl resume {short}")
+        case JobState.FAILED:
+            complain(message or f"Job {short} failed without telling why.")
+        case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING as state:
+            say(f"{state}: {message}".rstrip(": "))
+
+
+def tell_report(report: dict[str, Any]) -> None:
+    """Write a report's metrics, and last of all the weights' file and its SHA-256."""
+    metrics = report.get("metrics") or {}
+    for name in ("eval_loss", "train_loss"):
+        if name in metrics:
+            first = metrics.get(f"{name}_first")
+            before = f"{number(first, 5)} → " if first is not None else ""
+            say(f"{name} {before}{number(metrics[name], 5)}")
+    if report.get("file"):
+        say(f"artifact {report['file']}")
+        say(f"sha256 {report['sha256']}")

@@ -1,0 +1,105 @@
+"""What `trainctl` tells the shell, and how an error reads: one line, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import typer
+
+from trainer.errors import ConfigError, OrchestratorError
+from trainer.job_directory import JobState
+
+
+class Exit(IntEnum):
+    """The exit codes, as `trainctl --help` lists them."""
+
+    OK = 0
+    FAILED = 1
+    BAD_INPUT = 2
+    PAUSED = 3
+    STOPPED = 4
+    UNREACHABLE = 5
+    INTERRUPTED = 130
+
+
+EXIT_CODES = (
+    "Exit codes: 0 completed, 1 failed, 2 bad input, 3 paused, 4 stopped, "
+    "5 Prefect's API is unreachable, 130 interrupted."
+)
+
+
+class ApiUnreachable(OrchestratorError):
+    """Prefect's API does not answer, or refuses us."""
+
+    default_suggestion = (
+        "Check PREFECT_API_URL, or unset it: trainctl then starts a server of its own."
+    )
+
+
+def code_of_state(state: JobState) -> Exit:
+    """Return the exit code for the state in which a job came to rest."""
+    match state:
+        case JobState.COMPLETED:
+            return Exit.OK
+        case JobState.PAUSED:
+            return Exit.PAUSED
+        case JobState.STOPPED:
+            return Exit.STOPPED
+        case JobState.FAILED:
+            return Exit.FAILED
+        case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING:
+            return Exit.OK
+
+
+def code_of_error(error: OrchestratorError) -> Exit:
+    """Return the exit code for an error of ours."""
+    if isinstance(error, ApiUnreachable):
+        return Exit.UNREACHABLE
+    return Exit.BAD_INPUT if isinstance(error, ConfigError) else Exit.FAILED
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn an error of ours into a line on standard error and an exit code."""
+    try:
+        yield
+    except OrchestratorError as error:
+        complain(sentence(error))
+        raise typer.Exit(code_of_error(error)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def sentence(error: OrchestratorError) -> str:
+    """Return message and suggestion; a list of bad rows keeps its lines."""
+    separator = "" if error.message.endswith("\n") else " "
+    return f"{error.message}{separator}{error.suggestion}"
+
+
+def complain(text: str) -> None:
+    """Write an error line to standard error."""
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {text}\n")
+    sys.stderr.flush()
+
+
+def say(text: str = "") -> None:
+    """Write a line to standard output at once, plain: no markup, no colour, no wrapping."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Write a line beside the result, to standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def say_json(value: Any) -> None:
+    """Write a value as JSON to standard output."""
+    say(json.dumps(value, indent=1, default=str))

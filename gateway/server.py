@@ -1,0 +1,190 @@
+"""The Prefect server of this installation: started once in the background, and kept.
+
+Nothing here imports Prefect; the server is a process of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from blocks.home import home
+from gateway.exits import ApiUnreachable
+from trainer.files import read_json, replace_json
+
+HOST = "127.0.0.1"
+PORT = 4200
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A Prefect server that this installation started."""
+
+    pid: int
+    url: str
+    """Its API, such as http://127.0.0.1:4200/api."""
+    started: float
+    """When the process began, in seconds since the epoch: a process id is used again."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process lives."""
+        try:
+            process = psutil.Process(self.pid)
+            return (
+                abs(process.create_time() - self.started) < 2
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False
+
+
+def record_file() -> Path:
+    """Return the file that remembers the server."""
+    return home() / "server.json"
+
+
+def log_file() -> Path:
+    """Return the file that the server writes its log to."""
+    return home() / "server.log"
+
+
+def known() -> Server | None:
+    """Return the server that was started here, when it still lives."""
+    record = read_json(record_file())
+    try:
+        server = Server(**record) if record else None
+    except TypeError:
+        return None
+    return server if server and server.is_running else None
+
+
+def answers(url: str, timeout: float = 2.0) -> bool:
+    """Return whether a Prefect API answers at `url`, and is healthy."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=timeout) as answer:  # noqa: S310 - ours
+            return json.loads(answer.read(100)) is True
+    except (OSError, ValueError):
+        return False
+
+
+def listens(url: str, timeout: float = 5.0) -> bool:
+    """Return whether anything speaks HTTP at `url`, be it to refuse us."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=timeout):  # noqa: S310 - the user's
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def start() -> str:
+    """Start the server unless one answers already; return the URL of its API.
+
+    Raises:
+        ApiUnreachable: it does not come up.
+    """
+    with _one_at_a_time():
+        server = known()
+        if server is None:
+            if answers(f"http://{HOST}:{PORT}/api"):
+                return f"http://{HOST}:{PORT}/api"  # somebody's Prefect server, at its own port
+            server = _spawn(_free_port())
+            replace_json(record_file(), asdict(server))
+        _wait_until_healthy(server)
+        return server.url
+
+
+def stop() -> Server | None:
+    """Stop the server that was started here; return it, or None when there is none.
+
+    Raises:
+        ApiUnreachable: it does not end.
+    """
+    with _one_at_a_time():
+        server = known()
+        if server is None:
+            return None
+        os.killpg(server.pid, signal.SIGTERM)  # it leads a session of its own
+        deadline = time.monotonic() + STOP_SECONDS
+        while server.is_running:
+            if time.monotonic() > deadline:
+                raise ApiUnreachable(
+                    f"The Prefect server, process {server.pid}, does not end.",
+                    f"End it by hand: kill -9 -- -{server.pid}",
+                )
+            time.sleep(POLL_SECONDS)
+        record_file().unlink(missing_ok=True)
+        return server
+
+
+def _spawn(port: int) -> Server:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"PREFECT_API_URL", "PREFECT_API_KEY"}
+    }
+    environment.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST]
+    with log_file().open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            [*command, "--port", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            cwd=home(),
+            start_new_session=True,
+        )
+    started = psutil.Process(process.pid).create_time()
+    return Server(process.pid, f"http://{HOST}:{port}/api", started)
+
+
+def _wait_until_healthy(server: Server) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(server.url):
+        if not server.is_running or time.monotonic() > deadline:
+            what = "does not answer" if server.is_running else "ended at once"
+            raise ApiUnreachable(
+                f"The Prefect server {what}.", f"The cause is at the end of {log_file()}."
+            )
+        time.sleep(POLL_SECONDS)
+
+
+def _free_port() -> int:
+    """Return Prefect's own port, or a free one when somebody else has it."""
+    for port in (PORT, 0):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((HOST, port))
+            except OSError:
+                continue
+            return int(listener.getsockname()[1])
+    raise ApiUnreachable("No port is free for the Prefect server.", "End some programs.")
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Let two commands that come together start one server."""
+    with (home() / "server.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

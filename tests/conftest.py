@@ -1,0 +1,122 @@
+"""What all tests share: a home of their own, one real Prefect server, no GPU unless there is one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch or Prefect: two cores are shared by the workers of xdist, and
+# nothing here may reach the network or the developer's own Prefect.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    HF_HUB_OFFLINE="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+)
+for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_KEY"):
+    os.environ.pop(_name, None)
+
+SERVER_SECONDS = 120
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; torch is imported only to find out."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked or Path("/proc/driver/nvidia").exists():
+        return
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test an orchestrator's home of its own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("TRAINING_ORCHESTRATOR_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the API URL of one real server, shared by all workers of the test run."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "prefect"
+    folder.mkdir(exist_ok=True)
+    record = folder / "server.json"
+    with _locked(folder):
+        server = json.loads(record.read_text()) if record.exists() else _start_server(folder)
+        server["users"] += 1
+        record.write_text(json.dumps(server))
+    try:
+        _await_health(server["url"], folder)
+        yield server["url"]
+    finally:
+        with _locked(folder):
+            server = json.loads(record.read_text())
+            server["users"] -= 1
+            record.write_text(json.dumps(server))
+            if server["users"] == 0:
+                record.unlink()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server["pid"], signal.SIGKILL)
+
+
+@pytest.fixture
+def prefect_api(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Point this process, and those it starts, at the test server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", prefect_server)
+    with temporary_settings({PREFECT_API_URL: prefect_server}):
+        yield prefect_server
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _start_server(folder: Path) -> dict[str, object]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "prefect", "server", "start"),
+                *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
+            ],
+            env={**os.environ, "PREFECT_HOME": str(folder / "home")},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    return {"url": f"http://127.0.0.1:{port}/api", "pid": process.pid, "users": 0}
+
+
+def _await_health(url: str, folder: Path) -> None:
+    deadline = time.monotonic() + SERVER_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        time.sleep(0.2)
+    pytest.fail(f"the Prefect server did not start:\n{(folder / 'server.log').read_text()[-2000:]}")

@@ -1,0 +1,181 @@
+"""The training flow on real processes: to its end, and through every kind of interruption."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from conftest import Job, make_job, until
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.sorting import LogSort
+from prefect.states import Cancelling, Running
+
+from flows.execute import create_run
+from flows.log_shipper import LOGGER, shown
+from flows.outcome import PAUSING, job_state
+from trainer.files import read_json, sha256_of
+from trainer.job_directory import JobState
+from trainer.manifest import verify
+from trainer.metrics import read_metrics
+
+pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
+
+
+async def state_of(run_id: UUID) -> JobState:
+    async with get_client() as client:
+        return job_state(await client.read_flow_run(run_id))
+
+
+async def shipped_lines(run_id: UUID) -> list[str]:
+    lines, offset = [], 0
+    async with get_client() as client:
+        while True:
+            page = await client.read_logs(
+                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])),
+                limit=200,
+                offset=offset,
+                sort=LogSort.TIMESTAMP_ASC,
+            )
+            lines += [x for log in page if log.name == LOGGER for x in log.message.split("\n")]
+            offset += 200
+            if len(page) < 200:
+                return lines
+
+
+def mirrored_lines(job: Job) -> list[str]:
+    return [shown(line) for line in (job.mirror / "train.log").read_bytes().splitlines()]
+
+
+def losses(job: Job) -> dict[int, tuple[float | None, float | None]]:
+    steps, _ = read_metrics(job.mirror / "metrics.jsonl")
+    return {s: (r.get("train_loss"), r.get("eval_loss")) for s, r in steps.items()}
+
+
+async def reference_curve(tmp_path: Path) -> dict[int, tuple[float | None, float | None]]:
+    """Train the same job without any flow, and return its losses."""
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    config = make_job().training.model_dump(mode="json")
+    (folder / "job.json").write_text(json.dumps({"config": config}))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trainer", str(folder), stdout=asyncio.subprocess.DEVNULL
+    )
+    assert await process.wait() == 0
+    steps, _ = read_metrics(folder / "metrics.jsonl")
+    return {s: (r.get("train_loss"), r.get("eval_loss")) for s, r in steps.items()}
+
+
+async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_process):
+    run = await create_run(make_job(max_steps=20))
+    job = Job(home, run.id)
+
+    await flow_process(run.id).ended()
+
+    assert await state_of(run.id) is JobState.COMPLETED
+    report = read_json(job.mirror / "report.json")
+    assert report is not None
+    assert report["sha256"] == sha256_of(Path(report["file"]))
+    verify(Path(report["path"]))
+    assert await shipped_lines(run.id) == mirrored_lines(job)
+    async with get_client() as client:
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+        )
+    keys = sorted(str(artifact.key) for artifact in found)
+    assert keys == ["training-curve", "training-metrics", "training-progress", "training-report"]
+    assert not job.directory.root.exists()
+    assert job.is_gone()
+
+
+async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, tmp_path):
+    run = await create_run(make_job())
+    job = Job(home, run.id)
+    first = flow_process(run.id)
+    trainer_pid = (await job.at_step(12)).trainer_pid
+
+    first.kill()
+    second = flow_process(run.id)
+    await job.at_step(40)
+    still = job.status().trainer_pid
+    await second.ended()
+
+    assert still == trainer_pid
+    assert await state_of(run.id) is JobState.COMPLETED
+    assert await shipped_lines(run.id) == mirrored_lines(job)
+    assert losses(job) == await reference_curve(tmp_path)
+    assert job.is_gone()
+
+
+async def test_a_cancelled_job_saves_and_leaves_no_process(home, flow_process):
+    run = await create_run(make_job(max_steps=2000))
+    job = Job(home, run.id)
+    flow = flow_process(run.id)
+    await job.at_step(12)
+
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Cancelling())
+    await flow.ended()
+
+    assert await state_of(run.id) is JobState.STOPPED
+    assert job.status().state is JobState.STOPPED
+    verify(job.directory.checkpoints / f"checkpoint-{job.status().step}")
+    assert job.is_gone()
+
+
+async def test_pausing_twice_changes_no_loss(home, flow_process, tmp_path):
+    run = await create_run(make_job())
+    job = Job(home, run.id)
+
+    for step in (10, 30):
+        flow = flow_process(run.id)
+        await job.at_step(step)
+        async with get_client() as client:
+            await client.set_flow_run_state(run.id, Running(name=PAUSING), force=True)
+        await flow.ended()
+        assert await state_of(run.id) is JobState.PAUSED
+        assert job.is_gone()
+    await flow_process(run.id).ended()
+
+    assert await state_of(run.id) is JobState.COMPLETED
+    assert losses(job) == await reference_curve(tmp_path)
+
+
+async def test_two_processes_for_one_run_train_once(home, flow_process):
+    run = await create_run(make_job(max_steps=30))
+    job = Job(home, run.id)
+    first = flow_process(run.id)
+    await until(lambda: job.status().trainer_pid)
+
+    second = flow_process(run.id)
+    await first.ended()
+    said = await second.ended()
+
+    assert "waiting for it" in said
+    assert await state_of(run.id) is JobState.COMPLETED
+    steps, _ = read_metrics(job.mirror / "metrics.jsonl")
+    assert {record["attempt"] for record in steps.values()} == {1}
+
+
+async def test_a_wrong_job_fails_with_one_sentence(home, flow_process):
+    run = await create_run(make_job(arguments={"learning_rat": 1}))
+
+    said = await flow_process(run.id).ended()
+
+    async with get_client() as client:
+        state = (await client.read_flow_run(run.id)).state
+    assert state is not None
+    assert state.message == (
+        "ConfigError: training.arguments.learning_rat: SFTConfig has no such argument. "
+        "Did you mean learning_rate?"
+    )
+    assert "Traceback" not in said
