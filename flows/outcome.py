@@ -18,7 +18,6 @@ from typing import Any
 from prefect import get_client, get_run_logger
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause
-from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed, Paused, Running
 
 from flows.run_folder import this_run_id
@@ -87,17 +86,17 @@ async def of_unfinished(job: TrainingJob, status: dict[str, Any]) -> State[Any]:
 
 
 async def _pause(status: dict[str, Any]) -> None:
-    # A run of a deployment is scheduled anew by Prefect's own Resume button; any other is
-    # resumed by `trainctl resume`.
-    state: State[Any] = Paused(
-        timeout_seconds=PAUSE_SECONDS, reschedule=flow_run.get_deployment_id() is not None
-    )
-    state.message = _why(status)
     async with get_client() as client:
-        now = (await client.read_flow_run(this_run_id())).state
-        if now and (now.is_scheduled() or now.is_pending()):
-            raise Pause(state=now)  # it was resumed before it had paused: that stands
-        answer = await client.set_flow_run_state(this_run_id(), state, force=True)
+        run = await client.read_flow_run(this_run_id())
+        if run.state and (run.state.is_scheduled() or run.state.is_pending()):
+            raise Pause(state=run.state)  # it was resumed before it had paused: that stands
+        # A run of a deployment is scheduled anew by Prefect's own Resume button; any other is
+        # resumed by `trainctl resume`.
+        state: State[Any] = Paused(
+            timeout_seconds=PAUSE_SECONDS, reschedule=run.deployment_id is not None
+        )
+        state.message = _why(status)
+        answer = await client.set_flow_run_state(run.id, state, force=True)
     raise Pause(state=answer.state)
 
 

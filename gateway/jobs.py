@@ -146,7 +146,7 @@ def state_shown(run: FlowRun) -> str:
 def message_of(run: FlowRun) -> str:
     """Return why the job is in its state, where Prefect was told; its own phrases tell nothing."""
     message = (run.state.message if run.state else None) or ""
-    return "" if message in {"All states completed."} else message
+    return "" if message == "All states completed." else message
 
 
 def view(run: FlowRun, steps: dict[int, Record]) -> View:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,9 +42,7 @@ class View:
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
 
-def view_of(
-    run_id: str, name: str, state: str, message: str, steps: dict[int, Record]
-) -> View:
+def view_of(run_id: str, name: str, state: str, message: str, steps: dict[int, Record]) -> View:
     """Return a job's view from its records by step."""
     last: dict[str, Any] = {}
     for record in steps.values():
@@ -74,7 +73,7 @@ def sparkline(values: Sequence[float], cells: int = SPARK_CELLS) -> str:
         return ""
     if len(values) > cells:
         edges = [round(cell * len(values) / cells) for cell in range(cells + 1)]
-        values = [_mean(values[a:b]) for a, b in zip(edges, edges[1:], strict=False)]
+        values = [_mean(values[a:b]) for a, b in itertools.pairwise(edges)]
     low, high = min(values), max(values)
     if high == low:
         return BLOCKS[3] * len(values)

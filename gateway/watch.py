@@ -52,9 +52,7 @@ async def show(client: PrefectClient, run_id: UUID, steps: Steps, screen: Displa
     return run
 
 
-async def until_rest(
-    client: PrefectClient, run_id: UUID, steps: Steps, screen: Display
-) -> FlowRun:
+async def until_rest(client: PrefectClient, run_id: UUID, steps: Steps, screen: Display) -> FlowRun:
     """Show the job until it is at rest and return its run.
 
     Raises:

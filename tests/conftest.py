@@ -11,11 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 # Before anything imports torch or Prefect: two cores are shared by the workers of xdist, and
@@ -30,6 +29,7 @@ for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_KEY"):
     os.environ.pop(_name, None)
 
 SERVER_SECONDS = 120
+_servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -98,15 +98,17 @@ def _start_server(folder: Path) -> dict[str, object]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "prefect", "server", "start"),
-                *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
-            ],
-            env={**os.environ, "PREFECT_HOME": str(folder / "home")},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+        _servers.append(
+            process := subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "prefect", "server", "start"),
+                    *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
+                ],
+                env={**os.environ, "PREFECT_HOME": str(folder / "home")},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         )
     return {"url": f"http://127.0.0.1:{port}/api", "pid": process.pid, "users": 0}
 
@@ -114,9 +116,8 @@ def _start_server(folder: Path) -> dict[str, object]:
 def _await_health(url: str, folder: Path) -> None:
     deadline = time.monotonic() + SERVER_SECONDS
     while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
         time.sleep(0.2)
     pytest.fail(f"the Prefect server did not start:\n{(folder / 'server.log').read_text()[-2000:]}")

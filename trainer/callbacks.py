@@ -62,15 +62,21 @@ class Evaluation(TrainerCallback):  # type: ignore[misc] # transformers is not c
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the best checkpoint, and stop when patience is at its end."""
-        patience = self._config.early_stopping_patience
-        if patience is None:
+        if self._config.early_stopping_patience is None or state.global_step == 0:
             return
         since_best = self._judge(state)
-        if since_best == 0 and state.global_step > 0:
+        if since_best == 0:
             control.should_save = True
-        elif since_best >= patience:
+        elif since_best >= self._config.early_stopping_patience:
             control.should_training_stop = True
             control.should_save = True
+
+    def has_ended(self, state: Any) -> bool:
+        """Whether training was over in this state of transformers: by steps, or stopped early."""
+        since_best = self._judge(state)
+        patience = self._config.early_stopping_patience
+        stopped_early = patience is not None and since_best >= patience
+        return stopped_early or bool(state.global_step >= state.max_steps)
 
     def best_steps(self) -> set[int]:
         """Return the step whose checkpoint must be kept: with early stopping, the best."""
@@ -78,12 +84,15 @@ class Evaluation(TrainerCallback):  # type: ignore[misc] # transformers is not c
         return {self.best[0]} if early and self.best else set()
 
     def _judge(self, state: Any) -> int:
-        """Set `best` from the history; return how many evaluations came after it."""
+        """Set `best` from the history; return how many evaluations came after it.
+
+        The evaluation before the first step does not count: it has no checkpoint to go back to.
+        """
         since = 0
         self.best = None
         for entry in state.log_history:
             loss = entry.get("eval_loss")
-            if loss is None:
+            if loss is None or entry["step"] == 0:
                 continue
             threshold = self._config.early_stopping_threshold
             if self.best is None or loss < self.best[1] - threshold:
@@ -152,6 +161,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
             self._write_status(state)
 
     def _record_evaluation(self, state: Any, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"At step {state.global_step} the evaluation loss was {loss}.")
         self._append(
             self._common(state) | {"eval_loss": loss, "perplexity": _perplexity(loss)},
         )
@@ -182,7 +193,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         self._first = self._first or (now, state.global_step)
         started, first_step = self._first
         done = state.global_step - first_step
-        pace = (now - started) / done if done else seconds
+        pace = (now - started) / done if done else seconds / state.logging_steps
         return {
             "tokens_per_second": round((tokens - tokens_before) / seconds, 2),
             "samples_per_second": round((samples - samples_before) / seconds, 3),

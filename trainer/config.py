@@ -28,7 +28,9 @@ DatasetFormat = Literal[
 class Settings(BaseModel):
     """The base of all settings: frozen, and unknown names are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def _known_method(name: str) -> str:
@@ -41,6 +43,12 @@ def _plain_text(text: str) -> str:
     if any(ord(character) < 32 for character in text):
         raise ValueError("must not hold control characters such as line breaks")
     return text
+
+
+def _some_steps(steps: int) -> int:
+    if steps == 0:  # to transformers it means: as num_train_epochs says
+        raise ValueError("must be 1 or more, or -1 for no limit")
+    return steps
 
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -127,7 +135,7 @@ class TrainingConfig(Settings):
     """Adapters to train. null: train all weights."""
     num_train_epochs: float = Field(default=3.0, gt=0)
     """How often to go over the dataset."""
-    max_steps: int = Field(default=-1, ge=-1)
+    max_steps: Annotated[int, AfterValidator(_some_steps)] = Field(default=-1, ge=-1)
     """Stop after so many optimizer steps; -1: as num_train_epochs says."""
     per_device_train_batch_size: int = Field(default=8, ge=1)
     """Examples per device and forward pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from trainer.errors import ConfigError
 
 MAX_PROBLEMS = 20
+_ORDER = re.compile(r"^\w+ should ")  # "Input should be", "String should have"
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -29,14 +31,15 @@ def validated(model: type[Model], value: Any, source: str) -> Model:
         return model.model_validate(value)
     except ValidationError as error:
         problems = list(_problems(model, error))
-        shown = "; ".join(problems[:MAX_PROBLEMS])
-        more = len(problems) - MAX_PROBLEMS
-        raise ConfigError(f"{source}: {shown}{f'; and {more} more' if more > 0 else ''}.") from None
+        if len(problems) > MAX_PROBLEMS:
+            problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
+        shown = "; ".join(problems)
+        raise ConfigError(f"{source}: {shown}{'' if shown.endswith('?') else '.'}") from None
 
 
 def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
-        where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        where = ".".join(str(part) for part in problem["loc"] if not _is_choice(part))
         given = problem.get("input")
         match problem["type"]:
             case "missing":
@@ -44,12 +47,15 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
             case "extra_forbidden":
                 yield f"{where} is not a field{_did_you_mean(model, problem['loc'])}"
             case "value_error":
-                reason = str(problem["ctx"]["error"])
                 given_text = "" if isinstance(given, BaseModel | dict) else f" = {_short(given)}"
-                yield f"{where}{given_text}: {reason}"
+                yield f"{where}{given_text}: {problem['ctx']['error']}".removeprefix(": ")
             case _:
-                message = problem["msg"].removeprefix("Input should be ")
-                yield f"{where} = {_short(given)}: must be {message[0].lower()}{message[1:]}"
+                yield f"{where} = {_short(given)}: {_ORDER.sub('must ', problem['msg'])}"
+
+
+def _is_choice(part: int | str) -> bool:
+    """Whether pydantic, not the user, put this into the path: which of several types it tried."""
+    return str(part).startswith(("literal[", "list["))
 
 
 def _did_you_mean(model: type[BaseModel], location: tuple[int | str, ...]) -> str:

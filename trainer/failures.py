@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import (
     DependencyError,
     DiskFull,
+    IntegrityError,
     OrchestratorError,
     OutOfMemory,
     TrainingFailed,
@@ -45,6 +49,24 @@ def translate(error: BaseException, folder: Path) -> OrchestratorError:
     if isinstance(error, ImportError):
         return DependencyError(f"A package is missing or broken ({first_line}).")
     return TrainingFailed(f"The trainer failed ({first_line}).")
+
+
+@contextmanager
+def tensors_expected(checkpoint: str) -> Iterator[None]:
+    """Name the checkpoint whose pickle wants more than to make tensors; torch runs none of it.
+
+    Raises:
+        IntegrityError: torch refused a file of the checkpoint.
+    """
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise IntegrityError(
+            f"{checkpoint} holds something else than tensors ({reason}).",
+            "Nothing of it was run. Find out who wrote it, remove it and run the job again: "
+            "it continues from the checkpoint before.",
+        ) from error
 
 
 def _is_disk_full(error: BaseException, text: str) -> bool:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20  # bytes; one read of a file that is hashed or copied
+NOT_JSON = (ValueError, RecursionError)
+"""What reading JSON raises: at ten thousand brackets it is no ValueError."""
 
 
 def fsync_directory(folder: Path) -> None:
@@ -23,12 +25,16 @@ def fsync_directory(folder: Path) -> None:
 def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace `path` by `text` in one step; `durable` waits until it is on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        if durable:
-            stream.flush()
-            os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk even a half-written file is too much
+        raise
     if durable:
         fsync_directory(path.parent)
 
@@ -42,7 +48,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in `path`, or None when there is none that can be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, *NOT_JSON):
         return None
     return value if isinstance(value, dict) else None
 

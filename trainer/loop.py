@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoints
 from trainer.config import TrainingConfig
-from trainer.failures import translate
+from trainer.errors import TrainingDiverged
+from trainer.failures import tensors_expected, translate
 from trainer.job_directory import JobDirectory
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class JobTrainer:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         from transformers import Trainer
 
+        self._refuse_broken_weights()
         folder = self.run.directory.checkpoints
         staging = folder / checkpoints.STAGING
         shutil.rmtree(staging, ignore_errors=True)
@@ -64,7 +66,26 @@ class JobTrainer:
             Trainer._save_checkpoint(self, model, trial)
             saved = checkpoints.commit(staging / f"checkpoint-{self.state.global_step}", folder)  # type: ignore[attr-defined] # mixin
         except Exception as error:
+            named = translate(error, folder)  # first: it tells how full the disk was
             shutil.rmtree(staging, ignore_errors=True)
-            raise translate(error, folder) from error
+            raise named from error
         checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
         print(f"saved {saved.name}", flush=True)  # noqa: T201 - standard output is the job's log
+
+    def _refuse_broken_weights(self) -> None:
+        """Keep the last good checkpoint: the loss is logged less often than steps are saved."""
+        import torch
+
+        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin
+        if not torch.stack([torch.isfinite(p).all() for p in trained]).all():
+            raise TrainingDiverged(
+                f"After step {self.state.global_step} a weight was NaN or infinite."  # type: ignore[attr-defined] # mixin
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        with tensors_expected(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc] # mixin
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        with tensors_expected(checkpoint):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc] # mixin

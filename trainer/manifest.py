@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from trainer.errors import IntegrityError
-from trainer.files import fsync_directory, replace_json, sha256_of
+from trainer.files import NOT_JSON, fsync_directory, replace_json, sha256_of
 
 MANIFEST = "MANIFEST.json"
 MAX_FILES = 100_000  # more than this in one manifest is an attack, not a model
@@ -52,7 +52,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise IntegrityError(f"{folder} has no {MANIFEST}: it was never finished.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, *NOT_JSON) as error:
         raise IntegrityError(f"{folder / MANIFEST} cannot be read: {error}.") from error
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or len(files) > MAX_FILES:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from trainer.files import NOT_JSON
+
 Record = dict[str, Any]
 MAX_LINE = 64 * 1024  # bytes; a longer line is no record of ours
 
@@ -22,7 +24,7 @@ def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
     for line in lines:
         try:
             record = json.loads(line) if len(line) <= MAX_LINE else None
-        except ValueError:
+        except NOT_JSON:
             record = None
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append({name: value for name, value in record.items() if _plain(value)})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig
 from trainer.errors import IntegrityError
+from trainer.failures import translate
 from trainer.files import fsync_directory
 from trainer.job_directory import JobDirectory
 from trainer.manifest import verify, write_manifest
@@ -48,11 +49,16 @@ def write_output(
     """
     staged = directory.root / ".output"
     shutil.rmtree(staged, ignore_errors=True)
-    model.save_pretrained(staged)
-    tokenizer.save_pretrained(staged)
     metrics = final_metrics(directory)
-    (staged / "README.md").write_text(model_card(config, data, metrics), encoding="utf-8")
-    manifest = write_manifest(staged, method=config.method, metrics=metrics, data=data)
+    try:
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+        (staged / "README.md").write_text(model_card(config, data, metrics), encoding="utf-8")
+        manifest = write_manifest(staged, method=config.method, metrics=metrics, data=data)
+    except Exception as error:
+        named = translate(error, directory.root)  # first: it tells how full the disk was
+        shutil.rmtree(staged, ignore_errors=True)
+        raise named from error
     shutil.rmtree(directory.output, ignore_errors=True)
     staged.rename(directory.output)
     fsync_directory(directory.root)

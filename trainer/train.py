@@ -78,7 +78,10 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     wish.training = True
     if state := wish.end_state():
         return state
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if resume and evaluation.has_ended(_state_of(resume)):
+        trainer._load_from_checkpoint(str(resume))  # only the output is missing
+    else:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     wish.training = False
     if obedience.end_state:
         return obedience.end_state
@@ -161,6 +164,13 @@ def _resume_point(directory: JobDirectory) -> Path | None:
     if checkpoint:
         _say(f"resuming from {checkpoint.name}")
     return checkpoint
+
+
+def _state_of(checkpoint: Path) -> Any:
+    """Return transformers' state at a checkpoint: steps done, steps planned, what was logged."""
+    from transformers import TrainerState
+
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
 
 def _load_best(trainer: Any, directory: JobDirectory, step: int) -> None:

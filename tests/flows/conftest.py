@@ -103,6 +103,8 @@ def flow_process() -> Iterator[Callable[[UUID], FlowProcess]]:
     for flow in started:
         if flow.process.poll() is None:
             flow.kill()
+        if flow.process.stdout:
+            flow.process.stdout.close()
 
 
 class Job:

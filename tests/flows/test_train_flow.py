@@ -141,8 +141,8 @@ async def test_pausing_twice_changes_no_loss(home, flow_process, tmp_path):
         await job.at_step(step)
         async with get_client() as client:
             await client.set_flow_run_state(run.id, Running(name=PAUSING), force=True)
-        await flow.ended()
-        assert await state_of(run.id) is JobState.PAUSED
+        said = await flow.ended()
+        assert await state_of(run.id) is JobState.PAUSED, said
         assert job.is_gone()
     await flow_process(run.id).ended()
 

@@ -1,0 +1,295 @@
+"""`trainctl`: train, watch and control jobs from a terminal.
+
+Commands import what they need when they run, so that help and errors come at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from gateway.exits import EXIT_CODES, Exit, complain, note, reported, say, say_json
+from trainer.job_directory import JobState
+
+app = typer.Typer(
+    name="trainctl",
+    help=f"Fine-tune language models: one YAML file, one command.\n\n{EXIT_CODES}",
+    epilog="Begin with: trainctl init; trainctl validate job.yaml; trainctl run job.yaml",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+servers = typer.Typer(help="The Prefect server that trainctl starts where none is configured.")
+app.add_typer(servers, name="server")
+
+JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The job file.")]
+JobId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="A job's id, its first 4 or more characters, or its name."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is at rest.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job is at rest.")]
+ShowLogs = Annotated[bool, typer.Option("--logs", "-l", help="Print the training log too.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Run in the background at once.")]
+
+
+@app.command()
+def run(file: JobFile, detach: Detach = False, logs: ShowLogs = False) -> None:  # noqa: FBT002
+    """Train a job here, with a live view. Ctrl-C asks: detach, stop or continue.
+
+    For a completed job the last two lines name the weights' file and its SHA-256.
+
+    Example: trainctl run examples/quickstart.yaml
+    """
+    with reported():
+        from gateway import checks, commands
+
+        job = checks.checked_job(file)
+        raise typer.Exit(commands.run(job, detach=detach, logs=logs))
+
+
+@app.command()
+def submit(
+    file: JobFile,
+    deployment: Annotated[str, typer.Option(help="FLOW/NAME of the deployment.")] = "train/local",
+    priority: Annotated[
+        str, typer.Option(help="high, default or low: the work queue.")
+    ] = "default",
+    follow: Follow = False,  # noqa: FBT002
+    json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Hand a job to a deployment; a worker trains it.
+
+    Example: trainctl submit job.yaml --priority high --follow
+    """
+    with reported():
+        from gateway import checks, submitting
+
+        submitting.check_priority(priority)
+        job = checks.checked_job(file)
+        code = submitting.submit(job, deployment, priority, follow=follow, as_json=json)
+        raise typer.Exit(code)
+
+
+@app.command(name="list")
+def list_jobs(
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only jobs of this provider.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 20,
+    json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """List jobs, the newest first.
+
+    Example: trainctl list --state running
+    """
+    with reported():
+        from gateway import listing
+
+        listing.list_jobs(state, provider, limit, as_json=json)
+
+
+@app.command()
+def status(job: JobId, json: AsJson = False) -> None:  # noqa: FBT002
+    """Show everything about one job.
+
+    Example: trainctl status 1a2b3c4d
+    """
+    with reported():
+        from gateway import listing
+
+        listing.show_job(job, as_json=json)
+
+
+@app.command()
+def logs(
+    job: JobId,
+    follow: Follow = False,  # noqa: FBT002
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last so many lines.")] = None,
+) -> None:
+    """Print a job's training log.
+
+    Example: trainctl logs quickstart --follow --tail 20
+    """
+    with reported():
+        from gateway import commands
+
+        commands.logs(job, follow=follow, tail=tail)
+
+
+@app.command()
+def monitor(job: JobId, follow: Follow = False) -> None:  # noqa: FBT002
+    """Show a job's progress through Prefect; works from any computer.
+
+    Example: trainctl monitor 1a2b --follow
+    """
+    with reported():
+        from gateway import commands
+
+        raise typer.Exit(commands.monitor(job, follow=follow))
+
+
+@app.command()
+def cancel(job: JobId, wait: Wait = True) -> None:  # noqa: FBT002
+    """Stop a job with a saved checkpoint; 'trainctl resume' goes on from it.
+
+    Example: trainctl cancel 1a2b
+    """
+    with reported():
+        from gateway import commands
+
+        raise typer.Exit(commands.cancel(job, wait=wait))
+
+
+@app.command()
+def pause(job: JobId, wait: Wait = True) -> None:  # noqa: FBT002
+    """Pause a running job with a saved checkpoint; its machine is free meanwhile.
+
+    Example: trainctl pause 1a2b
+    """
+    with reported():
+        from gateway import commands
+
+        raise typer.Exit(commands.pause(job, wait=wait))
+
+
+@app.command()
+def resume(job: JobId, detach: Detach = False, logs: ShowLogs = False) -> None:  # noqa: FBT002
+    """Go on with a paused, stopped or failed job, or one whose process died.
+
+    A job of a deployment is given to its worker again; any other runs here, like 'run'.
+
+    Example: trainctl resume 1a2b
+    """
+    with reported():
+        from gateway import commands
+
+        raise typer.Exit(commands.resume(job, detach=detach, logs=logs))
+
+
+@app.command()
+def download(
+    job: JobId,
+    to: Annotated[Path | None, typer.Option(help="The folder to make. Default: ./NAME-ID.")] = None,
+) -> None:
+    """Copy the verified artifact of a completed job, and verify the copy.
+
+    Example: trainctl download quickstart --to ./adapter
+    """
+    with reported():
+        from gateway import commands
+
+        commands.download(job, to)
+
+
+@app.command()
+def validate(file: JobFile, json: AsJson = False) -> None:  # noqa: FBT002
+    """Check job, data, model and machine without training; estimate memory and time.
+
+    Example: trainctl validate job.yaml
+    """
+    with reported():
+        from gateway import checks
+
+        results = checks.examine(file, note)
+        passed = all(result.ok for result in results)
+        if json:
+            values = {r.name: {"ok": r.ok, "text": r.text, **r.facts} for r in results}
+            say_json({"ok": passed, "checks": values})
+        else:
+            for result in results:
+                say(f"{'ok   ' if result.ok else 'ERROR'}  {result.name:<9} {result.text}")
+        raise typer.Exit(Exit.OK if passed else Exit.BAD_INPUT)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where.")] = Path("job.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,  # noqa: FBT002
+) -> None:
+    """Write a commented job file to start from.
+
+    Example: trainctl init my-job.yaml
+    """
+    with reported():
+        from gateway.job_template import write_template
+
+        write_template(file, force=force)
+        say(f"wrote {file}; change model and dataset, then: trainctl validate {file}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version.
+
+    Example: trainctl version
+    """
+    from importlib.metadata import version as version_of
+
+    say(f"trainctl {version_of('training-orchestrator')}")
+
+
+@servers.command(name="start")
+def server_start() -> None:
+    """Start the server in the background, once.
+
+    Example: trainctl server start
+    """
+    with reported():
+        from gateway import server
+
+        say(server.start())
+
+
+@servers.command(name="stop")
+def server_stop() -> None:
+    """Stop the server that trainctl started; jobs in training go on.
+
+    Example: trainctl server stop
+    """
+    with reported():
+        from gateway import server
+
+        stopped = server.stop()
+        say(f"stopped {stopped.url}" if stopped else "no server of trainctl runs")
+
+
+@servers.command(name="status")
+def server_status(json: AsJson = False) -> None:  # noqa: FBT002
+    """Tell whether the server runs, and where.
+
+    Example: trainctl server status
+    """
+    with reported():
+        from gateway import server
+
+        known = server.known()
+        facts: dict[str, Any] = {"running": known is not None}
+        if known:
+            facts |= {"url": known.url, "pid": known.pid, "healthy": server.answers(known.url)}
+        if json:
+            say_json(facts)
+        else:
+            say("  ".join(f"{name} {value}" for name, value in facts.items()))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `trainctl`: a mistake in its use is one line too, with exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments or ["--help"], prog_name="trainctl", standalone_mode=False)
+    except TyperException as error:
+        complain(f"{error.format_message()} See: trainctl --help")
+        sys.exit(Exit.BAD_INPUT)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has seen enough; Python would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.OK)
+    sys.exit(code if isinstance(code, int) else Exit.OK)

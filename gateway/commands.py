@@ -1,0 +1,147 @@
+"""What the commands do that speak with Prefect about one job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from rich.console import Console
+
+from flows.execute import create_run, schedule_again
+from flows.outcome import job_state
+from flows.run_folder import RunFolder
+from gateway import control, jobs, running, watch
+from gateway.api import call
+from gateway.download import download as copy_artifact
+from gateway.ending import tell_end, tell_report
+from gateway.exits import Exit, code_of_state, note, say
+from gateway.live import display
+from gateway.logs import print_log
+from gateway.view import printable
+from trainer.config import TrainingJob
+from trainer.job_directory import JobState
+
+
+def run(job: TrainingJob, *, detach: bool, logs: bool) -> Exit:
+    """Create a run of a checked job, and execute it here or in the background."""
+
+    async def work(client: PrefectClient) -> Exit:
+        created = await create_run(job)
+        say(f"job {created.id}")
+        say(f"link {jobs.link(created.id)}")
+        return await _execute(client, created, detach=detach, logs=logs)
+
+    return call(work)
+
+
+def resume(text: str, *, detach: bool, logs: bool) -> Exit:
+    """Execute a job again: through its deployment's worker, or here."""
+
+    async def work(client: PrefectClient) -> Exit:
+        found = await jobs.find(client, text)
+        control.refuse_resume(found)
+        say(f"job {found.id}")
+        if await schedule_again(found.id):
+            say(f"its worker goes on with it; follow it: trainctl monitor {found.id} --follow")
+            return Exit.OK
+        return await _execute(client, found, detach=detach, logs=logs)
+
+    return call(work)
+
+
+async def _execute(client: PrefectClient, run: FlowRun, *, detach: bool, logs: bool) -> Exit:
+    if detach:
+        running.start_in_background(run.id)
+        running.tell_detached(run.id)
+        return Exit.OK
+    return await running.run_here(client, run.id, show_logs=logs)
+
+
+def monitor(text: str, *, follow: bool) -> Exit:
+    """Show a job as Prefect knows it, once or until it is at rest."""
+
+    async def work(client: PrefectClient) -> Exit:
+        found = await jobs.find(client, text)
+        steps = watch.published(client, found.id)
+        with display() as screen:
+            show = watch.until_rest if follow else watch.show
+            found = await show(client, found.id, steps, screen)
+        if message := jobs.message_of(found):
+            say(printable(message))
+        return code_of_state(job_state(found)) if follow else Exit.OK
+
+    return call(work)
+
+
+def logs(text: str, *, follow: bool, tail: int | None) -> None:
+    """Print a job's training log."""
+
+    async def work(client: PrefectClient) -> None:
+        found = await jobs.find(client, text)
+        await print_log(client, found, say, follow=follow, tail=tail)
+
+    call(work)
+
+
+def pause(text: str, *, wait: bool) -> Exit:
+    """Ask a job to pause, and wait for it."""
+
+    async def work(client: PrefectClient) -> Exit:
+        found = await jobs.find(client, text)
+        await control.ask_pause(client, found)
+        if not wait:
+            say(f"asked job {found.id} to pause")
+            return Exit.OK
+        async with _waiting("pausing: the training saves a checkpoint first …"):
+            found = await control.until_paused(client, found.id)
+        return _tell(found, JobState.PAUSED)
+
+    return call(work)
+
+
+def cancel(text: str, *, wait: bool) -> Exit:
+    """Ask a job to stop, and wait for it."""
+
+    async def work(client: PrefectClient) -> Exit:
+        found = await jobs.find(client, text)
+        await control.ask_cancel(client, found)
+        async with _waiting("stopping: the training saves a checkpoint first …"):
+            found = await control.until_stopped(client, found.id, wait=wait)
+        if not job_state(found).at_rest:
+            say(f"asked job {found.id} to stop")
+            return Exit.OK
+        return _tell(found, JobState.STOPPED)
+
+    return call(work)
+
+
+def download(text: str, to: Path | None) -> None:
+    """Copy a job's artifact and say where it is."""
+    found = call(lambda client: jobs.find(client, text))
+    target = to or Path(f"{found.name}-{str(found.id)[: jobs.SHORT]}")
+    tell_report(copy_artifact(found, target.expanduser().absolute()))
+
+
+def _tell(run: FlowRun, wanted: JobState) -> Exit:
+    """Tell how a job came to rest: as wanted is success, whatever else has its own exit code."""
+    state = job_state(run)
+    if state is wanted:
+        say(f"{state}: {jobs.message_of(run) or run.id}")
+        return Exit.OK
+    tell_end(run, RunFolder(run.id))
+    return code_of_state(state)
+
+
+@asynccontextmanager
+async def _waiting(message: str) -> AsyncIterator[None]:
+    console = Console(stderr=True)
+    if not (console.is_terminal and sys.stderr.isatty()):
+        note(message)
+        yield
+        return
+    with console.status(message):
+        yield

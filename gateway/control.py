@@ -1,0 +1,183 @@
+"""Pause, resume and cancel a job from outside, whoever executes it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import time
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Cancelling, Running
+
+from blocks.home import instances, runs
+from flows.outcome import PAUSING, job_state
+from flows.run_folder import RunFolder
+from gateway.jobs import SHORT
+from trainer.errors import ConfigError, TrainingFailed
+from trainer.job_directory import Desired, JobDirectory, JobState
+
+POLL_SECONDS = 0.5
+ABANDONED_SECONDS = 3.0  # with no process at work on the run: longer than a start takes
+EXTRA_SECONDS = 10.0  # beyond the grace that the training has to save
+
+
+async def ask_pause(client: PrefectClient, run: FlowRun) -> None:
+    """Ask a running job to save and pause.
+
+    Raises:
+        ConfigError: it does not run.
+    """
+    state = job_state(run)
+    if state not in {JobState.INITIALIZING, JobState.RUNNING} or _is_cancelling(run):
+        raise ConfigError(
+            f"Job {_short(run)} is {'stopping' if _is_cancelling(run) else state}; "
+            "only a running job can be paused.",
+            f"See: trainctl status {_short(run)}",
+        )
+    await client.set_flow_run_state(run.id, Running(name=PAUSING), force=True)
+
+
+async def until_paused(client: PrefectClient, run_id: UUID) -> FlowRun:
+    """Wait until the job is at rest, paused as a rule.
+
+    Raises:
+        ConfigError: the process that executed it is dead, so that nobody obeys.
+    """
+    watch = AbandonmentWatch(run_id)
+    while True:
+        run = await client.read_flow_run(run_id)
+        if job_state(run).at_rest:
+            return run
+        if run.state and run.state.type is StateType.RUNNING and run.state.name != PAUSING:
+            # The flow told that it trains just after we asked, and so overwrote the wish.
+            await client.set_flow_run_state(run_id, Running(name=PAUSING), force=True)
+        if watch.is_abandoned():
+            raise ConfigError(
+                f"The process that executed job {_short(run)} is gone; nobody pauses it.",
+                f"Attach to it again: trainctl resume {_short(run)}",
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def ask_cancel(client: PrefectClient, run: FlowRun) -> None:
+    """Ask a job to save and stop, as `prefect flow-run cancel` does.
+
+    Raises:
+        ConfigError: it is over.
+    """
+    state = job_state(run)
+    if state is JobState.PAUSED:  # nobody is at work who could obey
+        stopped: State[Any] = Cancelled(name="Stopped", message="cancelled while it was paused")
+        await client.set_flow_run_state(run.id, stopped, force=True)
+        return
+    if state.at_rest:
+        raise ConfigError(
+            f"Job {_short(run)} is {state}; there is nothing to cancel.",
+            "'trainctl list --state running' shows what runs.",
+        )
+    await client.set_flow_run_state(run.id, Cancelling())
+
+
+async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> FlowRun:
+    """Wait until the job is at rest; stop a training whose flow process is dead.
+
+    Without `wait` return as soon as somebody is sure to obey.
+    """
+    watch = AbandonmentWatch(run_id)
+    while True:
+        run = await client.read_flow_run(run_id)
+        if job_state(run).at_rest:
+            return run
+        if watch.is_abandoned():
+            return await _stop_abandoned(client, run_id)
+        if not wait and watch.somebody_works():
+            return run
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def refuse_resume(run: FlowRun) -> None:
+    """Refuse to execute a run that is completed, or at work.
+
+    Raises:
+        ConfigError: it is; the message says which.
+    """
+    state = job_state(run)
+    if state is JobState.COMPLETED:
+        raise ConfigError(
+            f"Job {_short(run)} is completed; there is nothing to resume.", "Run it as a new job."
+        )
+    if is_worked_on(run.id):
+        raise ConfigError(
+            f"Job {_short(run)} is {state}; a process executes it now.",
+            f"Follow it: trainctl monitor {_short(run)} --follow",
+        )
+    if not state.at_rest and not (runs() / str(run.id)).exists():
+        raise ConfigError(
+            f"Job {_short(run)} is {state}, and not on this computer.",
+            f"Follow it: trainctl monitor {_short(run)} --follow",
+        )
+
+
+def is_worked_on(run_id: UUID) -> bool:
+    """Return whether a process of this computer executes the run now."""
+    lock = runs() / str(run_id) / ".lock"
+    if not lock.is_file():
+        return False
+    with lock.open("r+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+class AbandonmentWatch:
+    """Tells after a while that nobody executes a run of this computer any more."""
+
+    def __init__(self, run_id: UUID) -> None:
+        self._run_id = run_id
+        self._is_here = (runs() / str(run_id)).is_dir()
+        self._free_since = time.monotonic()
+
+    def somebody_works(self) -> bool:
+        """Return whether a process executes it, as far as this computer can tell."""
+        return not self._is_here or is_worked_on(self._run_id)
+
+    def is_abandoned(self) -> bool:
+        """Return whether nobody has for a while; call it again and again."""
+        if self.somebody_works():
+            self._free_since = time.monotonic()
+        return time.monotonic() - self._free_since > ABANDONED_SECONDS
+
+
+async def _stop_abandoned(client: PrefectClient, run_id: UUID) -> FlowRun:
+    directory = JobDirectory(instances() / RunFolder(run_id).instance_name)
+    if directory.is_alive():
+        grace = directory.read_control().grace_seconds
+        directory.request(Desired.STOP, grace_seconds=grace, reason="cancelled")
+        deadline = time.monotonic() + grace + EXTRA_SECONDS
+        while directory.is_alive():
+            if time.monotonic() > deadline:
+                raise TrainingFailed(
+                    f"The training in {directory.root} does not end.",
+                    f"End process {directory.read_status().pid} by hand.",
+                )
+            await asyncio.sleep(POLL_SECONDS)
+    status = directory.read_status()
+    stopped: State[Any] = Cancelled(
+        name="Stopped",
+        message=f"cancelled; saved at step {status.step} of {status.total_steps}",
+    )
+    await client.set_flow_run_state(run_id, stopped, force=True)
+    return await client.read_flow_run(run_id)
+
+
+def _is_cancelling(run: FlowRun) -> bool:
+    return run.state is not None and run.state.type is StateType.CANCELLING
+
+
+def _short(run: FlowRun) -> str:
+    return str(run.id)[:SHORT]

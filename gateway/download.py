@@ -1,0 +1,73 @@
+"""Copy a verified artifact to another folder, verified before and after."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun
+
+from blocks.home import runs
+from flows.outcome import job_state
+from gateway.jobs import SHORT
+from trainer.errors import ConfigError, DiskFull, IntegrityError
+from trainer.files import fsync_directory, read_json
+from trainer.job_directory import JobState
+from trainer.manifest import MANIFEST, verify
+
+
+def download(run: FlowRun, target: Path) -> dict[str, Any]:
+    """Copy the artifact of a completed job into `target`; return its report, paths made new.
+
+    Raises:
+        ConfigError: the job is not completed, was executed elsewhere, or `target` is not empty.
+        IntegrityError: a file is not what the manifest says.
+        DiskFull: the files do not fit.
+    """
+    short = str(run.id)[:SHORT]
+    if job_state(run) is not JobState.COMPLETED:
+        raise ConfigError(
+            f"Job {short} is {job_state(run)}; it has no artifact yet.",
+            f"Follow it: trainctl monitor {short} --follow",
+        )
+    report = read_json(runs() / str(run.id) / "report.json")
+    if report is None:
+        raise ConfigError(
+            f"The artifact of job {short} is on the computer that executed it.",
+            f"There, run: trainctl download {short}",
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} is there and not empty.", "Name another folder with --to.")
+    source = Path(report["path"])
+    copy_verified(source, target)
+    weights = target / Path(report["file"]).relative_to(source)
+    return {**report, "path": str(target), "file": str(weights)}
+
+
+def copy_verified(source: Path, target: Path) -> None:
+    """Copy a folder with a manifest; `target` appears in one step, whole and verified."""
+    manifest = verify(source)
+    size = sum(facts["bytes"] for facts in manifest["files"].values())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if free < size:
+        raise DiskFull(
+            f"{target.parent} has {free / 1e6:.0f} MB free, the artifact has {size / 1e6:.0f} MB.",
+            "Free disk space or name another folder with --to.",
+        )
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        for name in [*manifest["files"], MANIFEST]:
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, partial / name)
+        verify(partial)
+    except (OSError, IntegrityError):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if target.is_dir():
+        target.rmdir()
+    partial.rename(target)
+    fsync_directory(target.parent)

@@ -1,0 +1,105 @@
+"""Job directories that really train, for a moment, in this process or in one of their own."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer import checkpoints
+from trainer.job_directory import Desired, JobDirectory, JobState, Status
+from trainer.metrics import read_metrics
+from trainer.train import main, train
+from trainer.wish import Wish
+
+TINY_LLAMA = Path(__file__).parents[2] / "examples" / "tiny-llama"
+EXACT = ("train_loss", "grad_norm", "learning_rate", "eval_loss")
+"""What must be the same, to the last bit, however often a run was interrupted."""
+
+
+class Job:
+    """A job directory with a config; whatever is not said is small and quick."""
+
+    def __init__(self, root: Path, **settings: Any) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.directory = JobDirectory(root)
+        self.config = {
+            "max_steps": 8,
+            "max_length": 64,
+            "per_device_train_batch_size": 2,
+            "learning_rate": 0.001,
+            "report_to": [],
+            **settings,
+        }
+        self.write(config=self.config)
+
+    def write(self, **record: Any) -> None:
+        self.directory.job.write_text(json.dumps(record))
+
+    def train(self, wish: Wish | None = None) -> JobState:
+        """Train here; what goes wrong is raised."""
+        return train(self.directory, wish or Wish(self.directory))
+
+    def main(self) -> int:
+        """Train here as the trainer's process does; what goes wrong is in the status."""
+        return main(str(self.directory.root))
+
+    @property
+    def status(self) -> Status:
+        return self.directory.read_status()
+
+    @property
+    def metrics(self) -> dict[int, dict[str, Any]]:
+        steps, skipped = read_metrics(self.directory.metrics)
+        assert skipped == 0
+        return steps
+
+    @property
+    def curve(self) -> dict[int, dict[str, Any]]:
+        steps = self.metrics
+        return {n: {key: steps[n].get(key) for key in EXACT} for n in steps}
+
+    @property
+    def evaluations(self) -> dict[int, float]:
+        return {n: r["eval_loss"] for n, r in self.metrics.items() if "eval_loss" in r}
+
+    @property
+    def saved_steps(self) -> list[int]:
+        found = checkpoints.all_checkpoints(self.directory.checkpoints)
+        return [checkpoints.step_of(path) for path in found]
+
+    def checkpoint(self, step: int) -> Path:
+        return self.directory.checkpoints / f"checkpoint-{step}"
+
+    @property
+    def weights(self) -> str:
+        return digest(self.directory.output)
+
+
+class PausesAfter(Wish):
+    """Pauses the job by its control.json when a given number of steps was made by this process."""
+
+    def __init__(self, directory: JobDirectory, steps: int) -> None:
+        super().__init__(directory)
+        self._asked = -1  # once before the first step
+        self._steps = steps
+        self._job = directory
+
+    def end_state(self) -> JobState | None:
+        self._asked += 1
+        if self._asked == self._steps:
+            self._job.request(Desired.PAUSE, reason="a test")
+        return super().end_state()
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 of the weights in a folder."""
+    found = list(folder.glob("*.safetensors"))
+    assert len(found) == 1, found
+    return hashlib.sha256(found[0].read_bytes()).hexdigest()
+
+
+def flip_a_byte(path: Path) -> None:
+    """Damage a file as a bad disk would: same size, one bit."""
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)

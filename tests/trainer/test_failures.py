@@ -1,0 +1,70 @@
+"""Any exception of the libraries, as one of ours."""
+
+import errno
+import pickle
+
+import pytest
+
+from trainer.errors import (
+    ConfigError,
+    DependencyError,
+    DiskFull,
+    IntegrityError,
+    OutOfMemory,
+    TrainingFailed,
+)
+from trainer.failures import tensors_expected, translate
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+CASES = [
+    (MemoryError(), OutOfMemory),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), OutOfMemory),
+    (RuntimeError("CUDA error: out of memory"), OutOfMemory),
+    (RuntimeError("HIP out of memory. Tried to allocate"), OutOfMemory),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), OutOfMemory),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+    (NO_SPACE, DiskFull),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), DiskFull),
+    (Exception("I/O error: No space left on device (os error 28)"), DiskFull),
+    (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), DiskFull),
+    (ModuleNotFoundError("No module named 'trl'"), DependencyError),
+    (ValueError("a surprise"), TrainingFailed),
+    (OSError(errno.EIO, "Input/output error"), TrainingFailed),
+    (AssertionError(), TrainingFailed),
+]
+
+
+@pytest.mark.parametrize(("error", "kind"), CASES, ids=lambda case: str(case)[:40])
+def test_what_the_libraries_raise_gets_its_name(tmp_path, error, kind):
+    named = translate(error, tmp_path)
+
+    assert type(named) is kind
+    assert named.message.endswith(".")
+    assert "\n" not in named.message
+
+
+def test_what_has_a_name_keeps_it(tmp_path):
+    error = ConfigError("training.model: is no folder.")
+
+    assert translate(error, tmp_path) is error
+
+
+def test_a_full_disk_is_reported_with_both_sizes(tmp_path):
+    message = translate(NO_SPACE, tmp_path).message
+
+    assert f"The disk under {tmp_path} is full: " in message
+    assert message.count(" MiB") == 2
+
+
+def test_only_the_first_line_of_a_long_story_is_told(tmp_path):
+    message = translate(RuntimeError("first\nsecond " + "x" * 10_000), tmp_path).message
+
+    assert message == "The trainer failed (RuntimeError: first)."
+
+
+def test_a_pickle_that_torch_refuses_is_named_with_its_checkpoint():
+    with (
+        pytest.raises(IntegrityError, match="checkpoint-4 holds something else than tensors"),
+        tensors_expected("checkpoints/checkpoint-4"),
+    ):
+        raise pickle.UnpicklingError("Weights only load failed.\nMore.")

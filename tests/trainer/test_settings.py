@@ -1,0 +1,159 @@
+"""What a job file may say, and how a person is told that it may not."""
+
+from typing import Any
+
+import pytest
+
+from trainer.config import TrainingConfig, TrainingJob
+from trainer.errors import ConfigError
+from trainer.explain import MAX_PROBLEMS, validated
+
+LEAST = {"model": "m", "dataset": "d"}
+
+
+def config(**settings: Any) -> TrainingConfig:
+    return validated(TrainingConfig, LEAST | settings, "job.yaml")
+
+
+def refusal(**settings: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        config(**settings)
+    return caught.value.message
+
+
+def refused_job(value: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        validated(TrainingJob, value, "job.yaml")
+    return caught.value.message
+
+
+def test_little_is_needed():
+    job = validated(TrainingJob, {"name": "a", "training": LEAST}, "job.yaml")
+
+    assert (job.training.dataset.path, job.provider) == ("d", "local")
+    assert job.training.peft is not None
+
+
+def test_settings_cannot_be_changed_unnoticed():
+    with pytest.raises(ValueError, match="frozen"):
+        config().max_length = 1  # type: ignore[misc] # that is the point
+
+
+@pytest.mark.parametrize(
+    "name", ["../a", "a/b", "a\\b", "..", "a..b", "a\nb", "a\n", "", "-a", ".a", "ü", "a b", "x" * 64]
+)  # fmt: skip
+def test_a_name_that_is_no_safe_file_name_is_refused(name):
+    assert "must be 1 to 63 letters" in refused_job({"name": name, "training": LEAST})
+
+
+@pytest.mark.parametrize("name", ["a", "my-job_1.2", "9", "x" * 63])
+def test_a_safe_name_is_accepted(name):
+    assert validated(TrainingJob, {"name": name, "training": LEAST}, "job.yaml").name == name
+
+
+def test_what_is_missing_is_named():
+    assert refused_job({"name": "a", "training": {"model": "m"}}) == (
+        "job.yaml: training.dataset is missing."
+    )
+
+
+def test_a_misspelt_field_is_answered_with_the_right_one():
+    assert refusal(learnig_rate=1) == (
+        "job.yaml: learnig_rate is not a field; did you mean learning_rate?"
+    )
+
+
+def test_a_misspelt_field_deep_inside_is_answered_with_the_right_one():
+    job = {"name": "a", "training": LEAST | {"peft": {"lora_dropot": 0.1}}}
+
+    assert refused_job(job) == (
+        "job.yaml: training.peft.lora_dropot is not a field; did you mean lora_dropout?"
+    )
+
+
+def test_an_unknown_field_is_answered_with_the_list():
+    assert "limits.zzz is not a field; there are: max_runtime_minutes, " in refused_job(
+        {"name": "a", "training": LEAST, "limits": {"zzz": 1}}
+    )
+
+
+WRONG = {
+    "learning_rate = -1: must be greater than 0": {"learning_rate": -1},
+    "learning_rate = nan: must be a finite number": {"learning_rate": float("nan")},
+    "num_train_epochs = inf: must be a finite number": {"num_train_epochs": float("inf")},
+    "save_steps = 'ten': must be a valid integer": {"save_steps": "ten"},
+    "max_length = 1.5: must be a valid integer": {"max_length": 1.5},
+    "max_steps = 0: must be 1 or more, or -1 for no limit": {"max_steps": 0},
+    "max_steps = -2: must be greater than or equal to -1": {"max_steps": -2},
+    "model = '': must have at least 1 character": {"model": ""},
+    "model = 'a\\nb': must not hold control characters": {"model": "a\nb"},
+    "method = 'dpo': is no training method; there are: cpt, sft": {"method": "dpo"},
+    "dtype = 'int8': must be 'auto', 'float32', 'bfloat16' or 'float16'": {"dtype": "int8"},
+    "dataset.eval_fraction = 0.9: must be less": {"dataset": {"path": "d", "eval_fraction": 0.9}},
+    "peft.r = 0: must be greater than or equal to 1": {"peft": {"r": 0}},
+    "peft.target_modules = 'q_proj': must be a valid list": {"peft": {"target_modules": "q_proj"}},
+    "report_to.0 = 'wandb': must be 'tensorboard'": {"report_to": ["wandb"]},
+    "seed = -1: must be greater than or equal to 0": {"seed": -1},
+}
+
+
+@pytest.mark.parametrize(("words", "settings"), WRONG.items(), ids=range(len(WRONG)))
+def test_a_wrong_value_is_named_with_the_remedy(words, settings):
+    message = refusal(**settings)
+
+    assert words in message
+    assert message.startswith("job.yaml: ")
+    assert message.endswith(".")
+
+
+def test_early_stopping_needs_rows_to_evaluate_on():
+    assert refusal(early_stopping_patience=2) == (
+        "job.yaml: early_stopping_patience needs held-out rows: "
+        "set dataset.eval_fraction or dataset.eval_path."
+    )
+    config(early_stopping_patience=2, dataset={"path": "d", "eval_fraction": 0.1})
+
+
+def test_random_weights_have_nothing_to_adapt():
+    assert "init: random has no weights to adapt: set peft: null" in refusal(init="random")
+    config(init="random", peft=None)
+
+
+def test_evaluation_has_one_source():
+    both = {"path": "d", "eval_path": "e", "eval_fraction": 0.1}
+
+    assert "dataset: give eval_path or eval_fraction, not both" in refusal(dataset=both)
+
+
+def test_target_modules_may_be_a_list_of_names():
+    peft = config(peft={"target_modules": ["q_proj", "v_proj"]}).peft
+
+    assert peft is not None
+    assert peft.target_modules == ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize("value", [None, [], "text", 3])
+def test_what_is_no_mapping_is_refused(value):
+    expected = f"job.yaml: holds a {type(value).__name__}, not a mapping"
+
+    assert refused_job(value).startswith(expected)
+
+
+def test_all_problems_are_told_at_once():
+    message = refusal(learning_rate=-1, seed="x", method="dpo")
+
+    assert all(word in message for word in ("learning_rate = -1", "seed = 'x'", "method = 'dpo'"))
+
+
+def test_very_many_problems_are_counted():
+    message = refusal(**{f"zzz{i}": 1 for i in range(MAX_PROBLEMS + 5)})
+
+    assert message.count("is not a field") == MAX_PROBLEMS
+    assert message.endswith("; and 5 more.")
+
+
+def test_a_long_value_is_shown_in_short():
+    message = refusal(seed="x" * 10_000)
+
+    assert "seed = 'xxx" in message
+    assert len(message) < 300
