@@ -17,7 +17,7 @@ from flows.run_folder import RunFolder
 from gateway import control, jobs, running, watch
 from gateway.api import call
 from gateway.download import download as copy_artifact
-from gateway.ending import tell_end, tell_report
+from gateway.ending import rest_line, tell_end, tell_report
 from gateway.exits import Exit, code_of_state, note, say
 from gateway.live import display
 from gateway.logs import print_log
@@ -130,7 +130,7 @@ def _tell(run: FlowRun, wanted: JobState) -> Exit:
     """Tell how a job came to rest: as wanted is success, whatever else has its own exit code."""
     state = job_state(run)
     if state is wanted:
-        say(f"{state}: {jobs.message_of(run) or run.id}")
+        say(rest_line(state, printable(jobs.message_of(run))))
         return Exit.OK
     tell_end(run, RunFolder(run.id))
     return code_of_state(state)

@@ -24,12 +24,17 @@ def tell_end(run: FlowRun, folder: RunFolder) -> None:
             say(f"completed in {duration(jobs.seconds(run))}")
             tell_report(read_json(folder.report) or {})
         case JobState.PAUSED | JobState.STOPPED as state:
-            say(f"{state}: {message or 'as asked'}")
+            say(rest_line(state, message))
             say(f"resume it:  trainctl resume {short}")
         case JobState.FAILED:
             complain(message or f"Job {short} failed without telling why.")
         case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING as state:
             say(f"{state}: {message}".rstrip(": "))
+
+
+def rest_line(state: JobState, message: str) -> str:
+    """Return `stopped: cancelled; saved at step 7 of 9`; a message may begin with the state."""
+    return message if message.startswith(state) else f"{state}: {message or 'as asked'}"
 
 
 def tell_report(report: dict[str, Any]) -> None:

@@ -75,7 +75,8 @@ class RunHere:
             state = executing.result()
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-            loop.remove_reader(sys.stdin) if self._phase is Phase.ASKED else None
+            if self._phase is Phase.ASKED:
+                loop.remove_reader(sys.stdin)
         await self._settle(state)
         self._phase = Phase.WATCHING
         await self._show()
@@ -109,6 +110,7 @@ class RunHere:
             case Phase.ASKED:
                 self._answered("s")
             case Phase.STOPPING:
+                self._screen.hide()  # the terminal's cursor comes back
                 note(f"\nleft at once; see: trainctl status {self._run_id}")
                 _leave(Exit.INTERRUPTED)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import TrainerCallback
 from trainer.config import TrainingConfig
 from trainer.errors import TrainingDiverged
 from trainer.job_directory import JobDirectory, JobState, utc_now
+from trainer.log import append_line
 from trainer.loop import JobTrainer
 from trainer.telemetry import Telemetry
 from trainer.wish import Wish
@@ -110,9 +110,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         self._trainer = trainer
         self._attempt = attempt
         self._telemetry = Telemetry()
-        self._stream = directory.metrics.open("ab", buffering=0)
-        if self._stream.tell() and not _ends_with_newline(directory):
-            self._stream.write(b"\n")  # a line torn by a crash stays alone, and is passed over
         self._first: tuple[float, int] | None = None
         self._last = (time.monotonic(), 0, 0)
         self._status_at = 0.0
@@ -201,7 +198,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         }
 
     def _append(self, record: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(record).encode() + b"\n")
+        append_line(self._directory.metrics, json.dumps(record))
 
     def _write_status(self, state: Any) -> None:
         self._status_at = time.monotonic()
@@ -222,9 +219,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
-
-
-def _ends_with_newline(directory: JobDirectory) -> bool:
-    with directory.metrics.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"

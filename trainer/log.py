@@ -1,4 +1,4 @@
-"""train.log: what a supervisor appends to it, quotes of it and shows of it. Stdlib only."""
+"""Logs: what is appended to them, quoted of them and shown of them. Standard library only."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Echo:
 
 
 def append_line(log: Path, line: str) -> None:
-    """Append a line of our own to the log; it begins at the left even after a torn one."""
+    """Append a line of our own to a log; it begins at the left even after a torn one."""
     with log.open("ab+") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,8 +69,12 @@ def add_adapters(model: PreTrainedModel, settings: LoraConfig) -> PreTrainedMode
     """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained."""
     import peft
 
+    adapters = peft.LoraConfig(task_type="CAUSAL_LM", **dict(settings))
     try:
-        return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **dict(settings)))
+        with warnings.catch_warnings():
+            # PEFT 0.21 still reads the old name of transformers' is_activation_checkpointing.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing", FutureWarning)
+            return peft.get_peft_model(model, adapters)
     except ValueError as error:
         raise ConfigError(
             f"training.peft: {str(error).splitlines()[0]}",

@@ -1,93 +1,12 @@
-"""A small real job, and flow processes that can be killed."""
+"""Fixtures of the flow tests."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
-
-from trainer.config import TrainingJob
-from trainer.job_directory import JobDirectory, Status
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-EXECUTE = (
-    "import asyncio, sys, uuid\n"
-    "from prefect.exceptions import Pause\n"
-    "from flows.execute import execute\n"
-    "try: asyncio.run(execute(uuid.UUID(sys.argv[1])))\n"
-    "except Pause: pass\n"
-)
-
-
-def make_job(**training: Any) -> TrainingJob:
-    """Return a job of about 100 fast steps on the CPU."""
-    return TrainingJob.model_validate(
-        {
-            "name": "small",
-            "resources": {"gpu_count": 0, "cpu_threads": 1},
-            "training": {
-                "model": str(EXAMPLES / "tiny-llama"),
-                "init": "random",
-                "peft": None,
-                "dataset": {
-                    "path": str(EXAMPLES / "quickstart.jsonl"),
-                    "eval_fraction": 0.05,
-                    "max_rows": 120,
-                },
-                "max_steps": 60,
-                "eval_steps": 30,
-                "save_steps": 10,
-                "max_length": 64,
-                "per_device_train_batch_size": 4,
-                "learning_rate": 1e-3,
-                **training,
-            },
-        }
-    )
-
-
-async def until(
-    condition: Callable[[], Awaitable[Any]] | Callable[[], Any], seconds: float = 120
-) -> Any:
-    """Wait until `condition` gives something true and return that."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        await asyncio.sleep(0.05)
-    raise TimeoutError(f"{condition} stayed false for {seconds} s")
-
-
-class FlowProcess:
-    """A process that executes one flow run."""
-
-    def __init__(self, run_id: UUID) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", EXECUTE, str(run_id)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-    async def ended(self) -> str:
-        """Wait for its end and return what it printed."""
-        output, _ = await asyncio.to_thread(self.process.communicate, timeout=180)
-        return output.decode()
+from flow_runs import FlowProcess
 
 
 @pytest.fixture
@@ -105,30 +24,3 @@ def flow_process() -> Iterator[Callable[[UUID], FlowProcess]]:
             flow.kill()
         if flow.process.stdout:
             flow.process.stdout.close()
-
-
-class Job:
-    """What can be seen of one run from outside."""
-
-    def __init__(self, home: Path, run_id: UUID) -> None:
-        self.run_id = run_id
-        self.directory = JobDirectory(home / "instances" / f"to-{run_id}")
-        self.mirror = home / "runs" / str(run_id)
-
-    def status(self) -> Status:
-        return self.directory.read_status()
-
-    async def at_step(self, step: int) -> Status:
-        return await until(lambda: self.status().step >= step and self.status())
-
-    def is_gone(self) -> bool:
-        """Whether no process works for this run any more."""
-        marker = f"to-{self.run_id}"
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    if marker in (entry / "cmdline").read_bytes().decode(errors="replace"):
-                        return False
-                except OSError:
-                    continue
-        return True

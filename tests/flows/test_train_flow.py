@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from conftest import Job, make_job, until
+from flow_runs import Job, make_job, until
 from prefect import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,

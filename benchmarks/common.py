@@ -1,0 +1,203 @@
+"""What the benchmarks share: a folder of their own, processes that never outlive them, medians."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trainer.files import replace_json
+from trainer.job_directory import JobDirectory
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+SERVER_SECONDS = 180.0
+END_SECONDS = 20.0  # a process asked to end is killed after this
+
+
+def options(text: str, rounds: int = 3, **more: Any) -> argparse.Namespace:
+    """Parse `--quick`, `--rounds` and numbers of the benchmark's own, given with their defaults."""
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a smoke run: one round, small sizes")
+    parser.add_argument("--rounds", type=int, default=None, help=f"default {rounds}; quick 1")
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", type=type(default), default=None, help=f"default {default}")
+    given = parser.parse_args()
+    given.rounds = given.rounds or (1 if given.quick else rounds)
+    for name, default in more.items():
+        if getattr(given, name) is None:
+            setattr(given, name, default)
+    return given
+
+
+class Place:
+    """A benchmark's temporary folder, its environment, and the processes that it started."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        """The orchestrator's home of this benchmark, for every process in it."""
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
+            "TRAINING_ORCHESTRATOR_HOME": str(self.home),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "OMP_NUM_THREADS": "1",  # CPU seconds of two arms compare only at equal threads
+        }
+        self._stack = stack
+
+    def start(self, command: Sequence[object], log: str, **environment: str) -> Process:
+        """Start a command; what it prints goes to the file `log`. It ends with the benchmark."""
+        path = self.folder / log
+        with path.open("ab") as stream:
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=self.environment | environment,
+                start_new_session=True,
+            )
+        self._stack.callback(end, process)
+        return Process(process, path)
+
+    def python(self, *words: object, **environment: str) -> str:
+        """Run this Python to its end and return what it printed; a failure ends the benchmark."""
+        log = f"{time.monotonic_ns()}.log"
+        return self.start([sys.executable, *words], log, **environment).finished()
+
+    def prefect_server(self) -> str:
+        """Start a Prefect server, for this process too, and return the URL of its API."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--no-ui"]
+        server = self.start([sys.executable, *command, "--port", port], "server.log")
+        url = f"http://127.0.0.1:{port}/api"
+        wait_until(lambda: _healthy(url) or server.must_live(), SERVER_SECONDS)
+        self.environment["PREFECT_API_URL"] = url
+        os.environ.update(self.environment)  # before anything here imports Prefect
+        return url
+
+    def job_directory(self, name: str, config: dict[str, Any], **more: Any) -> JobDirectory:
+        """Make a job directory with this config, ready for `python -m trainer`."""
+        job = JobDirectory(self.folder / name)
+        job.root.mkdir()
+        replace_json(job.job, {"config": config, **more})
+        return job
+
+    def end_trainings(self) -> None:
+        """Kill whatever still trains in the benchmark's home: the flow started it detached."""
+        for folder in self.home.glob("instances/*"):
+            job = JobDirectory(folder)
+            status = job.read_status()
+            for pid in (status.pid, status.trainer_pid) if job.is_alive() else ():
+                with contextlib.suppress(ProcessLookupError, TypeError):
+                    os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type] # None is suppressed
+
+
+class Process:
+    """A process that the benchmark started, and what it prints."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    def finished(self) -> str:
+        """Wait for its end and return what it printed; a failure ends the benchmark."""
+        if code := self.process.wait():
+            fail(f"exit code {code} of {self.process.args}:\n{self.log.read_text()[-3000:]}")
+        return self.log.read_text()
+
+    def must_live(self) -> bool:
+        """Return False; end the benchmark when the process has ended."""
+        if self.process.poll() is not None:
+            fail(f"{self.process.args} ended:\n{self.log.read_text()[-3000:]}")
+        return False
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """Yield a place of work; processes and files are gone afterwards, also on Ctrl-C."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    print(f"{os.cpu_count()} cores, load {_load()}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+        with ExitStack() as stack:
+            here = Place(Path(folder), stack)
+            stack.callback(here.end_trainings)
+            yield here
+        print(f"load at the end {_load()}", flush=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its session: ask, wait, and kill who does not listen."""
+    if process.poll() is None:
+        process.terminate()  # a supervisor ends its trainer, a server its own children
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, every: float = 0.05) -> Any:
+    """Return the first true answer of `condition`; no answer in time ends the benchmark."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := condition():
+            return answer
+        time.sleep(every)
+    return fail(f"waited {seconds:.0f} s in vain")
+
+
+def median(values: Sequence[float]) -> float:
+    """Return the median."""
+    return statistics.median(values)
+
+
+def spread(values: Sequence[float], unit: str = "s") -> str:
+    """Return median and range as a person reads them."""
+    return f"{median(values):8.2f} {unit}  ({min(values):.2f} to {max(values):.2f})"
+
+
+def conclude(name: str, ratio: float, sense: str, goal: float) -> None:
+    """Print the last line: the ratio and its goal. A missed goal is a figure, not a failure."""
+    print(f"{name} {ratio:.3f} (goal {sense} {goal:g})", flush=True)
+
+
+def fail(message: str) -> NoReturn:
+    """End the benchmark: its result would be wrong, not slow."""
+    print(message, file=sys.stderr)
+    sys.exit(1)
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:  # noqa: S310 - ours
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def _load() -> str:
+    return " ".join(f"{value:.1f}" for value in os.getloadavg())
+
+
+def _interrupt(number: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,62 @@
+"""A wrong job file gets one message that names file, line or field, and the remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.job_file import load_job
+from trainer.errors import ConfigError
+
+GOOD = "name: a\ntraining: {model: m, dataset: d.jsonl}\n"
+
+
+def refusal(tmp_path, content: str | bytes) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_job(path)
+    return caught.value.message.replace(str(path), "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "job.yaml: is empty."),
+        ("- a\n- b\n", "job.yaml: holds a list, not a mapping of field names to values."),
+        ("just words\n", "job.yaml: holds a str, not a mapping of field names to values."),
+        (b"name: \xff\n", "job.yaml: byte 6 is not UTF-8."),
+        ("name: a\nname: b\n", 'job.yaml, line 2: found duplicate key "name" again.'),
+        (GOOD + "colour: red\n", "job.yaml: colour is not a field; there are: "),
+        (GOOD.replace("name: a", "nam: a"), "nam is not a field; did you mean name?"),
+        (GOOD.replace("name: a", "name: ../../etc"), "name = '../../etc': must be 1 to 63"),
+        (GOOD.replace("m,", "m, learning_rate: -1,"), "training.learning_rate = -1: must be"),
+        (GOOD.replace("m,", "m, learning_rate: fast,"), "training.learning_rate = 'fast': must be"),
+        (GOOD.replace("m,", "m, method: magic,"), "is no training method; there are: cpt, sft"),
+        (GOOD.replace("m,", "m, peft: {rank: 8},"), "training.peft.rank is not a field"),
+        ("name: a\ntraining: {model: m}\n", "job.yaml: training.dataset is missing."),
+        ("x" * (2 << 20), "job.yaml: is larger than 1 MiB"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path, content, message):
+    assert message in refusal(tmp_path, content)
+
+
+def test_broken_yaml_names_its_line(tmp_path):
+    assert "job.yaml, line 4" in refusal(tmp_path, "name: a\ntraining:\n  model: [1, 2\nx: }\n")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file"):
+        load_job(tmp_path / "nowhere.yaml")
+
+
+def test_paths_are_relative_to_the_file(tmp_path):
+    (tmp_path / "data.jsonl").write_text("{}\n")
+    path = tmp_path / "job.yaml"
+    path.write_text("name: a\ntraining: {model: org/name, dataset: data.jsonl}\noutput_dir: out\n")
+
+    job = load_job(path)
+
+    assert job.training.dataset.path == str(tmp_path / "data.jsonl")
+    assert job.training.model == "org/name"
+    assert job.output_dir == str(tmp_path / "out")

@@ -1,0 +1,194 @@
+"""The log reaches Prefect whole, once and in order, whatever happens to the process that sends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime
+from uuid import UUID
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect import flow, get_client
+from prefect.client.schemas.actions import LogCreate
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.sorting import LogSort
+
+from flows.log_shipper import (
+    LINE_CHARACTERS,
+    LOGGER,
+    READ_BYTES,
+    RECORD_CHARACTERS,
+    LogShipper,
+    as_records,
+    shown,
+    split_lines,
+)
+from flows.run_folder import RunFolder
+
+
+@flow
+async def nothing() -> None:
+    """A flow to own the log lines."""
+
+
+@pytest.fixture
+async def run_id(prefect_api) -> UUID:
+    async with get_client() as client:
+        return (await client.create_flow_run(nothing)).id
+
+
+async def lines_in_prefect(run_id: UUID) -> list[str]:
+    lines: list[str] = []
+    async with get_client() as client:
+        for offset in range(0, 100_000, 200):
+            page = await client.read_logs(
+                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])),
+                limit=200,
+                offset=offset,
+                sort=LogSort.TIMESTAMP_ASC,
+            )
+            lines += [x for log in page if log.name == LOGGER for x in log.message.split("\n")]
+            if len(page) < 200:
+                break
+    return lines
+
+
+async def ship_all(run_id: UUID, client=None) -> None:
+    async with get_client() as own:
+        shipper = LogShipper(client or own, run_id, RunFolder(run_id))
+        running = asyncio.create_task(shipper.run())
+        finishing = asyncio.create_task(shipper.finish())
+        await asyncio.wait({running, finishing}, return_when="FIRST_COMPLETED")
+        running.cancel()
+        finishing.cancel()
+        result = await asyncio.gather(running, return_exceptions=True)
+        if isinstance(result[0], Exception):
+            raise result[0]
+
+
+class LosesTheAnswer:
+    """A client whose next `create_logs` is carried out, but whose answer never comes."""
+
+    def __init__(self, client, error: BaseException) -> None:
+        self._client = client
+        self._error: BaseException | None = error
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+    async def create_logs(self, logs: list[LogCreate]) -> None:
+        await self._client.create_logs(logs)
+        if self._error:
+            error, self._error = self._error, None
+            raise error
+
+
+async def test_thousands_of_lines_arrive_in_order(run_id):
+    lines = [f"step {number} loss {number / 7:.4f}" for number in range(12_345)]
+    RunFolder(run_id).log.write_text("\n".join(lines))
+
+    await ship_all(run_id)
+
+    assert await lines_in_prefect(run_id) == lines
+
+
+async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
+    monkeypatch.setattr("flows.log_shipper.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("flows.log_shipper.get_run_logger", quiet_logger)
+    lines = [f"line {number}" for number in range(500)]
+    RunFolder(run_id).log.write_text("\n".join(lines) + "\n")
+
+    async with get_client() as client:
+        await ship_all(run_id, LosesTheAnswer(client, httpx.ReadTimeout("no answer")))
+
+    assert await lines_in_prefect(run_id) == lines
+
+
+async def test_a_process_killed_before_it_noted_a_batch_doubles_no_line(run_id):
+    log = RunFolder(run_id).log
+    log.write_text("".join(f"line {number}\n" for number in range(300)))
+
+    async with get_client() as client:
+        with pytest.raises(RuntimeError, match="killed"):
+            await ship_all(run_id, LosesTheAnswer(client, RuntimeError("killed")))
+    with log.open("a") as stream:
+        stream.write("the last line\n")
+    await ship_all(run_id)
+
+    expected = [*(f"line {number}" for number in range(300)), "the last line"]
+    assert await lines_in_prefect(run_id) == expected
+
+
+async def test_lines_of_others_are_not_counted_as_ours(run_id):
+    RunFolder(run_id).log.write_text("one\ntwo\n")
+    async with get_client() as client:
+        await client.create_logs(
+            [
+                LogCreate(
+                    name="prefect.flow_runs",
+                    level=20,
+                    message="not the training log",
+                    timestamp=datetime.now(UTC),
+                    flow_run_id=run_id,
+                )
+            ]
+        )
+
+    await ship_all(run_id)
+
+    assert await lines_in_prefect(run_id) == ["one", "two"]
+
+
+async def test_the_cursor_ends_at_the_size_of_the_log(run_id):
+    run = RunFolder(run_id)
+    run.log.write_bytes(b"caf\xc3\xa9\n\n\xff\xfe broken\nno newline at the end")
+
+    await ship_all(run_id)
+
+    assert json.loads(run.log_cursor.read_text())["offset"] == run.log.stat().st_size
+    assert await lines_in_prefect(run_id) == ["café", "", "�� broken", "no newline at the end"]
+
+
+@given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b" ")), max_size=60))
+def test_splitting_keeps_every_line(lines):
+    content = b"".join(line + b"\n" for line in lines)
+
+    found, size = split_lines(content, take_rest=False)
+
+    assert found == lines
+    assert size == len(content)
+
+
+def test_an_unfinished_line_waits_for_its_end():
+    assert split_lines(b"one\ntw", take_rest=False) == ([b"one"], 4)
+    assert split_lines(b"one\ntw", take_rest=True) == ([b"one", b"tw"], 6)
+
+
+def test_a_line_that_fills_the_buffer_does_not_block_the_rest():
+    lines, size = split_lines(b"x" * READ_BYTES, take_rest=False)
+
+    assert len(lines) == 1
+    assert size == READ_BYTES
+
+
+def test_few_lines_are_records_of_their_own_and_many_share():
+    assert as_records([b"a", b"b"]) == [[b"a"], [b"b"]]
+    many = as_records([b"x" * 100] * 1_000)
+    assert sum(len(record) for record in many) == 1_000
+    assert len(many) <= 10
+    assert all(sum(map(len, record)) <= RECORD_CHARACTERS for record in many)
+
+
+def test_what_is_shown_is_harmless():
+    assert shown(b"\x1b[31mred\x1b[0m \x00bell\x07") == "red bell"
+    assert shown(b" 10%\r 50%\r100%\r") == "100%"
+    assert len(shown(b"y" * 10_000_000)) < LINE_CHARACTERS + 20
+
+
+def quiet_logger():
+    import logging
+
+    return logging.getLogger("quiet")

@@ -1,0 +1,142 @@
+"""A mistake is one line on standard error and an exit code, before anything starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.gateway.conftest import EXAMPLES, call_trainctl, job_file
+
+from gateway.cli import main
+from gateway.exits import ApiUnreachable, Exit, code_of_error, code_of_state
+from trainer.errors import ConfigError, DataError, DiskFull, OrchestratorError
+from trainer.job_directory import JobState
+
+
+def _complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as leaving:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert "Traceback" not in captured.err
+    return int(leaving.value.code or 0), captured.err
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"max_stepps": 3}, r"training.max_stepps is not a field; did you mean max_steps?"),
+        ({"learning_rate": -3}, "training.learning_rate = -3: must be greater than 0"),
+        ({"model": "./none"}, "none is no folder"),
+        ({"dataset": "./none.jsonl"}, "none.jsonl': there is no such file or folder"),
+        ({"method": "dpoo"}, "dpoo"),
+        ({"init": "random", "peft": {}}, "set peft: null"),
+    ],
+)
+def test_a_wrong_setting_is_named_before_anything_starts(
+    training: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = job_file(tmp_path, **training)
+
+    code, error = _complaint(["run", str(path)], capsys)
+
+    assert code == Exit.BAD_INPUT
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_bad_row_is_named_by_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = tmp_path / "rows.jsonl"
+    good = (EXAMPLES / "quickstart.jsonl").read_text().splitlines()[0]
+    rows.write_text(f'{good}\n{{"messages": []}}\n')
+    path = job_file(tmp_path, dataset=str(rows))
+
+    code, error = _complaint(["run", str(path)], capsys)
+
+    assert code == Exit.BAD_INPUT
+    assert "rows.jsonl:2" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "absent.yaml"], "absent.yaml: No such file"),
+        (["run"], "Missing argument 'FILE'"),
+        (["runn"], "No such command 'runn'"),
+        (["list", "--state", "sleeping"], "sleeping"),
+        (["list", "--limit", "0"], "'--limit'"),
+        (["list", "--limt", "3"], "--limt"),
+        (["submit", "job.yaml", "--priority", "urgent"], "high, default, low"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    code, error = _complaint(arguments, capsys)
+
+    assert code == Exit.BAD_INPUT
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_api_that_does_not_answer_has_its_own_exit_code():
+    done = call_trainctl("list", PREFECT_API_URL="http://127.0.0.1:9/api")
+
+    assert done.returncode == Exit.UNREACHABLE
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: Prefect's API at http://127.0.0.1:9/api does not answer")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), Exit.BAD_INPUT),
+        (DataError("x"), Exit.BAD_INPUT),
+        (ApiUnreachable("x"), Exit.UNREACHABLE),
+        (DiskFull("x"), Exit.FAILED),
+    ],
+)
+def test_errors_have_exit_codes(error: OrchestratorError, code: Exit):
+    assert code_of_error(error) is code
+
+
+def test_every_end_of_a_job_has_an_exit_code_of_its_own():
+    ends = [JobState.COMPLETED, JobState.FAILED, JobState.PAUSED, JobState.STOPPED]
+
+    assert [int(code_of_state(state)) for state in ends] == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["init", "new.yaml"], ["version"]])
+def test_what_needs_no_prefect_does_not_import_it(arguments: list[str], tmp_path: Path):
+    program = (
+        "import sys\nfrom gateway.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
+        "assert not {'prefect', 'torch', 'httpx'} & sys.modules.keys()"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[str]):
+    from gateway.cli import app, servers
+
+    commands = [*app.registered_commands, *servers.registered_commands]
+
+    assert len(commands) == 16
+    for command in commands:
+        assert "Example: trainctl " in ((command.callback and command.callback.__doc__) or "")
+
+
+def test_the_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+
+    text = " ".join(capsys.readouterr().out.split())
+    assert "0 completed, 1 failed, 2 bad input, 3 paused, 4 stopped" in text

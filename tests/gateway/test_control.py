@@ -1,0 +1,172 @@
+"""Whether anybody works on a run, and what may be asked of it."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.states import Cancelling, Completed, Paused, Running
+
+from blocks.home import runs
+from flows.execute import create_run
+from flows.outcome import job_state
+from flows.run_folder import RunFolder
+from gateway import control, jobs
+from tests.flows.conftest import make_job
+from trainer.errors import ConfigError
+from trainer.job_directory import JobState
+
+
+async def _run_in(client: PrefectClient, state: State | None = None) -> FlowRun:
+    run = await create_run(make_job())
+    if state:
+        await client.set_flow_run_state(run.id, state, force=True)
+    return await client.read_flow_run(run.id)
+
+
+def test_a_run_is_worked_on_while_its_lock_is_held():
+    run_id = uuid4()
+    folder = RunFolder(run_id)
+
+    with folder.lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert control.is_worked_on(run_id)
+
+    assert not control.is_worked_on(run_id)
+
+
+def test_asking_about_a_run_leaves_no_folder():
+    run_id = uuid4()
+
+    assert not control.is_worked_on(run_id)
+    assert not (runs() / str(run_id)).exists()
+
+
+def test_a_run_of_another_computer_is_never_called_abandoned(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(control, "ABANDONED_SECONDS", -1.0)
+    here, elsewhere = uuid4(), uuid4()
+    RunFolder(here)
+
+    assert control.AbandonmentWatch(here).is_abandoned()
+    monkeypatch.setattr(control, "ABANDONED_SECONDS", 0.5)
+    assert not control.AbandonmentWatch(elsewhere).is_abandoned()
+
+
+@pytest.mark.parametrize("state", [None, Completed, Paused, Cancelling])
+async def test_only_a_running_job_can_be_paused(
+    state: Callable[[], State] | None, prefect_api: str
+):
+    async with get_client() as client:
+        run = await _run_in(client, state() if state else None)
+
+        with pytest.raises(ConfigError, match="only a running job can be paused"):
+            await control.ask_pause(client, run)
+
+
+async def test_a_pause_of_a_job_whose_process_is_gone_says_so(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client, Running())
+        RunFolder(run.id)
+        await control.ask_pause(client, run)
+
+        with pytest.raises(ConfigError, match=r"is gone.*trainctl resume"):
+            await control.until_paused(client, run.id)
+
+
+async def test_a_paused_job_is_cancelled_at_once(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client, Paused())
+
+        await control.ask_cancel(client, run)
+
+        assert job_state(await client.read_flow_run(run.id)) is JobState.STOPPED
+
+
+async def test_a_completed_job_is_neither_cancelled_nor_resumed(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client, Completed())
+
+        with pytest.raises(ConfigError, match="nothing to cancel"):
+            await control.ask_cancel(client, run)
+        with pytest.raises(ConfigError, match="nothing to resume"):
+            control.refuse_resume(run)
+
+
+async def test_a_job_at_work_is_not_executed_twice(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client, Running())
+
+    with RunFolder(run.id).lock.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="a process executes it now"):
+            control.refuse_resume(run)
+
+    control.refuse_resume(run)  # its process died: to attach again is what is wanted
+
+
+async def test_cancelling_a_job_whose_process_died_before_it_trained_stops_it(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client, Running())
+        RunFolder(run.id)
+        await control.ask_cancel(client, run)
+        began = time.monotonic()
+
+        run = await control.until_stopped(client, run.id, wait=True)
+
+        assert job_state(run) is JobState.STOPPED
+        assert time.monotonic() - began >= control.ABANDONED_SECONDS
+
+
+async def test_a_job_is_found_by_id_beginning_and_name(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client)
+        newer = await client.create_flow_run(
+            _flow(), parameters={"job": make_job().model_dump(mode="json")}, name=f"j-{uuid4()}"
+        )
+
+        for text in (str(run.id), str(run.id)[:13], str(run.id)[:13].upper()):
+            assert (await jobs.find(client, text)).id == run.id
+        assert (await jobs.find(client, newer.name)).id == newer.id
+
+
+@pytest.mark.parametrize("text", ["no-such-job", "ab", "zzzz", str(uuid4()), "../../etc"])
+async def test_a_job_that_is_not_there_is_no_traceback(text: str, prefect_api: str):
+    async with get_client() as client:
+        with pytest.raises(ConfigError, match="There is no job"):
+            await jobs.find(client, text)
+
+
+async def test_the_beginning_of_several_jobs_is_refused(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jobs, "PAGE", 5)  # several pages
+    async with get_client() as client:
+        ids = [str((await _run_in(client)).id) for _ in range(17)]  # two begin alike, of 16 digits
+        twin = next(a for n, a in enumerate(ids) if any(a[0] == b[0] for b in ids[:n]))
+        monkeypatch.setattr(jobs, "PREFIX", jobs.re.compile("[0-9a-f]"))
+
+        with pytest.raises(ConfigError, match="is the beginning of"):
+            await jobs.find(client, twin[0])
+
+
+async def test_the_list_filters_by_state_and_provider(prefect_api: str):
+    async with get_client() as client:
+        paused = await _run_in(client, Paused())
+
+        found = await jobs.newest(client, 1000, JobState.PAUSED, "local")
+
+        assert paused.id in {run.id for run in found}
+        assert {job_state(run) for run in found} == {JobState.PAUSED}
+        assert await jobs.newest(client, 1000, None, "nowhere") == []
+
+
+def _flow() -> object:
+    from flows.train import train
+
+    return train

@@ -1,0 +1,255 @@
+"""What goes wrong while training: named, in one sentence, and the last checkpoint still good."""
+
+import json
+import math
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import narrow
+import pytest
+from jobs import Job
+
+from trainer import checkpoints
+from trainer.errors import DiskFull, TrainingDiverged
+from trainer.job_directory import JobState
+from trainer.methods import METHODS
+
+torch_group = pytest.mark.xdist_group("torch")
+
+
+def ends_with(job: Job, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """Run the trainer to its failure; return the error's class and everything printed."""
+    assert job.main() == 1
+    assert job.status.state is JobState.FAILED
+    assert job.status.error is not None
+    printed = capsys.readouterr()
+    error = job.status.error
+    assert f"error {error['class']}: {error['message']} {error['suggestion']}\n" in printed.out
+    return error["class"], printed.out + printed.err
+
+
+# A person's mistake -------------------------------------------------------------------------
+
+
+def config(**changes: object) -> dict[str, object]:
+    return {"model": "no/such/model", "dataset": "missing.jsonl"} | changes
+
+
+MISTAKES = {
+    "a missing model": (config(), "ModelNotFound", "training.model: no/such/model is no folder."),
+    "a folder that is no model": (config(model="/tmp"), "ModelNotFound", "/tmp has no config.json"),
+    "a missing dataset": (config(model="{model}"), "DataError", "missing.jsonl"),
+    "bad rows": (config(model="{model}", dataset="{root}/bad.jsonl"), "DataError", "line 2"),
+    "a misspelt field": (config(modle="x"), "ConfigError", "did you mean model?"),
+    "no config at all": (None, "ConfigError", "holds a NoneType, not a mapping"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_at_once_and_without_a_stack(tmp_path, capsys, mistake):
+    settings, kind, words = MISTAKES[mistake]
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"text": 3}\n')
+    filled = json.dumps(settings).replace("{model}", str(model)).replace("{root}", str(tmp_path))
+    job = Job(tmp_path / "job")
+    job.write(config=json.loads(filled))
+
+    named, printed = ends_with(job, capsys)
+
+    assert named == kind
+    assert words in job.status.error["message"]
+    assert "Traceback" not in printed
+    assert "loading libraries" not in printed
+
+
+def test_a_job_file_that_is_no_json_is_told(tmp_path, capsys):
+    job = Job(tmp_path / "job")
+    job.directory.job.write_text("{")
+
+    named, printed = ends_with(job, capsys)
+
+    assert named == "ConfigError"
+    assert "job.json is missing or no JSON object" in printed
+
+
+@torch_group
+def test_a_model_without_weights_is_told(tmp_path, make_job, base_model, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in base_model.iterdir():
+        if path.suffix == ".json":
+            (model / path.name).write_bytes(path.read_bytes())
+
+    named, printed = ends_with(make_job(tmp_path / "job", model=str(model)), capsys)
+
+    assert named == "ModelNotFound"
+    assert "Traceback" not in printed
+
+
+@torch_group
+def test_a_model_with_torn_weights_is_told(tmp_path, make_job, base_model, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    for path in base_model.iterdir():
+        (model / path.name).write_bytes(path.read_bytes()[:100_000])
+
+    named, _ = ends_with(make_job(tmp_path / "job", model=str(model)), capsys)
+
+    assert named == "ModelNotFound"
+
+
+# Memory -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let batches of more than two examples run out of memory."""
+    monkeypatch.setitem(METHODS, "sft", narrow.__name__)
+    monkeypatch.setenv(narrow.LIMIT, "2")
+
+
+@torch_group
+@pytest.mark.usefixtures("little_memory")
+def test_memory_that_ran_out_is_named(tmp_path, make_job, capsys):
+    job = make_job(tmp_path / "job", per_device_train_batch_size=4)
+
+    named, _ = ends_with(job, capsys)
+
+    assert named == "OutOfMemory"
+    assert "can't allocate memory" in job.status.error["message"]
+
+
+@torch_group
+def test_a_divided_batch_learns_the_same(tmp_path, make_job, request):
+    # 30 rows: the last batch of an epoch is not full.
+    settings = {"per_device_train_batch_size": 4, "max_steps": 10, "learning_rate": 0.01}
+    whole, divided = (make_job(tmp_path / name, **settings) for name in ("whole", "divided"))
+    whole.train()
+
+    request.getfixturevalue("little_memory")
+    divided.directory.update_status(batch_divisor=2)
+    assert divided.train() is JobState.COMPLETED
+
+    for step in range(1, 11):
+        expected = whole.metrics[step]["train_loss"]
+        assert divided.metrics[step]["train_loss"] == pytest.approx(expected, abs=1e-5)
+
+
+@torch_group
+@pytest.mark.usefixtures("little_memory")
+def test_memory_that_ran_out_on_the_way_costs_no_step(tmp_path, make_job, monkeypatch):
+    settings = {"per_device_train_batch_size": 4, "save_steps": 2, "max_steps": 6}
+    whole, divided = (make_job(tmp_path / name, **settings) for name in ("whole", "divided"))
+    monkeypatch.setenv(narrow.LIMIT, "4")
+    whole.train()
+    from jobs import PausesAfter
+
+    from trainer.job_directory import Desired
+
+    divided.train(PausesAfter(divided.directory, 3))
+    divided.directory.request(Desired.RUN)
+    monkeypatch.setenv(narrow.LIMIT, "2")
+    divided.directory.update_status(batch_divisor=2)
+    assert divided.train() is JobState.COMPLETED
+
+    losses = [[r["train_loss"] for r in job.metrics.values()] for job in (whole, divided)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+# Numbers ------------------------------------------------------------------------------------
+
+WILD = {
+    "peft": None,
+    "optim": "sgd",
+    "learning_rate": 10,
+    "max_grad_norm": 0,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "max_steps": 40,
+    "save_steps": 1,
+}
+
+
+def assert_finite(checkpoint: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(checkpoint / "model.safetensors")
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+@torch_group
+@pytest.mark.parametrize("logging_steps", [1, 30])
+def test_training_that_diverged_is_ended_with_a_good_checkpoint(
+    tmp_path, make_job, capsys, logging_steps
+):
+    job = make_job(tmp_path / "job", **WILD, logging_steps=logging_steps)
+
+    named, _ = ends_with(job, capsys)
+
+    assert named == "TrainingDiverged"
+    newest, rejected = checkpoints.newest_valid(job.directory.checkpoints)
+    assert newest is not None
+    assert rejected == []
+    for step in job.saved_steps:
+        assert_finite(job.checkpoint(step))
+
+
+@torch_group
+def test_an_evaluation_that_is_no_number_ends_training(tmp_path, make_job):
+    job = make_job(tmp_path / "job", **WILD, data={"eval_fraction": 0.2}, eval_steps=1)
+
+    with pytest.raises(TrainingDiverged):
+        job.train()
+
+    assert all(math.isfinite(loss) for loss in job.evaluations.values())
+    assert "NaN" not in job.directory.metrics.read_text()
+
+
+# Disk ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Yield a folder on a disk of 4 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if os.getuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a disk to fill, and not in every container")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@torch_group
+def test_a_disk_that_fills_while_saving_is_named_and_the_checkpoint_before_is_good(
+    tmp_path, small_disk, make_job, capsys
+):
+    job = make_job(small_disk / "job", peft={"r": 32}, save_steps=2, save_total_limit=1)
+
+    named, _ = ends_with(job, capsys)
+
+    assert named == "DiskFull"
+    assert " of 4.0 MiB are free" in job.status.error["message"]
+    assert checkpoints.newest_valid(job.directory.checkpoints) == (job.checkpoint(2), [])
+    assert not list(job.directory.checkpoints.glob(".saving/*"))
+
+
+@torch_group
+def test_a_disk_that_fills_at_the_output_leaves_no_half_of_it(small_disk, make_job):
+    job = make_job(small_disk / "job", peft={"r": 32}, max_steps=2)
+    free = 3_600_000
+    (small_disk / "ballast").write_bytes(b"x" * (4 * 2**20 - free))
+
+    with pytest.raises(DiskFull):
+        job.train()
+
+    assert job.saved_steps == [2]
+    assert not job.directory.output.exists()
+    assert not (job.directory.root / ".output").exists()
+    (small_disk / "ballast").unlink()
+    assert job.train() is JobState.COMPLETED
