@@ -48,14 +48,8 @@ def download(run: FlowRun, target: Path) -> dict[str, Any]:
 def copy_verified(source: Path, target: Path) -> None:
     """Copy a folder with a manifest; `target` appears in one step, whole and verified."""
     manifest = verify(source)
-    size = sum(facts["bytes"] for facts in manifest["files"].values())
     target.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target.parent).free
-    if free < size:
-        raise DiskFull(
-            f"{target.parent} has {free / 1e6:.0f} MB free, the artifact has {size / 1e6:.0f} MB.",
-            "Free disk space or name another folder with --to.",
-        )
+    refuse_if_too_large(manifest, target.parent)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -71,3 +65,18 @@ def copy_verified(source: Path, target: Path) -> None:
         target.rmdir()
     partial.rename(target)
     fsync_directory(target.parent)
+
+
+def refuse_if_too_large(manifest: dict[str, Any], folder: Path) -> None:
+    """Refuse what does not fit on the disk of `folder`.
+
+    Raises:
+        DiskFull: with both sizes.
+    """
+    size = sum(facts["bytes"] for facts in manifest["files"].values())
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise DiskFull(
+            f"{folder} has {free / 1e6:.0f} MB free, the artifact has {size / 1e6:.0f} MB.",
+            "Free disk space or name another folder with --to.",
+        )

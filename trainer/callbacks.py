@@ -160,13 +160,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
     def _record_evaluation(self, state: Any, loss: float) -> None:
         if not math.isfinite(loss):
             raise TrainingDiverged(f"At step {state.global_step} the evaluation loss was {loss}.")
-        self._append(
-            self._common(state) | {"eval_loss": loss, "perplexity": _perplexity(loss)},
-        )
+        perplexity = _perplexity(loss)
+        self._append(self._common(state) | {"eval_loss": loss, "perplexity": perplexity})
+        shown = "" if perplexity is None else f"  perplexity {perplexity:.2f}"
         print(  # noqa: T201 - standard output is the job's log
-            f"step {state.global_step}/{state.max_steps}  eval_loss {loss:.4f}  "
-            f"perplexity {_perplexity(loss):.2f}",
-            flush=True,
+            f"step {state.global_step}/{state.max_steps}  eval_loss {loss:.4f}{shown}", flush=True
         )
         # An evaluation takes time that is no step's.
         self._last = (time.monotonic(), *self._last[1:])

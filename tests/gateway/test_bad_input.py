@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.gateway.conftest import EXAMPLES, call_trainctl, job_file
+from commanding import EXAMPLES, call_trainctl, job_file
 
 from gateway.cli import main
 from gateway.exits import ApiUnreachable, Exit, code_of_error, code_of_state

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+from commanding import make_job
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
@@ -18,7 +19,6 @@ from flows.execute import create_run
 from flows.outcome import job_state
 from flows.run_folder import RunFolder
 from gateway import control, jobs
-from tests.flows.conftest import make_job
 from trainer.errors import ConfigError
 from trainer.job_directory import JobState
 

@@ -83,43 +83,43 @@ def test_a_wish_before_the_first_step_makes_none(tmp_path, make_job):
     assert (job.saved_steps, job.metrics) == ([], {})
 
 
-def test_a_checkpoint_with_a_flipped_bit_is_passed_over(at_6, uninterrupted, capsys):
+def test_a_checkpoint_with_a_flipped_bit_is_passed_over(at_6, uninterrupted, capfd):
     damaged = at_6.checkpoint(6) / WEIGHTS
     flip_a_byte(damaged)
 
     assert_ends_like(uninterrupted, at_6)
 
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert f"warning: passed over a checkpoint: {damaged} does not have the SHA-256" in printed
     assert "resuming from checkpoint-3\n" in printed
 
 
-def test_a_checkpoint_without_a_manifest_is_passed_over(at_6, uninterrupted, capsys):
+def test_a_checkpoint_without_a_manifest_is_passed_over(at_6, uninterrupted, capfd):
     (at_6.checkpoint(6) / MANIFEST).unlink()
 
     assert_ends_like(uninterrupted, at_6)
 
-    assert "resuming from checkpoint-3\n" in capsys.readouterr().out
+    assert "resuming from checkpoint-3\n" in capfd.readouterr().out
 
 
-def test_what_a_crash_left_half_saved_is_not_resumed_from(at_6, uninterrupted, capsys):
+def test_what_a_crash_left_half_saved_is_not_resumed_from(at_6, uninterrupted, capfd):
     half = at_6.directory.checkpoints / checkpoints.STAGING / "checkpoint-9"
     half.mkdir(parents=True)
     (half / WEIGHTS).write_bytes((at_6.checkpoint(6) / WEIGHTS).read_bytes()[:1000])
 
     assert_ends_like(uninterrupted, at_6)
 
-    assert "resuming from checkpoint-6\n" in capsys.readouterr().out
+    assert "resuming from checkpoint-6\n" in capfd.readouterr().out
     assert not half.exists()
 
 
-def test_without_any_good_checkpoint_it_begins_again(at_6, uninterrupted, capsys):
+def test_without_any_good_checkpoint_it_begins_again(at_6, uninterrupted, capfd):
     for step in (3, 6):
         flip_a_byte(at_6.checkpoint(step) / "optimizer.pt")
 
     assert_ends_like(uninterrupted, at_6)
 
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     assert printed.count("warning: passed over a checkpoint: ") == 2
     assert "resuming" not in printed
 
@@ -173,7 +173,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(at_6, tmp_path, name):
     assert not (tmp_path / "proof").exists()
 
 
-def test_a_bare_pickle_in_a_checkpoint_ends_the_job_with_a_sentence(at_6, tmp_path, capsys):
+def test_a_bare_pickle_in_a_checkpoint_ends_the_job_with_a_sentence(at_6, tmp_path, capfd):
     (at_6.checkpoint(6) / "optimizer.pt").write_bytes(pickle.dumps(Evil(tmp_path / "proof")))
     write_manifest(at_6.checkpoint(6), step=6)
 
@@ -182,4 +182,4 @@ def test_a_bare_pickle_in_a_checkpoint_ends_the_job_with_a_sentence(at_6, tmp_pa
     assert not (tmp_path / "proof").exists()
     assert at_6.status.error["class"] == "IntegrityError"
     assert "remove it and run the job again" in at_6.status.error["suggestion"]
-    assert "error IntegrityError: " in capsys.readouterr().out
+    assert "error IntegrityError: " in capfd.readouterr().out

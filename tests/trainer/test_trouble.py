@@ -19,12 +19,12 @@ from trainer.methods import METHODS
 torch_group = pytest.mark.xdist_group("torch")
 
 
-def ends_with(job: Job, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+def ends_with(job: Job, capfd: pytest.CaptureFixture[str]) -> tuple[str, str]:
     """Run the trainer to its failure; return the error's class and everything printed."""
     assert job.main() == 1
     assert job.status.state is JobState.FAILED
     assert job.status.error is not None
-    printed = capsys.readouterr()
+    printed = capfd.readouterr()
     error = job.status.error
     assert f"error {error['class']}: {error['message']} {error['suggestion']}\n" in printed.out
     return error["class"], printed.out + printed.err
@@ -48,7 +48,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_at_once_and_without_a_stack(tmp_path, capsys, mistake):
+def test_a_mistake_is_told_at_once_and_without_a_stack(tmp_path, capfd, mistake):
     settings, kind, words = MISTAKES[mistake]
     model = tmp_path / "model"
     model.mkdir()
@@ -58,7 +58,7 @@ def test_a_mistake_is_told_at_once_and_without_a_stack(tmp_path, capsys, mistake
     job = Job(tmp_path / "job")
     job.write(config=json.loads(filled))
 
-    named, printed = ends_with(job, capsys)
+    named, printed = ends_with(job, capfd)
 
     assert named == kind
     assert words in job.status.error["message"]
@@ -66,38 +66,38 @@ def test_a_mistake_is_told_at_once_and_without_a_stack(tmp_path, capsys, mistake
     assert "loading libraries" not in printed
 
 
-def test_a_job_file_that_is_no_json_is_told(tmp_path, capsys):
+def test_a_job_file_that_is_no_json_is_told(tmp_path, capfd):
     job = Job(tmp_path / "job")
     job.directory.job.write_text("{")
 
-    named, printed = ends_with(job, capsys)
+    named, printed = ends_with(job, capfd)
 
     assert named == "ConfigError"
     assert "job.json is missing or no JSON object" in printed
 
 
 @torch_group
-def test_a_model_without_weights_is_told(tmp_path, make_job, base_model, capsys):
+def test_a_model_without_weights_is_told(tmp_path, make_job, base_model, capfd):
     model = tmp_path / "model"
     model.mkdir()
     for path in base_model.iterdir():
         if path.suffix == ".json":
             (model / path.name).write_bytes(path.read_bytes())
 
-    named, printed = ends_with(make_job(tmp_path / "job", model=str(model)), capsys)
+    named, printed = ends_with(make_job(tmp_path / "job", model=str(model)), capfd)
 
     assert named == "ModelNotFound"
     assert "Traceback" not in printed
 
 
 @torch_group
-def test_a_model_with_torn_weights_is_told(tmp_path, make_job, base_model, capsys):
+def test_a_model_with_torn_weights_is_told(tmp_path, make_job, base_model, capfd):
     model = tmp_path / "model"
     model.mkdir()
     for path in base_model.iterdir():
         (model / path.name).write_bytes(path.read_bytes()[:100_000])
 
-    named, _ = ends_with(make_job(tmp_path / "job", model=str(model)), capsys)
+    named, _ = ends_with(make_job(tmp_path / "job", model=str(model)), capfd)
 
     assert named == "ModelNotFound"
 
@@ -114,10 +114,10 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @torch_group
 @pytest.mark.usefixtures("little_memory")
-def test_memory_that_ran_out_is_named(tmp_path, make_job, capsys):
+def test_memory_that_ran_out_is_named(tmp_path, make_job, capfd):
     job = make_job(tmp_path / "job", per_device_train_batch_size=4)
 
-    named, _ = ends_with(job, capsys)
+    named, _ = ends_with(job, capfd)
 
     assert named == "OutOfMemory"
     assert "can't allocate memory" in job.status.error["message"]
@@ -185,11 +185,11 @@ def assert_finite(checkpoint: Path) -> None:
 @torch_group
 @pytest.mark.parametrize("logging_steps", [1, 30])
 def test_training_that_diverged_is_ended_with_a_good_checkpoint(
-    tmp_path, make_job, capsys, logging_steps
+    tmp_path, make_job, capfd, logging_steps
 ):
     job = make_job(tmp_path / "job", **WILD, logging_steps=logging_steps)
 
-    named, _ = ends_with(job, capsys)
+    named, _ = ends_with(job, capfd)
 
     assert named == "TrainingDiverged"
     newest, rejected = checkpoints.newest_valid(job.directory.checkpoints)
@@ -227,11 +227,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @torch_group
 def test_a_disk_that_fills_while_saving_is_named_and_the_checkpoint_before_is_good(
-    tmp_path, small_disk, make_job, capsys
+    tmp_path, small_disk, make_job, capfd
 ):
     job = make_job(small_disk / "job", peft={"r": 32}, save_steps=2, save_total_limit=1)
 
-    named, _ = ends_with(job, capsys)
+    named, _ = ends_with(job, capfd)
 
     assert named == "DiskFull"
     assert " of 4.0 MiB are free" in job.status.error["message"]

@@ -1,0 +1,73 @@
+"""Jobs of a few seconds, and `trainctl` called as a user does: as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from trainer.config import TrainingJob
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+Trainctl = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def job_values(**training: Any) -> dict[str, Any]:
+    """Return a job of a few seconds on the CPU; a value of `training` replaces or adds one."""
+    return {
+        "name": "small",
+        "resources": {"gpu_count": 0, "cpu_threads": 1},
+        "training": {
+            "model": str(EXAMPLES / "tiny-llama"),
+            "init": "random",
+            "peft": None,
+            "dataset": {"path": str(EXAMPLES / "quickstart.jsonl"), "eval_fraction": 0.1},
+            "max_steps": 6,
+            "max_length": 64,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-3,
+            **training,
+        },
+    }
+
+
+def make_job(**training: Any) -> TrainingJob:
+    """Return that job, checked."""
+    return TrainingJob.model_validate(job_values(**training))
+
+
+def job_file(folder: Path, **training: Any) -> Path:
+    """Write that job to a file."""
+    path = folder / "job.yaml"
+    YAML().dump(job_values(**training), path)
+    return path
+
+
+def call_trainctl(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", *map(str, arguments)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
+    """Wait until `condition` gives something true and return that."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"waited {seconds} s in vain for {condition}")

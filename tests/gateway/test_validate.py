@@ -1,0 +1,53 @@
+"""`trainctl validate` looks at everything and trains nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from commanding import call_trainctl, job_file
+from ruamel.yaml import YAML
+
+TINY_LLAMA_PARAMETERS = 1_115_264  # as examples/tiny-llama/config.json gives them
+
+
+def test_validate_estimates_what_the_training_takes(tmp_path: Path):
+    path = job_file(tmp_path, max_steps=-1, num_train_epochs=2.0)
+
+    done = call_trainctl("validate", path, "--json")
+
+    assert done.returncode == 0, done.stderr
+    checks = json.loads(done.stdout)["checks"]
+    found = checks["estimate"]
+    rows = checks["dataset"]["rows"]
+    assert found["trainable_parameters"] == TINY_LLAMA_PARAMETERS
+    assert found["memory_gb"]["optimizer"] == round(TINY_LLAMA_PARAMETERS * 8 / 1e9, 4)
+    assert found["steps"] == 2 * -(-round(rows * 0.9) // 4)
+    assert 0 < found["seconds_per_step"] < 30
+
+
+def test_validate_names_a_wrong_argument(tmp_path: Path):
+    path = job_file(tmp_path, arguments={"adam_beta3": 0.9})
+
+    done = call_trainctl("validate", path)
+
+    assert done.returncode == 2
+    assert "ERROR  estimate  training.arguments.adam_beta3" in done.stdout
+    assert "adam_beta2" in done.stdout
+
+
+def test_validate_tells_everything_that_is_wrong_at_once(tmp_path: Path):
+    path = job_file(tmp_path, model="./none", dataset="./none.jsonl")
+    job = YAML(typ="safe").load(path)
+    YAML().dump({**job, "resources": {"disk_gb": 1e9}}, path)
+
+    done = call_trainctl("validate", path, "--json")
+
+    assert done.returncode == 2
+    checks = json.loads(done.stdout)["checks"]
+    assert [name for name, check in checks.items() if not check["ok"]] == [
+        "dataset",
+        "model",
+        "machine",
+    ]
+    assert checks["machine"]["class"] == "CapacityError"
