@@ -56,6 +56,7 @@ class Place:
             "TRAINING_ORCHESTRATOR_HOME": str(self.home),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",  # the API still gets every line
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "OMP_NUM_THREADS": "1",  # CPU seconds of two arms compare only at equal threads
@@ -103,13 +104,14 @@ class Place:
         return job
 
     def end_trainings(self) -> None:
-        """Kill whatever still trains in the benchmark's home: the flow started it detached."""
-        for folder in self.home.glob("instances/*"):
-            job = JobDirectory(folder)
+        """Kill whatever still trains: a trainer outlives the process that started it."""
+        for file in self.folder.rglob("job.json"):
+            job = JobDirectory(file.parent)
             status = job.read_status()
-            for pid in (status.pid, status.trainer_pid) if job.is_alive() else ():
-                with contextlib.suppress(ProcessLookupError, TypeError):
-                    os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type] # None is suppressed
+            # The supervisor goes first, for it would start the trainer again.
+            for pid in filter(None, (status.pid, status.trainer_pid) if job.is_alive() else ()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 class Process:

@@ -10,6 +10,7 @@ a small Llama. Then the trainer makes the weights, as `tiny-llama.yaml` says: me
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -87,7 +88,9 @@ def train_weights(job: JobDirectory) -> None:
         "limits": wanted.limits.model_dump(mode="json"),
     }
     replace_json(job.job, record)
-    subprocess.run([sys.executable, "-m", "trainer", str(job.root)], check=True)
+    threads = wanted.resources.cpu_threads or os.cpu_count()
+    command = [sys.executable, "-m", "trainer", str(job.root)]
+    subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
 
 
 def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:

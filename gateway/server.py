@@ -27,7 +27,7 @@ from gateway.exits import ApiUnreachable
 from trainer.files import read_json, replace_json
 
 HOST = "127.0.0.1"
-PORT = 4200
+PORT = 4200  # Prefect's own; PREFECT_SERVER_API_PORT chooses another, as it does for Prefect
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.2
@@ -105,8 +105,9 @@ def start() -> str:
     with _one_at_a_time():
         server = known()
         if server is None:
-            if answers(f"http://{HOST}:{PORT}/api"):
-                return f"http://{HOST}:{PORT}/api"  # somebody's Prefect server, at its own port
+            usual = f"http://{HOST}:{_usual_port()}/api"
+            if answers(usual):
+                return usual  # somebody's Prefect server, where one is looked for
             server = _spawn(_free_port())
             replace_json(record_file(), asdict(server))
         _wait_until_healthy(server)
@@ -169,9 +170,14 @@ def _wait_until_healthy(server: Server) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def _usual_port() -> int:
+    chosen = os.environ.get("PREFECT_SERVER_API_PORT", "")
+    return int(chosen) if chosen.isdecimal() else PORT
+
+
 def _free_port() -> int:
     """Return Prefect's own port, or a free one when somebody else has it."""
-    for port in (PORT, 0):
+    for port in (_usual_port(), 0):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

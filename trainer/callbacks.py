@@ -126,7 +126,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         if "loss" in logs:
             self._record_step(state, logs)
         elif "eval_loss" in logs:
-            self._record_evaluation(state, logs["eval_loss"])
+            self._record_evaluation(state, logs["eval_loss"], logs.get("eval_runtime", 0.0))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint is there: say so in the status at once."""
@@ -157,7 +157,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         if time.monotonic() - self._status_at > STATUS_INTERVAL:
             self._write_status(state)
 
-    def _record_evaluation(self, state: Any, loss: float) -> None:
+    def _record_evaluation(self, state: Any, loss: float, seconds: float) -> None:
         if not math.isfinite(loss):
             raise TrainingDiverged(f"At step {state.global_step} the evaluation loss was {loss}.")
         perplexity = _perplexity(loss)
@@ -167,7 +167,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
             f"step {state.global_step}/{state.max_steps}  eval_loss {loss:.4f}{shown}", flush=True
         )
         # An evaluation takes time that is no step's.
-        self._last = (time.monotonic(), *self._last[1:])
+        self._last = (self._last[0] + seconds, *self._last[1:])
 
     def _common(self, state: Any) -> dict[str, Any]:
         return {

@@ -24,7 +24,14 @@ _MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-_DISK = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+_DISK = (
+    "No space left on device",
+    "Disk quota exceeded",
+    # How torch 2 says that it could not write a checkpoint:
+    "PytorchStreamWriter failed",
+    "iostream error",
+    "unexpected pos ",
+)
 
 
 def translate(error: BaseException, folder: Path) -> OrchestratorError:

@@ -81,5 +81,5 @@ def test_force_replaces_the_file(tmp_path: Path):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match="none/job.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"none/job\.yaml: No such file"):
         write_template(tmp_path / "none" / "job.yaml", force=False)

@@ -91,11 +91,11 @@ def test_the_log_is_with_prefect_too(
 
 def test_the_list_shows_the_job_with_step_and_loss(job: str, ask: Trainctl):
     listed = json.loads(ask("list", "--state", "completed", "--json").stdout)
-    table = ask("list").stdout
+    table = ask("list", "--state", "completed").stdout
 
     (record,) = (record for record in listed if record["id"] == job)
     assert (record["step"], record["total_steps"], record["name"]) == (6, 6, "small")
-    assert re.search(rf"^{job[:8]}  small  completed +local +6/6 ", table, re.MULTILINE)
+    assert re.search(rf"^{job[:8]}  small +completed +local +6/6 ", table, re.MULTILINE)
 
 
 def test_the_status_holds_metrics_and_report(job: str, ask: Trainctl):

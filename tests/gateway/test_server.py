@@ -31,12 +31,13 @@ def alone(home: Path, tmp_path: Path) -> Iterator[Callable[..., CompletedProcess
 
 @pytest.mark.slow
 def test_the_server_is_started_once_and_kept_and_stopped(
-    alone: Callable[..., CompletedProcess[str]], home: Path
+    alone: Callable[..., CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ):
     with socket.socket() as taken:  # by something that is no Prefect
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind((server.HOST, server.PORT))
+        taken.bind((server.HOST, 0))
         taken.listen()
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("PREFECT_SERVER_API_PORT", port)
         Thread(target=_hang_up, args=(taken,), daemon=True).start()
         first = alone("list")
         taken.shutdown(socket.SHUT_RDWR)
@@ -45,7 +46,7 @@ def test_the_server_is_started_once_and_kept_and_stopped(
     assert "starting the Prefect server" in first.stderr
     known = server.known()
     assert known
-    assert str(server.PORT) not in known.url
+    assert port not in known.url
     assert "starting" not in alone("list").stderr
     assert json.loads(alone("server", "status", "--json").stdout)["pid"] == known.pid
     assert alone("server", "stop").stdout == f"stopped {known.url}\n"

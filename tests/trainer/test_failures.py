@@ -27,6 +27,8 @@ CASES = [
     (OSError(errno.EDQUOT, "Disk quota exceeded"), DiskFull),
     (Exception("I/O error: No space left on device (os error 28)"), DiskFull),
     (RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed"), DiskFull),
+    (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"), DiskFull),
+    (RuntimeError("basic_ios::clear: iostream error"), DiskFull),
     (ModuleNotFoundError("No module named 'trl'"), DependencyError),
     (ValueError("a surprise"), TrainingFailed),
     (OSError(errno.EIO, "Input/output error"), TrainingFailed),

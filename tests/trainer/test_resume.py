@@ -137,7 +137,12 @@ def test_a_torn_line_of_metrics_does_not_swallow_the_next(at_6, uninterrupted):
 
 
 def test_a_best_checkpoint_is_remembered_over_a_pause(tmp_path, make_job):
-    settings = SETTINGS | {"eval_steps": 1, "early_stopping_patience": 9, "learning_rate": 0.5}
+    settings = SETTINGS | {
+        "data": {"max_rows": 10, "eval_fraction": 0.4},
+        "eval_steps": 1,
+        "early_stopping_patience": 9,
+        "learning_rate": 0.05,
+    }
     straight, paused = (make_job(tmp_path / name, **settings) for name in ("straight", "paused"))
     straight.train()
     losses = straight.evaluations
@@ -174,7 +179,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(at_6, tmp_path, name):
 
 
 def test_a_bare_pickle_in_a_checkpoint_ends_the_job_with_a_sentence(at_6, tmp_path, capfd):
-    (at_6.checkpoint(6) / "optimizer.pt").write_bytes(pickle.dumps(Evil(tmp_path / "proof")))
+    (at_6.checkpoint(6) / "optimizer.pt").write_bytes(pickle.dumps(Evil(tmp_path / "proof"), 2))
     write_manifest(at_6.checkpoint(6), step=6)
 
     assert at_6.main() == 1
