@@ -16,6 +16,7 @@ The last line is Prefect's share of the total, pick-up and start, with its defau
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -96,7 +97,7 @@ def stages(
         started,
         first_line,
     ]
-    spent = [after - before for before, after in zip(times, times[1:], strict=False)]
+    spent = [after - before for before, after in itertools.pairwise(times)]
     step = epoch(steps[1]["timestamp"]) - first_line
     return dict(zip(STAGES, [*spent, first_line - began, step], strict=True))
 

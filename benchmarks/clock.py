@@ -44,9 +44,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc] # transformers is not ch
         assert self._start
         cpu, wall = (after - before for after, before in zip(self._now(), self._start, strict=True))
         record = {"cpu": cpu, "wall": wall, "losses": self._losses}
-        self._result.write_text(
-            json.dumps(record | {"tokens": self._tokens[-1] - self._tokens[0]})
-        )
+        self._result.write_text(json.dumps(record | {"tokens": self._tokens[-1] - self._tokens[0]}))
 
     def _now(self) -> tuple[float, float]:
         cpu = time.process_time()
@@ -78,7 +76,9 @@ def trl(spec_file: str) -> int:
     trainer = SFTTrainer(
         model=get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **spec["lora"])),
         args=SFTConfig(
-            output_dir=str(Path(spec_file).parent / "trl"), data_seed=spec["seed"], **spec["arguments"]
+            output_dir=str(Path(spec_file).parent / "trl"),
+            data_seed=spec["seed"],
+            **spec["arguments"],
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(spec["model"]),

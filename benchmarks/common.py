@@ -35,7 +35,9 @@ def options(text: str, rounds: int = 3, **more: Any) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a smoke run: one round, small sizes")
     parser.add_argument("--rounds", type=int, default=None, help=f"default {rounds}; quick 1")
     for name, default in more.items():
-        parser.add_argument(f"--{name}", type=type(default), default=None, help=f"default {default}")
+        parser.add_argument(
+            f"--{name}", type=type(default), default=None, help=f"default {default}"
+        )
     given = parser.parse_args()
     given.rounds = given.rounds or (1 if given.quick else rounds)
     for name, default in more.items():
@@ -124,20 +126,21 @@ class Process:
     def finished(self) -> str:
         """Wait for its end and return what it printed; a failure ends the benchmark."""
         if code := self.process.wait():
-            fail(f"exit code {code} of {self.process.args}:\n{self.log.read_text()[-3000:]}")
+            fail(f"exit code {code} of {self.process.args!r}:\n{self.log.read_text()[-3000:]}")
         return self.log.read_text()
 
     def must_live(self) -> bool:
         """Return False; end the benchmark when the process has ended."""
         if self.process.poll() is not None:
-            fail(f"{self.process.args} ended:\n{self.log.read_text()[-3000:]}")
+            fail(f"{self.process.args!r} ended:\n{self.log.read_text()[-3000:]}")
         return False
 
 
 @contextmanager
 def place() -> Iterator[Place]:
     """Yield a place of work; processes and files are gone afterwards, also on Ctrl-C."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job ignores the first
+        signal.signal(number, _interrupt)
     print(f"{os.cpu_count()} cores, load {_load()}", flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         with ExitStack() as stack:
@@ -149,10 +152,11 @@ def place() -> Iterator[Place]:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """End a process and its session: ask, wait, and kill who does not listen."""
-    if process.poll() is None:
-        process.terminate()  # a supervisor ends its trainer, a server its own children
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_SECONDS)
+    for _ in range(2):  # a supervisor saves a checkpoint first, unless it is asked twice
+        if process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_SECONDS / 2)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -13,14 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+from common import EXAMPLES
 from prefect import flow, get_client
 
 from blocks.machines.local import LocalMachine
 from blocks.models import Instance, InstanceStatus
-from common import EXAMPLES
 from flows.log_shipper import LogShipper
 from flows.run_folder import RunFolder, this_run_id
-from flows.tasks.stream import RemoteTraining, _mirror
+from flows.tasks.stream import RemoteTraining, _mirror, _until_size
 from trainer.config import TrainingJob
 
 
@@ -40,8 +40,7 @@ async def ship(source: Path, result: Path) -> None:
             for helper in helpers:
                 if helper.done():
                     helper.result()
-        while run.log.stat().st_size < source.stat().st_size:
-            await asyncio.sleep(0.02)
+        await _until_size(run.log, source.stat().st_size)  # noqa: ASYNC240 - a microsecond
         await shipper.finish()
         for helper in helpers:
             helper.cancel()

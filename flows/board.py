@@ -25,6 +25,12 @@ from trainer.metrics import Record, by_step, parse_records
 
 UPDATE_SECONDS = 2.0
 PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
+KINDS = {
+    PROGRESS: ("progress", "How much of the training is done"),
+    CURVE: ("markdown", "The loss curve and the current metrics; refreshes every 2 s"),
+    METRICS: ("table", "The metrics of the steps, thinned"),
+}
+"""Prefect's type of each artifact, and what its card says."""
 METRIC_ROWS = 120  # in the machine-readable artifact; a sparkline has no more cells
 SHOWN = (
     "step",
@@ -84,9 +90,15 @@ class Board:
         if key in self._artifacts:
             await self._client.update_artifact(self._artifacts[key], ArtifactUpdate(data=data))
         else:
-            kind = "progress" if key == PROGRESS else "markdown" if key == CURVE else "table"
+            kind, description = KINDS[key]
             made = await self._client.create_artifact(
-                ArtifactCreate(key=key, type=kind, data=data, flow_run_id=self._run_id)
+                ArtifactCreate(
+                    key=key,
+                    type=kind,
+                    description=description,
+                    data=data,
+                    flow_run_id=self._run_id,
+                )
             )
             self._artifacts[key] = made.id
 

@@ -24,8 +24,8 @@ def loss_curve(train: Sequence[Point], evaluation: Sequence[Point], title: str) 
     """
     train, evaluation = thinned(train), thinned(evaluation)
     points = [*train, *evaluation] or [(0.0, 0.0)]
-    x_range = _range([x for x, _ in points])
-    y_range = _range([y for _, y in points])
+    x_range = _step_range([x for x, _ in points])
+    y_range = _loss_range([y for _, y in points])
 
     def place(point: Point) -> Point:
         x = LEFT + (point[0] - x_range[0]) / (x_range[1] - x_range[0]) * (WIDTH - LEFT - RIGHT)
@@ -62,10 +62,15 @@ def thinned(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
     return [points[round(number * stride)] for number in range(limit)]
 
 
-def _range(values: list[float]) -> Point:
-    low, high = min(values), max(values)
+def _step_range(steps: list[float]) -> Point:
+    low, high = min(steps), max(steps)
+    return low, high if high > low else low + 1
+
+
+def _loss_range(losses: list[float]) -> Point:
+    low, high = min(losses), max(losses)
     margin = (high - low) * 0.05 or 0.5
-    return low - margin, high + margin
+    return max(0.0, low - margin), high + margin
 
 
 def _grid(x_range: Point, y_range: Point, place: Callable[[Point], Point]) -> list[str]:

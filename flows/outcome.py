@@ -63,6 +63,17 @@ def of_error(error: OrchestratorError) -> State[Any]:
     return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
 
 
+async def of_completed(report: dict[str, Any]) -> dict[str, Any] | State[Any]:
+    """Return the report; to a run that was cancelled too late, a state that Prefect accepts."""
+    async with get_client() as client:
+        state = (await client.read_flow_run(this_run_id())).state
+    if state and state.is_cancelling():
+        return Cancelled(
+            name="Stopped", message=f"the training had ended already; artifact {report['file']}"
+        )
+    return report
+
+
 async def of_unfinished(job: TrainingJob, status: dict[str, Any]) -> State[Any]:
     """Return the state of a job that came to rest without being completed.
 

@@ -52,4 +52,4 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
             await teardown(instance)
         except OrchestratorError as error:
             return outcome.of_error(error)
-    return report
+    return await outcome.of_completed(report)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import warnings
+from itertools import islice
 from typing import Any
 
 from trainer.config import TrainingConfig
@@ -89,7 +90,14 @@ def training_arguments(
             warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
             return config_class(**{**defaults, **method, **ours, **config.arguments})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"training: {str(error).strip().splitlines()[0]}.") from error
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"{_field_in(reason, ours)}: {reason}.") from error
+
+
+def _field_in(reason: str, given: dict[str, Any]) -> str:
+    """Return the field that transformers complains of: it names the value, a person the field."""
+    named = (name for name, value in given.items() if reason.startswith(f"{value} is not "))
+    return ".".join(["training", *islice(named, 1)])
 
 
 def precision(config: TrainingConfig) -> str:

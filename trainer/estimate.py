@@ -121,7 +121,7 @@ def total_steps(config: TrainingConfig, data: dict[str, Any]) -> int:
         examples = math.ceil(data["tokens"] / config.max_length)
     batches = math.ceil(examples / config.per_device_train_batch_size)
     per_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
-    return int(math.ceil(config.num_train_epochs * per_epoch))
+    return math.ceil(config.num_train_epochs * per_epoch)
 
 
 def empty_model(config: TrainingConfig) -> PreTrainedModel:

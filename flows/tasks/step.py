@@ -16,7 +16,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def step(function: Callable[P, Awaitable[R]]) -> Task[P, Awaitable[R]]:
+def step(function: Callable[P, Awaitable[R]], *, name: str | None = None) -> Task[P, Awaitable[R]]:
     """Make `function` a task. Its errors of ours reach the caller; Prefect logs no stack for them.
 
     Nothing is cached: what a step did is found on the machine, not in a store.
@@ -30,4 +30,4 @@ def step(function: Callable[P, Awaitable[R]]) -> Task[P, Awaitable[R]]:
             message = f"{type(error).__name__}: {error.message}"
             return Failed(message=message, data=error)  # type: ignore[return-value] # Prefect raises it
 
-    return task(cache_policy=NO_CACHE, persist_result=False)(run)
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import sys
 from contextlib import aclosing, suppress
@@ -29,7 +30,7 @@ SILENCE_SECONDS = 10.0  # without a change of status.json: ask whether anybody s
 MAX_REVIVALS = 3  # supervisors started anew after one vanished without leaving a word
 
 
-@step
+@functools.partial(step, name="train")
 async def stream(job: TrainingJob, instance: dict[str, Any]) -> dict[str, Any]:
     """Follow the training until it is at rest, and return its status.
 

@@ -87,7 +87,7 @@ def test_what_is_the_orchestrators_to_set_is_refused(arguments, name):
 
 @pytest.mark.parametrize("name", ["optim", "lr_scheduler_type"])
 def test_a_name_that_transformers_does_not_know_is_refused(arguments, name):
-    with pytest.raises(ConfigError, match=r"^training: 'adamm' is not a valid "):
+    with pytest.raises(ConfigError, match=rf"^training\.{name}: adamm is not a valid "):
         arguments(**{name: "adamm"})
 
 
