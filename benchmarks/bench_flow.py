@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from datetime import datetime
+from pathlib import Path
 
-from common import Place, conclude, fail, median, options, place, spread
+from common import conclude, fail, median, options, place, spread
+
+from trainer.metrics import read_metrics
 
 GOAL = 1.10
 
@@ -31,25 +34,34 @@ def main() -> None:
 
         job = quickstart_job(20 if given.quick else given.steps)
         for number in range(given.rounds):
-            alone.append(seconds_alone(here, f"alone-{number}", job.training.model_dump()))
+            directory = here.job_directory(f"alone-{number}", job.training.model_dump())
+            began = time.monotonic()
+            here.python("-m", "trainer", directory.root)
+            alone.append(time.monotonic() - began)
+            tell(number, "alone", alone[-1], directory.metrics)
+
             began = time.monotonic()
             state = asyncio.run(run(job))
             flow.append(time.monotonic() - began)
             if not state.is_completed():
                 fail(f"The flow run ended as {state.name}: {state.message}")
-            print(f"round {number + 1}: alone {alone[-1]:.2f} s, flow {flow[-1]:.2f} s", flush=True)
+            mirror = here.home / "runs" / str(state.state_details.flow_run_id)
+            tell(number, "flow", flow[-1], mirror / "metrics.jsonl")
         asyncio.run(APILogHandler.aflush())  # before the server is ended
     print(f"alone {spread(alone)}")
     print(f"flow  {spread(flow)}")
     conclude("flow_wall_time", median(flow) / median(alone), "<=", GOAL)
 
 
-def seconds_alone(here: Place, name: str, config: dict[str, Any]) -> float:
-    """Return how long the trainer takes without the flow."""
-    job = here.job_directory(name, config)
-    began = time.monotonic()
-    here.python("-m", "trainer", job.root)
-    return time.monotonic() - began
+def tell(number: int, arm: str, seconds: float, metrics: Path) -> None:
+    """Print one arm's time, and how much of it lies between the first metric and the last.
+
+    Only what lies outside can be the flow's own; the inside tells how busy the computer was.
+    """
+    steps, _ = read_metrics(metrics)
+    times = [datetime.fromisoformat(record["timestamp"]) for record in steps.values()]
+    inside = (max(times) - min(times)).total_seconds()
+    print(f"round {number + 1}: {arm:5} {seconds:6.2f} s, steps {inside:6.2f} s", flush=True)
 
 
 if __name__ == "__main__":

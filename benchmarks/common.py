@@ -206,4 +206,4 @@ def _load() -> str:
 
 
 def _interrupt(number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+    raise SystemExit(128 + number)

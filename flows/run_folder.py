@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -76,12 +77,15 @@ def check_artifact_folder(folder: Path) -> None:
             f"output_dir = {folder}: it is there already and holds no artifact of ours.",
             "Name a folder that does not exist yet, or an empty one.",
         )
-    parent = next(p for p in folder.parents if p.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.parent):
+            pass
+    except OSError as error:
         raise ConfigError(
-            f"output_dir = {folder}: {parent} is not a folder that you may write to.",
+            f"output_dir = {folder}: {folder.parent} cannot be written: {error.strerror}.",
             "Choose another output_dir.",
-        )
+        ) from error
 
 
 def _is_ours(folder: Path) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import logging
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Failed
 
 from trainer.errors import OrchestratorError
 
@@ -17,17 +16,18 @@ R = TypeVar("R")
 
 
 def step(function: Callable[P, Awaitable[R]], *, name: str | None = None) -> Task[P, Awaitable[R]]:
-    """Make `function` a task. Its errors of ours reach the caller; Prefect logs no stack for them.
+    """Make `function` a task.
 
     Nothing is cached: what a step did is found on the machine, not in a store.
     """
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(function)
 
-    @functools.wraps(function)
-    async def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return await function(*args, **kwargs)
-        except OrchestratorError as error:
-            message = f"{type(error).__name__}: {error.message}"
-            return Failed(message=message, data=error)  # type: ignore[return-value] # Prefect raises it
 
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False)(run)
+def without_stack(record: logging.LogRecord) -> bool:
+    """Take the stack off Prefect's record of an error that has a name and a suggestion."""
+    if record.exc_info and isinstance(record.exc_info[1], OrchestratorError):
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(without_stack)

@@ -179,3 +179,26 @@ async def test_a_wrong_job_fails_with_one_sentence(home, flow_process):
         "Did you mean learning_rate?"
     )
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"setup": ["echo ready", "false"]}, "DependencyError: "),
+        ({"resources": {"disk_gb": 1e9}}, "CapacityError: No disk with 1e+09 GiB free: "),
+        ({"output_dir": "/proc/nowhere/out"}, "ConfigError: output_dir = /proc/nowhere/out: "),
+    ],
+)
+async def test_a_step_that_fails_ends_the_job_with_one_sentence(
+    home, flow_process, changes, message
+):
+    run = await create_run(make_job().model_validate(make_job().model_dump() | changes))
+
+    said = await flow_process(run.id).ended()
+
+    async with get_client() as client:
+        ended = await client.read_flow_run(run.id)
+    assert job_state(ended) is JobState.FAILED
+    assert ended.state is not None
+    assert str(ended.state.message).startswith(message)
+    assert "Traceback" not in said

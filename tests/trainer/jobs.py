@@ -1,7 +1,10 @@
 """Job directories that really train, for a moment, in this process or in one of their own."""
 
+import faulthandler
 import hashlib
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,11 @@ class Job:
 
     def main(self) -> int:
         """Train here as the trainer's process does; what goes wrong is in the status."""
-        return main(str(self.directory.root))
+        try:
+            return main(str(self.directory.root))
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+            faulthandler.enable(file=sys.__stderr__)
 
     @property
     def status(self) -> Status:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,19 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     return job
 
 
-@pytest.fixture
-def at_6(tmp_path: Path, make_job) -> Job:
-    """A job that was paused after step 6, with checkpoints of the steps 6 and 3."""
-    job = make_job(tmp_path / "job", **SETTINGS)
+@pytest.fixture(scope="module")
+def paused_at_6(tmp_path_factory: pytest.TempPathFactory, make_job) -> Path:
+    job = make_job(tmp_path_factory.mktemp("paused") / "job", **SETTINGS)
     pause(job, after=6)
     assert job.saved_steps == [6, 3]
-    return job
+    return job.directory.root
+
+
+@pytest.fixture
+def at_6(tmp_path: Path, paused_at_6: Path, make_job) -> Job:
+    """A job that was paused after step 6, with checkpoints of the steps 6 and 3."""
+    shutil.copytree(paused_at_6, tmp_path / "job")
+    return make_job(tmp_path / "job", **SETTINGS)
 
 
 def pause(job: Job, after: int) -> None:
