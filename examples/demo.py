@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from blocks.home import runs
+
 HERE = Path(__file__).resolve().parent
 TRAINCTL = Path(sys.executable).with_name("trainctl")
 PROMPT = "What is LoRA?"
@@ -17,11 +19,9 @@ def main() -> int:
     trained = subprocess.run([TRAINCTL, "run", HERE / "quickstart.yaml"], check=False)
     if trained.returncode:
         return trained.returncode
-    shown = subprocess.run(
-        [TRAINCTL, "status", "quickstart", "--json"], check=True, capture_output=True
-    )
-    report = json.loads(shown.stdout)["report"]
-    print("\nThe adapter, loaded in a fresh process:")
+    newest = max(runs().glob("*/report.json"), key=lambda path: path.stat().st_mtime)
+    report = json.loads(newest.read_text())
+    print("\nThe adapter, loaded in a fresh process:", flush=True)
     asked = subprocess.run(
         [sys.executable, HERE / "ask.py", HERE / "tiny-llama", report["path"], PROMPT],
         check=False,
