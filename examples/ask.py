@@ -13,8 +13,10 @@ def main(base: str, adapter: str, prompt: str) -> None:
     """Print both answers, greedily decoded, so that they are the same every time."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     warnings.filterwarnings("ignore")
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     model = AutoModelForCausalLM.from_pretrained(base).eval()
     print(f"prompt  {prompt}")
