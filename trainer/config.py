@@ -152,7 +152,7 @@ class TrainingConfig(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0: never."""
-    optim: Text = "adamw_torch"
+    optim: Text = "adamw_torch_fused"
     """The optimizer; any name that transformers knows."""
     max_length: int = Field(default=1024, ge=8)
     """Longest example in tokens; longer ones are cut (cpt: the length of a packed block)."""

@@ -116,7 +116,7 @@ def total_steps(config: TrainingConfig, data: dict[str, Any]) -> int:
     """Return the number of optimizer steps."""
     if config.max_steps > 0:
         return int(config.max_steps)
-    examples = data["train_rows"]
+    examples: int = data["train_rows"]
     if _packs(config):
         examples = math.ceil(data["tokens"] / config.max_length)
     batches = math.ceil(examples / config.per_device_train_batch_size)

@@ -23,6 +23,7 @@ from prefect.states import Cancelling, Running
 from flows.execute import create_run
 from flows.log_shipper import LOGGER, shown
 from flows.outcome import PAUSING, job_state
+from trainer.config import TrainingJob
 from trainer.files import read_json, sha256_of
 from trainer.job_directory import JobState
 from trainer.manifest import verify
@@ -61,11 +62,13 @@ def losses(job: Job) -> dict[int, tuple[float | None, float | None]]:
     return {s: (r.get("train_loss"), r.get("eval_loss")) for s, r in steps.items()}
 
 
-async def reference_curve(tmp_path: Path) -> dict[int, tuple[float | None, float | None]]:
+async def reference_curve(
+    tmp_path: Path, job: TrainingJob
+) -> dict[int, tuple[float | None, float | None]]:
     """Train the same job without any flow, and return its losses."""
     folder = tmp_path / "reference"
     folder.mkdir()
-    config = make_job().training.model_dump(mode="json")
+    config = job.training.model_dump(mode="json")
     (folder / "job.json").write_text(json.dumps({"config": config}))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "trainer", str(folder), stdout=asyncio.subprocess.DEVNULL
@@ -112,7 +115,7 @@ async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, tmp_
     assert still == trainer_pid
     assert await state_of(run.id) is JobState.COMPLETED
     assert await shipped_lines(run.id) == mirrored_lines(job)
-    assert losses(job) == await reference_curve(tmp_path)
+    assert losses(job) == await reference_curve(tmp_path, make_job())
     assert job.is_gone()
 
 
@@ -133,10 +136,11 @@ async def test_a_cancelled_job_saves_and_leaves_no_process(home, flow_process):
 
 
 async def test_pausing_twice_changes_no_loss(home, flow_process, tmp_path):
-    run = await create_run(make_job())
+    job_asked = make_job(max_steps=240, eval_steps=120, save_steps=50)
+    run = await create_run(job_asked)
     job = Job(home, run.id)
 
-    for step in (10, 30):
+    for step in (10, 80):
         flow = flow_process(run.id)
         await job.at_step(step)
         async with get_client() as client:
@@ -147,7 +151,7 @@ async def test_pausing_twice_changes_no_loss(home, flow_process, tmp_path):
     await flow_process(run.id).ended()
 
     assert await state_of(run.id) is JobState.COMPLETED
-    assert losses(job) == await reference_curve(tmp_path)
+    assert losses(job) == await reference_curve(tmp_path, job_asked)
 
 
 async def test_two_processes_for_one_run_train_once(home, flow_process):

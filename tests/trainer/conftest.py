@@ -20,19 +20,6 @@ if TYPE_CHECKING:
 MakeJob = Callable[..., "Job"]
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Send the tests of an xdist_group to one worker: importing torch costs ten seconds in each.
-
-    pytest-xdist 3.8 means to do this itself, but writes to a field that pytest 9.2 no longer reads.
-    """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    for item in items:
-        group = item.get_closest_marker("xdist_group")
-        if group and not item.nodeid.endswith(f"@{group.args[0]}") and hasattr(item, "_id"):
-            item._id = type(item._id).parse(f"{item.nodeid}@{group.args[0]}")
-
-
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Thirty short chats of different lengths."""
