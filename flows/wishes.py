@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from flows.outcome import PAUSING
 from trainer.job_directory import Desired
 
-POLL_SECONDS = 2.0
+POLL_SECONDS = 1.0
 
 Ask = Callable[[Desired, str], Awaitable[None]]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import subprocess
 import sys
 from pathlib import Path
 from uuid import UUID
@@ -23,7 +23,6 @@ from prefect.states import Cancelling, Running
 from flows.execute import create_run
 from flows.log_shipper import LOGGER, shown
 from flows.outcome import PAUSING, job_state
-from trainer.config import TrainingJob
 from trainer.files import read_json, sha256_of
 from trainer.job_directory import JobState
 from trainer.manifest import verify
@@ -57,25 +56,25 @@ def mirrored_lines(job: Job) -> list[str]:
     return [shown(line) for line in (job.mirror / "train.log").read_bytes().splitlines()]
 
 
-def losses(job: Job) -> dict[int, tuple[float | None, float | None]]:
-    steps, _ = read_metrics(job.mirror / "metrics.jsonl")
+def losses(metrics: Path) -> dict[int, tuple[float | None, float | None]]:
+    steps, _ = read_metrics(metrics)
     return {s: (r.get("train_loss"), r.get("eval_loss")) for s, r in steps.items()}
 
 
-async def reference_curve(
-    tmp_path: Path, job: TrainingJob
-) -> dict[int, tuple[float | None, float | None]]:
-    """Train the same job without any flow, and return its losses."""
-    folder = tmp_path / "reference"
-    folder.mkdir()
-    config = job.training.model_dump(mode="json")
+LONG = {"max_steps": 150, "eval_steps": 75, "save_steps": 25}
+"""Long enough to be disturbed twice."""
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The metrics of the long job, trained without any flow."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = make_job(**LONG).training.model_dump(mode="json")
     (folder / "job.json").write_text(json.dumps({"config": config}))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "trainer", str(folder), stdout=asyncio.subprocess.DEVNULL
+    subprocess.run(
+        [sys.executable, "-m", "trainer", str(folder)], check=True, stdout=subprocess.DEVNULL
     )
-    assert await process.wait() == 0
-    steps, _ = read_metrics(folder / "metrics.jsonl")
-    return {s: (r.get("train_loss"), r.get("eval_loss")) for s, r in steps.items()}
+    return folder / "metrics.jsonl"
 
 
 async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_process):
@@ -100,8 +99,9 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     assert job.is_gone()
 
 
-async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, tmp_path):
-    run = await create_run(make_job())
+@pytest.mark.xdist_group("undisturbed")
+async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, undisturbed):
+    run = await create_run(make_job(**LONG))
     job = Job(home, run.id)
     first = flow_process(run.id)
     trainer_pid = (await job.at_step(12)).trainer_pid
@@ -115,7 +115,7 @@ async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, tmp_
     assert still == trainer_pid
     assert await state_of(run.id) is JobState.COMPLETED
     assert await shipped_lines(run.id) == mirrored_lines(job)
-    assert losses(job) == await reference_curve(tmp_path, make_job())
+    assert losses(job.mirror / "metrics.jsonl") == losses(undisturbed)
     assert job.is_gone()
 
 
@@ -135,12 +135,12 @@ async def test_a_cancelled_job_saves_and_leaves_no_process(home, flow_process):
     assert job.is_gone()
 
 
-async def test_pausing_twice_changes_no_loss(home, flow_process, tmp_path):
-    job_asked = make_job(max_steps=240, eval_steps=120, save_steps=50)
-    run = await create_run(job_asked)
+@pytest.mark.xdist_group("undisturbed")
+async def test_pausing_twice_changes_no_loss(home, flow_process, undisturbed):
+    run = await create_run(make_job(**LONG))
     job = Job(home, run.id)
 
-    for step in (10, 80):
+    for step in (10, 70):
         flow = flow_process(run.id)
         await job.at_step(step)
         async with get_client() as client:
@@ -151,7 +151,7 @@ async def test_pausing_twice_changes_no_loss(home, flow_process, tmp_path):
     await flow_process(run.id).ended()
 
     assert await state_of(run.id) is JobState.COMPLETED
-    assert losses(job) == await reference_curve(tmp_path, job_asked)
+    assert losses(job.mirror / "metrics.jsonl") == losses(undisturbed)
 
 
 async def test_two_processes_for_one_run_train_once(home, flow_process):
