@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from prefect import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.sorting import LogSort
+
+from flows.log_shipper import LOGGER
 from trainer.config import TrainingJob
 from trainer.job_directory import JobDirectory, Status
 
@@ -65,6 +70,23 @@ async def until(
             return value
         await asyncio.sleep(0.05)
     raise TimeoutError(f"{condition} stayed false for {seconds} s")
+
+
+async def shipped_lines(run_id: UUID) -> list[str]:
+    """Return the lines of a run's training log that Prefect has, in order."""
+    lines: list[str] = []
+    async with get_client() as client:
+        for offset in range(0, 100_000, 200):
+            page = await client.read_logs(
+                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])),
+                limit=200,
+                offset=offset,
+                sort=LogSort.TIMESTAMP_ASC,
+            )
+            lines += [x for log in page if log.name == LOGGER for x in log.message.split("\n")]
+            if len(page) < 200:
+                break
+    return lines
 
 
 class FlowProcess:

@@ -9,16 +9,14 @@ from uuid import UUID
 
 import httpx
 import pytest
+from flow_runs import shipped_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow, get_client
 from prefect.client.schemas.actions import LogCreate
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.sorting import LogSort
 
 from flows.log_shipper import (
     LINE_CHARACTERS,
-    LOGGER,
     READ_BYTES,
     RECORD_CHARACTERS,
     LogShipper,
@@ -38,22 +36,6 @@ async def nothing() -> None:
 async def run_id(prefect_api) -> UUID:
     async with get_client() as client:
         return (await client.create_flow_run(nothing)).id
-
-
-async def lines_in_prefect(run_id: UUID) -> list[str]:
-    lines: list[str] = []
-    async with get_client() as client:
-        for offset in range(0, 100_000, 200):
-            page = await client.read_logs(
-                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])),
-                limit=200,
-                offset=offset,
-                sort=LogSort.TIMESTAMP_ASC,
-            )
-            lines += [x for log in page if log.name == LOGGER for x in log.message.split("\n")]
-            if len(page) < 200:
-                break
-    return lines
 
 
 async def ship_all(run_id: UUID, client=None) -> None:
@@ -92,7 +74,7 @@ async def test_thousands_of_lines_arrive_in_order(run_id):
 
     await ship_all(run_id)
 
-    assert await lines_in_prefect(run_id) == lines
+    assert await shipped_lines(run_id) == lines
 
 
 async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
@@ -104,7 +86,7 @@ async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
     async with get_client() as client:
         await ship_all(run_id, LosesTheAnswer(client, httpx.ReadTimeout("no answer")))
 
-    assert await lines_in_prefect(run_id) == lines
+    assert await shipped_lines(run_id) == lines
 
 
 async def test_a_process_killed_before_it_noted_a_batch_doubles_no_line(run_id):
@@ -119,7 +101,7 @@ async def test_a_process_killed_before_it_noted_a_batch_doubles_no_line(run_id):
     await ship_all(run_id)
 
     expected = [*(f"line {number}" for number in range(300)), "the last line"]
-    assert await lines_in_prefect(run_id) == expected
+    assert await shipped_lines(run_id) == expected
 
 
 async def test_lines_of_others_are_not_counted_as_ours(run_id):
@@ -139,7 +121,7 @@ async def test_lines_of_others_are_not_counted_as_ours(run_id):
 
     await ship_all(run_id)
 
-    assert await lines_in_prefect(run_id) == ["one", "two"]
+    assert await shipped_lines(run_id) == ["one", "two"]
 
 
 async def test_the_cursor_ends_at_the_size_of_the_log(run_id):
@@ -149,7 +131,7 @@ async def test_the_cursor_ends_at_the_size_of_the_log(run_id):
     await ship_all(run_id)
 
     assert json.loads(run.log_cursor.read_text())["offset"] == run.log.stat().st_size
-    assert await lines_in_prefect(run_id) == ["café", "", "�� broken", "no newline at the end"]
+    assert await shipped_lines(run_id) == ["café", "", "�� broken", "no newline at the end"]
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b" ")), max_size=60))

@@ -9,19 +9,16 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from flow_runs import Job, make_job, until
+from flow_runs import Job, make_job, shipped_lines, until
 from prefect import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
-    LogFilter,
-    LogFilterFlowRunId,
 )
-from prefect.client.schemas.sorting import LogSort
 from prefect.states import Cancelling, Running
 
 from flows.execute import create_run
-from flows.log_shipper import LOGGER, shown
+from flows.log_shipper import shown
 from flows.outcome import PAUSING, job_state
 from trainer.files import read_json, sha256_of
 from trainer.job_directory import JobState
@@ -34,22 +31,6 @@ pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
 async def state_of(run_id: UUID) -> JobState:
     async with get_client() as client:
         return job_state(await client.read_flow_run(run_id))
-
-
-async def shipped_lines(run_id: UUID) -> list[str]:
-    lines, offset = [], 0
-    async with get_client() as client:
-        while True:
-            page = await client.read_logs(
-                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])),
-                limit=200,
-                offset=offset,
-                sort=LogSort.TIMESTAMP_ASC,
-            )
-            lines += [x for log in page if log.name == LOGGER for x in log.message.split("\n")]
-            offset += 200
-            if len(page) < 200:
-                return lines
 
 
 def mirrored_lines(job: Job) -> list[str]:

@@ -51,7 +51,8 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
 
     save(tmp_path, 5)
 
-    checkpoints.check(tmp_path / "checkpoint-5")
+    newest, rejected = checkpoints.newest_valid(tmp_path)
+    assert (newest, rejected) == (tmp_path / "checkpoint-5", [])
 
 
 def test_newest_is_by_number_not_by_name(tmp_path):
