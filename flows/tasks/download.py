@@ -11,7 +11,7 @@ from prefect import get_run_logger
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
-from flows.run_folder import RunFolder
+from flows.run_folder import RunFolder, check_artifact_folder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import IntegrityError
@@ -27,6 +27,7 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
         The folder of the artifact.
 
     Raises:
+        ConfigError: the place has come to hold something that is not ours; it is left alone.
         IntegrityError: a file does not have the size or SHA-256 that its manifest says.
     """
     where = Instance.from_dict(instance)
@@ -35,8 +36,9 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     partial.mkdir(parents=True, exist_ok=True)
     async with load_provider(where.provider).machine(where) as machine:
         await _fetch(machine, f"{where.workspace}/output", partial)
+    check_artifact_folder(final)  # again: hours may have passed, and somebody put files there
     if final.exists():
-        shutil.rmtree(final)  # of an earlier attempt of this very run, or the user's own choice
+        shutil.rmtree(final)  # an earlier artifact of ours, or an empty folder
     partial.rename(final)
     fsync_directory(final.parent)
     return str(final)

@@ -1,0 +1,30 @@
+"""The place of the result: whatever is not ours there is never removed."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.run_folder import check_artifact_folder
+from trainer.errors import ConfigError
+from trainer.manifest import MANIFEST
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+
+    with pytest.raises(ConfigError, match="holds no artifact of ours"):
+        check_artifact_folder(tmp_path)
+
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_an_absent_an_empty_and_an_own_folder_are_taken(tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+
+    check_artifact_folder(tmp_path / "new" / "place")
+    check_artifact_folder(own)
+    (own / MANIFEST).write_text("{}")
+    check_artifact_folder(own)
+
+    assert [path.name for path in own.iterdir()] == [MANIFEST]
