@@ -44,8 +44,10 @@ bench: $(VENV)/installed-dev ## Measure; each benchmark ends with its ratio and 
 deploy: $(VENV)/installed ## Make work pool, queues and deployments on the configured Prefect server
 	@$(BIN)/python -m deployments.deploy
 
-worker: $(VENV)/installed ## Start a worker that trains on this computer
-	@$(BIN)/prefect worker start --pool local-gpu --type process
+worker: $(VENV)/installed ## Start workers for this computer and for rented machines
+	@trap 'kill 0' EXIT; \
+	$(BIN)/prefect worker start --pool cloud --type process & \
+	$(BIN)/prefect worker start --pool local-gpu --type process
 
 clean: ## Remove what was built here (not the orchestrator's home)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist

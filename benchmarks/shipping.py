@@ -18,8 +18,8 @@ from prefect import flow, get_client
 
 from blocks.machines.local import LocalMachine
 from blocks.models import Instance, InstanceStatus
-from flows.log_shipper import LogShipper
 from flows.run_folder import RunFolder, this_run_id
+from flows.streaming.log_shipper import LogShipper
 from flows.tasks.stream import RemoteTraining, _mirror, _until_size
 from trainer.config import TrainingJob
 

@@ -7,4 +7,8 @@ import sys
 
 # Prefect finds our block types by importing this package (entry point prefect.collections).
 if "prefect" in sys.modules:
+    from blocks.providers.lambda_cloud import LambdaCloud as LambdaCloud
     from blocks.providers.local import Local as Local
+    from blocks.providers.runpod import RunPod as RunPod
+    from blocks.providers.ssh import SshHost as SshHost
+    from blocks.providers.vast import VastAI as VastAI

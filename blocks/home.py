@@ -37,6 +37,11 @@ def artifacts() -> Path:
     return private_folder(home() / "artifacts")
 
 
+def keys() -> Path:
+    """Return the folder of the key pairs by which rented machines are reached."""
+    return private_folder(home() / "keys")
+
+
 def private_folder(path: Path) -> Path:
     """Return `path` after creating it, with its parents, for its owner alone (mode 0700).
 

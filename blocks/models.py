@@ -15,6 +15,8 @@ class InstanceStatus(StrEnum):
     PROVISIONING = "provisioning"
     RUNNING = "running"
     STOPPING = "stopping"
+    LOST = "lost"
+    """Taken back by the provider, or broken for good: of no use, and perhaps still billed."""
     GONE = "gone"
     UNKNOWN = "unknown"
 
@@ -27,6 +29,11 @@ class InstanceStatus(StrEnum):
     def is_billing(self) -> bool:
         """Whether it may cost money: everything that is not certainly gone does."""
         return self is not InstanceStatus.GONE
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the provider says for certain that nothing runs there any more."""
+        return self in {InstanceStatus.LOST, InstanceStatus.GONE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +72,11 @@ class Offer(_Noun):
     region: str
     price_per_hour: float
     """USD per hour, for the whole machine."""
+    id: str = ""
+    """The provider's own name for this offer, where it has one."""
+    host: str = ""
+    """What is avoided for a while when a machine of this offer fails: the computer, or the kind
+    and place where the provider does not tell computers apart."""
     spot: bool = False
     """Whether the provider may take it back."""
     gpu_type: str | None = None
@@ -90,17 +102,43 @@ class Instance(_Noun):
     name: str
     """Our name for it, which tells the flow run and the attempt that own it."""
     status: InstanceStatus
+    detail: str = ""
+    """The provider's own words about the status."""
     address: str = ""
     """Host name or IP address; empty while there is none."""
+    port: int = 22
+    """Where its sshd listens."""
+    user: str = "root"
+    """Whom to log in as."""
+    instance_type: str = ""
+    """The provider's word for this kind of machine."""
+    region: str = ""
+    host: str = ""
+    """As in `Offer`."""
+    spot: bool = False
+    """Whether the provider may take it back."""
     price_per_hour: float = 0.0
     """USD per hour as billed, for the whole machine."""
     workspace: str = ""
-    """Absolute path of the job directory on the machine."""
+    """Absolute path of the job directory on the machine; empty before it is ready."""
     gpu_type: str | None = None
     gpu_ids: tuple[str, ...] = ()
     """The GPUs that the job may use, for CUDA_VISIBLE_DEVICES. Empty: see `gpu_count`."""
     gpu_count: int = 0
     """How many GPUs the job has. 0: it must not use any."""
+
+    def as_offer(self) -> Offer:
+        """Return the offer that this machine would be if it were for hire."""
+        return Offer(
+            provider=self.provider,
+            instance_type=self.instance_type,
+            region=self.region,
+            price_per_hour=self.price_per_hour,
+            host=self.host,
+            spot=self.spot,
+            gpu_type=self.gpu_type,
+            gpu_count=self.gpu_count,
+        )
 
 
 def _as_json(value: Any) -> Any:

@@ -13,7 +13,11 @@ GROUP = "training_orchestrator.providers"
 """The entry point group by which another package adds a provider: name = module:Class."""
 
 PROVIDERS = {
+    "lambda": ("blocks.providers.lambda_cloud:LambdaCloud", "pip install training-orchestrator"),
     "local": ("blocks.providers.local:Local", "pip install training-orchestrator"),
+    "runpod": ("blocks.providers.runpod:RunPod", "pip install training-orchestrator"),
+    "ssh": ("blocks.providers.ssh:SshHost", "pip install training-orchestrator"),
+    "vast": ("blocks.providers.vast:VastAI", "pip install training-orchestrator"),
 }
 """Our own, sorted: name, place of the class, and how to install what it needs."""
 
@@ -23,13 +27,17 @@ def provider_names() -> list[str]:
     return sorted(PROVIDERS.keys() | entry_points(group=GROUP).names)
 
 
-def load_provider(name: str) -> Provider:
-    """Return a provider with its default settings.
+def provider_class(label: str) -> type[Provider]:
+    """Return the block class of a provider.
+
+    Args:
+        label: its name, or name/document for a saved block.
 
     Raises:
         ConfigError: there is no provider of that name.
         DependencyError: what it needs is not installed.
     """
+    name = label.partition("/")[0]
     place, remedy = _place(name)
     module, _, attribute = place.partition(":")
     try:
@@ -38,12 +46,61 @@ def load_provider(name: str) -> Provider:
         raise DependencyError(
             f"The provider {name!r} cannot be loaded: {error}.", f"Try: {remedy}."
         ) from error
-    provider = kind()
-    if not isinstance(provider, Provider):
+    if not (isinstance(kind, type) and issubclass(kind, Provider)):
         raise DependencyError(
             f"{place} is no provider.", f"Correct the entry point {name!r} of its package."
         )
-    return provider
+    return kind
+
+
+async def load_provider(label: str) -> Provider:
+    """Return a provider: `runpod` with settings from the environment, `runpod/mine` as saved.
+
+    Raises:
+        ConfigError: there is no such provider, or no block saved under that name.
+        DependencyError: what it needs is not installed.
+    """
+    kind = provider_class(label)
+    _, _, document = label.partition("/")
+    if not document:
+        return kind()
+    try:
+        return await kind.aload(document)
+    except ValueError as error:
+        raise ConfigError(
+            f"provider = {label!r}: no {kind.get_block_type_slug()} block is saved as "
+            f"{document!r}.",
+            "Save one in Prefect's UI under Blocks, or name another.",
+        ) from error
+
+
+async def configured_providers() -> list[Provider]:
+    """Return every provider that has credentials: by the environment, or as a saved block.
+
+    Raises:
+        DependencyError: a third party's provider cannot be loaded.
+    """
+    found: list[Provider] = []
+    for name in provider_names():
+        kind = provider_class(name)
+        default = kind()
+        if default.is_configured():
+            found.append(default)
+        found += [await load_provider(f"{name}/{document}") for document in await _saved(kind)]
+    return found
+
+
+async def _saved(kind: type[Provider]) -> list[str]:
+    """Return the names of the blocks of a kind that Prefect keeps."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    async with get_client() as client:
+        try:
+            documents = await client.read_block_documents_by_type(kind.get_block_type_slug())
+        except ObjectNotFound:  # the type was never registered, so no block was saved
+            return []
+    return [document.name for document in documents if document.name]
 
 
 def _place(name: str) -> tuple[str, str]:
@@ -55,5 +112,5 @@ def _place(name: str) -> tuple[str, str]:
         return entry.value, f"pip install --force-reinstall {package}"
     names = provider_names()
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}."
+    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}, any."
     raise ConfigError(f"provider = {name!r} is not known; {hint}")

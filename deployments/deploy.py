@@ -15,7 +15,11 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 POOL = "local-gpu"
-DESCRIPTION = "Training on this computer's GPUs, or its CPU. Start: make worker"
+CLOUD_POOL = "cloud"
+DESCRIPTIONS = {
+    POOL: "Training on this computer's GPUs, or its CPU. Start: make worker",
+    CLOUD_POOL: "Training on rented machines, and reconcile. Start: make worker",
+}
 QUEUES = {"high": 1, "default": 2, "low": 3}
 """Work queues and their priorities; 1 goes first."""
 HERE = Path(__file__).resolve().parent
@@ -23,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> int:
     """Deploy to the server that Prefect is configured for; return the exit code."""
-    asyncio.run(make_pool(concurrency=gpu_count()))
+    asyncio.run(make_pools())
     return deploy()
 
 
@@ -34,32 +38,40 @@ def gpu_count() -> int:
     return max(1, len(gpus()))
 
 
-async def make_pool(concurrency: int) -> None:
-    """Create the pool and its queues, or bring existing ones up to date."""
+async def make_pools() -> None:
+    """Create the pools and their queues, or bring existing ones up to date.
+
+    The GPUs here limit what trains here at once; rented machines are limited by their price.
+    """
     async with get_client() as client:
-        try:
-            await client.read_work_pool(POOL)
-        except ObjectNotFound:
-            await client.create_work_pool(
-                WorkPoolCreate(
-                    name=POOL,
-                    type="process",
-                    description=DESCRIPTION,
-                    base_job_template=ProcessWorker.get_default_base_job_template(),
-                    concurrency_limit=concurrency,
-                )
-            )
-        else:
-            await client.update_work_pool(POOL, WorkPoolUpdate(concurrency_limit=concurrency))
-        for name, priority in QUEUES.items():
-            await _make_queue(client, name, priority)
+        for name, concurrency in {POOL: gpu_count(), CLOUD_POOL: None}.items():
+            await _make_pool(client, name, concurrency)
+            for queue, priority in QUEUES.items():
+                await _make_queue(client, name, queue, priority)
 
 
-async def _make_queue(client: PrefectClient, name: str, priority: int) -> None:
+async def _make_pool(client: PrefectClient, name: str, concurrency: int | None) -> None:
     try:
-        await client.create_work_queue(name=name, work_pool_name=POOL, priority=priority)
+        await client.read_work_pool(name)
+    except ObjectNotFound:
+        await client.create_work_pool(
+            WorkPoolCreate(
+                name=name,
+                type="process",
+                description=DESCRIPTIONS[name],
+                base_job_template=ProcessWorker.get_default_base_job_template(),
+                concurrency_limit=concurrency,
+            )
+        )
+    else:
+        await client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=concurrency))
+
+
+async def _make_queue(client: PrefectClient, pool: str, name: str, priority: int) -> None:
+    try:
+        await client.create_work_queue(name=name, work_pool_name=pool, priority=priority)
     except ObjectAlreadyExists:
-        queue = await client.read_work_queue_by_name(name, work_pool_name=POOL)
+        queue = await client.read_work_queue_by_name(name, work_pool_name=pool)
         await client.update_work_queue(queue.id, priority=priority)
 
 

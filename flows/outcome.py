@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 from prefect import get_client, get_run_logger
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import Pause
+from prefect.exceptions import Pause, PrefectHTTPStatusError
 from prefect.states import Cancelled, Failed, Paused, Running
 
 from flows.run_folder import this_run_id
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError, TrainingFailed, from_dict
+from trainer.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
 from trainer.job_directory import JobState
 
 PAUSING = "Pausing"
@@ -57,9 +58,21 @@ async def announce(state: JobState) -> None:
         await client.set_flow_run_state(this_run_id(), Running(name=state.capitalize()))
 
 
+async def cancel_was_asked() -> bool:
+    """Whether the flow run shall end; a process that is told to end may have other reasons."""
+    try:
+        async with get_client() as client:
+            state = (await client.read_flow_run(this_run_id())).state
+    except (httpx.HTTPError, PrefectHTTPStatusError):
+        return False
+    return state is not None and state.type in {StateType.CANCELLING, StateType.CANCELLED}
+
+
 def of_error(error: OrchestratorError) -> State[Any]:
     """Return the failed state: the sentence and the suggestion, no traceback."""
     get_run_logger().error("%s: %s %s", type(error).__name__, error.message, error.suggestion)
+    if isinstance(error, BudgetExceeded):
+        return Cancelled(name="Stopped", message=f"{error.message} {error.suggestion}")
     return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
 
 

@@ -5,24 +5,23 @@ The mirror is appended to and nothing else, so its size is the offset to follow 
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
-import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
-from prefect import get_client, get_run_logger
+from prefect import get_client
 from prefect.exceptions import Abort
 from prefect.runtime import flow_run
 
-from blocks.home import artifacts, private_folder, runs
+from blocks.home import artifacts, instances, private_folder, runs
+from blocks.names import ours, run_prefix
+from flows.locks import locked
+from flows.logger import logger
 from trainer.errors import ConfigError
+from trainer.job_directory import JobDirectory
 from trainer.manifest import MANIFEST
-
-INSTANCE_PREFIX = "to-"
 
 
 def this_run_id() -> UUID:
@@ -47,6 +46,11 @@ class RunFolder:
         self.metrics = self.root / "metrics.jsonl"
         self.log_cursor = self.root / "log-cursor.json"
         self.report = self.root / "report.json"
+        self.journal = self.root / "machines.json"
+        self.checkpoints = self.root / "checkpoints"
+        """Checkpoints of machines elsewhere, whole and verified."""
+        self.rescued = self.root / "rescued"
+        """An output that came home from a machine whose flow had ended."""
         self.lock = self.root / ".lock"
 
     @classmethod
@@ -54,16 +58,23 @@ class RunFolder:
         """Return the folder of the flow run that calls."""
         return cls(this_run_id())
 
-    @property
-    def instance_name(self) -> str:
-        """The name under which this run hires a machine; a later attempt finds it again."""
-        return f"{INSTANCE_PREFIX}{self.run_id}"
+    def job_directory(self) -> JobDirectory | None:
+        """Return the run's newest job directory on this computer, if there is one."""
+        prefix = run_prefix(UUID(self.run_id))
+        folders = [path for path in instances().glob(f"{prefix}*") if ours(path.name)]
+        newest = max(folders, key=lambda path: _attempt(path.name), default=None)
+        return JobDirectory(newest) if newest else None
 
     def artifact(self, job_name: str, output_dir: str | None) -> Path:
         """Return where the verified result of a job goes."""
         if output_dir:
             return Path(output_dir).expanduser().absolute()
         return artifacts() / f"{job_name}-{self.run_id[:8]}"
+
+
+def _attempt(name: str) -> int:
+    hired = ours(name)
+    return hired.attempt if hired else 0
 
 
 def check_artifact_folder(folder: Path) -> None:
@@ -98,16 +109,14 @@ async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
 
     A run can be delivered twice: resumed before the first process ended, say.
     """
-    descriptor = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        if not _locked(descriptor):
-            get_run_logger().warning("another process works on this run; waiting for it")
-            while not _locked(descriptor):  # noqa: ASYNC110 - a lock rings no bell
-                await asyncio.sleep(0.5)
-            await _still_wanted(run)
+    async with locked(run.lock, wait=False) as free:
+        if free:
+            yield
+            return
+    logger().warning("another process works on this run; waiting for it")
+    async with locked(run.lock):
+        await _still_wanted(run)
         yield
-    finally:
-        os.close(descriptor)
 
 
 async def _still_wanted(run: RunFolder) -> None:
@@ -120,11 +129,3 @@ async def _still_wanted(run: RunFolder) -> None:
         state = (await client.read_flow_run(UUID(run.run_id))).state
     if state and (state.is_final() or state.is_paused()):
         raise Abort(f"another process brought this run to {state.name}")
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

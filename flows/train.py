@@ -2,18 +2,26 @@
 
 Every step can be run again. After any death of this process, running the same flow run again
 adopts the machine, attaches to the training and goes on where the log and the download stood.
+When the machine is lost, the job continues on another from its newest checkpoint at home.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from blocks.models import Instance
 from flows import outcome
+from flows.renting.budget import Budget
+from flows.renting.journal import Journal
+from flows.renting.lease import renewed
+from flows.renting.losses import write_off
+from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder, sole_owner
-from flows.tasks.download import download
+from flows.tasks.download import download, rescued
 from flows.tasks.install import install
 from flows.tasks.place import place
 from flows.tasks.provision import provision
@@ -21,7 +29,7 @@ from flows.tasks.stream import stream
 from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError
+from trainer.errors import MachineLost, OrchestratorError
 from trainer.job_directory import JobState
 
 
@@ -41,15 +49,45 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     async with sole_owner(run):
         try:
             await outcome.announce(JobState.INITIALIZING)
-            offer = await place(job)
-            instance = await provision(job, offer, run.instance_name)
-            await install(job, instance)
-            status = await stream(job, instance)
-            if status["state"] != JobState.COMPLETED:
-                return await outcome.of_unfinished(job, status)
-            artifact = await download(job, instance)
-            report = await verify(job, artifact)
-            await teardown(instance)
+            await place(job)
+            if folder := rescued(job, run):
+                return await outcome.of_completed(await verify(job, folder))
+            while (ended := await _on_one_machine(job, run)) is None:
+                await outcome.announce(JobState.INITIALIZING)
+            status, report = ended
         except OrchestratorError as error:
+            await settle_run(job, run, f"{type(error).__name__}: {error.message}")
             return outcome.of_error(error)
+        except asyncio.CancelledError:
+            if await outcome.cancel_was_asked():  # else our process ends, and not the training
+                await asyncio.shield(settle_run(job, run, "cancelled"))
+            raise
+    if report is None:
+        return await outcome.of_unfinished(job, status)
     return await outcome.of_completed(report)
+
+
+async def _on_one_machine(
+    job: TrainingJob, run: RunFolder
+) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+    """Bring the training to its rest on one machine; None when that was lost on the way.
+
+    Returns:
+        The status it came to rest with, and the report of the artifact when it is completed.
+    """
+    instance = await provision(job)
+    where = Instance.from_dict(instance)
+    report = None
+    try:
+        async with renewed(job, where):
+            async with Budget(job, Journal.of(run)).guard(where.price_per_hour):
+                python = await install(job, instance)
+            status = await stream(job, instance, python)
+            if status["state"] == JobState.COMPLETED:
+                folder = await download(job, instance)
+                report = await verify(job, folder)
+    except MachineLost as error:
+        await write_off(job, run, where.name, error)
+        return None
+    await teardown(job, instance, str(status["state"]))
+    return status, report

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-import tempfile
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.job_file import load_job
+from flows.renting.estimating import can_estimate, estimated
 from gateway.exits import sentence
 from gateway.view import duration
 from trainer.config import TrainingJob
 from trainer.data import DatasetReport, inspect_dataset
 from trainer.data.reading import names_hub_dataset
-from trainer.errors import OrchestratorError, TrainingFailed, from_dict
+from trainer.errors import ConfigError, OrchestratorError
 from trainer.model import check_model_files
-
-ESTIMATE_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +30,49 @@ class Check:
     facts: dict[str, Any]
 
 
-def checked_job(path: Path) -> TrainingJob:
+def checked_job(
+    path: Path,
+    providers: str | None = None,
+    *,
+    keep: str | None = None,
+    max_cost: float | None = None,
+) -> TrainingJob:
     """Return the job in a file after looking at what it names on this computer.
 
+    Args:
+        path: the job file.
+        providers: names separated by commas, instead of those in the file.
+        keep: how long to keep a rented machine, such as 10m, instead of what the file says.
+        max_cost: USD, instead of what the file says.
+
     Raises:
-        ConfigError: the file, the dataset or the model is wrong.
+        ConfigError: the file, an option, the dataset or the model is wrong.
     """
     job = load_job(path)
+    if max_cost is not None:
+        job = job.model_copy(
+            update={"limits": job.limits.model_copy(update={"max_cost": max_cost})}
+        )
+    if keep is not None:
+        job = job.model_copy(update={"keep_minutes": _minutes(keep)})
+    if providers:
+        job = job.model_copy(update={"provider": _names(providers)})
     check_dataset(job)
     check_model_files(job.training.model)
     _check_provider(job)
     return job
+
+
+def _minutes(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip().lower())
+    if match is None:
+        raise ConfigError(f"--keep = {text!r}: is no time.", "Write it as 90s, 10m or 2h.")
+    return float(match[1]) * {"s": 1 / 60, "m": 1, "": 1, "h": 60, "d": 1440}[match[2]]
+
+
+def _names(text: str) -> str | list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return names[0] if len(names) == 1 else names
 
 
 def check_dataset(job: TrainingJob) -> DatasetReport | None:
@@ -81,7 +107,7 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
     checks.append(_attempt("machine", lambda: _machine(job)))
     if not all(check.ok for check in checks):
         return checks
-    if importlib.util.find_spec("torch") is None:
+    if not can_estimate():
         text = "unknown: torch is not installed here"
         return [*checks, Check("estimate", ok=True, text=text, facts={})]
     say("estimating memory and time")
@@ -119,50 +145,31 @@ def _model(job: TrainingJob) -> tuple[str, dict[str, Any]]:
 
 
 def _machine(job: TrainingJob) -> tuple[str, dict[str, Any]]:
-    from blocks.registry import load_provider
+    from flows.renting.market import market
 
-    offers = asyncio.run(load_provider(job.provider).offers(job.resources))
-    first = offers[0]
-    gpu = f"{first.gpu_type}, {first.vram_gb:.0f} GiB free" if first.gpu_count else "CPU, no GPU"
+    found = asyncio.run(market(job))
+    if not found.choices:
+        raise found.why_empty()
+    first = found.choices[0].offer
+    gpu = f"{first.gpu_type}, {first.vram_gb:.0f} GiB" if first.gpu_count else "CPU, no GPU"
     ram = f", {first.ram_gb:.0f} GiB of memory" if first.ram_gb else ""
     disk = f", {first.disk_gb:.0f} GiB of disk free" if first.disk_gb else ""
-    text = f"{first.provider}: {gpu}{ram}{disk}"
-    return text, {"offers": [offer.to_dict() for offer in offers]}
+    price = f", {first.price_per_hour:.4g} USD/h" if first.price_per_hour else ""
+    text = f"{found.choices[0].provider.label}: {gpu}{ram}{disk}{price}"
+    return text, {"offers": [choice.offer.to_dict() for choice in found.choices]}
 
 
 def _check_provider(job: TrainingJob) -> None:
-    from blocks.registry import load_provider
+    from blocks.registry import provider_class
+    from flows.renting.market import ANY
 
-    load_provider(job.provider)
+    for label in job.providers:
+        if label != ANY:
+            provider_class(label)
 
 
 def _estimate(job: TrainingJob) -> tuple[str, dict[str, Any]]:
-    """Estimate in a process of its own: torch must not come into this one."""
-    threads = job.resources.cpu_threads
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job.json"
-        path.write_text(job.model_dump_json(), encoding="utf-8")
-        try:
-            done = subprocess.run(  # noqa: S603 - our own interpreter
-                [sys.executable, "-m", "trainer.estimate", str(path)],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=ESTIMATE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise TrainingFailed(f"The estimate took over {ESTIMATE_SECONDS} s.") from None
-    try:
-        facts = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise TrainingFailed(
-            f"The estimate failed: {reason}.", "Run the job to see more."
-        ) from None
-    if "class" in facts:
-        raise from_dict(facts)
+    facts = estimated(job)
     return _in_words(facts), facts
 
 

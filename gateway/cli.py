@@ -38,18 +38,40 @@ ShowLogs = Annotated[bool, typer.Option("--logs", "-l", help="Print the training
 Detach = Annotated[bool, typer.Option("--detach", help="Run in the background at once.")]
 
 
+Providers = Annotated[
+    str | None,
+    typer.Option(
+        help="Where: local, ssh, runpod, lambda, vast; several in order, with commas; or any."
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(help="Keep a rented machine for the next job, for so long: 10m, 2h."),
+]
+MaxCost = Annotated[
+    float | None, typer.Option(min=0.001, help="USD at most; then it saves and stops.")
+]
+
+
 @app.command()
-def run(file: JobFile, detach: Detach = False, logs: ShowLogs = False) -> None:  # noqa: FBT002
-    """Train a job here, with a live view. Ctrl-C asks: detach, stop or continue.
+def run(
+    file: JobFile,
+    provider: Providers = None,
+    keep: Keep = None,
+    max_cost: MaxCost = None,
+    detach: Detach = False,  # noqa: FBT002
+    logs: ShowLogs = False,  # noqa: FBT002
+) -> None:
+    """Train a job, with a live view. Ctrl-C asks: detach, stop or continue.
 
     For a completed job the last two lines name the weights' file and its SHA-256.
 
-    Example: trainctl run examples/quickstart.yaml
+    Example: trainctl run examples/quickstart.yaml --provider runpod,vast --max-cost 2
     """
     with reported():
         from gateway import checks, commands
 
-        job = checks.checked_job(file)
+        job = checks.checked_job(file, provider, keep=keep, max_cost=max_cost)
         raise typer.Exit(commands.run(job, detach=detach, logs=logs))
 
 
@@ -184,6 +206,69 @@ def download(
         from gateway import commands
 
         commands.download(job, to)
+
+
+@app.command()
+def offers(
+    file: JobFile,
+    provider: Providers = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Show what there is for hire for a job, first choice first, with its time and cost.
+
+    Example: trainctl offers job.yaml --provider any
+    """
+    with reported():
+        from gateway import renting
+
+        raise typer.Exit(renting.show_offers(file, provider, limit=limit, as_json=json))
+
+
+@app.command()
+def costs(
+    by: Annotated[str, typer.Option(help="job, provider or day.")] = "job",
+    json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Sum up what rented machines have cost, failed boots and idle time included.
+
+    Example: trainctl costs --by provider
+    """
+    with reported():
+        from gateway import renting
+
+        if by not in renting.COSTS:
+            raise typer.BadParameter(f"--by = {by!r}: must be job, provider or day.")
+        renting.show_costs(by, as_json=json)
+
+
+@app.command()
+def reconcile(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is to do.")] = False,  # noqa: FBT002
+    json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Put right what died: revive jobs whose process is gone, end machines that nobody owns.
+
+    Only machines whose name bears this installation's mark are ever touched.
+
+    Example: trainctl reconcile --dry-run
+    """
+    with reported():
+        from gateway import renting
+
+        raise typer.Exit(renting.put_right(dry_run=dry_run, as_json=json))
+
+
+@app.command()
+def check(json: AsJson = False) -> None:  # noqa: FBT002
+    """Verify the credentials of all providers that are set up. Nothing is hired.
+
+    Example: trainctl check
+    """
+    with reported():
+        from gateway import renting
+
+        raise typer.Exit(renting.check_providers(as_json=json))
 
 
 @app.command()

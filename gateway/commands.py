@@ -11,6 +11,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from rich.console import Console
 
+from flows.background import start_in_background
 from flows.execute import create_run, schedule_again
 from flows.outcome import job_state
 from flows.run_folder import RunFolder
@@ -55,7 +56,7 @@ def resume(text: str, *, detach: bool, logs: bool) -> Exit:
 
 async def _execute(client: PrefectClient, run: FlowRun, *, detach: bool, logs: bool) -> Exit:
     if detach:
-        running.start_in_background(run.id)
+        start_in_background(run.id)
         running.tell_detached(run.id)
         return Exit.OK
     return await running.run_here(client, run.id, show_logs=logs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import time
 from typing import Any
 from uuid import UUID
@@ -12,16 +11,20 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Running
 
-from blocks.home import instances, runs
+from blocks.home import runs
+from flows.locks import is_held, locked
 from flows.outcome import PAUSING, job_state
+from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
 from gateway.jobs import SHORT
+from trainer.checkpoints import newest_valid, step_of
+from trainer.config import TrainingJob
 from trainer.errors import ConfigError, TrainingFailed
-from trainer.job_directory import Desired, JobDirectory, JobState
+from trainer.job_directory import JobState, Status
+from trainer.metrics import read_metrics
 
 POLL_SECONDS = 0.5
 ABANDONED_SECONDS = 3.0  # with no process at work on the run: longer than a start takes
-EXTRA_SECONDS = 10.0  # beyond the grace that the training has to save
 
 
 async def ask_pause(client: PrefectClient, run: FlowRun) -> None:
@@ -92,7 +95,7 @@ async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> F
         if job_state(run).at_rest:
             return run
         if watch.is_abandoned():
-            return await _stop_abandoned(client, run_id)
+            return await _stop_abandoned(client, run)
         if not wait and watch.somebody_works():
             return run
         await asyncio.sleep(POLL_SECONDS)
@@ -123,15 +126,7 @@ def refuse_resume(run: FlowRun) -> None:
 
 def is_worked_on(run_id: UUID) -> bool:
     """Return whether a process of this computer executes the run now."""
-    lock = runs() / str(run_id) / ".lock"
-    if not lock.is_file():
-        return False
-    with lock.open("r+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return is_held(runs() / str(run_id) / ".lock")
 
 
 class AbandonmentWatch:
@@ -153,26 +148,39 @@ class AbandonmentWatch:
         return time.monotonic() - self._free_since > ABANDONED_SECONDS
 
 
-async def _stop_abandoned(client: PrefectClient, run_id: UUID) -> FlowRun:
-    directory = JobDirectory(instances() / RunFolder(run_id).instance_name)
-    if directory.is_alive():
-        grace = directory.read_control().grace_seconds
-        directory.request(Desired.STOP, grace_seconds=grace, reason="cancelled")
-        deadline = time.monotonic() + grace + EXTRA_SECONDS
-        while directory.is_alive():
-            if time.monotonic() > deadline:
-                raise TrainingFailed(
-                    f"The training in {directory.root} does not end.",
-                    f"End process {directory.read_status().pid} by hand.",
-                )
-            await asyncio.sleep(POLL_SECONDS)
-    status = directory.read_status()
+async def _stop_abandoned(client: PrefectClient, run: FlowRun) -> FlowRun:
+    """Do what the dead process of a run would have done: save, stop, give the machine back.
+
+    Raises:
+        TrainingFailed: a machine cannot be brought to its end now.
+    """
+    folder = RunFolder(run.id)
+    job = TrainingJob.model_validate(run.parameters["job"])
+    async with locked(folder.lock):
+        settled = await settle_run(job, folder, "cancelled")
+    if not settled:
+        raise TrainingFailed(
+            f"Not everything of job {_short(run)} has ended.",
+            "Try again, or see: trainctl reconcile --dry-run",
+        )
+    status = await asyncio.to_thread(_last_status, folder)
     stopped: State[Any] = Cancelled(
         name="Stopped",
         message=f"cancelled; saved at step {status.step} of {status.total_steps}",
     )
-    await client.set_flow_run_state(run_id, stopped, force=True)
-    return await client.read_flow_run(run_id)
+    await client.set_flow_run_state(run.id, stopped, force=True)
+    return await client.read_flow_run(run.id)
+
+
+def _last_status(folder: RunFolder) -> Status:
+    """Return the job's status on this computer; of a machine elsewhere, what is known of it."""
+    directory = folder.job_directory()
+    if directory:
+        return directory.read_status()
+    steps, _ = read_metrics(folder.metrics)
+    checkpoint, _ = newest_valid(folder.checkpoints)
+    total = next((r["total_steps"] for r in reversed(steps.values()) if "total_steps" in r), 0)
+    return Status(step=step_of(checkpoint) if checkpoint else 0, total_steps=int(total))
 
 
 def _is_cancelling(run: FlowRun) -> bool:

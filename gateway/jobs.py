@@ -24,8 +24,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.utilities.urls import url_for
 
-from flows.board import METRICS
 from flows.outcome import PAUSING, job_state
+from flows.streaming.board import METRICS
 from gateway.view import View, view_of
 from trainer.errors import ConfigError
 from trainer.job_directory import JobState
@@ -131,9 +131,10 @@ async def report_of(client: PrefectClient, run: FlowRun) -> str | None:
 
 
 def provider_of(run: FlowRun) -> str:
-    """Return the provider that the job asks for."""
+    """Return the provider that the job asks for; several in its order, with commas."""
     job = run.parameters.get("job")
-    return str(job.get("provider", "local")) if isinstance(job, dict) else "local"
+    asked = job.get("provider", "local") if isinstance(job, dict) else "local"
+    return ",".join(map(str, asked)) if isinstance(asked, list) else str(asked)
 
 
 def state_shown(run: FlowRun) -> str:

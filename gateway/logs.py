@@ -14,8 +14,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 
 from blocks.home import runs
-from flows.log_shipper import LOGGER
 from flows.outcome import job_state
+from flows.streaming.log_shipper import LOGGER
 from gateway.view import printable
 
 PAGE = 200

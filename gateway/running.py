@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from enum import Enum, auto
 from typing import Any
@@ -17,6 +16,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause, PrefectHTTPStatusError
 from prefect.states import Cancelling
 
+from flows.background import start_in_background
 from flows.execute import execute
 from flows.outcome import job_state
 from flows.run_folder import RunFolder
@@ -156,22 +156,6 @@ async def _executed(run_id: UUID) -> State[Any] | None:
         return await execute(run_id)
     except Pause:
         return None  # its state is set
-
-
-def start_in_background(run_id: UUID) -> None:
-    """Start a process that executes the run without a terminal.
-
-    While another process still executes it, the new one waits for the run's lock.
-    """
-    with (RunFolder(run_id).root / "flow.log").open("ab") as log:
-        subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", "gateway.background", str(run_id)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ,
-            start_new_session=True,
-        )
 
 
 def tell_detached(run_id: UUID) -> None:

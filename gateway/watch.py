@@ -12,9 +12,9 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows.board import MetricsTail
 from flows.outcome import job_state
 from flows.run_folder import RunFolder
+from flows.streaming.board import MetricsTail
 from gateway import jobs
 from gateway.live import Display
 from trainer.metrics import Record

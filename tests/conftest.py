@@ -32,11 +32,17 @@ SERVER_SECONDS = 120
 _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--thorough", action="store_true", help="run the tests marked thorough too")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, and keep the groups of xdist together."""
     for item in items:
         if item.get_closest_marker("gpu") and not Path("/proc/driver/nvidia").exists():
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU here"))
+        if item.get_closest_marker("thorough") and not config.getoption("thorough"):
+            item.add_marker(pytest.mark.skip(reason="only with --thorough"))
         if getattr(config.option, "loadgroup", False):
             _name_group(item)
 

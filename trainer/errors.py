@@ -16,6 +16,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── IntegrityError           stop: bytes are not what the manifest says
     ├── ConnectionLost           retry: the machine may still be well
     ├── MachineLost              elsewhere: continue from the newest checkpoint
+    │   └── HostKeyChanged       elsewhere: what answers is not the machine we hired
     └── ProviderError
         ├── CapacityError, QuotaError, BootError        elsewhere
         ├── RateLimited                                 retry
@@ -127,6 +128,12 @@ class ConnectionLost(OrchestratorError):
 class MachineLost(OrchestratorError):
     action = Action.ELSEWHERE
     default_suggestion = "The job continues on another machine from its newest checkpoint."
+
+
+class HostKeyChanged(MachineLost):
+    default_suggestion = (
+        "Nothing was sent to it. If you set the host up anew, remove the file named above."
+    )
 
 
 class ProviderError(OrchestratorError):

@@ -19,7 +19,8 @@ from trainer.metrics import read_metrics
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-VERSIONS = ("torch", "transformers", "trl", "peft", "training-orchestrator")
+VERSIONS = ("torch", "transformers", "trl", "peft")
+MISSING = "not installed"
 
 
 def is_whole(folder: Path) -> bool:
@@ -42,7 +43,7 @@ def write_output(
 
     Args:
         directory: where to write.
-        config: the job's settings, for the model card.
+        config: the job's settings as its user gave them, for the model card.
         model: the trained model; of a PEFT model only the adapters are written.
         tokenizer: as used, chat template included.
         data: facts about the dataset: rows, tokens, sha256.
@@ -50,6 +51,8 @@ def write_output(
     staged = directory.root / ".output"
     shutil.rmtree(staged, ignore_errors=True)
     metrics = final_metrics(directory)
+    for adapter in getattr(model, "peft_config", {}).values():
+        adapter.base_model_name_or_path = config.model  # where its user has it
     try:
         model.save_pretrained(staged)
         tokenizer.save_pretrained(staged)
@@ -117,6 +120,7 @@ def model_card(config: TrainingConfig, data: dict[str, Any], metrics: dict[str, 
             "## Versions",
             "",
             *_table({name: _version(name) for name in VERSIONS}),
+            f"| training-orchestrator | {_own_version()} |",
             "",
         ]
     )
@@ -144,8 +148,14 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|")
 
 
+def _own_version() -> str:
+    """Return our version; on a rented machine only the trainer is installed."""
+    own = _version("training-orchestrator")
+    return own if own != MISSING else _version("training-orchestrator-trainer")
+
+
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return MISSING

@@ -92,8 +92,20 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
 
     if best := evaluation.best_steps():
         _load_best(trainer, directory, max(best))
-    write_output(directory, config, trainer.model, run.tokenizer, data)
+    write_output(directory, as_named(directory, config), trainer.model, run.tokenizer, data)
     return JobState.COMPLETED
+
+
+def as_named(directory: JobDirectory, config: TrainingConfig) -> TrainingConfig:
+    """Return the config with model and dataset as the user names them, not as they lie here."""
+    named = (read_json(directory.job) or {}).get("named")
+    if not isinstance(named, dict):
+        return config
+    dataset = config.dataset.model_copy(
+        update={"path": str(named.get("dataset", config.dataset.path))}
+    )
+    model = str(named.get("model", config.model))
+    return config.model_copy(update={"model": model, "dataset": dataset})
 
 
 def read_config(directory: JobDirectory) -> TrainingConfig:

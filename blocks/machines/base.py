@@ -110,7 +110,7 @@ class Machine(ABC):
         """Put a file on the machine; what is said of `download` holds the other way round."""
 
     @abstractmethod
-    async def download(self, remote: str, local: Path) -> Transfer:
+    async def download(self, remote: str, local: Path, *, limit: int | None = None) -> Transfer:
         """Fetch a file; `local` appears whole, synced to disk, or not at all.
 
         What arrived is kept in `<name>.part` until the file is whole; a later call goes on from
@@ -118,8 +118,14 @@ class Machine(ABC):
         the one you expect: a source that changed meanwhile shows there only. Folders are made.
         One transfer to one place at a time.
 
+        Args:
+            remote: absolute path on the machine.
+            local: where it goes.
+            limit: bytes; a longer file is refused before any of it comes.
+
         Raises:
             FileNotFoundError: there is no such file.
+            IntegrityError: it is longer than `limit`.
             DiskFull: it does not fit.
             ConnectionLost: the machine cannot be reached; what arrived is kept.
         """

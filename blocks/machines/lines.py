@@ -1,8 +1,10 @@
-"""From bytes as they come to whole lines."""
+"""From bytes as they come to whole lines, or to the last of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from blocks.machines.base import CAPTURE_LIMIT
 
 MAX_LINE = 64 << 10  # bytes; a longer line is passed on in pieces
 
@@ -39,3 +41,20 @@ class LineWriter:
         text = line.decode(errors="replace").rstrip("\r").rpartition("\r")[2]
         self.last = text if text.strip() else self.last
         self._log(text)
+
+
+class Tail:
+    """Keeps the last MiB of an output."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+
+    def feed(self, chunk: bytes) -> None:
+        """Take more bytes."""
+        self._kept += chunk
+        if len(self._kept) > 2 * CAPTURE_LIMIT:  # not at every chunk: cutting moves a MiB
+            del self._kept[:-CAPTURE_LIMIT]
+
+    def text(self) -> str:
+        """Return what is kept; what is not UTF-8 is replaced."""
+        return self._kept[-CAPTURE_LIMIT:].decode(errors="replace")

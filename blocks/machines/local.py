@@ -22,8 +22,8 @@ from blocks.machines.base import (
 )
 from blocks.machines.lines import LineWriter
 from blocks.machines.processes import kill_group, run_captured, start_detached
+from blocks.machines.setup import setup_failed, setup_script
 from blocks.machines.transfer import copy_file, in_thread
-from trainer.errors import DependencyError
 
 
 class LocalMachine(Machine):
@@ -67,8 +67,8 @@ class LocalMachine(Machine):
         return await in_thread(partial(copy_file, local, Path(remote)))
 
     @override
-    async def download(self, remote: str, local: Path) -> Transfer:
-        return await in_thread(partial(copy_file, Path(remote), local))
+    async def download(self, remote: str, local: Path, *, limit: int | None = None) -> Transfer:
+        return await in_thread(partial(copy_file, Path(remote), local, limit=limit))
 
     @override
     async def read(self, path: str) -> bytes | None:
@@ -92,7 +92,12 @@ class LocalMachine(Machine):
             writer = LineWriter(log)
             following = asyncio.ensure_future(self._pass_on(output, writer))
             try:
-                exit_code = await _run_script(_script(lines, output, failed), env, cwd)
+                # Through a file because ShellOperation gives up on bytes that are not UTF-8, and
+                # because a file keeps nobody waiting that a background process holds it open.
+                script = setup_script(
+                    lines, output=f">{shlex.quote(str(output))}", failed=f">{failed}"
+                )
+                exit_code = await _run_script(script, env, cwd)
             finally:
                 following.cancel()
                 await asyncio.gather(following, return_exceptions=True)
@@ -100,12 +105,8 @@ class LocalMachine(Machine):
                     writer.feed(chunk)
                 writer.finish()
             if exit_code:
-                command = failed.read_text() if failed.exists() else "exit"
-                raise DependencyError(
-                    f"The setup command {command!r} failed with exit code {exit_code}"
-                    f"{f': {writer.last}' if writer.last else ''}.",
-                    "Correct setup in the job file.",
-                )
+                noted = failed.read_text() if failed.exists() else ""
+                raise setup_failed(noted, exit_code, writer.last)
 
     @override
     async def close(self) -> None:
@@ -135,20 +136,6 @@ def _rest(file: Path, offset: int) -> Iterator[bytes]:
         stream.seek(offset)
         while chunk := stream.read(FOLLOW_CHUNK):
             yield chunk
-
-
-def _script(lines: Sequence[str], output: Path, failed: Path) -> list[str]:
-    """Return a script that writes to `output`, and the command that failed to `failed`.
-
-    The output goes through a file because ShellOperation gives up on bytes that are not UTF-8,
-    and because a file keeps nobody waiting that a background process still holds it open.
-    """
-    return [
-        f"exec </dev/null >{shlex.quote(str(output))} 2>&1",
-        f"trap 'printf %s \"$BASH_COMMAND\" >{shlex.quote(str(failed))}' ERR",
-        "set -eE",
-        *lines,
-    ]
 
 
 async def _run_script(script: list[str], env: Mapping[str, str] | None, cwd: str) -> int:

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from blocks.machines.base import CANNOT_START, CAPTURE_LIMIT, CommandResult
+from blocks.machines.base import CANNOT_START, CommandResult
+from blocks.machines.lines import Tail
 from trainer.errors import DependencyError
 
 CLOSE_SECONDS = 1.0  # for the outputs to close after the group was killed
@@ -24,24 +25,18 @@ class _Capture(asyncio.SubprocessProtocol):
     """
 
     def __init__(self) -> None:
-        self.tails = {1: bytearray(), 2: bytearray()}
+        self.tails = {1: Tail(), 2: Tail()}
         self.exited = asyncio.Event()
         self.closed = asyncio.Event()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        tail = self.tails[fd]
-        tail += data
-        if len(tail) > 2 * CAPTURE_LIMIT:  # not at every chunk: cutting moves a MiB
-            del tail[:-CAPTURE_LIMIT]
+        self.tails[fd].feed(data)
 
     def process_exited(self) -> None:
         self.exited.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed.set()
-
-    def text(self, fd: int) -> str:
-        return self.tails[fd][-CAPTURE_LIMIT:].decode(errors="replace")
 
 
 async def run_captured(
@@ -79,7 +74,9 @@ async def run_captured(
         await _end(spawning, output)
     exit_code = transport.get_returncode()
     assert exit_code is not None  # noqa: S101 - it exited
-    return CommandResult(exit_code=exit_code, stdout=output.text(1), stderr=output.text(2))
+    return CommandResult(
+        exit_code=exit_code, stdout=output.tails[1].text(), stderr=output.tails[2].text()
+    )
 
 
 async def _end(

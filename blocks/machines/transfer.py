@@ -1,4 +1,4 @@
-"""Copying a file so that it arrives whole or not at all, and goes on where it was cut short."""
+"""Putting a file together so that it arrives whole or not at all, and goes on where it was cut."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
 from typing import BinaryIO, TypeVar
 
 from blocks.machines.base import Transfer
-from trainer.errors import DiskFull
+from trainer.errors import DiskFull, IntegrityError
 from trainer.files import CHUNK, fsync_directory
 
 Result = TypeVar("Result")
@@ -24,56 +25,117 @@ class Stopped(Exception):
     """The transfer was given up; what arrived is kept."""
 
 
-def copy_file(source: Path, target: Path, stop: Event) -> Transfer:
+class Part:
+    """What has arrived of a file on this computer, hashed as it comes."""
+
+    def __init__(self, target: Path) -> None:
+        self.path = target.with_name(target.name + PART)
+        self.size = 0
+        """Bytes that are there."""
+        self.resumed = 0
+        """How many of them were there before."""
+        self._target = target
+        self._digest = hashlib.sha256()
+        self._stream: BinaryIO | None = None
+
+    def open(self, size: int, stop: Event) -> None:
+        """Go on with what is there, or begin anew when that is longer than `size`.
+
+        Raises:
+            DiskFull: `size` bytes do not fit.
+            Stopped: `stop` was set.
+        """
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = self.path.open("a+b")
+        if os.fstat(self._stream.fileno()).st_size > size:  # the rest of something else
+            self._stream.truncate(0)
+        self._stream.seek(0)
+        for chunk in chunks(self._stream, stop):
+            self._digest.update(chunk)
+        self.size = self.resumed = self._stream.tell()
+        if size - self.size > shutil.disk_usage(self._target.parent).free:
+            raise disk_full(str(self._target), size, shutil.disk_usage(self._target.parent).free)
+
+    def append(self, chunk: bytes) -> None:
+        """Add more bytes.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        assert self._stream  # noqa: S101 - it was opened
+        self._digest.update(chunk)
+        self.size += self._stream.write(chunk)
+
+    def finish(self) -> Transfer:
+        """Put the file at its place, synced to disk."""
+        assert self._stream  # noqa: S101 - it was opened
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self._stream.close()
+        self.path.replace(self._target)
+        fsync_directory(self._target.parent)
+        return Transfer(bytes=self.size, sha256=self._digest.hexdigest(), resumed=self.resumed)
+
+    def close(self) -> None:
+        """Keep what arrived for a later transfer."""
+        if self._stream:
+            self._stream.close()
+
+    @contextmanager
+    def filling(self, size: int) -> Iterator[None]:
+        """Close it at the end, and tell a full disk with both sizes."""
+        try:
+            with closing(self):
+                yield
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            free = shutil.disk_usage(self._target.parent).free
+            raise disk_full(str(self._target), size, free) from error
+
+
+def copy_file(source: Path, target: Path, stop: Event, *, limit: int | None = None) -> Transfer:
     """Copy `source` to `target`, hashing on the way; blocks until done or `stop` is set.
 
     Raises:
         FileNotFoundError: there is no `source`.
+        IntegrityError: it has more bytes than `limit`.
         DiskFull: it does not fit.
         Stopped: `stop` was set.
     """
     with source.open("rb") as reader:
         size = os.fstat(reader.fileno()).st_size
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + PART)
-        try:
-            with part.open("a+b") as writer:
-                transfer = _fill(reader, writer, size, stop)
-        except OSError as error:
-            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-                raise
-            free = shutil.disk_usage(target.parent).free
-            raise DiskFull(
-                f"{target} needs {size} bytes and {free} more are free on its disk."
-            ) from error
-    part.replace(target)
-    fsync_directory(target.parent)
-    return transfer
+        check_limit(str(source), size, limit)
+        part = Part(target)
+        with part.filling(size):
+            part.open(size, stop)
+            reader.seek(part.size)
+            for chunk in chunks(reader, stop):
+                part.append(chunk)
+            return part.finish()
 
 
-def _fill(reader: BinaryIO, writer: BinaryIO, size: int, stop: Event) -> Transfer:
-    """Append to `writer` what it lacks of `reader`, and sync it to disk."""
-    if os.fstat(writer.fileno()).st_size > size:  # the rest of something else
-        writer.truncate(0)
-    digest = hashlib.sha256()
-    writer.seek(0)
-    for chunk in _chunks(writer, stop):
-        digest.update(chunk)
-    resumed = total = writer.tell()
-    reader.seek(resumed)
-    for chunk in _chunks(reader, stop):
-        digest.update(chunk)
-        total += writer.write(chunk)
-    writer.flush()
-    os.fsync(writer.fileno())
-    return Transfer(bytes=total, sha256=digest.hexdigest(), resumed=resumed)
-
-
-def _chunks(stream: BinaryIO, stop: Event) -> Iterator[bytes]:
+def chunks(stream: BinaryIO, stop: Event) -> Iterator[bytes]:
+    """Yield the rest of a file, until `stop` is set."""
     while chunk := stream.read(CHUNK):
         if stop.is_set():
             raise Stopped
         yield chunk
+
+
+def check_limit(name: str, size: int, limit: int | None) -> None:
+    """Refuse a file that is longer than it may be.
+
+    Raises:
+        IntegrityError: it is.
+    """
+    if limit is not None and size > limit:
+        raise IntegrityError(f"{name} has {size} bytes, more than the {limit} that are expected.")
+
+
+def disk_full(target: str, size: int, free: int) -> DiskFull:
+    """Return the error that tells both sizes."""
+    return DiskFull(f"{target} needs {size} bytes and {free} more are free on its disk.")
 
 
 async def in_thread(work: Callable[[Event], Result]) -> Result:

@@ -7,26 +7,54 @@ from typing import ClassVar
 
 from prefect.blocks.core import Block
 
+from blocks.keys import MachineKeys
 from blocks.machines.base import Machine
 from blocks.models import Instance, Offer
-from trainer.config import Resources
+from trainer.config import Limits, Resources
 
 
 class Provider(Block, ABC):
     """Somewhere machines come from: a Prefect block, so that an account can be saved by name.
 
-    No call sleeps for long, retries or waits for a machine to boot: whoever calls does. Every
-    call raises errors of `trainer.errors` only: `CredentialsError`, `RateLimited` and
-    `ConnectionLost` besides those named. The account is the ledger: the name of an instance
-    tells which run owns it, so nothing about it need be kept elsewhere.
+    No call waits for a machine to boot: whoever calls does. Every call raises errors of
+    `trainer.errors` only: `CredentialsError`, `RateLimited` and `ConnectionLost` besides those
+    named. The account is the ledger: the name of an instance tells which run owns it
+    (`blocks.names`), so nothing about it need be kept elsewhere.
     """
 
     provider_name: ClassVar[str]
     """The name in a job file and in the registry."""
+    is_home: ClassVar[bool] = False
+    """Whether its machine is this computer: job directories and checkpoints are at home already,
+    stay there after a failure, and cost nothing."""
+    boot_minutes: ClassVar[float] = 10.0
+    """How long a machine may take until SSH answers, before it is given up."""
+    settle_seconds: ClassVar[float] = 30.0
+    """How long a fresh instance may be missing from the list: absence proves nothing before."""
+    farewell: ClassVar[str] = "sudo -n shutdown -h now || shutdown -h now || kill 1"
+    """One line of sh by which a machine ends itself when its lease expires."""
+
+    @property
+    def label(self) -> str:
+        """The name under which `blocks.registry.load_provider` finds this very block again."""
+        saved = self._block_document_name
+        return f"{self.provider_name}/{saved}" if saved else self.provider_name
+
+    def is_configured(self) -> bool:
+        """Whether there are credentials, so that it is worth asking for offers."""
+        return True
+
+    async def check(self) -> str:
+        """Verify the credentials without spending, and say in a few words what was found.
+
+        Raises:
+            CredentialsError: naming the key and where to set it.
+        """
+        return f"{len(await self.instances())} instances"
 
     @abstractmethod
-    async def offers(self, resources: Resources) -> list[Offer]:
-        """Return the machines for hire that fit, the one to take first at the head.
+    async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
+        """Return the machines for hire that fit and are within the price cap, cheapest first.
 
         Raises:
             CapacityError: none fits; it says what there is and what was asked.
@@ -37,10 +65,11 @@ class Provider(Block, ABC):
         """Hire a machine under our name for it and return at once, booted or not.
 
         A name that is taken is ours from an earlier attempt whose answer was lost: that
-        instance is returned and nothing new is hired.
+        instance is returned and nothing new is hired. A create is never sent twice: when its
+        answer is lost, the name is looked for during `settle_seconds`.
 
         Raises:
-            CapacityError: the offer is gone.
+            CapacityError: the offer is gone, or nothing came of a create without an answer.
             QuotaError: the account may not have this.
             FundsError: the account cannot pay.
         """
@@ -55,7 +84,9 @@ class Provider(Block, ABC):
 
     @abstractmethod
     async def terminate(self, id: str) -> None:
-        """Give an instance back; fine when it is gone already.
+        """Ask the provider to take an instance back; fine when it is gone already.
+
+        The provider may need a while: it is gone when `describe` says so.
 
         Raises:
             ProviderError: it refuses to go; it may still cost money.
@@ -63,8 +94,22 @@ class Provider(Block, ABC):
 
     @abstractmethod
     async def instances(self) -> list[Instance]:
-        """Return every instance that this account has under a name of ours."""
+        """Return every instance of this account, whoever named it; callers look at the names."""
 
-    @abstractmethod
+    async def rename(self, id: str, name: str) -> bool:
+        """Give an instance another name; False where the provider cannot."""
+        del id, name
+        return False
+
     def machine(self, instance: Instance) -> Machine:
         """Return a connection to an instance, opened when it is first used."""
+        from blocks.machines.ssh import SshMachine  # a third of a second, for those who need it
+
+        keys = MachineKeys(instance.name)
+        return SshMachine(
+            instance.address,
+            port=instance.port,
+            user=instance.user,
+            private_key=keys.private_key,
+            host_key=keys.host_key,
+        )

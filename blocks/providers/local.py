@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import psutil
 from pydantic import Field
@@ -17,9 +17,10 @@ from blocks.home import private_folder
 from blocks.machines.local import LocalMachine
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider
+from blocks.providers.gpu_names import matches
 from blocks.providers.gpus import GIB, Gpu, choose, gpus, visible
 from blocks.providers.occupants import end_occupants
-from trainer.config import Resources
+from trainer.config import Limits, Resources
 from trainer.errors import CapacityError, ConfigError, ProviderError
 from trainer.files import read_json, replace_json
 
@@ -34,6 +35,8 @@ class Local(Provider):
     _block_type_slug = "training-orchestrator-local"
 
     provider_name: ClassVar[str] = "local"
+    is_home: ClassVar[bool] = True
+    settle_seconds: ClassVar[float] = 0.0
 
     home: Path | None = Field(
         default=None,
@@ -41,7 +44,7 @@ class Local(Provider):
         "or ~/.training-orchestrator.",
     )
 
-    async def offers(self, resources: Resources) -> list[Offer]:
+    async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per GPU that fits, or one for the CPU; see `Provider.offers`.
 
         GPUs that no other job directory here uses come first, then those with the most free
@@ -54,11 +57,16 @@ class Local(Provider):
                 f"{disk_gb:.1f} GiB free.",
                 "Lower resources.disk_gb, free some, or choose another provider.",
             )
+        _check_wishes(resources)
         found: list[Gpu] = []
         if resources.gpu_count != 0:
             found = visible(await asyncio.to_thread(gpus), os.environ.get("CUDA_VISIBLE_DEVICES"))
         if not found and not resources.gpu_count:
             return [_offer(disk_gb, None)]
+        if found and resources.gpu_types:
+            found = [gpu for gpu in found if matches(resources.gpu_types, gpu.name)] or _wrong(
+                found, resources
+            )
         taken = [uuid for instance in await self.instances() for uuid in instance.gpu_ids]
         fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
         return [_offer(disk_gb, gpu) for gpu in fitting]
@@ -75,6 +83,8 @@ class Local(Provider):
             status=InstanceStatus.RUNNING,
             address="localhost",
             price_per_hour=offer.price_per_hour,
+            instance_type=offer.instance_type,
+            region=offer.region,
             workspace=str(folder),
             gpu_type=offer.gpu_type,
             gpu_ids=offer.gpu_ids,
@@ -148,6 +158,34 @@ def _offer(disk_gb: float, gpu: Gpu | None) -> Offer:
         vram_gb=gpu.free_gb if gpu else 0.0,
         disk_gb=disk_gb,
         ram_gb=psutil.virtual_memory().total / GIB,
+    )
+
+
+def _check_wishes(resources: Resources) -> None:
+    """Refuse what this computer is not.
+
+    Raises:
+        CapacityError: naming the field.
+    """
+    ram_gb = psutil.virtual_memory().total / GIB
+    if resources.min_ram_gb and ram_gb < resources.min_ram_gb:
+        raise CapacityError(
+            f"This computer has {ram_gb:.1f} GiB of memory, resources.min_ram_gb asks for "
+            f"{resources.min_ram_gb:g}."
+        )
+    if resources.spot:
+        raise CapacityError("This computer is no spot machine.", "Set resources.spot: false.")
+    if resources.regions and "local" not in resources.regions:
+        raise CapacityError(
+            f"resources.regions asks for {', '.join(resources.regions)}, not for this computer.",
+            "Add local to resources.regions, or choose another provider.",
+        )
+
+
+def _wrong(found: list[Gpu], resources: Resources) -> NoReturn:
+    raise CapacityError(
+        f"resources.gpu_types asks for {', '.join(resources.gpu_types)}: {'; '.join(map(str, found))}.",
+        "Correct resources.gpu_types, or choose another provider.",
     )
 
 

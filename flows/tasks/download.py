@@ -11,12 +11,14 @@ from prefect import get_run_logger
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
+from flows.renting.contact import in_contact
 from flows.run_folder import RunFolder, check_artifact_folder
+from flows.streaming.fetching import fetch_folder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import IntegrityError
 from trainer.files import fsync_directory
-from trainer.manifest import MANIFEST, read_manifest
+from trainer.manifest import verify
 
 
 @step
@@ -28,29 +30,40 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
 
     Raises:
         ConfigError: the place has come to hold something that is not ours; it is left alone.
-        IntegrityError: a file does not have the size or SHA-256 that its manifest says.
+        IntegrityError: a file twice did not have the size or SHA-256 that its manifest says.
     """
     where = Instance.from_dict(instance)
-    final = RunFolder.of_this_run().artifact(job.name, job.output_dir)
+    provider = await load_provider(where.provider)
+    run = RunFolder.of_this_run()
+    final = run.artifact(job.name, job.output_dir)
     partial = final.with_name(f".{final.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    async with load_provider(where.provider).machine(where) as machine:
-        await _fetch(machine, f"{where.workspace}/output", partial)
+
+    async def fetch(machine: Machine) -> int:
+        return await fetch_folder(machine, f"{where.workspace}/output", partial)
+
+    size = await in_contact(job, provider, where, fetch)
+    get_run_logger().info("downloaded %.2f MB", size / 1e6)
+    return put_in_place(partial, final)
+
+
+def rescued(job: TrainingJob, run: RunFolder) -> str | None:
+    """Return the artifact that came home after the run's flow had died, put in its place.
+
+    Raises:
+        ConfigError: the place has come to hold something that is not ours; it is left alone.
+    """
+    try:
+        verify(run.rescued)
+    except IntegrityError:
+        return None
+    return put_in_place(run.rescued, run.artifact(job.name, job.output_dir))
+
+
+def put_in_place(partial: Path, final: Path) -> str:
+    """Move a whole artifact to where it goes, in one step where both are on one disk."""
     check_artifact_folder(final)  # again: hours may have passed, and somebody put files there
     if final.exists():
         shutil.rmtree(final)  # an earlier artifact of ours, or an empty folder
-    partial.rename(final)
+    shutil.move(partial, final)
     fsync_directory(final.parent)
     return str(final)
-
-
-async def _fetch(machine: Machine, source: str, folder: Path) -> None:
-    await machine.download(f"{source}/{MANIFEST}", folder / MANIFEST)
-    files = read_manifest(folder)["files"]
-    total = sum(facts["bytes"] for facts in files.values())
-    get_run_logger().info("downloading %d files, %.2f MB", len(files), total / 1e6)
-    for name, facts in files.items():
-        transfer = await machine.download(f"{source}/{name}", folder / name)
-        if transfer.sha256 != facts["sha256"]:
-            (folder / name).unlink()
-            raise IntegrityError(f"{name} arrived with another SHA-256 than its manifest says.")

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import shlex
 import sys
+from pathlib import PurePosixPath
 from typing import Any
 
 from prefect import get_run_logger
 
+from blocks.home import home, private_folder
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
+from flows.renting.contact import in_contact
+from flows.renting.lease import base_of
+from flows.setup.environment import Log, prepare
+from flows.setup.wheel import trainer_wheel
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import DependencyError
 
+SETUP_DONE = "setup-done"  # the file in the job directory that says so
+SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+"""The tokens that a trainer or a job's `setup` may need."""
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 PROBE = (
     "import importlib.metadata as m, json, sys\n"
@@ -27,23 +39,53 @@ PROBE = (
 
 
 @step
-async def install(job: TrainingJob, instance: dict[str, Any]) -> None:
-    """Check that the trainer can run, and run the job's `setup` once.
+async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
+    """Make sure that the trainer can run, and run the job's `setup` once.
+
+    Returns:
+        The Python on the machine by which the trainer runs.
 
     Raises:
-        DependencyError: a package is missing, or a setup command failed.
+        DependencyError: a package is missing and cannot be installed, or a setup command failed.
+        DiskFull: what is missing does not fit.
     """
     where = Instance.from_dict(instance)
-    async with load_provider(where.provider).machine(where) as machine:
-        await _check_packages(machine)
-        marker = f"{where.workspace}/setup-done"
-        if job.setup and await machine.read(marker) is None:
-            logger = get_run_logger()
-            await machine.run_shell(job.setup, cwd=where.workspace, log=logger.info)
-            await machine.write(marker, b"")
+    provider = await load_provider(where.provider)
+    log = get_run_logger().info
+
+    async def work(machine: Machine) -> str:
+        if provider.is_home:
+            await _check_packages(machine, log)
+            python = sys.executable
+        else:
+            wheel = await asyncio.to_thread(trainer_wheel, private_folder(home() / "wheels"))
+            python = await prepare(machine, base_of(where), wheel, log)
+            await machine.run(["mkdir", "-p", "--", where.workspace], timeout=60)
+        await run_setup(machine, job.setup, where.workspace, python, log)
+        return python
+
+    return await in_contact(job, provider, where, work)
 
 
-async def _check_packages(machine: Machine) -> None:
+def secrets() -> dict[str, str]:
+    """Return the tokens that are set here, as the environment of a command on the machine."""
+    return {name: value for name in SECRETS if (value := os.environ.get(name))}
+
+
+async def run_setup(
+    machine: Machine, lines: list[str], workspace: str, python: str, log: Log
+) -> None:
+    """Run a job's `setup` in its directory unless it was; `python` and `pip` are the trainer's."""
+    marker = f"{workspace}/{SETUP_DONE}"
+    if not lines or await machine.read(marker) is not None:
+        return
+    programs = shlex.quote(str(PurePosixPath(python).parent))
+    path = f'export PATH={programs}:"$PATH"'
+    await machine.run_shell([path, *lines], env=secrets(), cwd=workspace, log=log)
+    await machine.write(marker, b"")
+
+
+async def _check_packages(machine: Machine, log: Log) -> None:
     result = await machine.run([sys.executable, "-c", PROBE, *NEEDED], timeout=60)
     if result.exit_code:
         raise DependencyError(f"{sys.executable} does not run: {result.stderr.strip()[-300:]}.")
@@ -54,6 +96,4 @@ async def _check_packages(machine: Machine) -> None:
             f"{sys.executable} lacks {', '.join(missing)}.",
             f"Run: {sys.executable} -m pip install 'training-orchestrator[trainer]'",
         )
-    get_run_logger().info(
-        "environment: %s", ", ".join(f"{name} {version}" for name, version in found.items())
-    )
+    log(f"environment: {', '.join(f'{name} {version}' for name, version in found.items())}")

@@ -1,33 +1,66 @@
-"""Choose the offer to take."""
+"""Look at everything that can be refused before any money is spent."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
 
 from prefect import get_run_logger
 
-from blocks.registry import load_provider
+from flows.renting.estimating import can_estimate, cost_on, estimated, refuse_risk, seconds_on
+from flows.renting.journal import Journal
+from flows.renting.market import market, providers_of
 from flows.run_folder import RunFolder, check_artifact_folder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
+from trainer.errors import ConfigError, TrainingFailed
 
 
 @step
-async def place(job: TrainingJob) -> dict[str, Any]:
-    """Return the first offer of the job's provider, after checking where the result shall go.
+async def place(job: TrainingJob) -> None:
+    """Check where the machine may come from and where the result shall go.
 
     Raises:
-        ConfigError: there is no such provider, or output_dir cannot take the result.
-        CapacityError: it has nothing that fits.
+        ConfigError: there is no such provider, none is set up, output_dir cannot take the result,
+            the limits cannot pay it, or a spot machine would lose too much.
     """
-    check_artifact_folder(RunFolder.of_this_run().artifact(job.name, job.output_dir))
-    offer, *_ = await load_provider(job.provider).offers(job.resources)
-    gpu = f"{offer.gpu_count} × {offer.gpu_type}" if offer.gpu_count else "CPU"
-    get_run_logger().info(
-        "placed on %s %s (%s) at %.2f USD/h",
-        offer.provider,
-        offer.instance_type,
-        gpu,
-        offer.price_per_hour,
-    )
-    return offer.to_dict()
+    run = RunFolder.of_this_run()
+    check_artifact_folder(run.artifact(job.name, job.output_dir))
+    providers = await providers_of(job)
+    labels = [provider.label for provider in providers]
+    if not all(provider.is_home for provider in providers):
+        await _refuse_waste(job)
+    journal = Journal.of(run)
+    spent = f"; {journal.cost():.4g} USD spent so far" if journal.hires else ""
+    get_run_logger().info("providers in order: %s%s", ", ".join(labels), spent)
+
+
+async def _refuse_waste(job: TrainingJob) -> None:
+    """Refuse what the job's limits cannot pay, and spot machines for what would be lost.
+
+    Counting the steps takes a process with torch and some ten seconds, so it is done only where
+    it decides something.
+    """
+    if job.limits.max_cost is None and job.resources.spot is False:
+        return
+    facts, found = None, await market(job)
+    if can_estimate() and found.choices:
+        try:
+            facts = await asyncio.to_thread(estimated, job)
+        except TrainingFailed as error:
+            get_run_logger().warning("no estimate: %s", error.message)
+    if facts is None:
+        refuse_risk(job, None, None)
+        return
+    config = job.training
+    seconds = [seconds_on(choice.offer, config, facts) for choice in found.choices]
+    refuse_risk(job, facts, min((s for s in seconds if s is not None), default=None))
+    costs = [cost_on(choice.offer, config, facts) for choice in found.choices]
+    cheapest = min((cost for cost in costs if cost is not None), default=None)
+    if cheapest is not None:
+        get_run_logger().info("about %.4g USD on the best offer", cheapest)
+    if cheapest is not None and job.limits.max_cost and cheapest > job.limits.max_cost:
+        raise ConfigError(
+            f"limits.max_cost = {job.limits.max_cost:g}: the job takes about {cheapest:.2f} USD on "
+            "the offer that is cheapest for it.",
+            "Raise limits.max_cost, train less, or allow cheaper machines in resources.",
+        )

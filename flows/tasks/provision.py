@@ -1,4 +1,4 @@
-"""Hire the machine, or adopt the one that an earlier attempt hired."""
+"""Hire a machine, or adopt the one that an earlier attempt hired."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from blocks.models import Offer
-from blocks.registry import load_provider
+from flows.renting.budget import Budget
+from flows.renting.hiring import Hiring
+from flows.renting.journal import Journal
+from flows.run_folder import RunFolder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 
 
 @step
-async def provision(job: TrainingJob, offer: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the instance that bears `name`, hiring it when there is none."""
-    provider = load_provider(job.provider)
-    instance = await provider.find(name)
-    if instance:
-        get_run_logger().info("adopted %s from an earlier attempt", instance.id)
-    else:
-        instance = await provider.launch(Offer.from_dict(offer), name, ssh_public_key=None)
-        get_run_logger().info("job directory %s", instance.workspace)
+async def provision(job: TrainingJob) -> dict[str, Any]:
+    """Return the instance to train on, ready: it answers, and is what was ordered.
+
+    Raises:
+        CapacityError: no offer led to a machine; it names each that was tried.
+        BudgetExceeded: the money ran out on the way.
+    """
+    run = RunFolder.of_this_run()
+    journal = Journal.of(run)
+    instance = await Hiring(job, run, journal, Budget(job, journal)).machine()
+    get_run_logger().info("job directory %s on %s", instance.workspace, instance.id)
     return instance.to_dict()

@@ -4,79 +4,115 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
-import sys
-from contextlib import aclosing, suppress
+import time
+from collections.abc import Coroutine
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from prefect import get_client, get_run_logger
 
-from blocks.machines.base import Machine
 from blocks.models import Instance
+from blocks.providers.base import Provider
 from blocks.registry import load_provider
-from flows.board import Board
-from flows.log_shipper import LogShipper
-from flows.outcome import announce
+from flows.outcome import cancel_was_asked
+from flows.renting.budget import Budget
+from flows.renting.contact import Contact, watch_provider
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder, this_run_id
+from flows.streaming.board import Board
+from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.log_shipper import LogShipper
+from flows.streaming.training import RemoteTraining
+from flows.streaming.wishes import watch_budget, watch_wishes
 from flows.tasks.step import step
-from flows.wishes import watch_wishes
 from trainer.config import TrainingJob
-from trainer.errors import MachineLost, TrainingFailed
-from trainer.job_directory import Desired, JobState, Status, parse_status
+from trainer.errors import ConnectionLost
+from trainer.job_directory import Desired, JobState, parse_status
 
-STATUS_SECONDS = 0.5  # between two looks at status.json
-SILENCE_SECONDS = 10.0  # without a change of status.json: ask whether anybody still works there
-MAX_REVIVALS = 3  # supervisors started anew after one vanished without leaving a word
+MISSING_SECONDS = 30.0  # without a further byte of what the machine says is there
 
 
 @functools.partial(step, name="train")
-async def stream(job: TrainingJob, instance: dict[str, Any]) -> dict[str, Any]:
+async def stream(job: TrainingJob, instance: dict[str, Any], python: str) -> dict[str, Any]:
     """Follow the training until it is at rest, and return its status.
 
-    When this returns, every byte of log and metrics is here and every line of the log is with
-    Prefect. When it is cancelled the training is asked to save and stop.
+    When this returns, every byte of log and metrics is here, every line of the log is with
+    Prefect, and so is the newest checkpoint of a job that did not complete. Trouble of ours, such
+    as a lost connection, never ends the training. When this is cancelled the training is asked
+    to save and stop.
+
+    Raises:
+        MachineLost: the provider says that the machine is gone, or its lease has run out.
     """
     where = Instance.from_dict(instance)
-    async with load_provider(where.provider).machine(where) as machine:
-        training = RemoteTraining(job, where, machine)
-        await training.start_or_attach()
+    provider = await load_provider(where.provider)
+    contact = Contact(job, provider, where)
+    while True:
         try:
-            return await _follow(training)
-        except asyncio.CancelledError:
-            await asyncio.shield(training.ask(Desired.STOP, "cancelled"))
-            raise
+            return await _attached(job, where, provider, python, contact)
+        except ConnectionLost as error:
+            await contact.lost(error)
 
 
-async def _follow(training: RemoteTraining) -> dict[str, Any]:
+async def _attached(
+    job: TrainingJob, where: Instance, provider: Provider, python: str, contact: Contact
+) -> dict[str, Any]:
     run = RunFolder.of_this_run()
+    async with provider.machine(where) as machine:
+        training = RemoteTraining(job, where, machine, run, python=python, at_home=provider.is_home)
+        await training.start_or_attach()
+        contact.made()
+        mirror = CheckpointMirror(machine, where.workspace, run.checkpoints)
+        try:
+            status = await _follow(job, training, provider, run, mirror)
+        except asyncio.CancelledError:
+            if await cancel_was_asked():
+                await asyncio.shield(training.ask(Desired.STOP, "cancelled"))
+            raise
+        if not provider.is_home and parse_status(status).state is not JobState.COMPLETED:
+            await mirror.sync()
+        return status
+
+
+async def _follow(
+    job: TrainingJob,
+    training: RemoteTraining,
+    provider: Provider,
+    run: RunFolder,
+    mirror: CheckpointMirror,
+) -> dict[str, Any]:
     async with get_client() as client:
         run_id = this_run_id()
         shipper = LogShipper(client, run_id, run)
         board = Board(client, run_id, run.metrics)
-        helpers = [
-            asyncio.create_task(_mirror(training, "train.log", run.log)),
-            asyncio.create_task(_mirror(training, "metrics.jsonl", run.metrics)),
-            asyncio.create_task(shipper.run()),
-            asyncio.create_task(board.run()),
-            asyncio.create_task(watch_wishes(client, run_id, training.ask)),
+        helpers: list[Coroutine[Any, Any, None]] = [
+            _mirror(training, "train.log", run.log),
+            _mirror(training, "metrics.jsonl", run.metrics),
+            shipper.run(),
+            board.run(),
+            watch_wishes(client, run_id, training.ask),
+            watch_budget(Budget(job, Journal.of(run)), training.ask),
         ]
+        if not provider.is_home:
+            helpers += [mirror.run(), watch_provider(provider, training.instance)]
+        tasks = [asyncio.create_task(helper) for helper in helpers]
         watching = asyncio.create_task(training.until_rest())
         try:
             # A helper ends only by failing: nobody shall miss that.
-            done, _ = await asyncio.wait({watching, *helpers}, return_when="FIRST_COMPLETED")
+            done, _ = await asyncio.wait({watching, *tasks}, return_when="FIRST_COMPLETED")
             for finished in done - {watching}:
                 finished.result()
-            status, sizes = await watching
-            await _until_size(run.log, sizes["train_bytes"])
-            await _until_size(run.metrics, sizes["metrics_bytes"])
+            status = await watching
+            await _until_size(run.log, status.get("train_bytes"))
+            await _until_size(run.metrics, status.get("metrics_bytes"))
             await shipper.finish()
             await board.finish()
             return status
         finally:
-            for helper in (watching, *helpers):
-                helper.cancel()
-            await asyncio.gather(watching, *helpers, return_exceptions=True)
+            for task in (watching, *tasks):
+                task.cancel()
+            await asyncio.gather(watching, *tasks, return_exceptions=True)
 
 
 async def _mirror(training: RemoteTraining, name: str, local: Path) -> None:
@@ -88,111 +124,16 @@ async def _mirror(training: RemoteTraining, name: str, local: Path) -> None:
                 stream.write(chunk)
 
 
-async def _until_size(path: Path, size: int) -> None:
-    while path.stat().st_size < size:  # noqa: ASYNC110, ASYNC240 - the mirror grows by another task
+async def _until_size(path: Path, size: Any) -> None:
+    """Wait until the mirror has as many bytes as the machine says, or say what is missing."""
+    wanted = size if isinstance(size, int) else 0
+    have, since = -1, time.monotonic()
+    while (now := path.stat().st_size) < wanted:  # noqa: ASYNC240 - the mirror grows by a task
+        if now != have:
+            have, since = now, time.monotonic()
+        elif time.monotonic() - since > MISSING_SECONDS:
+            get_run_logger().error(
+                "%s is incomplete: %d of %d bytes arrived", path.name, now, wanted
+            )
+            return
         await asyncio.sleep(0.02)
-
-
-class RemoteTraining:
-    """One job directory on a machine, seen through the machine's verbs."""
-
-    def __init__(self, job: TrainingJob, instance: Instance, machine: Machine) -> None:
-        self.job = job
-        self.instance = instance
-        self.machine = machine
-        self.workspace = instance.workspace
-
-    async def start_or_attach(self) -> None:
-        """Start the supervisor; when one is at work already, that one is followed."""
-        if await self.machine.read(f"{self.workspace}/job.json") is None:
-            await self._write("job.json", self._job_file())
-        if not (await self.examine())["alive"]:
-            await self.ask(Desired.RUN, "")
-        answer = await self._trainer("--detach")
-        verb = "attached to" if answer["already_running"] else "started"
-        get_run_logger().info("%s the training in %s", verb, self.workspace)
-
-    async def ask(self, desired: Desired, reason: str) -> None:
-        """Write the wish that trainer and supervisor obey."""
-        grace = self.job.limits.stop_grace_seconds
-        await self._write(
-            "control.json", {"desired": desired, "grace_seconds": grace, "reason": reason}
-        )
-
-    async def examine(self) -> dict[str, Any]:
-        """Return status, whether anybody works there, and the sizes of log and metrics."""
-        return await self._trainer("--status")
-
-    async def until_rest(self) -> tuple[dict[str, Any], dict[str, int]]:
-        """Wait until the job is at rest; return its status, and the sizes of log and metrics.
-
-        Raises:
-            TrainingFailed: supervisor and trainer vanish again and again without a word.
-        """
-        revivals = 0
-        seen: bytes | None = None
-        silent = 0.0
-        running = False
-        while True:
-            content = await self.machine.read(f"{self.workspace}/status.json")
-            status = _parse(content)
-            if status.state is JobState.RUNNING and not running:
-                running = True
-                await announce(JobState.RUNNING)
-            silent = silent + STATUS_SECONDS if content == seen else 0.0
-            seen = content
-            if status.state.at_rest or silent >= SILENCE_SECONDS:
-                silent = 0.0
-                facts = await self.examine()
-                if not facts["alive"]:
-                    if JobState(facts["state"]).at_rest:
-                        return facts, facts
-                    revivals += 1
-                    if revivals > MAX_REVIVALS:
-                        raise TrainingFailed("The supervisor vanished again and again.")
-                    get_run_logger().warning("nobody works in %s; starting anew", self.workspace)
-                    await self._trainer("--detach")
-            await asyncio.sleep(STATUS_SECONDS)
-
-    def _job_file(self) -> dict[str, Any]:
-        limits = self.job.limits.model_dump()
-        return {
-            "version": 1,
-            "run_id": str(this_run_id()),
-            "name": self.job.name,
-            "config": self.job.training.model_dump(mode="json"),
-            "limits": limits,
-        }
-
-    async def _write(self, name: str, value: dict[str, Any]) -> None:
-        await self.machine.write(f"{self.workspace}/{name}", json.dumps(value, indent=1).encode())
-
-    async def _trainer(self, verb: str) -> dict[str, Any]:
-        """Call the supervisor's command line on the machine and return the JSON it prints."""
-        result = await self.machine.run(
-            [sys.executable, "-m", "trainer", verb, self.workspace],
-            env=self._environment(),
-            cwd=self.workspace,
-            timeout=60,
-        )
-        with suppress(ValueError, IndexError):
-            return dict(json.loads(result.stdout.strip().splitlines()[-1]))
-        raise MachineLost(
-            f"'python -m trainer {verb}' ended with exit code {result.exit_code} on "
-            f"{self.instance.id}: {result.stderr.strip()[-300:]}"
-        )
-
-    def _environment(self) -> dict[str, str]:
-        threads = self.job.resources.cpu_threads
-        return {
-            "CUDA_VISIBLE_DEVICES": ",".join(self.instance.gpu_ids),
-            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
-        }
-
-
-def _parse(content: bytes | None) -> Status:
-    try:
-        record = json.loads(content) if content else None
-    except ValueError:
-        record = None
-    return parse_status(record)

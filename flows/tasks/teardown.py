@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import time
+import asyncio
 from typing import Any
 
-from prefect import Flow, get_run_logger
+from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 
-from blocks.home import instances
 from blocks.models import Instance
 from blocks.registry import load_provider
+from flows.locks import locked
+from flows.renting.giving_back import give_back
+from flows.renting.journal import Journal
+from flows.renting.keeping import keep
+from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
 from flows.tasks.step import step
-from trainer.job_directory import Desired, JobDirectory
+from trainer.config import TrainingJob
 
 
 @step
-async def teardown(instance: dict[str, Any]) -> None:
-    """Terminate the instance. Call it only when the artifact is verified at home.
+async def teardown(job: TrainingJob, instance: dict[str, Any], state: str) -> None:
+    """Terminate the instance, or keep it for the next job where the job says so.
 
-    A paused, stopped or failed job keeps its job directory on this computer: it holds the
-    checkpoints from which `trainctl resume` goes on.
+    Call it only when what the machine holds is verified at home. This computer keeps the job
+    directory of a job that did not complete: it holds the checkpoints to resume from.
     """
     where = Instance.from_dict(instance)
-    await load_provider(where.provider).terminate(where.id)
-    get_run_logger().info("gave back %s", where.id)
+    provider = await load_provider(where.provider)
+    if provider.is_home and state != "completed":
+        return
+    journal = Journal.of(RunFolder.of_this_run())
+    hire = journal.by_name(where.name)
+    if hire is None or not hire.is_open:
+        return
+    if state == "completed" and await keep(job, journal, hire, where):
+        return
+    await give_back(journal, hire, state)
 
 
 def stop_training_of_dead_flow(
@@ -33,16 +45,16 @@ def stop_training_of_dead_flow(
     flow_run: FlowRun,
     state: State[Any],
 ) -> None:
-    """Stop a training whose flow process was killed before it could, on this computer.
+    """Stop a training whose flow process was killed before it could, and give its machine back.
 
     Prefect kills a cancelled flow about 30 s after it asked, and then calls this in another
-    process. The wish is in the job directory already as a rule; this makes sure of it.
+    process. The wish is in the job directory already as a rule; this makes sure of it. What is
+    left undone here is done by the next reconcile.
     """
-    directory = JobDirectory(instances() / RunFolder(flow_run.id).instance_name)
-    if not directory.is_alive():
-        return
-    limits = (directory.read_control().grace_seconds, 10.0)
-    directory.request(Desired.STOP, grace_seconds=limits[0], reason="cancelled")
-    deadline = time.monotonic() + sum(limits)
-    while directory.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.2)  # a hook of Prefect's is no coroutine, and a lock rings no bell
+    job = TrainingJob.model_validate(flow_run.parameters["job"])
+    asyncio.run(_settle_alone(job, RunFolder(flow_run.id)))
+
+
+async def _settle_alone(job: TrainingJob, run: RunFolder) -> None:
+    async with locked(run.lock):
+        await settle_run(job, run, "cancelled")

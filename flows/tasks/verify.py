@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
     Raises:
         IntegrityError: naming the first file that differs.
     """
-    manifest = verify_folder(Path(folder))
+    manifest = await asyncio.to_thread(verify_folder, Path(folder))
     run = RunFolder.of_this_run()
     report = {
         "name": job.name,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from blocks.providers.local import Local
-from blocks.registry import PROVIDERS, load_provider, provider_names
+from blocks.registry import PROVIDERS, load_provider, provider_class, provider_names
 from trainer.errors import ConfigError, DependencyError
 
 ROOT = Path(__file__).parents[2]
@@ -21,14 +21,14 @@ def test_the_table_is_sorted_and_every_entry_loads_under_its_own_name():
     assert list(PROVIDERS) == sorted(PROVIDERS)
 
     for name in PROVIDERS:
-        assert load_provider(name).provider_name == name
+        assert provider_class(name).provider_name == name
 
 
 def test_an_unknown_provider_is_met_with_the_nearest_known():
     with pytest.raises(ConfigError, match=r"'locla' is not known; did you mean local\?"):
-        load_provider("locla")
+        provider_class("locla")
     with pytest.raises(ConfigError, match=r"'zzz' is not known; there are: .*local"):
-        load_provider("zzz")
+        provider_class("zzz")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def package(tmp_path, monkeypatch):
     return install
 
 
-def test_another_package_adds_a_provider_by_entry_point(package):
+async def test_another_package_adds_a_provider_by_entry_point(package):
     source = (
         "from blocks.providers.local import Local\n"
         "class Other(Local):\n"
@@ -57,7 +57,7 @@ def test_another_package_adds_a_provider_by_entry_point(package):
     )
     package("other_cloud:Other", source)
 
-    provider = load_provider("other")
+    provider = await load_provider("other")
 
     assert provider.provider_name == "other"
     assert isinstance(provider, Local)
@@ -68,14 +68,25 @@ def test_a_provider_that_lacks_a_library_says_which_and_how_to_get_it(package):
     package("other_cloud:Other", "import no_such_library\n")
 
     with pytest.raises(DependencyError, match=r"no_such_library.*pip install .*other-cloud"):
-        load_provider("other")
+        provider_class("other")
 
 
 def test_an_entry_point_to_something_else_is_refused(package):
     package("other_cloud:Other", "class Other: pass\n")
 
     with pytest.raises(DependencyError, match="other_cloud:Other is no provider"):
-        load_provider("other")
+        provider_class("other")
+
+
+async def test_a_saved_block_is_loaded_by_its_name_and_knows_it(prefect_api, tmp_path):
+    await Local(home=tmp_path).save("mine", overwrite=True)
+
+    provider = await load_provider("local/mine")
+
+    assert provider.home == tmp_path
+    assert provider.label == "local/mine"
+    with pytest.raises(ConfigError, match=r"'local/none': no .* is saved as 'none'"):
+        await load_provider("local/none")
 
 
 def test_prefect_finds_our_block_types_when_it_imports_the_package():

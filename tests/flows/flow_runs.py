@@ -16,7 +16,8 @@ from prefect import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.sorting import LogSort
 
-from flows.log_shipper import LOGGER
+from flows.run_folder import RunFolder
+from flows.streaming.log_shipper import LOGGER
 from trainer.config import TrainingJob
 from trainer.job_directory import JobDirectory, Status
 
@@ -115,8 +116,12 @@ class Job:
 
     def __init__(self, home: Path, run_id: UUID) -> None:
         self.run_id = run_id
-        self.directory = JobDirectory(home / "instances" / f"to-{run_id}")
         self.mirror = home / "runs" / str(run_id)
+
+    @property
+    def directory(self) -> JobDirectory:
+        """Its newest job directory on this computer; one that is not there before it has any."""
+        return RunFolder(self.run_id).job_directory() or JobDirectory(self.mirror / "none")
 
     def status(self) -> Status:
         return self.directory.read_status()
@@ -126,7 +131,7 @@ class Job:
 
     def is_gone(self) -> bool:
         """Whether no process works for this run any more."""
-        marker = f"to-{self.run_id}"
+        marker = self.run_id.hex
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 try:

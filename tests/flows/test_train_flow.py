@@ -18,8 +18,8 @@ from prefect.client.schemas.filters import (
 from prefect.states import Cancelling, Running
 
 from flows.execute import create_run
-from flows.log_shipper import shown
 from flows.outcome import PAUSING, job_state
+from flows.streaming.log_shipper import shown
 from trainer.files import read_json, sha256_of
 from trainer.job_directory import JobState
 from trainer.manifest import verify

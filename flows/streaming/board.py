@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
-from flows.chart import data_uri, loss_curve, thinned
+from flows.streaming.chart import data_uri, loss_curve, thinned
 from trainer.metrics import Record, by_step, parse_records
 
 UPDATE_SECONDS = 2.0

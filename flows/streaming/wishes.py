@@ -13,6 +13,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from flows.outcome import PAUSING
+from flows.renting.budget import Budget
 from trainer.job_directory import Desired
 
 POLL_SECONDS = 1.0
@@ -38,6 +39,15 @@ async def watch_wishes(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
                 asked = desired
                 get_run_logger().info("asked to %s: saving a checkpoint first", desired)
                 await ask(desired, "paused" if desired is Desired.PAUSE else "cancelled")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def watch_budget(budget: Budget, ask: Ask) -> None:
+    """Ask the training to save and stop when the money is used up. Runs until it is cancelled."""
+    while True:
+        if budget.left() <= 0:
+            await ask(Desired.STOP, budget.exceeded().message.rstrip("."))
+            await asyncio.Event().wait()
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 
-from flows.board import MetricsTail, curve, progress, table
-from flows.chart import MAX_POINTS, data_uri, loss_curve, thinned
+from flows.streaming.board import MetricsTail, curve, progress, table
+from flows.streaming.chart import MAX_POINTS, data_uri, loss_curve, thinned
 
 
 def steps(count: int) -> dict[int, dict[str, float | int]]:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import httpx
+from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import LogCreate
 from prefect.client.schemas.filters import (
@@ -26,8 +27,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.logging import get_run_logger
 
+from flows.logger import logger
 from flows.run_folder import RunFolder
 from trainer.files import read_json, replace_json
 
@@ -169,6 +170,17 @@ class LogShipper:
                 return lines, latest.isoformat()
 
 
+async def ship_rest(run_id: UUID, run: RunFolder) -> None:
+    """Ship what Prefect lacks of the log of a run that nobody ships any more."""
+    async with get_client() as client:
+        shipper = LogShipper(client, run_id, run)
+        shipping = asyncio.create_task(shipper.run())
+        try:
+            await shipper.finish()
+        finally:
+            shipping.cancel()
+
+
 async def persistently(call: Callable[[], Awaitable[T]]) -> T:
     """Return what `call` returns, calling again for as long as Prefect's API does not answer."""
     attempt = 0
@@ -178,7 +190,7 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
             attempt += 1
-            get_run_logger().warning("Prefect's API fails (%s); again in %g s", error, pause)
+            logger().warning("Prefect's API fails (%s); again in %g s", error, pause)
             await asyncio.sleep(pause)
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from prefect import flow, get_client
 from prefect.client.schemas.actions import LogCreate
 
-from flows.log_shipper import (
+from flows.run_folder import RunFolder
+from flows.streaming.log_shipper import (
     LINE_CHARACTERS,
     READ_BYTES,
     RECORD_CHARACTERS,
@@ -24,7 +25,6 @@ from flows.log_shipper import (
     shown,
     split_lines,
 )
-from flows.run_folder import RunFolder
 
 
 @flow
@@ -78,8 +78,8 @@ async def test_thousands_of_lines_arrive_in_order(run_id):
 
 
 async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
-    monkeypatch.setattr("flows.log_shipper.RETRY_SECONDS", (0.01,))
-    monkeypatch.setattr("flows.log_shipper.get_run_logger", quiet_logger)
+    monkeypatch.setattr("flows.streaming.log_shipper.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("flows.streaming.log_shipper.get_run_logger", quiet_logger)
     lines = [f"line {number}" for number in range(500)]
     RunFolder(run_id).log.write_text("\n".join(lines) + "\n")
 

@@ -1,0 +1,204 @@
+"""One command on a machine: its input, its outputs and its end, as raw bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import asyncssh
+from typing_extensions import override
+
+from blocks.machines.lines import Tail
+from blocks.machines.processes import CLOSE_SECONDS
+
+SEND_BUFFER = 1 << 20  # bytes that may wait for the machine to take them
+
+
+class Cut(Exception):
+    """The connection broke or could not be made: worth another try. Says why."""
+
+
+class Channel(asyncssh.SSHClientSession[bytes]):
+    """Takes in at most about `hold` bytes that nobody has read yet."""
+
+    def __init__(self, hold: int, on_close: Callable[[], None]) -> None:
+        self.stderr = Tail()
+        """The end of what came on standard error."""
+        self.exit_code: int | None = None
+        """As the machine told it; negative when a signal ended the command."""
+        self._hold = hold
+        self._on_close = on_close
+        self._channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._needed = 1
+        self._paused = False
+        self._news = asyncio.Event()
+        self._ended = False
+        self._error: Exception | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    async def read(self, limit: int, *, at_least: int = 1, until_exit: bool = False) -> bytes:
+        """Return up to `limit` bytes of the output; b"" at its end.
+
+        Args:
+            limit: bytes.
+            at_least: bytes to wait for, unless the output ends before.
+            until_exit: whether the command's exit counts as the end of its output, too.
+
+        Raises:
+            Cut: the connection broke; what came before it was read.
+        """
+        while self._held < at_least and not self._ended:
+            if until_exit and self.exit_code is not None:
+                break
+            self._needed = at_least
+            await self._next_news()
+        if self._chunks:
+            return self._take(limit)
+        if self._error:
+            raise Cut(self._error) from self._error
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        """Send input; wait while too much of it is under way.
+
+        Raises:
+            Cut: the command takes no more of it, or the connection broke.
+        """
+        await self._writable.wait()
+        try:
+            self._open_channel.write(data)
+        except OSError as error:
+            raise Cut(self._error or error) from error
+
+    def write_eof(self) -> None:
+        """End the input."""
+        with suppress(OSError):
+            self._open_channel.write_eof()
+
+    async def wait(self) -> int:
+        """Wait for the command's end and return its exit code; its output may still come.
+
+        Raises:
+            Cut: the connection broke before the exit code came.
+        """
+        while self.exit_code is None:
+            if self._ended and self._channel is None:
+                raise Cut(self._error or "the command's end was not told")
+            await self._next_news()
+        return self.exit_code
+
+    async def drain(self, take: Callable[[bytes], None]) -> None:
+        """Take the rest of the output, until it has ended or nothing comes any more.
+
+        A process that left the command's group may hold the output open for ever.
+        """
+        with suppress(TimeoutError, Cut):
+            while True:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    chunk = await self.read(self._hold)
+                if not chunk:
+                    return
+                take(chunk)
+
+    async def abandon(self, seconds: float) -> None:
+        """End the input and wait a while for the command to end; then close."""
+        self.write_eof()
+        try:
+            with suppress(TimeoutError, Cut):
+                async with asyncio.timeout(seconds):
+                    await self.wait()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self._channel:
+            self._channel.abort()
+
+    @property
+    def _open_channel(self) -> asyncssh.SSHClientChannel[bytes]:
+        if self._channel is None:
+            raise BrokenPipeError("the channel is closed")
+        return self._channel
+
+    async def _next_news(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+    def _take(self, limit: int) -> bytes:
+        taken, size = [], 0
+        while self._chunks and size < limit:
+            chunk = self._chunks.popleft()
+            if len(chunk) > limit - size:
+                self._chunks.appendleft(chunk[limit - size :])
+                chunk = chunk[: limit - size]
+            taken.append(chunk)
+            size += len(chunk)
+        self._held -= size
+        if self._paused and self._held < self._hold // 2 and self._channel:
+            self._paused = False
+            self._channel.resume_reading()
+        return b"".join(taken)
+
+    @override
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._channel = chan
+        chan.set_write_buffer_limits(SEND_BUFFER)
+
+    @override
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        if datatype == asyncssh.EXTENDED_DATA_STDERR:
+            self.stderr.feed(data)
+            return
+        self._chunks.append(data)
+        self._held += len(data)
+        if self._held >= self._needed:  # or the reader would wake up for every packet
+            self._news.set()
+        if self._held > self._hold and not self._paused and self._channel:
+            self._paused = True
+            self._channel.pause_reading()
+
+    @override
+    def eof_received(self) -> bool:
+        self._end()
+        return True  # the input stays open
+
+    @override
+    def exit_status_received(self, status: int) -> None:
+        # A shell tells of a signal by 128 + its number, and of what it may not execute by 126.
+        self.exit_code = {126: 127}.get(status, status)
+        if 128 < status < 128 + signal.NSIG:
+            self.exit_code = 128 - status
+        self._news.set()
+
+    @override
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
+        assert self._channel  # noqa: S101 - it was opened
+        self.exit_code = self._channel.get_returncode()
+        self._news.set()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._error = exc
+        self._channel = None
+        self._on_close()
+        self._writable.set()
+        self._end()
+
+    @override
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    @override
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._news.set()

@@ -1,0 +1,81 @@
+"""The names of hired machines: whose they are, told by the name alone.
+
+    to-<installation>-<run>-<attempt>        hired for a run: 8 and 32 hexadecimal digits, a number
+    to-<installation>-kept-<until>-<shape>   kept for the next job: Unix seconds, 8 digits
+
+Whatever bears our prefix in an account can be traced to the run that owns it without any record
+of our own, and what does not bear it is never touched.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from uuid import UUID
+
+from blocks.home import home
+from trainer.files import fsync_directory
+
+PREFIX = "to"
+_NAME = re.compile(
+    rf"{PREFIX}-(?P<installation>[0-9a-f]{{8}})-"
+    r"(?:(?P<run>[0-9a-f]{32})-(?P<attempt>[0-9]{1,4})"
+    r"|kept-(?P<until>[0-9]{1,12})-(?P<shape>[0-9a-f]{8}))"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiredName:
+    """A name that this installation gave."""
+
+    run_id: UUID | None = None
+    """The flow run that owns the machine; None: it is kept for the next job."""
+    attempt: int = 0
+    """Which of the run's machines it is, from 1."""
+    kept_until: float = 0.0
+    """Unix seconds until which a kept machine waits for a job."""
+    shape: str = ""
+    """What kind of machine a kept one is; see `kept_name`."""
+
+
+def installation_id() -> str:
+    """Return the 8 hexadecimal digits that tell this installation's machines from others'."""
+    path = home() / "installation"
+    try:
+        with path.open("x", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(4))
+        fsync_directory(path.parent)
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="ascii").strip()
+
+
+def run_prefix(run_id: UUID) -> str:
+    """Return how the names of all machines of a run begin."""
+    return f"{PREFIX}-{installation_id()}-{run_id.hex}-"
+
+
+def run_name(run_id: UUID, attempt: int) -> str:
+    """Return the name of a run's machine, at most 49 characters; attempts count from 1."""
+    return f"{run_prefix(run_id)}{attempt}"
+
+
+def kept_name(until: float, shape: str) -> str:
+    """Return the name of a machine that waits for the next job until a Unix time.
+
+    Args:
+        until: Unix seconds.
+        shape: 8 hexadecimal digits; equal for machines that can stand in for each other.
+    """
+    return f"{PREFIX}-{installation_id()}-kept-{int(until)}-{shape}"
+
+
+def ours(name: str) -> HiredName | None:
+    """Return what a machine's name tells, or None when this installation did not give it."""
+    match = _NAME.fullmatch(name)
+    if match is None or match["installation"] != installation_id():
+        return None
+    if match["run"]:
+        return HiredName(run_id=UUID(match["run"]), attempt=int(match["attempt"]))
+    return HiredName(kept_until=float(match["until"]), shape=match["shape"])

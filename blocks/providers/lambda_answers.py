@@ -1,0 +1,171 @@
+"""What the answers of Lambda Cloud mean, by its OpenAPI document 1.10.0."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers.api import Answer, Unanswered
+from blocks.providers.gpu_names import matches
+from trainer.config import Limits, Resources
+from trainer.errors import (
+    CapacityError,
+    ConnectionLost,
+    CredentialsError,
+    FundsError,
+    OrchestratorError,
+    ProviderError,
+    QuotaError,
+)
+
+SET_KEY = "Set LAMBDA_API_KEY, or api_key of the block, to a key of cloud.lambda.ai/api-keys."
+
+STATUSES = {
+    "booting": InstanceStatus.PROVISIONING,
+    "active": InstanceStatus.RUNNING,
+    "unhealthy": InstanceStatus.UNKNOWN,
+    "terminating": InstanceStatus.STOPPING,
+    "terminated": InstanceStatus.GONE,
+    "preempted": InstanceStatus.LOST,
+}
+ABSENT = {"global/object-does-not-exist", "global/not-found"}
+ERRORS: Mapping[str, tuple[type[ProviderError], str | None]] = {
+    "global/invalid-api-key": (CredentialsError, SET_KEY),
+    "global/forbidden": (CredentialsError, "Use a key of a member who may hire machines."),
+    "global/account-inactive": (
+        FundsError,
+        "Verify the account's e-mail address and add a valid payment method.",
+    ),
+    "global/invalid-address": (FundsError, "Correct the account's billing address."),
+    "global/quota-exceeded": (QuotaError, None),
+    "instance-operations/launch/insufficient-capacity": (CapacityError, None),
+}
+
+
+def status_of(row: Mapping[str, Any]) -> InstanceStatus:
+    """Return the status of a row of instances; one that runs has an address."""
+    status = STATUSES.get(str(row.get("status")), InstanceStatus.UNKNOWN)
+    if status is InstanceStatus.RUNNING and not row.get("ip"):
+        return InstanceStatus.PROVISIONING
+    return status
+
+
+def offer_of(row: Mapping[str, Any]) -> Offer:
+    """Return the type of a row of types or of instances as an offer without a region."""
+    kind = row.get("instance_type") or {}
+    specs = kind.get("specs") or {}
+    gpus = int(specs.get("gpus") or 0)
+    words = str(kind.get("gpu_description") or kind.get("name") or "")
+    memory = re.search(r"(\d+) GB", words)
+    return Offer(
+        provider="lambda",
+        instance_type=str(kind.get("name") or ""),
+        region="",
+        price_per_hour=(kind.get("price_cents_per_hour") or 0) / 100,
+        gpu_type=words if gpus else None,
+        gpu_count=gpus,
+        vram_gb=float(memory[1]) if memory and gpus else 0.0,
+        disk_gb=specs.get("storage_gib"),
+        ram_gb=specs.get("memory_gib"),
+    )
+
+
+def regions_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the regions where a type is to be had, of a row of types."""
+    regions = row.get("regions_with_capacity_available") or ()
+    return [region["name"] for region in regions if region.get("name")]
+
+
+def instance_of(row: Mapping[str, Any], *, user: str, port: int) -> Instance:
+    """Return a row of instances as an instance.
+
+    One that is not as described may cost money all the same: its status is unknown.
+    """
+    try:
+        return _instance(row, user=user, port=port)
+    except (AttributeError, TypeError, ValueError):
+        return Instance(
+            provider="lambda",
+            id=str(row["id"]),
+            name=str(row.get("name") or ""),
+            status=InstanceStatus.UNKNOWN,
+            detail="the answer is not as Lambda Cloud describes it",
+        )
+
+
+def gone(id: str) -> Instance:
+    """Return what is left of an instance that the account no longer knows."""
+    return Instance(provider="lambda", id=id, name="", status=InstanceStatus.GONE)
+
+
+def _instance(row: Mapping[str, Any], *, user: str, port: int) -> Instance:
+    offer = offer_of(row)
+    region = str((row.get("region") or {}).get("name") or "")
+    return Instance(
+        provider=offer.provider,
+        id=str(row["id"]),
+        name=str(row.get("name") or ""),
+        status=status_of(row),
+        detail=str(row.get("status") or ""),
+        address=str(row.get("ip") or ""),
+        port=port,
+        user=user,
+        instance_type=offer.instance_type,
+        region=region,
+        host=f"{offer.instance_type} in {region}",
+        price_per_hour=offer.price_per_hour,
+        gpu_type=offer.gpu_type,
+        gpu_count=offer.gpu_count,
+    )
+
+
+def fits(offer: Offer, resources: Resources, limits: Limits) -> bool:
+    """Whether a type is what is asked for, sold out or not."""
+    gpus = 1 if resources.gpu_count is None else resources.gpu_count
+    return (
+        offer.gpu_count == gpus
+        and offer.price_per_hour > 0  # a price that is missing is none
+        and offer.price_per_hour <= (limits.max_price_per_hour or offer.price_per_hour)
+        and (
+            not gpus
+            or not resources.gpu_types
+            or matches(resources.gpu_types, offer.gpu_type or "")
+        )
+        and (not gpus or offer.vram_gb >= (resources.min_vram_gb or 0))
+        and (offer.disk_gb or 0) >= (resources.disk_gb or 0)
+        and (offer.ram_gb or 0) >= (resources.min_ram_gb or 0)
+    )
+
+
+def code_of(answer: Answer) -> str:
+    """Return `error.code`, empty for what is no error of the API."""
+    match answer.data:
+        case {"error": {"code": str(code)}} if not answer.ok:
+            return code
+    return ""
+
+
+def error_of(answer: Answer, secret: str) -> OrchestratorError:
+    """Return what a failure means, by its code and never by its words."""
+    code = code_of(answer)
+    words = str(answer.data["error"].get("message")) if code else f"HTTP {answer.status}"
+    message = (
+        f"Lambda Cloud says: {words.replace(secret, '***').rstrip('.')} ({code or 'no code'})."
+    )
+    if code in ERRORS:
+        kind, suggestion = ERRORS[code]
+        return kind(message, suggestion)
+    if answer.status == 401:
+        return CredentialsError(message, SET_KEY)
+    if (
+        answer.ok
+        or answer.status == 408
+        or code.startswith("provider/")
+        or code == "global/internal-error"
+    ):
+        return Unanswered(message)
+    if not code:  # a front says so, such as Cloudflare's
+        return ConnectionLost(message)
+    return ProviderError(message)

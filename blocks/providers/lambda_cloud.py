@@ -1,0 +1,311 @@
+"""Lambda Cloud: virtual machines with NVIDIA GPUs, by its REST API 1.10."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr
+
+from blocks.models import Instance, InstanceStatus, Offer
+from blocks.names import PREFIX, installation_id
+from blocks.providers.api import Answer, Api, Unanswered
+from blocks.providers.base import Provider
+from blocks.providers.lambda_answers import (
+    ABSENT,
+    SET_KEY,
+    code_of,
+    error_of,
+    fits,
+    gone,
+    instance_of,
+    offer_of,
+    regions_of,
+)
+from blocks.providers.settle import settled
+from trainer.config import Limits, Resources
+from trainer.errors import CapacityError, ConfigError, CredentialsError, OrchestratorError
+
+logger = logging.getLogger(__name__)
+
+URL = "https://cloud.lambda.ai/api/v1"
+LAUNCH_SECONDS = 120.0  # that a launch may be silent: nine are usual
+TYPES_SECONDS = 5.0  # how old what is for hire may be
+INSTANCES_SECONDS = 2.0  # how old the list of instances may be
+KEY_IDLE_SECONDS = 3600.0  # an SSH key may wait so long for its launch
+
+
+class LambdaCloud(Provider):
+    """Hires virtual machines of Lambda Cloud, billed by the minute until they are terminated."""
+
+    _block_type_name = "Lambda Cloud"
+    _block_type_slug = "training-orchestrator-lambda"
+
+    provider_name: ClassVar[str] = "lambda"
+    boot_minutes: ClassVar[float] = 20.0
+    settle_seconds: ClassVar[float] = 180.0
+    intervals: ClassVar[Mapping[str, float]] = {"": 1.0, "launch": 12.0}
+    """Seconds between two calls of the account, and between two launches."""
+    _keys_of: ClassVar[dict[str, list[str]]] = {}  # names of SSH keys by the id of an instance
+
+    api_key: SecretStr | None = Field(
+        default=None, description="Key of the account. Empty: LAMBDA_API_KEY."
+    )
+    api_url: str | None = Field(
+        default=None, description=f"Base URL. Empty: LAMBDA_API_URL, or {URL}."
+    )
+    ssh_user: str | None = Field(
+        default=None, description="Whom to log in as. Empty: LAMBDA_SSH_USER, or ubuntu."
+    )
+    ssh_port: int | None = Field(
+        default=None, description="Port of sshd. Empty: LAMBDA_SSH_PORT, or 22."
+    )
+
+    def is_configured(self) -> bool:
+        """Whether there is an API key."""
+        return bool(self._key())
+
+    async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
+        """Return one offer per type and region that has some; see `Provider.offers`."""
+        if resources.spot:
+            raise CapacityError(
+                "Lambda Cloud has no spot machines.",
+                "Set resources.spot: false, or choose another provider.",
+            )
+        types = await self._types()
+        fitting = [row for row in types if fits(offer_of(row), resources, limits)]
+        offers = [
+            dataclasses.replace(offer, region=region, host=f"{offer.instance_type} in {region}")
+            for offer, regions in ((offer_of(row), regions_of(row)) for row in fitting)
+            for region in regions
+            if not resources.regions or region in resources.regions
+        ]
+        if not offers:
+            names = [offer_of(row).instance_type for row in fitting or types]
+            state = "sold out where you may go" if fitting else "not what you ask for"
+            raise CapacityError(
+                f"Lambda Cloud has no machine for this job: {', '.join(sorted(names))} "
+                f"{'is' if len(names) == 1 else 'are'} {state}.",
+                "Allow more in resources or limits, choose another provider, or wait.",
+            )
+        return sorted(offers, key=lambda offer: (offer.price_per_hour, offer.host))
+
+    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+        """Register the key, then launch; see `Provider.launch`."""
+        if ssh_public_key is None:
+            raise ConfigError("Lambda Cloud hires no machine without an SSH key.")
+        if instance := await self.find(name):
+            return instance
+        await self._check_on_sale(offer)
+        key = await self._register(ssh_public_key)
+        try:
+            id = await self._order(offer, name, key)
+        except Unanswered as error:
+            return await settled(lambda: self.find(name), self.settle_seconds, error)
+        finally:
+            self._api().forget("instances")
+        self._keys_of[id] = [key]
+        return Instance(
+            provider=self.provider_name,
+            id=id,
+            name=name,
+            status=InstanceStatus.PROVISIONING,
+            port=self._port(),
+            user=self._user(),
+            instance_type=offer.instance_type,
+            region=offer.region,
+            host=offer.host,
+            price_per_hour=offer.price_per_hour,
+            gpu_type=offer.gpu_type,
+            gpu_count=offer.gpu_count,
+        )
+
+    async def find(self, name: str) -> Instance | None:
+        """Return the instance of that name; see `Provider.find`."""
+        self._api().forget("instances")  # what was hired a moment ago may be in the next list
+        named = [instance for instance in await self.instances() if instance.name == name]
+        return next((it for it in named if it.status is not InstanceStatus.GONE), None)
+
+    async def describe(self, id: str) -> Instance:
+        """Return the instance as listed; what is not listed is asked for; see `Provider`."""
+        listed = [instance for instance in await self.instances() if instance.id == id]
+        instance = listed[0] if listed else await self._asked_for(id)
+        if instance.status is InstanceStatus.GONE:
+            await self._remove_idle_keys(id)
+        return instance
+
+    async def terminate(self, id: str) -> None:
+        """Ask for the instance to be terminated; see `Provider.terminate`."""
+        answer = await self._call(
+            "POST", "/instance-operations/terminate", body={"instance_ids": [id]}
+        )
+        self._api().forget("instances")
+        if code_of(answer) != "global/object-does-not-exist":
+            self._data(answer)
+
+    async def instances(self) -> list[Instance]:
+        """Return every instance of the account; see `Provider.instances`."""
+        return [self._instance(row) for row in await self._rows()]
+
+    async def rename(self, id: str, name: str) -> bool:
+        """Give the instance another name; False when it is gone."""
+        answer = await self._call("POST", f"/instances/{quote(id)}", body={"name": name})
+        self._api().forget("instances")
+        if code_of(answer) in ABSENT:
+            return False
+        self._data(answer)
+        return True
+
+    def _key(self) -> str:
+        given = self.api_key.get_secret_value() if self.api_key else ""
+        return (given or os.environ.get("LAMBDA_API_KEY", "")).strip()
+
+    def _user(self) -> str:
+        return self.ssh_user or os.environ.get("LAMBDA_SSH_USER") or "ubuntu"
+
+    def _port(self) -> int:
+        return self.ssh_port or int(os.environ.get("LAMBDA_SSH_PORT") or 22)
+
+    def _api(self) -> Api:
+        key = self._key()
+        if not re.fullmatch(r"[!-~]+", key):
+            raise CredentialsError(
+                f"Lambda Cloud needs an API key, {'none is set' if not key else 'not this one'}.",
+                SET_KEY,
+            )
+        url = self.api_url or os.environ.get("LAMBDA_API_URL") or URL
+        return Api("Lambda Cloud", url, {"Authorization": f"Bearer {key}"}, self.intervals)
+
+    async def _call(self, method: str, path: str, **options: Any) -> Answer:
+        return await self._api().call(method, path, **options)
+
+    def _data(self, answer: Answer) -> Any:
+        """Return what an answer holds.
+
+        Raises:
+            OrchestratorError: it tells of a failure.
+        """
+        if answer.ok and isinstance(answer.data, dict) and answer.data.get("data") is not None:
+            return answer.data["data"]
+        raise error_of(answer, self._key())
+
+    async def _types(self) -> list[dict[str, Any]]:
+        async def fetch() -> list[dict[str, Any]]:
+            types = self._data(await self._call("GET", "/instance-types"))
+            return [row for row in types.values() if isinstance(row.get("instance_type"), dict)]
+
+        return await self._api().shared("types", TYPES_SECONDS, fetch)
+
+    async def _rows(self) -> list[dict[str, Any]]:
+        async def fetch() -> list[dict[str, Any]]:
+            found = self._data(await self._call("GET", "/instances"))
+            rows = [row for row in found if isinstance(row, dict) and row.get("id")]
+            self._keys_of.update((row["id"], row.get("ssh_key_names") or []) for row in rows)
+            return rows
+
+        return await self._api().shared("instances", INSTANCES_SECONDS, fetch)
+
+    async def _asked_for(self, id: str) -> Instance:
+        answer = await self._call("GET", f"/instances/{quote(id)}")
+        if code_of(answer) in ABSENT:
+            return gone(id)
+        return self._instance(self._data(answer))
+
+    def _instance(self, row: Mapping[str, Any]) -> Instance:
+        return instance_of(row, user=self._user(), port=self._port())
+
+    async def _check_on_sale(self, offer: Offer) -> None:
+        """Save the scarce launches for what can be had at its price.
+
+        Raises:
+            CapacityError: it is sold out, or dearer than it was.
+        """
+        rows = [
+            row for row in await self._types() if offer_of(row).instance_type == offer.instance_type
+        ]
+        if not rows or offer.region not in regions_of(rows[0]):
+            raise CapacityError(f"Lambda Cloud has no {offer.host} any more.")
+        price = offer_of(rows[0]).price_per_hour
+        if price > offer.price_per_hour:
+            raise CapacityError(
+                f"{offer.host} costs {price:.2f} USD per hour at Lambda Cloud now, "
+                f"it was offered for {offer.price_per_hour:.2f}."
+            )
+
+    async def _order(self, offer: Offer, name: str, key: str) -> str:
+        """Launch and return the id."""
+        tags = {"managed-by": "training-orchestrator", "installation": installation_id()}
+        body = {
+            "region_name": offer.region,
+            "instance_type_name": offer.instance_type,
+            "ssh_key_names": [key],
+            "name": name,
+            "tags": [{"key": key, "value": value} for key, value in {**tags, "name": name}.items()],
+        }
+        answer = await self._call(
+            "POST",
+            "/instance-operations/launch",
+            body=body,
+            bucket="launch",
+            once=True,
+            read_seconds=LAUNCH_SECONDS,
+        )
+        match self._data(answer):
+            case {"instance_ids": [str(id)]}:
+                return id
+            case _:
+                raise Unanswered("Lambda Cloud launched something and does not say what.")
+
+    async def _register(self, public_key: str) -> str:
+        """Return the name under which the account has a key, after adding it if need be."""
+        if name := await self._registered(public_key):
+            return name
+        digest = hashlib.sha256(" ".join(public_key.split()[:2]).encode()).hexdigest()[:16]
+        name = f"{PREFIX}-{installation_id()}-{digest}-{int(time.time())}"
+        body = {"name": name, "public_key": public_key}
+        try:
+            self._data(await self._call("POST", "/ssh-keys", body=body, once=True))
+        except OrchestratorError:  # it may be there all the same, or by another process by now
+            name = await self._registered(public_key)
+            if not name:
+                raise
+        return name
+
+    async def _registered(self, public_key: str) -> str:
+        keys = self._data(await self._call("GET", "/ssh-keys"))
+        same = [
+            key for key in keys if str(key.get("public_key")).split()[:2] == public_key.split()[:2]
+        ]
+        return str(same[0]["name"]) if same else ""
+
+    async def _remove_idle_keys(self, id: str) -> None:
+        """Remove the SSH key of an instance that is gone, and forgotten ones of ours.
+
+        A key cannot be removed while an instance uses it, and keys have no dates but that in
+        their name; one that is not used yet may belong to a launch under way.
+        """
+        own = f"{PREFIX}-{installation_id()}-"
+        left = self._keys_of.pop(id, [])
+        try:
+            rows = [row for row in await self._rows() if row["id"] != id]
+            used = {name for row in rows for name in row.get("ssh_key_names") or ()}
+            for key in self._data(await self._call("GET", "/ssh-keys")):
+                name = str(key.get("name"))
+                ripe = name in left or time.time() - _made(name) > KEY_IDLE_SECONDS
+                if name.startswith(own) and name not in used and ripe:
+                    await self._call("DELETE", f"/ssh-keys/{quote(key['id'])}")
+        except OrchestratorError as error:  # the next instance that goes takes them with it
+            logger.info("SSH keys are left at Lambda Cloud: %s", error)
+
+
+def _made(key_name: str) -> float:
+    """Return the Unix time when an SSH key of ours was registered, now if it does not say."""
+    moment = key_name.rpartition("-")[2]
+    return float(moment) if moment.isdecimal() else time.time()

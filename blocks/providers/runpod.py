@@ -1,0 +1,257 @@
+"""RunPod: containers on rented GPUs, by its REST API v2."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from urllib.parse import quote
+
+from pydantic import Field, SecretStr
+
+from blocks.models import Instance, Offer
+from blocks.providers.api import Answer, Unanswered
+from blocks.providers.base import Provider
+from blocks.providers.runpod_answers import (
+    HOST_VARIABLE,
+    SET_KEY,
+    RunPodApi,
+    gone,
+    instance_of,
+    is_absent,
+    refused,
+    rows_of,
+)
+from blocks.providers.runpod_offers import cpu_offers, gpu_offers
+from blocks.providers.settle import settled
+from trainer.config import Limits, Resources
+from trainer.errors import CapacityError, CredentialsError, ProviderError
+
+URL = "https://api.runpod.io/v2"
+CREATE_SECONDS = 60.0  # that a create may be silent
+LIST_SECONDS = 2.0  # how old the list of pods may be
+PAGE = 1000
+MOST_PAGES = 1000
+DEARER = 1.05  # a pod may cost so many times what it was offered for: disk is billed apart
+_FAREWELL = Path(__file__).with_name("runpod_farewell.sh")
+
+
+def _one_line(script: str) -> str:
+    lines = (line.strip() for line in script.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith("#"))
+
+
+class RunPod(Provider):
+    """Hires pods of RunPod, billed by the second until they are terminated."""
+
+    _block_type_name = "RunPod"
+    _block_type_slug = "training-orchestrator-runpod"
+
+    provider_name: ClassVar[str] = "runpod"
+    boot_minutes: ClassVar[float] = 15.0
+    farewell: ClassVar[str] = _one_line(_FAREWELL.read_text(encoding="utf-8"))
+
+    api_key: SecretStr | None = Field(
+        default=None, description="Key of the account. Empty: RUNPOD_API_KEY."
+    )
+    api_url: str | None = Field(
+        default=None, description=f"Base URL. Empty: RUNPOD_API_URL, or {URL}."
+    )
+    image: str = Field(
+        default="runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",
+        description="Container image; it must start sshd with the key in PUBLIC_KEY, as "
+        "RunPod's own images do.",
+    )
+    cuda: str = Field(
+        default="12.8",
+        pattern=r"^(\d+\.\d+)?$",
+        description="Lowest CUDA version of the host's driver, as the image needs it. Empty: any.",
+    )
+    cloud: Literal["SECURE", "COMMUNITY"] = Field(
+        default="SECURE",
+        description="SECURE: data centres. COMMUNITY: computers of third parties, cheaper.",
+    )
+    disk_gb: int = Field(
+        default=60, ge=20, description="Container disk in GB where a job asks for none."
+    )
+
+    def is_configured(self) -> bool:
+        """Whether there is an API key."""
+        return bool(self._key())
+
+    async def check(self) -> str:
+        """Verify the key by listing the pods; see `Provider.check`."""
+        self._api().forget("pods")
+        pods = await self.instances()
+        rate = sum(pod.price_per_hour for pod in pods)
+        return f"{len(pods)} pods, {rate:g} USD per hour"
+
+    async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
+        """Return one offer per kind, and per region where regions are asked for."""
+        if resources.spot:
+            raise CapacityError(
+                "RunPod has no spot pods.", "Set resources.spot: false, or choose another provider."
+            )
+        kinds, params = ("cpus", {}) if resources.gpu_count == 0 else ("gpus", self._gpu_query())
+        answer = await self._call(
+            "GET",
+            f"/catalog/{kinds}",
+            params={"include": "AVAILABILITY", "product": "POD", **params},
+        )
+        rows = rows_of(answer, kinds)
+        if kinds == "cpus":
+            return cpu_offers(rows, resources, limits, self.disk_gb)
+        return gpu_offers(rows, resources, limits, self.disk_gb, self.cloud)
+
+    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+        """Create the pod; see `Provider.launch`."""
+        instance = await self.find(name) or await self._created(offer, name, ssh_public_key)
+        if instance.price_per_hour > offer.price_per_hour * DEARER + 0.01:
+            await self.terminate(instance.id)
+            raise CapacityError(
+                f"The pod costs {instance.price_per_hour:g} USD per hour and was offered for "
+                f"{offer.price_per_hour:g}; it was given back."
+            )
+        return instance
+
+    async def find(self, name: str) -> Instance | None:
+        """Return the pod of that name; see `Provider.find`."""
+        return next((pod for pod in await self.instances() if pod.name == name), None)
+
+    async def describe(self, id: str) -> Instance:
+        """Return the pod as listed; what is not listed is asked for; see `Provider.describe`."""
+        for pod in await self.instances():
+            if pod.id == id:
+                return pod
+        answer = await self._api().call("GET", f"/pods/{quote(id, safe='')}")
+        if is_absent(answer):
+            return gone(id)
+        return self._instance(answer)
+
+    async def terminate(self, id: str) -> None:
+        """Delete the pod; see `Provider.terminate`."""
+        answer = await self._api().call("DELETE", f"/pods/{quote(id, safe='')}")
+        self._api().forget("pods")
+        if not answer.ok and not is_absent(answer):
+            raise refused(answer)
+
+    async def instances(self) -> list[Instance]:
+        """Return every pod of the account but those of clusters; see `Provider.instances`."""
+        return await self._api().shared("pods", LIST_SECONDS, self._listed)
+
+    async def rename(self, id: str, name: str) -> bool:
+        """Give the pod another name; False when it is gone. Nothing of it restarts."""
+        answer = await self._api().call("PATCH", f"/pods/{quote(id, safe='')}", body={"name": name})
+        self._api().forget("pods")
+        if is_absent(answer):
+            return False
+        self._instance(answer)
+        return True
+
+    def _key(self) -> str:
+        given = self.api_key.get_secret_value() if self.api_key else ""
+        return (given or os.environ.get("RUNPOD_API_KEY", "")).strip()
+
+    def _api(self) -> RunPodApi:
+        key = self._key()
+        if not re.fullmatch(r"[!-~]+", key):
+            raise CredentialsError(
+                f"RunPod needs an API key, {'none is set' if not key else 'not this one'}.", SET_KEY
+            )
+        url = self.api_url or os.environ.get("RUNPOD_API_URL") or URL
+        return RunPodApi("RunPod", url, {"Authorization": f"Bearer {key}"})
+
+    async def _call(self, method: str, path: str, **options: Any) -> Answer:
+        """Call the API and return the answer.
+
+        Raises:
+            OrchestratorError: it refuses.
+        """
+        answer = await self._api().call(method, path, **options)
+        if not answer.ok:
+            raise refused(answer)
+        return answer
+
+    def _gpu_query(self) -> dict[str, str]:
+        floor = {"minCudaVersion": self.cuda} if self.cuda else {}
+        return {"cloud": self.cloud, "count": "1", **floor}
+
+    async def _listed(self) -> list[Instance]:
+        """Ask for all pages of the list."""
+        found: list[Instance] = []
+        params = {"limit": str(PAGE)}
+        for _ in range(MOST_PAGES):
+            answer = await self._call("GET", "/pods", params=params)
+            rows = rows_of(answer, "pods")
+            found += [instance for row in rows if (instance := instance_of(row))]
+            pages = answer.data.get("pagination")
+            cursor = pages.get("nextCursor") if isinstance(pages, dict) else None
+            if not cursor or not pages.get("hasNextPage"):
+                return found
+            params["cursor"] = str(cursor)
+        raise ProviderError(f"RunPod's list of pods has more than {MOST_PAGES} pages.")
+
+    async def _find_anew(self, name: str) -> Instance | None:
+        self._api().forget("pods")
+        return await self.find(name)
+
+    async def _created(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+        body = self._order(offer, name, ssh_public_key)
+        try:
+            answer = await self._api().call(
+                "POST", "/pods", body=body, once=True, read_seconds=CREATE_SECONDS
+            )
+            if answer.ok:
+                return self._instance(answer)
+        except Unanswered as error:
+            return await settled(lambda: self._find_anew(name), self.settle_seconds, error)
+        finally:
+            self._api().forget("pods")
+        raise refused(answer, offer)
+
+    def _order(self, offer: Offer, name: str, ssh_public_key: str | None) -> dict[str, Any]:
+        """Return the body of a create."""
+        env = {HOST_VARIABLE: offer.host}
+        if ssh_public_key:
+            env["PUBLIC_KEY"] = ssh_public_key
+        return {
+            "name": name,
+            "image": self.image,
+            "cloud": self.cloud,
+            "disk": math.ceil(offer.disk_gb or self.disk_gb),
+            "env": env,
+            "ports": ["22/tcp"],
+            "startSsh": True,
+            **dict(self._shape(offer)),
+        }
+
+    def _shape(self, offer: Offer) -> Iterator[tuple[str, Any]]:
+        if not offer.gpu_count:
+            flavour, _, vcpus = offer.instance_type.rpartition("-")
+            yield "cpu", {"id": flavour, "vcpuCount": int(vcpus)}
+        else:
+            gpu: dict[str, Any] = {"id": offer.instance_type, "count": offer.gpu_count}
+            if self.cuda:
+                gpu["minCudaVersion"] = self.cuda
+            if offer.ram_gb:
+                gpu["minRamPerGpu"] = math.ceil(offer.ram_gb / offer.gpu_count)
+            yield "gpu", gpu
+        if offer.region != self.cloud:
+            yield "dataCenterIds", [offer.region]
+
+    def _instance(self, answer: Answer) -> Instance:
+        """Return the pod of an answer.
+
+        Raises:
+            Unanswered: the pod is there, and the answer does not tell which.
+            OrchestratorError: it is a refusal.
+        """
+        if not answer.ok:
+            raise refused(answer)
+        instance = instance_of(answer.data) if isinstance(answer.data, dict) else None
+        if instance is None:
+            raise Unanswered("RunPod's answer tells of no pod.")
+        return instance

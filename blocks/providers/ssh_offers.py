@@ -1,0 +1,130 @@
+"""Which of the hosts one owns fit a job, and which of their GPUs to take first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from blocks.machines.hardware import MIB_PER_GIB, Hardware, same_gpu
+from blocks.models import Instance, Offer
+from blocks.providers.gpus import Gpu, choose
+from blocks.providers.ssh_hosts import Host
+from trainer.config import Limits, Resources
+from trainer.errors import CapacityError
+
+Ranked = tuple[tuple[float, ...], Offer]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a host has, and which instances are there already."""
+
+    host: Host
+    hardware: Hardware
+    instances: list[Instance]
+
+    def in_words(self) -> str:
+        """Return the names of its GPUs with their number, or how many cores it has."""
+        counted = Counter(gpu.name for gpu in self.hardware.gpus)
+        words = [f"{count} × {name}" for name, count in counted.items()]
+        return ", ".join(words) or f"{self.hardware.cores} cores and no GPU"
+
+
+def fitting_offers(
+    surveys: Sequence[Survey], resources: Resources, limits: Limits, price_per_hour: float
+) -> tuple[list[Offer], dict[str, str]]:
+    """Return the offers, the one to take first at the head, and why other hosts make none.
+
+    Without a wish for GPUs the CPU will do, if no host has a GPU.
+    """
+    any_gpu = any(survey.hardware.gpus for survey in surveys)
+    on_cpu = resources.gpu_count == 0 or (resources.gpu_count is None and not any_gpu)
+    ranked: list[Ranked] = []
+    reasons: dict[str, str] = {}
+    for survey in surveys:
+        try:
+            _check_host(survey, resources, limits, price_per_hour)
+            if on_cpu:
+                ranked += _cpu_offer(survey, price_per_hour)
+            else:
+                ranked += _gpu_offers(survey, resources, price_per_hour)
+        except CapacityError as error:
+            reasons[str(survey.host)] = error.message
+    ranked.sort(key=lambda entry: entry[0])
+    return [offer for _, offer in ranked], reasons
+
+
+def _check_host(
+    survey: Survey, resources: Resources, limits: Limits, price_per_hour: float
+) -> None:
+    """Look at all but the GPUs.
+
+    Raises:
+        CapacityError: why the host does not fit.
+    """
+    has = survey.hardware
+    cap = limits.max_price_per_hour
+    reason = ""
+    if resources.spot:
+        reason = "it is never taken back, and resources.spot asks for machines that are"
+    elif resources.regions and survey.host.address not in map(str.casefold, resources.regions):
+        reason = "it is not among resources.regions; the region of a host is its address"
+    elif cap is not None and price_per_hour > cap:
+        reason = f"it costs {price_per_hour:g} USD/h, limits.max_price_per_hour is {cap:g}"
+    elif resources.disk_gb and has.disk_free_gb < resources.disk_gb:
+        reason = f"{has.disk_free_gb:.1f} GiB of disk are free, {resources.disk_gb:g} are asked for"
+    elif resources.min_ram_gb and has.ram_gb < resources.min_ram_gb:
+        reason = f"it has {has.ram_gb:.1f} GiB of memory, {resources.min_ram_gb:g} are asked for"
+    if reason:
+        raise CapacityError(reason)
+
+
+def _cpu_offer(survey: Survey, price_per_hour: float) -> list[Ranked]:
+    rank = (float(len(survey.instances)), -float(survey.hardware.cores))
+    return [(rank, _offer(survey, None, price_per_hour))]
+
+
+def _gpu_offers(survey: Survey, resources: Resources, price_per_hour: float) -> list[Ranked]:
+    """Return an offer for each GPU that fits.
+
+    Raises:
+        CapacityError: none does.
+    """
+    seen = survey.hardware.gpus
+    if not seen:
+        raise CapacityError(f"it has no GPU: {survey.hardware.trouble or 'nvidia-smi lists none'}")
+    found = [
+        Gpu(index=gpu.index, uuid=gpu.uuid, name=gpu.name, free_gb=gpu.free_mib / MIB_PER_GIB)
+        for gpu in seen
+        if not resources.gpu_types
+        or any(same_gpu(asked, gpu.name) for asked in resources.gpu_types)
+    ]
+    if not found:
+        asked = ", ".join(resources.gpu_types)
+        raise CapacityError(f"it has {survey.in_words()}, resources.gpu_types asks for {asked}")
+    taken = [uuid for instance in survey.instances for uuid in instance.gpu_ids]
+    fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
+    jobs = float(len(survey.instances))
+    return [
+        ((float(taken.count(gpu.uuid)), jobs, -gpu.free_gb), _offer(survey, gpu, price_per_hour))
+        for gpu in fitting
+    ]
+
+
+def _offer(survey: Survey, gpu: Gpu | None, price_per_hour: float) -> Offer:
+    """Return the offer of a host's GPU, or of its CPU alone."""
+    return Offer(
+        provider="ssh",
+        instance_type=gpu.name if gpu else "CPU",
+        region=survey.host.address,
+        price_per_hour=price_per_hour,
+        id=str(survey.host),
+        host=str(survey.host),
+        gpu_type=gpu.name if gpu else None,
+        gpu_count=1 if gpu else 0,
+        gpu_ids=(gpu.uuid,) if gpu else (),
+        vram_gb=gpu.free_gb if gpu else 0.0,
+        disk_gb=survey.hardware.disk_free_gb,
+        ram_gb=survey.hardware.ram_gb,
+    )

@@ -1,0 +1,362 @@
+"""Vast.ai: containers on the machines of many hosts, on demand or by bid, by its REST API."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from pydantic import Field, SecretStr
+
+from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers.api import Answer, Unanswered
+from blocks.providers.base import Provider
+from blocks.providers.settle import settled
+from blocks.providers.vast_answers import (
+    ABSENT,
+    GPUS_VARIABLE,
+    SET_KEY,
+    VastApi,
+    complaint,
+    error_of,
+    gone,
+    hired_gb,
+    instance_of,
+    number,
+    offer_of,
+    storage_price,
+)
+from blocks.providers.vast_offers import PAGE_ROWS, fitting, query_for, wishes_of
+from trainer.config import Limits, Resources
+from trainer.errors import (
+    CapacityError,
+    ConfigError,
+    CredentialsError,
+    FundsError,
+    OrchestratorError,
+    QuotaError,
+)
+
+logger = logging.getLogger(__name__)
+
+URL = "https://console.vast.ai"
+IMAGE = "pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime"
+PAGES = 4  # that are looked at, for a job that only few offers fit
+SEARCH_SECONDS = 30.0  # how old what is for hire may be: ten searches a minute are allowed
+INSTANCES_SECONDS = 2.0  # how old the list of instances may be
+CENT = 1e-6  # USD per hour by which prices may differ in the last digit
+
+# What a container does to end itself: its own key may do that, and nothing to other instances.
+# A session of SSH does not inherit the key, process 1 has it; it travels through pipes, for what
+# stands in a command line can be read by everybody. Not every image has curl.
+FAREWELL = (
+    """own() { printenv "$1" || tr '\\0' '\\n' </proc/1/environ | sed -n "s/^$1=//p"; }; """
+    f"""url="${{VAST_API_URL:-{URL}}}/api/v0/instances/$(own CONTAINER_ID)/"; """
+    """PATH="$PATH:/opt/conda/bin:/venv/main/bin"; key=$(own CONTAINER_API_KEY); """
+    """{ printf 'header = "Authorization: Bearer %s"\\n' "$key" """
+    """| curl -sS -m 60 -K - -X DELETE "$url" || printf %s "$key" | python3 -c """
+    """"import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], """
+    """method='DELETE', headers={'Authorization': 'Bearer ' + sys.stdin.read(), """
+    """\'User-Agent': 'training-orchestrator'}), timeout=60).read().decode())" "$url"; } """
+    """| grep -q '"success": *true'"""
+)
+
+
+class VastAI(Provider):
+    """Hires containers of Vast.ai, billed by the second; their disks until they are destroyed."""
+
+    _block_type_name = "Vast.ai"
+    _block_type_slug = "training-orchestrator-vast"
+
+    provider_name: ClassVar[str] = "vast"
+    boot_minutes: ClassVar[float] = 20.0
+    farewell: ClassVar[str] = f"{{ {FAREWELL}; }} || {Provider.farewell}"
+    intervals: ClassVar[Mapping[str, float]] = {
+        "search": 6.0,
+        "create": 4.5,
+        "destroy": 3.0,
+        "show": 2.0,
+        "list": 1.0,
+        "manage": 1.0,
+        "ssh": 1.0,
+    }
+    """Seconds between two calls of one kind."""
+
+    api_key: SecretStr | None = Field(
+        default=None, description="Key of the account. Empty: VAST_API_KEY."
+    )
+    api_url: str | None = Field(
+        default=None, description=f"Base URL. Empty: VAST_API_URL, or {URL}."
+    )
+    ssh_user: str | None = Field(
+        default=None, description="Whom to log in as. Empty: VAST_SSH_USER, or root."
+    )
+    image: str = Field(default=IMAGE, description="Container image, of a public registry.")
+    verified_only: bool = Field(default=True, description="Only hosts that Vast.ai has verified.")
+    min_reliability: float = Field(default=0.97, ge=0, le=1, description="As Vast.ai measures it.")
+    min_inet_down: float = Field(default=200.0, ge=0, description="Mbit/s from the Internet.")
+    min_cuda: float = Field(default=12.8, description="CUDA that the driver must support.")
+    bid_factor: float = Field(default=1.1, ge=1, description="Bid so many times the lowest bid.")
+
+    def is_configured(self) -> bool:
+        """Whether there is an API key."""
+        return bool(self._key())
+
+    async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
+        """Return what a search finds, on demand or by bid or both; see `Provider.offers`."""
+        kinds = [False, True] if resources.spot is None else [resources.spot]
+        found: list[Offer] = []
+        for spot in kinds:
+            found += await self._search(resources, limits, spot=spot)
+        if not found:
+            raise CapacityError(
+                f"Vast.ai has no machine with {wishes_of(resources, limits)} now.",
+                "Allow more in resources or limits, choose another provider, or wait.",
+            )
+        return sorted(found, key=lambda offer: (offer.price_per_hour, offer.id))
+
+    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+        """Look at the offer again, then accept it; see `Provider.launch`."""
+        if ssh_public_key is None:
+            raise ConfigError("Vast.ai hires no machine without an SSH key.")
+        instance = await self.find(name) or await self._hire(offer, name, ssh_public_key)
+        await self._attach(instance.id, ssh_public_key)
+        return instance
+
+    async def find(self, name: str) -> Instance | None:
+        """Return the instance with that label; see `Provider.find`."""
+        self._api().forget("instances")  # what was hired a moment ago may be in the next list
+        return next((it for it in await self.instances() if it.name == name), None)
+
+    async def describe(self, id: str) -> Instance:
+        """Return the instance as listed; what is not listed is asked for; see `Provider`."""
+        listed = [instance for instance in await self.instances() if instance.id == id]
+        return listed[0] if listed else await self._asked_for(id)
+
+    async def terminate(self, id: str) -> None:
+        """Destroy the instance and its disk; see `Provider.terminate`."""
+        answer = await self._call("DELETE", f"/api/v0/instances/{id}/", bucket="destroy")
+        self._api().forget("instances")
+        if complaint(answer)[0] not in ABSENT:
+            self._data(answer)
+
+    async def instances(self) -> list[Instance]:
+        """Return every instance of the account; see `Provider.instances`."""
+        rows = await self._api().shared("instances", INSTANCES_SECONDS, self._rows)
+        return [instance_of(row, self._user()) for row in rows]
+
+    async def rename(self, id: str, name: str) -> bool:
+        """Give the instance another label; False when it is gone."""
+        body = {"label": name}
+        answer = await self._call("PUT", f"/api/v0/instances/{id}/", body=body, bucket="manage")
+        self._api().forget("instances")
+        if complaint(answer)[0] in ABSENT:
+            return False
+        self._data(answer)
+        return True
+
+    def _key(self) -> str:
+        given = self.api_key.get_secret_value() if self.api_key else ""
+        return (given or os.environ.get("VAST_API_KEY", "")).strip()
+
+    def _user(self) -> str:
+        return self.ssh_user or os.environ.get("VAST_SSH_USER") or "root"
+
+    def _api(self) -> VastApi:
+        key = self._key()
+        if not re.fullmatch(r"[!-~]+", key):
+            raise CredentialsError(
+                f"Vast.ai needs an API key, {'none is set' if not key else 'not this one'}.",
+                SET_KEY,
+            )
+        url = self.api_url or os.environ.get("VAST_API_URL") or URL
+        return VastApi("Vast.ai", url, {"Authorization": f"Bearer {key}"}, self.intervals)
+
+    async def _call(self, method: str, path: str, **options: Any) -> Answer:
+        return await self._api().call(method, path, **options)
+
+    def _data(self, answer: Answer) -> dict[str, Any]:
+        """Return what an answer holds.
+
+        Raises:
+            OrchestratorError: it tells of a failure.
+        """
+        if answer.ok and isinstance(answer.data, dict) and answer.data.get("success") is not False:
+            return answer.data
+        raise error_of(answer, self._key())
+
+    async def _rows(self) -> list[dict[str, Any]]:
+        """Return all pages of the list of instances."""
+        rows: list[dict[str, Any]] = []
+        token: str | None = None
+        while True:
+            params = {"limit": 25} | ({"after_token": token} if token else {})
+            answer = await self._call("GET", "/api/v1/instances/", params=params, bucket="list")
+            page = self._data(answer)
+            if not isinstance(page.get("instances"), list):
+                raise Unanswered("Vast.ai gave a list of instances without a list.")
+            rows += [row for row in page["instances"] if isinstance(row, dict) and row.get("id")]
+            token, before = page.get("next_token"), token
+            if not token or token == before:
+                return rows
+
+    async def _asked_for(self, id: str) -> Instance:
+        path, params = f"/api/v0/instances/{id}/", {"owner": "me"}
+        answer = await self._call("GET", path, params=params, bucket="show")
+        absent = complaint(answer)[0] in ABSENT
+        row = None if absent else self._data(answer).get("instances", {})
+        if row is None:
+            return gone(id)
+        if not isinstance(row, dict) or not row.get("id"):
+            raise Unanswered(f"Vast.ai does not say what became of instance {id}.")
+        return instance_of(row, self._user())
+
+    async def _search(self, resources: Resources, limits: Limits, *, spot: bool) -> list[Offer]:
+        """Return the offers that fit, the cheapest first, of a few pages at most."""
+        query = query_for(resources, limits, spot=spot, host=self._host(resources))
+        offers: dict[str, Offer] = {}
+        seen: set[Any] = set()
+        for _ in range(PAGES):
+            fetch = partial(self._found, query)
+            rows = await self._api().shared(f"search {json.dumps(query)}", SEARCH_SECONDS, fetch)
+            fresh = [row for row in rows if row.get("id") not in seen]
+            seen |= {row.get("id") for row in fresh}
+            for row in fresh:
+                factor = self.bid_factor
+                if offer := fitting(row, resources, limits, spot=spot, bid_factor=factor):
+                    offers[offer.id] = offer
+            if len(rows) < PAGE_ROWS or not fresh or len(offers) >= limits.max_offers:
+                break
+            floor = {"gte": number(rows[-1].get("dph_total"))}
+            query = {**query, "dph_total": {**query.get("dph_total", {}), **floor}}
+        return list(offers.values())
+
+    def _host(self, resources: Resources) -> dict[str, Any]:
+        """Return the filters on who rents out; a machine used as a CPU may have any driver."""
+        filters: dict[str, Any] = {
+            "reliability2": {"gte": self.min_reliability},
+            "inet_down": {"gte": self.min_inet_down},
+        }
+        if self.verified_only:
+            filters["verified"] = {"eq": True}
+        if resources.gpu_count != 0:
+            filters["cuda_max_good"] = {"gte": self.min_cuda}
+        return filters
+
+    async def _found(self, query: Mapping[str, Any]) -> list[dict[str, Any]]:
+        answer = await self._call("POST", "/api/v0/bundles/", body=query, bucket="search")
+        offers = self._data(answer).get("offers") or []
+        rows = offers if isinstance(offers, list) else [offers]  # one may come without its list
+        return [row for row in rows if isinstance(row, dict)]
+
+    async def _check_on_sale(self, offer: Offer) -> float | None:
+        """Look at an offer again: they change hands and prices by the minute.
+
+        Returns:
+            What to bid, in USD per hour without the disk; None on demand.
+
+        Raises:
+            CapacityError: it is gone, or dearer than it was.
+        """
+        query = {
+            "ask_contract_id": {"eq": int(offer.id)},
+            "rentable": {"eq": True},
+            "type": "bid" if offer.spot else "on-demand",
+            "allocated_storage": hired_gb(offer.disk_gb),
+            "limit": 1,
+        }
+        rows = await self._found(query)
+        if not rows:
+            raise CapacityError(f"Vast.ai's offer {offer.id} ({offer.host}) is gone.")
+        now = offer_of(rows[0], disk_gb=offer.disk_gb, gpu_count=offer.gpu_count, spot=offer.spot)
+        if now.price_per_hour > offer.price_per_hour + CENT:
+            raise CapacityError(
+                f"Vast.ai's offer {offer.id} ({offer.host}) costs {now.price_per_hour:.4f} USD "
+                f"per hour now, it was offered for {offer.price_per_hour:.4f}."
+            )
+        if not offer.spot:
+            return None
+        bid = offer.price_per_hour - storage_price(rows[0], offer.disk_gb)
+        return max(bid, number(rows[0].get("min_bid")))
+
+    async def _hire(self, offer: Offer, name: str, public_key: str) -> Instance:
+        bid = await self._check_on_sale(offer)
+        try:
+            id = await self._accept(offer, name, public_key, bid)
+        except Unanswered as error:
+            return await settled(lambda: self.find(name), self.settle_seconds, error)
+        finally:
+            self._api().forget("instances")
+        return Instance(
+            provider=self.provider_name,
+            id=id,
+            name=name,
+            status=InstanceStatus.PROVISIONING,
+            user=self._user(),
+            instance_type=offer.instance_type,
+            region=offer.region,
+            host=offer.host,
+            spot=offer.spot,
+            price_per_hour=offer.price_per_hour,
+            gpu_type=offer.gpu_type,
+            gpu_count=offer.gpu_count,
+        )
+
+    async def _accept(self, offer: Offer, name: str, public_key: str, bid: float | None) -> str:
+        """Order an instance and return its id."""
+        body: dict[str, Any] = {
+            "client_id": "me",
+            "image": self.image,
+            "disk": hired_gb(offer.disk_gb),
+            "label": name,
+            "runtype": "ssh_direct",
+            "target_state": "running",
+            "cancel_unavail": True,
+            "env": {GPUS_VARIABLE: str(offer.gpu_count)},
+            "onstart": _onstart(public_key),
+        }
+        if bid is not None:  # its presence is what makes it a bid
+            body["price"] = round(bid, 6)
+        path = f"/api/v0/asks/{offer.id}/"
+        answer = await self._call("PUT", path, body=body, bucket="create", once=True)
+        made = answer.data.get("new_contract") if isinstance(answer.data, dict) else None
+        try:
+            self._data(answer)
+        except OrchestratorError as error:
+            if made:
+                await self._undo(str(made), error)
+            raise
+        if not made:
+            raise Unanswered("Vast.ai made an instance and does not say which.")
+        return str(made)
+
+    async def _undo(self, id: str, error: OrchestratorError) -> None:
+        """Destroy what was made and could not start, as with too low a bid: its disk is billed.
+
+        Raises:
+            CapacityError: unless `error` tells more.
+        """
+        await self.terminate(id)
+        if not isinstance(error, (CapacityError, CredentialsError, FundsError, QuotaError)):
+            raise CapacityError(f"{error.message} Instance {id} is destroyed.") from error
+
+    async def _attach(self, id: str, public_key: str) -> None:
+        """Tell Vast.ai of the key, which reaches the proxy too; the machine itself has it."""
+        try:
+            body = {"ssh_key": public_key}
+            path = f"/api/v0/instances/{id}/ssh/"
+            self._data(await self._call("POST", path, body=body, bucket="ssh"))
+        except OrchestratorError as error:
+            logger.warning("The SSH key was not attached to instance %s: %s", id, error)
+
+
+def _onstart(public_key: str) -> str:
+    """Return what runs when a container starts: the key is there at once, and no tmux."""
+    key = shlex.quote(public_key.strip())
+    keys = "~/.ssh/authorized_keys"
+    return f"mkdir -p -m 700 ~/.ssh; echo {key} >> {keys}; chmod 600 {keys}; touch ~/.no_auto_tmux"

@@ -1,0 +1,63 @@
+"""Execute a run without a terminal: `python -m flows.background RUN_ID`.
+
+It outlives the terminal that started it. What it prints goes to the run's flow.log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Pause
+from prefect.states import Scheduled
+
+from flows.run_folder import RunFolder
+from trainer.errors import OrchestratorError
+
+
+def start_in_background(run_id: UUID) -> None:
+    """Start a process that executes the run without a terminal.
+
+    While another process still executes it, the new one waits for the run's lock.
+    """
+    with (RunFolder(run_id).root / "flow.log").open("ab") as log:
+        subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-m", "flows.background", str(run_id)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ,
+            start_new_session=True,
+        )
+
+
+async def revive(run: FlowRun) -> None:
+    """Let a run whose process died be executed again: by a worker, or here in the background."""
+    if run.deployment_id is None:
+        start_in_background(run.id)
+        return
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Scheduled(name="Reviving"), force=True)
+
+
+def main(run_id: str) -> int:
+    """Execute the run to its rest and return the exit code: 1 when it failed, else 0."""
+    from flows.execute import execute  # it imports the flow, which may revive others
+
+    try:
+        state = asyncio.run(execute(UUID(run_id)))
+    except Pause:
+        return 0
+    except OrchestratorError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 1 if state.is_failed() or state.is_crashed() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

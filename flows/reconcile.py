@@ -1,0 +1,279 @@
+"""Keep the promise when the process that gave it is dead: every machine is owned, or goes.
+
+For every provider that is set up, each instance of ours is traced by its name to the flow run
+that owns it, and then kept, brought to its end, or given back; a run whose process died is
+executed again, and attaches. What does not bear this installation's prefix is never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from prefect import flow, get_client
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import ObjectNotFound
+
+from blocks.home import home, runs
+from blocks.models import Instance
+from blocks.names import HiredName, ours
+from blocks.providers.base import Provider
+from blocks.registry import configured_providers, provider_class
+from flows.background import revive
+from flows.locks import is_held, locked
+from flows.logger import logger
+from flows.renting.giving_back import until_gone
+from flows.renting.journal import Journal
+from flows.renting.settling import settle_run
+from flows.run_folder import RunFolder
+from trainer.config import TrainingJob
+from trainer.errors import OrchestratorError
+from trainer.files import read_json, replace_json
+
+ZOMBIE_SECONDS = (
+    30.0  # in a state of work with nobody at work: longer than a process takes to start
+)
+PENDING_SECONDS = 600.0
+ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it goes
+REVIVE_WITHIN = timedelta(days=1)
+MAX_REVIVALS = 3  # of one run by us; a run that crashes again and again is brought to its end
+
+
+class Act(StrEnum):
+    """What becomes of a machine, or of a run."""
+
+    KEEP = "keep"
+    REVIVE = "revive"
+    SETTLE = "settle"
+    TERMINATE = "terminate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One machine or run, what is done about it, and why."""
+
+    act: Act
+    why: str
+    run_id: str = ""
+    instance: str = ""
+    provider: str = ""
+    usd_per_hour: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An instance of ours in an account."""
+
+    provider: Provider
+    instance: Instance
+    name: HiredName
+
+
+@flow(name="reconcile", persist_result=False)
+async def reconcile(dry_run: bool = False) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002
+    """Keep, revive or terminate every machine of this installation.
+
+    Args:
+        dry_run: only say what would be done.
+    """
+    findings = [asdict(finding) for finding in await reconcile_once(dry_run=dry_run)]
+    for finding in findings:
+        logger().info("%(act)s %(instance)s %(run_id)s: %(why)s", finding)
+    if any(finding["act"] != Act.KEEP for finding in findings):
+        await acreate_table_artifact(findings, key="reconcile", description="What was put right")
+    return findings
+
+
+async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
+    """Look at everything once and put it right; return what was found.
+
+    One process does so at a time; another returns at once with nothing.
+    """
+    async with locked(home() / "reconcile.lock", wait=False) as alone, get_client() as client:
+        if not alone:
+            return []
+        found = await _instances()
+        wanted = {item.name.run_id for item in found if item.name.run_id}
+        run_ids = wanted | set(_runs_with_open_machines()) | set(await _unattended(client))
+        findings = await asyncio.gather(
+            *(_kept(item, dry_run) for item in found if item.name.run_id is None),
+            *(_of_run(client, id, _of(found, id), dry_run) for id in sorted(run_ids)),
+        )
+    return [finding for some in findings for finding in some]
+
+
+async def _instances() -> list[Found]:
+    """Return every instance of ours in all accounts, each once."""
+    found: dict[str, Found] = {}
+    for provider in await configured_providers():
+        if provider.is_home:  # a folder of this computer is nobody's bill
+            continue
+        try:
+            instances = await provider.instances()
+        except OrchestratorError as error:
+            logger().error("%s cannot be asked: %s", provider.label, error)
+            continue
+        for instance in instances:
+            name = ours(instance.name)
+            if name and instance.status.is_billing:
+                found.setdefault(instance.name, Found(provider, instance, name))
+    return list(found.values())
+
+
+def _of(found: list[Found], run_id: UUID) -> list[Found]:
+    return [item for item in found if item.name.run_id == run_id]
+
+
+def _runs_with_open_machines() -> list[UUID]:
+    """Return the runs of this computer whose journal has a machine that is not gone yet."""
+    return [
+        UUID(folder.name)
+        for folder in runs().iterdir()
+        if any(
+            hire.is_open and not provider_class(hire.provider).is_home
+            for hire in Journal.of(RunFolder(folder.name)).hires
+        )
+    ]
+
+
+async def _unattended(client: PrefectClient) -> list[UUID]:
+    """Return the runs of this computer that crashed lately, or run and nobody works on them."""
+    since = datetime.now(UTC) - REVIVE_WITHIN
+    found = []
+    for folder in runs().iterdir():
+        if is_held(folder / ".lock") or folder.stat().st_mtime < since.timestamp():
+            continue
+        try:
+            run = await client.read_flow_run(UUID(folder.name))
+        except (ObjectNotFound, ValueError):
+            continue
+        if run.state and run.state.type in {StateType.RUNNING, StateType.CRASHED}:
+            found.append(run.id)
+    return found
+
+
+async def _kept(item: Found, dry_run: bool) -> list[Finding]:  # noqa: FBT001
+    over = item.name.kept_until <= time.time()
+    if not over:
+        return [_finding(item, Act.KEEP, "waits for the next job")]
+    if not dry_run:
+        await until_gone(item.provider, item.instance.id)
+    return [_finding(item, Act.TERMINATE, "no job came for it in time")]
+
+
+async def _of_run(
+    client: PrefectClient,
+    run_id: UUID,
+    found: list[Found],
+    dry_run: bool,  # noqa: FBT001
+) -> list[Finding]:
+    """Decide about a run and its machines, and do it."""
+    try:
+        run = await client.read_flow_run(run_id)
+    except ObjectNotFound:
+        return [await _orphan(item, dry_run) for item in found]
+    act, why = decide(run, is_here=(runs() / str(run_id)).is_dir(), found=bool(found))
+    if not dry_run:
+        why += await _do(act, run, found)
+    if not found:
+        return [Finding(act=act, why=why, run_id=str(run_id))]
+    return [_finding(item, act, why) for item in found]
+
+
+def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
+    """Return what is done about a run and its machines, and why.
+
+    Args:
+        run: as Prefect knows it.
+        is_here: whether its process works, or worked, on this computer.
+        found: whether it has a machine.
+    """
+    folder = runs() / str(run.id)
+    if is_here and is_held(folder / ".lock"):
+        return Act.KEEP, "a process works on it"
+    state = run.state
+    if state is None:
+        return Act.KEEP, "it has not begun"
+    age = (datetime.now(UTC) - state.timestamp).total_seconds()
+    match state.type:
+        case StateType.SCHEDULED:
+            return Act.KEEP, "it is scheduled"
+        case StateType.PENDING if age < PENDING_SECONDS or not is_here:
+            return Act.KEEP, "it is about to begin"
+        case StateType.RUNNING | StateType.CANCELLING if not is_here:
+            return Act.KEEP, "another computer works on it"
+        case StateType.RUNNING | StateType.CANCELLING if abs(age) < ZOMBIE_SECONDS:
+            return Act.KEEP, "its process may just be starting"
+        case StateType.RUNNING | StateType.PENDING | StateType.CRASHED:
+            if Journal.of(RunFolder(run.id)).revivals < MAX_REVIVALS:
+                return Act.REVIVE, f"it is {state.name} and nobody works on it"
+            return Act.SETTLE, f"it was revived {MAX_REVIVALS} times already"
+        case _:
+            what = "its machine is still there" if found else "a machine of it is not accounted for"
+            return Act.SETTLE, f"it is {state.name} and {what}"
+
+
+async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
+    """Carry a decision out; return what there is to add to its reason."""
+    if act is Act.REVIVE:
+        journal = Journal.of(RunFolder(run.id))
+        journal.revivals += 1
+        journal.save()
+        await revive(run)
+    if act is not Act.SETTLE:
+        return ""
+    folder = RunFolder(run.id)
+    async with locked(folder.lock, wait=False) as alone:
+        if not alone:
+            return "; somebody works on it again"
+        journal = Journal.of(folder)
+        for item in found:
+            hire = journal.by_name(item.instance.name) or journal.add(
+                item.instance.name,
+                item.name.attempt,
+                item.instance.as_offer(),
+                item.provider.label,
+            )
+            hire.instance_id, hire.ended_at = item.instance.id, None
+        journal.save()
+        job = TrainingJob.model_validate(run.parameters["job"])
+        cause = str(run.state.name).lower() if run.state else "over"
+        done = await settle_run(job, folder, f"{cause}; found by reconcile")
+    return "" if done else "; not done yet, the next reconcile goes on"
+
+
+async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
+    """Terminate an instance whose run Prefect does not know, once it was seen for long enough.
+
+    It may belong to a run that is just being created, or Prefect's database may be the wrong one.
+    """
+    path = home() / "orphans.json"
+    seen = read_json(path) or {}
+    first = float(seen.get(item.instance.name, time.time()))
+    waited = time.time() - first
+    if waited < ORPHAN_SECONDS:
+        if not dry_run:
+            replace_json(path, {**seen, item.instance.name: first})
+        left = (ORPHAN_SECONDS - waited) / 60
+        return _finding(item, Act.KEEP, f"its run is unknown; it goes in {left:.0f} minutes")
+    if not dry_run and await until_gone(item.provider, item.instance.id):
+        replace_json(path, {n: t for n, t in seen.items() if n != item.instance.name})
+    return _finding(item, Act.TERMINATE, "its run is unknown")
+
+
+def _finding(item: Found, act: Act, why: str) -> Finding:
+    return Finding(
+        act=act,
+        why=why,
+        run_id=str(item.name.run_id or ""),
+        instance=item.instance.name,
+        provider=item.provider.label,
+        usd_per_hour=item.instance.price_per_hour,
+    )

@@ -1,0 +1,1 @@
+"""Machines for money: found, hired, held, paid, lost and given back."""

@@ -1,0 +1,39 @@
+"""Which hosts failed lately: they are passed over for a while, for they are cheapest because of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from blocks.home import home
+from blocks.models import Offer
+from trainer.files import read_json, replace_json
+
+AVOID_SECONDS = 3600.0
+
+
+def remember(provider: str, host: str) -> None:
+    """Avoid a host of a provider for an hour; without a name there is nothing to avoid."""
+    if host:
+        replace_json(_path(), {**_known(), f"{provider} {host}": time.time() + AVOID_SECONDS})
+
+
+def is_bad(provider: str, offer: Offer) -> bool:
+    """Whether the host of an offer failed within the last hour."""
+    return bool(offer.host) and f"{provider} {offer.host}" in _known()
+
+
+def _known() -> dict[str, float]:
+    """Return the hosts to avoid and until when (Unix seconds), without those that are forgiven."""
+    now = time.time()
+    found = read_json(_path()) or {}
+    # A clock that jumped back must not make a host bad for years.
+    return {
+        name: float(until)
+        for name, until in found.items()
+        if isinstance(until, int | float) and now < until <= now + AVOID_SECONDS
+    }
+
+
+def _path() -> Path:
+    return home() / "bad-hosts.json"

@@ -1,0 +1,103 @@
+"""From an order to a machine that is ready: running, reached by SSH, its GPUs and disk looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+
+from blocks.machines.readiness import Facts, become_ready
+from blocks.machines.sentinel import arm
+from blocks.models import Instance, InstanceStatus
+from blocks.providers.base import Provider
+from flows.logger import logger
+from flows.renting.journal import Hire
+from trainer.config import TrainingJob
+from trainer.errors import BootError, ConnectionLost
+
+LOOK_SECONDS = 1.0
+GONE_SECONDS = 5.0  # a provider that says gone must go on saying so: its lists lag
+
+
+async def boot(provider: Provider, hire: Hire, instance: Instance, job: TrainingJob) -> Instance:
+    """Wait until a machine is ready; from then on its lease runs.
+
+    Raises:
+        BootError: it did not come up in time, or is not what was ordered.
+        HostKeyChanged: what answers is not the machine that answered before.
+    """
+    if provider.is_home:
+        return instance
+    minutes = job.limits.boot_timeout_minutes or provider.boot_minutes
+    deadline = time.monotonic() + max(30.0, minutes * 60 - hire.seconds())
+    deadline = min(deadline, time.monotonic() + minutes * 60)
+    running = await _running(provider, instance, deadline, minutes)
+    facts = await _answering(provider, running, job, deadline, minutes)
+    logger().info(
+        "%s is ready after %.0f s: %s, %.0f GiB of disk free",
+        running.id,
+        hire.seconds(),
+        ", ".join(name for name, _ in facts.gpus) or "CPU",
+        facts.disk_free_gb,
+    )
+    return dataclasses.replace(running, workspace=f"{facts.base}/jobs/{running.name}")
+
+
+async def _running(
+    provider: Provider, instance: Instance, deadline: float, minutes: float
+) -> Instance:
+    said, gone_since = "", None
+    while instance.status is not InstanceStatus.RUNNING or not instance.address:
+        now = time.monotonic()
+        gone_since = (gone_since or now) if instance.status.is_lost else None
+        if gone_since is not None and now - gone_since >= GONE_SECONDS:
+            raise BootError(
+                f"{instance.id} is {instance.status} before it ran"
+                f"{f': {instance.detail}' if instance.detail else ''}."
+            )
+        if now >= deadline:
+            raise BootError(
+                f"{instance.id} did not run within {minutes:g} minutes; it is "
+                f"{instance.status}{f': {instance.detail}' if instance.detail else ''}."
+            )
+        word = f"{instance.status} {instance.detail}".strip()
+        if word != said:
+            logger().info("%s is %s", instance.id, word)
+            said = word
+        await asyncio.sleep(LOOK_SECONDS)
+        instance = dataclasses.replace(await _described(provider, instance), name=instance.name)
+    return instance
+
+
+async def _described(provider: Provider, instance: Instance) -> Instance:
+    """Return what the provider says; while it says nothing, what it said last."""
+    try:
+        return await provider.describe(instance.id)
+    except ConnectionLost as error:
+        logger().warning("%s", error.message)
+        return instance
+
+
+async def _answering(
+    provider: Provider, instance: Instance, job: TrainingJob, deadline: float, minutes: float
+) -> Facts:
+    while True:
+        try:
+            async with provider.machine(instance) as machine:
+                facts = await become_ready(
+                    machine,
+                    gpu_count=instance.gpu_count,
+                    gpu_type=instance.gpu_type if instance.gpu_count else None,
+                    disk_gb=job.resources.disk_gb,
+                )
+                await arm(machine, facts.base, job.limits.lease_minutes * 60, provider.farewell)
+                return facts
+        except ConnectionLost as error:
+            if time.monotonic() >= deadline:
+                raise BootError(
+                    f"{instance.id} runs, but SSH did not answer within {minutes:g} minutes: "
+                    f"{error.message}"
+                ) from error
+        # Ports move while a machine starts, and it may vanish meanwhile.
+        described = dataclasses.replace(await _described(provider, instance), name=instance.name)
+        instance = await _running(provider, described, deadline, minutes)

@@ -1,0 +1,56 @@
+"""The money of one run: what is left of `limits.max_cost`, and stopping when nothing is."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from flows.renting.journal import HOUR, Journal
+from trainer.config import TrainingJob
+from trainer.errors import BudgetExceeded
+
+MOST_SECONDS = 10 * 365 * 24 * HOUR  # what asyncio's timers are sure to take
+
+
+class Budget:
+    """Meters a run by its journal: prices as billed, failed boots and idle time included."""
+
+    def __init__(self, job: TrainingJob, journal: Journal) -> None:
+        self._cap = job.limits.max_cost
+        self._journal = journal
+
+    def left(self) -> float:
+        """Return the USD that may still be spent; infinite without a cap."""
+        return math.inf if self._cap is None else self._cap - self._journal.cost()
+
+    def seconds_left(self, price_per_hour: float) -> float:
+        """Return how long a machine of this price can still be paid."""
+        if price_per_hour <= 0 or self._cap is None:
+            return math.inf
+        return max(0.0, self.left()) / price_per_hour * HOUR
+
+    def exceeded(self) -> BudgetExceeded:
+        """Return the error that says what was spent of what."""
+        return BudgetExceeded(
+            f"limits.max_cost reached: {self._journal.cost():.4f} of {self._cap:g} USD are spent."
+        )
+
+    @asynccontextmanager
+    async def guard(self, price_per_hour: float) -> AsyncIterator[None]:
+        """Break off what runs inside when the money is used up.
+
+        Raises:
+            BudgetExceeded: it is.
+        """
+        seconds = self.seconds_left(price_per_hour)
+        if seconds <= 0:
+            raise self.exceeded()
+        try:
+            async with asyncio.timeout(min(seconds, MOST_SECONDS)) as timer:
+                yield
+        except TimeoutError:
+            if timer.expired():
+                raise self.exceeded() from None
+            raise

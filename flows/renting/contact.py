@@ -1,0 +1,119 @@
+"""Whether a machine that cannot be reached still is: the provider knows, and the lease decides."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from blocks.machines.base import Machine
+from blocks.models import Instance, InstanceStatus
+from blocks.providers.base import Provider
+from flows.logger import logger
+from trainer.config import TrainingJob
+from trainer.errors import ConnectionLost, MachineLost, OrchestratorError
+
+T = TypeVar("T")
+LOOK_SECONDS = 5.0
+CONFIRMED = 2  # looks in a row that say gone: a list may lag for a moment
+PAUSE_SECONDS = 2.0
+
+
+async def watch_provider(provider: Provider, instance: Instance) -> None:
+    """Ask now and then whether the machine is still ours. Runs until it is cancelled.
+
+    A preempted machine often keeps its connections open for minutes.
+
+    Raises:
+        MachineLost: the provider says twice that it is not.
+    """
+    looks = 0
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        now = await _described(provider, instance)
+        looks = looks + 1 if now and now.status.is_lost else 0
+        if now and looks >= CONFIRMED:
+            raise _lost(instance, now)
+
+
+class Contact:
+    """With one machine: made, lost, made again, or lost for good."""
+
+    def __init__(self, job: TrainingJob, provider: Provider, instance: Instance) -> None:
+        self._limits = job.limits
+        self._provider = provider
+        self._instance = instance
+        self._lost_at: float | None = None
+
+    def made(self) -> None:
+        """Note that the machine answers."""
+        if self._lost_at is not None:
+            seconds = time.monotonic() - self._lost_at
+            logger().info("%s answers again after %.0f s", self._instance.id, seconds)
+        self._lost_at = None
+
+    async def lost(self, error: ConnectionLost) -> None:
+        """Return when it is worth trying again; the training goes on, as far as we know.
+
+        While the provider says that the machine runs, no second one may be hired: the first one
+        trains. It stops by itself when its lease has not been renewed; after that it is lost.
+
+        Raises:
+            MachineLost: the provider says that it is gone, or its lease has expired.
+        """
+        self._lost_at = self._lost_at or time.monotonic()
+        logger().warning("no contact with %s: %s", self._instance.id, error.message)
+        await self._ask_provider()
+        silent = time.monotonic() - self._lost_at
+        term = self._limits.lease_minutes * 60 + self._limits.stop_grace_seconds
+        if silent > term and not self._provider.is_home:
+            raise MachineLost(
+                f"{self._instance.id} was not reached for {silent / 60:.0f} minutes; its lease has "
+                "expired and the training there has stopped."
+            )
+        await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _ask_provider(self) -> None:
+        for _ in range(CONFIRMED):
+            now = await _described(self._provider, self._instance)
+            if now is None or not now.status.is_lost:
+                return
+            await asyncio.sleep(PAUSE_SECONDS)
+        raise _lost(self._instance, now or self._instance)
+
+
+async def in_contact(
+    job: TrainingJob,
+    provider: Provider,
+    instance: Instance,
+    work: Callable[[Machine], Awaitable[T]],
+) -> T:
+    """Return what `work` returns; it is done again when the connection was lost meanwhile.
+
+    Raises:
+        MachineLost: the machine is gone for certain.
+    """
+    contact = Contact(job, provider, instance)
+    while True:
+        try:
+            async with provider.machine(instance) as machine:
+                return await work(machine)
+        except ConnectionLost as error:
+            await contact.lost(error)
+
+
+async def _described(provider: Provider, instance: Instance) -> Instance | None:
+    """Return what the provider says, or None while it does not answer: that is trouble of ours."""
+    try:
+        return await provider.describe(instance.id)
+    except OrchestratorError as error:
+        logger().debug("%s does not tell about %s: %s", provider.label, instance.id, error)
+        return None
+
+
+def _lost(instance: Instance, now: Instance) -> MachineLost:
+    how = "is gone" if now.status is InstanceStatus.GONE else "was taken back"
+    return MachineLost(
+        f"{instance.id} {how}, its provider says{f': {now.detail}' if now.detail else ''}."
+    )

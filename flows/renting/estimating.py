@@ -1,0 +1,153 @@
+"""What a job will take, before any money is spent: steps counted, time and cost estimated.
+
+Time on a GPU is arithmetic over throughput: per token 6 floating-point operations per parameter
+when all weights are trained (Kaplan et al. 2020, arXiv:2001.08361), 4 when only adapters are, for
+the gradients of frozen weights are not needed; 2 more with gradient checkpointing. A third of the
+GPU's peak is what fine-tuning gets as a rule. It is right within a factor of two, no better.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from blocks.models import Offer
+from blocks.providers.gpu_names import matches
+from trainer.config import TrainingConfig, TrainingJob
+from trainer.errors import ConfigError, TrainingFailed, from_dict
+
+PATIENCE_SECONDS = 900
+UTILISATION = 0.33
+SETUP_SECONDS = 300.0  # for booting, installing and fetching the model, on a machine elsewhere
+LONG_SECONDS = 1800.0  # more than this is not to be lost with a spot machine
+LONG_STEPS = 1000  # where the time of a step is not known
+TERAFLOPS = {
+    "B200": 2250,
+    "GH200": 989,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "RTX 6000 Ada": 364,
+    "RTX PRO 6000": 503,
+    "RTX 5090": 210,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "RTX A6000": 155,
+    "A6000": 155,
+    "RTX A5000": 111,
+    "A40": 150,
+    "A10": 125,
+    "L4": 121,
+    "V100": 125,
+    "T4": 65,
+}
+"""Dense bfloat16 (V100, T4: float16) tensor throughput as the makers state it, best match first."""
+
+
+def can_estimate() -> bool:
+    """Whether this computer has what counting a job's steps takes: torch."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def estimated(job: TrainingJob) -> dict[str, Any]:
+    """Return what `trainer.estimate` finds out about a job, in a process of its own; blocks.
+
+    Raises:
+        OrchestratorError: the job is wrong, or cannot be estimated.
+    """
+    threads = job.resources.cpu_threads
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "job.json"
+        path.write_text(job.model_dump_json(), encoding="utf-8")
+        try:
+            done = subprocess.run(  # noqa: S603 - our own interpreter
+                [sys.executable, "-m", "trainer.estimate", str(path)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise TrainingFailed(f"The estimate took over {PATIENCE_SECONDS} s.") from None
+    try:
+        facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise TrainingFailed(
+            f"The estimate failed: {reason}.", "Run the job to see more."
+        ) from None
+    if "class" in facts:
+        raise from_dict(facts)
+    return facts
+
+
+def seconds_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> float | None:
+    """Return how long the training takes on an offer's machine, or None when nobody can tell.
+
+    Args:
+        offer: the machine.
+        config: what is trained.
+        facts: as `estimated` returns them.
+    """
+    if not offer.gpu_count:  # taken to be as fast as this computer
+        return None if facts["seconds"] is None else float(facts["seconds"])
+    names = (offer.gpu_type or "", offer.instance_type)
+    peak = next((tf for name, tf in TERAFLOPS.items() if matches([name], *names)), None)
+    if peak is None:
+        return None
+    per_token = (4 if config.peft else 6) + (2 if config.gradient_checkpointing else 0)
+    operations = per_token * facts["parameters"] * _tokens(config, facts)
+    return float(operations / (peak * 1e12 * UTILISATION))
+
+
+def cost_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> float | None:
+    """Return the USD that the job costs on an offer's machine, setting it up included."""
+    seconds = seconds_on(offer, config, facts)
+    return None if seconds is None else offer.price_per_hour * (seconds + SETUP_SECONDS) / 3600
+
+
+def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float | None) -> None:
+    """Refuse a spot machine for a job that would lose too much with it.
+
+    Args:
+        job: the job.
+        facts: as `estimated` returns them, or None.
+        seconds: what the training takes, where it is known.
+
+    Raises:
+        ConfigError: the training goes on for long without a checkpoint.
+    """
+    if job.resources.spot is False:
+        return
+    config = job.training
+    steps = facts["steps"] if facts else (config.max_steps if config.max_steps > 0 else None)
+    unsaved = config.save_steps if steps is None else min(config.save_steps, steps)
+    if facts and seconds:
+        gap = seconds * unsaved / max(1, facts["steps"])
+        long, words = gap > LONG_SECONDS, f"about {gap / 60:.0f} minutes"
+    else:
+        long, words = unsaved >= LONG_STEPS, f"{unsaved} steps"
+    if long:
+        raise ConfigError(
+            f"training.save_steps = {config.save_steps}: on a spot machine, which may be taken back "
+            f"at any time, {words} of training would be lost with it.",
+            "Lower save_steps, or set resources.spot: false.",
+        )
+
+
+def _tokens(config: TrainingConfig, facts: dict[str, Any]) -> float:
+    """Return the tokens of the whole training."""
+    rows = facts["steps"] * config.per_device_train_batch_size * config.gradient_accumulation_steps
+    packed = config.packing if config.packing is not None else config.method == "cpt"
+    mean = config.max_length if packed else facts["tokens"] / max(1, facts["rows"])
+    return float(rows * mean)

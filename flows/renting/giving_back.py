@@ -1,0 +1,73 @@
+"""Giving a machine back: it is gone when the provider says so, not when we have asked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from blocks.keys import MachineKeys
+from blocks.models import Instance
+from blocks.providers.base import Provider
+from blocks.registry import load_provider
+from flows.logger import logger
+from flows.renting.journal import Hire, Journal
+from trainer.errors import OrchestratorError
+
+PATIENCE_SECONDS = 120.0
+LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 10.0  # between two requests: one may have been accepted and ignored
+
+
+async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
+    """Terminate the machine of a row and close the row; tell whether it is certainly gone.
+
+    One that refuses is reported, goes on being charged to the job, and is met again by the next
+    reconcile.
+    """
+    try:
+        provider = await load_provider(hire.provider)
+        if not hire.instance_id:
+            found = await provider.find(hire.name)
+            hire.instance_id = found.id if found else ""
+        gone = not hire.instance_id or await until_gone(provider, hire.instance_id)
+    except OrchestratorError as error:
+        gone = False
+        logger().warning("%s", error)
+    if gone:
+        journal.end(hire, cause)
+        MachineKeys(hire.name).remove()
+    else:
+        hire.cause = f"{cause} (it refuses to go)"
+        journal.save()
+        logger().error(
+            "%s of %s is not gone yet and may cost %.4g USD/h; reconcile goes on asking",
+            hire.instance_id or hire.name,
+            hire.provider,
+            hire.price_per_hour,
+        )
+    await journal.publish()
+    return gone
+
+
+async def until_gone(provider: Provider, id: str, patience: float = PATIENCE_SECONDS) -> bool:
+    """Ask for an end again and again until the provider says gone; False when it never does."""
+    deadline = time.monotonic() + patience
+    asked_at: float | None = None
+    while True:
+        try:
+            now = time.monotonic()
+            if asked_at is None or now - asked_at >= AGAIN_SECONDS:
+                asked_at = now
+                await provider.terminate(id)
+            if not _bills(await provider.describe(id)):
+                return True
+        except OrchestratorError as error:
+            logger().warning("%s", error.message)
+            asked_at = None
+        if time.monotonic() >= deadline:
+            return False
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _bills(instance: Instance) -> bool:
+    return instance.status.is_billing

@@ -1,0 +1,228 @@
+"""Getting a machine for a run: the one it has, one that was kept, or one that is for hire."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from uuid import UUID
+
+from blocks.models import Instance
+from blocks.names import ours
+from blocks.registry import load_provider
+from flows.logger import logger
+from flows.renting import bad_hosts, keeping
+from flows.renting.booting import boot
+from flows.renting.budget import Budget
+from flows.renting.giving_back import give_back
+from flows.renting.journal import Hire, Journal
+from flows.renting.market import Choice, Market, market, providers_of
+from flows.run_folder import RunFolder
+from trainer.config import TrainingJob
+from trainer.errors import (
+    Action,
+    CapacityError,
+    ConnectionLost,
+    CredentialsError,
+    FundsError,
+    OrchestratorError,
+)
+
+FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
+LOOK_SECONDS = 1.0
+
+
+class Hiring:
+    """Gets the machine of one run."""
+
+    def __init__(self, job: TrainingJob, run: RunFolder, journal: Journal, budget: Budget) -> None:
+        self._job = job
+        self._run_id = UUID(run.run_id)
+        self._journal = journal
+        self._budget = budget
+
+    async def machine(self) -> Instance:
+        """Return a machine that is ready to install on.
+
+        Raises:
+            CapacityError: no offer led to one; it names each that was tried.
+            BudgetExceeded: the money ran out on the way; nothing is left running.
+            CredentialsError, FundsError: the only provider does not serve this account.
+        """
+        return await self._adopted() or await self._kept() or await self._hired()
+
+    async def _adopted(self) -> Instance | None:
+        """Return the machine that an earlier process of this run hired, where it is of use."""
+        await self._note_strangers()
+        ready: Instance | None = None
+        for hire in reversed(self._journal.hires):
+            if not hire.is_open:
+                continue
+            if ready is not None:  # two of them: the younger one is in use
+                await give_back(self._journal, hire, "not needed")
+                continue
+            instance = await self._settled(hire)
+            if instance is None:
+                self._journal.end(hire, hire.cause or "never hired")
+                continue
+            logger().info("adopted %s (%s) from an earlier attempt", hire.name, instance.id)
+            ready = await self._ready(hire, instance)
+        return ready
+
+    async def _note_strangers(self) -> None:
+        """Open a row for every machine of this run in the accounts that the journal lacks."""
+        for provider in await providers_of(self._job):
+            for instance in await provider.instances():
+                hired = ours(instance.name)
+                if not hired or hired.run_id != self._run_id or not instance.status.is_billing:
+                    continue
+                hire = self._journal.by_name(instance.name)
+                if hire is None:
+                    hire = self._journal.add(
+                        instance.name, hired.attempt, instance.as_offer(), provider.label
+                    )
+                hire.instance_id = instance.id
+                if not hire.is_open:  # given up as never hired, and here it is
+                    hire.ended_at = None
+        self._journal.hires.sort(key=lambda hire: hire.attempt)
+        self._journal.save()
+
+    async def _settled(self, hire: Hire) -> Instance | None:
+        """Return the instance of an open row; a fresh one may be missing from lists for a while."""
+        provider = await load_provider(hire.provider)
+        deadline = time.monotonic() + max(0.0, provider.settle_seconds - hire.seconds())
+        while True:
+            instance = await provider.find(hire.name)
+            if instance or time.monotonic() >= deadline:
+                return instance
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _kept(self) -> Instance | None:
+        """Return a machine that an earlier job of the same shape left for this one."""
+        for provider in await providers_of(self._job):
+            claimed = await keeping.claim(provider, self._job, self._journal)
+            if claimed:
+                hire, instance = claimed
+                logger().info("goes on with the kept machine %s", instance.id)
+                if ready := await self._ready(hire, instance):
+                    return ready
+        return None
+
+    async def _hired(self) -> Instance:
+        """Try offer after offer."""
+        tried: dict[tuple[str, str, str, str], str] = {}
+        silent: dict[str, OrchestratorError] = {}
+        offers, read_at = await market(self._job), time.monotonic()
+        while len(tried) < self._job.limits.max_offers:
+            if time.monotonic() - read_at > FRESH_SECONDS:  # prices and stock move
+                offers, read_at = await market(self._job), time.monotonic()
+            choice = next(
+                (
+                    choice
+                    for choice in offers.choices
+                    if _key(choice) not in tried and choice.provider.label not in silent
+                ),
+                None,
+            )
+            if choice is None:
+                break
+            hire = self._journal.begin(choice.offer, choice.provider.label)
+            try:
+                instance = await self._take(choice, hire)
+            except (CredentialsError, FundsError, ConnectionLost) as error:
+                silent[choice.provider.label] = error
+                await self._drop(hire, error)
+                continue
+            except OrchestratorError as error:
+                tried[_key(choice)] = (
+                    f"{choice.provider.label} {choice.offer.instance_type}: {error.message}"
+                )
+                await self._drop(hire, error)
+                if error.action is Action.STOP:
+                    raise
+                continue
+            if ready := await self._ready(hire, instance):
+                return ready
+            tried[_key(choice)] = (
+                f"{choice.provider.label} {choice.offer.instance_type}: {hire.cause}"
+            )
+        raise _nothing(offers, tried, silent)
+
+    async def _take(self, choice: Choice, hire: Hire) -> Instance:
+        """Order one machine."""
+        logger().info("machine %d: %s", hire.attempt, choice)
+        await self._journal.publish()
+        if self._budget.left() <= 0:
+            raise self._budget.exceeded()
+        key = None if choice.provider.is_home else keeping.public_key(hire.name)
+        instance = await choice.provider.launch(choice.offer, hire.name, key)
+        hire.instance_id = instance.id
+        self._charge(hire, instance)
+        self._journal.save()
+        return instance
+
+    async def _ready(self, hire: Hire, instance: Instance) -> Instance | None:
+        """Wait until a machine is ready; None when it is given up, and given back."""
+        hire.instance_id = instance.id
+        self._charge(hire, instance)
+        provider = await load_provider(hire.provider)
+        try:
+            async with self._budget.guard(hire.price_per_hour):
+                ready = await boot(provider, hire, instance, self._job)
+            self._refuse_dearer(hire, ready)
+        except OrchestratorError as error:
+            bad_hosts.remember(hire.provider, hire.host)
+            await self._drop(hire, error)
+            if error.action is Action.STOP:
+                raise
+            return None
+        self._charge(hire, ready)
+        hire.workspace, hire.held_since = ready.workspace, 0.0
+        self._journal.save()
+        await self._journal.publish()
+        return ready
+
+    def _charge(self, hire: Hire, instance: Instance) -> None:
+        if instance.price_per_hour > 0:
+            hire.price_per_hour = instance.price_per_hour
+
+    def _refuse_dearer(self, hire: Hire, instance: Instance) -> None:
+        cap = self._job.limits.max_price_per_hour
+        if cap is not None and instance.price_per_hour > cap:
+            raise CapacityError(
+                f"{instance.id} is billed at {instance.price_per_hour:g} USD/h, more than "
+                f"limits.max_price_per_hour = {cap:g}."
+            )
+
+    async def _drop(self, hire: Hire, error: OrchestratorError) -> None:
+        logger().warning("machine %d: %s", hire.attempt, error.message)
+        await give_back(self._journal, hire, f"{type(error).__name__}: {error.message}")
+
+
+def _key(choice: Choice) -> tuple[str, str, str, str]:
+    """Return what tells an offer from others when all are asked for again."""
+    offer = choice.offer
+    return choice.provider.label, offer.id, offer.instance_type, offer.region
+
+
+def _nothing(
+    offers: Market,
+    tried: dict[tuple[str, str, str, str], str],
+    silent: dict[str, OrchestratorError],
+) -> OrchestratorError:
+    if not tried and silent:
+        return (
+            next(iter(silent.values()))
+            if len(silent) == 1
+            else CapacityError(
+                "No provider can be used: "
+                + "; ".join(f"{label}: {error.message}" for label, error in silent.items())
+            )
+        )
+    if not tried:
+        return offers.why_empty()
+    problems = [
+        f"{label}: {error.message}" for label, error in {**offers.problems, **silent}.items()
+    ]
+    return CapacityError(
+        f"None of {len(tried)} offers led to a machine: {' '.join([*tried.values(), *problems])}"
+    )

@@ -1,0 +1,225 @@
+"""What a run hired: every machine, why it was left, and what it cost.
+
+A row is written before a machine is ordered and closed when the provider says that it is gone,
+so failed boots, idle time and machines that refuse to go are all paid for here as they are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.exceptions import PrefectHTTPStatusError
+
+from blocks.models import Offer
+from blocks.names import run_name
+from flows.run_folder import RunFolder
+from trainer.files import read_json, replace_json
+
+MACHINES = "training-machines"
+HOUR = 3600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Hire:
+    """One machine, or one attempt to get one. Times are UTC, ISO 8601."""
+
+    attempt: int
+    name: str
+    provider: str
+    """The provider's label; see `Provider.label`."""
+    instance_type: str
+    region: str
+    spot: bool
+    price_per_hour: float
+    """USD per hour: as offered, then as billed."""
+    host: str = ""
+    instance_id: str = ""
+    """The provider's own name for it; empty while nothing is known to be hired."""
+    workspace: str = ""
+    """Its job directory, once it was ready."""
+    held_since: float = 0.0
+    """Unix seconds since when it is kept only for what could not be fetched from it yet."""
+    started_at: str = ""
+    ended_at: str | None = None
+    cause: str = ""
+    """Why it was given back or never came to be."""
+    metered_seconds: float = 0.0
+    """How long it was billed until `metered_at`."""
+    metered_at: str = ""
+    _since: float = field(default_factory=time.monotonic, repr=False)
+
+    def __post_init__(self) -> None:
+        """Count in what passed while no process of ours metered; our clock may have jumped."""
+        if self.metered_at and self.is_open:
+            gap = datetime.now(UTC) - datetime.fromisoformat(self.metered_at)
+            self.metered_seconds += max(0.0, gap.total_seconds())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still cost money."""
+        return self.ended_at is None
+
+    def seconds(self) -> float:
+        """Return how long it has been, or was, billed; by the monotonic clock while we live."""
+        running = time.monotonic() - self._since if self.is_open else 0.0
+        return self.metered_seconds + running
+
+    def meter(self) -> None:
+        """Take down the time that has passed."""
+        self.metered_seconds, self._since = self.seconds(), time.monotonic()
+        self.metered_at = _now()
+
+    def cost(self) -> float:
+        """Return what it has cost so far, in USD."""
+        return self.price_per_hour * self.seconds() / HOUR
+
+
+@dataclass(slots=True)
+class Journal:
+    """The machines of one run, oldest first, kept in its folder."""
+
+    run: RunFolder
+    hires: list[Hire] = field(default_factory=list)
+    lost_machines: int = 0
+    """How many were lost or taken back while the job was on them."""
+    lost_steps: int = 0
+    """How many steps were trained on them beyond their newest checkpoint at home."""
+    revivals: int = 0
+    """How often reconcile had the run executed again."""
+    artifact_id: str | None = None
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Journal:
+        """Return a run's journal; an empty one when nothing was hired yet."""
+        record = read_json(run.journal) or {}
+        hires = [Hire(**_known(row)) for row in record.get("machines", [])]
+        return cls(
+            run,
+            hires,
+            int(record.get("lost_machines", 0)),
+            int(record.get("lost_steps", 0)),
+            int(record.get("revivals", 0)),
+            record.get("artifact_id"),
+        )
+
+    def begin(self, offer: Offer, provider: str) -> Hire:
+        """Open the row of a machine that is about to be ordered; the row holds its name."""
+        attempt = 1 + max((hire.attempt for hire in self.hires), default=0)
+        return self.add(run_name(UUID(self.run.run_id), attempt), attempt, offer, provider)
+
+    def add(self, name: str, attempt: int, offer: Offer, provider: str) -> Hire:
+        """Open the row of a machine that has a name already."""
+        hire = Hire(
+            attempt=attempt,
+            name=name,
+            provider=provider,
+            instance_type=offer.instance_type,
+            region=offer.region,
+            spot=offer.spot,
+            price_per_hour=offer.price_per_hour,
+            host=offer.host,
+            started_at=_now(),
+            metered_at=_now(),
+        )
+        self.hires.append(hire)
+        self.save()
+        return hire
+
+    def end(self, hire: Hire, cause: str) -> None:
+        """Close a row: the machine is gone, or never was."""
+        if hire.is_open:
+            hire.meter()
+            hire.ended_at, hire.cause = _now(), hire.cause or cause
+            if not hire.instance_id:
+                hire.metered_seconds = 0.0  # nothing came of it
+            self.save()
+
+    def current(self) -> Hire | None:
+        """Return the newest row that is open."""
+        return next((hire for hire in reversed(self.hires) if hire.is_open), None)
+
+    def by_name(self, name: str) -> Hire | None:
+        """Return the row of a machine."""
+        return next((hire for hire in self.hires if hire.name == name), None)
+
+    def cost(self) -> float:
+        """Return what the run has cost so far, in USD."""
+        return sum(hire.cost() for hire in self.hires)
+
+    def save(self) -> None:
+        """Write the journal to the run's folder."""
+        for hire in self.hires:
+            if hire.is_open:
+                hire.meter()
+        record = {
+            "machines": [_record(hire) for hire in self.hires],
+            "lost_machines": self.lost_machines,
+            "lost_steps": self.lost_steps,
+            "revivals": self.revivals,
+            "artifact_id": self.artifact_id,
+        }
+        replace_json(self.run.journal, record)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the rows as a person reads them."""
+        return [
+            {
+                "attempt": hire.attempt,
+                "provider": hire.provider,
+                "offer": hire.instance_type + (" (spot)" if hire.spot else ""),
+                "region": hire.region,
+                "USD/h": round(hire.price_per_hour, 4),
+                "seconds": round(hire.seconds(), 1),
+                "USD": round(hire.cost(), 4),
+                "outcome": hire.cause or "in use",
+                "instance": hire.instance_id,
+            }
+            for hire in self.hires
+        ]
+
+    async def publish(self) -> None:
+        """Show the rows in Prefect, in one table that is updated in place.
+
+        What Prefect does not take now it gets the next time: this is a view, no record.
+        """
+        data = json.dumps(self.table())
+        try:
+            async with get_client() as client:
+                if self.artifact_id:
+                    await client.update_artifact(UUID(self.artifact_id), ArtifactUpdate(data=data))
+                    return
+                made = await client.create_artifact(
+                    ArtifactCreate(
+                        key=MACHINES,
+                        type="table",
+                        description="Every machine that was tried: offer, time, cost, outcome",
+                        data=data,
+                        flow_run_id=UUID(self.run.run_id),
+                    )
+                )
+        except (httpx.HTTPError, PrefectHTTPStatusError):
+            return
+        self.artifact_id = str(made.id)
+        self.save()
+
+
+def _record(hire: Hire) -> dict[str, Any]:
+    return {k: v for k, v in dataclasses.asdict(hire).items() if not k.startswith("_")}
+
+
+def _known(row: dict[str, Any]) -> dict[str, Any]:
+    names = {entry.name for entry in dataclasses.fields(Hire)} - {"_since"}
+    return {name: value for name, value in row.items() if name in names}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,47 @@
+"""The lease of a rented machine: renewed while anybody of ours lives, and its end without us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from blocks.machines.sentinel import arm, renew
+from blocks.models import Instance
+from blocks.registry import load_provider
+from trainer.config import TrainingJob
+from trainer.errors import OrchestratorError
+
+MOST_SECONDS = 30.0  # between two renewals
+
+
+@asynccontextmanager
+async def renewed(job: TrainingJob, instance: Instance) -> AsyncIterator[None]:
+    """Renew the lease of a machine while the body runs; this computer needs none."""
+    provider = await load_provider(instance.provider)
+    if provider.is_home:
+        yield
+        return
+    renewing = asyncio.create_task(_renew(job.limits.lease_minutes * 60, instance))
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await asyncio.gather(renewing, return_exceptions=True)
+
+
+async def _renew(term: float, instance: Instance) -> None:
+    provider = await load_provider(instance.provider)
+    base = base_of(instance)
+    async with provider.machine(instance) as machine:
+        while True:
+            with suppress(OrchestratorError, TimeoutError):  # others notice, and decide
+                async with asyncio.timeout(term):
+                    if not await renew(machine, base, instance.workspace, term):
+                        await arm(machine, base, term, provider.farewell)
+            await asyncio.sleep(min(MOST_SECONDS, term / 5))
+
+
+def base_of(instance: Instance) -> str:
+    """Return the folder on the machine in which all of ours is."""
+    return instance.workspace.rpartition("/jobs/")[0]

@@ -1,0 +1,54 @@
+"""Losing a machine: what it cost in steps, and whether the job may have another."""
+
+from __future__ import annotations
+
+from flows.logger import logger
+from flows.renting.giving_back import give_back
+from flows.renting.journal import Journal
+from flows.run_folder import RunFolder
+from trainer.checkpoints import newest_valid, step_of
+from trainer.config import TrainingJob
+from trainer.errors import MachineLost
+from trainer.metrics import read_metrics
+
+
+async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineLost) -> None:
+    """Give a lost machine back, and return when the job may go on with another.
+
+    Raises:
+        MachineLost: the job lost more machines, or more steps, than its limits allow.
+    """
+    journal = Journal.of(run)
+    hire = journal.by_name(name)
+    lost = _steps_beyond_checkpoint(run)
+    journal.lost_machines += 1
+    journal.lost_steps += lost
+    journal.save()
+    logger().warning(
+        "%s %d steps are trained again on another machine (%d lost so far)",
+        error.message,
+        lost,
+        journal.lost_machines,
+    )
+    if hire:
+        await give_back(journal, hire, f"{type(error).__name__}: {error.message}")
+    limits = job.limits
+    if journal.lost_machines > limits.max_machine_losses:
+        raise MachineLost(
+            f"{journal.lost_machines} machines were lost, more than limits.max_machine_losses = "
+            f"{limits.max_machine_losses}; the last: {error.message}",
+            "Choose machines that are not spot, or raise the limit, and resume the job.",
+        ) from error
+    if limits.max_lost_steps is not None and journal.lost_steps > limits.max_lost_steps:
+        raise MachineLost(
+            f"{journal.lost_steps} steps were lost with {journal.lost_machines} machines, more "
+            f"than limits.max_lost_steps = {limits.max_lost_steps}.",
+            "Lower save_steps so that less is lost, or raise the limit, and resume the job.",
+        ) from error
+
+
+def _steps_beyond_checkpoint(run: RunFolder) -> int:
+    steps, _ = read_metrics(run.metrics)
+    checkpoint, _ = newest_valid(run.checkpoints)
+    saved = step_of(checkpoint) if checkpoint else 0
+    return max(0, max(steps, default=0) - saved)

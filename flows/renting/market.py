@@ -1,0 +1,117 @@
+"""What there is for hire: the offers of a job's providers, in the order in which they are tried."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from blocks.models import Offer
+from blocks.providers.base import Provider
+from blocks.registry import configured_providers, load_provider
+from flows.renting.bad_hosts import is_bad
+from trainer.config import Limits, Resources, TrainingJob
+from trainer.errors import CapacityError, ConfigError, OrchestratorError
+
+ANY = "any"
+HOW_TO_SET_UP = "Set SSH_HOSTS, RUNPOD_API_KEY, LAMBDA_API_KEY or VAST_API_KEY, or save a block in Prefect's UI."
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An offer and who makes it."""
+
+    provider: Provider
+    offer: Offer
+
+    def __str__(self) -> str:
+        offer = self.offer
+        gpu = f"{offer.gpu_count} × {offer.gpu_type}" if offer.gpu_count else "CPU"
+        spot = ", spot" if offer.spot else ""
+        return (
+            f"{self.provider.label} {offer.instance_type} ({gpu}{spot}) in {offer.region} "
+            f"at {offer.price_per_hour:.4g} USD/h"
+        )
+
+
+@dataclass(slots=True)
+class Market:
+    """The offers, first choice first, and what kept a provider from making any."""
+
+    choices: list[Choice] = field(default_factory=list)
+    problems: dict[str, OrchestratorError] = field(default_factory=dict)
+    """By the provider's label."""
+
+    def why_empty(self) -> OrchestratorError:
+        """Return the error that tells why there is nothing to choose from."""
+        if len(self.problems) == 1:
+            return next(iter(self.problems.values()))
+        causes = "; ".join(f"{label}: {error.message}" for label, error in self.problems.items())
+        return CapacityError(f"No provider has a machine for this job: {causes}")
+
+
+async def market(job: TrainingJob) -> Market:
+    """Ask all providers of a job at once.
+
+    Providers come in the job's order, the offers of each cheapest first; with `any` the cheapest
+    of all comes first.
+
+    Raises:
+        ConfigError: a provider is not known, or none is set up.
+    """
+    providers = await providers_of(job)
+    resources = _resources(job, providers)
+    answers = await asyncio.gather(
+        *(_offers(provider, resources, job.limits) for provider in providers)
+    )
+    found = Market()
+    for provider, answer in zip(providers, answers, strict=True):
+        if isinstance(answer, OrchestratorError):
+            found.problems[provider.label] = answer
+        else:
+            found.choices += [Choice(provider, offer) for offer in answer]
+    if ANY in job.providers:
+        found.choices.sort(key=lambda choice: choice.offer.price_per_hour)
+    return found
+
+
+async def providers_of(job: TrainingJob) -> list[Provider]:
+    """Return the providers that a job names, in its order.
+
+    Raises:
+        ConfigError: one is not known, or none is set up.
+    """
+    if ANY in job.providers:
+        return await configured_providers()
+    providers = [await load_provider(label) for label in job.providers]
+    lacking = [provider for provider in providers if not provider.is_configured()]
+    if lacking and len(lacking) == len(providers):
+        names = ", ".join(provider.label for provider in lacking)
+        raise ConfigError(f"provider = {names}: no credentials are set.", HOW_TO_SET_UP)
+    return [provider for provider in providers if provider.is_configured()]
+
+
+def _resources(job: TrainingJob, providers: list[Provider]) -> Resources:
+    """Return what is asked for; who may get any machine does not want this computer's CPU."""
+    wanted = job.resources
+    if wanted.gpu_count is None and len(providers) > 1:
+        return wanted.model_copy(update={"gpu_count": 1})
+    return wanted
+
+
+async def _offers(
+    provider: Provider, resources: Resources, limits: Limits
+) -> list[Offer] | OrchestratorError:
+    try:
+        offers = await provider.offers(resources, limits)
+    except OrchestratorError as error:
+        return error
+    cap = limits.max_price_per_hour
+    within = [offer for offer in offers if cap is None or offer.price_per_hour <= cap]
+    good = [offer for offer in within if not is_bad(provider.label, offer)]
+    if not within:
+        return CapacityError(
+            f"All {len(offers)} offers of {provider.label} cost more than "
+            f"limits.max_price_per_hour = {cap:g}."
+        )
+    # Rather a host that failed within the hour than none.
+    return good or within

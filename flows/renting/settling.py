@@ -1,0 +1,144 @@
+"""Bringing the machines of a run to their end when its flow no longer does: nothing is lost.
+
+The training is asked to save and stop, what only the machine holds comes home, and then it is
+given back. A step that fails leaves the machine to the next reconcile, which tries again, and to
+its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from contextlib import aclosing
+from pathlib import Path
+from uuid import UUID
+
+from blocks.machines.base import Machine
+from blocks.models import Instance
+from blocks.providers.base import Provider
+from blocks.registry import load_provider
+from flows.logger import logger
+from flows.renting.giving_back import give_back
+from flows.renting.journal import Hire, Journal
+from flows.run_folder import RunFolder
+from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.fetching import fetch_folder
+from flows.streaming.log_shipper import ship_rest
+from flows.streaming.training import ask, parse_status_text
+from trainer.config import TrainingJob
+from trainer.errors import OrchestratorError
+from trainer.job_directory import Desired, JobState, Status
+from trainer.manifest import verify
+
+LOOK_SECONDS = 1.0
+EXTRA_SECONDS = 15.0  # beyond the grace that the training has to save
+
+
+async def settle_run(job: TrainingJob, run: RunFolder, cause: str) -> bool:
+    """Settle every open machine of a run; tell whether all are gone, or need not go."""
+    journal = Journal.of(run)
+    done = True
+    for hire in [hire for hire in journal.hires if hire.is_open]:
+        try:
+            done = await settle(job, run, journal, hire, cause) and done
+        except OrchestratorError as error:
+            logger().error("%s is not settled: %s", hire.name, error)
+            done = False
+    return done
+
+
+async def settle(
+    job: TrainingJob, run: RunFolder, journal: Journal, hire: Hire, cause: str
+) -> bool:
+    """Stop the training on a machine, save what it holds, and give it back.
+
+    Returns:
+        Whether nothing is left to do.
+    """
+    provider = await load_provider(hire.provider)
+    instance = await provider.find(hire.name)
+    if instance is None or instance.status.is_lost:
+        return await give_back(journal, hire, cause)
+    instance = dataclasses.replace(instance, workspace=hire.workspace or instance.workspace)
+    if provider.is_home:  # its job directory stays: it costs nothing, and can be resumed from
+        async with provider.machine(instance) as machine:
+            await _stop(job, machine, instance, cause)
+        return True
+    if hire.workspace and not await _saved(job, run, journal, hire, instance, provider, cause):
+        return False
+    return await give_back(journal, hire, cause)
+
+
+async def _saved(
+    job: TrainingJob,
+    run: RunFolder,
+    journal: Journal,
+    hire: Hire,
+    instance: Instance,
+    provider: Provider,
+    cause: str,
+) -> bool:
+    """Whether the machine may go: what it holds is home, or was waited for long enough."""
+    try:
+        async with provider.machine(instance) as machine:
+            await _stop(job, machine, instance, cause)
+            await _bring_home(machine, instance, run)
+    except (OrchestratorError, TimeoutError) as error:
+        logger().error("what %s holds is not home: %s", instance.id, error)
+    else:
+        return True
+    hire.held_since = hire.held_since or time.time()
+    journal.save()
+    waited = time.time() - hire.held_since
+    if job.limits.teardown == "always" or waited > job.limits.lease_minutes * 60:
+        logger().error("%s is given back all the same", instance.id)
+        return True
+    return False
+
+
+async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: str) -> None:
+    """Ask for a checkpoint and an end, and wait for it; whoever does not end dies with the machine."""
+    status = await _status(machine, instance)
+    if status.state is JobState.CREATED or _has_ended(status):
+        return
+    await ask(machine, instance.workspace, job.limits, Desired.STOP, cause)
+    deadline = time.monotonic() + job.limits.stop_grace_seconds + EXTRA_SECONDS
+    while not _has_ended(status) and time.monotonic() < deadline:
+        await asyncio.sleep(LOOK_SECONDS)
+        status = await _status(machine, instance)
+
+
+async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
+    """Fetch the rest of log and metrics, the newest checkpoint, and the output of a finished job."""
+    workspace = instance.workspace
+    for name, mirror in (("train.log", run.log), ("metrics.jsonl", run.metrics)):
+        await _rest(machine, f"{workspace}/{name}", mirror)
+    await ship_rest(UUID(run.run_id), run)
+    await CheckpointMirror(machine, workspace, run.checkpoints).sync()
+    if (await _status(machine, instance)).state is JobState.COMPLETED:
+        await fetch_folder(machine, f"{workspace}/output", run.rescued)
+        verify(run.rescued)
+
+
+async def _rest(machine: Machine, source: str, mirror: Path) -> None:
+    """Append what the mirror lacks."""
+    result = await machine.run(["wc", "-c", source], timeout=60)
+    size = int(result.stdout.split()[0]) if result.exit_code == 0 else 0
+    with mirror.open("ab") as stream:
+        if stream.tell() >= size:
+            return
+        async with aclosing(machine.follow(source, stream.tell())) as chunks:
+            async for chunk in chunks:
+                stream.write(chunk)
+                if stream.tell() >= size:
+                    return
+
+
+async def _status(machine: Machine, instance: Instance) -> Status:
+    content = await machine.read(f"{instance.workspace}/status.json")
+    return parse_status_text(content)
+
+
+def _has_ended(status: Status) -> bool:
+    return status.state.at_rest and status.finished_at is not None

@@ -1,0 +1,223 @@
+"""The Python environment of the trainer on a machine: the image's own packages, and what it lacks.
+
+    {base}/envs/<key>/        a virtual environment; `ready` in it while it is whole
+        site-packages/        the trainer, unpacked, and what had to be installed
+        site-packages/reused.pth    the packages of the Python it is made of, where that has torch
+
+What is there already costs three round trips once, and one from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shlex
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+from packaging.requirements import Requirement
+
+from blocks.machines.base import Machine
+from flows.setup import environment_builder
+from flows.setup.pythons import FULL, PROBE, Python, Survey, lacks_torch, survey, unwritable
+from trainer.errors import DependencyError, DiskFull
+
+BUILDER = Path(environment_builder.__file__).read_text(encoding="utf-8")
+NEWEST = "3.12"  # what uv installs where there is no Python that serves
+KEY_DIGITS = 12
+Log = Callable[[str], None]
+
+FETCH_PYTHON = r"""
+base=$1 version=$2 uv=$3
+[ -n "$uv" ] || for python in python3 python; do
+    if "$python" -m pip install --quiet --target "$base/tools" uv; then
+        uv=$base/tools/bin/uv
+        break
+    fi
+done
+[ -n "$uv" ] || { echo "there is no uv, and pip cannot install it"; exit 1; }
+UV_PYTHON_INSTALL_DIR="$base/python" UV_PYTHON_INSTALL_BIN=0 "$uv" python install "$version"
+"""
+
+
+async def prepare(machine: Machine, base: str, wheel: Path, log: Log) -> str:
+    """Return the Python by which the trainer runs on a machine, after making it ready.
+
+    Calling it again installs nothing. Two jobs that call it at once wait for each other.
+
+    Args:
+        machine: where the trainer shall run.
+        base: our folder there, absolute.
+        wheel: what `flows.setup.wheel.trainer_wheel` made.
+        log: takes lines that tell what goes on.
+
+    Raises:
+        DependencyError: no Python serves, or something cannot be installed; it says what.
+        DiskFull: there is no room.
+    """
+    begun = time.monotonic()
+    work = _Preparation(machine, base, wheel, log)
+    python = await work.ready_python() or await work.new_python()
+    versions = [f"{name} {version}" for name, version in python.installed.items() if version]
+    seconds = time.monotonic() - begun
+    log(f"environment ready in {seconds:.1f} s: Python {python.version}, {', '.join(versions)}")
+    return python.executable
+
+
+def wheel_requirements(wheel: Path) -> list[Requirement]:
+    """Return what a wheel requires."""
+    stem = "-".join(wheel.name.split("-")[:2])
+    with zipfile.ZipFile(wheel) as archive:
+        info = zipfile.Path(archive, f"{stem}.dist-info/")
+        # It reads no more of a path than its `/` and read_text, which a zip's path has too.
+        found = importlib.metadata.PathDistribution(info).requires or []
+    return [Requirement(text) for text in found]
+
+
+class _Preparation:
+    """One call of `prepare`."""
+
+    def __init__(self, machine: Machine, base: str, wheel: Path, log: Log) -> None:
+        self.machine = machine
+        self.base = base
+        self.wheel = wheel
+        self.log = log
+        self.key = _key(wheel.name)
+        self.requirements = wheel_requirements(wheel)
+        self.found = Survey()
+
+    async def ready_python(self) -> Python | None:
+        """Return the Python of an environment that lacks nothing, in one round trip."""
+        self.found = await self._look(every=False)
+        return next((p for p in self.found.ready if not p.missing(self.requirements)), None)
+
+    async def new_python(self) -> Python:
+        """Make an environment of the best Python there is, and install what it lacks."""
+        if self.found.ready:  # one is there, and lacks something: perhaps another serves better
+            self.found = await self._look(every=True)
+        best = self.found.best() or await self._fetch_python()
+        # Not with another torch than ours: what was compiled for it would be seen, and break.
+        reused = not lacks_torch(best.missing(self.requirements))
+        environment = f"{self.base}/envs/{self.key}-{_key(f'{best.executable} {reused}')}"
+        python = await self._build(best, environment, best.sites if reused else [])
+        if missing := python.missing(self.requirements):
+            await self._install(environment, missing, reused=reused)
+            python = await self._look_again(missing)
+        return python
+
+    async def _look(self, *, every: bool) -> Survey:
+        return await survey(self.machine, self.base, self.key, self.requirements, every=every)
+
+    async def _look_again(self, missing: Sequence[Requirement]) -> Python:
+        python = await self.ready_python()
+        if python is None:
+            raise DependencyError(
+                f"{_names(missing)} cannot be found on the machine after being installed.",
+                f"Remove {self.base}/envs there and run the job again.",
+            )
+        return python
+
+    async def _fetch_python(self) -> Python:
+        versions = sorted({python.version for python in self.found.pythons})
+        has = f"has Python {', '.join(versions)}" if versions else "has no Python"
+        self.log(f"the machine {has}; fetching Python {NEWEST} with uv")
+        lines = _Lines(self.log)
+        script = shlex.join(["sh", "-c", FETCH_PYTHON, "sh", self.base, NEWEST, self.found.uv])
+        try:
+            await self.machine.run_shell([script], cwd=self.base, log=lines)
+        except DependencyError as error:
+            raise DependencyError(
+                f"The machine {has}, the trainer needs 3.11 or newer, and uv could not fetch one: "
+                f"{lines.cause()}.",
+                "Choose an image with Python 3.11 or newer, or install uv on the machine.",
+            ) from error
+        self.found = await self._look(every=True)
+        if best := self.found.best():
+            return best
+        raise DependencyError(
+            f"The machine {has}, and the Python that uv fetched does not run.",
+            "Choose an image with Python 3.11 or newer.",
+        )
+
+    async def _build(self, best: Python, environment: str, sites: Sequence[str]) -> Python:
+        """Make the environment unless somebody did, and return its Python."""
+        copy = f"{self.base}/wheels/{uuid4().hex}.whl"
+        await self.machine.upload(self.wheel, copy)
+        settings = {
+            "environment": environment,
+            "sites": list(sites),
+            "wheel": copy,
+            "probe": ["-c", PROBE, *(wanted.name for wanted in self.requirements)],
+        }
+        command = [best.executable, "-c", BUILDER, "build", json.dumps(settings)]
+        # No timeout: it waits while another job installs there.
+        result = await self.machine.run(command, cwd="/")
+        if result.exit_code:
+            last = result.stderr.strip().rpartition("\n")[2]
+            raise DependencyError(
+                f"{best.executable} on the machine cannot make a virtual environment: {last}.",
+                "Choose another image, or install Python 3.11 or newer with its venv module.",
+            )
+        answer = json.loads(result.stdout.splitlines()[-1])
+        if "error" in answer:
+            raise unwritable(environment, answer["error"])
+        return Python(**answer)
+
+    async def _install(
+        self, environment: str, missing: Sequence[Requirement], *, reused: bool
+    ) -> None:
+        self.log(f"installing {_names(missing)}")
+        settings = {
+            "environment": environment,
+            "requirements": [str(wanted) for wanted in missing],
+            "uv": self.found.uv,
+            "reused": reused,
+        }
+        python = f"{environment}/bin/python"
+        script = shlex.join([python, "-c", BUILDER, "install", json.dumps(settings)])
+        lines = _Lines(self.log)
+        try:
+            await self.machine.run_shell([script], cwd=self.base, log=lines)
+        except DependencyError as error:
+            if lines.full:
+                raise DiskFull(
+                    f"The machine's disk is full; {_names(missing)} did not fit: {lines.cause()}.",
+                    "Raise resources.disk_gb, or choose an image that has them.",
+                ) from error
+            raise DependencyError(
+                f"{_names(missing)} cannot be installed on the machine: {lines.cause()}.",
+                "See that it reaches a package index, or choose an image that has them.",
+            ) from error
+
+
+class _Lines:
+    """Passes lines on, and remembers those that tell why it failed."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._last = self._error = ""
+        self.full = False
+        """Whether a line told of a full disk."""
+
+    def __call__(self, line: str) -> None:
+        self._log(line)
+        self._last = line.strip() or self._last
+        if line.lower().startswith("error"):
+            self._error = line.strip()
+        self.full = self.full or FULL in line
+
+    def cause(self) -> str:
+        """Return the line that names the failure, without its full stop."""
+        return (self._error or self._last or "it printed nothing").rstrip(".")
+
+
+def _names(requirements: Sequence[Requirement]) -> str:
+    return ", ".join(str(wanted) for wanted in requirements)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]

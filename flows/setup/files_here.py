@@ -1,0 +1,205 @@
+"""What of a job's model and data is on this computer: the files, and their SHA-256."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from blocks.home import home, private_folder
+from trainer.config import TrainingConfig
+from trainer.data.reading import names_hub_dataset, open_source
+from trainer.errors import ConfigError, DataError
+from trainer.files import read_json, replace_json, sha256_of
+from trainer.model import check_model_files
+
+WORTH_NOTING = 16 << 20  # bytes; a smaller file is hashed sooner than its note is read
+KEY_DIGITS = 16  # hexadecimal, of what a name on the machine is made of
+TENSORS = "*.safetensors"
+OTHER_WEIGHTS = (
+    *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.ot"),
+)
+"""Weights in other formats: superfluous beside safetensors."""
+NO_PART_OF_A_MODEL = (
+    *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
+    *("trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
+)
+"""What training left beside a model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One thing that a job file names and that is on this computer."""
+
+    field: str
+    """As in the job file, such as dataset.path."""
+    path: Path
+    is_folder: bool
+    files: dict[str, Path]
+    """The files by their names on the machine, relative to where the item goes."""
+
+    @property
+    def name(self) -> str:
+        """What it is called on the machine too: a suffix says how to read a file."""
+        name = self.path.absolute().name
+        return name if name not in {"", ".."} else "folder"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is told of a file by its content and by its owner's file system."""
+
+    sha256: str
+    bytes: int
+
+
+def items_of(config: TrainingConfig) -> list[Item]:
+    """Return what of a job's model and data is on this computer.
+
+    Names on the Hub, and absolute paths that are not here, are left to the machine.
+
+    Raises:
+        ConfigError: a relative path leads nowhere, or a folder has what cannot be sent.
+    """
+    data = config.dataset
+    found = [_model(config), _dataset("dataset.path", data.path)]
+    if data.eval_path:
+        found.append(_dataset("dataset.eval_path", data.eval_path))
+    return [item for item in found if item]
+
+
+def _model(config: TrainingConfig) -> Item | None:
+    folder = Path(config.model).expanduser()
+    if not folder.exists():
+        if not Path(config.model).expanduser().is_absolute():
+            check_model_files(config.model)
+        return None
+    check_model_files(config.model)
+    files = {
+        name: path
+        for name, path in _walk("training.model", folder).items()
+        if not _matches(name, NO_PART_OF_A_MODEL)
+    }
+    if any(_matches(name, (TENSORS,)) for name in files):
+        files = {n: path for n, path in files.items() if not _matches(n, OTHER_WEIGHTS)}
+    if config.init == "random":  # made from the config alone
+        weights = (TENSORS, "*.safetensors.index.json", "*.bin.index.json", *OTHER_WEIGHTS)
+        files = {n: path for n, path in files.items() if not _matches(n, weights)}
+    return Item(field="training.model", path=folder, is_folder=True, files=files)
+
+
+def _dataset(field: str, named: str) -> Item | None:
+    path = Path(named).expanduser()
+    if not path.exists():
+        if path.is_absolute() or names_hub_dataset(named):
+            return None
+        raise DataError(
+            f"{field} = {named!r}: there is no such file or folder.",
+            f"Relative paths start at {Path.cwd()}.",
+        )
+    source = open_source(str(path))
+    if not path.is_dir():
+        return Item(field=field, path=path, is_folder=False, files={"": path})
+    there = _walk(field, path)
+    readable = {name: there[name] for name in source.files if name in there}
+    return Item(field=field, path=path, is_folder=True, files=readable)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    parts = name.split("/")
+    return any(fnmatch.fnmatchcase(part, pattern) for part in parts for pattern in patterns)
+
+
+def _walk(field: str, folder: Path) -> dict[str, Path]:
+    """Return the files below a folder by their relative names; hidden ones are passed over."""
+    allowed = _owner_of_links(folder)
+    found: dict[str, Path] = {}
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted([*files, *folders]):
+            path = Path(place, name)
+            if name.startswith("."):
+                continue
+            if not name.isprintable():
+                raise ConfigError(f"{field}: {str(path)!r} has an unusable name.", "Rename it.")
+            if path.is_symlink() and not path.resolve().is_relative_to(allowed):
+                raise ConfigError(
+                    f"{field}: {path} is a link to {path.resolve()}, outside of the folder.",
+                    "Replace it by a copy, or move what it leads to into the folder.",
+                )
+            if path.is_dir():  # a link to one leads to files that have their own names here
+                continue
+            if not stat.S_ISREG(_status(path).st_mode):
+                raise ConfigError(f"{field}: {path} is no plain file.", "Remove it.")
+            found[path.relative_to(folder).as_posix()] = path
+    return found
+
+
+def _owner_of_links(folder: Path) -> Path:
+    """Return the folder that links may lead into: in the Hub's cache a snapshot is all links."""
+    real = folder.resolve()
+    repository = real.parent.parent
+    of_the_hub = repository.name.startswith(("models--", "datasets--"))
+    return repository if of_the_hub and real.parent.name == "snapshots" else real
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}.", "Check that it is there and yours."
+        ) from error
+
+
+# What is in them ------------------------------------------------------------------------------
+
+
+async def facts_of(item: Item) -> dict[str, Facts]:
+    """Return size and SHA-256 of every file of an item; big ones are hashed once and noted."""
+    return {name: await asyncio.to_thread(_facts, path) for name, path in item.files.items()}
+
+
+def key_of(item: Item, facts: dict[str, Facts]) -> str:
+    """Return 16 hexadecimal digits that change with any byte: of a file its SHA-256 begins so."""
+    if not item.is_folder:
+        return facts[""].sha256[:KEY_DIGITS]
+    lines = "".join(f"{fact.sha256}  {name}\n" for name, fact in sorted(facts.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:KEY_DIGITS]
+
+
+def forget(path: Path) -> None:
+    """Forget the hash of a file that turned out to have another."""
+    _note(path).unlink(missing_ok=True)
+
+
+def _facts(path: Path) -> Facts:
+    status = _status(path)
+    state = [str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
+    if status.st_size < WORTH_NOTING:
+        return Facts(sha256=_hash(path), bytes=status.st_size)
+    note = _note(path)
+    noted = read_json(note) or {}
+    if noted.get("state") == state:
+        return Facts(sha256=str(noted["sha256"]), bytes=status.st_size)
+    sha256 = _hash(path)
+    replace_json(note, {"state": state, "sha256": sha256}, durable=False)
+    return Facts(sha256=sha256, bytes=status.st_size)
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}.", "Check that it is there and yours."
+        ) from error
+
+
+def _note(path: Path) -> Path:
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:32]
+    return private_folder(home() / "hashes") / f"{name}.json"

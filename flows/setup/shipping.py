@@ -1,0 +1,210 @@
+"""Bring what a job names on this computer to its machine, once.
+
+    {base}/data/<key>/<name>                    a file or a folder, whole
+    {base}/data/.<key>-<installation>-<slot>/   one on its way, gone on with after an interruption
+
+The key is made of the content, so that what is there need not be sent, whoever sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+
+from blocks.home import home, private_folder
+from blocks.machines.base import Machine
+from blocks.machines.transfer import PART
+from blocks.names import installation_id
+from flows.setup.files_here import Facts, Item, facts_of, forget, items_of, key_of
+from flows.setup.pythons import unwritable
+from trainer.config import TrainingConfig
+from trainer.errors import ConfigError, IntegrityError, OrchestratorError
+from trainer.files import sha256_of
+
+PARALLEL = 4  # files on their way at once
+BIG = 64 << 20  # bytes; of a bigger file the progress is told
+REPORT_SECONDS = 10.0  # between two lines about one file
+MB = 1e6
+Log = Callable[[str], None]
+
+HASHES = r"""cd "$1" 2>/dev/null && find . -type f ! -name '*.part' -exec sha256sum -- {} +"""
+# Somebody else may bring the same at the same time: whoever is first, it is the same.
+PUT_IN_PLACE = r"""
+mkdir -p -- "${2%/*}" || exit
+[ -e "$2" ] || mv -T -- "$1" "$2" || [ -e "$2" ] || exit
+rm -rf -- "${1%/*}"
+"""
+
+
+async def ship(machine: Machine, base: str, config: TrainingConfig, log: Log) -> TrainingConfig:
+    """Upload model and datasets that are on this computer; return the config with their places.
+
+    Names on the Hub stay as they are: the machine fetches them.
+
+    Args:
+        machine: where the trainer shall run.
+        base: our folder there, absolute.
+        config: as the job file gives it.
+        log: takes lines that tell what goes on.
+
+    Raises:
+        ConfigError: something is not there, cannot be sent, or changed meanwhile.
+        DiskFull: there is no room on the machine.
+        IntegrityError: a file did not arrive as it is here.
+        ConnectionLost: the machine cannot be reached; what arrived is kept.
+    """
+    places = {}
+    for item in await asyncio.to_thread(items_of, config):
+        facts = await facts_of(item)
+        places[item.field] = await _Shipment(machine, base, item, facts, log).deliver()
+    data = {
+        name: places[f"dataset.{name}"]
+        for name in ("path", "eval_path")
+        if f"dataset.{name}" in places
+    }
+    return config.model_copy(
+        update={
+            "model": places.get("training.model", config.model),
+            "dataset": config.dataset.model_copy(update=data),
+        }
+    )
+
+
+class _Shipment:
+    """One file or folder on its way to a machine."""
+
+    def __init__(
+        self, machine: Machine, base: str, item: Item, facts: dict[str, Facts], log: Log
+    ) -> None:
+        self.machine = machine
+        self.item = item
+        self.facts = facts
+        self.log = log
+        self.key = key_of(item, facts)
+        self.data = f"{base}/data"
+        self.place = f"{self.data}/{self.key}/{item.name}"
+
+    async def deliver(self) -> str:
+        """Return the place on the machine, after bringing there what is not there yet."""
+        what = f"{self.item.field} {self.item.path}"
+        if self.item.name in await self.machine.listing(f"{self.data}/{self.key}"):
+            self.log(f"{what} is on the machine already")
+            return self.place
+        size = sum(fact.bytes for fact in self.facts.values())
+        self.log(f"uploading {what}: {len(self.facts)} files, {size / MB:.1f} MB")
+        begun = time.monotonic()
+        with _slot(self.key) as slot:
+            staging = f"{self.data}/.{self.key}-{installation_id()}-{slot}"
+            await self._upload_all(staging)
+            await self._put_in_place(f"{staging}/{self.item.name}")
+        seconds = time.monotonic() - begun
+        self.log(f"uploaded in {seconds:.1f} s, {size / MB / seconds:.1f} MB/s")
+        return self.place
+
+    async def _upload_all(self, staging: str) -> None:
+        there = await self._hashes_in(staging)
+        waiting = iter(self.facts)
+
+        async def work() -> None:
+            for name in waiting:
+                remote = f"{self.item.name}/{name}".rstrip("/")
+                if there.get(remote) != self.facts[name].sha256:
+                    await self._upload(name, f"{staging}/{remote}")
+
+        workers = [asyncio.create_task(work()) for _ in range(PARALLEL)]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _hashes_in(self, staging: str) -> dict[str, str]:
+        """Return the SHA-256 of what an earlier attempt brought, by name."""
+        result = await self.machine.run(["sh", "-c", HASHES, "sh", staging])
+        pairs = (line.split("  ./", 1) for line in result.stdout.splitlines())
+        return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+
+    async def _upload(self, name: str, remote: str) -> None:
+        local, expected = self.item.files[name], self.facts[name]
+        try:
+            async with _progress(self.machine, remote, expected.bytes, self.log):
+                transfer = await self.machine.upload(local, remote)
+        except (FileNotFoundError, IntegrityError) as error:
+            if await asyncio.to_thread(_is_as_noted, local, expected):
+                raise
+            raise self._changed(name) from error
+        if transfer.sha256 != expected.sha256:
+            await self.machine.run(["rm", "-f", "--", remote])
+            raise self._changed(name)
+
+    def _changed(self, name: str) -> ConfigError:
+        path = self.item.files[name]
+        forget(path)
+        return ConfigError(
+            f"{self.item.field}: {path} changed while it was uploaded.",
+            "Run the job again when nothing writes to it.",
+        )
+
+    async def _put_in_place(self, staged: str) -> None:
+        result = await self.machine.run(["sh", "-c", PUT_IN_PLACE, "sh", staged, self.place])
+        if result.exit_code:
+            raise unwritable(self.place, result.stderr.strip().rpartition("\n")[2])
+
+
+def _is_as_noted(path: Path, facts: Facts) -> bool:
+    try:
+        return sha256_of(path) == facts.sha256
+    except OSError:
+        return False
+
+
+@contextmanager
+def _slot(key: str) -> Iterator[int]:
+    """Hold a number that no other upload of the same content has while this one runs.
+
+    Two that write to one place would spoil it; a number that comes again after a crash lets the
+    next attempt go on where this one stopped.
+    """
+    folder = private_folder(home() / "uploads")
+    for slot in itertools.count():
+        descriptor = os.open(folder / f"{key}-{slot}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            yield slot
+            return
+        finally:
+            os.close(descriptor)
+
+
+@asynccontextmanager
+async def _progress(machine: Machine, remote: str, size: int, log: Log) -> AsyncIterator[None]:
+    """Tell how much of a big file has arrived, every few seconds."""
+    if size < BIG:
+        yield
+        return
+    telling = asyncio.create_task(_tell(machine, remote, size, log))
+    try:
+        yield
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
+
+
+async def _tell(machine: Machine, remote: str, size: int, log: Log) -> None:
+    name = remote.rpartition("/")[2]
+    while True:
+        await asyncio.sleep(REPORT_SECONDS)
+        with suppress(OrchestratorError):  # the upload itself meets the same trouble, and says so
+            result = await machine.run(["stat", "-c", "%s", "--", remote + PART])
+            if result.exit_code == 0:
+                log(f"{name}: {int(result.stdout) / MB:.0f} of {size / MB:.0f} MB")

@@ -1,0 +1,81 @@
+"""Checkpoints, off the machine as they appear: a lost machine is not a lost job."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from blocks.machines.base import Machine
+from flows.logger import logger
+from flows.streaming.fetching import fetch_folder
+from trainer.checkpoints import all_checkpoints, check, step_of
+from trainer.errors import DiskFull, IntegrityError
+from trainer.files import fsync_directory
+from trainer.manifest import MANIFEST, read_manifest
+
+LOOK_SECONDS = 2.0
+KEPT = 2  # checkpoints at home: the newest, and one more should that be refused
+
+
+class CheckpointMirror:
+    """Fetches the newest whole checkpoint of a job directory, again and again."""
+
+    def __init__(self, machine: Machine, workspace: str, home: Path) -> None:
+        self._machine = machine
+        self._source = f"{workspace}/checkpoints"
+        self._home = home
+        self._refused: set[int] = set()
+        self._lock = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Fetch whatever is new. Runs until it is cancelled."""
+        while True:
+            await self.sync()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def sync(self) -> None:
+        """Fetch the newest checkpoint of the machine that is not here and not refused.
+
+        Raises:
+            ConnectionLost: the machine cannot be reached.
+        """
+        async with self._lock:
+            have = {step_of(path) for path in all_checkpoints(self._home)}
+            steps = sorted(
+                map(step_of, map(Path, await self._machine.listing(self._source))), reverse=True
+            )
+            for step in steps:
+                if step in have:
+                    return
+                if step >= 0 and step not in self._refused and await self._fetch(step):
+                    return
+
+    async def _fetch(self, step: int) -> bool:
+        """Fetch one checkpoint; tell whether it is here now, verified."""
+        name = f"checkpoint-{step}"
+        arriving = self._home / f".{name}"
+        try:
+            await fetch_folder(self._machine, f"{self._source}/{name}", arriving)
+            await asyncio.to_thread(check, arriving)
+        except FileNotFoundError:  # the trainer pruned it meanwhile, or it is not whole yet
+            shutil.rmtree(arriving, ignore_errors=True)
+            return False
+        except (IntegrityError, DiskFull) as error:
+            shutil.rmtree(arriving, ignore_errors=True)
+            self._refused.add(step)
+            logger().warning("%s was not kept: %s", name, error)
+            return False
+        arriving.rename(self._home / name)
+        fsync_directory(self._home)
+        logger().info("%s is home", name)
+        for path in all_checkpoints(self._home)[KEPT:]:
+            shutil.rmtree(path, ignore_errors=True)
+        return True
+
+
+async def put_back(machine: Machine, workspace: str, checkpoint: Path) -> None:
+    """Put a checkpoint on a machine; its manifest goes last, so that it is whole or not there."""
+    target = f"{workspace}/checkpoints/{checkpoint.name}"
+    for name in [*read_manifest(checkpoint)["files"], MANIFEST]:
+        await machine.upload(checkpoint / name, f"{target}/{name}")

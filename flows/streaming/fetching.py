@@ -1,0 +1,64 @@
+"""Bringing a folder with a manifest home from a machine that nobody vouches for."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from blocks.machines.base import Machine
+from trainer.errors import DiskFull, IntegrityError
+from trainer.manifest import MANIFEST, read_manifest
+
+MAX_MANIFEST = 64 << 20  # bytes; a hundred thousand files need less
+SPARE = 256 << 20  # bytes that stay free on our disk
+
+
+async def fetch_folder(machine: Machine, source: str, folder: Path) -> int:
+    """Fetch every file that the manifest of `source` names, and nothing else; return the bytes.
+
+    What arrived before is not fetched again. A file that differs is fetched once more: the wire
+    may have flipped a bit; then it is refused.
+
+    Raises:
+        FileNotFoundError: there is no manifest, or a file of it is gone.
+        IntegrityError: a file is not what the manifest says, or the manifest is no manifest.
+        DiskFull: it does not fit here; nothing was fetched.
+        ConnectionLost: the machine cannot be reached; what arrived is kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - a moment
+    await machine.download(f"{source}/{MANIFEST}", folder / MANIFEST, limit=MAX_MANIFEST)
+    files = read_manifest(folder)["files"]
+    _forget_others(folder, set(files))
+    total = int(sum(facts["bytes"] for facts in files.values()))
+    free = shutil.disk_usage(folder).free
+    if total > free - SPARE and total > sum(_size(folder / name) for name in files):
+        raise DiskFull(f"{source} has {total} bytes and {folder} has {free} free.")
+    for name, facts in files.items():
+        await _fetch(machine, f"{source}/{name}", folder / name, facts)
+    return total
+
+
+async def _fetch(machine: Machine, source: str, target: Path, facts: dict[str, object]) -> None:
+    size = int(str(facts["bytes"]))
+    for last in (False, True):
+        # A machine that claims a terabyte sends no more than its manifest announced.
+        transfer = await machine.download(source, target, limit=size)
+        if transfer.sha256 == facts["sha256"] and transfer.bytes == size:
+            return
+        target.unlink()  # noqa: ASYNC240 - a moment
+        if last:
+            raise IntegrityError(
+                f"{target.name} arrived with another SHA-256 than its manifest says."
+            )
+
+
+def _forget_others(folder: Path, names: set[str]) -> None:
+    """Remove the rest of an earlier attempt that the manifest does not name."""
+    for path in [p for p in folder.rglob("*") if p.is_file() or p.is_symlink()]:
+        name = path.relative_to(folder).as_posix()
+        if name != MANIFEST and name.removesuffix(".part") not in names:
+            path.unlink()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

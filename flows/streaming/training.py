@@ -1,0 +1,226 @@
+"""One job directory on a machine, seen through the machine's verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from blocks.machines.base import Machine
+from blocks.models import Instance
+from flows.logger import logger
+from flows.outcome import announce
+from flows.renting.lease import base_of
+from flows.run_folder import RunFolder
+from flows.setup.shipping import ship
+from flows.streaming.checkpoint_mirror import put_back
+from flows.tasks.install import secrets
+from trainer.checkpoints import newest_valid
+from trainer.config import Limits, TrainingConfig, TrainingJob
+from trainer.errors import ConnectionLost, MachineLost, TrainingFailed
+from trainer.job_directory import Desired, JobState, Status, parse_status
+
+HOME_SECONDS = 0.5  # between two looks at status.json on this computer
+AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back
+SILENCE_SECONDS = 10.0  # without a change of status.json: ask whether anybody still works there
+COMMAND_SECONDS = 90.0  # for a word with the supervisor, on a machine that is busy
+LEASE_EXPIRED = "lease expired"  # how the reason begins when nobody renewed the lease
+MAX_REVIVALS = 3  # supervisors started anew after one vanished without leaving a word
+
+
+async def ask(
+    machine: Machine, workspace: str, limits: Limits, desired: Desired, reason: str
+) -> None:
+    """Write the wish that trainer and supervisor in a job directory obey."""
+    wish = {
+        "desired": desired,
+        "grace_seconds": limits.stop_grace_seconds,
+        "reason": reason,
+    }
+    await machine.write(f"{workspace}/control.json", json.dumps(wish, indent=1).encode())
+
+
+class RemoteTraining:
+    """The training of one run on one machine."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        instance: Instance,
+        machine: Machine,
+        run: RunFolder,
+        *,
+        python: str,
+        at_home: bool,
+    ) -> None:
+        """Prepare to speak with it.
+
+        Args:
+            job: what is trained.
+            instance: where.
+            machine: an open connection.
+            run: what is kept here of the run.
+            python: the machine's Python with the trainer.
+            at_home: whether the machine is this computer.
+        """
+        self.job = job
+        self.instance = instance
+        self.machine = machine
+        self.workspace = instance.workspace
+        self._run = run
+        self._python = python
+        self._at_home = at_home
+
+    async def start_or_attach(self) -> None:
+        """Start the supervisor; when one is at work already, that one is followed."""
+        if await self.machine.read(f"{self.workspace}/job.json") is None:
+            await self._move_in()
+        if not (await self.examine())["alive"]:
+            await self.ask(Desired.RUN, "")
+        answer = await self._trainer("--detach")
+        verb = "attached to" if answer["already_running"] else "started"
+        logger().info("%s the training in %s", verb, self.workspace)
+
+    async def _move_in(self) -> None:
+        """Fill a new job directory; `job.json` is written last, so that a torn start is redone.
+
+        After another machine was lost the log goes on where its mirror ends: the file there begins
+        with a hole of that size, so that both ends count the same bytes. The metrics go along,
+        for the final report tells of the whole training.
+        """
+        config = self.job.training
+        if not self._at_home:
+            await self._run_here("mkdir", "-p", "--", self.workspace)
+            config = await ship(self.machine, self._base(), config, logger().info)
+            await self._take_along()
+            checkpoint, _ = newest_valid(self._run.checkpoints)
+            if checkpoint:
+                logger().info("continuing from %s", checkpoint.name)
+                await put_back(self.machine, self.workspace, checkpoint)
+        await self._write("job.json", self._job_file(config))
+
+    async def _take_along(self) -> None:
+        """Let log and metrics go on where those of a lost machine ended."""
+        log, metrics = self._run.log, self._run.metrics
+        if log.exists():
+            size = str(_with_last_line_ended(log))
+            await self._run_here("truncate", "-s", size, f"{self.workspace}/train.log")
+        if metrics.exists():
+            _with_last_line_ended(metrics)
+            await self.machine.upload(metrics, f"{self.workspace}/metrics.jsonl")
+
+    async def ask(self, desired: Desired, reason: str) -> None:
+        """Write the wish that trainer and supervisor obey."""
+        await ask(self.machine, self.workspace, self.job.limits, desired, reason)
+
+    async def examine(self) -> dict[str, Any]:
+        """Return status, whether anybody works there, and the sizes of log and metrics."""
+        return await self._trainer("--status")
+
+    async def until_rest(self) -> dict[str, Any]:
+        """Wait until the job is at rest; return what `examine` tells of it then.
+
+        Raises:
+            TrainingFailed: supervisor and trainer vanish again and again without a word.
+        """
+        look = HOME_SECONDS if self._at_home else AWAY_SECONDS
+        revivals = 0
+        seen: bytes | None = None
+        silent = 0.0
+        running = False
+        while True:
+            content = await self.machine.read(f"{self.workspace}/status.json")
+            status = parse_status_text(content)
+            if status.state is JobState.RUNNING and not running:
+                running = True
+                await announce(JobState.RUNNING)
+            silent = silent + look if content == seen else 0.0
+            seen = content
+            if status.state.at_rest or silent >= SILENCE_SECONDS:
+                silent = 0.0
+                facts = await self.examine()
+                if not facts.get("alive"):
+                    ended = parse_status(facts)
+                    if ended.state.at_rest and not ended.reason.startswith(LEASE_EXPIRED):
+                        return facts
+                    revivals += 1
+                    if revivals > MAX_REVIVALS:
+                        raise TrainingFailed("The supervisor vanished again and again.")
+                    logger().warning("nobody works in %s; starting anew", self.workspace)
+                    if ended.state.at_rest:  # it stopped because we were away for too long
+                        await self.ask(Desired.RUN, "")
+                    await self._trainer("--detach")
+            await asyncio.sleep(look)
+
+    def _job_file(self, config: TrainingConfig) -> dict[str, Any]:
+        limits, training = self.job.limits.model_dump(), self.job.training
+        return {
+            "version": 1,
+            "run_id": self._run.run_id,
+            "name": self.job.name,
+            "config": config.model_dump(mode="json"),
+            "named": {"model": training.model, "dataset": training.dataset.path},
+            "limits": limits,
+        }
+
+    async def _write(self, name: str, value: dict[str, Any]) -> None:
+        await self.machine.write(f"{self.workspace}/{name}", json.dumps(value, indent=1).encode())
+
+    async def _trainer(self, verb: str) -> dict[str, Any]:
+        """Call the supervisor's command line on the machine and return the JSON it prints."""
+        try:
+            result = await self.machine.run(
+                [self._python, "-m", "trainer", verb, self.workspace],
+                env=self._environment(),
+                timeout=COMMAND_SECONDS,
+            )
+        except TimeoutError:
+            raise ConnectionLost(
+                f"'python -m trainer {verb}' took over {COMMAND_SECONDS:g} s on {self.instance.id}."
+            ) from None
+        with suppress(ValueError, IndexError):
+            answer = json.loads(result.stdout.strip().splitlines()[-1])
+            if isinstance(answer, dict):
+                return answer
+        raise MachineLost(
+            f"'python -m trainer {verb}' ended with exit code {result.exit_code} on "
+            f"{self.instance.id}: {result.stderr.strip()[-300:]}"
+        )
+
+    async def _run_here(self, *command: str) -> None:
+        result = await self.machine.run(command, timeout=COMMAND_SECONDS)
+        if result.exit_code:
+            raise MachineLost(f"{command[0]} failed on {self.instance.id}: {result.stderr.strip()}")
+
+    def _base(self) -> str:
+        return base_of(self.instance)
+
+    def _environment(self) -> dict[str, str]:
+        """Return what the trainer finds in its environment: its GPUs, its threads, our tokens."""
+        instance, threads = self.instance, self.job.resources.cpu_threads
+        given = {} if self._at_home else secrets()
+        if instance.gpu_ids or not instance.gpu_count:
+            given["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpu_ids)
+        if threads:
+            given["OMP_NUM_THREADS"] = str(threads)
+        return given
+
+
+def _with_last_line_ended(path: Path) -> int:
+    """End a line that the machine was lost in the middle of; return the size of the file."""
+    with path.open("a+b") as stream:
+        stream.seek(max(0, stream.tell() - 1))
+        if stream.read(1) not in {b"", b"\n"}:
+            stream.write(b"\n")
+        return stream.tell()
+
+
+def parse_status_text(content: bytes | None) -> Status:
+    """Return the status in the bytes of a status.json; of rubbish, that of a job just created."""
+    try:
+        record = json.loads(content) if content else None
+    except ValueError:
+        record = None
+    return parse_status(record)

@@ -1,0 +1,189 @@
+"""Rented machines at the terminal: offers, what was spent, and putting right what was left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectNotFound
+
+from blocks.home import runs
+from blocks.registry import configured_providers
+from flows.reconcile import Act, reconcile_once
+from flows.renting.estimating import can_estimate, cost_on, estimated, seconds_on
+from flows.renting.journal import Hire, Journal
+from flows.renting.market import HOW_TO_SET_UP, Choice, market
+from flows.run_folder import RunFolder
+from gateway.api import call
+from gateway.checks import checked_job
+from gateway.exits import Exit, complain, note, say, say_json, sentence
+from gateway.view import NOTHING, duration, printable
+from trainer.config import TrainingJob
+from trainer.errors import OrchestratorError
+
+OFFERS = ("PROVIDER", "MACHINE", "GPU", "VRAM", "REGION", "SPOT", "USD/H", "TIME", "USD")
+COSTS = {"job": "JOB", "provider": "PROVIDER", "day": "DAY"}
+
+
+def show_offers(file: Path, providers: str | None, *, limit: int, as_json: bool) -> Exit:
+    """Print what there is for hire for a job, first choice first, with time and cost."""
+    job = checked_job(file, providers)
+    note("asking the providers …")
+    found = asyncio.run(market(job))
+    facts = _facts(job) if found.choices else None
+    for label, error in found.problems.items():
+        note(f"{label}: {sentence(error)}")
+    choices = found.choices[:limit]
+    if as_json:
+        say_json([_offer(job, choice, facts) for choice in choices])
+    elif choices:
+        _table(OFFERS, [_cells(job, choice, facts) for choice in choices])
+        more = len(found.choices) - len(choices)
+        if more:
+            note(f"and {more} more; see --limit")
+    if not found.choices:
+        complain(sentence(found.why_empty()))
+        return Exit.FAILED
+    return Exit.OK
+
+
+def show_costs(by: str, *, as_json: bool) -> None:
+    """Print what this installation's jobs cost: by job, provider or day."""
+    rows: dict[str, list[Hire]] = defaultdict(list)
+    for run_id, hire in _hires():
+        key = {"job": run_id, "provider": hire.provider, "day": hire.started_at[:10]}[by]
+        rows[key].append(hire)
+    names = call(lambda client: _names(client, rows)) if by == "job" else {}
+    found = [
+        {
+            by: f"{names.get(key, '')} {key[:8]}".strip() if by == "job" else key,
+            "machines": len(hires),
+            "hours": sum(hire.seconds() for hire in hires) / 3600,
+            "usd": sum(hire.cost() for hire in hires),
+        }
+        for key, hires in sorted(rows.items())
+    ]
+    if as_json:
+        say_json(found)
+        return
+    total = sum(float(str(row["usd"])) for row in found)
+    cells = [
+        (str(row[by]), str(row["machines"]), f"{row['hours']:.3f}", f"{row['usd']:.4f}")
+        for row in found
+    ]
+    _table((COSTS[by], "MACHINES", "HOURS", "USD"), cells)
+    say(f"total {total:.4f} USD")
+
+
+def put_right(*, dry_run: bool, as_json: bool) -> Exit:
+    """Keep, revive or terminate every machine of this installation, and print what was found."""
+
+    async def work(client: PrefectClient) -> list[dict[str, Any]]:
+        del client  # reconcile makes its own; `call` finds or starts the server
+        return [asdict(finding) for finding in await reconcile_once(dry_run=dry_run)]
+
+    findings = call(work)
+    if as_json:
+        say_json(findings)
+        return Exit.OK
+    for row in findings:
+        machine = row["instance"] or row["run_id"]
+        say(f"{row['act']:<9} {row['provider'] or NOTHING:<10} {machine}  {row['why']}")
+    acted = sum(row["act"] != Act.KEEP for row in findings)
+    would = "would be put right" if dry_run else "put right"
+    say(f"{len(findings)} looked at, {acted} {would}")
+    return Exit.OK
+
+
+def check_providers(*, as_json: bool) -> Exit:
+    """Verify the credentials of every provider that is set up; nothing is spent."""
+
+    async def one(provider: Any) -> dict[str, Any]:
+        try:
+            return {"provider": provider.label, "ok": True, "text": await provider.check()}
+        except OrchestratorError as error:
+            return {"provider": provider.label, "ok": False, "text": sentence(error)}
+
+    async def all_of(client: PrefectClient) -> list[dict[str, Any]]:
+        del client
+        providers = await configured_providers()
+        return list(await asyncio.gather(*(one(provider) for provider in providers)))
+
+    results = call(all_of)
+    if as_json:
+        say_json(results)
+    else:
+        for result in results:
+            say(
+                f"{'ok' if result['ok'] else 'FAILED':<7} {result['provider']:<12} {result['text']}"
+            )
+        if len(results) == 1:
+            note(f"no rented machines are set up. {HOW_TO_SET_UP}")
+    return Exit.OK if all(result["ok"] for result in results) else Exit.FAILED
+
+
+def _facts(job: TrainingJob) -> dict[str, Any] | None:
+    if not can_estimate():
+        note("no estimate: torch is not installed here")
+        return None
+    note("counting the job's steps …")
+    try:
+        return estimated(job)
+    except OrchestratorError as error:
+        note(f"no estimate: {error.message}")
+        return None
+
+
+def _offer(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> dict[str, Any]:
+    offer, config = choice.offer, job.training
+    return {
+        **offer.to_dict(),
+        "provider": choice.provider.label,
+        "estimated_seconds": seconds_on(offer, config, facts) if facts else None,
+        "estimated_usd": cost_on(offer, config, facts) if facts else None,
+    }
+
+
+def _cells(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> tuple[str, ...]:
+    row = _offer(job, choice, facts)
+    offer = choice.offer
+    cost = row["estimated_usd"]
+    return (
+        choice.provider.label,
+        printable(offer.instance_type),
+        f"{offer.gpu_count} x {printable(offer.gpu_type or '')}" if offer.gpu_count else "CPU",
+        f"{offer.vram_gb:.0f} GiB" if offer.gpu_count else NOTHING,
+        printable(offer.region),
+        "yes" if offer.spot else "no",
+        f"{offer.price_per_hour:.4g}",
+        duration(row["estimated_seconds"]),
+        NOTHING if cost is None else f"{cost:.4g}",
+    )
+
+
+def _hires() -> Iterable[tuple[str, Hire]]:
+    for folder in sorted(runs().iterdir()):
+        if (folder / "machines.json").exists():
+            yield from ((folder.name, hire) for hire in Journal.of(RunFolder(folder.name)).hires)
+
+
+async def _names(client: PrefectClient, ids: Iterable[str]) -> dict[str, str]:
+    names = {}
+    for id in ids:
+        try:
+            names[id] = (await client.read_flow_run(UUID(id))).name
+        except ObjectNotFound:
+            names[id] = "(deleted)"
+    return names
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(cells[i]) for cells in [head, *rows]) for i in range(len(head))]
+    for cells in [head, *rows]:
+        say("  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip())

@@ -1,0 +1,111 @@
+"""An instance of a local cloud, and its life from the order to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tests.clouds.machines import Profile, SshdMachine
+from tests.clouds.shutdown import install_shutdown
+
+if TYPE_CHECKING:
+    from tests.clouds.cloud import Cloud
+
+TICK = 0.05  # seconds between two looks at a switch or a file
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(kw_only=True)
+class Rented:
+    """One instance, as the provider's books have it."""
+
+    id: str
+    name: str
+    offer: str
+    """The provider's word for the kind of machine."""
+    price_per_hour: float
+    status: str
+    """The provider's own word."""
+    public_keys: Sequence[str]
+    profile: Profile
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the subclass keeps of it."""
+    key: str = field(default_factory=lambda: secrets.token_hex(16))
+    """A key that may do no more than end this very instance."""
+    port: int = field(default_factory=free_port)
+    address: str = "127.0.0.1"
+    created: float = field(default_factory=time.time)
+    started: float | None = None
+    """When it first said that it runs."""
+    ended: float | None = None
+    """When it stopped to bill."""
+    gone: bool = False
+    """Whether the account no longer knows it."""
+
+
+async def live(cloud: Cloud, rented: Rented) -> None:
+    """Boot an instance as its cloud is set, and keep an eye on it until it ends."""
+    for word, share in cloud.states:
+        if rented.ended is not None:
+            return
+        rented.status = word
+        await _pass(cloud, rented, share * cloud.boot_seconds)
+    rented.started = time.time()
+    await _pass(cloud, rented, cloud.sshd_delay)
+    if cloud.sshd_never or rented.ended is not None:
+        return
+    machine = await asyncio.to_thread(_make, cloud, rented)
+    cloud.machines[rented.id] = machine
+    cloud.made.append(machine)
+    off = install_shutdown(cloud.folder / rented.id)
+    await asyncio.to_thread(machine.start)
+    if cloud.bad_key is not None:
+        await _pass(cloud, rented, cloud.bad_key)
+        for key in rented.public_keys if rented.ended is None else ():
+            machine.authorize(key)
+    while rented.ended is None:
+        if off.exists():  # somebody on the machine shut it down
+            off.unlink()
+            await cloud.power_off(rented)
+        elif cloud.crash_loop:
+            await asyncio.to_thread(machine.kill)
+            await _pass(cloud, rented, 4 * TICK)
+            await asyncio.to_thread(machine.start)
+        await asyncio.sleep(TICK)
+    await asyncio.to_thread(machine.kill)  # it may have ended while sshd started
+
+
+def _make(cloud: Cloud, rented: Rented) -> SshdMachine:
+    return SshdMachine(
+        cloud.folder / rented.id,
+        public_keys=rented.public_keys if cloud.bad_key is None else (),
+        profile=Profile(
+            gpus=rented.profile.gpus,
+            python=cloud.profile.python,
+            environment={**cloud.profile.environment, **cloud.environment(rented)},
+        ),
+        address=rented.address,
+        port=rented.port,
+    )
+
+
+async def _pass(cloud: Cloud, rented: Rented, seconds: float) -> None:
+    """Let time pass, unless the instance ends meanwhile; it stands still under `never_boot`."""
+    until = time.monotonic() + seconds
+    while rented.ended is None:
+        left = until - time.monotonic()
+        stuck = cloud.never_boot and rented.started is None
+        if left <= 0 and not stuck:
+            return
+        await asyncio.sleep(TICK if stuck else min(left, TICK))

@@ -1,0 +1,92 @@
+import asyncio
+import time
+from uuid import uuid4
+
+import pytest
+
+from blocks.models import Offer
+from flows.renting.budget import Budget
+from flows.renting.journal import Journal
+from flows.run_folder import RunFolder
+from trainer.config import TrainingJob
+from trainer.errors import BudgetExceeded
+from trainer.files import read_json, replace_json
+
+OFFER = Offer(provider="runpod", instance_type="L4", region="X", price_per_hour=3600.0)
+
+
+def job_with(max_cost):
+    return TrainingJob.model_validate(
+        {
+            "name": "j",
+            "training": {"model": "m", "dataset": "d"},
+            "limits": {"max_cost": max_cost},
+        }
+    )
+
+
+@pytest.fixture
+def journal():
+    return Journal.of(RunFolder(uuid4()))
+
+
+def test_every_machine_of_a_run_gets_a_name_of_its_own(journal):
+    names = [journal.begin(OFFER, "runpod").name for _ in range(3)]
+
+    assert len(set(names)) == 3
+    assert [hire.attempt for hire in Journal.of(journal.run).hires] == [1, 2, 3]
+
+
+def test_a_machine_costs_until_it_is_gone(journal):
+    hire = journal.begin(OFFER, "runpod")
+    hire.instance_id = "abc"
+    time.sleep(0.05)
+    journal.end(hire, "completed")
+    paid = journal.cost()
+    time.sleep(0.05)
+
+    assert 0.05 <= paid < 5
+    assert journal.cost() == Journal.of(journal.run).cost() == paid
+
+
+def test_an_attempt_of_which_nothing_came_costs_nothing(journal):
+    hire = journal.begin(OFFER, "runpod")
+    time.sleep(0.02)
+
+    journal.end(hire, "CapacityError: sold out")
+
+    assert journal.cost() == 0
+
+
+def test_time_in_which_nobody_metered_is_paid_too(journal):
+    journal.begin(OFFER, "runpod")
+    record = read_json(journal.run.journal)
+    record["machines"][0]["metered_at"] = "2026-01-01T00:00:00.000+00:00"
+    replace_json(journal.run.journal, record)
+
+    assert Journal.of(journal.run).hires[0].seconds() > 86400
+
+
+def test_a_clock_that_jumped_back_makes_nothing_cheaper(journal):
+    journal.begin(OFFER, "runpod")
+    record = read_json(journal.run.journal)
+    record["machines"][0] |= {"metered_seconds": 7.0, "metered_at": "2999-01-01T00:00:00+00:00"}
+    replace_json(journal.run.journal, record)
+
+    assert Journal.of(journal.run).hires[0].seconds() == pytest.approx(7.0, abs=1)
+
+
+async def test_what_takes_longer_than_the_money_lasts_is_broken_off(journal):
+    hire = journal.begin(OFFER, "runpod")
+    budget = Budget(job_with(0.2), journal)
+
+    async def for_ever():
+        async with budget.guard(hire.price_per_hour):
+            await asyncio.Event().wait()
+
+    with pytest.raises(BudgetExceeded, match=r"of 0\.2 USD"):
+        await for_ever()
+
+
+def test_without_a_cap_there_is_always_money(journal):
+    assert Budget(job_with(None), journal).seconds_left(1e9) == float("inf")

@@ -1,0 +1,296 @@
+"""Model and data from this computer to the machine: once, whole, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from sshd import over_ssh
+
+from blocks.machines.local import LocalMachine
+from flows.setup import files_here, shipping
+from flows.setup.shipping import ship
+from trainer.config import TrainingConfig
+from trainer.errors import ConfigError, DataError, IntegrityError, ModelNotFound
+
+ROWS = b'{"text": "one"}\n{"text": "two"}\n'
+
+
+class Watched(LocalMachine):
+    """Notes what is uploaded, and may do something before and after each."""
+
+    def __init__(self, before=None, after=None):
+        self.uploaded = []
+        self.before = before
+        self.after = after
+
+    async def upload(self, local, remote):
+        if self.before:
+            await self.before(local, remote)
+        transfer = await super().upload(local, remote)
+        self.uploaded.append(local.name)
+        if self.after:
+            await self.after(local, remote)
+        return transfer
+
+
+@pytest.fixture
+def base(tmp_path):
+    return str(tmp_path / "there" / ".training-orchestrator")
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "here" / "model"
+    (folder / "checkpoint-5").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin"):
+        (folder / name).write_text(name)
+    for name in ("optimizer.pt", "checkpoint-5/model.safetensors", ".git/HEAD"):
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(ROWS)
+    return path
+
+
+def config(model="org/model", data="org/data", **more):
+    return TrainingConfig.model_validate({"model": str(model), "dataset": str(data), **more})
+
+
+def files_below(folder):
+    root = Path(folder)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def at(path):
+    return Path(path).read_bytes()
+
+
+async def test_names_on_the_hub_and_paths_of_the_machine_stay_as_they_are(base):
+    given = config(model="/data/models/big", data="org/data")
+
+    assert await ship(LocalMachine(), base, given, print) == given
+
+
+async def test_what_trains_arrives_and_what_does_not_stays_here(base, model, rows):
+    there = await ship(LocalMachine(), base, config(model, rows), print)
+
+    key = hashlib.sha256(ROWS).hexdigest()[:16]
+    assert there.dataset.path == f"{base}/data/{key}/rows.jsonl"
+    assert at(there.dataset.path) == ROWS
+    assert files_below(there.model) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert there.model.startswith(f"{base}/data/")
+    assert [name for name in files_below(base) if name.startswith("data/.")] == []
+
+
+async def test_random_weights_need_no_weights_from_here(base, model):
+    there = await ship(LocalMachine(), base, config(model, init="random", peft=None), print)
+
+    assert files_below(there.model) == ["config.json", "tokenizer.json"]
+
+
+async def test_of_a_folder_of_data_goes_what_the_trainer_reads(base, tmp_path):
+    folder = tmp_path / "rows"
+    (folder / "more").mkdir(parents=True)
+    (folder / ".cache").mkdir()
+    for name in ("a.jsonl", "more/b.jsonl", "notes.md", ".cache/c.jsonl"):
+        (folder / name).write_bytes(ROWS)
+
+    there = await ship(LocalMachine(), base, config(data=folder), print)
+
+    assert files_below(there.dataset.path) == ["a.jsonl", "more/b.jsonl"]
+
+
+async def test_what_is_there_is_not_sent_again_even_under_another_path(base, model, tmp_path):
+    await ship(LocalMachine(), base, config(model), print)
+    moved = tmp_path / "elsewhere" / "model"
+    shutil.copytree(model, moved)
+    machine, log = Watched(), []
+
+    await ship(machine, base, config(moved), log.append)
+
+    assert machine.uploaded == []
+    assert log == [f"training.model {moved} is on the machine already"]
+
+
+async def test_an_interrupted_upload_goes_on_with_the_missing_files(base, model):
+    for number in range(6):
+        (model / f"more-{number}.json").write_text(str(number))
+    stuck = asyncio.Event()
+
+    async def hang(_local, _remote):
+        if len(first.uploaded) >= 3:
+            stuck.set()
+            await asyncio.Event().wait()
+
+    first = Watched(before=hang)
+    running = asyncio.create_task(ship(first, base, config(model), print))
+    await stuck.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    second = Watched()
+    there = await ship(second, base, config(model), print)
+
+    assert len(first.uploaded) >= 3
+    assert not set(first.uploaded) & set(second.uploaded)
+    assert len(files_below(there.model)) == 9
+
+
+async def test_a_staged_file_that_was_spoilt_is_sent_again(base, model):
+    async def spoil_and_fail(_local, remote):
+        write(remote, b"spoilt")
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await ship(Watched(after=spoil_and_fail), base, config(model), print)
+    there = await ship(LocalMachine(), base, config(model), print)
+
+    assert at(f"{there.model}/config.json") == b"config.json"
+
+
+async def test_two_at_once_do_not_spoil_each_other(base, model):
+    places = await asyncio.gather(
+        *(ship(LocalMachine(), base, config(model), print) for _ in range(3))
+    )
+
+    assert len({place.model for place in places}) == 1
+    assert files_below(base) == files_below_key(base, places[0].model)
+
+
+async def test_a_file_that_changes_meanwhile_is_refused(base, rows):
+    async def append(local, _remote):
+        write(local, ROWS * 2)
+
+    with pytest.raises(ConfigError, match=r"rows\.jsonl changed while it was uploaded"):
+        await ship(Watched(before=append), base, config(data=rows), print)
+
+    assert [name for name in files_below(base) if "rows" in name] == []
+    there = await ship(LocalMachine(), base, config(data=rows), print)
+    assert at(there.dataset.path) == ROWS * 2
+
+
+async def test_a_file_that_vanishes_meanwhile_is_refused(base, rows):
+    async def remove(local, _remote):
+        os.unlink(local)  # noqa: PTH108
+
+    with pytest.raises(ConfigError, match="changed while it was uploaded"):
+        await ship(Watched(before=remove), base, config(data=rows), print)
+
+
+async def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(base, model, rows):
+    (model / "added_tokens.json").symlink_to("config.json")
+    there = await ship(LocalMachine(), base, config(model), print)
+    assert at(f"{there.model}/added_tokens.json") == b"config.json"
+
+    (model / "stolen.json").symlink_to(rows)
+    with pytest.raises(ConfigError, match=r"stolen\.json is a link to .* outside"):
+        await ship(LocalMachine(), base, config(model), print)
+
+
+async def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs(base, tmp_path):
+    repository = tmp_path / "models--org--tiny"
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / "1").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+
+    there = await ship(LocalMachine(), base, config(snapshot), print)
+
+    assert at(f"{there.model}/config.json") == b"{}"
+
+
+async def test_what_cannot_be_sent_is_refused_by_name(base, model):
+    os.mkfifo(model / "pipe.json")
+    with pytest.raises(ConfigError, match=r"pipe\.json is no plain file"):
+        await ship(LocalMachine(), base, config(model), print)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({"data": "./rows.jsonl"}, DataError),
+        ({"data": "missing.csv"}, DataError),
+        ({"model": "./missing"}, ModelNotFound),
+    ],
+)
+async def test_a_relative_path_to_nowhere_is_refused_before_the_machine_sees_it(base, given, kind):
+    with pytest.raises(kind, match=r"missing|rows\.jsonl"):
+        await ship(LocalMachine(), base, config(**given), print)
+
+
+async def test_a_big_file_is_hashed_once_and_its_progress_is_told(base, rows, monkeypatch):
+    monkeypatch.setattr(files_here, "WORTH_NOTING", 1)
+    monkeypatch.setattr(shipping, "BIG", 1)
+    monkeypatch.setattr(shipping, "REPORT_SECONDS", 0.01)
+    told, log = asyncio.Event(), []
+
+    def note(line):
+        log.append(line)
+        if " of 0 MB" in line:
+            told.set()
+
+    async def slowly(_local, remote):
+        write(f"{remote}.part", ROWS[:5])
+        await asyncio.wait_for(told.wait(), 20)
+
+    await ship(Watched(before=slowly), base, config(data=rows), note)
+    monkeypatch.setattr(files_here, "sha256_of", None)  # whoever calls it now fails
+    await ship(LocalMachine(), base, config(data=rows), note)
+
+    assert "rows.jsonl: 0 of 0 MB" in log
+    assert log[-1].endswith("is on the machine already")
+
+
+async def test_a_changed_file_is_hashed_anew(base, rows, monkeypatch):
+    monkeypatch.setattr(files_here, "WORTH_NOTING", 1)
+    first = await ship(LocalMachine(), base, config(data=rows), print)
+    rows.write_bytes(ROWS.replace(b"one", b"uno"))
+
+    second = await ship(LocalMachine(), base, config(data=rows), print)
+
+    assert first.dataset.path != second.dataset.path
+    assert b"uno" in at(second.dataset.path)
+
+
+async def test_a_copy_that_arrives_spoilt_is_not_taken(base, rows):
+    class Spoiling(LocalMachine):
+        async def upload(self, local, remote):
+            raise IntegrityError(f"{remote} did not arrive as {local} is, twice.")
+
+    with pytest.raises(IntegrityError):
+        await ship(Spoiling(), base, config(data=rows), print)
+
+    assert [name for name in files_below(base) if "rows" in name] == []
+
+
+async def test_over_ssh_it_arrives_and_is_found_there_again(tmp_path, model, rows):
+    log = []
+    async with over_ssh(tmp_path) as (machine, base):
+        there = await ship(machine, base, config(model, rows), log.append)
+        again = await ship(machine, base, config(model, rows), log.append)
+
+    assert there == again
+    assert at(there.dataset.path) == ROWS
+    assert files_below(there.model) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sum(line.startswith("uploading") for line in log) == 2
+
+
+def write(path, content):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def files_below_key(base, place):
+    prefix = Path(place).relative_to(base)
+    return [str(prefix / name) for name in files_below(place)]

@@ -1,0 +1,62 @@
+"""Setup lines run once, with the trainer's own Python, and tokens stay out of sight."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from sshd import over_ssh
+
+from blocks.machines.local import LocalMachine
+from flows.tasks.install import SETUP_DONE, run_setup, secrets
+from trainer.errors import DependencyError
+
+
+async def test_setup_runs_once_and_its_python_is_the_trainers(tmp_path):
+    lines = ["command -v python >> which", "echo done"]
+    log = []
+
+    for _ in range(2):
+        await run_setup(LocalMachine(), lines, str(tmp_path), sys.executable, log.append)
+
+    assert (tmp_path / "which").read_text() == f"{Path(sys.executable).parent}/python\n"
+    assert log == ["done"]
+
+
+async def test_setup_that_failed_runs_again(tmp_path):
+    for _ in range(2):
+        with pytest.raises(DependencyError, match="false"):
+            await run_setup(
+                LocalMachine(), ["echo x >> ran", "false"], str(tmp_path), sys.executable, print
+            )
+
+    assert (tmp_path / "ran").read_text() == "x\nx\n"
+    assert not (tmp_path / SETUP_DONE).exists()
+
+
+def test_only_the_known_tokens_that_are_set_are_passed_on(monkeypatch):
+    for name in ("HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    monkeypatch.setenv("RUNPOD_API_KEY", "not for the machine")
+
+    assert secrets() == {"HF_TOKEN": "hf_canary"}
+
+
+async def test_over_ssh_setup_has_the_token_and_no_command_line_shows_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    lines = ["printenv HF_TOKEN > token", "cat /proc/[0-9]*/cmdline > commands 2>/dev/null || :"]
+
+    async with over_ssh(tmp_path) as (machine, base):
+        result = await machine.run(["mkdir", "-p", base])
+        assert result.exit_code == 0
+        await run_setup(machine, lines, base, sys.executable, print)
+
+        token = await machine.read(f"{base}/token")
+        commands = await machine.read(f"{base}/commands")
+
+    assert token == b"hf_canary\n"
+    assert commands
+    assert b"bash" in commands
+    assert b"hf_canary" not in commands
