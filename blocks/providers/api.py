@@ -200,11 +200,15 @@ class Api:
         Raises:
             RateLimited: it would take too long, with what was waited before.
         """
-        seconds = max(self.pace(name).reserve() for name in {"", bucket})
-        if waited + seconds > RATE_PATIENCE:
-            raise RateLimited(f"{self.provider} asks to wait {waited + seconds:.0f} s.")
-        await asyncio.sleep(seconds)
-        return seconds
+        total = 0.0
+        # The scarce bucket first: a moment that is reserved in the common one is soon.
+        for name in [bucket, ""] if bucket else [""]:
+            seconds = self.pace(name).reserve()
+            total += seconds
+            if waited + total > RATE_PATIENCE:
+                raise RateLimited(f"{self.provider} asks to wait {waited + total:.0f} s.")
+            await asyncio.sleep(seconds)
+        return total
 
     async def _send(
         self,

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -28,10 +27,9 @@ from blocks.providers.vast_answers import (
     hired_gb,
     instance_of,
     number,
-    offer_of,
-    storage_price,
 )
-from blocks.providers.vast_offers import PAGE_ROWS, fitting, query_for, wishes_of
+from blocks.providers.vast_container import FAREWELL, URL, onstart
+from blocks.providers.vast_offers import PAGE_ROWS, bid_for, fitting, query_for, wishes_of
 from trainer.config import Limits, Resources
 from trainer.errors import (
     CapacityError,
@@ -44,27 +42,10 @@ from trainer.errors import (
 
 logger = logging.getLogger(__name__)
 
-URL = "https://console.vast.ai"
 IMAGE = "pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime"
 PAGES = 4  # that are looked at, for a job that only few offers fit
 SEARCH_SECONDS = 30.0  # how old what is for hire may be: ten searches a minute are allowed
 INSTANCES_SECONDS = 2.0  # how old the list of instances may be
-CENT = 1e-6  # USD per hour by which prices may differ in the last digit
-
-# What a container does to end itself: its own key may do that, and nothing to other instances.
-# A session of SSH does not inherit the key, process 1 has it; it travels through pipes, for what
-# stands in a command line can be read by everybody. Not every image has curl.
-FAREWELL = (
-    """own() { printenv "$1" || tr '\\0' '\\n' </proc/1/environ | sed -n "s/^$1=//p"; }; """
-    f"""url="${{VAST_API_URL:-{URL}}}/api/v0/instances/$(own CONTAINER_ID)/"; """
-    """PATH="$PATH:/opt/conda/bin:/venv/main/bin"; key=$(own CONTAINER_API_KEY); """
-    """{ printf 'header = "Authorization: Bearer %s"\\n' "$key" """
-    """| curl -sS -m 60 -K - -X DELETE "$url" || printf %s "$key" | python3 -c """
-    """"import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], """
-    """method='DELETE', headers={'Authorization': 'Bearer ' + sys.stdin.read(), """
-    """\'User-Agent': 'training-orchestrator'}), timeout=60).read().decode())" "$url"; } """
-    """| grep -q '"success": *true'"""
-)
 
 
 class VastAI(Provider):
@@ -273,16 +254,7 @@ class VastAI(Provider):
         rows = await self._found(query)
         if not rows:
             raise CapacityError(f"Vast.ai's offer {offer.id} ({offer.host}) is gone.")
-        now = offer_of(rows[0], disk_gb=offer.disk_gb, gpu_count=offer.gpu_count, spot=offer.spot)
-        if now.price_per_hour > offer.price_per_hour + CENT:
-            raise CapacityError(
-                f"Vast.ai's offer {offer.id} ({offer.host}) costs {now.price_per_hour:.4f} USD "
-                f"per hour now, it was offered for {offer.price_per_hour:.4f}."
-            )
-        if not offer.spot:
-            return None
-        bid = offer.price_per_hour - storage_price(rows[0], offer.disk_gb)
-        return max(bid, number(rows[0].get("min_bid")))
+        return bid_for(rows[0], offer)
 
     async def _hire(self, offer: Offer, name: str, public_key: str) -> Instance:
         bid = await self._check_on_sale(offer)
@@ -318,7 +290,7 @@ class VastAI(Provider):
             "target_state": "running",
             "cancel_unavail": True,
             "env": {GPUS_VARIABLE: str(offer.gpu_count)},
-            "onstart": _onstart(public_key),
+            "onstart": onstart(public_key),
         }
         if bid is not None:  # its presence is what makes it a bid
             body["price"] = round(bid, 6)
@@ -353,10 +325,3 @@ class VastAI(Provider):
             self._data(await self._call("POST", path, body=body, bucket="ssh"))
         except OrchestratorError as error:
             logger.warning("The SSH key was not attached to instance %s: %s", id, error)
-
-
-def _onstart(public_key: str) -> str:
-    """Return what runs when a container starts: the key is there at once, and no tmux."""
-    key = shlex.quote(public_key.strip())
-    keys = "~/.ssh/authorized_keys"
-    return f"mkdir -p -m 700 ~/.ssh; echo {key} >> {keys}; chmod 600 {keys}; touch ~/.no_auto_tmux"

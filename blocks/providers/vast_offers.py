@@ -9,9 +9,11 @@ from typing import Any
 
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
-from blocks.providers.vast_answers import hired_gb, number, offer_of
+from blocks.providers.vast_answers import hired_gb, number, offer_of, storage_price
 from trainer.config import Limits, Resources
+from trainer.errors import CapacityError
 
+LAST_DIGIT = 1e-6  # USD per hour by which equal prices may differ
 PAGE_ROWS = 64  # that a search gives at most
 GPU_NAMES = (
     *("RTX 3060", "RTX 3070", "RTX 3080", "RTX 3080 Ti", "RTX 3090", "RTX 3090 Ti"),
@@ -91,6 +93,27 @@ def fitting(
     margin = lowest * (bid_factor - 1) if spot else 0.0
     price = min(offer.price_per_hour + margin, cap)
     return dataclasses.replace(offer, price_per_hour=round(price, 6))
+
+
+def bid_for(row: Mapping[str, Any], offer: Offer) -> float | None:
+    """Return what to bid for an offer as it is now, in USD per hour without the disk.
+
+    Returns:
+        None where nothing is bid: on demand.
+
+    Raises:
+        CapacityError: it is dearer than it was.
+    """
+    now = offer_of(row, disk_gb=offer.disk_gb, gpu_count=offer.gpu_count, spot=offer.spot)
+    if now.price_per_hour > offer.price_per_hour + LAST_DIGIT:
+        raise CapacityError(
+            f"Vast.ai's offer {offer.id} ({offer.host}) costs {now.price_per_hour:.4f} USD "
+            f"per hour now, it was offered for {offer.price_per_hour:.4f}."
+        )
+    if not offer.spot:
+        return None
+    bid = offer.price_per_hour - storage_price(row, offer.disk_gb)
+    return max(bid, number(row.get("min_bid")))
 
 
 def places(*regions: str) -> set[str]:

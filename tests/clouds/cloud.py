@@ -246,8 +246,9 @@ class Cloud:
 
     def _end(self, rented: Rented) -> None:
         rented.ended = rented.ended or time.time()
-        if machine := self.machines.pop(rented.id, None):
-            machine.kill()
+        with rented.lock:
+            if machine := self.machines.pop(rented.id, None):
+                machine.kill()
 
     def _billed(self, rented: Rented) -> float:
         return ((rented.ended or time.time()) - rented.created) * self.clock_rate

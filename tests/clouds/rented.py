@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Rented:
     """When it stopped to bill."""
     gone: bool = False
     """Whether the account no longer knows it."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while its machine is started or killed."""
 
 
 async def live(cloud: Cloud, rented: Rented) -> None:
@@ -69,7 +72,7 @@ async def live(cloud: Cloud, rented: Rented) -> None:
     cloud.machines[rented.id] = machine
     cloud.made.append(machine)
     off = install_shutdown(cloud.folder / rented.id)
-    await asyncio.to_thread(machine.start)
+    await asyncio.to_thread(_start, rented, machine)
     if cloud.bad_key is not None:
         await _pass(cloud, rented, cloud.bad_key)
         for key in rented.public_keys if rented.ended is None else ():
@@ -81,9 +84,15 @@ async def live(cloud: Cloud, rented: Rented) -> None:
         elif cloud.crash_loop:
             await asyncio.to_thread(machine.kill)
             await _pass(cloud, rented, 4 * TICK)
-            await asyncio.to_thread(machine.start)
+            await asyncio.to_thread(_start, rented, machine)
         await asyncio.sleep(TICK)
-    await asyncio.to_thread(machine.kill)  # it may have ended while sshd started
+
+
+def _start(rented: Rented, machine: SshdMachine) -> None:
+    """Let sshd listen, unless the instance ended meanwhile."""
+    with rented.lock:
+        if rented.ended is None:
+            machine.start()
 
 
 def _make(cloud: Cloud, rented: Rented) -> SshdMachine:

@@ -54,7 +54,8 @@ class Wire:
         if response is None:
             response = await self._routed(scope, body)
         self._cloud.finish(request, response)
-        self._cloud.contract.check(request, body, response)
+        if self._cloud.unknown_status is None:  # else it is broken on purpose
+            self._cloud.contract.check(request, body, response)
         return self._changed(response)
 
     async def _routed(self, scope: Scope, body: bytes) -> Response:

@@ -75,7 +75,8 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
         )
     keys = sorted(str(artifact.key) for artifact in found)
-    assert keys == ["training-curve", "training-metrics", "training-progress", "training-report"]
+    kinds = ("curve", "machines", "metrics", "progress", "report")
+    assert keys == [f"training-{kind}" for kind in kinds]
     assert not job.directory.root.exists()
     assert job.is_gone()
 

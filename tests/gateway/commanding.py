@@ -23,7 +23,7 @@ Trainctl = Callable[..., subprocess.CompletedProcess[str]]
 def job_values(**training: Any) -> dict[str, Any]:
     """Return a job of a few seconds on the CPU; a value of `training` replaces or adds one."""
     return {
-        "name": "small",
+        "name": "by-hand",
         "resources": {"gpu_count": 0, "cpu_threads": 1},
         "training": {
             "model": str(EXAMPLES / "tiny-llama"),

@@ -94,13 +94,13 @@ def test_the_list_shows_the_job_with_step_and_loss(job: str, ask: Trainctl):
     table = ask("list", "--state", "completed").stdout
 
     (record,) = (record for record in listed if record["id"] == job)
-    assert (record["step"], record["total_steps"], record["name"]) == (6, 6, "small")
-    assert re.search(rf"^{job[:8]}  small +completed +local +6/6 ", table, re.MULTILINE)
+    assert (record["step"], record["total_steps"], record["name"]) == (6, 6, "by-hand")
+    assert re.search(rf"^{job[:8]}  by-hand +completed +local +6/6 ", table, re.MULTILINE)
 
 
 def test_the_status_holds_metrics_and_report(job: str, ask: Trainctl):
     shown = ask("status", job[:8]).stdout
-    record = json.loads(ask("status", "small", "--json").stdout)
+    record = json.loads(ask("status", "by-hand", "--json").stdout)
 
     assert f"id         {job}" in shown
     assert "SHA-256" in shown

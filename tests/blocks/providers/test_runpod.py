@@ -2,6 +2,7 @@ import asyncio
 import dataclasses
 import math
 import shutil
+import sys
 import time
 
 import asyncssh
@@ -33,7 +34,7 @@ RTX = Resources(gpu_types=["rtx4090"])
 def cloud(tmp_path, monkeypatch):
     monkeypatch.setattr(runpod, "LIST_SECONDS", 0.0)
     monkeypatch.setattr(runpod, "CREATE_SECONDS", 0.5)
-    monkeypatch.setattr(RunPod, "settle_seconds", 2.0)
+    monkeypatch.setattr(RunPod, "settle_seconds", 1.0)
     with RunPodCloud(tmp_path / "cloud") as cloud:
         yield cloud
     assert cloud.errors == []
@@ -52,9 +53,11 @@ async def launched(provider, name=NAME, resources=RTX):
 
 async def until(provider, id, status):
     async with asyncio.timeout(20):
-        while (instance := await provider.describe(id)).status is not status:
+        while True:
+            instance = await provider.describe(id)
+            if instance.status is status:
+                return instance
             await asyncio.sleep(0.02)
-    return instance
 
 
 async def connection(instance):
@@ -147,8 +150,9 @@ async def test_a_pod_boots_until_ssh_answers(provider, cloud):
     started = await launched(provider)
 
     instance = await until(provider, started.id, InstanceStatus.RUNNING)
-    async with await connection(instance) as machine:
-        said = await machine.run("nvidia-smi && echo $RUNPOD_POD_ID", check=True)
+    (await connection(instance)).abort()
+    async with provider.machine(instance) as machine:
+        said = await machine.run(["sh", "-c", "nvidia-smi && echo $RUNPOD_POD_ID"])
 
     assert (started.status, started.address) == (InstanceStatus.PROVISIONING, "")
     assert started.host == instance.host == "NVIDIA GeForce RTX 4090@SECURE"
@@ -172,15 +176,13 @@ async def test_the_pod_is_what_was_offered(provider, cloud, resources):
 
 async def test_running_without_an_address_is_not_running_yet(provider, cloud):
     cloud.direct_delay = math.inf
-    started = await launched(provider)
-    async with asyncio.timeout(10):
-        while cloud.account[started.id].status != "RUNNING":
-            await asyncio.sleep(0.02)
+    instance = await launched(provider)
+    async with asyncio.timeout(20):
+        while instance.detail != "RUNNING, without an address for SSH yet":
+            assert (instance.status, instance.address) == (InstanceStatus.PROVISIONING, "")
+            instance = await provider.describe(instance.id)
 
-    instance = await provider.describe(started.id)
-
-    assert (instance.status, instance.address) == (InstanceStatus.PROVISIONING, "")
-    assert "without an address" in instance.detail
+    assert instance.status is InstanceStatus.PROVISIONING
 
 
 async def test_a_name_that_is_taken_is_adopted(provider, cloud):
@@ -194,7 +196,7 @@ async def test_a_name_that_is_taken_is_adopted(provider, cloud):
     "kind", ["commit_then_status", "commit_then_drop", "commit_then_silence", "truncated", "empty"]
 )
 async def test_a_create_whose_answer_is_lost_is_adopted(provider, cloud, kind):
-    cloud.list_lag = 1.0
+    cloud.list_lag = 0.6
     cloud.faults.add(Fault(kind=kind, **CREATE))
 
     instance = await launched(provider)
@@ -207,7 +209,7 @@ async def test_a_create_whose_answer_is_lost_is_adopted(provider, cloud, kind):
 async def test_a_create_that_came_to_nothing_is_a_lack_of_capacity(provider, cloud, kind):
     cloud.faults.add(Fault(kind=kind, **CREATE))
 
-    with pytest.raises(CapacityError, match=r"Nothing came of it in 2 s"):
+    with pytest.raises(CapacityError, match=r"Nothing came of it in 1 s"):
         await launched(provider)
 
     assert (creates(cloud), cloud.alive()) == (1, [])
@@ -428,7 +430,10 @@ async def test_a_key_is_asked_for_where_it_is_set(monkeypatch, cloud):
     assert "canary" not in f"{caught.value} {wrong!r}"
 
 
-@pytest.mark.parametrize("tool", ["curl", "wget", "python3"])
+TOOLS = {"curl": shutil.which("curl"), "python3": sys.executable, "wget": shutil.which("wget")}
+
+
+@pytest.mark.parametrize("tool", [name for name, path in TOOLS.items() if path])
 async def test_the_farewell_deletes_the_pod_and_shows_nobody_its_key(
     provider, cloud, tool, tmp_path
 ):
@@ -436,10 +441,10 @@ async def test_the_farewell_deletes_the_pod_and_shows_nobody_its_key(
     instance = await until(provider, started.id, InstanceStatus.RUNNING)
     programs, seen = tmp_path / "programs", tmp_path / "arguments"
     programs.mkdir()
-    for name in ["sed", "tr", "head", "cat"]:
+    for name in ["sed", "tr", "head", "cat", "mktemp", "rm"]:
         (programs / name).symlink_to(shutil.which(name))
     (programs / tool).write_text(
-        f'#!/bin/sh\nprintf "%s\\n" "$*" >> {seen}\nexec {shutil.which(tool)} "$@"\n'
+        f'#!/bin/sh\nprintf "%s\\n" "$*" >> {seen}\nexec {TOOLS[tool]} "$@"\n'
     )
     (programs / tool).chmod(0o755)
 

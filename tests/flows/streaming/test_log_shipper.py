@@ -79,7 +79,7 @@ async def test_thousands_of_lines_arrive_in_order(run_id):
 
 async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
     monkeypatch.setattr("flows.streaming.log_shipper.RETRY_SECONDS", (0.01,))
-    monkeypatch.setattr("flows.streaming.log_shipper.get_run_logger", quiet_logger)
+    monkeypatch.setattr("flows.streaming.log_shipper.logger", quiet_logger)
     lines = [f"line {number}" for number in range(500)]
     RunFolder(run_id).log.write_text("\n".join(lines) + "\n")
 
