@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench deploy worker screenshots clean
+.PHONY: help demo test faults lint format bench deploy worker screenshots clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in ab
 
 test: $(VENV)/installed-dev ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
+
+faults: $(VENV)/installed-dev ## Inject every kind of fault, and print what came of each
+	@$(BIN)/python -m pytest tests/faults --thorough -n 2
 
 lint: $(VENV)/installed-dev ## Check style and types
 	@$(BIN)/ruff check .

@@ -8,10 +8,12 @@ executed again, and attaches. What does not bear this installation's prefix is n
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +32,7 @@ from flows.background import revive
 from flows.locks import is_held, locked
 from flows.logger import logger
 from flows.renting.giving_back import until_gone
-from flows.renting.journal import Journal
+from flows.renting.journal import Hire, Journal
 from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
@@ -43,6 +45,7 @@ ZOMBIE_SECONDS = (
 PENDING_SECONDS = 600.0
 ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it goes
 REVIVE_WITHIN = timedelta(days=1)
+RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MAX_REVIVALS = 3  # of one run by us; a run that crashes again and again is brought to its end
 
 
@@ -104,7 +107,7 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
         run_ids = wanted | set(_runs_with_open_machines()) | set(await _unattended(client))
         findings = await asyncio.gather(
             *(_kept(item, dry_run) for item in found if item.name.run_id is None),
-            *(_of_run(client, id, _of(found, id), dry_run) for id in sorted(run_ids)),
+            *(_each_alone(client, id, _of(found, id), dry_run) for id in sorted(run_ids)),
         )
     return [finding for some in findings for finding in some]
 
@@ -135,24 +138,33 @@ def _runs_with_open_machines() -> list[UUID]:
     """Return the runs of this computer whose journal has a machine that is not gone yet."""
     return [
         UUID(folder.name)
-        for folder in runs().iterdir()
-        if any(
-            hire.is_open and not provider_class(hire.provider).is_home
-            for hire in Journal.of(RunFolder(folder.name)).hires
-        )
+        for folder in _run_folders()
+        if any(_may_bill(hire) for hire in Journal.of(RunFolder(folder.name)).hires)
     ]
+
+
+def _run_folders() -> list[Path]:
+    """Return the folders of runs; whatever else somebody put there is passed over."""
+    return [path for path in runs().iterdir() if RUN_ID.fullmatch(path.name)]
+
+
+def _may_bill(hire: Hire) -> bool:
+    try:
+        return hire.is_open and not provider_class(hire.provider).is_home
+    except OrchestratorError:  # a provider that is installed no longer: its bill goes on
+        return True
 
 
 async def _unattended(client: PrefectClient) -> list[UUID]:
     """Return the runs of this computer that crashed lately, or run and nobody works on them."""
     since = datetime.now(UTC) - REVIVE_WITHIN
     found = []
-    for folder in runs().iterdir():
+    for folder in _run_folders():
         if is_held(folder / ".lock") or folder.stat().st_mtime < since.timestamp():
             continue
         try:
             run = await client.read_flow_run(UUID(folder.name))
-        except (ObjectNotFound, ValueError):
+        except ObjectNotFound:
             continue
         if run.state and run.state.type in {StateType.RUNNING, StateType.CRASHED}:
             found.append(run.id)
@@ -166,6 +178,20 @@ async def _kept(item: Found, dry_run: bool) -> list[Finding]:  # noqa: FBT001
     if not dry_run:
         await until_gone(item.provider, item.instance.id)
     return [_finding(item, Act.TERMINATE, "no job came for it in time")]
+
+
+async def _each_alone(
+    client: PrefectClient,
+    run_id: UUID,
+    found: list[Found],
+    dry_run: bool,  # noqa: FBT001
+) -> list[Finding]:
+    """Decide about a run; what goes wrong with one must not keep the others' machines running."""
+    try:
+        return await _of_run(client, run_id, found, dry_run)
+    except (OrchestratorError, OSError, ValueError, KeyError) as error:
+        logger().error("run %s cannot be put right: %s", run_id, error)
+        return []
 
 
 async def _of_run(
@@ -264,6 +290,7 @@ async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
         left = (ORPHAN_SECONDS - waited) / 60
         return _finding(item, Act.KEEP, f"its run is unknown; it goes in {left:.0f} minutes")
     if not dry_run and await until_gone(item.provider, item.instance.id):
+        seen = read_json(path) or {}  # others were noted meanwhile
         replace_json(path, {n: t for n, t in seen.items() if n != item.instance.name})
     return _finding(item, Act.TERMINATE, "its run is unknown")
 

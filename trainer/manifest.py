@@ -16,6 +16,7 @@ from trainer.errors import IntegrityError
 from trainer.files import NOT_JSON, fsync_directory, replace_json, sha256_of
 
 MANIFEST = "MANIFEST.json"
+LONGEST_NAME = 240  # bytes of each part; file systems take 255, and we append to it
 MAX_FILES = 100_000  # more than this in one manifest is an attack, not a model
 
 
@@ -59,20 +60,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise IntegrityError(f"{folder / MANIFEST} is no manifest.")
     for name, facts in files.items():
         check_name(name)
-        if not (
-            isinstance(facts, dict)
-            and isinstance(facts.get("bytes"), int)
-            and isinstance(facts.get("sha256"), str)
-        ):
+        if not _is_usable(facts):
             raise IntegrityError(f"{folder / MANIFEST} says nothing usable about {name!r}.")
+    parents = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+    if both := parents & files.keys():
+        raise IntegrityError(f"{folder / MANIFEST} names {min(both)!r} as a file and a folder.")
     return dict(manifest)
 
 
+def _is_usable(facts: Any) -> bool:
+    return (
+        isinstance(facts, dict)
+        and type(facts.get("bytes")) is int
+        and facts["bytes"] >= 0
+        and isinstance(facts.get("sha256"), str)
+    )
+
+
 def check_name(name: str) -> None:
-    """Refuse a name that could leave the folder: absolute, with `..`, or with odd separators."""
+    """Refuse a name that could leave the folder, or that no file system takes as it is."""
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise IntegrityError(f"{name!r} is no name of a file inside the folder.")
+    plain = name.isprintable() and "\\" not in name and str(path) == name and name != "."
+    short = plain and max(map(len, map(str.encode, path.parts))) <= LONGEST_NAME
+    if not short or path.is_absolute() or ".." in path.parts or name == MANIFEST:
+        raise IntegrityError(f"{name[:300]!r} is no name of a file inside the folder.")
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trainer.files import NOT_JSON
 
 Record = dict[str, Any]
 MAX_LINE = 64 * 1024  # bytes; a longer line is no record of ours
+LARGEST = 1 << 53  # whole numbers up to here are exact as floats too
 
 
 def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
@@ -26,19 +28,25 @@ def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
             record = json.loads(line) if len(line) <= MAX_LINE else None
         except NOT_JSON:
             record = None
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append({name: value for name, value in record.items() if _plain(value)})
+        if isinstance(record, dict) and _is_step(record.get("step")):
+            records.append({name: v for name, v in record.items() if _plain(name, v)})
         else:
             skipped += 1
     return records, skipped
 
 
-def by_step(records: Iterable[Record]) -> dict[int, Record]:
+def by_step(
+    records: Iterable[Record], earlier: Mapping[int, Record] | None = None
+) -> dict[int, Record]:
     """Return one record per step, in order; of a step written twice, the last wins.
 
     An evaluation and a training record of the same step are one.
+
+    Args:
+        records: as they were written.
+        earlier: what was returned for the records before these.
     """
-    steps: dict[int, Record] = {}
+    steps = dict(earlier or {})
     for record in records:
         steps[record["step"]] = steps.get(record["step"], {}) | record
     return dict(sorted(steps.items()))
@@ -47,15 +55,37 @@ def by_step(records: Iterable[Record]) -> dict[int, Record]:
 def read_metrics(path: Path) -> tuple[dict[int, Record], int]:
     """Return the records of a metrics file by step, and the count of unreadable lines."""
     try:
-        lines = path.read_bytes().splitlines()
+        with path.open("rb") as stream:
+            records, skipped = parse_records(_lines(stream))
     except FileNotFoundError:
         return {}, 0
-    records, skipped = parse_records(lines)
     return by_step(records), skipped
 
 
-def _plain(value: Any) -> bool:
-    """Whether a value can be shown and added up: NaN and nested values cannot."""
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file; of one that is too long only so much that it shows."""
+    while line := stream.readline(MAX_LINE + 2):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE + 2)
+        yield line.removesuffix(b"\n")
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _plain(name: str, value: Any) -> bool:
+    """Whether a value can be shown and added up: NaN, words and nested values cannot."""
+    if name == "timestamp":
+        return _is_time(value)
     if isinstance(value, float):
         return math.isfinite(value)
-    return isinstance(value, str | int | float) or value is None
+    return value is None or (isinstance(value, int) and abs(value) <= LARGEST)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).utcoffset() is not None
+    except (TypeError, ValueError):
+        return False

@@ -30,6 +30,8 @@ PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between tries of a call that may be rep
 RATE_PATIENCE = 180.0  # seconds in all that a call waits because the provider says so
 NO_CONTENT = 204
 RATE_PAUSE = 5.0  # seconds to wait after a 429 that does not say how long
+LEAST_RATE_PAUSE = 0.4  # after one that says 0: else it would be asked again and again
+LONGEST_RATE_PAUSE = 86_400.0  # no window is longer than a day, whatever a 429 says
 
 
 class Unanswered(ConnectionLost):
@@ -167,9 +169,10 @@ class Api:
         """Return the seconds to wait after a 429."""
         del bucket
         try:
-            return max(0.0, float(answer.headers.get("Retry-After", RATE_PAUSE)))
+            asked = float(answer.headers.get("Retry-After", RATE_PAUSE))
         except ValueError:  # a date; nobody sends one
-            return RATE_PAUSE
+            asked = RATE_PAUSE
+        return max(LEAST_RATE_PAUSE, min(asked, LONGEST_RATE_PAUSE))
 
     async def shared(self, name: str, seconds: float, fetch: Callable[[], Awaitable[T]]) -> T:
         """Return what `fetch` gives, at most `seconds` old: one call serves all who ask.

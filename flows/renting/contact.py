@@ -11,6 +11,7 @@ from blocks.machines.base import Machine
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.base import Provider
 from flows.logger import logger
+from flows.renting.journal import Journal
 from trainer.config import TrainingJob
 from trainer.errors import ConnectionLost, MachineLost, OrchestratorError
 
@@ -20,8 +21,10 @@ CONFIRMED = 2  # looks in a row that say gone: a list may lag for a moment
 PAUSE_SECONDS = 2.0
 
 
-async def watch_provider(provider: Provider, instance: Instance) -> None:
-    """Ask now and then whether the machine is still ours. Runs until it is cancelled.
+async def watch_provider(provider: Provider, instance: Instance, journal: Journal) -> None:
+    """Ask now and then whether the machine is still ours, and what it costs.
+
+    Runs until it is cancelled.
 
     A preempted machine often keeps its connections open for minutes.
 
@@ -32,6 +35,8 @@ async def watch_provider(provider: Provider, instance: Instance) -> None:
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         now = await _described(provider, instance)
+        if now:
+            journal.reprice(instance.name, now.price_per_hour)
         looks = looks + 1 if now and now.status.is_lost else 0
         if now and looks >= CONFIRMED:
             raise _lost(instance, now)
@@ -98,6 +103,8 @@ async def in_contact(
     while True:
         try:
             async with provider.machine(instance) as machine:
+                await machine.run(["true"])  # a loss of an hour ago is no loss any more
+                contact.made()
                 return await work(machine)
         except ConnectionLost as error:
             await contact.lost(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from uuid import UUID
 
 from blocks.models import Instance
@@ -20,15 +21,20 @@ from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
 from trainer.errors import (
     Action,
+    BootError,
     CapacityError,
     ConnectionLost,
     CredentialsError,
     FundsError,
+    MachineLost,
     OrchestratorError,
+    RateLimited,
 )
 
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
 LOOK_SECONDS = 1.0
+MANY = 3  # machines of one provider that did not boot
+TURN_SECONDS, TURNS = 15.0, 120  # between two tries of an order that the rate limit refused
 
 
 class Hiring:
@@ -71,7 +77,12 @@ class Hiring:
     async def _note_strangers(self) -> None:
         """Open a row for every machine of this run in the accounts that the journal lacks."""
         for provider in await providers_of(self._job):
-            for instance in await provider.instances():
+            try:
+                instances = await provider.instances()
+            except OrchestratorError as error:  # another provider may do; reconcile asks again
+                logger().warning("%s cannot be asked: %s", provider.label, error.message)
+                continue
+            for instance in instances:
                 hired = ours(instance.name)
                 if not hired or hired.run_id != self._run_id or not instance.status.is_billing:
                     continue
@@ -99,7 +110,11 @@ class Hiring:
     async def _kept(self) -> Instance | None:
         """Return a machine that an earlier job of the same shape left for this one."""
         for provider in await providers_of(self._job):
-            claimed = await keeping.claim(provider, self._job, self._journal)
+            try:
+                claimed = await keeping.claim(provider, self._job, self._journal)
+            except OrchestratorError as error:  # hiring from it tells what is to be done
+                logger().warning("no kept machine of %s: %s", provider.label, error.message)
+                continue
             if claimed:
                 hire, instance = claimed
                 logger().info("goes on with the kept machine %s", instance.id)
@@ -111,26 +126,36 @@ class Hiring:
         """Try offer after offer."""
         tried: dict[tuple[str, str, str, str], str] = {}
         silent: dict[str, OrchestratorError] = {}
+        failed_boots: Counter[str] = Counter()
+        turns = TURNS
         offers, read_at = await market(self._job), time.monotonic()
         while len(tried) < self._job.limits.max_offers:
             if time.monotonic() - read_at > FRESH_SECONDS:  # prices and stock move
                 offers, read_at = await market(self._job), time.monotonic()
-            choice = next(
-                (
-                    choice
-                    for choice in offers.choices
-                    if _key(choice) not in tried and choice.provider.label not in silent
-                ),
-                None,
-            )
-            if choice is None:
+            left = [
+                choice
+                for choice in offers.choices
+                if _key(choice) not in tried and choice.provider.label not in silent
+            ]
+            if not left:
                 break
+            # One that boots nothing today comes after the others: every try costs its deadline.
+            choice = next((c for c in left if failed_boots[c.provider.label] < MANY), left[0])
             hire = self._journal.begin(choice.offer, choice.provider.label)
             try:
                 instance = await self._take(choice, hire)
             except (CredentialsError, FundsError, ConnectionLost) as error:
                 silent[choice.provider.label] = error
                 await self._drop(hire, error)
+                continue
+            except (
+                RateLimited
+            ) as error:  # many jobs wait for their turn: the offer is as good later
+                await self._drop(hire, error)
+                turns -= 1
+                if turns < 0:
+                    raise
+                await asyncio.sleep(TURN_SECONDS)
                 continue
             except OrchestratorError as error:
                 tried[_key(choice)] = (
@@ -142,6 +167,7 @@ class Hiring:
                 continue
             if ready := await self._ready(hire, instance):
                 return ready
+            failed_boots[choice.provider.label] += 1
             tried[_key(choice)] = (
                 f"{choice.provider.label} {choice.offer.instance_type}: {hire.cause}"
             )
@@ -166,11 +192,13 @@ class Hiring:
         self._charge(hire, instance)
         provider = await load_provider(hire.provider)
         try:
+            self._refuse_dearer(instance)
             async with self._budget.guard(hire.price_per_hour):
                 ready = await boot(provider, hire, instance, self._job)
-            self._refuse_dearer(hire, ready)
+            self._refuse_dearer(ready)
         except OrchestratorError as error:
-            bad_hosts.remember(hire.provider, hire.host)
+            if isinstance(error, BootError | MachineLost):  # not of a budget or a price
+                bad_hosts.remember(hire.provider, hire.host)
             await self._drop(hire, error)
             if error.action is Action.STOP:
                 raise
@@ -185,7 +213,7 @@ class Hiring:
         if instance.price_per_hour > 0:
             hire.price_per_hour = instance.price_per_hour
 
-    def _refuse_dearer(self, hire: Hire, instance: Instance) -> None:
+    def _refuse_dearer(self, instance: Instance) -> None:
         cap = self._job.limits.max_price_per_hour
         if cap is not None and instance.price_per_hour > cap:
             raise CapacityError(

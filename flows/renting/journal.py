@@ -21,6 +21,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from blocks.models import Offer
 from blocks.names import run_name
+from flows.logger import logger
 from flows.run_folder import RunFolder
 from trainer.files import read_json, replace_json
 
@@ -55,6 +56,10 @@ class Hire:
     metered_seconds: float = 0.0
     """How long it was billed until `metered_at`."""
     metered_at: str = ""
+    seconds_before: float = 0.0
+    """How long it was billed at other prices, before the price last changed."""
+    cost_before: float = 0.0
+    """USD for that time."""
     _since: float = field(default_factory=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +85,14 @@ class Hire:
 
     def cost(self) -> float:
         """Return what it has cost so far, in USD."""
-        return self.price_per_hour * self.seconds() / HOUR
+        return (
+            self.cost_before + self.price_per_hour * (self.seconds() - self.seconds_before) / HOUR
+        )
+
+    def reprice(self, price_per_hour: float) -> None:
+        """Bill from now on at another price; what was is not billed again."""
+        self.cost_before, self.seconds_before = self.cost(), self.seconds()
+        self.price_per_hour = price_per_hour
 
 
 @dataclass(slots=True)
@@ -141,6 +153,15 @@ class Journal:
             hire.ended_at, hire.cause = _now(), hire.cause or cause
             if not hire.instance_id:
                 hire.metered_seconds = 0.0  # nothing came of it
+            self.save()
+
+    def reprice(self, name: str, price_per_hour: float) -> None:
+        """Note what a machine is billed at now; 0 says nothing."""
+        hire = self.by_name(name)
+        if hire and price_per_hour > 0 and price_per_hour != hire.price_per_hour:
+            message = "%s is billed at %.4g USD/h now, and was at %.4g"
+            logger().warning(message, hire.instance_id, price_per_hour, hire.price_per_hour)
+            hire.reprice(price_per_hour)
             self.save()
 
     def current(self) -> Hire | None:

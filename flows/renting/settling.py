@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import shutil
 import time
 from contextlib import aclosing
 from pathlib import Path
@@ -23,13 +24,12 @@ from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
 from flows.run_folder import RunFolder
 from flows.streaming.checkpoint_mirror import CheckpointMirror
-from flows.streaming.fetching import fetch_folder
 from flows.streaming.log_shipper import ship_rest
+from flows.streaming.outputs import fetch_output
 from flows.streaming.training import ask, parse_status_text
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError
+from trainer.errors import IntegrityError, OrchestratorError
 from trainer.job_directory import Desired, JobState, Status
-from trainer.manifest import verify
 
 LOOK_SECONDS = 1.0
 EXTRA_SECONDS = 15.0  # beyond the grace that the training has to save
@@ -117,8 +117,11 @@ async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> N
     await ship_rest(UUID(run.run_id), run)
     await CheckpointMirror(machine, workspace, run.checkpoints).sync()
     if (await _status(machine, instance)).state is JobState.COMPLETED:
-        await fetch_folder(machine, f"{workspace}/output", run.rescued)
-        verify(run.rescued)
+        try:
+            await fetch_output(machine, workspace, run.rescued)
+        except IntegrityError as error:  # it holds no result, so nothing is lost with it
+            shutil.rmtree(run.rescued, ignore_errors=True)
+            logger().error("the output is refused: %s", error)
 
 
 async def _rest(machine: Machine, source: str, mirror: Path) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import UUID
 
 import httpx
@@ -31,6 +31,8 @@ KINDS = {
     METRICS: ("table", "The metrics of the steps, thinned"),
 }
 """Prefect's type of each artifact, and what its card says."""
+READ_BYTES = 1 << 20  # of the metrics at a time; a line that is longer is no record
+MOST_STEPS = 100_000  # kept in memory; of more, every second one is let go
 METRIC_ROWS = 120  # in the machine-readable artifact; a sparkline has no more cells
 SHOWN = (
     "step",
@@ -73,7 +75,7 @@ class Board:
         await self._publish()
 
     async def _publish(self) -> None:
-        if not self._tail.read_new():
+        if not await asyncio.to_thread(self._tail.read_new):
             return
         steps = self._tail.steps
         try:
@@ -122,25 +124,45 @@ class MetricsTail:
 
     def read_new(self) -> bool:
         """Read on; return whether there is something that was not published."""
+        fresh, self.unseen = self.unseen, False
         try:
             with self._path.open("rb") as stream:
-                stream.seek(self._offset)
-                content = stream.read()
+                while records := self._take(stream):
+                    fresh = True
+                    self.steps = _thinned_out(by_step(records, self.steps))
         except FileNotFoundError:
-            content = b""
-        end = content.rfind(b"\n") + 1
-        records, skipped = parse_records(content[:end].splitlines())
-        self._offset += end
-        self.skipped += skipped
-        self.steps = by_step([*self.steps.values(), *records])
-        fresh, self.unseen = bool(records) or self.unseen, False
+            pass
         return fresh
+
+    def _take(self, stream: BinaryIO) -> list[Record]:
+        """Return the records of the next lines, however many lines hold none; none at the end."""
+        while True:
+            stream.seek(self._offset)
+            content = stream.read(READ_BYTES)
+            end = content.rfind(b"\n") + 1
+            if end == 0 and len(content) == READ_BYTES:
+                end = READ_BYTES
+            if end == 0:
+                return []
+            records, skipped = parse_records(content[:end].splitlines())
+            self._offset += end
+            self.skipped += skipped
+            if records:
+                return records
+
+
+def _thinned_out(steps: dict[int, Record]) -> dict[int, Record]:
+    """Return every second step of too many, the newest always among them."""
+    if len(steps) <= MOST_STEPS:
+        return steps
+    return dict(list(steps.items())[(len(steps) + 1) % 2 :: 2])
 
 
 def progress(steps: dict[int, Record]) -> float:
     """Return how much is done, in percent."""
     last = steps[max(steps)]
-    return round(100.0 * float(last["step"]) / max(1, last.get("total_steps") or 1), 1)
+    share = float(last["step"]) / max(1, last.get("total_steps") or 1)
+    return round(100.0 * min(1.0, share), 1)
 
 
 def curve(steps: dict[int, Record]) -> str:

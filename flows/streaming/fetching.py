@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from blocks.machines.base import Machine
 from trainer.errors import DiskFull, IntegrityError
+from trainer.files import sha256_of
 from trainer.manifest import MANIFEST, read_manifest
 
 MAX_MANIFEST = 64 << 20  # bytes; a hundred thousand files need less
 SPARE = 256 << 20  # bytes that stay free on our disk
 
 
-async def fetch_folder(machine: Machine, source: str, folder: Path) -> int:
+async def fetch_folder(
+    machine: Machine,
+    source: str,
+    folder: Path,
+    *,
+    refuse: Callable[[Mapping[str, Any]], None] = lambda files: None,
+) -> int:
     """Fetch every file that the manifest of `source` names, and nothing else; return the bytes.
 
     What arrived before is not fetched again. A file that differs is fetched once more: the wire
     may have flipped a bit; then it is refused.
+
+    Args:
+        machine: where it is.
+        source: the folder there.
+        folder: where it goes.
+        refuse: raises when the names of the files will not do; none has come by then.
 
     Raises:
         FileNotFoundError: there is no manifest, or a file of it is gone.
@@ -28,6 +44,7 @@ async def fetch_folder(machine: Machine, source: str, folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - a moment
     await machine.download(f"{source}/{MANIFEST}", folder / MANIFEST, limit=MAX_MANIFEST)
     files = read_manifest(folder)["files"]
+    refuse(files)
     _forget_others(folder, set(files))
     total = int(sum(facts["bytes"] for facts in files.values()))
     free = shutil.disk_usage(folder).free
@@ -40,6 +57,8 @@ async def fetch_folder(machine: Machine, source: str, folder: Path) -> int:
 
 async def _fetch(machine: Machine, source: str, target: Path, facts: dict[str, object]) -> None:
     size = int(str(facts["bytes"]))
+    if _size(target) == size and await asyncio.to_thread(sha256_of, target) == facts["sha256"]:
+        return
     for last in (False, True):
         # A machine that claims a terabyte sends no more than its manifest announced.
         transfer = await machine.download(source, target, limit=size)

@@ -127,11 +127,14 @@ class LogShipper:
                 await self._client.create_logs(logs)
 
         await persistently(store)
-        self._advance(size, logs[-1].timestamp.isoformat())
+        await self._advance(size, logs[-1].timestamp.isoformat())
 
-    def _advance(self, size: int, timestamp: str) -> None:
+    async def _advance(self, size: int, timestamp: str) -> None:
         self._cursor = Cursor(self._cursor.offset + size, timestamp)
-        replace_json(self._run.log_cursor, asdict(self._cursor), durable=False)
+        # In a thread: a busy disk may take a second for it, and other jobs wait in this process.
+        await asyncio.to_thread(
+            replace_json, self._run.log_cursor, asdict(self._cursor), durable=False
+        )
 
     async def _restore(self) -> None:
         """Go on where an earlier process stood; its last batch may be on the server unnoticed."""
@@ -142,7 +145,7 @@ class LogShipper:
             return
         lines, timestamp = await persistently(self._stored)
         if lines:
-            self._advance(_size_of_lines(self._read(), lines), timestamp)
+            await self._advance(_size_of_lines(self._read(), lines), timestamp)
 
     async def _stored(self) -> tuple[int, str]:
         """Return how many lines the server has beyond the cursor, and the time of the last.

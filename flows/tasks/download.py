@@ -13,12 +13,11 @@ from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.renting.contact import in_contact
 from flows.run_folder import RunFolder, check_artifact_folder
-from flows.streaming.fetching import fetch_folder
+from flows.streaming.outputs import fetch_output, verify_output
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import IntegrityError
 from trainer.files import fsync_directory
-from trainer.manifest import verify
 
 
 @step
@@ -30,16 +29,17 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
 
     Raises:
         ConfigError: the place has come to hold something that is not ours; it is left alone.
-        IntegrityError: a file twice did not have the size or SHA-256 that its manifest says.
+        IntegrityError: a file twice did not have the size or SHA-256 that its manifest says, or
+            is none that an output holds.
     """
     where = Instance.from_dict(instance)
     provider = await load_provider(where.provider)
     run = RunFolder.of_this_run()
     final = run.artifact(job.name, job.output_dir)
-    partial = final.with_name(f".{final.name}.partial")
+    partial = partial_of(final)
 
     async def fetch(machine: Machine) -> int:
-        return await fetch_folder(machine, f"{where.workspace}/output", partial)
+        return await fetch_output(machine, where.workspace, partial)
 
     size = await in_contact(job, provider, where, fetch)
     get_run_logger().info("downloaded %.2f MB", size / 1e6)
@@ -53,10 +53,15 @@ def rescued(job: TrainingJob, run: RunFolder) -> str | None:
         ConfigError: the place has come to hold something that is not ours; it is left alone.
     """
     try:
-        verify(run.rescued)
+        verify_output(run.rescued)
     except IntegrityError:
         return None
     return put_in_place(run.rescued, run.artifact(job.name, job.output_dir))
+
+
+def partial_of(final: Path) -> Path:
+    """Return where an artifact is while it arrives: beside its place, hidden."""
+    return final.with_name(f".{final.name}.partial")
 
 
 def put_in_place(partial: Path, final: Path) -> str:

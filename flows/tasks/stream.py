@@ -85,6 +85,7 @@ async def _follow(
     async with get_client() as client:
         run_id = this_run_id()
         shipper = LogShipper(client, run_id, run)
+        journal = Journal.of(run)
         board = Board(client, run_id, run.metrics)
         helpers: list[Coroutine[Any, Any, None]] = [
             _mirror(training, "train.log", run.log),
@@ -92,10 +93,10 @@ async def _follow(
             shipper.run(),
             board.run(),
             watch_wishes(client, run_id, training.ask),
-            watch_budget(Budget(job, Journal.of(run)), training.ask),
+            watch_budget(Budget(job, journal), training.ask),
         ]
         if not provider.is_home:
-            helpers += [mirror.run(), watch_provider(provider, training.instance)]
+            helpers += [mirror.run(), watch_provider(provider, training.instance, journal)]
         tasks = [asyncio.create_task(helper) for helper in helpers]
         watching = asyncio.create_task(training.until_rest())
         try:

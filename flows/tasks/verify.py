@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows.run_folder import RunFolder
+from flows.streaming.outputs import put_aside, verify_output
+from flows.tasks.download import partial_of
 from flows.tasks.step import step
 from trainer.config import TrainingJob
+from trainer.errors import IntegrityError
 from trainer.files import replace_json
-from trainer.manifest import verify as verify_folder
 from trainer.metrics import read_metrics
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
@@ -25,18 +28,22 @@ async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
     """Read every file again from the disk, compare it, and publish the report.
 
     Raises:
-        IntegrityError: naming the first file that differs.
+        IntegrityError: naming the first file that differs; the artifact is no longer at its place.
     """
-    manifest = await asyncio.to_thread(verify_folder, Path(folder))
+    try:
+        manifest = await asyncio.to_thread(verify_output, Path(folder))
+    except IntegrityError:
+        put_aside(Path(folder), partial_of(Path(folder)))
+        raise
     run = RunFolder.of_this_run()
     report = {
         "name": job.name,
         "run_id": run.run_id,
         "path": folder,
         **_model_file(Path(folder), manifest),
-        "metrics": manifest.get("metrics", {}),
+        "metrics": _numbers(manifest.get("metrics")),
         "data": manifest.get("data", {}),
-        "seconds": _duration(run),
+        "seconds": await asyncio.to_thread(_duration, run),
     }
     replace_json(run.report, report)
     await acreate_markdown_artifact(
@@ -74,6 +81,12 @@ def _model_file(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     if name is None:
         name = max(files, key=lambda n: int(files[n]["bytes"]))
     return {"file": str(folder / name), **files[name]}
+
+
+def _numbers(metrics: Any) -> dict[str, float]:
+    """Return the entries of what a machine calls metrics that are numbers."""
+    entries = metrics.items() if isinstance(metrics, dict) else ()
+    return {k: float(v) for k, v in entries if type(v) in {int, float} and abs(v) < sys.maxsize}
 
 
 def _duration(run: RunFolder) -> float:

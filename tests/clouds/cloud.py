@@ -103,6 +103,8 @@ class Cloud:
         """How often it is accepted and nothing comes of it."""
         self.profile = Profile()
         """What is on its machines, but for their GPUs."""
+        self.doors: list[tuple[int, int]] = []
+        """(port that is told, port of sshd) of the next machines, which are behind a proxy."""
 
         app = Starlette(routes=self.routes())
         self._wire = Wire(app, self)
@@ -216,6 +218,8 @@ class Cloud:
 
     def rent(self, rented: Rented) -> Rented:
         """Put an instance into the account and let it boot."""
+        if self.doors:
+            rented.port, rented.sshd_port = self.doors.pop(0)
         self.account[rented.id] = rented
         self.boot(rented)
         return rented

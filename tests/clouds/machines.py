@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import itertools
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -25,6 +27,8 @@ MARKER = "TEST_MACHINE"  # a variable that every process of a machine inherits
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 20.0  # for sshd to listen, and for processes to die
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+PORTS = range(10_000, 32_000)  # below those that Linux gives to outgoing connections
+_ports = itertools.count(secrets.randbelow(len(PORTS)))  # several processes look for ports at once
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class SshdMachine:
         port: int = 0,
     ) -> None:
         self.address = address
-        self.port = port or _free_port(address)
+        self.port = port or free_port(address)
         self.user = getpass.getuser()
         self.home = folder / "home"
         self._folder = folder
@@ -174,10 +178,16 @@ class SshdMachine:
         return False
 
 
-def _free_port(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+def free_port(address: str = "127.0.0.1") -> int:
+    """Return a port that nobody listens on, and that no outgoing connection will be given.
+
+    It is bound later, so it must stay free until then.
+    """
+    while True:
+        port = PORTS[next(_ports) % len(PORTS)]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((address, port))
+            return port
 
 
 def _quoted(name: str, value: str) -> str:

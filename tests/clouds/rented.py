@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -12,19 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tests.clouds.machines import Profile, SshdMachine
+from tests.clouds.machines import free_port as free_port
 from tests.clouds.shutdown import install_shutdown
 
 if TYPE_CHECKING:
     from tests.clouds.cloud import Cloud
 
 TICK = 0.05  # seconds between two looks at a switch or a file
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(kw_only=True)
@@ -45,6 +38,9 @@ class Rented:
     key: str = field(default_factory=lambda: secrets.token_hex(16))
     """A key that may do no more than end this very instance."""
     port: int = field(default_factory=free_port)
+    """Where it is reached, as the provider tells."""
+    sshd_port: int = 0
+    """Where its sshd listens when something is between; 0: at `port`."""
     address: str = "127.0.0.1"
     created: float = field(default_factory=time.time)
     started: float | None = None
@@ -105,7 +101,7 @@ def _make(cloud: Cloud, rented: Rented) -> SshdMachine:
             environment={**cloud.profile.environment, **cloud.environment(rented)},
         ),
         address=rented.address,
-        port=rented.port,
+        port=rented.sshd_port or rented.port,
     )
 
 

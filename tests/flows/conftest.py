@@ -10,12 +10,12 @@ from flow_runs import FlowProcess
 
 
 @pytest.fixture
-def flow_process() -> Iterator[Callable[[UUID], FlowProcess]]:
+def flow_process() -> Iterator[Callable[..., FlowProcess]]:
     """Start flow processes; none of them outlives the test."""
     started: list[FlowProcess] = []
 
-    def start(run_id: UUID) -> FlowProcess:
-        started.append(FlowProcess(run_id))
+    def start(*run_ids: UUID) -> FlowProcess:
+        started.append(FlowProcess(*run_ids))
         return started[-1]
 
     yield start

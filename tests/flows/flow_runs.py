@@ -26,7 +26,9 @@ EXECUTE = (
     "import asyncio, sys, uuid\n"
     "from prefect.exceptions import Pause\n"
     "from flows.execute import execute\n"
-    "try: asyncio.run(execute(uuid.UUID(sys.argv[1])))\n"
+    "async def main():\n"
+    "    await asyncio.gather(*(execute(uuid.UUID(id)) for id in sys.argv[1:]))\n"
+    "try: asyncio.run(main())\n"
     "except Pause: pass\n"
 )
 
@@ -91,11 +93,11 @@ async def shipped_lines(run_id: UUID) -> list[str]:
 
 
 class FlowProcess:
-    """A process that executes one flow run."""
+    """A process that executes one flow run, or several at once."""
 
-    def __init__(self, run_id: UUID) -> None:
+    def __init__(self, *run_ids: UUID) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", EXECUTE, str(run_id)],
+            [sys.executable, "-c", EXECUTE, *map(str, run_ids)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,

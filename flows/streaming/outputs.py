@@ -1,0 +1,79 @@
+"""The output of a finished job: fetched whole, and refused when loading it could run code."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from blocks.machines.base import Machine
+from flows.streaming.fetching import fetch_folder
+from trainer.errors import IntegrityError
+from trainer.manifest import verify
+
+WEIGHTS = ".safetensors"
+PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth"}
+"""What pickles are called: to load one is to run what its maker put there."""
+NOT_KEPT = "The output was not kept. Let the trainer write it anew, on a machine that you trust."
+LENGTH_BYTES = 8  # of the number that a safetensors file begins with: the size of its header
+
+
+async def fetch_output(machine: Machine, workspace: str, folder: Path) -> int:
+    """Fetch a job's output into a folder, verify it, and return the bytes.
+
+    Raises:
+        IntegrityError: it is not what its manifest says, or it is refused; see `verify_output`.
+        DiskFull: it does not fit here.
+        ConnectionLost: the machine cannot be reached; what arrived is kept.
+    """
+    try:
+        size = await fetch_folder(machine, f"{workspace}/output", folder, refuse=refuse_pickles)
+    except FileNotFoundError as error:
+        raise IntegrityError(f"{error} is missing on the machine.", NOT_KEPT) from error
+    await asyncio.to_thread(verify_output, folder)
+    return size
+
+
+def verify_output(folder: Path) -> dict[str, Any]:
+    """Read every file of an output, compare it, and return the manifest.
+
+    Raises:
+        IntegrityError: naming the first file that differs, or that no output of ours holds.
+    """
+    manifest = verify(folder)
+    refuse_pickles(manifest["files"])
+    for name in manifest["files"]:
+        if name.endswith(WEIGHTS) and not _is_safetensors(folder / name):
+            raise IntegrityError(f"{folder / name} is no safetensors file.", NOT_KEPT)
+    return manifest
+
+
+def refuse_pickles(files: Mapping[str, Any]) -> None:
+    """Refuse an output by the names of its files.
+
+    Raises:
+        IntegrityError: one is a pickle, or there are no weights as safetensors.
+    """
+    pickles = sorted(name for name in files if PurePosixPath(name).suffix.lower() in PICKLES)
+    if pickles:
+        raise IntegrityError(
+            f"The output holds {pickles[0]!r}, a pickle: loading one runs what its maker put there.",
+            NOT_KEPT,
+        )
+    if not any(name.endswith(WEIGHTS) for name in files):
+        raise IntegrityError(f"The output holds no weights as {WEIGHTS}.", NOT_KEPT)
+
+
+def put_aside(folder: Path, partial: Path) -> None:
+    """Take away what must not be presented as an artifact; its good files need no second fetch."""
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.rename(partial)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors does: the header's size, then a JSON object."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
+        return stream.read(1) == b"{" and LENGTH_BYTES + length <= path.stat().st_size

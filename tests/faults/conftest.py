@@ -1,0 +1,99 @@
+"""The fault suite: `scene`, the proof at the end of every test, and the table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from curves import Curves
+from hunt import Hunt
+from prefect.client.schemas.objects import FlowRun
+from proof import Figures, prove
+from scene import Scene
+from table import FIGURES, PROPERTY, rows_of, written
+
+from tests.clouds.__main__ import CLOUDS
+from tests.clouds.cloud import Cloud
+from trainer.job_directory import JobState
+
+Survived = Callable[..., Awaitable[None]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if marker := item.get_closest_marker("fault"):
+            item.user_properties.append((PROPERTY, list(marker.args)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [
+        report
+        for outcome in ("passed", "failed", "error", "skipped")
+        for report in terminalreporter.stats.get(outcome, [])
+    ]
+    if rows := rows_of(reports):
+        terminalreporter.section("faults")
+        for line in written(rows):
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> Curves:
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    return Curves(shared / "curves")
+
+
+@pytest.fixture
+async def scene(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    prefect_api: str,
+    curves: Curves,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Scene]:
+    """Give a running cloud and what belongs to it: of RunPod, or as `request.param` says."""
+    provider = getattr(request, "param", "runpod")
+    cloud: Cloud | None = None
+    if provider in CLOUDS:
+        module, _, name = CLOUDS[provider].partition(":")
+        cloud = getattr(import_module(module), name)(tmp_path / "cloud")
+        cloud.start()
+        for variable, value in cloud.environ().items():
+            monkeypatch.setenv(variable, value)
+    found = Scene(provider, cloud, tmp_path, curves)
+    yield found
+    await found.close()
+
+
+@pytest.fixture
+def survived(scene: Scene, request: pytest.FixtureRequest) -> Iterator[Survived]:
+    """Prove at the end of a test how a run ended, and that nothing was lost or left.
+
+    `await survived(run)`, or with the state and a regular expression for its message.
+    """
+    figures = Figures()
+    request.node.user_properties.append((FIGURES, vars(figures)))  # what is found later shows too
+    proved: list[FlowRun] = []
+
+    async def proof(run: FlowRun, expected: JobState = JobState.COMPLETED, error: str = "") -> None:
+        proved.append(run)
+        await scene.ended(run)
+        await prove(scene, run, figures, expected, error)
+
+    yield proof
+    assert proved, "nothing was proved: call survived(run)"
+
+
+@pytest.fixture
+def hunt(scene: Scene, request: pytest.FixtureRequest) -> Iterator[Hunt]:
+    """Give a hunt for a machine; a test ends it by `await hunt.over()`."""
+    figures = Figures()
+    request.node.user_properties.append((FIGURES, vars(figures)))
+    found = Hunt(scene, figures)
+    yield found
+    assert found.is_over, "nothing was proved: call hunt.over()"

@@ -1,0 +1,135 @@
+"""Our own processes die, are doubled or told to end, and the training does not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from flows import reconcile
+from tests.clouds.proxy import Proxy
+from trainer.job_directory import JobState
+
+pytestmark = pytest.mark.slow
+LONG = {"max_steps": 400, "eval_steps": 200, "save_steps": 20}
+"""Long enough to be disturbed for 20 s."""
+BOUNDARIES = (
+    r"'place-\w+' - Finished",
+    r"machine 1: ",
+    r"is provisioning",
+    r"is ready after",
+    r"'provision-\w+' - Finished",
+    r"'install-\w+' - Finished",
+    r"uploading dataset",
+    r"started the training",
+    r"attached to the training",
+    r"checkpoint-\d+ is home",
+    r"'train-\w+' - Finished",
+    r"downloaded",
+    r"'download-\w+' - Finished",
+    r"artifact .* sha256",
+    r"'verify-\w+' - Finished",
+    r"'teardown-\w+' - Finished",
+)
+
+
+@pytest.mark.fault(22, "flow process killed")
+async def test_a_flow_killed_while_training_attaches_again(scene, survived):
+    run = await scene.run(scene.job(max_steps=200))
+    await scene.at_step(run, 20)
+    before = scene.directory(run).read_status()
+
+    scene.kill()
+    scene.injected(run, "adopted")
+    scene.again(run)
+    await scene.said("attached to the training")
+
+    assert scene.directory(run).read_status().trainer_pid == before.trainer_pid
+    await survived(run)
+    assert len(scene.cloud.account) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(22, "flow process killed")
+async def test_a_flow_killed_at_every_boundary_hires_one_machine(scene, survived):
+    run = await scene.run(scene.job())
+
+    for words in BOUNDARIES:
+        await scene.said(words)
+        scene.injected(run, "adopted")
+        scene.kill()
+        if await scene.state(run) is JobState.COMPLETED:
+            break
+        scene.again(run)
+
+    await survived(run)
+    assert len(scene.cloud.account) == 1
+    assert scene.directory(run).read_status().attempt == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(23, "worker told to end, or killed")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+async def test_a_flow_that_is_told_to_end_is_revived_and_training_goes_on(
+    scene, survived, monkeypatch, number
+):
+    monkeypatch.setattr(reconcile, "ZOMBIE_SECONDS", 1.0)
+    run = await scene.run(scene.job(**LONG))
+    await scene.at_step(run, 20)
+    before = scene.directory(run).read_status()
+
+    scene.injected(run, "adopted")
+    scene.kill(number)
+    assert scene.cloud.alive()
+    await asyncio.sleep(1.5)
+    found = await reconcile.reconcile_once()
+
+    assert [finding.act for finding in found] == ["revive"]
+    await survived(run)
+    after = scene.directory(run).read_status()
+    assert (after.attempt, after.trainer_pid) == (1, before.trainer_pid)
+    assert len(scene.cloud.account) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(24, "Prefect API away for 20 s")
+@pytest.mark.parametrize("how", ["refuses", "is silent"])
+async def test_training_and_streaming_go_on_without_prefect(scene, survived, monkeypatch, how):
+    server = int(os.environ["PREFECT_API_URL"].rpartition(":")[2].partition("/")[0])
+    async with Proxy("127.0.0.1", server) as proxy:
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{proxy.port}/api")
+        run = await scene.run(scene.job(**LONG))
+        step = await scene.at_step(run, 20)
+
+        scene.injected(run, "Prefect's API fails")
+        if how == "refuses":
+            proxy.refuse()
+            proxy.cut()
+        else:
+            proxy.freeze()
+        await asyncio.sleep(10)
+        assert scene.step(run) > step
+        await asyncio.sleep(10)
+        proxy.accept()
+        proxy.thaw()
+
+        await survived(run)
+    assert len(scene.cloud.account) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(26, "two flow processes for one run")
+@pytest.mark.parametrize("words", ["Beginning flow run", "started the training"])
+async def test_a_second_process_for_a_run_steps_aside(scene, survived, words):
+    run = await scene.run(scene.job())
+    await scene.said(words)
+
+    scene.injected(run, "another process works")
+    scene.again(run)
+
+    await survived(run)
+    assert "another process works" in (scene.folder / "flow.log").read_text()
+    assert len(scene.cloud.account) == 1
+    assert scene.directory(run).read_status().attempt == 1
