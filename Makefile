@@ -26,10 +26,16 @@ $(VENV)/installed-dev: $(VENV)/installed
 demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in about a minute
 	@$(BIN)/python examples/demo.py
 
-test: $(VENV)/installed-dev ## Run all tests, in parallel
+# The machines of the tests are private sshd's.
+/usr/sbin/sshd:
+	@echo "Installing openssh-server with apt-get (the tests start their own sshd) …"
+	@test "$$(id -u)" = 0 || { echo "sshd is missing: sudo apt-get install openssh-server"; exit 1; }
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq openssh-server >/dev/null
+
+test: $(VENV)/installed-dev /usr/sbin/sshd ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
 
-faults: $(VENV)/installed-dev ## Inject every kind of fault, and print what came of each
+faults: $(VENV)/installed-dev /usr/sbin/sshd ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests/faults --thorough -n 2
 
 lint: $(VENV)/installed-dev ## Check style and types
@@ -41,7 +47,7 @@ format: $(VENV)/installed-dev ## Mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/installed-dev ## Measure; each benchmark ends with its ratio and its goal
+bench: $(VENV)/installed-dev /usr/sbin/sshd ## Measure; each benchmark ends with its ratio and its goal
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 deploy: $(VENV)/installed ## Make work pool, queues and deployments on the configured Prefect server

@@ -32,7 +32,7 @@ async def ship(source: Path, result: Path) -> None:
     async with get_client() as client:
         shipper = LogShipper(client, this_run_id(), run)
         helpers = [
-            asyncio.create_task(_mirror(training_in(source.parent), source.name, run.log)),
+            asyncio.create_task(_mirror(training_in(source.parent, run), source.name, run.log)),
             asyncio.create_task(shipper.run()),
         ]
         while not source.with_suffix(".done").exists():
@@ -47,7 +47,7 @@ async def ship(source: Path, result: Path) -> None:
         await asyncio.gather(*helpers, return_exceptions=True)
 
 
-def training_in(folder: Path) -> RemoteTraining:
+def training_in(folder: Path, run: RunFolder) -> RemoteTraining:
     """Return the view of a job directory that the mirror takes."""
     job = TrainingJob.model_validate(
         {
@@ -65,7 +65,7 @@ def training_in(folder: Path) -> RemoteTraining:
         status=InstanceStatus.RUNNING,
         workspace=str(folder),
     )
-    return RemoteTraining(job, where, LocalMachine())
+    return RemoteTraining(job, where, LocalMachine(), run, python=sys.executable, at_home=True)
 
 
 def main(source: str, result: str) -> None:

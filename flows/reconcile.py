@@ -8,12 +8,10 @@ executed again, and attaches. What does not bear this installation's prefix is n
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -34,7 +32,7 @@ from flows.logger import logger
 from flows.renting.giving_back import until_gone
 from flows.renting.journal import Hire, Journal
 from flows.renting.settling import settle_run
-from flows.run_folder import RunFolder
+from flows.run_folder import RunFolder, run_folders
 from trainer.config import TrainingJob
 from trainer.errors import OrchestratorError
 from trainer.files import read_json, replace_json
@@ -43,9 +41,9 @@ ZOMBIE_SECONDS = (
     30.0  # in a state of work with nobody at work: longer than a process takes to start
 )
 PENDING_SECONDS = 600.0
+KEPT_SECONDS = 120.0  # for a kept machine to end itself once its time is up
 ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it goes
 REVIVE_WITHIN = timedelta(days=1)
-RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MAX_REVIVALS = 3  # of one run by us; a run that crashes again and again is brought to its end
 
 
@@ -138,19 +136,15 @@ def _runs_with_open_machines() -> list[UUID]:
     """Return the runs of this computer whose journal has a machine that is not gone yet."""
     return [
         UUID(folder.name)
-        for folder in _run_folders()
+        for folder in run_folders()
         if any(_may_bill(hire) for hire in Journal.of(RunFolder(folder.name)).hires)
     ]
 
 
-def _run_folders() -> list[Path]:
-    """Return the folders of runs; whatever else somebody put there is passed over."""
-    return [path for path in runs().iterdir() if RUN_ID.fullmatch(path.name)]
-
-
 def _may_bill(hire: Hire) -> bool:
     try:
-        return hire.is_open and not provider_class(hire.provider).is_home
+        waits = time.time() < hire.kept_until + KEPT_SECONDS
+        return hire.is_open and not waits and not provider_class(hire.provider).is_home
     except OrchestratorError:  # a provider that is installed no longer: its bill goes on
         return True
 
@@ -159,7 +153,7 @@ async def _unattended(client: PrefectClient) -> list[UUID]:
     """Return the runs of this computer that crashed lately, or run and nobody works on them."""
     since = datetime.now(UTC) - REVIVE_WITHIN
     found = []
-    for folder in _run_folders():
+    for folder in run_folders():
         if is_held(folder / ".lock") or folder.stat().st_mtime < since.timestamp():
             continue
         try:
@@ -175,8 +169,8 @@ async def _kept(item: Found, dry_run: bool) -> list[Finding]:  # noqa: FBT001
     over = item.name.kept_until <= time.time()
     if not over:
         return [_finding(item, Act.KEEP, "waits for the next job")]
-    if not dry_run:
-        await until_gone(item.provider, item.instance.id)
+    if not dry_run and await until_gone(item.provider, item.instance.id):
+        Journal.close_kept(item.instance.name, "no job came for it")
     return [_finding(item, Act.TERMINATE, "no job came for it in time")]
 
 

@@ -5,6 +5,7 @@ The mirror is appended to and nothing else, so its size is the offset to follow 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from flows.logger import logger
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
 from trainer.manifest import MANIFEST
+
+RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def this_run_id() -> UUID:
@@ -70,6 +73,11 @@ class RunFolder:
         if output_dir:
             return Path(output_dir).expanduser().absolute()
         return artifacts() / f"{job_name}-{self.run_id[:8]}"
+
+
+def run_folders() -> list[Path]:
+    """Return the folders of all runs of this computer; whatever else lies there is passed over."""
+    return [path for path in sorted(runs().iterdir()) if RUN_ID.fullmatch(path.name)]
 
 
 def _attempt(name: str) -> int:

@@ -13,13 +13,12 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
-from blocks.home import runs
 from blocks.registry import configured_providers
 from flows.reconcile import Act, reconcile_once
 from flows.renting.estimating import can_estimate, cost_on, estimated, seconds_on
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import HOW_TO_SET_UP, Choice, market
-from flows.run_folder import RunFolder
+from flows.run_folder import RunFolder, run_folders
 from gateway.api import call
 from gateway.checks import checked_job
 from gateway.exits import Exit, complain, note, say, say_json, sentence
@@ -168,9 +167,8 @@ def _cells(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> tu
 
 
 def _hires() -> Iterable[tuple[str, Hire]]:
-    for folder in sorted(runs().iterdir()):
-        if (folder / "machines.json").exists():
-            yield from ((folder.name, hire) for hire in Journal.of(RunFolder(folder.name)).hires)
+    for folder in run_folders():
+        yield from ((folder.name, hire) for hire in Journal.of(RunFolder(folder.name)).hires)
 
 
 async def _names(client: PrefectClient, ids: Iterable[str]) -> dict[str, str]:

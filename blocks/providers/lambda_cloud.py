@@ -90,6 +90,8 @@ class LambdaCloud(Provider):
         if not offers:
             names = [offer_of(row).instance_type for row in fitting or types]
             state = "sold out where you may go" if fitting else "not what you ask for"
+            if limits.max_price_per_hour and not fitting:
+                state += f" at limits.max_price_per_hour = {limits.max_price_per_hour:g}"
             raise CapacityError(
                 f"Lambda Cloud has no machine for this job: {', '.join(sorted(names))} "
                 f"{'is' if len(names) == 1 else 'are'} {state}.",

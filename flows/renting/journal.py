@@ -22,7 +22,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from blocks.models import Offer
 from blocks.names import run_name
 from flows.logger import logger
-from flows.run_folder import RunFolder
+from flows.run_folder import RunFolder, run_folders
 from trainer.files import read_json, replace_json
 
 MACHINES = "training-machines"
@@ -49,6 +49,10 @@ class Hire:
     """Its job directory, once it was ready."""
     held_since: float = 0.0
     """Unix seconds since when it is kept only for what could not be fetched from it yet."""
+    kept_until: float = 0.0
+    """Unix seconds until which it waits, under another name, for the next job; 0: it does not."""
+    most_seconds: float | None = None
+    """It is billed for no longer than this: when a kept machine ends itself."""
     started_at: str = ""
     ended_at: str | None = None
     cause: str = ""
@@ -76,7 +80,8 @@ class Hire:
     def seconds(self) -> float:
         """Return how long it has been, or was, billed; by the monotonic clock while we live."""
         running = time.monotonic() - self._since if self.is_open else 0.0
-        return self.metered_seconds + running
+        billed = self.metered_seconds + running
+        return billed if self.most_seconds is None else min(billed, self.most_seconds)
 
     def meter(self) -> None:
         """Take down the time that has passed."""
@@ -164,6 +169,13 @@ class Journal:
             hire.reprice(price_per_hour)
             self.save()
 
+    def keep(self, hire: Hire, name: str, seconds: float) -> None:
+        """Note that a machine waits for the next job under another name; this run pays for it."""
+        hire.most_seconds = hire.seconds() + seconds
+        hire.name, hire.kept_until = name, time.time() + seconds
+        hire.cause = f"completed; kept for {seconds / 60:g} minutes"
+        self.save()
+
     def current(self) -> Hire | None:
         """Return the newest row that is open."""
         return next((hire for hire in reversed(self.hires) if hire.is_open), None)
@@ -206,6 +218,16 @@ class Journal:
             }
             for hire in self.hires
         ]
+
+    @classmethod
+    def close_kept(cls, name: str, cause: str) -> None:
+        """Close the row of a kept machine, whichever run of this computer it is in."""
+        for folder in run_folders():
+            journal = cls.of(RunFolder(folder.name))
+            hire = journal.by_name(name)
+            if hire and hire.is_open:
+                hire.cause = f"{hire.cause}; {cause}"
+                journal.end(hire, cause)
 
     async def publish(self) -> None:
         """Show the rows in Prefect, in one table that is updated in place.

@@ -56,7 +56,7 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
         logger().warning("the machine cannot be kept: %s", error.message)
         return False
     logger().info("kept %s for %g minutes", instance.id, job.keep_minutes)
-    journal.end(hire, f"completed; kept as {name}")
+    journal.keep(hire, name, seconds)
     await journal.publish()
     return True
 
@@ -84,6 +84,7 @@ async def claim(
             journal.save()
             MachineKeys(instance.name).rename(hire.name)
             if await provider.rename(instance.id, hire.name):
+                Journal.close_kept(instance.name, "taken over by the next job")
                 return hire, await provider.describe(instance.id)
             MachineKeys(hire.name).rename(instance.name)
             journal.end(hire, "could not be taken over")

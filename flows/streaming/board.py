@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ from flows.streaming.chart import data_uri, loss_curve, thinned
 from trainer.metrics import Record, by_step, parse_records
 
 UPDATE_SECONDS = 2.0
+REST = 4.0  # times as long as publishing took, it waits at least before it publishes again
 PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
 KINDS = {
     PROGRESS: ("progress", "How much of the training is done"),
@@ -65,10 +67,14 @@ class Board:
         self._artifacts: dict[str, UUID] | None = None
 
     async def run(self) -> None:
-        """Publish whatever is new, every two seconds. Runs until it is cancelled."""
+        """Publish whatever is new, every two seconds. Runs until it is cancelled.
+
+        Less often while Prefect is slow, so that the boards of many jobs are not what keeps it so.
+        """
         while True:
+            began = time.monotonic()
             await self._publish()
-            await asyncio.sleep(UPDATE_SECONDS)
+            await asyncio.sleep(max(UPDATE_SECONDS, REST * (time.monotonic() - began)))
 
     async def finish(self) -> None:
         """Publish the last state."""

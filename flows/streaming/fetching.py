@@ -57,7 +57,7 @@ async def fetch_folder(
 
 async def _fetch(machine: Machine, source: str, target: Path, facts: dict[str, object]) -> None:
     size = int(str(facts["bytes"]))
-    if _size(target) == size and await asyncio.to_thread(sha256_of, target) == facts["sha256"]:
+    if await asyncio.to_thread(_is_there, target, facts):
         return
     for last in (False, True):
         # A machine that claims a terabyte sends no more than its manifest announced.
@@ -77,6 +77,15 @@ def _forget_others(folder: Path, names: set[str]) -> None:
         name = path.relative_to(folder).as_posix()
         if name != MANIFEST and name.removesuffix(".part") not in names:
             path.unlink()
+
+
+def _is_there(path: Path, facts: dict[str, object]) -> bool:
+    """Whether an earlier attempt has brought a file already."""
+    return (
+        path.is_file()
+        and path.stat().st_size == facts["bytes"]
+        and sha256_of(path) == facts["sha256"]
+    )
 
 
 def _size(path: Path) -> int:

@@ -28,6 +28,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import PrefectHTTPStatusError
 
+from blocks.machines.transfer import in_thread
 from flows.logger import logger
 from flows.run_folder import RunFolder
 from trainer.files import read_json, replace_json
@@ -131,10 +132,9 @@ class LogShipper:
 
     async def _advance(self, size: int, timestamp: str) -> None:
         self._cursor = Cursor(self._cursor.offset + size, timestamp)
+        record = asdict(self._cursor)
         # In a thread: a busy disk may take a second for it, and other jobs wait in this process.
-        await asyncio.to_thread(
-            replace_json, self._run.log_cursor, asdict(self._cursor), durable=False
-        )
+        await in_thread(lambda _: replace_json(self._run.log_cursor, record, durable=False))
 
     async def _restore(self) -> None:
         """Go on where an earlier process stood; its last batch may be on the server unnoticed."""

@@ -98,22 +98,30 @@ async def _follow(
         if not provider.is_home:
             helpers += [mirror.run(), watch_provider(provider, training.instance, journal)]
         tasks = [asyncio.create_task(helper) for helper in helpers]
-        watching = asyncio.create_task(training.until_rest())
+        ending = asyncio.create_task(_until_all_is_home(training, run, shipper, board))
         try:
-            # A helper ends only by failing: nobody shall miss that.
-            done, _ = await asyncio.wait({watching, *tasks}, return_when="FIRST_COMPLETED")
-            for finished in done - {watching}:
+            # A helper ends only by failing: nobody shall miss that, not even when only the last
+            # bytes are missing.
+            done, _ = await asyncio.wait({ending, *tasks}, return_when="FIRST_COMPLETED")
+            for finished in done - {ending}:
                 finished.result()
-            status = await watching
-            await _until_size(run.log, status.get("train_bytes"))
-            await _until_size(run.metrics, status.get("metrics_bytes"))
-            await shipper.finish()
-            await board.finish()
-            return status
+            return await ending
         finally:
-            for task in (watching, *tasks):
+            for task in (ending, *tasks):
                 task.cancel()
-            await asyncio.gather(watching, *tasks, return_exceptions=True)
+            await asyncio.gather(ending, *tasks, return_exceptions=True)
+
+
+async def _until_all_is_home(
+    training: RemoteTraining, run: RunFolder, shipper: LogShipper, board: Board
+) -> dict[str, Any]:
+    """Wait until the job is at rest and every byte of log and metrics is here and shown."""
+    status = await training.until_rest()
+    await _until_size(run.log, status.get("train_bytes"))
+    await _until_size(run.metrics, status.get("metrics_bytes"))
+    await shipper.finish()
+    await board.finish()
+    return status
 
 
 async def _mirror(training: RemoteTraining, name: str, local: Path) -> None:

@@ -26,6 +26,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if marker := item.get_closest_marker("fault"):
             item.user_properties.append((PROPERTY, list(marker.args)))
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(600))  # many wait for others' deadlines
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Refuse a test that ends without having proved anything."""
+    result = yield
+    figures = dict(pyfuncitem.user_properties).get(FIGURES)
+    assert figures is None or figures["end"] != Figures.end, "call survived(run)"
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -71,22 +82,19 @@ async def scene(
 
 
 @pytest.fixture
-def survived(scene: Scene, request: pytest.FixtureRequest) -> Iterator[Survived]:
+def survived(scene: Scene, request: pytest.FixtureRequest) -> Survived:
     """Prove at the end of a test how a run ended, and that nothing was lost or left.
 
     `await survived(run)`, or with the state and a regular expression for its message.
     """
     figures = Figures()
     request.node.user_properties.append((FIGURES, vars(figures)))  # what is found later shows too
-    proved: list[FlowRun] = []
 
     async def proof(run: FlowRun, expected: JobState = JobState.COMPLETED, error: str = "") -> None:
-        proved.append(run)
         await scene.ended(run)
         await prove(scene, run, figures, expected, error)
 
-    yield proof
-    assert proved, "nothing was proved: call survived(run)"
+    return proof
 
 
 @pytest.fixture

@@ -24,8 +24,11 @@ class Curves:
         self._folder = folder
 
     async def of(self, config: TrainingConfig) -> Losses:
-        """Return the losses by step of a config, training it when nobody has."""
-        text = config.model_dump_json()
+        """Return the losses by step of a config, training it when nobody has.
+
+        It is trained without a checkpoint on the way: saving must not change a loss.
+        """
+        text = config.model_copy(update={"save_steps": 1_000_000}).model_dump_json()
         folder = self._folder / hashlib.sha256(text.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         async with locked(folder / "curve.lock"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 from uuid import uuid4
 
@@ -76,14 +76,20 @@ class Hunt:
     async def connected(self, instance: Instance) -> Machine:
         return (await load_provider(instance.provider)).machine(instance)
 
-    async def over(self) -> None:
-        """Give back what is hired, and prove that nothing is left and the books are right."""
-        self.is_over, journal = True, self.journal
-        for hire in [hire for hire in journal.hires if hire.is_open]:
-            assert await giving_back.give_back(journal, hire, "done"), self.outcomes()
+    async def over(self, *others: Hunt, unbooked: Collection[str] = ()) -> None:
+        """Give back what is hired, and prove that nothing is left and the books are right.
+
+        Args:
+            others: hunts in the same account.
+            unbooked: ids of instances that were gone before anybody of ours knew of them.
+        """
+        self.is_over, booked = True, set(unbooked)
+        for journal in [hunt.journal for hunt in (self, *others)]:
+            for hire in [hire for hire in journal.hires if hire.is_open]:
+                assert await giving_back.give_back(journal, hire, "done"), self.outcomes()
+            booked |= {hire.instance_id for hire in journal.hires}
         for cloud in self.scene.clouds:
             self.figures.leaked += len(cloud.alive())
             assert cloud.alive() == []
             assert cloud.errors == []
-            names = {hire.instance_id for hire in journal.hires if hire.instance_id}
-            assert set(cloud.account) == names
+            assert set(cloud.account) <= booked

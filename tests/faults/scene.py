@@ -32,6 +32,11 @@ from trainer.config import TrainingJob
 from trainer.job_directory import JobDirectory, JobState
 from trainer.metrics import read_metrics
 
+MEDIUM = {"max_steps": 200, "eval_steps": 100, "save_steps": 20}
+LONG = {"max_steps": 400, "eval_steps": 200, "save_steps": 40}
+"""Jobs for `Scene.job` that take some 10 s and 20 s, long enough to be disturbed; every other kind
+of job that is completed costs a training more, for its curve."""
+
 
 class Scene:
     """What a test of a fault has: real processes, and what can be seen of them from outside."""
@@ -97,17 +102,18 @@ class Scene:
         self.flows[-1].send_signal(number)
         self.flows[-1].wait(60)
 
-    def injected(self, run: FlowRun, words: str = "") -> None:
+    def injected(self, run: FlowRun, words: str = "", *, ends: bool = False) -> None:
         """Note that the fault happens now; from here on the clock of its recovery runs.
 
         Args:
             run: the run that it happens to.
             words: regular expression by which the log tells of it, beside warnings and errors.
+            ends: the run shall end by it; else training shall go on.
         """
         self.injected_at, self.recovered_at, self.words = time.time(), None, words
         if self._watching:
             self._watching.cancel()
-        self._watching = asyncio.create_task(self._watch(run))
+        self._watching = asyncio.create_task(self._watch(run, ends=ends))
 
     async def behind_proxy(self) -> Proxy:
         """Put the next machine behind a proxy and return that."""
@@ -146,7 +152,7 @@ class Scene:
         async with get_client() as client:
             return await client.read_flow_run(run.id)
 
-    async def ended(self, run: FlowRun, seconds: float = 120) -> JobState:
+    async def ended(self, run: FlowRun, seconds: float = 400) -> JobState:
         """Wait until the run is at rest and no process works on it; return its state."""
 
         async def rests() -> FlowRun | None:
@@ -201,10 +207,10 @@ class Scene:
         for proxy in self._proxies:
             await proxy.close()
 
-    async def _watch(self, run: FlowRun) -> None:
+    async def _watch(self, run: FlowRun, *, ends: bool) -> None:
         """Note when training has advanced, or the run has ended, after the fault."""
         before, asked = self.step(run), 0.0
-        while self.step(run) <= before:
+        while ends or self.step(run) <= before:
             if time.monotonic() - asked > 0.5:
                 asked = time.monotonic()
                 if (await self.read(run)).state.is_final() and not self.processes(run):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
+import re
 
 import pytest
 from hunt import Hunt
 from proof import Figures
 
-from blocks.providers import api, runpod
+from blocks.providers import api, lambda_cloud, runpod
 from blocks.providers.api import Api
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.runpod import RunPod
 from blocks.providers.vast import VastAI
+from blocks.registry import load_provider
 from flows.renting import giving_back
 from tests.clouds.cloud import Fault
 from tests.flows.flow_runs import until
@@ -55,13 +56,8 @@ def create_of(scene, kind, **facts):
 def orders(scene):
     """Return how often a machine was ordered."""
     method, path = CREATES[scene.provider]
-    return sum(
-        count for (m, p), count in scene.cloud.calls().items() if m == method and api_path(p, path)
-    )
-
-
-def api_path(path, wanted):
-    return wanted.rstrip("$") in path
+    calls = scene.cloud.calls().items()
+    return sum(count for (m, p), count in calls if m == method and re.search(path, p))
 
 
 # 1: too many requests.
@@ -101,15 +97,10 @@ async def test_runs_share_the_budget_and_wait_for_the_longest_empty_window(scene
 
     await asyncio.gather(hunt.machine(), *(other.machine() for other in others))
 
-    scene.cloud.quotas = {}
     assert len(scene.cloud.alive()) == 3
     refused = sum(r.status == 429 for r in scene.cloud.requests)
     assert refused <= len(scene.cloud.requests) / 3
-    for other in others:
-        for hire in other.journal.hires:
-            assert await giving_back.give_back(other.journal, hire, "done")
-            hunt.journal.hires.append(hire)
-    assert scene.cloud.errors == []
+    await hunt.over(*others)
 
 
 # 2: answers that are none.
@@ -242,6 +233,7 @@ async def test_a_provider_that_cannot_be_reached_does_not_keep_another_from_serv
 )
 async def test_a_machine_whose_order_was_not_answered_is_adopted(scene, hunt, kind, monkeypatch):
     monkeypatch.setattr(runpod, "CREATE_SECONDS", 1.0)
+    monkeypatch.setattr(lambda_cloud, "LAUNCH_SECONDS", 1.0)
     monkeypatch.setitem(Api.call.__kwdefaults__, "read_seconds", 1.0)
     scene.cloud.faults.add(create_of(scene, kind, seconds=30))
     scene.cloud.list_lag = 0.7
@@ -269,17 +261,12 @@ async def test_what_an_order_made_that_was_refused_is_destroyed(scene, hunt):
     scene.cloud._ordered = outbid
     await hunt.machine()
 
-    first = hunt.journal.hires[0]
-    assert first.cause.startswith("CapacityError: ")
-    assert len(scene.cloud.account) == 2
-    assert scene.cloud.all[0].gone
-    assert len(scene.cloud.alive()) == 1
-    first_id = scene.cloud.all[0].id
-    assert first_id in first.cause
-    journal = hunt.journal
-    journal.hires[0].instance_id = first_id
-    journal.save()
-    await hunt.over()
+    first, second = scene.cloud.all
+    assert hunt.outcomes()[0].startswith("CapacityError: ")
+    assert f"Instance {first.id} is destroyed" in hunt.outcomes()[0]
+    assert first.gone
+    assert scene.cloud.alive() == [second.id]
+    await hunt.over(unbooked=[first.id])
 
 
 @pytest.mark.thorough
@@ -328,12 +315,10 @@ async def test_when_everything_is_sold_out_the_error_names_every_offer(scene, hu
 
     error = await hunt.fails(CapacityError, r"^None of \d offers led to a machine: ")
 
-    assert len(scene.cloud.alive()) == 0
     assert error.message.count(f"{scene.provider} ") == len(hunt.journal.hires) <= 3
     assert all(hire.cost() == 0 for hire in hunt.journal.hires)
-    for hire in hunt.journal.hires:
-        assert not hire.is_open
-    hunt.is_over = True
+    assert not any(hire.is_open for hire in hunt.journal.hires)
+    await hunt.over(unbooked=scene.cloud.account)
 
 
 @pytest.mark.thorough
@@ -403,7 +388,7 @@ async def test_an_account_that_cannot_pay_is_asked_once(scene, hunt):
     error = await hunt.fails(FundsError, "(?i)insufficient|credit|inactive")
 
     assert orders(scene) == 1
-    assert "http" in error.suggestion or "." in error.suggestion
+    assert error.suggestion
     await hunt.over()
 
 
@@ -448,15 +433,11 @@ FIELDS = {
 @pytest.mark.parametrize("switch", ["missing_fields", "null_fields"])
 async def test_an_instance_that_is_told_in_part_is_never_called_gone(scene, hunt, switch):
     instance = await hunt.machine()
-    machine = await hunt.connected(instance)
-    await machine.close()
-    from blocks.registry import load_provider
-
     provider = await load_provider(scene.provider)
     for field in FIELDS[scene.provider]:
         setattr(scene.cloud, switch, {field})
-        provider._api().forget("pods")
-        provider._api().forget("instances")
+        for shared in ("pods", "instances"):
+            provider._api().forget(shared)
         seen = await provider.describe(instance.id)
         assert seen.status.is_billing, field
         assert seen.id == instance.id
@@ -487,8 +468,6 @@ async def test_a_machine_that_refuses_to_go_is_asked_until_it_is_gone(scene, hun
 async def test_a_machine_that_never_goes_is_reported_charged_and_met_again(
     scene, hunt, monkeypatch, caplog
 ):
-    monkeypatch.setattr(giving_back, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setitem(dict(zip(["p"], [0])), "p", 0)
     await hunt.machine()
     scene.cloud.terminate_refuses = 10**6
     journal = hunt.journal
@@ -514,11 +493,7 @@ async def test_a_machine_that_got_dearer_is_given_back_unused(scene, hunt):
     await hunt.fails(CapacityError, "was offered for")
 
     assert len(scene.cloud.account) == 2
-    journal = hunt.journal
-    for hire, rented in zip(journal.hires, scene.cloud.all, strict=True):
-        hire.instance_id = hire.instance_id or rented.id
-    journal.save()
-    await hunt.over()
+    await hunt.over(unbooked=scene.cloud.account)
 
 
 @pytest.mark.thorough
@@ -540,10 +515,7 @@ async def test_a_little_more_is_metered_as_billed(scene, hunt):
     scene.cloud.price_factor = 1.04
 
     await hunt.machine()
-    begun = time.monotonic()
     await hunt.over()
 
-    [(_, _, seconds, cost)] = scene.cloud.billing()
+    [(_, _, _, cost)] = scene.cloud.billing()
     assert hunt.journal.cost() == pytest.approx(cost, abs=0.1248 * 3 / 3600)
-    assert seconds > 0
-    assert begun

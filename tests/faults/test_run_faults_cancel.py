@@ -35,7 +35,7 @@ async def test_a_job_cancelled_while_training_is_stopped_with_its_checkpoint(sce
     run = await scene.run(scene.job(max_steps=2000))
     await scene.said(TRAINING)
 
-    scene.injected(run, "asked to stop")
+    scene.injected(run, "asked to stop", ends=True)
     await cancel(run)
 
     await survived(run, JobState.STOPPED, "cancelled; saved at step")
@@ -51,7 +51,7 @@ async def test_a_job_cancelled_at_any_moment_is_stopped(scene, survived, words):
     run = await scene.run(scene.job(max_steps=60 if "Finished" in words[-8:] else 2000))
     await scene.said(words)
 
-    scene.injected(run, "asked to stop|cancel")
+    scene.injected(run, "asked to stop|cancel", ends=True)
     await cancel(run)
 
     await survived(run, JobState.STOPPED)
@@ -63,7 +63,7 @@ async def test_cancelling_twice_and_killing_meanwhile_stops_once(scene, survived
     run = await scene.run(scene.job(max_steps=2000))
     await scene.said(TRAINING)
 
-    scene.injected(run, "asked to stop")
+    scene.injected(run, "asked to stop", ends=True)
     await cancel(run)
     await scene.said("asked to stop")
     async with get_client() as client:

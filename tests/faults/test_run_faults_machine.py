@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from prefect import get_client
+from scene import MEDIUM
 
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel
@@ -20,7 +21,7 @@ SHORT_LEASE = {"lease_minutes": 0.25, "stop_grace_seconds": 10}
 
 @pytest.mark.fault(27, "machine taken back")
 async def test_a_machine_taken_back_is_replaced_and_no_step_is_skipped(scene, survived):
-    run = await scene.run(scene.job(max_steps=200))
+    run = await scene.run(scene.job(**MEDIUM))
     await scene.said(r"checkpoint-\d+ is home")
 
     scene.injected(run)
@@ -59,7 +60,7 @@ async def test_a_machine_taken_back_at_any_moment_is_replaced(scene, survived, w
 @pytest.mark.thorough
 @pytest.mark.fault(27, "machine taken back")
 async def test_a_machine_taken_back_while_it_saves_leaves_no_half_checkpoint(scene, survived):
-    run = await scene.run(scene.job(max_steps=200, save_steps=5))
+    run = await scene.run(scene.job(**MEDIUM | {"save_steps": 5}))
     await scene.said(r"checkpoint-\d+ is home")
 
     saving = scene.directory(run).checkpoints / ".saving"
@@ -75,7 +76,7 @@ async def test_a_machine_taken_back_while_it_saves_leaves_no_half_checkpoint(sce
 @pytest.mark.fault(33, "supervisor killed")
 @pytest.mark.parametrize("both", [False, True], ids=["supervisor", "supervisor and trainer"])
 async def test_a_training_whose_supervisor_was_killed_is_still_brought_home(scene, survived, both):
-    run = await scene.run(scene.job(max_steps=200))
+    run = await scene.run(scene.job(**MEDIUM))
     await scene.at_step(run, 30)
     status = scene.directory(run).read_status()
 

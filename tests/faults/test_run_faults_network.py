@@ -7,9 +7,9 @@ import random
 import time
 
 import pytest
+from scene import LONG, MEDIUM
 
 pytestmark = pytest.mark.slow
-LONG = {"max_steps": 400, "eval_steps": 200, "save_steps": 20}
 SHORT_LEASE = {"lease_minutes": 0.3, "stop_grace_seconds": 10}
 
 
@@ -17,11 +17,11 @@ SHORT_LEASE = {"lease_minutes": 0.3, "stop_grace_seconds": 10}
 async def test_cuts_at_random_change_nothing(scene, survived, request):
     seconds = 20 if request.config.getoption("thorough") else 8
     proxy = await scene.behind_proxy()
-    run = await scene.run(scene.job(**(LONG if seconds == 20 else {"max_steps": 200})))
-    await scene.said("started the training")
+    run = await scene.run(scene.job(**(LONG if seconds == 20 else MEDIUM)))
+    await scene.at_step(run, 1)
 
     scene.injected(run)
-    chance = random.Random(20)
+    chance = random.Random(20)  # noqa: S311 - the same cuts again
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         proxy.cut()
@@ -42,7 +42,7 @@ async def test_a_slow_network_makes_it_slower_and_nothing_else(
     scene, survived, latency, bytes_per_second
 ):
     proxy = await scene.behind_proxy()
-    run = await scene.run(scene.job(max_steps=200))
+    run = await scene.run(scene.job(**MEDIUM))
     await scene.at_step(run, 10)
 
     scene.injected(run)

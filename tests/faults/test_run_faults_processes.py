@@ -7,29 +7,24 @@ import os
 import signal
 
 import pytest
+from scene import LONG, MEDIUM
 
 from flows import reconcile
 from tests.clouds.proxy import Proxy
 from trainer.job_directory import JobState
 
 pytestmark = pytest.mark.slow
-LONG = {"max_steps": 400, "eval_steps": 200, "save_steps": 20}
-"""Long enough to be disturbed for 20 s."""
 BOUNDARIES = (
     r"'place-\w+' - Finished",
     r"machine 1: ",
     r"is provisioning",
-    r"is ready after",
     r"'provision-\w+' - Finished",
     r"'install-\w+' - Finished",
     r"uploading dataset",
     r"started the training",
-    r"attached to the training",
     r"checkpoint-\d+ is home",
     r"'train-\w+' - Finished",
-    r"downloaded",
     r"'download-\w+' - Finished",
-    r"artifact .* sha256",
     r"'verify-\w+' - Finished",
     r"'teardown-\w+' - Finished",
 )
@@ -37,7 +32,7 @@ BOUNDARIES = (
 
 @pytest.mark.fault(22, "flow process killed")
 async def test_a_flow_killed_while_training_attaches_again(scene, survived):
-    run = await scene.run(scene.job(max_steps=200))
+    run = await scene.run(scene.job(**MEDIUM))
     await scene.at_step(run, 20)
     before = scene.directory(run).read_status()
 
@@ -52,6 +47,7 @@ async def test_a_flow_killed_while_training_attaches_again(scene, survived):
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(600)
 @pytest.mark.fault(22, "flow process killed")
 async def test_a_flow_killed_at_every_boundary_hires_one_machine(scene, survived):
     run = await scene.run(scene.job())

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from scene import LONG, MEDIUM
 
 from flows.run_folder import RunFolder
 from tests.clouds.machines import Profile
@@ -54,7 +55,7 @@ def small_disk() -> Iterator[Callable[[Path, str], None]]:
 @pytest.mark.fault(29, "trainer killed")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_trainer_that_a_signal_ends_is_named_and_started_again(scene, survived, number):
-    run = await scene.run(scene.job(max_steps=200))
+    run = await scene.run(scene.job(**MEDIUM))
     await scene.at_step(run, 30)
 
     scene.injected(run, "restart 1 of 2 after TrainerKilled")
@@ -71,14 +72,14 @@ async def test_a_trainer_that_ends_without_a_word_is_named(scene, survived):
     run = await scene.run(scene.job(setup=EXIT_AT_ONCE.strip().splitlines()))
     await scene.said("started the training")
 
-    scene.injected(run)
+    scene.injected(run, "TrainingFailed", ends=True)
 
     await survived(run, JobState.FAILED, "^TrainingFailed: The trainer ended with exit code 0 but")
 
 
 @pytest.mark.fault(30, "trainer hangs")
 async def test_a_trainer_that_hangs_is_killed_and_started_again(scene, survived):
-    run = await scene.run(scene.job(max_steps=200, limits={"stall_timeout_minutes": 0.5}))
+    run = await scene.run(scene.job(**MEDIUM, limits={"stall_timeout_minutes": 0.5}))
     await scene.at_step(run, 30)
 
     scene.injected(run, "restart 1 of 2 after TrainingStalled")
@@ -96,7 +97,7 @@ async def test_a_disk_that_fills_on_the_machine_keeps_the_last_checkpoint(
     machine = await until(lambda: scene.cloud.made and scene.machine())
     small_disk(machine.home / ".training-orchestrator/jobs", "12m")
 
-    scene.injected(run, "DiskFull")
+    scene.injected(run, "DiskFull", ends=True)
 
     await survived(run, JobState.FAILED, r"^DiskFull: .*\d.* bytes|^DiskFull: .*\d")
     assert newest_valid(RunFolder(run.id).checkpoints)[0] is not None
@@ -107,10 +108,9 @@ async def test_an_artifact_for_which_there_is_no_room_is_not_lost(
     scene, survived, small_disk, home
 ):
     small_disk(home / "artifacts", "100m")
-    scene.injected_at = None
     run = await scene.run(scene.job())
-    await scene.said("downloaded|DiskFull")
-    scene.injected(run, "DiskFull")
+    await scene.said("'train-\\w+' - Finished")
+    scene.injected(run, "DiskFull", ends=True)
     assert await scene.ended(run) is JobState.FAILED
     assert str((await scene.read(run)).state.message).startswith("DiskFull: ")
 
@@ -125,8 +125,8 @@ async def test_an_artifact_for_which_there_is_no_room_is_not_lost(
 async def test_a_machine_waits_while_nothing_can_come_home(scene, survived, small_disk, home):
     small_disk(home, "100m")
     run = await scene.run(scene.job())
-    await scene.said("DiskFull")
-    scene.injected(run, "DiskFull")
+    await scene.said("'train-\\w+' - Finished")
+    scene.injected(run, "DiskFull", ends=True)
     assert await scene.ended(run) is JobState.FAILED
     assert str((await scene.read(run)).state.message).startswith("DiskFull: ")
     assert len(scene.cloud.alive()) == 1
@@ -153,7 +153,7 @@ async def test_a_clock_that_jumps_changes_nothing(
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    job = scene.job(max_steps=400, eval_steps=200, save_steps=20, limits={"lease_minutes": 2})
+    job = scene.job(**LONG, limits={"lease_minutes": 2})
     if whose == "ours":
         with monkeypatch.context() as environment:
             for name, value in faked.items():

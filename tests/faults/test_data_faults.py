@@ -1,0 +1,460 @@
+"""What comes home is whole and what it says it is, or it is not kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import pickle
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from hostile import HEADER, WEIGHTS, flip, hostile_machine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.execute import create_run
+from flows.run_folder import RunFolder
+from flows.streaming import board
+from flows.streaming.board import MAKERS, MetricsTail
+from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.log_shipper import LINE_CHARACTERS, ship_rest
+from flows.streaming.outputs import fetch_output
+from flows.tasks.stream import _mirror
+from flows.tasks.verify import _duration
+from tests.flows.flow_runs import make_job, shipped_lines, until
+from trainer.checkpoints import NEEDED, newest_valid
+from trainer.errors import DiskFull, IntegrityError
+from trainer.job_directory import JobState
+from trainer.manifest import MANIFEST, verify, write_manifest
+from trainer.metrics import read_metrics
+
+MB = 1 << 20
+
+
+@pytest.fixture
+async def hostile(tmp_path):
+    async with hostile_machine(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def arriving(tmp_path):
+    """The folder that an output arrives in."""
+    return tmp_path / "here" / "arriving"
+
+
+def everything(folder):
+    """Return all that is in a folder."""
+    return {str(path) for path in folder.rglob("*")}
+
+
+# 35: cut, changed, short.
+
+
+@pytest.mark.fault(35, "download cut, file changes")
+async def test_a_download_that_is_cut_at_random_bytes_goes_on_and_is_whole(hostile, arriving):
+    size = 8 * MB
+    hostile.write_output(size)
+    chance = random.Random(35)  # noqa: S311 - the same every time
+    fetching = asyncio.ensure_future(
+        fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    )
+    cuts = 0
+    while not fetching.done() and cuts < 6:
+        hostile.proxy.cut_after(chance.randrange(1, 2 * MB))
+        cuts += 1
+        await until(lambda: hostile.proxy._cut_at is None or fetching.done())
+
+    await fetching
+
+    assert cuts == 6
+    assert verify(arriving)["files"] == verify(hostile.output)["files"]
+    assert hostile.proxy.passed < 1.8 * size
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(35, "download cut, file changes")
+@pytest.mark.parametrize("change", ["other bytes", "shorter", "longer", "gone"])
+async def test_a_file_that_changes_while_it_comes_is_not_kept(hostile, arriving, change):
+    hostile.write_output(2 * MB)
+    weights = hostile.output / WEIGHTS
+    hostile.proxy.bytes_per_second = 2 * MB
+    fetching = asyncio.ensure_future(
+        fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    )
+    await until(lambda: (arriving / f"{WEIGHTS}.part").exists())
+    content = weights.read_bytes()
+
+    match change:
+        case "other bytes":
+            weights.write_bytes(os.urandom(len(content)))
+        case "shorter":
+            os.truncate(weights, 1000)
+        case "longer":
+            weights.write_bytes(content + bytes(1000))
+        case "gone":
+            weights.unlink()
+    hostile.proxy.cut()
+
+    with pytest.raises(IntegrityError, match=WEIGHTS):
+        await asyncio.wait_for(fetching, 60)
+    assert not (arriving / WEIGHTS).exists()
+
+
+# 36: one bit.
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_bit_that_flips_on_the_way_is_caught_and_fetched_again(hostile, arriving):
+    hostile.write_output(2 * MB)
+    hostile.proxy.flip(MB)
+
+    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+    assert hostile.proxy._flip_at is None
+    assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
+
+
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_bit_that_flipped_on_the_machine_is_caught_and_the_file_not_kept(hostile, arriving):
+    hostile.write_output()
+    flip(hostile.output / WEIGHTS)
+
+    with pytest.raises(IntegrityError, match=f"{WEIGHTS} arrived with another SHA-256"):
+        await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+    assert not (arriving / WEIGHTS).exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_bit_that_flipped_here_meanwhile_is_put_right(hostile, arriving):
+    hostile.write_output()
+    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    flip(arriving / WEIGHTS)
+
+    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+    assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
+
+
+def write_checkpoint(folder, step):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    for name in NEEDED | {"model.safetensors"}:
+        (checkpoint / name).write_bytes(os.urandom(500))
+    write_manifest(checkpoint, step=step)
+    return checkpoint
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_flipped_checkpoint_is_never_kept_nor_resumed_from(hostile, tmp_path):
+    there, here = hostile.workspace / "checkpoints", tmp_path / "checkpoints"
+    mirror = CheckpointMirror(hostile.machine, str(hostile.workspace), here)
+    write_checkpoint(there, 10)
+    await mirror.sync()
+    flip(write_checkpoint(there, 20) / "optimizer.pt")
+    await mirror.sync()
+    write_checkpoint(there, 30)
+    await mirror.sync()
+    assert sorted(path.name for path in here.iterdir()) == ["checkpoint-10", "checkpoint-30"]
+
+    flip(here / "checkpoint-30" / "model.safetensors")
+
+    assert newest_valid(here)[0] == here / "checkpoint-10"
+
+
+# 37 and 38: what a manifest may say.
+
+SHA = "0" * 64
+SMALL = {"bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+MANIFESTS = {
+    "missing": (None, f"{MANIFEST} is missing on the machine"),
+    "no JSON": ("{", "cannot be read"),
+    "deep": ("[" * 100_000, "cannot be read"),
+    "a list": ([], "is no manifest"),
+    "lying": ({"files": {WEIGHTS: {"bytes": 3, "sha256": SHA}}}, WEIGHTS),
+    "upwards": ({"files": {"../../etc/passwd": SMALL}}, r"'\.\./\.\./etc/passwd' is no name"),
+    "upwards within": ({"files": {"a/../../b": SMALL}}, "is no name"),
+    "absolute": ({"files": {"/tmp/evil": SMALL}}, "'/tmp/evil' is no name"),
+    "a dot": ({"files": {".": SMALL}}, "is no name"),
+    "a folder": ({"files": {"a/": SMALL}}, "is no name"),
+    "itself": ({"files": {MANIFEST: SMALL}}, "is no name"),
+    "a NUL": ({"files": {"a\0b": SMALL}}, "is no name"),
+    "a line break": ({"files": {"a\nb": SMALL}}, "is no name"),
+    "an escape": ({"files": {"\x1b[2J": SMALL}}, "is no name"),
+    "half a character": ('{"files": {"\\ud800": {"bytes": 3, "sha256": ""}}}', "is no name"),
+    "too long": ({"files": {"x" * 300: SMALL}}, "is no name"),
+    "file and folder": ({"files": {WEIGHTS: SMALL, f"{WEIGHTS}/b": SMALL}}, "a file and a folder"),
+    "words for a size": ({"files": {WEIGHTS: {"bytes": "3", "sha256": SHA}}}, "nothing usable"),
+    "less than nothing": ({"files": {WEIGHTS: {"bytes": -9, "sha256": SHA}}}, "nothing usable"),
+    "a million files": ({"files": {f"f{n}": 0 for n in range(1_000_000)}}, "is no manifest"),
+    "a terabyte": ({"files": {WEIGHTS: {"bytes": 10**15, "sha256": SHA}}}, f"has {10**15} bytes"),
+}
+
+
+@pytest.mark.fault(37, "hostile manifest")
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "upwards" else pytest.param(n, marks=pytest.mark.thorough) for n in MANIFESTS],
+)
+async def test_a_hostile_manifest_is_refused_by_name_and_nothing_is_written_outside(
+    hostile, arriving, tmp_path, name
+):
+    manifest, words = MANIFESTS[name]
+    hostile.write_output()
+    if manifest is None:
+        (hostile.output / MANIFEST).unlink()
+    else:
+        hostile.tell(manifest)
+    arriving.mkdir(parents=True)
+    before = everything(tmp_path) - everything(hostile.workspace)
+
+    with pytest.raises((IntegrityError, DiskFull), match=words):
+        await asyncio.wait_for(fetch_output(hostile.machine, str(hostile.workspace), arriving), 60)
+
+    outside = everything(tmp_path) - everything(hostile.workspace) - everything(arriving)
+    assert outside <= before | {str(arriving)}
+    assert everything(arriving) <= {str(arriving / MANIFEST)}
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(37, "hostile manifest")
+@pytest.mark.parametrize("kind", ["device", "fifo", "folder", "endless manifest"])
+async def test_what_is_no_plain_file_is_refused(hostile, arriving, kind):
+    hostile.write_output()
+    target = hostile.output / (MANIFEST if kind == "endless manifest" else WEIGHTS)
+    target.unlink()
+    match kind:
+        case "device":
+            target.symlink_to("/dev/zero")
+        case "fifo":
+            os.mkfifo(target)
+        case "folder":
+            target.mkdir()
+        case "endless manifest":
+            target.touch()
+            os.truncate(target, 1 << 40)
+
+    with pytest.raises(IntegrityError, match=f"{target} (is not a plain file|has .* bytes, more)"):
+        await asyncio.wait_for(fetch_output(hostile.machine, str(hostile.workspace), arriving), 60)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, ("touch /tmp/was-here",)
+
+
+PICKLE = pickle.dumps(Evil())
+
+
+@pytest.mark.fault(38, "pickle for safetensors")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("adapter.PT", "x.pth", "a.pkl", "training_args.bin", "m.ckpt", "m.pickle")
+        ),
+    ],
+)
+async def test_an_output_with_a_pickle_is_refused_before_any_of_it_comes(hostile, arriving, name):
+    hostile.write_output(**{name: PICKLE})
+
+    with pytest.raises(IntegrityError, match=f"holds '{name}', a pickle"):
+        await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+    assert [path.name for path in arriving.iterdir()] == [MANIFEST]
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(38, "pickle for safetensors")
+@pytest.mark.parametrize(
+    "weights",
+    [PICKLE, b"", (10**6).to_bytes(8, "little") + HEADER],
+    ids=["pickle", "empty", "torn"],
+)
+async def test_weights_that_are_no_safetensors_are_refused(hostile, arriving, weights):
+    hostile.write_output()
+    (hostile.output / WEIGHTS).write_bytes(weights)
+    write_manifest(hostile.output)
+
+    with pytest.raises(IntegrityError, match=f"{WEIGHTS} is no safetensors file"):
+        await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+
+PLANT = (
+    "import sys, time, pathlib; sys.path[:0] = [{packages!r}]\n"
+    "from trainer.manifest import write_manifest\n"
+    "output = pathlib.Path('output')\n"
+    "while not (output / 'MANIFEST.json').exists(): time.sleep(0.002)\n"
+    "(output / 'optimizer.pt').write_bytes(b'evil'); write_manifest(output)\n"
+)
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(38, "pickle for safetensors")
+async def test_a_run_whose_machine_adds_a_pickle_fails_and_keeps_no_artifact(
+    scene, survived, tmp_path
+):
+    plant = tmp_path / "plant.py"
+    plant.write_text(PLANT.format(packages=str(Path(__file__).parents[2])))
+    run = await scene.run(scene.job(setup=[f"setsid python {plant} </dev/null >plant.log 2>&1 &"]))
+    scene.injected(run)
+
+    await survived(run, JobState.FAILED, r"^IntegrityError: The output holds 'optimizer\.pt'")
+    folder = RunFolder(run.id)
+    assert not folder.artifact("small", None).exists()
+    assert not folder.rescued.exists()
+
+
+# 39: the log.
+
+
+def growth(process, before):
+    return (process.memory_info().rss - before) / MB
+
+
+async def mirrored(hostile, run):
+    """Bring a log home as the flow does, and return how many MB of memory that took at most."""
+    process = psutil.Process()
+    before, most = process.memory_info().rss, 0.0
+    training = SimpleNamespace(machine=hostile.machine, workspace=str(hostile.workspace))
+    size = (hostile.workspace / "train.log").stat().st_size
+    run.log.touch()
+    mirroring = asyncio.ensure_future(_mirror(training, "train.log", run.log))
+    while run.log.stat().st_size < size:
+        assert not mirroring.done()
+        await asyncio.sleep(0.02)
+        most = max(most, growth(process, before))
+    mirroring.cancel()
+    await asyncio.gather(mirroring, return_exceptions=True)
+    shipping = asyncio.ensure_future(ship_rest(run.run_id, run))
+    while not shipping.done():
+        await asyncio.sleep(0.02)
+        most = max(most, growth(process, before))
+    await shipping
+    return most
+
+
+@pytest.fixture
+async def run(prefect_api):
+    return RunFolder((await create_run(make_job())).id)
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(39, "hostile log")
+async def test_a_log_of_200_megabytes_costs_no_memory(hostile, run):
+    hostile.workspace.mkdir(parents=True)
+    log = hostile.workspace / "train.log"
+    with log.open("wb") as stream:
+        stream.truncate(150 * MB)
+        stream.seek(0, os.SEEK_END)
+        for number in range(400_000):
+            stream.write(
+                b"step %d loss 1.0 and so on, for a hundred and more characters\n" % number
+            )
+
+    most = await mirrored(hostile, run)
+
+    assert most < 100
+    assert run.log.stat().st_size == log.stat().st_size
+    with run.log.open("rb") as here, log.open("rb") as there:
+        assert (
+            hashlib.file_digest(here, "md5").digest() == hashlib.file_digest(there, "md5").digest()
+        )
+
+
+@pytest.mark.fault(39, "hostile log")
+async def test_a_log_of_rubbish_is_kept_as_it_is_and_shown_harmless(hostile, run):
+    hostile.workspace.mkdir(parents=True)
+    rubbish = (
+        b"\x1b[31mred\x1b[0m \x1b]0;title\x07 \x1b[2J\n"
+        + b"\xff\xfe\x00\x80 not UTF-8\n"
+        + b"bar 1%\rbar 2%\rbar 100%\n"
+        + b"x" * (20 * MB)
+        + b"\n"
+        + bytes(range(256))
+        + b"\nno line break at the end"
+    )
+    (hostile.workspace / "train.log").write_bytes(rubbish)
+
+    most = await mirrored(hostile, run)
+
+    assert run.log.read_bytes() == rubbish
+    lines = await shipped_lines(run.run_id)
+    assert lines[-1] == "no line break at the end"
+    assert {"bar 100%"} <= set(lines)
+    assert not any(c in line for line in lines for c in ("\x1b", "\0", "\r", "\x07", "\x7f"))
+    assert max(map(len, lines)) <= LINE_CHARACTERS + 10
+    assert most < 100
+
+
+# 40: the metrics.
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
+    st.integers(-(10**400), 10**400),
+    st.lists(st.integers(), max_size=2),
+)
+NAMES = st.sampled_from(
+    ["step", "total_steps", "train_loss", "eval_loss", "timestamp", "eta_seconds", "epoch", "x"]
+)
+RECORDS = st.dictionaries(NAMES, VALUES).map(lambda row: json.dumps(row).encode())
+
+
+@pytest.mark.fault(40, "hostile metrics")
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(RECORDS, st.binary(max_size=40)), max_size=12))
+def test_metrics_of_any_kind_are_shown_or_passed_over(tmp_path_factory, lines):
+    folder = tmp_path_factory.mktemp("metrics")
+    path = folder / "metrics.jsonl"
+    path.write_bytes(b"\n".join([*lines, b'{"step": 3, "train_loss": 2.0}', b""]))
+    tail = MetricsTail(path)
+
+    assert tail.read_new()
+
+    for make in MAKERS.values():
+        make(tail.steps)
+    steps, skipped = read_metrics(path)
+    assert steps[3] == tail.steps[3]
+    assert skipped >= 0
+    assert _duration(SimpleNamespace(metrics=path)) >= 0
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(40, "hostile metrics")
+def test_lines_without_number_and_one_without_end_cost_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(board, "MOST_STEPS", 20_000)
+    path = tmp_path / "metrics.jsonl"
+    with path.open("wb") as stream:
+        for number in range(300_000):
+            stream.write(b'{"step": %d, "train_loss": 1.5}\n' % number)
+        stream.write(b"x" * (64 * MB))
+        stream.write(b'\n{"step": 1000001, "train_loss": 1.0}\n{"step": 1000002, "tr')
+    process = psutil.Process()
+    before = process.memory_info().rss
+    tail = MetricsTail(path)
+
+    assert tail.read_new()
+
+    assert growth(process, before) < 40
+    assert max(tail.steps) == 1000001
+    assert len(tail.steps) <= 20_000
+    assert tail.skipped >= 1
+    for make in MAKERS.values():
+        make(tail.steps)
