@@ -18,8 +18,9 @@ from uuid import UUID
 from prefect import flow, get_client
 from prefect.artifacts import acreate_table_artifact
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Failed
 
 from blocks.home import home, runs
 from blocks.models import Instance
@@ -266,7 +267,22 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
         job = TrainingJob.model_validate(run.parameters["job"])
         cause = str(run.state.name).lower() if run.state else "over"
         done = await settle_run(job, folder, f"{cause}; found by reconcile")
+        if done:
+            await _tell_end(run)
     return "" if done else "; not done yet, the next reconcile goes on"
+
+
+async def _tell_end(run: FlowRun) -> None:
+    """Give a run its last state that still shows as one at work, though nobody works on it."""
+    if run.state is None or run.state.is_final() or run.state.is_paused():
+        return
+    end: State[Any] = (
+        Cancelled(name="Stopped", message="cancelled; what it held is home")
+        if run.state.is_cancelling()
+        else Failed(message="its process died again and again; 'trainctl resume' goes on with it")
+    )
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, end, force=True)
 
 
 async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001

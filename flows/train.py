@@ -16,12 +16,13 @@ from prefect.client.schemas.objects import State
 from blocks.models import Instance
 from flows import outcome
 from flows.renting.budget import Budget
+from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
 from flows.renting.losses import write_off
 from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder, sole_owner
-from flows.tasks.download import download, rescued
+from flows.tasks.download import at_home, download
 from flows.tasks.install import install
 from flows.tasks.place import place
 from flows.tasks.provision import provision
@@ -50,8 +51,10 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
         try:
             await outcome.announce(JobState.INITIALIZING)
             await place(job)
-            if folder := rescued(job, run):
-                return await outcome.of_completed(await verify(job, folder))
+            if folder := at_home(job, run):
+                report = await verify(job, folder)
+                await give_back_all(Journal.of(run), "completed")
+                return await outcome.of_completed(report)
             while (ended := await _on_one_machine(job, run)) is None:
                 await outcome.announce(JobState.INITIALIZING)
             status, report = ended

@@ -101,8 +101,7 @@ class Api:
         """
         self.provider = provider
         self.base_url = base_url.rstrip("/")
-        agent = f"training-orchestrator/{version('training-orchestrator')}"
-        self._headers = {"User-Agent": agent, "Accept": "application/json", **headers}
+        self._headers = {"User-Agent": _agent(), "Accept": "application/json", **headers}
         self._intervals = dict(intervals or {})
         secrets = repr(sorted(headers.items())).encode()
         self._account = f"{self.base_url} {hashlib.sha256(secrets).hexdigest()}"
@@ -255,6 +254,12 @@ def _answer(response: httpx.Response) -> Answer:
     except ValueError:
         data = response.text
     return Answer(status=response.status_code, data=data, headers=response.headers)
+
+
+@cache
+def _agent() -> str:
+    """Return the name that we go by; looking up a version reads files."""
+    return f"training-orchestrator/{version('training-orchestrator')}"
 
 
 @cache

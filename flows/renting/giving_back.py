@@ -49,6 +49,12 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
     return gone
 
 
+async def give_back_all(journal: Journal, cause: str) -> None:
+    """Terminate every machine that is still open; what they hold must be at home."""
+    for hire in [hire for hire in journal.hires if hire.is_open]:
+        await give_back(journal, hire, cause)
+
+
 async def until_gone(provider: Provider, id: str, patience: float = PATIENCE_SECONDS) -> bool:
     """Ask for an end again and again until the provider says gone; False when it never does."""
     deadline = time.monotonic() + patience

@@ -17,7 +17,7 @@ from flows.streaming.outputs import fetch_output, verify_output
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import IntegrityError
-from trainer.files import fsync_directory
+from trainer.files import fsync_directory, read_json
 
 
 @step
@@ -46,17 +46,27 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     return put_in_place(partial, final)
 
 
-def rescued(job: TrainingJob, run: RunFolder) -> str | None:
-    """Return the artifact that came home after the run's flow had died, put in its place.
+def at_home(job: TrainingJob, run: RunFolder) -> str | None:
+    """Return the artifact that is at home already, though the run's flow died before it ended.
+
+    It came home after the flow's death, or the flow died after it had verified it.
 
     Raises:
         ConfigError: the place has come to hold something that is not ours; it is left alone.
     """
+    final = run.artifact(job.name, job.output_dir)
+    if _is_whole(run.rescued):
+        return put_in_place(run.rescued, final)
+    reported = (read_json(run.report) or {}).get("path") == str(final)
+    return str(final) if reported and _is_whole(final) else None
+
+
+def _is_whole(folder: Path) -> bool:
     try:
-        verify_output(run.rescued)
+        verify_output(folder)
     except IntegrityError:
-        return None
-    return put_in_place(run.rescued, run.artifact(job.name, job.output_dir))
+        return False
+    return True
 
 
 def partial_of(final: Path) -> Path:

@@ -130,10 +130,13 @@ class Scene:
         """Wait until a flow process writes a line with `words`, later than at the last call."""
         log, deadline = self.folder / "flow.log", time.monotonic() + seconds
         while time.monotonic() < deadline:
+            over = all(flow.poll() is not None for flow in self.flows)
             text = log.read_text(errors="replace")
             if match := re.compile(words).search(text, self._heard):
                 self._heard = match.end()
                 return match[0]
+            if over:
+                break
             await asyncio.sleep(0.005)  # what comes next may come at once
         raise AssertionError(f"{words!r} was never said:\n{text[-3000:]}")
 

@@ -1,0 +1,147 @@
+"""What becomes of machines and runs that nobody works on."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flow_runs import make_job
+from prefect import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import State
+
+from blocks.home import runs
+from blocks.names import kept_name, run_name
+from blocks.providers.runpod import RunPod
+from flows.execute import create_run
+from flows.locks import locked
+from flows.reconcile import MAX_REVIVALS, Act, decide, reconcile_once
+from flows.renting.journal import Journal
+from flows.run_folder import RunFolder
+from tests.clouds.runpod import RunPodCloud
+from trainer.config import Limits, Resources
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    with RunPodCloud(tmp_path / "cloud") as cloud:
+        for variable, value in cloud.environ().items():
+            monkeypatch.setenv(variable, value)
+        yield cloud
+
+
+async def hired(name: str) -> str:
+    provider = RunPod()
+    [offer, *_] = await provider.offers(Resources(gpu_count=0), Limits())
+    return (await provider.launch(offer, name, "ssh-ed25519 AAAA test")).id
+
+
+async def run_in(kind: StateType, *, since: datetime = LONG_AGO):
+    run = await create_run(make_job())
+    run.state = State(type=kind, name=kind.value.capitalize(), timestamp=since)
+    RunFolder(run.id)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "act"),
+    [
+        (StateType.SCHEDULED, Act.KEEP),
+        (StateType.PENDING, Act.REVIVE),
+        (StateType.RUNNING, Act.REVIVE),
+        (StateType.CRASHED, Act.REVIVE),
+        (StateType.CANCELLING, Act.SETTLE),
+        (StateType.CANCELLED, Act.SETTLE),
+        (StateType.PAUSED, Act.SETTLE),
+        (StateType.FAILED, Act.SETTLE),
+        (StateType.COMPLETED, Act.SETTLE),
+    ],
+)
+async def test_a_run_that_nobody_works_on_is_revived_or_brought_to_its_end(kind, act):
+    run = await run_in(kind)
+
+    assert decide(run, is_here=True, found=True)[0] is act
+
+
+@pytest.mark.parametrize("kind", [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING])
+async def test_a_run_whose_process_may_just_be_starting_is_left_alone(kind):
+    run = await run_in(kind, since=datetime.now(UTC))
+
+    assert decide(run, is_here=True, found=True)[0] is Act.KEEP
+
+
+@pytest.mark.parametrize("kind", [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING])
+async def test_a_run_of_another_computer_is_left_alone(kind):
+    run = await run_in(kind)
+
+    assert decide(run, is_here=False, found=True)[0] is Act.KEEP
+
+
+async def test_a_run_that_a_process_works_on_is_left_alone_whatever_its_state():
+    run = await run_in(StateType.FAILED)
+
+    async with locked(RunFolder(run.id).lock):
+        assert decide(run, is_here=True, found=True)[0] is Act.KEEP
+
+
+async def test_a_run_that_dies_again_and_again_is_brought_to_its_end():
+    run = await run_in(StateType.CRASHED)
+    journal = Journal.of(RunFolder(run.id))
+    journal.revivals = MAX_REVIVALS
+    journal.save()
+
+    assert decide(run, is_here=True, found=True)[0] is Act.SETTLE
+
+
+async def test_a_kept_machine_goes_when_its_time_is_up_and_not_before(cloud):
+    over = await hired(kept_name(time.time() - 1, "0badcafe"))
+    waits = await hired(kept_name(time.time() + 600, "0badcafe"))
+
+    findings = {finding.instance[-20:]: finding.act for finding in await reconcile_once()}
+
+    assert set(findings.values()) == {Act.KEEP, Act.TERMINATE}
+    assert cloud.alive() == [waits]
+    assert over != waits
+
+
+async def test_the_machine_of_a_failed_run_goes_and_is_paid_for(cloud):
+    run = await create_run(make_job())
+    async with get_client() as client:
+        failed = State(type=StateType.FAILED, name="Failed")
+        await client.set_flow_run_state(run.id, failed, force=True)
+    await hired(run_name(run.id, 1))
+
+    await reconcile_once()
+
+    [hire] = Journal.of(RunFolder(run.id)).hires
+    assert cloud.alive() == []
+    assert not hire.is_open
+    assert hire.cost() > 0
+
+
+async def test_a_cancelled_run_whose_process_is_dead_ends_as_stopped(cloud):
+    run = await create_run(make_job())
+    RunFolder(run.id)
+    await hired(run_name(run.id, 1))
+    async with get_client() as client:
+        asked = State(type=StateType.CANCELLING, name="Cancelling", timestamp=LONG_AGO)
+        await client.set_flow_run_state(run.id, asked, force=True)
+        await reconcile_once()
+        ended = (await client.read_flow_run(run.id)).state
+
+    assert (ended.type, ended.name) == (StateType.CANCELLED, "Stopped")
+    assert cloud.alive() == []
+
+
+async def test_a_dry_run_changes_nothing(cloud):
+    machine = await hired(kept_name(time.time() - 1, "0badcafe"))
+
+    [finding] = await reconcile_once(dry_run=True)
+
+    assert finding.act is Act.TERMINATE
+    assert cloud.alive() == [machine]
+    assert list(runs().iterdir()) == []
