@@ -90,6 +90,28 @@ class Offer(_Noun):
     ram_gb: float | None = None
     """GiB of main memory. None: the provider does not say."""
 
+    def as_instance(self, id: str, name: str, **facts: Any) -> Instance:
+        """Return the machine that a provider has just hired out by this offer.
+
+        Args:
+            id: the provider's own name for it.
+            name: our name for it.
+            facts: further fields of `Instance`; its status is provisioning unless it is given.
+        """
+        known = {
+            "provider": self.provider,
+            "status": InstanceStatus.PROVISIONING,
+            "instance_type": self.instance_type,
+            "region": self.region,
+            "host": self.host,
+            "spot": self.spot,
+            "price_per_hour": self.price_per_hour,
+            "gpu_type": self.gpu_type,
+            "gpu_ids": self.gpu_ids,
+            "gpu_count": self.gpu_count,
+        }
+        return Instance(id=id, name=name, **{**known, **facts})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance(_Noun):

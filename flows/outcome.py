@@ -21,7 +21,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause, PrefectHTTPStatusError
 from prefect.states import Cancelled, Failed, Paused, Running
 
-from flows.run_folder import this_run_id
+from flows.run_folder import RunFolder, this_run_id
+from trainer.checkpoints import newest_valid, step_of
 from trainer.config import TrainingJob
 from trainer.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
 from trainer.job_directory import JobState
@@ -74,6 +75,13 @@ def of_error(error: OrchestratorError) -> State[Any]:
     if isinstance(error, BudgetExceeded):
         return Cancelled(name="Stopped", message=f"{error.message} {error.suggestion}")
     return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
+
+
+def of_cancelled(run: RunFolder) -> State[Any]:
+    """Return the state of a job that was cancelled while no training ran that could save."""
+    checkpoint, _ = newest_valid(run.checkpoints)
+    saved = f"saved at step {step_of(checkpoint)}" if checkpoint else "it had not begun to train"
+    return Cancelled(name="Stopped", message=f"cancelled; {saved}")
 
 
 async def of_completed(report: dict[str, Any]) -> dict[str, Any] | State[Any]:

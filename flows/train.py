@@ -22,6 +22,7 @@ from flows.renting.lease import renewed
 from flows.renting.losses import write_off
 from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder, sole_owner
+from flows.streaming.wishes import CancelAsked, unless_cancelled
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install
 from flows.tasks.place import place
@@ -52,12 +53,15 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
             await outcome.announce(JobState.INITIALIZING)
             await place(job)
             if folder := at_home(job, run):
-                report = await verify(job, folder)
+                verified = await verify(job, folder)
                 await give_back_all(Journal.of(run), "completed")
-                return await outcome.of_completed(report)
+                return await outcome.of_completed(verified)
             while (ended := await _on_one_machine(job, run)) is None:
                 await outcome.announce(JobState.INITIALIZING)
             status, report = ended
+        except CancelAsked:
+            await settle_run(job, run, "cancelled")
+            return outcome.of_cancelled(run)
         except OrchestratorError as error:
             await settle_run(job, run, f"{type(error).__name__}: {error.message}")
             return outcome.of_error(error)
@@ -78,12 +82,13 @@ async def _on_one_machine(
     Returns:
         The status it came to rest with, and the report of the artifact when it is completed.
     """
-    instance = await provision(job)
+    async with unless_cancelled():
+        instance = await provision(job)
     where = Instance.from_dict(instance)
     report = None
     try:
         async with renewed(job, where):
-            async with Budget(job, Journal.of(run)).guard(where.price_per_hour):
+            async with unless_cancelled(), Budget(job, Journal.of(run)).guard(where.price_per_hour):
                 python = await install(job, instance)
             status = await stream(job, instance, python)
             if status["state"] == JobState.COMPLETED:

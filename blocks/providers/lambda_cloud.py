@@ -114,20 +114,7 @@ class LambdaCloud(Provider):
         finally:
             self._api().forget("instances")
         self._keys_of[id] = [key]
-        return Instance(
-            provider=self.provider_name,
-            id=id,
-            name=name,
-            status=InstanceStatus.PROVISIONING,
-            port=self._port(),
-            user=self._user(),
-            instance_type=offer.instance_type,
-            region=offer.region,
-            host=offer.host,
-            price_per_hour=offer.price_per_hour,
-            gpu_type=offer.gpu_type,
-            gpu_count=offer.gpu_count,
-        )
+        return offer.as_instance(id, name, port=self._port(), user=self._user())
 
     async def find(self, name: str) -> Instance | None:
         """Return the instance of that name; see `Provider.find`."""

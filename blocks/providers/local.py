@@ -76,19 +76,12 @@ class Local(Provider):
         if instance := await self.find(name):
             return instance
         folder = private_folder(self._folder(name))
-        instance = Instance(
-            provider=self.provider_name,
-            id=name,
-            name=name,
+        instance = offer.as_instance(
+            name,
+            name,
             status=InstanceStatus.RUNNING,
             address="localhost",
-            price_per_hour=offer.price_per_hour,
-            instance_type=offer.instance_type,
-            region=offer.region,
             workspace=str(folder),
-            gpu_type=offer.gpu_type,
-            gpu_ids=offer.gpu_ids,
-            gpu_count=offer.gpu_count,
         )
         await asyncio.to_thread(replace_json, folder / RECORD, instance.to_dict())
         return instance

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
 
-from blocks.models import Instance, InstanceStatus, Offer
+from blocks.models import Instance, Offer
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.base import Provider
 from blocks.providers.settle import settled
@@ -264,20 +264,7 @@ class VastAI(Provider):
             return await settled(lambda: self.find(name), self.settle_seconds, error)
         finally:
             self._api().forget("instances")
-        return Instance(
-            provider=self.provider_name,
-            id=id,
-            name=name,
-            status=InstanceStatus.PROVISIONING,
-            user=self._user(),
-            instance_type=offer.instance_type,
-            region=offer.region,
-            host=offer.host,
-            spot=offer.spot,
-            price_per_hour=offer.price_per_hour,
-            gpu_type=offer.gpu_type,
-            gpu_count=offer.gpu_count,
-        )
+        return offer.as_instance(id, name, user=self._user())
 
     async def _accept(self, offer: Offer, name: str, public_key: str, bid: float | None) -> str:
         """Order an instance and return its id."""

@@ -15,7 +15,7 @@ from flows.renting.journal import Hire
 from trainer.config import TrainingJob
 from trainer.errors import BootError, ConnectionLost
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5  # providers that must not be asked so often answer from their last list
 GONE_SECONDS = 5.0  # a provider that says gone must go on saying so: its lists lag
 
 
@@ -81,6 +81,7 @@ async def _described(provider: Provider, instance: Instance) -> Instance:
 async def _answering(
     provider: Provider, instance: Instance, job: TrainingJob, deadline: float, minutes: float
 ) -> Facts:
+    said = ""
     while True:
         try:
             async with provider.machine(instance) as machine:
@@ -98,6 +99,11 @@ async def _answering(
                     f"{instance.id} runs, but SSH did not answer within {minutes:g} minutes: "
                     f"{error.message}"
                 ) from error
+            if error.message != said:
+                logger().info(
+                    "%s runs, and SSH does not answer yet: %s", instance.id, error.message
+                )
+                said = error.message
         # Ports move while a machine starts, and it may vanish meanwhile.
         described = dataclasses.replace(await _described(provider, instance), name=instance.name)
         instance = await _running(provider, described, deadline, minutes)

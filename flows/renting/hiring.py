@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections import Counter
 from uuid import UUID
@@ -207,7 +208,8 @@ class Hiring:
         hire.workspace, hire.held_since = ready.workspace, 0.0
         self._journal.save()
         await self._journal.publish()
-        return ready
+        # By its label, for a block that was saved is another account than the environment's.
+        return dataclasses.replace(ready, provider=hire.provider)
 
     def _charge(self, hire: Hire, instance: Instance) -> None:
         if instance.price_per_hour > 0:

@@ -76,8 +76,8 @@ class RemoteTraining:
     async def start_or_attach(self) -> None:
         """Start the supervisor; when one is at work already, that one is followed."""
         if await self.machine.read(f"{self.workspace}/job.json") is None:
-            await self._move_in()
-        if not (await self.examine())["alive"]:
+            await self._move_in()  # nobody wished anything there yet
+        elif not (await self.examine())["alive"]:
             await self.ask(Desired.RUN, "")
         answer = await self._trainer("--detach")
         verb = "attached to" if answer["already_running"] else "started"

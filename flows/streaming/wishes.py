@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import httpx
@@ -12,13 +13,47 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
-from flows.outcome import PAUSING
+from flows.outcome import PAUSING, cancel_was_asked
 from flows.renting.budget import Budget
 from trainer.job_directory import Desired
 
 POLL_SECONDS = 1.0
 
 Ask = Callable[[Desired, str], Awaitable[None]]
+
+
+class CancelAsked(Exception):
+    """Somebody cancelled the job before there was a training that could be told."""
+
+
+@asynccontextmanager
+async def unless_cancelled() -> AsyncIterator[None]:
+    """Break off what runs inside when the job is cancelled: a boot may take a quarter of an hour.
+
+    Raises:
+        CancelAsked: it was.
+    """
+    if await cancel_was_asked():
+        raise CancelAsked
+    try:
+        async with asyncio.timeout(None) as timer:
+            watching = asyncio.create_task(_watch_cancel(timer))
+            try:
+                yield
+            finally:
+                watching.cancel()
+    except TimeoutError:
+        if timer.expired():
+            raise CancelAsked from None
+        raise
+
+
+async def _watch_cancel(timer: asyncio.Timeout) -> None:
+    while True:
+        if await cancel_was_asked():
+            timer.reschedule(asyncio.get_running_loop().time())
+            return
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def watch_wishes(client: PrefectClient, run_id: UUID, ask: Ask) -> None:

@@ -61,10 +61,10 @@ def switched(scene, name, *values):
 
 
 def charged(hunt):
-    """Whether the first machine was charged for as long as it was there."""
-    billed = hunt.scene.cloud.billing()[0][3]
-    first = hunt.journal.hires[0]
-    return first.cost() == pytest.approx(billed, abs=first.price_per_hour * 3 / 3600)
+    """Whether the first machine was charged to the job for as long as it was there, or longer."""
+    _, _, seconds, cost = hunt.scene.cloud.billing()[0]
+    first, second = hunt.journal.hires[0], hunt.journal.hires[0].price_per_hour / 3600
+    return first.cost() >= cost - 2 * second and seconds - 2 <= first.seconds() <= seconds + 20
 
 
 @pytest.mark.fault(13, "never boots, boots late")
@@ -90,7 +90,7 @@ async def test_a_machine_that_does_not_boot_in_time_is_given_back_and_charged(
     assert first.startswith("BootError: ")
     assert "did not run within 0.05 minutes" in first
     assert scene.cloud.alive() == [instance.id]
-    assert 3 <= hunt.journal.hires[0].seconds() < 10
+    assert 3 <= hunt.journal.hires[0].seconds() < 3 + 20
     assert charged(hunt)
     await hunt.over()
 

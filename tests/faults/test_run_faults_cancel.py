@@ -59,6 +59,20 @@ async def test_a_job_cancelled_at_any_moment_is_stopped(scene, survived, words):
 
 @pytest.mark.thorough
 @pytest.mark.fault(25, "cancelled")
+async def test_a_job_cancelled_while_its_machine_does_not_boot_waits_no_longer(scene, survived):
+    scene.cloud.never_boot = True
+    run = await scene.run(scene.job())
+    await scene.said("is provisioning")
+
+    scene.injected(run, "cancel", ends=True)
+    await cancel(run)
+
+    await scene.ended(run, 60)
+    await survived(run, JobState.STOPPED, "cancelled; it had not begun to train")
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(25, "cancelled")
 async def test_cancelling_twice_and_killing_meanwhile_stops_once(scene, survived):
     run = await scene.run(scene.job(max_steps=2000))
     await scene.said(TRAINING)

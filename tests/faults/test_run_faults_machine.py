@@ -34,17 +34,17 @@ async def test_a_machine_taken_back_is_replaced_and_no_step_is_skipped(scene, su
 
 @pytest.mark.thorough
 @pytest.mark.fault(27, "machine taken back")
-@pytest.mark.parametrize("how", ["preempt", "kill_machine"])
 @pytest.mark.parametrize(
-    "words",
+    ("words", "how"),
     [
-        r"is provisioning",
-        r"'provision-\w+' - Finished",
-        r"uploading dataset",
-        r"started the training",
-        r"'train-\w+' - Finished",
+        (r"is provisioning", "preempt"),
+        (r"is provisioning", "kill_machine"),
+        (r"'provision-\w+' - Finished", "preempt"),
+        (r"uploading dataset", "kill_machine"),
+        (r"started the training", "preempt"),
+        (r"'train-\w+' - Finished", "kill_machine"),
     ],
-    ids=["boot", "install", "upload", "start", "download"],
+    ids=["boot", "boot, deleted", "install", "upload", "start", "download"],
 )
 async def test_a_machine_taken_back_at_any_moment_is_replaced(scene, survived, words, how):
     run = await scene.run(scene.job())

@@ -67,7 +67,7 @@ async def test_a_flow_killed_at_every_boundary_hires_one_machine(scene, survived
 
 @pytest.mark.thorough
 @pytest.mark.fault(23, "worker told to end, or killed")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_flow_that_is_told_to_end_is_revived_and_training_goes_on(
     scene, survived, monkeypatch, number
 ):

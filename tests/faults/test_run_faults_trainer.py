@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scene import LONG, MEDIUM
+from scene import MEDIUM
 
 from flows.run_folder import RunFolder
 from tests.clouds.machines import Profile
@@ -153,7 +153,7 @@ async def test_a_clock_that_jumps_changes_nothing(
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    job = scene.job(**LONG, limits={"lease_minutes": 2})
+    job = scene.job(**MEDIUM, limits={"lease_minutes": 2})
     if whose == "ours":
         with monkeypatch.context() as environment:
             for name, value in faked.items():
@@ -162,7 +162,7 @@ async def test_a_clock_that_jumps_changes_nothing(
     else:
         scene.cloud.profile = Profile(environment=faked)
         run = await scene.run(job)
-    await scene.at_step(run, 60)
+    await scene.at_step(run, 20)
 
     scene.injected(run)
     clock.write_text(f"{hours * 3600:+d}\n")
