@@ -63,6 +63,7 @@ def orders(scene):
 # 1: too many requests.
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(1, "429")
 async def test_a_429_is_waited_for_as_long_as_it_says(scene, hunt):
     told = {"Retry-After": "1"}
@@ -106,6 +107,7 @@ async def test_runs_share_the_budget_and_wait_for_the_longest_empty_window(scene
 # 2: answers that are none.
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(2, "5xx, HTML, torn JSON")
 @pytest.mark.parametrize(
     ("kind", "status"),
@@ -176,6 +178,7 @@ def nowhere(scene, trouble):
     return scene.cloud.url, "127.0.0.1"
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(3, "API cannot be reached")
 @pytest.mark.parametrize(
     "trouble",
@@ -200,6 +203,7 @@ async def test_an_api_that_cannot_be_reached_is_given_up_and_named(
     await hunt.over()
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(3, "API cannot be reached")
 async def test_a_provider_that_cannot_be_reached_does_not_keep_another_from_serving(
     scene, hunt, monkeypatch
@@ -362,7 +366,7 @@ async def test_what_costs_more_than_the_cap_is_not_ordered(scene, hunt):
     ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("lambda", "vast"))],
     indirect=True,
 )
-@pytest.mark.parametrize("trouble", ["wrong", "expired"])
+@pytest.mark.parametrize("trouble", [pytest.param("wrong", marks=pytest.mark.thorough), "expired"])
 async def test_a_bad_key_stops_everything_at_once(scene, hunt, trouble, monkeypatch):
     variable = scene.cloud.key_variable
     if trouble == "wrong":
@@ -449,6 +453,7 @@ async def test_an_instance_that_is_told_in_part_is_never_called_gone(scene, hunt
 # 10 to 12: ends and prices.
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(10, "terminate refused or ignored")
 @pytest.mark.parametrize(
     "scene",

@@ -67,6 +67,7 @@ def charged(hunt):
     return first.cost() >= cost - 2 * second and seconds - 2 <= first.seconds() <= seconds + 20
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(13, "never boots, boots late")
 @pytest.mark.parametrize(
     ("scene", "switch", "trouble"),
@@ -192,6 +193,7 @@ SMI = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(17, "no GPU, wrong, unusable")
 @pytest.mark.parametrize(
     "trouble",

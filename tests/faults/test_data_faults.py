@@ -56,6 +56,7 @@ def everything(folder):
 # 35: cut, changed, short.
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(35, "download cut, file changes")
 async def test_a_download_that_is_cut_at_random_bytes_goes_on_and_is_whole(hostile, arriving):
     size = 8 * MB
@@ -121,6 +122,7 @@ async def test_a_bit_that_flips_on_the_way_is_caught_and_fetched_again(hostile, 
     assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(36, "one bit flipped")
 async def test_a_bit_that_flipped_on_the_machine_is_caught_and_the_file_not_kept(hostile, arriving):
     hostile.write_output()
@@ -375,6 +377,7 @@ async def test_a_log_of_200_megabytes_costs_no_memory(hostile, run):
         )
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(39, "hostile log")
 async def test_a_log_of_rubbish_is_kept_as_it_is_and_shown_harmless(hostile, run):
     hostile.workspace.mkdir(parents=True)

@@ -49,6 +49,7 @@ async def test_the_same_job_submitted_twice_is_two_jobs(scene, survived):
     assert len(artifacts) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(41, "same job twice")
 async def test_another_installation_on_the_account_touches_no_machine_of_ours(
     scene, hunt, monkeypatch, tmp_path
@@ -198,6 +199,7 @@ async def test_what_a_job_says_is_refused_or_reaches_the_machine_as_it_is(tmp_pa
     assert not list(tmp_path.rglob("CANARY"))
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(43, "job file fuzz")
 @pytest.mark.parametrize(
     "name",
@@ -325,7 +327,7 @@ async def test_a_budget_that_ends_while_a_machine_boots_ends_the_machine(scene, 
 async def test_a_budget_that_a_new_price_uses_up_ends_the_training_with_a_checkpoint(
     scene, survived
 ):
-    run = await scene.run(scene.job(max_steps=2000, eval_steps=1000, limits={"max_cost": 0.5}))
+    run = await scene.run(scene.job(max_steps=1000, eval_steps=500, limits={"max_cost": 0.5}))
     await scene.at_step(run, 15)
 
     scene.injected(run, "is billed at")
@@ -361,8 +363,8 @@ async def test_a_price_that_is_not_told_is_metered_as_offered(scene, hunt):
 async def test_a_machine_that_somebody_deleted_is_lost_and_the_job_goes_on_elsewhere(
     scene, survived
 ):
-    run = await scene.run(scene.job(max_steps=300, eval_steps=150))
-    await scene.at_step(run, 40)
+    run = await scene.run(scene.job(max_steps=150, eval_steps=75))
+    await scene.at_step(run, 30)
     await until(lambda: list(RunFolder(run.id).checkpoints.glob("checkpoint-*")))
 
     scene.injected(run, "is gone, its provider says")

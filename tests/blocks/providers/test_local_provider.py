@@ -14,7 +14,7 @@ from blocks.models import InstanceStatus, Offer
 from blocks.providers import occupants
 from blocks.providers.gpus import gpus
 from blocks.providers.local import Local
-from trainer.config import Resources
+from trainer.config import Limits, Resources
 from trainer.errors import CapacityError, ConfigError, ProviderError
 from trainer.job_directory import JobDirectory
 
@@ -43,7 +43,7 @@ def no_gpu(monkeypatch):
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("gpu_count", [None, 0])
 async def test_a_computer_without_gpu_offers_its_cpu(provider, gpu_count):
-    [offer] = await provider.offers(Resources(gpu_count=gpu_count, min_vram_gb=8))
+    [offer] = await provider.offers(Resources(gpu_count=gpu_count, min_vram_gb=8), Limits())
 
     assert (offer.instance_type, offer.gpu_count, offer.gpu_ids) == ("CPU", 0, ())
     assert offer.price_per_hour == 0
@@ -54,26 +54,26 @@ async def test_a_computer_without_gpu_offers_its_cpu(provider, gpu_count):
 @pytest.mark.usefixtures("no_gpu")
 async def test_a_gpu_that_is_required_and_not_there_is_a_lack_of_capacity(provider):
     with pytest.raises(CapacityError, match="No NVIDIA GPU is visible"):
-        await provider.offers(Resources(gpu_count=1))
+        await provider.offers(Resources(gpu_count=1), Limits())
 
 
 @pytest.mark.usefixtures("no_gpu")
 async def test_too_small_a_disk_is_a_lack_of_capacity(provider):
     with pytest.raises(CapacityError, match=r"1e\+09 GiB free: .*instances has [\d.]+ GiB free"):
-        await provider.offers(Resources(disk_gb=1e9))
+        await provider.offers(Resources(disk_gb=1e9), Limits())
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not gpus(), reason="no GPU")
 async def test_a_computer_with_gpus_offers_each(provider):
-    offers = await provider.offers(Resources())
+    offers = await provider.offers(Resources(), Limits())
 
     assert {offer.gpu_ids for offer in offers} == {(gpu.uuid,) for gpu in gpus()}
     assert [offer.vram_gb for offer in offers] == sorted(
         (offer.vram_gb for offer in offers), reverse=True
     )
     with pytest.raises(CapacityError, match="No GPU with 100000 GiB free: GPU 0"):
-        await provider.offers(Resources(min_vram_gb=100_000))
+        await provider.offers(Resources(min_vram_gb=100_000), Limits())
 
 
 async def test_launch_makes_a_private_job_directory_with_what_the_offer_gives(provider, tmp_path):

@@ -1,0 +1,92 @@
+"""Getting a machine, keeping it for the next job, and giving it back, without any training."""
+
+from __future__ import annotations
+
+import pytest
+from flow_runs import make_job
+
+from blocks.keys import MachineKeys
+from blocks.names import ours
+from blocks.providers.runpod import RunPod
+from flows.execute import create_run
+from flows.renting.budget import Budget
+from flows.renting.giving_back import give_back
+from flows.renting.hiring import Hiring
+from flows.renting.journal import Journal
+from flows.renting.keeping import keep
+from flows.run_folder import RunFolder
+from tests.clouds.runpod import RunPodCloud
+from trainer.config import TrainingJob
+from trainer.files import read_json, replace_json
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    with RunPodCloud(tmp_path / "cloud") as cloud:
+        for variable, value in cloud.environ().items():
+            monkeypatch.setenv(variable, value)
+        yield cloud
+
+
+def job_on(provider: str, **changes) -> TrainingJob:
+    return make_job().model_copy(update={"provider": provider, **changes})
+
+
+async def hired(job: TrainingJob):
+    run = RunFolder((await create_run(job)).id)
+    journal = Journal.of(run)
+    return journal, await Hiring(job, run, journal, Budget(job, journal)).machine()
+
+
+async def test_a_machine_of_a_saved_account_is_found_there_again(cloud, monkeypatch):
+    await RunPod(api_key=cloud.key, api_url=cloud.url).save("team", overwrite=True)
+    monkeypatch.delenv("RUNPOD_API_KEY")
+
+    journal, instance = await hired(job_on("runpod/team"))
+
+    assert (instance.provider, journal.hires[0].provider) == ("runpod/team", "runpod/team")
+    assert await give_back(journal, journal.hires[0], "done")
+    assert cloud.alive() == []
+    assert not MachineKeys(instance.name).private_key.exists()
+
+
+async def test_a_kept_machine_serves_the_next_job_of_the_same_shape(cloud):
+    job = job_on("runpod", keep_minutes=5)
+    journal, first = await hired(job)
+    assert await keep(job, journal, journal.hires[0], first)
+
+    again, second = await hired(job)
+
+    assert second.id == first.id
+    assert ours(second.name).run_id != ours(first.name).run_id
+    assert cloud.account[second.id].name == second.name
+    assert not Journal.of(journal.run).hires[0].is_open
+    assert again.hires[0].is_open
+    assert len(cloud.account) == 1
+
+
+async def test_a_kept_machine_of_another_shape_is_left_for_others(cloud):
+    job = job_on("runpod", keep_minutes=5)
+    journal, first = await hired(job)
+    assert await keep(job, journal, journal.hires[0], first)
+    other = job.resources.model_copy(update={"disk_gb": 30.0})
+
+    _, second = await hired(job.model_copy(update={"resources": other}))
+
+    assert second.id != first.id
+
+
+async def test_who_keeps_a_machine_pays_for_it_and_no_longer_than_it_lasts(cloud):
+    job = job_on("runpod", keep_minutes=5)
+    journal, instance = await hired(job)
+    [hire] = journal.hires
+    assert await keep(job, journal, hire, instance)
+    before = hire.seconds()
+    record = read_json(journal.run.journal)
+    record["machines"][0]["metered_at"] = "2026-01-01T00:00:00+00:00"  # nobody looked for long
+
+    replace_json(journal.run.journal, record)
+
+    assert Journal.of(journal.run).hires[0].seconds() == pytest.approx(before + 300, abs=5)
