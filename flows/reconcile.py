@@ -200,7 +200,13 @@ async def _of_run(
         run = await client.read_flow_run(run_id)
     except ObjectNotFound:
         return [await _orphan(item, dry_run) for item in found]
-    act, why = decide(run, is_here=(runs() / str(run_id)).is_dir(), found=bool(found))
+    is_here = (runs() / str(run_id)).is_dir()
+    strays = [item for item in found if is_here and _was_given_up(run_id, item)]
+    if strays:
+        mine = [item for item in found if item not in strays]
+        findings = [await _stray(item, dry_run) for item in strays]
+        return findings + (await _of_run(client, run_id, mine, dry_run) if mine else [])
+    act, why = decide(run, is_here=is_here, found=bool(found))
     if not dry_run:
         why += await _do(act, run, found)
     if not found:
@@ -283,6 +289,18 @@ async def _tell_end(run: FlowRun) -> None:
     )
     async with get_client() as client:
         await client.set_flow_run_state(run.id, end, force=True)
+
+
+def _was_given_up(run_id: UUID, item: Found) -> bool:
+    """Whether a run has done with a machine: a create without an answer came true late."""
+    hire = Journal.of(RunFolder(run_id)).by_name(item.instance.name)
+    return hire is not None and not hire.is_open
+
+
+async def _stray(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
+    if not dry_run:
+        await until_gone(item.provider, item.instance.id)
+    return _finding(item, Act.TERMINATE, "its run has done with it")
 
 
 async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001

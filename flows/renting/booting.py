@@ -84,7 +84,8 @@ async def _answering(
     said = ""
     while True:
         try:
-            async with provider.machine(instance) as machine:
+            left = max(1.0, deadline - time.monotonic())
+            async with asyncio.timeout(left), provider.machine(instance) as machine:
                 facts = await become_ready(
                     machine,
                     gpu_count=instance.gpu_count,

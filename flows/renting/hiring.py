@@ -72,7 +72,14 @@ class Hiring:
                 self._journal.end(hire, hire.cause or "never hired")
                 continue
             logger().info("adopted %s (%s) from an earlier attempt", hire.name, instance.id)
-            ready = await self._ready(hire, instance)
+            if hire.workspace and not instance.status.is_lost:
+                # It was ready once and may be training: that we cannot reach it now is no reason
+                # to give it up. The steps to come wait for it, and know when it is lost.
+                ready = dataclasses.replace(
+                    instance, provider=hire.provider, workspace=hire.workspace
+                )
+            else:
+                ready = await self._ready(hire, instance)
         return ready
 
     async def _note_strangers(self) -> None:
@@ -149,10 +156,8 @@ class Hiring:
                 silent[choice.provider.label] = error
                 await self._drop(hire, error)
                 continue
-            except (
-                RateLimited
-            ) as error:  # many jobs wait for their turn: the offer is as good later
-                await self._drop(hire, error)
+            except RateLimited as error:
+                await self._drop(hire, error)  # many wait for their turn: the offer stays good
                 turns -= 1
                 if turns < 0:
                     raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from curves import losses
@@ -153,6 +155,14 @@ async def _time(scene: Scene, run: FlowRun, figures: Figures) -> None:
         return
     if scene.recovered_at:
         figures.recover = scene.recovered_at - since
+    told = [*await _told_to_prefect(scene, run), *_told_here(scene)]
+    now = time.time()  # a process whose clock jumped tells of the future
+    figures.detect = min((at - since for at in told if since <= at <= now), default=None)
+
+
+async def _told_to_prefect(scene: Scene, run: FlowRun) -> list[float]:
+    """Return when the run's log told of the fault, or of any trouble."""
+    times: list[float] = []
     async with get_client() as client:
         for offset in range(0, 100_000, 200):
             page = await client.read_logs(
@@ -162,10 +172,22 @@ async def _time(scene: Scene, run: FlowRun, figures: Figures) -> None:
                 sort=LogSort.TIMESTAMP_ASC,
             )
             for log in page:
-                told = scene.words and re.search(scene.words, log.message)
-                told = told or (log.name != LOGGER and log.level >= WARNING)
-                if told and log.timestamp.timestamp() >= since:
-                    figures.detect = log.timestamp.timestamp() - since
-                    return
+                trouble = log.name != LOGGER and log.level >= WARNING
+                if trouble or (scene.words and re.search(scene.words, log.message)):
+                    times.append(log.timestamp.timestamp())
             if len(page) < 200:
-                return
+                break
+    return times
+
+
+def _told_here(scene: Scene) -> list[float]:
+    """Return when our processes told of it: Prefect may have been what was away."""
+    midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+    times = []
+    for line in (scene.folder / "flow.log").read_text(errors="replace").splitlines():
+        if match := re.match(r"(\d\d):(\d\d):(\d\d\.\d+) \| (\w+) +\| ", line):
+            trouble = match[4] in {"WARNING", "ERROR", "CRITICAL"}
+            if trouble or (scene.words and re.search(scene.words, line)):
+                seconds = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+                times.append(midnight.timestamp() + seconds)
+    return times

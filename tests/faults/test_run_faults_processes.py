@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from scene import LONG, MEDIUM
 
 from flows import reconcile
 from tests.clouds.proxy import Proxy
+from tests.clouds.rented import free_port
+from tests.flows.flow_runs import until
 from trainer.job_directory import JobState
 
 pytestmark = pytest.mark.slow
@@ -26,7 +33,6 @@ BOUNDARIES = (
     r"'train-\w+' - Finished",
     r"'download-\w+' - Finished",
     r"'verify-\w+' - Finished",
-    r"'teardown-\w+' - Finished",
 )
 
 
@@ -66,6 +72,21 @@ async def test_a_flow_killed_at_every_boundary_hires_one_machine(scene, survived
 
 
 @pytest.mark.thorough
+@pytest.mark.fault(22, "flow process killed")
+async def test_a_flow_killed_after_its_teardown_hires_nothing_more(scene, survived):
+    run = await scene.run(scene.job())
+    await scene.said(r"'teardown-\w+' - Finished")
+
+    scene.injected(run, "Finished in state", ends=True)
+    scene.kill()
+    scene.again(run)
+
+    await survived(run)
+    assert len(scene.cloud.account) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")
 @pytest.mark.fault(23, "worker told to end, or killed")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_flow_that_is_told_to_end_is_revived_and_training_goes_on(
@@ -113,6 +134,54 @@ async def test_training_and_streaming_go_on_without_prefect(scene, survived, mon
 
         await survived(run)
     assert len(scene.cloud.account) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(24, "Prefect API away for 20 s")
+async def test_a_prefect_server_that_was_killed_is_found_again(scene, survived, monkeypatch):
+    port = free_port()
+    server = prefect_server(port, scene.folder)
+    url = f"http://127.0.0.1:{port}/api"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            await until(lambda: answers(port))
+            run = await scene.run(scene.job(**LONG))
+            step = await scene.at_step(run, 20)
+
+            scene.injected(run, "Prefect's API fails")
+            end(server)
+            await until(lambda: scene.step(run) > step + 20)
+            server = prefect_server(port, scene.folder)
+
+            await until(lambda: answers(port))
+            await survived(run)
+    finally:
+        end(server)
+
+
+def prefect_server(port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a server of our own; its database is in the folder."""
+    with (folder / "server.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port), "--no-ui"],
+            env={**os.environ, "PREFECT_HOME": str(folder / "prefect")},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def end(server: subprocess.Popen[bytes]) -> None:
+    os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/api/health").is_success
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.mark.thorough

@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import State
 
 from blocks.home import runs
+from blocks.models import Offer
 from blocks.names import kept_name, run_name
 from blocks.providers.runpod import RunPod
 from flows.execute import create_run
@@ -23,6 +24,7 @@ from tests.clouds.runpod import RunPodCloud
 from trainer.config import Limits, Resources
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
+OFFER = Offer(provider="runpod", instance_type="cpu3c-4", region="X", price_per_hour=0.1)
 LONG_AGO = datetime.now(UTC) - timedelta(hours=1)
 
 
@@ -121,6 +123,20 @@ async def test_the_machine_of_a_failed_run_goes_and_is_paid_for(cloud):
     assert cloud.alive() == []
     assert not hire.is_open
     assert hire.cost() > 0
+
+
+async def test_a_machine_that_came_true_too_late_goes_while_its_run_goes_on(cloud):
+    run = await create_run(make_job())
+    folder = RunFolder(run.id)
+    journal = Journal.of(folder)
+    journal.end(journal.begin(OFFER, "runpod"), "CapacityError: no answer")
+    await hired(run_name(run.id, 1))
+
+    async with locked(folder.lock):
+        [finding] = await reconcile_once()
+
+    assert finding.act is Act.TERMINATE
+    assert cloud.alive() == []
 
 
 async def test_a_cancelled_run_whose_process_is_dead_ends_as_stopped(cloud, monkeypatch):

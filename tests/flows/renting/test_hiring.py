@@ -52,6 +52,18 @@ async def test_a_machine_of_a_saved_account_is_found_there_again(cloud, monkeypa
     assert not MachineKeys(instance.name).private_key.exists()
 
 
+async def test_a_machine_that_was_ready_is_adopted_even_while_it_cannot_be_reached(cloud):
+    job = job_on("runpod")
+    journal, first = await hired(job)
+    cloud.machines[first.id].stop()
+
+    again = Journal.of(journal.run)
+    second = await Hiring(job, journal.run, again, Budget(job, again)).machine()
+
+    assert (second.id, second.workspace) == (first.id, first.workspace)
+    assert cloud.alive() == [first.id]
+
+
 async def test_a_kept_machine_serves_the_next_job_of_the_same_shape(cloud):
     job = job_on("runpod", keep_minutes=5)
     journal, first = await hired(job)
