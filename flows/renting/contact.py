@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from blocks.machines.base import Machine
 from blocks.models import Instance, InstanceStatus
@@ -92,22 +92,45 @@ async def in_contact(
     job: TrainingJob,
     provider: Provider,
     instance: Instance,
+    journal: Journal,
     work: Callable[[Machine], Awaitable[T]],
 ) -> T:
     """Return what `work` returns; it is done again when the connection was lost meanwhile.
+
+    The provider is asked meanwhile whether the machine is still there, as while it trains.
 
     Raises:
         MachineLost: the machine is gone for certain.
     """
     contact = Contact(job, provider, instance)
+
+    async def attempt() -> T:
+        async with provider.machine(instance) as machine:
+            await machine.run(["true"])  # a loss of an hour ago is no loss any more
+            contact.made()
+            return await work(machine)
+
     while True:
         try:
-            async with provider.machine(instance) as machine:
-                await machine.run(["true"])  # a loss of an hour ago is no loss any more
-                contact.made()
-                return await work(machine)
+            if provider.is_home:
+                return await attempt()
+            return await _watched(attempt(), watch_provider(provider, instance, journal))
         except ConnectionLost as error:
             await contact.lost(error)
+
+
+async def _watched(work: Coroutine[Any, Any, T], watch: Coroutine[Any, Any, None]) -> T:
+    """Return what `work` returns, unless the watch, which never returns, fails before."""
+    working, watching = asyncio.create_task(work), asyncio.create_task(watch)
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            watching.result()
+        return await working
+    finally:
+        working.cancel()
+        watching.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 async def _described(provider: Provider, instance: Instance) -> Instance | None:

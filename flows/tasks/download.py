@@ -12,6 +12,7 @@ from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.renting.contact import in_contact
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder, check_artifact_folder
 from flows.streaming.outputs import fetch_output, verify_output
 from flows.tasks.step import step
@@ -41,7 +42,7 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     async def fetch(machine: Machine) -> int:
         return await fetch_output(machine, where.workspace, partial)
 
-    size = await in_contact(job, provider, where, fetch)
+    size = await in_contact(job, provider, where, Journal.of(run), fetch)
     get_run_logger().info("downloaded %.2f MB", size / 1e6)
     return put_in_place(partial, final)
 

@@ -17,7 +17,9 @@ from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.renting.contact import in_contact
+from flows.renting.journal import Journal
 from flows.renting.lease import base_of
+from flows.run_folder import RunFolder
 from flows.setup.environment import Log, prepare
 from flows.setup.wheel import trainer_wheel
 from flows.tasks.step import step
@@ -64,7 +66,8 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
         await run_setup(machine, job.setup, where.workspace, python, log)
         return python
 
-    return await in_contact(job, provider, where, work)
+    journal = Journal.of(RunFolder.of_this_run())
+    return await in_contact(job, provider, where, journal, work)
 
 
 def secrets() -> dict[str, str]:

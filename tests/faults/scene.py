@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 import psutil
 from curves import Curves
 from prefect import get_client
@@ -216,8 +218,9 @@ class Scene:
         while ends or self.step(run) <= before:
             if time.monotonic() - asked > 0.5:
                 asked = time.monotonic()
-                if (await self.read(run)).state.is_final() and not self.processes(run):
-                    break
+                with suppress(httpx.HTTPError):  # Prefect may be what is away
+                    if (await self.read(run)).state.is_final() and not self.processes(run):
+                        break
             await asyncio.sleep(0.05)
         self.recovered_at = time.time()
 

@@ -31,6 +31,7 @@ async def cancel(run) -> None:
 
 
 @pytest.mark.fault(25, "cancelled")
+@pytest.mark.thorough
 async def test_a_job_cancelled_while_training_is_stopped_with_its_checkpoint(scene, survived):
     run = await scene.run(scene.job(max_steps=2000))
     await scene.said(TRAINING)

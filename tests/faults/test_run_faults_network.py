@@ -14,6 +14,7 @@ SHORT_LEASE = {"lease_minutes": 0.3, "stop_grace_seconds": 10}
 
 
 @pytest.mark.fault(20, "connection cut at random")
+@pytest.mark.thorough
 async def test_cuts_at_random_change_nothing(scene, survived, request):
     seconds = 20 if request.config.getoption("thorough") else 8
     proxy = await scene.behind_proxy()

@@ -73,6 +73,7 @@ def losses(run: RunFolder) -> dict[int, tuple[float | None, float | None]]:
     return {s: (r.get("train_loss"), r.get("eval_loss")) for s, r in steps.items()}
 
 
+@pytest.mark.thorough
 async def test_every_provider_trains_the_same_model(clouds, home, trained):
     runs = await trained(*(on(name) for name in ("local", "ssh", *CLOUDS)))
 
@@ -86,6 +87,7 @@ async def test_every_provider_trains_the_same_model(clouds, home, trained):
     assert len(list(artifacts().iterdir())) == len(runs)
 
 
+@pytest.mark.thorough
 async def test_the_third_provider_trains_where_the_first_is_sold_out_and_the_second_never_boots(
     clouds, trained
 ):

@@ -136,6 +136,7 @@ async def test_pausing_twice_changes_no_loss(home, flow_process, undisturbed):
     assert losses(job.mirror / "metrics.jsonl") == losses(undisturbed)
 
 
+@pytest.mark.thorough
 async def test_two_processes_for_one_run_train_once(home, flow_process):
     run = await create_run(make_job(max_steps=30))
     job = Job(home, run.id)

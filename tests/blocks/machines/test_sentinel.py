@@ -136,6 +136,7 @@ async def test_jobs_save_and_stop_before_the_farewell(machine, hired):
     assert '"state": "stopped"' in (hired.home / "status.json").read_text()
 
 
+@pytest.mark.thorough
 async def test_a_job_that_does_not_stop_delays_the_farewell_by_the_grace_alone(machine, hired):
     await arm(machine, base_of(hired), 1, BYE, grace_seconds=2)
     job = await work(machine, hired, "deaf")
@@ -148,6 +149,7 @@ async def test_a_job_that_does_not_stop_delays_the_farewell_by_the_grace_alone(m
     assert job.is_alive()
 
 
+@pytest.mark.thorough
 async def test_the_clock_may_jump(machine, hired):
     await arm(machine, base_of(hired), 1, BYE)
     lease = folder_of(hired, "lease")
@@ -161,6 +163,7 @@ async def test_the_clock_may_jump(machine, hired):
     await until(lambda: said_farewell(hired), seconds=8)
 
 
+@pytest.mark.thorough
 async def test_a_farewell_is_said_until_it_works(machine, hired, monkeypatch):
     monkeypatch.setattr(sentinel, "AGAIN_SECONDS", 1)
     await arm(machine, base_of(hired), 1, f"{BYE}; false")
@@ -186,6 +189,7 @@ async def test_an_owned_machine_stays_and_the_sentinel_goes(machine, hired):
     assert not await renew(machine, base_of(hired), None, LONG)
 
 
+@pytest.mark.thorough
 async def test_the_longer_lease_of_another_run_on_the_machine_counts(machine, hired):
     other = folder_of(hired, "jobs", "to-2")
     other.mkdir(parents=True)
@@ -197,6 +201,7 @@ async def test_the_longer_lease_of_another_run_on_the_machine_counts(machine, hi
     assert not said_farewell(hired)
 
 
+@pytest.mark.thorough
 async def test_there_is_one_sentinel_however_often_it_is_armed(machine, hired):
     await arm(machine, base_of(hired), 20, BYE)
     first = sentinel_pid(hired)
@@ -209,6 +214,7 @@ async def test_there_is_one_sentinel_however_often_it_is_armed(machine, hired):
     await until(lambda: first not in hired.processes())
 
 
+@pytest.mark.thorough
 async def test_a_sentinel_that_was_killed_is_missed_and_armed_again(machine, hired):
     await arm(machine, base_of(hired), LONG, BYE)
     os.killpg(sentinel_pid(hired), signal.SIGKILL)

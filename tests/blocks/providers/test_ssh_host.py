@@ -187,6 +187,7 @@ async def test_a_dead_host_hides_no_other_and_none_is_a_lack_of_capacity(host):
     assert str(alive.port) in error.value.message
 
 
+@pytest.mark.thorough
 async def test_gpus_and_hosts_without_jobs_come_first(host):
     one, two = host(A100, L4), host(A100.replace("bb22", "dd44"))
     provider = provider_of(one, two)
@@ -253,6 +254,7 @@ async def test_what_an_unreachable_host_has_is_unknown_and_never_gone(host):
     assert (await provider.describe(instance.id)) == instance
 
 
+@pytest.mark.thorough
 async def test_rubbish_on_a_host_is_no_instance(host):
     machine = host()
     provider = provider_of(machine)
@@ -348,6 +350,7 @@ def innocent():
 
 
 @pytest.mark.parametrize("manner", ["willing", "deaf"])
+@pytest.mark.thorough
 async def test_terminate_ends_whoever_works_there(host, monkeypatch, manner):
     monkeypatch.setattr(ssh, "TERM_SECONDS", 1.0)
     machine = host()
@@ -395,6 +398,7 @@ async def test_another_host_key_is_refused(host, tmp_path):
     assert len(await offers_of(provider)) == 1
 
 
+@pytest.mark.thorough
 async def test_the_users_known_hosts_has_the_last_word(host, tmp_path, user_home):
     machine = host()
     known = user_home / ".ssh" / "known_hosts"
