@@ -27,6 +27,7 @@ from trainer.errors import (
     ConnectionLost,
     CredentialsError,
     FundsError,
+    HostKeyChanged,
     MachineLost,
     OrchestratorError,
     RateLimited,
@@ -34,6 +35,7 @@ from trainer.errors import (
 
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
 LOOK_SECONDS = 1.0
+GREET_SECONDS = 10.0  # for a machine that is adopted to answer
 MANY = 3  # machines of one provider that did not boot
 TURN_SECONDS, TURNS = 15.0, 120  # between two tries of an order that the rate limit refused
 
@@ -73,14 +75,27 @@ class Hiring:
                 continue
             logger().info("adopted %s (%s) from an earlier attempt", hire.name, instance.id)
             if hire.workspace and not instance.status.is_lost:
-                # It was ready once and may be training: that we cannot reach it now is no reason
-                # to give it up. The steps to come wait for it, and know when it is lost.
-                ready = dataclasses.replace(
-                    instance, provider=hire.provider, workspace=hire.workspace
-                )
+                ready = await self._as_it_was(hire, instance)
             else:
                 ready = await self._ready(hire, instance)
         return ready
+
+    async def _as_it_was(self, hire: Hire, instance: Instance) -> Instance | None:
+        """Return a machine that was ready once and may be training, reached or not.
+
+        That we cannot reach it now is no reason to give it up: the steps to come wait for it, and
+        know when it is lost. One that shows another host key is not the machine that was hired.
+        """
+        provider = await load_provider(hire.provider)
+        try:
+            async with asyncio.timeout(GREET_SECONDS), provider.machine(instance) as machine:
+                await machine.run(["true"])
+        except HostKeyChanged as error:
+            await self._drop(hire, error)
+            return None
+        except (OrchestratorError, TimeoutError) as error:
+            logger().warning("%s does not answer yet: %s", instance.id, error)
+        return dataclasses.replace(instance, provider=hire.provider, workspace=hire.workspace)
 
     async def _note_strangers(self) -> None:
         """Open a row for every machine of this run in the accounts that the journal lacks."""

@@ -15,15 +15,14 @@ SHORT_LEASE = {"lease_minutes": 0.3, "stop_grace_seconds": 10}
 
 @pytest.mark.fault(20, "connection cut at random")
 @pytest.mark.thorough
-async def test_cuts_at_random_change_nothing(scene, survived, request):
-    seconds = 20 if request.config.getoption("thorough") else 8
+async def test_cuts_at_random_change_nothing(scene, survived):
     proxy = await scene.behind_proxy()
-    run = await scene.run(scene.job(**(LONG if seconds == 20 else MEDIUM)))
+    run = await scene.run(scene.job(**LONG))
     await scene.at_step(run, 1)
 
     scene.injected(run)
     chance = random.Random(20)  # noqa: S311 - the same cuts again
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         proxy.cut()
         await asyncio.sleep(chance.uniform(0.5, 2))
