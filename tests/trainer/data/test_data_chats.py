@@ -2,7 +2,7 @@ import re
 
 import pytest
 from hypothesis import assume, example, given, settings
-from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
 
 from trainer.data.chats import DEFAULT_TEMPLATE, NO_LOSS, ChatEncoder, ensure_chat_template
 from trainer.data.schema import Chat
