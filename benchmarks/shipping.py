@@ -13,15 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from common import EXAMPLES
 from prefect import flow, get_client
 
 from blocks.machines.local import LocalMachine
-from blocks.models import Instance, InstanceStatus
 from flows.run_folder import RunFolder, this_run_id
+from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.log_shipper import LogShipper
-from flows.tasks.stream import RemoteTraining, _mirror, _until_size
-from trainer.config import TrainingJob
 
 
 @flow(name="shipping", persist_result=False)
@@ -32,7 +29,7 @@ async def ship(source: Path, result: Path) -> None:
     async with get_client() as client:
         shipper = LogShipper(client, this_run_id(), run)
         helpers = [
-            asyncio.create_task(_mirror(training_in(source.parent, run), source.name, run.log)),
+            asyncio.create_task(mirror_file(LocalMachine(), str(source), run.log)),
             asyncio.create_task(shipper.run()),
         ]
         while not source.with_suffix(".done").exists():
@@ -40,32 +37,11 @@ async def ship(source: Path, result: Path) -> None:
             for helper in helpers:
                 if helper.done():
                     helper.result()
-        await _until_size(run.log, source.stat().st_size)  # noqa: ASYNC240 - a microsecond
+        await until_size(run.log, source.stat().st_size)  # noqa: ASYNC240 - a microsecond
         await shipper.finish()
         for helper in helpers:
             helper.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
-
-
-def training_in(folder: Path, run: RunFolder) -> RemoteTraining:
-    """Return the view of a job directory that the mirror takes."""
-    job = TrainingJob.model_validate(
-        {
-            "name": "noisy",
-            "training": {
-                "model": str(EXAMPLES / "tiny-llama"),
-                "dataset": str(EXAMPLES / "quickstart.jsonl"),
-            },
-        }
-    )
-    where = Instance(
-        provider="local",
-        id="noisy",
-        name="noisy",
-        status=InstanceStatus.RUNNING,
-        workspace=str(folder),
-    )
-    return RemoteTraining(job, where, LocalMachine(), run, python=sys.executable, at_home=True)
 
 
 def main(source: str, result: str) -> None:

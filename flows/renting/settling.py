@@ -11,7 +11,6 @@ import asyncio
 import dataclasses
 import shutil
 import time
-from contextlib import aclosing
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +23,7 @@ from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
 from flows.run_folder import RunFolder
 from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.log_shipper import ship_rest
 from flows.streaming.outputs import fetch_output
 from flows.streaming.training import ask, parse_status_text
@@ -125,17 +125,20 @@ async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> N
 
 
 async def _rest(machine: Machine, source: str, mirror: Path) -> None:
-    """Append what the mirror lacks."""
+    """Append what the mirror lacks; what does not come is said, and waited for no longer."""
     result = await machine.run(["wc", "-c", source], timeout=60)
-    size = int(result.stdout.split()[0]) if result.exit_code == 0 else 0
-    with mirror.open("ab") as stream:
-        if stream.tell() >= size:
-            return
-        async with aclosing(machine.follow(source, stream.tell())) as chunks:
-            async for chunk in chunks:
-                stream.write(chunk)
-                if stream.tell() >= size:
-                    return
+    count = result.stdout.split()[:1]
+    size = int(count[0]) if count and count[0].isdecimal() else 0
+    mirroring = asyncio.create_task(mirror_file(machine, source, mirror))
+    arriving = asyncio.create_task(until_size(mirror, size))
+    try:
+        await asyncio.wait({mirroring, arriving}, return_when=asyncio.FIRST_COMPLETED)
+        if mirroring.done():
+            mirroring.result()  # it ends only by failing
+    finally:
+        for task in (mirroring, arriving):
+            task.cancel()
+        await asyncio.gather(mirroring, arriving, return_exceptions=True)
 
 
 async def _status(machine: Machine, instance: Instance) -> Status:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Coroutine
-from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
-from prefect import get_client, get_run_logger
+from prefect import get_client
 
 from blocks.models import Instance
 from blocks.providers.base import Provider
@@ -22,6 +19,7 @@ from flows.renting.journal import Journal
 from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.board import Board
 from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.log_shipper import LogShipper
 from flows.streaming.training import RemoteTraining
 from flows.streaming.wishes import watch_budget, watch_wishes
@@ -29,8 +27,6 @@ from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import ConnectionLost
 from trainer.job_directory import Desired, JobState, parse_status
-
-MISSING_SECONDS = 30.0  # without a further byte of what the machine says is there
 
 
 @functools.partial(step, name="train")
@@ -88,8 +84,8 @@ async def _follow(
         journal = Journal.of(run)
         board = Board(client, run_id, run.metrics)
         helpers: list[Coroutine[Any, Any, None]] = [
-            _mirror(training, "train.log", run.log),
-            _mirror(training, "metrics.jsonl", run.metrics),
+            mirror_file(training.machine, f"{training.workspace}/train.log", run.log),
+            mirror_file(training.machine, f"{training.workspace}/metrics.jsonl", run.metrics),
             shipper.run(),
             board.run(),
             watch_wishes(client, run_id, training.ask),
@@ -117,32 +113,8 @@ async def _until_all_is_home(
 ) -> dict[str, Any]:
     """Wait until the job is at rest and every byte of log and metrics is here and shown."""
     status = await training.until_rest()
-    await _until_size(run.log, status.get("train_bytes"))
-    await _until_size(run.metrics, status.get("metrics_bytes"))
+    await until_size(run.log, status.get("train_bytes"))
+    await until_size(run.metrics, status.get("metrics_bytes"))
     await shipper.finish()
     await board.finish()
     return status
-
-
-async def _mirror(training: RemoteTraining, name: str, local: Path) -> None:
-    """Append to the mirror what the file on the machine has beyond it."""
-    with local.open("ab", buffering=0) as stream:
-        source = training.machine.follow(f"{training.workspace}/{name}", stream.tell())
-        async with aclosing(source) as chunks:
-            async for chunk in chunks:
-                stream.write(chunk)
-
-
-async def _until_size(path: Path, size: Any) -> None:
-    """Wait until the mirror has as many bytes as the machine says, or say what is missing."""
-    wanted = size if isinstance(size, int) else 0
-    have, since = -1, time.monotonic()
-    while (now := path.stat().st_size) < wanted:  # noqa: ASYNC240 - the mirror grows by a task
-        if now != have:
-            have, since = now, time.monotonic()
-        elif time.monotonic() - since > MISSING_SECONDS:
-            get_run_logger().error(
-                "%s is incomplete: %d of %d bytes arrived", path.name, now, wanted
-            )
-            return
-        await asyncio.sleep(0.02)

@@ -22,9 +22,9 @@ from flows.run_folder import RunFolder
 from flows.streaming import board
 from flows.streaming.board import MAKERS, MetricsTail
 from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.file_mirror import mirror_file
 from flows.streaming.log_shipper import LINE_CHARACTERS, ship_rest
 from flows.streaming.outputs import fetch_output
-from flows.tasks.stream import _mirror
 from flows.tasks.verify import _duration
 from tests.flows.flow_runs import make_job, shipped_lines, until
 from trainer.checkpoints import NEEDED, newest_valid
@@ -331,10 +331,10 @@ async def mirrored(hostile, run):
     """Bring a log home as the flow does, and return how many MB of memory that took at most."""
     process = psutil.Process()
     before, most = process.memory_info().rss, 0.0
-    training = SimpleNamespace(machine=hostile.machine, workspace=str(hostile.workspace))
-    size = (hostile.workspace / "train.log").stat().st_size
+    source = hostile.workspace / "train.log"
+    size = source.stat().st_size
     run.log.touch()
-    mirroring = asyncio.ensure_future(_mirror(training, "train.log", run.log))
+    mirroring = asyncio.ensure_future(mirror_file(hostile.machine, str(source), run.log))
     while run.log.stat().st_size < size:
         assert not mirroring.done()
         await asyncio.sleep(0.02)
