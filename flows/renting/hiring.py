@@ -203,14 +203,14 @@ class Hiring:
         key = None if choice.provider.is_home else keeping.public_key(hire.name)
         instance = await choice.provider.launch(choice.offer, hire.name, key)
         hire.instance_id = instance.id
-        self._charge(hire, instance)
+        self._journal.reprice(hire.name, instance.price_per_hour)
         self._journal.save()
         return instance
 
     async def _ready(self, hire: Hire, instance: Instance) -> Instance | None:
         """Wait until a machine is ready; None when it is given up, and given back."""
         hire.instance_id = instance.id
-        self._charge(hire, instance)
+        self._journal.reprice(hire.name, instance.price_per_hour)
         provider = await load_provider(hire.provider)
         try:
             self._refuse_dearer(instance)
@@ -224,16 +224,12 @@ class Hiring:
             if error.action is Action.STOP:
                 raise
             return None
-        self._charge(hire, ready)
+        self._journal.reprice(hire.name, ready.price_per_hour)
         hire.workspace, hire.held_since = ready.workspace, 0.0
         self._journal.save()
         await self._journal.publish()
         # By its label, for a block that was saved is another account than the environment's.
         return dataclasses.replace(ready, provider=hire.provider)
-
-    def _charge(self, hire: Hire, instance: Instance) -> None:
-        if instance.price_per_hour > 0:
-            hire.price_per_hour = instance.price_per_hour
 
     def _refuse_dearer(self, instance: Instance) -> None:
         cap = self._job.limits.max_price_per_hour

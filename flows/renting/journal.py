@@ -176,10 +176,6 @@ class Journal:
         hire.cause = f"completed; kept for {seconds / 60:g} minutes"
         self.save()
 
-    def current(self) -> Hire | None:
-        """Return the newest row that is open."""
-        return next((hire for hire in reversed(self.hires) if hire.is_open), None)
-
     def by_name(self, name: str) -> Hire | None:
         """Return the row of a machine."""
         return next((hire for hire in self.hires if hire.name == name), None)
