@@ -53,6 +53,12 @@ def provider_class(label: str) -> type[Provider]:
     return kind
 
 
+def how_to_set_up() -> str:
+    """Return the remedy for who has set up no provider, in one sentence."""
+    variables = [kind.set_up_by for kind in map(provider_class, provider_names()) if kind.set_up_by]
+    return f"Set one of {', '.join(variables)}, or save a block in Prefect's UI."
+
+
 async def load_provider(label: str) -> Provider:
     """Return a provider: `runpod` with settings from the environment, `runpod/mine` as saved.
 

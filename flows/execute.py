@@ -8,7 +8,7 @@ from uuid import UUID
 from prefect import Flow, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.flow_engine import run_flow_async
-from prefect.states import Pending, Scheduled
+from prefect.states import Cancelled, Pending, Scheduled
 
 from flows.outcome import job_state
 from flows.train import train
@@ -48,7 +48,20 @@ async def execute(run_id: UUID) -> State[Any]:
         run = await client.read_flow_run(run_id)
     flow = cast("Flow[..., Any]", train)
     state = await run_flow_async(flow, flow_run=run, parameters=run.parameters, return_type="state")
-    return cast("State[Any]", state)
+    return await _cancelled_too_late(run_id) or cast("State[Any]", state)
+
+
+async def _cancelled_too_late(run_id: UUID) -> State[Any] | None:
+    """Put a run to rest that was cancelled between its flow's last look and its end.
+
+    Prefect refuses the state that the flow ended in, and would show Cancelling for five minutes.
+    """
+    async with get_client() as client:
+        run = await client.read_flow_run(run_id)
+        if run.state is None or not run.state.is_cancelling():
+            return None
+        stopped: State[Any] = Cancelled(name="Stopped", message="the job had ended already")
+        return (await client.set_flow_run_state(run_id, stopped, force=True)).state
 
 
 async def schedule_again(run_id: UUID) -> bool:

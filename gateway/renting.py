@@ -13,11 +13,11 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
-from blocks.registry import configured_providers
+from blocks.registry import configured_providers, how_to_set_up
 from flows.reconcile import Act, reconcile_once
 from flows.renting.estimating import can_estimate, cost_on, estimated, seconds_on
 from flows.renting.journal import Hire, Journal
-from flows.renting.market import HOW_TO_SET_UP, Choice, market
+from flows.renting.market import Choice, market
 from flows.run_folder import RunFolder, run_folders
 from gateway.api import call
 from gateway.checks import checked_job
@@ -123,7 +123,7 @@ def check_providers(*, as_json: bool) -> Exit:
                 f"{'ok' if result['ok'] else 'FAILED':<7} {result['provider']:<12} {result['text']}"
             )
         if len(results) == 1:
-            note(f"no rented machines are set up. {HOW_TO_SET_UP}")
+            note(f"no rented machines are set up. {how_to_set_up()}")
     return Exit.OK if all(result["ok"] for result in results) else Exit.FAILED
 
 

@@ -57,13 +57,6 @@ renew() {
 renew "$1" "$2" && { [ -z "$3" ] || renew "$3" "$2"; } || exit
 """
 
-_DISARM = r"""
-if sentinel "$1"; then
-    kill -KILL "-$pid" 2>/dev/null || kill -KILL "$pid" || exit
-fi
-rm -f -- "$1/sentinel.pid" "$1/lease" "$1/farewell"
-"""
-
 
 async def arm(
     machine: Machine,
@@ -125,16 +118,6 @@ async def renew(machine: Machine, base: str, workspace: str | None, term_seconds
     """
     term = str(max(1, math.ceil(term_seconds)))
     return bool(await _run(machine, _RENEW + _WHO, base, term, workspace or ""))
-
-
-async def disarm(machine: Machine, base: str) -> None:
-    """End the sentinel and remove the lease; fine when there is none.
-
-    Raises:
-        OrchestratorError: the machine refuses.
-        ConnectionLost: the machine cannot be reached.
-    """
-    await _run(machine, _WHO + _DISARM, base)
 
 
 async def _armed_with(machine: Machine, base: str) -> str:

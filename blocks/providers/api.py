@@ -26,6 +26,7 @@ from trainer.errors import ConnectionLost, RateLimited
 T = TypeVar("T")
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
+WHOLE_SECONDS = 60.0  # beyond the time of silence allowed: for an answer that drips in
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between tries of a call that may be repeated
 RATE_PATIENCE = 180.0  # seconds in all that a call waits because the provider says so
 NO_CONTENT = 204
@@ -223,7 +224,10 @@ class Api:
         """Return what went wrong, the answer if there is one, and whether the request went out."""
         timeout = httpx.Timeout(read_seconds, connect=CONNECT_SECONDS)
         try:
-            async with httpx.AsyncClient(verify=_tls(), timeout=timeout) as client:
+            async with (
+                asyncio.timeout(read_seconds + WHOLE_SECONDS),
+                httpx.AsyncClient(verify=_tls(), timeout=timeout) as client,
+            ):
                 response = await client.request(
                     method,
                     self.base_url + path,
@@ -235,6 +239,8 @@ class Api:
             return str(error) or type(error).__name__, None, False
         except httpx.HTTPError as error:
             return str(error) or type(error).__name__, None, True
+        except TimeoutError:
+            return "an answer that never ended", None, True
         answer = _answer(response)
         if response.status_code >= 500:
             return f"HTTP {response.status_code}", answer, True

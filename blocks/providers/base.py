@@ -27,6 +27,8 @@ class Provider(Block, ABC):
     is_home: ClassVar[bool] = False
     """Whether its machine is this computer: job directories and checkpoints are at home already,
     stay there after a failure, and cost nothing."""
+    set_up_by: ClassVar[str] = ""
+    """The environment variable that sets it up, beside a saved block; empty where none does."""
     boot_minutes: ClassVar[float] = 10.0
     """How long a machine may take until SSH answers, before it is given up."""
     settle_seconds: ClassVar[float] = 30.0

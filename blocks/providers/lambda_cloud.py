@@ -49,6 +49,7 @@ class LambdaCloud(Provider):
     _block_type_slug = "training-orchestrator-lambda"
 
     provider_name: ClassVar[str] = "lambda"
+    set_up_by: ClassVar[str] = "LAMBDA_API_KEY"
     boot_minutes: ClassVar[float] = 20.0
     settle_seconds: ClassVar[float] = 180.0
     intervals: ClassVar[Mapping[str, float]] = {"": 1.0, "launch": 12.0}
@@ -154,7 +155,7 @@ class LambdaCloud(Provider):
 
     def _key(self) -> str:
         given = self.api_key.get_secret_value() if self.api_key else ""
-        return (given or os.environ.get("LAMBDA_API_KEY", "")).strip()
+        return (given or os.environ.get(self.set_up_by, "")).strip()
 
     def _user(self) -> str:
         return self.ssh_user or os.environ.get("LAMBDA_SSH_USER") or "ubuntu"

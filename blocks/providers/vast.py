@@ -55,6 +55,7 @@ class VastAI(Provider):
     _block_type_slug = "training-orchestrator-vast"
 
     provider_name: ClassVar[str] = "vast"
+    set_up_by: ClassVar[str] = "VAST_API_KEY"
     boot_minutes: ClassVar[float] = 20.0
     farewell: ClassVar[str] = f"{{ {FAREWELL}; }} || {Provider.farewell}"
     intervals: ClassVar[Mapping[str, float]] = {
@@ -143,7 +144,7 @@ class VastAI(Provider):
 
     def _key(self) -> str:
         given = self.api_key.get_secret_value() if self.api_key else ""
-        return (given or os.environ.get("VAST_API_KEY", "")).strip()
+        return (given or os.environ.get(self.set_up_by, "")).strip()
 
     def _user(self) -> str:
         return self.ssh_user or os.environ.get("VAST_SSH_USER") or "root"

@@ -94,17 +94,15 @@ async def _answering(
                 )
                 await arm(machine, facts.base, job.limits.lease_minutes * 60, provider.farewell)
                 return facts
-        except ConnectionLost as error:
+        except (ConnectionLost, TimeoutError) as error:
+            why = error.message if isinstance(error, ConnectionLost) else said or "it is silent"
             if time.monotonic() >= deadline:
                 raise BootError(
-                    f"{instance.id} runs, but SSH did not answer within {minutes:g} minutes: "
-                    f"{error.message}"
+                    f"{instance.id} runs, but SSH did not answer within {minutes:g} minutes: {why}"
                 ) from error
-            if error.message != said:
-                logger().info(
-                    "%s runs, and SSH does not answer yet: %s", instance.id, error.message
-                )
-                said = error.message
+            if why != said:
+                logger().info("%s runs, and SSH does not answer yet: %s", instance.id, why)
+                said = why
         # Ports move while a machine starts, and it may vanish meanwhile.
         described = dataclasses.replace(await _described(provider, instance), name=instance.name)
         instance = await _running(provider, described, deadline, minutes)

@@ -55,9 +55,9 @@ async def give_back_all(journal: Journal, cause: str) -> None:
         await give_back(journal, hire, cause)
 
 
-async def until_gone(provider: Provider, id: str, patience: float = PATIENCE_SECONDS) -> bool:
+async def until_gone(provider: Provider, id: str) -> bool:
     """Ask for an end again and again until the provider says gone; False when it never does."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE_SECONDS
     asked_at: float | None = None
     while True:
         try:

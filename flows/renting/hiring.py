@@ -36,6 +36,7 @@ from trainer.errors import (
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
 LOOK_SECONDS = 1.0
 GREET_SECONDS = 10.0  # for a machine that is adopted to answer
+DEARER = 1.05  # a machine may cost so many times what it was offered for: disk is billed apart
 MANY = 3  # machines of one provider that did not boot
 TURN_SECONDS, TURNS = 15.0, 120  # between two tries of an order that the rate limit refused
 
@@ -166,33 +167,35 @@ class Hiring:
             choice = next((c for c in left if failed_boots[c.provider.label] < MANY), left[0])
             hire = self._journal.begin(choice.offer, choice.provider.label)
             try:
-                instance = await self._take(choice, hire)
+                ready = await self._ready(hire, await self._taken(choice, hire))
             except (CredentialsError, FundsError, ConnectionLost) as error:
                 silent[choice.provider.label] = error
-                await self._drop(hire, error)
                 continue
-            except RateLimited as error:
-                await self._drop(hire, error)  # many wait for their turn: the offer stays good
+            except RateLimited:  # many wait for their turn: the offer stays good
                 turns -= 1
                 if turns < 0:
                     raise
                 await asyncio.sleep(TURN_SECONDS)
                 continue
             except OrchestratorError as error:
-                tried[_key(choice)] = (
-                    f"{choice.provider.label} {choice.offer.instance_type}: {error.message}"
-                )
-                await self._drop(hire, error)
                 if error.action is Action.STOP:
                     raise
-                continue
-            if ready := await self._ready(hire, instance):
+                ready = None
+            if ready:
                 return ready
-            failed_boots[choice.provider.label] += 1
+            failed_boots[choice.provider.label] += bool(hire.instance_id)
             tried[_key(choice)] = (
                 f"{choice.provider.label} {choice.offer.instance_type}: {hire.cause}"
             )
         raise _nothing(offers, tried, silent)
+
+    async def _taken(self, choice: Choice, hire: Hire) -> Instance:
+        """Order one machine; what comes of an order that fails is given back."""
+        try:
+            return await self._take(choice, hire)
+        except OrchestratorError as error:
+            await self._drop(hire, error)
+            raise
 
     async def _take(self, choice: Choice, hire: Hire) -> Instance:
         """Order one machine."""
@@ -205,6 +208,11 @@ class Hiring:
         hire.instance_id = instance.id
         self._journal.reprice(hire.name, instance.price_per_hour)
         self._journal.save()
+        if instance.price_per_hour > choice.offer.price_per_hour * DEARER + 0.01:
+            raise CapacityError(
+                f"{instance.id} costs {instance.price_per_hour:g} USD/h and was offered for "
+                f"{choice.offer.price_per_hour:g}."
+            )
         return instance
 
     async def _ready(self, hire: Hire, instance: Instance) -> Instance | None:

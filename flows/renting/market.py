@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from blocks.models import Offer
 from blocks.providers.base import Provider
-from blocks.registry import configured_providers, load_provider
+from blocks.registry import configured_providers, how_to_set_up, load_provider
 from flows.renting.bad_hosts import is_bad
 from trainer.config import Limits, Resources, TrainingJob
 from trainer.errors import CapacityError, ConfigError, OrchestratorError
 
 ANY = "any"
-HOW_TO_SET_UP = "Set SSH_HOSTS, RUNPOD_API_KEY, LAMBDA_API_KEY or VAST_API_KEY, or save a block in Prefect's UI."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ async def providers_of(job: TrainingJob) -> list[Provider]:
     lacking = [provider for provider in providers if not provider.is_configured()]
     if lacking and len(lacking) == len(providers):
         names = ", ".join(provider.label for provider in lacking)
-        raise ConfigError(f"provider = {names}: no credentials are set.", HOW_TO_SET_UP)
+        raise ConfigError(f"provider = {names}: no credentials are set.", how_to_set_up())
     return [provider for provider in providers if provider.is_configured()]
 
 

@@ -9,6 +9,7 @@ What is there already costs three round trips once, and one from then on.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import importlib.metadata
 import json
@@ -29,6 +30,8 @@ from trainer.errors import DependencyError, DiskFull
 BUILDER = Path(environment_builder.__file__).read_text(encoding="utf-8")
 NEWEST = "3.12"  # what uv installs where there is no Python that serves
 KEY_DIGITS = 12
+BUSY_SECONDS = 5.0  # making an environment takes less; what takes longer waits for another job
+LONGEST_SECONDS = 3600.0  # that one job waits while another installs
 Log = Callable[[str], None]
 
 FETCH_PYTHON = r"""
@@ -154,8 +157,18 @@ class _Preparation:
             "probe": ["-c", PROBE, *(wanted.name for wanted in self.requirements)],
         }
         command = [best.executable, "-c", BUILDER, "build", json.dumps(settings)]
-        # No timeout: it waits while another job installs there.
-        result = await self.machine.run(command, cwd="/")
+        loop = asyncio.get_running_loop()
+        word = loop.call_later(BUSY_SECONDS, self.log, "waiting: another job installs there")
+        try:
+            result = await self.machine.run(command, cwd="/", timeout=LONGEST_SECONDS)
+        except TimeoutError as error:
+            raise DependencyError(
+                f"Another job has been installing in {environment} on the machine for "
+                f"{LONGEST_SECONDS / 60:g} minutes.",
+                "See what it waits for, and run this job again when it has ended.",
+            ) from error
+        finally:
+            word.cancel()
         if result.exit_code:
             last = result.stderr.strip().rpartition("\n")[2]
             raise DependencyError(

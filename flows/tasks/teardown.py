@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from prefect import Flow
@@ -40,7 +39,7 @@ async def teardown(job: TrainingJob, instance: dict[str, Any], state: str) -> No
     await give_back(journal, hire, state)
 
 
-def stop_training_of_dead_flow(
+async def stop_training_of_dead_flow(
     flow: Flow[..., Any],
     flow_run: FlowRun,
     state: State[Any],
@@ -52,9 +51,6 @@ def stop_training_of_dead_flow(
     left undone here is done by the next reconcile.
     """
     job = TrainingJob.model_validate(flow_run.parameters["job"])
-    asyncio.run(_settle_alone(job, RunFolder(flow_run.id)))
-
-
-async def _settle_alone(job: TrainingJob, run: RunFolder) -> None:
+    run = RunFolder(flow_run.id)
     async with locked(run.lock):
         await settle_run(job, run, "cancelled")

@@ -19,6 +19,7 @@ Kind = Literal[
     "commit_then_drop",  # do what is asked, then close the connection
     "commit_then_silence",  # do what is asked, then say nothing
     "delay",  # answer well, after so many seconds
+    "drip",  # do what is asked, then send blanks, one after the other, for so many seconds
 ]
 
 
@@ -42,7 +43,12 @@ class Fault:
     @property
     def commits(self) -> bool:
         """Whether the request takes effect."""
-        return self.kind.startswith("commit") or self.kind in {"truncated", "empty", "delay"}
+        return self.kind.startswith("commit") or self.kind in {
+            "truncated",
+            "empty",
+            "delay",
+            "drip",
+        }
 
 
 class Faults:

@@ -6,17 +6,19 @@ import asyncio
 import json
 import socket
 import threading
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from tests.clouds.cloud import Cloud
     from tests.clouds.faults import Fault
 
+DRIP_SECONDS = 0.05
 PAGE = "<html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
 
 
@@ -176,6 +178,8 @@ async def _bend(
             return _with_body(response, whole[: len(whole) // 2])
         case "empty" if response is not None:
             return _with_body(response, b"")
+        case "drip":
+            return StreamingResponse(_blanks(fault.seconds), media_type="application/json")
         case "delay":
             await _silence(fault.seconds, receive)
             return response
@@ -197,6 +201,12 @@ def _once(body: bytes) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
+
+
+async def _blanks(seconds: float) -> AsyncIterator[bytes]:
+    for _ in range(round(seconds / DRIP_SECONDS)):
+        yield b" "
+        await asyncio.sleep(DRIP_SECONDS)
 
 
 async def _silence(seconds: float, receive: Receive) -> None:

@@ -476,7 +476,7 @@ async def test_a_machine_that_never_goes_is_reported_charged_and_met_again(
     await hunt.machine()
     scene.cloud.terminate_refuses = 10**6
     journal = hunt.journal
-    monkeypatch.setattr(giving_back.until_gone, "__defaults__", (1.0,))
+    monkeypatch.setattr(giving_back, "PATIENCE_SECONDS", 1.0)
 
     assert not await giving_back.give_back(journal, journal.hires[0], "stopped")
 

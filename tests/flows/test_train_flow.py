@@ -15,9 +15,11 @@ from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
 )
+from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelling, Running
 
-from flows.execute import create_run
+from flows import outcome
+from flows.execute import create_run, execute
 from flows.outcome import PAUSING, job_state
 from flows.streaming.log_shipper import shown
 from trainer.files import read_json, sha256_of
@@ -189,3 +191,25 @@ async def test_a_step_that_fails_ends_the_job_with_one_sentence(
     assert ended.state is not None
     assert str(ended.state.message).startswith(message)
     assert "Traceback" not in said
+
+
+async def test_a_job_cancelled_in_the_moment_of_its_end_does_not_stay_cancelling(
+    home, tmp_path, monkeypatch
+):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("not an artifact")
+    run = await create_run(make_job().model_copy(update={"output_dir": str(tmp_path / "mine")}))
+    of_error = outcome.of_error
+
+    def cancelled_meanwhile(error):
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, Cancelling(), force=True)
+        return of_error(error)
+
+    monkeypatch.setattr(outcome, "of_error", cancelled_meanwhile)
+
+    await execute(run.id)
+
+    async with get_client() as client:
+        state = (await client.read_flow_run(run.id)).state
+    assert (state.type, state.name) == (StateType.CANCELLED, "Stopped")

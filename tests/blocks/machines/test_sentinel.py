@@ -10,7 +10,7 @@ import pytest
 
 from blocks.keys import MachineKeys
 from blocks.machines import sentinel
-from blocks.machines.sentinel import arm, disarm, renew
+from blocks.machines.sentinel import arm, renew
 from blocks.machines.shell import script
 from blocks.machines.ssh import SshMachine
 from tests.clouds.machines import Profile, SshdMachine
@@ -224,16 +224,6 @@ async def test_a_sentinel_that_was_killed_is_missed_and_armed_again(machine, hir
     await arm(machine, base_of(hired), LONG, BYE)
 
     assert await renew(machine, base_of(hired), None, LONG)
-
-
-async def test_a_disarmed_machine_stays(machine, hired):
-    await disarm(machine, base_of(hired))
-    await arm(machine, base_of(hired), 1, BYE)
-
-    await disarm(machine, base_of(hired))
-
-    await until(lambda: hired.processes() == [])
-    assert not said_farewell(hired)
 
 
 async def test_what_the_farewell_says_and_knows_is_the_owners_alone(machine, hired):

@@ -22,6 +22,7 @@ AMBIGUOUS = [
     Fault(kind="commit_then_status", status=503),
     Fault(kind="commit_then_drop"),
     Fault(kind="commit_then_silence"),
+    Fault(kind="drip"),
 ]
 
 
@@ -51,6 +52,7 @@ class Shop(Cloud):
 @pytest.fixture
 def shop(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "PAUSES", (0.01, 0.02, 0.02, 0.02))
+    monkeypatch.setattr(api, "WHOLE_SECONDS", 0.2)
     with Shop(tmp_path / "shop") as cloud:
         yield cloud
     assert cloud.errors == []

@@ -251,15 +251,6 @@ async def test_settings_that_cannot_work_are_the_users(provider, changes, words)
         await provider.model_copy(update=changes).launch(offer, NAME, None)
 
 
-async def test_a_pod_dearer_than_offered_is_given_back(provider, cloud):
-    cloud.price_factor = 1.3
-
-    with pytest.raises(CapacityError, match=r"costs 0\.897 USD per hour and was offered for 0\.69"):
-        await launched(provider)
-
-    assert (creates(cloud), cloud.alive()) == (1, [])
-
-
 @pytest.mark.parametrize(
     ("trouble", "status"),
     [

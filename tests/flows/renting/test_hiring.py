@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from flow_runs import make_job
+from flow_runs import make_job, until
 
 from blocks.keys import MachineKeys
 from blocks.names import ours
 from blocks.providers.runpod import RunPod
 from flows.execute import create_run
+from flows.renting import giving_back
 from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back
 from flows.renting.hiring import Hiring
@@ -16,7 +19,9 @@ from flows.renting.journal import Journal
 from flows.renting.keeping import keep
 from flows.run_folder import RunFolder
 from tests.clouds.runpod import RunPodCloud
+from tests.clouds.vast import VastCloud
 from trainer.config import TrainingJob
+from trainer.errors import CapacityError
 from trainer.files import read_json, replace_json
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -102,3 +107,37 @@ async def test_who_keeps_a_machine_pays_for_it_and_no_longer_than_it_lasts(cloud
     replace_json(journal.run.journal, record)
 
     assert Journal.of(journal.run).hires[0].seconds() == pytest.approx(before + 300, abs=5)
+
+
+async def test_a_machine_dearer_than_offered_is_given_back_and_paid_for(cloud):
+    cloud.price_factor = 1.3
+    job = job_on("runpod")
+    job = job.model_copy(update={"limits": job.limits.model_copy(update={"max_offers": 1})})
+    run = RunFolder((await create_run(job)).id)
+    journal = Journal.of(run)
+
+    with pytest.raises(CapacityError, match=r"costs .* USD/h and was offered for"):
+        await Hiring(job, run, journal, Budget(job, journal)).machine()
+
+    assert cloud.alive() == []
+    assert [hire.is_open for hire in journal.hires] == [False]
+    assert journal.cost() > 0
+
+
+async def test_a_key_revoked_while_a_machine_boots_leads_to_the_next_provider(
+    cloud, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(giving_back, "PATIENCE_SECONDS", 0.0)
+    cloud.boot_seconds = 60.0
+    with VastCloud(tmp_path / "vast") as vast:
+        for variable, value in vast.environ().items():
+            monkeypatch.setenv(variable, value)
+        getting = asyncio.create_task(hired(job_on(["runpod", "vast"])))
+        await until(lambda: len(cloud.account) == 1)
+        cloud.expired = True
+
+        journal, instance = await getting
+
+        assert instance.provider == "vast"
+        assert journal.hires[0].is_open  # nobody knows whether it is gone: reconcile asks again
+        assert "CredentialsError" in journal.hires[0].cause

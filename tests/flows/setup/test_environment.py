@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from sshd import over_ssh
 
 from blocks.machines.local import LocalMachine
+from flows.setup import environment as environment_module
 from flows.setup.environment import prepare
 from flows.setup.wheel import trainer_wheel
 from tests.clouds.machines import Profile
@@ -157,6 +159,22 @@ async def test_two_that_prepare_at_once_make_one_environment(tmp_path, base):
     assert len([path for path in made if path.name == "ready"]) == 1
     assert [path for path in made if path.suffix == ".whl"] == []
     assert answer(pythons[0], "-c", "import trainer.config") == ""
+
+
+async def test_who_waits_for_another_job_says_so_and_not_for_ever(tmp_path, base, monkeypatch):
+    wheel = trainer_wheel(tmp_path)
+    environment = Path(await prepare(LocalMachine(), base, wheel, print)).parents[1]
+    (environment / "ready").unlink()
+    monkeypatch.setattr(environment_module, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(environment_module, "LONGEST_SECONDS", 1.0)
+    log = []
+
+    with environment.with_name(f"{environment.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DependencyError, match="Another job has been installing in"):
+            await prepare(LocalMachine(), base, wheel, log.append)
+
+    assert "waiting: another job installs there" in log
 
 
 async def test_an_environment_torn_by_a_crash_is_built_anew(tmp_path, base):
