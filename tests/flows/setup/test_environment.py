@@ -182,7 +182,7 @@ async def test_an_environment_torn_by_a_crash_is_built_anew(tmp_path, base):
     python = await prepare(LocalMachine(), base, wheel, print)
     environment = Path(python).parents[1]
     (environment / "ready").unlink()
-    [module] = environment.glob("lib/*/site-packages/trainer/config.py")
+    [module] = environment.glob("lib/*/site-packages/trainer/config/job.py")
     module.write_text("torn")
 
     again = await prepare(LocalMachine(), base, wheel, print)

@@ -1,0 +1,22 @@
+"""What a user asks for: `TrainingJob` and its parts. YAML on disk, a form in the Prefect UI.
+
+Hyperparameters bear the names that transformers, TRL and PEFT give them, and mean the same.
+Everything is refused that is not known, so that a misspelt name is an error, never "off".
+"""
+
+from __future__ import annotations
+
+from trainer.config.dataset import DatasetConfig, DatasetFormat
+from trainer.config.job import Limits, Resources, TrainingJob
+from trainer.config.peft import LoraConfig
+from trainer.config.training import TrainingConfig
+
+__all__ = [
+    "DatasetConfig",
+    "DatasetFormat",
+    "Limits",
+    "LoraConfig",
+    "Resources",
+    "TrainingConfig",
+    "TrainingJob",
+]

@@ -1,0 +1,40 @@
+"""Where the examples are."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trainer.config.settings import Settings, Text
+
+DatasetFormat = Literal[
+    "auto", "messages", "conversations", "instruction", "prompt_completion", "text"
+]
+
+
+class DatasetConfig(Settings):
+    """Where the examples are and how to read them."""
+
+    path: Text
+    """A file (JSONL, JSON, CSV, Parquet), a folder of such files, or a dataset on the Hub."""
+    format: DatasetFormat = "auto"
+    """How rows are laid out. auto: told from the column names of the first row."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Your names for the columns, by ours: {instruction: question, output: answer}."""
+    subset: Text | None = None
+    """A Hub dataset's configuration, where it has several."""
+    split: Text = "train"
+    """A Hub dataset's split."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Read no more rows than this; for a quick trial."""
+    eval_path: Text | None = None
+    """Held-out rows, in the same format, from here."""
+    eval_fraction: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Hold out this share of the rows, the same rows for the same seed."""
+
+    @model_validator(mode="after")
+    def _one_source_of_evaluation(self) -> DatasetConfig:
+        if self.eval_path and self.eval_fraction:
+            raise ValueError("give eval_path or eval_fraction, not both")
+        return self

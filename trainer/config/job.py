@@ -1,0 +1,87 @@
+"""One job: its training, its machine, its limits."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trainer.config.settings import JobName, Settings, Text
+from trainer.config.training import TrainingConfig
+
+
+class Resources(Settings):
+    """What the machine must have."""
+
+    gpu_count: int | None = Field(default=None, ge=0, le=1)
+    """1: a GPU is required. 0: none is used. null: one, but here the CPU will do without one."""
+    min_vram_gb: float | None = Field(default=None, gt=0)
+    """Free memory that the GPU must have, in GiB."""
+    disk_gb: float | None = Field(default=None, gt=0)
+    """Free disk that the machine must have, in GiB. null: as much as the provider's default."""
+    gpu_types: list[Text] = Field(default_factory=list)
+    """Only these GPUs, such as [RTX 4090, A100]; parts of a name will do. []: any."""
+    min_ram_gb: float | None = Field(default=None, gt=0)
+    """Main memory that the machine must have, in GiB."""
+    spot: bool | None = False
+    """true: only machines that may be taken back at any time, which cost less. null: either."""
+    regions: list[Text] = Field(default_factory=list)
+    """Only these regions, in the provider's words. []: any."""
+    cpu_threads: int | None = Field(default=None, ge=1)
+    """Threads for CPU arithmetic. null: as torch decides."""
+
+
+class Limits(Settings):
+    """What the job may use."""
+
+    max_runtime_minutes: float | None = Field(default=None, gt=0)
+    """Stop with a saved checkpoint after this long. null: no limit."""
+    stall_timeout_minutes: float = Field(default=30.0, gt=0)
+    """No log line and no metric for this long: dump the stacks and restart."""
+    max_restarts: int = Field(default=2, ge=0)
+    """Restarts after a stall or a killed trainer, each from the newest valid checkpoint."""
+    stop_grace_seconds: float = Field(default=120.0, gt=0)
+    """How long a pause or a stop may take to save before the trainer is killed."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """USD for the whole job, failed boots included; then it stops with a saved checkpoint."""
+    max_price_per_hour: float | None = Field(default=None, gt=0)
+    """USD per hour; dearer machines are not hired."""
+    boot_timeout_minutes: float | None = Field(default=None, gt=0)
+    """How long a machine may take to boot. null: as long as is usual at its provider."""
+    max_offers: int = Field(default=10, ge=1)
+    """How many offers are tried, one after the other, before placing the job fails."""
+    max_machine_losses: int = Field(default=5, ge=0)
+    """How many lost or taken back machines the job survives."""
+    max_lost_steps: int | None = Field(default=None, ge=0)
+    """How many steps may have to be trained again after losses. null: any number."""
+    lease_minutes: float = Field(default=30.0, ge=0.05)
+    """A rented machine that nobody has renewed for so long saves, stops and ends itself."""
+    teardown: Literal["verified", "always"] = "verified"
+    """verified: a rented machine that holds the only copy of a result is kept until it is home."""
+
+
+class TrainingJob(Settings):
+    """One training job: what to train, on what, where, and within which limits."""
+
+    name: JobName
+    """Letters, digits, '.', '_' and '-'; it names folders and machines."""
+    training: TrainingConfig
+    """What to train."""
+    provider: Text | list[Text] = "local"
+    """Where the machine comes from: local (this computer), ssh, runpod, lambda, vast; a list in
+    order of preference; or any, the cheapest of all that are set up."""
+    resources: Resources = Resources()
+    """What the machine must have."""
+    limits: Limits = Limits()
+    """What the job may use."""
+    setup: list[str] = Field(default_factory=list)
+    """Shell commands to run on the machine before training."""
+    keep_minutes: float = Field(default=0.0, ge=0)
+    """Keep a rented machine for so long after the job, for the next job of the same shape."""
+    output_dir: Text | None = None
+    """Where the verified adapter goes. null: artifacts/ in the orchestrator's home."""
+
+    @property
+    def providers(self) -> list[str]:
+        """The names of the providers in order of preference; `any` stands for itself."""
+        return [self.provider] if isinstance(self.provider, str) else list(self.provider)

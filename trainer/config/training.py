@@ -1,0 +1,111 @@
+"""What the trainer reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from trainer.config.dataset import DatasetConfig
+from trainer.config.peft import LoraConfig
+from trainer.config.settings import Settings, Text
+from trainer.methods import METHODS
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"is no training method; there are: {', '.join(METHODS)}")
+    return name
+
+
+def _some_steps(steps: int) -> int:
+    if steps == 0:  # to transformers it means: as num_train_epochs says
+        raise ValueError("must be 1 or more, or -1 for no limit")
+    return steps
+
+
+MethodName = Annotated[
+    str, AfterValidator(_known_method), Field(json_schema_extra={"enum": sorted(METHODS)})
+]
+
+
+def _dataset_shorthand(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class TrainingConfig(Settings):
+    """What the trainer reads: method, model, dataset, adapters and hyperparameters."""
+
+    method: MethodName = "sft"
+    """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text."""
+    model: Text
+    """The base model: a folder, or a model on the Hub."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """pretrained: start from the weights. random: start from the config alone."""
+    dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
+    """The examples. A path alone will do."""
+    peft: LoraConfig | None = LoraConfig()
+    """Adapters to train. null: train all weights."""
+    num_train_epochs: float = Field(default=3.0, gt=0)
+    """How often to go over the dataset."""
+    max_steps: Annotated[int, AfterValidator(_some_steps)] = Field(default=-1, ge=-1)
+    """Stop after so many optimizer steps; -1: as num_train_epochs says."""
+    per_device_train_batch_size: int = Field(default=8, ge=1)
+    """Examples per device and forward pass."""
+    per_device_eval_batch_size: int = Field(default=8, ge=1)
+    """Examples per device in evaluation."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes per optimizer step."""
+    learning_rate: float | None = Field(default=None, gt=0, le=10)
+    """null: 2e-4 with adapters, 2e-5 for all weights."""
+    lr_scheduler_type: Text = "cosine"
+    """How the learning rate falls; any name that transformers knows."""
+    warmup_steps: float = Field(default=0.03, ge=0)
+    """Steps until the full learning rate; below 1 a share of all steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are clipped to this norm; 0: never."""
+    optim: Text = "adamw_torch_fused"
+    """The optimizer; any name that transformers knows."""
+    max_length: int = Field(default=1024, ge=8)
+    """Longest example in tokens; longer ones are cut (cpt: the length of a packed block)."""
+    packing: bool | None = None
+    """Fill every sequence up to max_length. null: for cpt only."""
+    assistant_only_loss: bool = True
+    """Learn from the assistant's (or the completion's) tokens only."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory: recompute activations in the backward pass."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision. auto: bfloat16 where the GPU has it, else float32."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Of initialisation, dropout, data order and split."""
+    logging_steps: int = Field(default=1, ge=1)
+    """Write metrics every so many steps."""
+    save_steps: int = Field(default=100, ge=1)
+    """Write a checkpoint every so many steps."""
+    save_total_limit: int = Field(default=2, ge=1)
+    """Keep so many checkpoints; the newest valid one and the best are never removed."""
+    eval_steps: int | None = Field(default=None, ge=1)
+    """Evaluate every so many steps. null: at the end of each epoch."""
+    eval_on_start: bool = True
+    """Evaluate once before training, to see what training gained."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop when eval_loss was not better for so many evaluations, and keep the best."""
+    early_stopping_threshold: float = Field(default=0.0, ge=0)
+    """Better means lower by more than this."""
+    report_to: list[Literal["tensorboard"]] = Field(default=["tensorboard"])
+    """Where else metrics go. []: nowhere."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Any further argument of the method's TRL or transformers config, by its own name."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        held_out = self.dataset.eval_path or self.dataset.eval_fraction
+        if self.early_stopping_patience and not held_out:
+            raise ValueError(
+                "early_stopping_patience needs held-out rows: "
+                "set dataset.eval_fraction or dataset.eval_path"
+            )
+        if self.init == "random" and self.peft:
+            raise ValueError("init: random has no weights to adapt: set peft: null")
+        return self
