@@ -11,6 +11,7 @@ from typing import Any
 from trainer.config import TrainingConfig
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
+from trainer.methods import METHODS
 
 SAME_NAME = (
     "num_train_epochs",
@@ -29,13 +30,16 @@ SAME_NAME = (
 )
 """Fields that go to transformers as they are."""
 
-LEARNING_RATE = {True: 2e-4, False: 2e-5}
-"""The default with adapters, and for all weights."""
-
 
 def split_batch(batch: int, accumulation: int, divisor: int) -> tuple[int, int]:
     """Return batch and accumulation after memory ran out; their product never changes."""
     return batch // divisor, accumulation * divisor
+
+
+def default_learning_rate(config: TrainingConfig) -> float:
+    """Return the method's own."""
+    with_adapters, full = METHODS[config.method].learning_rates
+    return with_adapters if config.peft else full
 
 
 def training_arguments(
@@ -69,7 +73,7 @@ def training_arguments(
         "output_dir": str(directory.checkpoints),
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": accumulation,
-        "learning_rate": config.learning_rate or LEARNING_RATE[config.peft is not None],
+        "learning_rate": config.learning_rate or default_learning_rate(config),
         "data_seed": config.seed,
         "use_cpu": not cuda,
         "bf16": cuda and precision(config) == "bfloat16",

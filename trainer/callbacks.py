@@ -14,9 +14,13 @@ from trainer.errors import TrainingDiverged
 from trainer.job_directory import JobDirectory, JobState, utc_now
 from trainer.log import append_line
 from trainer.loop import JobTrainer
+from trainer.methods import METHODS
 from trainer.telemetry import Telemetry
 from trainer.wish import Wish
 
+OF_EVERY_METHOD = {"loss", "grad_norm", "learning_rate", "epoch", "num_tokens"}
+TIMINGS = ("_runtime", "_per_second")
+SHOWN = ("reward", "kl", "rewards/margins", "rewards/accuracies", "accuracy")
 STATUS_INTERVAL = 0.25  # seconds; status.json is for people and polls, not for every step
 
 
@@ -126,7 +130,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         if "loss" in logs:
             self._record_step(state, logs)
         elif "eval_loss" in logs:
-            self._record_evaluation(state, logs["eval_loss"], logs.get("eval_runtime", 0.0))
+            self._record_evaluation(state, logs)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A checkpoint is there: say so in the status at once."""
@@ -140,7 +144,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
             )
         record = self._common(state) | {
             "train_loss": loss,
-            "perplexity": _perplexity(loss),
+            **self._perplexity(loss),
+            **of_method(logs),
             "learning_rate": logs["learning_rate"],
             "grad_norm": norm,
             **self._speed(state),
@@ -148,26 +153,41 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         }
         self._append(record)
         eta = record["eta_seconds"]
-        print(  # noqa: T201 - standard output is the job's log
-            f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}  "
-            f"lr {logs['learning_rate']:.2e}  grad {norm:.3f}  "
-            f"{record['tokens_per_second']:.0f} tok/s  eta {_clock(eta)}",
-            flush=True,
+        _say(
+            state,
+            f"loss {loss:.4f}{_shown(record)}",
+            f"lr {logs['learning_rate']:.2e}",
+            f"grad {norm:.3f}",
+            f"{record['tokens_per_second']:.0f} tok/s",
+            f"eta {_clock(eta)}",
         )
         if time.monotonic() - self._status_at > STATUS_INTERVAL:
             self._write_status(state)
 
-    def _record_evaluation(self, state: Any, loss: float, seconds: float) -> None:
+    def _record_evaluation(self, state: Any, logs: dict[str, Any]) -> None:
+        loss = logs["eval_loss"]
         if not math.isfinite(loss):
             raise TrainingDiverged(f"At step {state.global_step} the evaluation loss was {loss}.")
-        perplexity = _perplexity(loss)
-        self._append(self._common(state) | {"eval_loss": loss, "perplexity": perplexity})
-        shown = "" if perplexity is None else f"  perplexity {perplexity:.2f}"
-        print(  # noqa: T201 - standard output is the job's log
-            f"step {state.global_step}/{state.max_steps}  eval_loss {loss:.4f}{shown}", flush=True
-        )
+        record = self._common(state) | {
+            "eval_loss": loss,
+            **self._perplexity(loss),
+            **of_method(logs),
+        }
+        self._append(record)
+        perplexity = record.get("perplexity")
+        words = "" if perplexity is None else f"  perplexity {perplexity:.2f}"
+        _say(state, f"eval_loss {loss:.4f}{words}{_shown(record)}")
         # An evaluation takes time that is no step's.
-        self._last = (self._last[0] + seconds, *self._last[1:])
+        self._last = (self._last[0] + logs.get("eval_runtime", 0.0), *self._last[1:])
+
+    def _perplexity(self, loss: float) -> dict[str, float | None]:
+        """Return exp(loss) where the loss is that of the next token.
+
+        It is None where that is too large to mean anything.
+        """
+        if not METHODS[self._trainer.run.config.method].learns_from_tokens:
+            return {}
+        return {"perplexity": math.exp(loss) if loss < 100 else None}
 
     def _common(self, state: Any) -> dict[str, Any]:
         return {
@@ -208,9 +228,30 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         )
 
 
-def _perplexity(loss: float) -> float | None:
-    """Return exp(loss); None where that is too large to mean anything."""
-    return math.exp(loss) if loss < 100 else None
+def of_method(logs: dict[str, Any]) -> dict[str, float | None]:
+    """Return what a method logs of its own, by TRL's names: rewards/margins, kl, reward, …"""
+    return {
+        name: value if math.isfinite(value) else None
+        for name, value in logs.items()
+        if name.removeprefix("eval_") not in OF_EVERY_METHOD
+        and isinstance(value, int | float)
+        and not name.endswith(TIMINGS)
+    }
+
+
+def _shown(record: dict[str, Any]) -> str:
+    """Return the one or two metrics that tell how well a method does, as words of a log line."""
+    words = []
+    for name in SHOWN:
+        value = record.get(name, record.get(f"eval_{name}"))
+        if value is not None:
+            words.append(f"  {name.rpartition('/')[2]} {value:.4g}")
+    return "".join(words)
+
+
+def _say(state: Any, *words: str) -> None:
+    line = "  ".join([f"step {state.global_step}/{state.max_steps}", *words])
+    print(line, flush=True)  # noqa: T201 - standard output is the job's log
 
 
 def _clock(seconds: float) -> str:

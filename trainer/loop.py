@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
+
+
 @dataclass(kw_only=True)
 class Run:
     """What a method needs to build its trainer."""
@@ -28,7 +31,7 @@ class Run:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     train_dataset: Dataset
-    """Columns `input_ids` and `labels`, lists of int32; label -100 is not learnt."""
+    """See `trainer.data.tokenization.PreparedData`."""
     eval_dataset: Dataset | None
     batch_divisor: int = 1
     protected_steps: Callable[[], set[int]] = field(default=set)
@@ -45,11 +48,15 @@ class JobTrainer:
         super().__init__(**kwargs)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Train on one batch: `input_ids` int64 of shape (batch, length)."""
-        mask = inputs.get("attention_mask")
-        self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
-        self.samples_seen += inputs["input_ids"].shape[0]
+        """Train on one batch."""
+        self.count(inputs)
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        """Count what is trained on: masks are of shape (batch, length), one or one an answer."""
+        masks = [inputs[name] for name in MASKS if name in inputs] or [inputs["input_ids"] >= 0]
+        self.tokens_seen += sum(mask.sum() for mask in masks)
+        self.samples_seen += masks[0].shape[0]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count none: nobody reads the sum, and counting walks all parameters at every step."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.arguments import precision
 from trainer.config import LoraConfig, TrainingConfig
 from trainer.errors import ConfigError, ModelNotFound
+from trainer.methods import METHODS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,26 +51,33 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     the precision of the run.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+    import transformers
+    from transformers import AutoConfig, set_seed
 
     set_seed(config.seed)  # adapters and random weights are the same for the same seed
     frozen = config.peft is not None
     dtype = getattr(torch, precision(config)) if frozen else torch.float32
+    method = METHODS[config.method]
+    kind = getattr(transformers, method.auto_class(adapters=False))
+    options = {"num_labels": 1} if method.is_classifier else {}
     if config.init == "random":
-        architecture = _loaded(AutoConfig.from_pretrained, config)
-        model = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+        architecture = _loaded(AutoConfig.from_pretrained, config, **options)
+        model = kind.from_config(architecture, dtype=dtype)
     else:
-        model = _loaded(AutoModelForCausalLM.from_pretrained, config, dtype=dtype)
+        model = _loaded(kind.from_pretrained, config, dtype=dtype, **options)
     if config.peft is not None:
-        model = add_adapters(model, config.peft)
+        model = add_adapters(model, config.peft, method=config.method)
     return model
 
 
-def add_adapters(model: PreTrainedModel, settings: LoraConfig) -> PreTrainedModel:
+def add_adapters(
+    model: PreTrainedModel, settings: LoraConfig, *, method: str = "sft"
+) -> PreTrainedModel:
     """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained."""
     import peft
 
-    adapters = peft.LoraConfig(task_type="CAUSAL_LM", **dict(settings))
+    task = "SEQ_CLS" if METHODS[method].is_classifier else "CAUSAL_LM"
+    adapters = peft.LoraConfig(task_type=task, **dict(settings))
     try:
         with warnings.catch_warnings():
             # PEFT 0.21 still reads the old name of transformers' is_activation_checkpointing.

@@ -14,6 +14,7 @@ from trainer.failures import translate
 from trainer.files import fsync_directory
 from trainer.job_directory import JobDirectory
 from trainer.manifest import verify, write_manifest
+from trainer.methods import METHODS
 from trainer.metrics import read_metrics
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def write_output(
     for adapter in getattr(model, "peft_config", {}).values():
         adapter.base_model_name_or_path = config.model  # where its user has it
     try:
-        model.save_pretrained(staged)
+        # A reference that dpo and kto keep as a second adapter is no part of the result.
+        trained = {"selected_adapters": ["default"]} if config.peft else {}
+        model.save_pretrained(staged, **trained)
         tokenizer.save_pretrained(staged)
         (staged / "README.md").write_text(model_card(config, data, metrics), encoding="utf-8")
         manifest = write_manifest(staged, method=config.method, metrics=metrics, data=data)
@@ -127,7 +130,7 @@ def model_card(config: TrainingConfig, data: dict[str, Any], metrics: dict[str, 
 
 
 def _loading(config: TrainingConfig) -> list[str]:
-    kind = "AutoPeftModelForCausalLM" if config.peft else "AutoModelForCausalLM"
+    kind = METHODS[config.method].auto_class(adapters=config.peft is not None)
     package = "peft" if config.peft else "transformers"
     return [
         f"from {package} import {kind}",

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,9 @@ def main(job_directory: str) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     directory = JobDirectory(job_directory)
+    # PEFT 0.21 and TRL 1.16 still read old names of transformers'.
+    for name in ("`is_gradient_checkpointing", "`gradient_checkpointing"):
+        warnings.filterwarnings("ignore", name, FutureWarning)
     wish = Wish(directory)
     try:
         wish.listen()
@@ -160,7 +164,7 @@ def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.directory.tensorboard)
     obedience, evaluation = Obedience(wish), Evaluation(run.config)
     run.protected_steps = evaluation.best_steps
-    trainer = importlib.import_module(METHODS[run.config.method]).build(run)
+    trainer = importlib.import_module(METHODS[run.config.method].module).build(run)
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.add_callback(Recorder(run.directory, trainer, run.directory.read_status().attempt))
     if run.eval_dataset is not None:

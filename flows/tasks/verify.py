@@ -18,6 +18,7 @@ from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import IntegrityError
 from trainer.files import replace_json
+from trainer.methods import METHODS
 from trainer.metrics import read_metrics
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
@@ -55,7 +56,8 @@ async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
 
 def as_markdown(job: TrainingJob, report: dict[str, Any]) -> str:
     """Return the report as a person reads it: what, where, how good, how to load it."""
-    kind = "AutoPeftModelForCausalLM" if job.training.peft else "AutoModelForCausalLM"
+    method = METHODS[job.training.method]
+    kind = method.auto_class(adapters=job.training.peft is not None)
     package = "peft" if job.training.peft else "transformers"
     rows = {
         "path": f"`{report['path']}`",

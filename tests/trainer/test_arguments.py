@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.arguments import LEARNING_RATE, split_batch, training_arguments
+from trainer.arguments import split_batch, training_arguments
 from trainer.config import TrainingConfig
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
@@ -51,8 +51,9 @@ def test_further_arguments_arrive(arguments):
 
 
 def test_the_learning_rate_depends_on_what_is_trained(arguments):
-    assert arguments().learning_rate == LEARNING_RATE[True] == 2e-4
-    assert arguments(peft=None).learning_rate == LEARNING_RATE[False] == 2e-5
+    assert arguments().learning_rate == 2e-4
+    assert arguments(peft=None).learning_rate == 2e-5
+    assert arguments(method="dpo").learning_rate == 1e-5
 
 
 def test_what_trl_would_choose_in_silence_is_said(arguments):

@@ -110,9 +110,9 @@ def test_the_log_is_for_people(killed):
 
 
 NARROW = """
-import sys, narrow, trainer.train
+import dataclasses, sys, narrow, trainer.train
 from trainer.methods import METHODS
-METHODS["sft"] = "narrow"
+METHODS["sft"] = dataclasses.replace(METHODS["sft"], module="narrow")
 sys.exit(trainer.train.main(sys.argv[1]))
 """
 

@@ -9,7 +9,15 @@ from pydantic import Field, model_validator
 from trainer.config.settings import Settings, Text
 
 DatasetFormat = Literal[
-    "auto", "messages", "conversations", "instruction", "prompt_completion", "text"
+    "auto",
+    "messages",
+    "conversations",
+    "instruction",
+    "prompt_completion",
+    "text",
+    "preference",
+    "unpaired",
+    "prompts",
 ]
 
 

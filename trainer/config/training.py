@@ -37,7 +37,9 @@ class TrainingConfig(Settings):
     """What the trainer reads: method, model, dataset, adapters and hyperparameters."""
 
     method: MethodName = "sft"
-    """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text."""
+    """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
+    from pairs of a better and a worse answer. kto: from single answers that are good or bad.
+    reward: a model that scores answers, from such pairs."""
     model: Text
     """The base model: a folder, or a model on the Hub."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -57,7 +59,12 @@ class TrainingConfig(Settings):
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes per optimizer step."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """null: 2e-4 with adapters, 2e-5 for all weights."""
+    """null: the method's own, such as 2e-4 for sft with adapters and 2e-5 for all weights."""
+    beta: float | None = Field(default=None, ge=0)
+    """How much the model is held to what it was (dpo, kto), or how much preferences weigh (orpo).
+    null: as TRL has it, 0.1."""
+    loss_type: Text | None = None
+    """The loss of dpo (sigmoid, ipo, hinge, …) or kto, by TRL's name. null: the method's own."""
     lr_scheduler_type: Text = "cosine"
     """How the learning rate falls; any name that transformers knows."""
     warmup_steps: float = Field(default=0.03, ge=0)
@@ -105,6 +112,10 @@ class TrainingConfig(Settings):
             raise ValueError(
                 "early_stopping_patience needs held-out rows: "
                 "set dataset.eval_fraction or dataset.eval_path"
+            )
+        if self.method == "kto" and self.per_device_train_batch_size < 2:
+            raise ValueError(
+                "kto compares the rows of a batch: set per_device_train_batch_size to 2 or more"
             )
         if self.init == "random" and self.peft:
             raise ValueError("init: random has no weights to adapt: set peft: null")

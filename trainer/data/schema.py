@@ -1,17 +1,28 @@
-"""Rows as people lay them out → one of two things to learn from: a `Chat` or a `PlainText`."""
+"""Rows as people lay them out → what there is to learn from them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from trainer.config import TrainingConfig
+from trainer.data.judged import Judged, Preference, Prompt, judged, preference, question
 from trainer.data.parsing import Row
 from trainer.data.turns import RowProblem, a_text, chat_of, kind_of_value, listed
 from trainer.errors import DataError
+from trainer.methods import METHODS
 
-Format = Literal["messages", "conversations", "instruction", "prompt_completion", "text"]
+Format = Literal[
+    "messages",
+    "conversations",
+    "instruction",
+    "prompt_completion",
+    "text",
+    "preference",
+    "unpaired",
+    "prompts",
+]
 
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -19,9 +30,14 @@ NEEDED: dict[Format, tuple[str, ...]] = {
     "instruction": ("instruction", "output"),
     "prompt_completion": ("prompt", "completion"),
     "text": ("text",),
+    "preference": ("chosen", "rejected"),
+    "unpaired": ("prompt", "completion", "label"),
+    "prompts": ("prompt",),
 }
-"""The columns that a format cannot do without, in the order in which formats are told."""
-OUR_COLUMNS = (*(column for columns in NEEDED.values() for column in columns), "input")
+"""The columns that a format cannot do without."""
+OUR_COLUMNS = tuple(
+    dict.fromkeys([*(column for columns in NEEDED.values() for column in columns), "input"])
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,9 @@ class PlainText:
         return len(self.prompt) + len(self.completion)
 
 
+Example = Chat | PlainText | Preference | Judged | Prompt
+
+
 @dataclass(frozen=True)
 class Schema:
     """How the rows of one dataset are laid out."""
@@ -58,7 +77,7 @@ class Schema:
     columns: dict[str, str]
     """The dataset's names for the columns, by ours, where they differ."""
 
-    def convert(self, row: dict[str, Any]) -> Chat | PlainText:
+    def convert(self, row: dict[str, Any]) -> Example:
         """Return what there is to learn from `row`.
 
         Raises:
@@ -74,6 +93,17 @@ class Schema:
                 return self._prompt_completion(row)
             case "text":
                 return PlainText("", self._text(row, "text"))
+            case "preference":
+                prompt = row.get(self._name("prompt"))
+                answers = self._get(row, "chosen"), self._get(row, "rejected")
+                return preference(prompt, *answers, self._names("prompt", *NEEDED["preference"]))
+            case "unpaired":
+                names = NEEDED["unpaired"]
+                prompt, answer, label = (self._get(row, column) for column in names)
+                return judged(prompt, answer, label, self._names(*names))
+            case "prompts":
+                others = {k: v for k, v in row.items() if k != self._name("prompt")}
+                return Prompt(question(self._get(row, "prompt"), self._name("prompt")), others)
 
     def _instruction(self, row: dict[str, Any]) -> Chat:
         question = self._text(row, "instruction")
@@ -101,6 +131,9 @@ class Schema:
     def _name(self, column: str) -> str:
         return self.columns.get(column, column)
 
+    def _names(self, *columns: str) -> tuple[str, str, str]:
+        return cast("tuple[str, str, str]", tuple(self._name(column) for column in columns))
+
     def _get(self, row: dict[str, Any], column: str) -> Any:
         name = self._name(column)
         if name not in row:
@@ -126,37 +159,32 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
         )
     renamed = {ours for ours, theirs in dataset.columns.items() if theirs in first.value}
     columns = renamed | set(first.value)
-    if config.method == "cpt":
-        return _plain_schema(columns, first, config)
-    if dataset.format != "auto":
-        return Schema(dataset.format, dataset.columns)
-    found = _told_from(columns)
-    if found is None:
-        raise DataError(
-            f"{first.place}: the columns {listed(first.value)} fit no format.",
-            "Name yours for one of these sets in dataset.columns: "
-            f"{'; '.join(' and '.join(needed) for needed in NEEDED.values())}.",
-        )
-    return Schema(found, dataset.columns)
+    formats = METHODS[config.method].formats
+    given = dataset.format if dataset.format != "auto" else _told_from(columns, formats)
+    if given in formats:
+        return Schema(cast("Format", given), dataset.columns)
+    raise _unfit(first, config, given or _told_from(columns, tuple(NEEDED)))
 
 
-def _plain_schema(columns: Collection[str], first: Row, config: TrainingConfig) -> Schema:
-    """Continued pretraining reads text, whatever other columns stand beside it."""
-    given = config.dataset.format
-    if given == "text" or (given == "auto" and "text" in columns):
-        return Schema("text", config.dataset.columns)
-    found = given if given != "auto" else _told_from(columns)
-    remedy = "Use method: sft, or name a column: dataset.columns: {text: yours}."
-    if found is None:
-        raise DataError(
-            f"{first.place}: cpt trains on plain text, and there is no column 'text' among "
+def _unfit(first: Row, config: TrainingConfig, found: str | None) -> DataError:
+    """Return the error that tells what the rows are, and what the method learns from."""
+    formats = METHODS[config.method].formats
+    sets = "; ".join(" and ".join(NEEDED[cast("Format", name)]) for name in formats)
+    others = sorted(name for name, method in METHODS.items() if found in method.formats)
+    if found is None or found in formats or not others:
+        return DataError(
+            f"{first.place}: {config.method} finds none of its formats in the columns "
             f"{listed(first.value)}.",
-            remedy,
+            f"Name yours for one of these sets in dataset.columns: {sets}.",
         )
-    raise DataError(f"cpt trains on plain text, and these rows are {found!r}.", remedy)
+    return DataError(
+        f"{config.method} learns from {' or '.join(formats)}, and these rows are {found!r}.",
+        f"Use method: {' or '.join(others)}, or name columns in dataset.columns: {sets}.",
+    )
 
 
-def _told_from(columns: Collection[str]) -> Format | None:
+def _told_from(columns: Collection[str], formats: Sequence[str]) -> str | None:
     return next(
-        (name for name, needed in NEEDED.items() if all(one in columns for one in needed)), None
+        (name for name in formats if all(one in columns for one in NEEDED[cast("Format", name)])),
+        None,
     )

@@ -1,4 +1,4 @@
-"""Checked rows → token datasets, kept as Arrow files so that a resumed job need not repeat it."""
+"""Checked rows → datasets, kept as Arrow files so that a resumed job need not repeat it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,14 @@ from trainer.data.chats import (
     leading_tokens,
     tokens_of,
 )
+from trainer.data.examples import example_batch
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
-from trainer.data.schema import Chat, PlainText
+from trainer.data.schema import Chat, Example, PlainText
 from trainer.data.validation import CheckedReading, open_eval_source
 from trainer.errors import ConfigError, DataError
 from trainer.files import read_json, replace_json
+from trainer.methods import METHODS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,7 +48,11 @@ log = logging.getLogger("trainer")
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Rows as tokens: columns `input_ids` and `labels`, both lists of int32."""
+    """Rows as tokens: columns `input_ids` and `labels`, both lists of int32.
+
+    Of a method that learns from examples: columns such as `prompt`, `chosen` and `rejected`, texts
+    or lists of messages, as TRL takes them.
+    """
 
     train: Dataset
     eval: Dataset | None
@@ -54,7 +61,7 @@ class PreparedData:
 
 
 @dataclass
-class _Tally:
+class Tally:
     """What became of the rows of one source; kept beside its Arrow file."""
 
     rows: int = 0
@@ -134,7 +141,7 @@ def _split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]
 
 def _tokenised(
     source: Source, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path
-) -> tuple[Dataset, _Tally]:
+) -> tuple[Dataset, Tally]:
     if config.method != "cpt":
         ensure_chat_template(tokenizer)
     sha256 = source.sha256()
@@ -142,7 +149,7 @@ def _tokenised(
     arrow, facts = cache / f"{key}.arrow", cache / f"{key}.json"
     tally = _earlier(arrow, facts)
     if tally is None:
-        tally = _Tally(sha256=sha256)
+        tally = Tally(sha256=sha256)
         _write(arrow, source, config, tokenizer, tally)
         replace_json(facts, asdict(tally))
     if tally.rows == tally.dropped:
@@ -154,13 +161,13 @@ def _tokenised(
     return Dataset.from_file(str(arrow)), tally
 
 
-def _earlier(arrow: Path, facts: Path) -> _Tally | None:
+def _earlier(arrow: Path, facts: Path) -> Tally | None:
     """Return the tally of an earlier run if its file is whole; the tally is written last."""
     known = read_json(facts)
     if known is None or not arrow.is_file() or arrow.stat().st_size != known.get("file_bytes"):
         return None
     log.info("Found the tokens of an earlier run: %s", arrow)
-    return _Tally(**known)
+    return Tally(**known)
 
 
 def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -186,16 +193,16 @@ def _write(
     source: Source,
     config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     temporary = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     reading = CheckedReading(source, config)
+    batches = _record_batches(reading, config, tokenizer, tally)
     try:
-        with temporary.open("wb") as stream, pa.ipc.new_stream(stream, SCHEMA) as writer:
-            for rows in _batches(reading):
-                kept = list(_fitted(_encode(rows, config, tokenizer), config, tally))
-                columns = [pa.array(column, SCHEMA.types[0]) for column in _columns(kept)]
-                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        first = next(batches)
+        with temporary.open("wb") as stream, pa.ipc.new_stream(stream, first.schema) as writer:
+            for batch in chain([first], batches):
+                writer.write_batch(batch)
             writer.close()
             os.fsync(stream.fileno())
         tally.rows, tally.format = reading.rows, reading.format
@@ -205,14 +212,33 @@ def _write(
         temporary.unlink(missing_ok=True)
 
 
+def _record_batches(
+    reading: CheckedReading,
+    config: TrainingConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tally: Tally,
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows as the method learns from them: as tokens, or as examples."""
+    schema = None
+    for rows in _batches(reading):
+        if METHODS[config.method].learns_from_tokens:
+            kept = list(_fitted(_encode(rows, config, tokenizer), config, tally))
+            columns = [pa.array(column, SCHEMA.types[0]) for column in _columns(kept)]
+            yield pa.record_batch(columns, schema=SCHEMA)
+        else:
+            batch = example_batch(rows, config, tokenizer, tally, schema)
+            schema = batch.schema
+            yield batch
+
+
 def _columns(rows: list[Encoded]) -> tuple[list[list[int]], list[list[int]]]:
     return [row.input_ids for row in rows], [row.labels for row in rows]
 
 
 def _batches(
-    rows: Iterable[tuple[Row, Chat | PlainText]],
-) -> Iterator[list[tuple[Row, Chat | PlainText]]]:
-    batch: list[tuple[Row, Chat | PlainText]] = []
+    rows: Iterable[tuple[Row, Example]],
+) -> Iterator[list[tuple[Row, Example]]]:
+    batch: list[tuple[Row, Example]] = []
     characters = 0
     for row, example in rows:
         batch.append((row, example))
@@ -225,7 +251,7 @@ def _batches(
 
 
 def _encode(
-    rows: list[tuple[Row, Chat | PlainText]],
+    rows: list[tuple[Row, Example]],
     config: TrainingConfig,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[Encoded]:
@@ -252,7 +278,7 @@ def _encode_texts(
         yield Encoded(question + answer, silent + answer)
 
 
-def _fitted(rows: Iterable[Encoded], config: TrainingConfig, tally: _Tally) -> Iterator[Encoded]:
+def _fitted(rows: Iterable[Encoded], config: TrainingConfig, tally: Tally) -> Iterator[Encoded]:
     """Yield the rows cut to max_length that still have something to learn, and count the rest."""
     limit = None if config.method == "cpt" else config.max_length
     for row in rows:

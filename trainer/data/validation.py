@@ -9,7 +9,7 @@ from itertools import chain, islice
 from trainer.config import TrainingConfig
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
-from trainer.data.schema import Chat, PlainText, choose_schema
+from trainer.data.schema import Example, choose_schema
 from trainer.data.turns import RowProblem
 from trainer.errors import DataError
 
@@ -107,7 +107,7 @@ class CheckedReading:
     format: str = field(default="", init=False)
     problems: list[str] = field(default_factory=list, init=False)
 
-    def __iter__(self) -> Iterator[tuple[Row, Chat | PlainText]]:
+    def __iter__(self) -> Iterator[tuple[Row, Example]]:
         rows = self.source.rows()
         first = next(rows)
         schema = choose_schema(first, self.config)

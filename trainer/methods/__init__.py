@@ -2,8 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+CHATS_AND_TEXTS = ("messages", "conversations", "instruction", "prompt_completion", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method, as far as it can be told without importing anything heavy."""
+
+    module: str
+    """Where it is; imported only when it is used."""
+    formats: tuple[str, ...]
+    """How the rows of its datasets may be laid out, in the order in which formats are told."""
+    learning_rates: tuple[float, float] = (2e-4, 2e-5)
+    """The default with adapters, and for all weights."""
+    is_classifier: bool = False
+    """Whether the model gets a head with one score instead of one over the vocabulary."""
+
+    @property
+    def learns_from_tokens(self) -> bool:
+        """Whether rows become token ids and labels beforehand; else TRL takes them as examples."""
+        return self.formats[0] in CHATS_AND_TEXTS
+
+    def auto_class(self, *, adapters: bool) -> str:
+        """Return the name of the class that loads its result: of PEFT, or of transformers."""
+        task = "SequenceClassification" if self.is_classifier else "CausalLM"
+        return f"{'AutoPeftModel' if adapters else 'AutoModel'}For{task}"
+
+
 METHODS = {
-    "cpt": "trainer.methods.cpt",
-    "sft": "trainer.methods.sft",
+    "cpt": Method("trainer.methods.cpt", ("text",)),
+    "dpo": Method("trainer.methods.dpo", ("preference",), (1e-5, 1e-6)),
+    "kto": Method("trainer.methods.kto", ("unpaired", "preference"), (1e-5, 1e-6)),
+    "orpo": Method("trainer.methods.orpo", ("preference",), (8e-5, 8e-6)),
+    "reward": Method("trainer.methods.reward", ("preference",), (1e-4, 1e-5), is_classifier=True),
+    "sft": Method("trainer.methods.sft", CHATS_AND_TEXTS),
 }
-"""Each method's name, as TRL has it, and its module; imported only when the method is used."""
+"""The methods by the names that TRL gives them."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainer.arguments import training_arguments
-from trainer.loop import JobTrainer, Run
+from trainer.loop import Run
+from trainer.methods.assembly import assemble
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -16,7 +16,7 @@ def build(run: Run, **options: Any) -> Trainer:
     from transformers import Trainer
     from trl import SFTConfig, SFTTrainer
 
-    class Sft(JobTrainer, SFTTrainer):  # type: ignore[misc] # TRL ships no types
+    class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             # TRL's own computes entropy and token accuracy at every step, from a head that it
             # runs again in the backward pass. With a small model that is 40 % of the time.
@@ -31,14 +31,4 @@ def build(run: Run, **options: Any) -> Trainer:
         "max_length": run.config.max_length,
         "dataset_kwargs": {"skip_prepare_dataset": not packing},
     } | options
-    arguments = training_arguments(
-        SFTConfig, run.config, run.directory, batch_divisor=run.batch_divisor, **options
-    )
-    return Sft(
-        run,
-        model=run.model,
-        args=arguments,
-        train_dataset=run.train_dataset,
-        eval_dataset=run.eval_dataset,
-        processing_class=run.tokenizer,
-    )
+    return assemble(run, LeanSFTTrainer, SFTConfig, **options)

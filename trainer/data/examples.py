@@ -1,0 +1,106 @@
+"""Checked rows → examples as TRL takes them, which tokenises them itself.
+
+A text stays a text and messages stay messages: TRL's preference and reinforcement methods put the
+chat template on by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from trainer.config import TrainingConfig
+from trainer.data.chats import leading_tokens, tokens_of
+from trainer.data.judged import Judged, Preference, Prompt, Said
+from trainer.data.parsing import Row
+from trainer.data.schema import Chat, Example, PlainText
+from trainer.errors import DataError
+from trainer.methods import METHODS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from trainer.data.tokenization import Tally
+
+
+def example_batch(
+    rows: list[tuple[Row, Example]],
+    config: TrainingConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    tally: Tally,
+    schema: pa.Schema | None,
+) -> pa.RecordBatch:
+    """Return the rows of which something can be learnt, and count the rest.
+
+    Args:
+        rows: rows of one dataset.
+        config: the config; `max_length` matters.
+        tokenizer: to count by.
+        tally: is added to.
+        schema: of the batches before; None: this is the first.
+
+    Raises:
+        DataError: the rows do not have the same kind of columns.
+    """
+    unpair = "unpaired" in METHODS[config.method].formats
+    examples = [columns for row in rows for columns in _columns(row[1], unpair=unpair)]
+    counts = _lengths(examples, tokenizer)
+    try:
+        batch = pa.RecordBatch.from_pylist(examples, schema=schema)
+    except pa.ArrowException as error:
+        raise DataError(
+            f"{rows[0][0].place} and the rows after it are not laid out as those before: {error}.",
+            "Give every column texts only, or lists of messages only, in all rows.",
+        ) from error
+    # Behind a prompt that fills max_length nothing of any answer would be seen.
+    kept = [prompt < config.max_length for prompt, _ in counts]
+    lengths = [
+        prompt + answer for (prompt, answer), is_kept in zip(counts, kept, strict=True) if is_kept
+    ]
+    tally.dropped += len(kept) - len(lengths)
+    tally.truncated += sum(length > config.max_length for length in lengths)
+    tally.tokens += sum(min(length, config.max_length) for length in lengths)
+    return batch.filter(pa.array(kept))
+
+
+def _columns(example: Example, *, unpair: bool) -> Iterator[dict[str, Any]]:
+    """Yield what TRL reads; to a method that takes single answers a pair is two of them."""
+    match example:
+        case Preference(prompt, chosen, rejected) if unpair:
+            yield {"prompt": prompt, "completion": chosen, "label": True}
+            yield {"prompt": prompt, "completion": rejected, "label": False}
+        case Preference(prompt, chosen, rejected):
+            yield {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        case Judged(prompt, completion, label):
+            yield {"prompt": prompt, "completion": completion, "label": label}
+        case Prompt(prompt, others):
+            yield {**others, "prompt": prompt}
+        case Chat() | PlainText():
+            raise TypeError(f"{type(example).__name__} is learnt from as tokens")
+
+
+def _lengths(
+    examples: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[int, int]]:
+    """Return the tokens of each prompt and of its longest answer, about as TRL will have them."""
+    prompts = _count([example["prompt"] for example in examples], tokenizer)
+    longest = [0] * len(examples)
+    for name in ("chosen", "rejected", "completion"):
+        answers = [example[name] for example in examples if name in example]
+        if answers:
+            counted = _count(answers, tokenizer)
+            longest = [max(pair) for pair in zip(longest, counted, strict=True)]
+    return list(zip(prompts, longest, strict=True))
+
+
+def _count(said: list[Said], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    texts = [
+        text if isinstance(text, str) else tokenizer.apply_chat_template(text, tokenize=False)
+        for text in said
+    ]
+    return [
+        len(ids) + len(leading_tokens(tokenizer))
+        for ids in tokens_of(tokenizer, texts)["input_ids"]
+    ]

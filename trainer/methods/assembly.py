@@ -1,0 +1,42 @@
+"""Putting one of TRL's trainers together with what every job's trainer has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trainer.arguments import training_arguments
+from trainer.loop import JobTrainer, Run
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def assemble(run: Run, kind: type[Any], config_class: type[Any], **options: Any) -> Trainer:
+    """Return the trainer for one run.
+
+    Args:
+        run: its inputs.
+        kind: the trainer's class.
+        config_class: of its arguments.
+        options: arguments that the method adds, None where TRL's own default is wanted; and
+            `trainer_options`, what the trainer's constructor takes besides the usual.
+
+    Raises:
+        ConfigError: an argument is not known or has a wrong value.
+    """
+    trainer_options = options.pop("trainer_options", {})
+    chosen = {name: value for name, value in options.items() if value is not None}
+    arguments = training_arguments(
+        config_class, run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
+    )
+    job_kind = type(f"Job{kind.__name__}", (JobTrainer, kind), {})
+    trainer: Trainer = job_kind(
+        run,
+        model=run.model,
+        args=arguments,
+        train_dataset=run.train_dataset,
+        eval_dataset=run.eval_dataset,
+        processing_class=run.tokenizer,
+        **trainer_options,
+    )
+    return trainer

@@ -1,0 +1,29 @@
+"""Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290), by TRL's DPOTrainer.
+
+The reference is the model without its adapters; where all weights are trained, a second copy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.loop import Run
+from trainer.methods.assembly import assemble
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def build(run: Run) -> Trainer:
+    """Return the trainer for one run; its data are prompts with a better and a worse answer."""
+    from trl import DPOConfig, DPOTrainer
+
+    config = run.config
+    return assemble(
+        run,
+        DPOTrainer,
+        DPOConfig,
+        max_length=config.max_length,
+        beta=config.beta,
+        loss_type=config.loss_type and [config.loss_type],
+    )

@@ -1,0 +1,26 @@
+"""Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306), by TRL's KTOTrainer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.loop import Run
+from trainer.methods.assembly import assemble
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def build(run: Run) -> Trainer:
+    """Return the trainer for one run; its data are prompts with an answer and its label."""
+    from trl import KTOConfig, KTOTrainer
+
+    config = run.config
+    return assemble(
+        run,
+        KTOTrainer,
+        KTOConfig,
+        max_length=config.max_length,
+        beta=config.beta,
+        loss_type=config.loss_type,
+    )
