@@ -1,5 +1,6 @@
 """What goes wrong while training: named, in one sentence, and the last checkpoint still good."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -111,7 +112,8 @@ def test_a_model_with_torn_weights_is_told(tmp_path, make_job, base_model, capfd
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let batches of more than two examples run out of memory."""
-    monkeypatch.setitem(METHODS, "sft", narrow.__name__)
+    method = dataclasses.replace(METHODS["sft"], module=narrow.__name__)
+    monkeypatch.setitem(METHODS, "sft", method)
     monkeypatch.setenv(narrow.LIMIT, "2")
 
 
