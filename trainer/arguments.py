@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import warnings
 from itertools import islice
 from typing import Any
 
@@ -12,6 +11,7 @@ from trainer.config import TrainingConfig
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
 from trainer.methods import METHODS
+from trainer.old_names import old_names_allowed
 
 SAME_NAME = (
     "num_train_epochs",
@@ -89,9 +89,7 @@ def training_arguments(
     _check(config.arguments, config_class, ours)
     defaults = {"dataloader_pin_memory": cuda, "ddp_find_unused_parameters": False}
     try:
-        with warnings.catch_warnings():
-            # TRL 1.16 itself still reads the old name of transformers' activation_checkpointing.
-            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+        with old_names_allowed():
             return config_class(**{**defaults, **method, **ours, **config.arguments})
     except (TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

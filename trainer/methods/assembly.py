@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.arguments import training_arguments
 from trainer.loop import JobTrainer, Run
+from trainer.old_names import old_names_allowed
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -30,13 +31,14 @@ def assemble(run: Run, kind: type[Any], config_class: type[Any], **options: Any)
         config_class, run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
     )
     job_kind = type(f"Job{kind.__name__}", (JobTrainer, kind), {})
-    trainer: Trainer = job_kind(
-        run,
-        model=run.model,
-        args=arguments,
-        train_dataset=run.train_dataset,
-        eval_dataset=run.eval_dataset,
-        processing_class=run.tokenizer,
-        **trainer_options,
-    )
+    with old_names_allowed():
+        trainer: Trainer = job_kind(
+            run,
+            model=run.model,
+            args=arguments,
+            train_dataset=run.train_dataset,
+            eval_dataset=run.eval_dataset,
+            processing_class=run.tokenizer,
+            **trainer_options,
+        )
     return trainer
