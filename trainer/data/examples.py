@@ -56,12 +56,12 @@ def example_batch(
         ) from error
     # Behind a prompt that fills max_length nothing of any answer would be seen.
     kept = [prompt < config.max_length for prompt, _ in counts]
-    lengths = [
-        prompt + answer for (prompt, answer), is_kept in zip(counts, kept, strict=True) if is_kept
-    ]
-    tally.dropped += len(kept) - len(lengths)
-    tally.truncated += sum(length > config.max_length for length in lengths)
-    tally.tokens += sum(min(length, config.max_length) for length in lengths)
+    whole = [sum(count) for count, is_kept in zip(counts, kept, strict=True) if is_kept]
+    fitted = [min(length, config.max_length) for length in whole]
+    tally.dropped += len(kept) - len(whole)
+    tally.truncated += sum(length > config.max_length for length in whole)
+    tally.tokens += sum(fitted)
+    tally.longest = max([tally.longest, *fitted])
     return batch.filter(pa.array(kept))
 
 

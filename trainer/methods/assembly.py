@@ -12,13 +12,12 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def assemble(run: Run, kind: type[Any], config_class: type[Any], **options: Any) -> Trainer:
+def assemble(run: Run, kind: type[Any], **options: Any) -> Trainer:
     """Return the trainer for one run.
 
     Args:
         run: its inputs.
         kind: the trainer's class.
-        config_class: of its arguments.
         options: arguments that the method adds, None where TRL's own default is wanted; and
             `trainer_options`, what the trainer's constructor takes besides the usual.
 
@@ -28,7 +27,7 @@ def assemble(run: Run, kind: type[Any], config_class: type[Any], **options: Any)
     trainer_options = options.pop("trainer_options", {})
     chosen = {name: value for name, value in options.items() if value is not None}
     arguments = training_arguments(
-        config_class, run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
+        run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
     )
     job_kind = type(f"Job{kind.__name__}", (JobTrainer, kind), {})
     with old_names_allowed():
