@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.home import home, private_folder
+from trainer.checkpoints import NO_PART_OF_A_MODEL
 from trainer.config import TrainingConfig
 from trainer.data.reading import names_hub_dataset, open_source
 from trainer.errors import ConfigError, DataError
@@ -24,11 +25,6 @@ OTHER_WEIGHTS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.ot"),
 )
 """Weights in other formats: superfluous beside safetensors."""
-NO_PART_OF_A_MODEL = (
-    *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
-    *("trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
-)
-"""What training left beside a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
