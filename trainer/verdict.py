@@ -207,7 +207,7 @@ def _killed_by(number: int) -> TrainerKilled:
 
 
 def _is_ours(config: dict[str, Any]) -> bool:
-    return config.get("trainer", "builtin") == "builtin"
+    return bool(config.get("trainer", "builtin") == "builtin")
 
 
 def _batch_size(config: dict[str, Any]) -> int:

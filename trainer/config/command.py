@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from trainer.config.settings import Settings, Text
 from trainer.metrics import NUMBERS
 
-TrainerName = Literal["builtin", "command", "axolotl", "llama-factory", "torchtune", "unsloth"]
+TrainerName = Literal["builtin", "command", "axolotl", "llama-factory"]
 
 NONE = "none"
 """The model or dataset of a command that names none."""

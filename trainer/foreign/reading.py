@@ -94,7 +94,7 @@ class MetricsReader:
                 raise TrainingDiverged(f"At step {self.step} {name} was {values[name]}.")
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if values:
-            place = {"step": self.step, "total_steps": self._bar}
+            place: dict[str, float] = {"step": self.step, "total_steps": self._bar}
             if math.isfinite(found.get("epoch", math.nan)):
                 place["epoch"] = found["epoch"]
             record = place | {"attempt": self._attempt, "timestamp": utc_now()} | values
