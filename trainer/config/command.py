@@ -130,5 +130,7 @@ def check_trainer(trainer: TrainerName, command: CommandConfig | None) -> None:
         raise ValueError("trainer: command needs command.run, the command that trains")
     if trainer not in {"builtin", "command"} and command:
         translated = {"run", "files", "env", "checkpoint_still_seconds", "stop_signal"}
-        if extra := sorted(command.model_fields_set - translated):
+        plain = CommandConfig()  # a job that was written out again gives every field
+        given = {n for n in CommandConfig.model_fields if getattr(command, n) != getattr(plain, n)}
+        if extra := sorted(given - translated):
             raise ValueError(f"command.{extra[0]} is what trainer: {trainer} sets by itself")
