@@ -18,7 +18,7 @@ from trainer.job_directory import JobState
 from trainer.manifest import verify
 from trainer.metrics import read_metrics
 
-SCRIPT = '''
+SCRIPT = """
 import json, pathlib, struct, sys, time
 step = 0
 if "--resume" in sys.argv:
@@ -37,7 +37,7 @@ while step < 40:
 final = pathlib.Path("out/final")
 final.mkdir()
 (final / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-'''
+"""
 
 
 def foreign_job(folder: Path) -> TrainingJob:

@@ -100,6 +100,7 @@ class Run:
         self._keeper = CheckpointKeeper(directory, plan)
         self._keeper.catch_up()
         self._lines = Lines()
+        self._line_open = False  # it printed a line, such as a progress bar, that nothing ended yet
         self._file = GrowingFile(directory.root / plan.metrics_file) if plan.metrics_file else None
         self._asked_at: float | None = None
         self._killed = False
@@ -142,6 +143,7 @@ class Run:
     def _take(self, chunk: bytes) -> None:
         if chunk:
             _write(chunk)
+            self._line_open = not chunk.endswith(b"\n")
             for line in self._lines.feed(chunk):
                 self._reader.read(line)
         self._look_around()
@@ -159,11 +161,11 @@ class Run:
         now = time.monotonic()
         if self._asked_at is None:
             self._asked_at = now
-            _say(f"asking the command to save and end ({self._plan.stop_signal})")
+            self._say(f"asking the command to save and end ({self._plan.stop_signal})")
             program.ask_to_end(self._plan.stop_signal)
         elif not self._killed and now - self._asked_at > self._grace():
             self._killed = True
-            _say("the command did not end within stop_grace_seconds and is killed")
+            self._say("the command did not end within stop_grace_seconds and is killed")
             program.kill()
 
     def _grace(self) -> float:
@@ -171,9 +173,14 @@ class Run:
 
     def _tell(self, kept: list[Path]) -> None:
         for path in kept:
-            _say(f"kept {path.name}")
+            self._say(f"kept {path.name}")
         if kept:
             self._reader.show(now=True)
+
+    def _say(self, line: str) -> None:
+        """Say something on a line of its own."""
+        _say(f"\n{line}" if self._line_open else line)
+        self._line_open = False
 
 
 def place_files(plan: Plan, root: Path) -> None:

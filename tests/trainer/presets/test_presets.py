@@ -95,9 +95,9 @@ def test_what_another_project_has_no_place_for_is_named(tmp_path):
     config = {"trainer": "axolotl", "model": "a/b", "dataset": str(rows)}
     directory.job.write_text(json.dumps({"config": config}))
 
-    with pytest.raises(DataError, match="rows.jsonl:1: is plain text without a chat"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: is plain text without a chat"):
         translate(directory, None)
-    with pytest.raises(ConfigError, match="training.early_stopping_patience = 3"):
+    with pytest.raises(ConfigError, match=r"training\.early_stopping_patience = 3"):
         check_preset(
             TrainingConfig.model_validate(
                 {
