@@ -113,7 +113,9 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
         job = load_job(path)
     except OrchestratorError as error:
         return [Check("job", ok=False, text=sentence(error), facts=error.to_dict())]
-    checks = [Check("job", ok=True, text=f"{job.name}, method {job.training.method}", facts={})]
+    theirs = job.training.trainer == "command"
+    kind = "trainer command" if theirs else f"method {job.training.method}"
+    checks = [Check("job", ok=True, text=f"{job.name}, {kind}", facts={})]
     if job.training.trainer != "builtin":
         checks.append(_attempt("trainer", lambda: (check_foreign(job), {})))
     say("reading the dataset")

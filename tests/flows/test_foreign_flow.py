@@ -8,15 +8,24 @@ from pathlib import Path
 
 import pytest
 from flow_runs import Job, make_job, shipped_lines, until
+from prefect import get_client
 
+from blocks.keys import MachineKeys
 from flows.execute import create_run
 from flows.outcome import job_state
 from flows.streaming.log_shipper import shown
+from tests.clouds.machines import SshdMachine
 from trainer.config import TrainingJob
 from trainer.files import read_json
 from trainer.job_directory import JobState
 from trainer.manifest import verify
 from trainer.metrics import read_metrics
+
+pytestmark = [
+    pytest.mark.usefixtures("prefect_api"),
+    pytest.mark.slow,
+    pytest.mark.thorough,
+]
 
 SCRIPT = """
 import json, pathlib, struct, sys, time
@@ -57,14 +66,37 @@ def foreign_job(folder: Path) -> TrainingJob:
     )
 
 
-@pytest.mark.thorough
-@pytest.mark.slow
-@pytest.mark.usefixtures("prefect_api")
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host that is reached by SSH alone."""
+    own = MachineKeys("own")
+    with SshdMachine(tmp_path / "host", public_keys=[own.public_key()]) as host:
+        monkeypatch.setenv("SSH_HOSTS", f"{host.user}@{host.address}:{host.port}")
+        monkeypatch.setenv("SSH_KEY_FILE", str(own.private_key))
+        yield host
+
+
+async def test_a_command_and_its_files_run_on_a_machine_elsewhere(
+    home, tmp_path, host, flow_process
+):
+    job = foreign_job(tmp_path).model_copy(update={"provider": "ssh"})
+    without_hold = SCRIPT.replace("step == 25", "False")
+    (tmp_path / "my_train.py").write_text(without_hold)
+    run = await create_run(job)
+
+    printed = await flow_process(run.id).ended()
+
+    async with get_client() as client:
+        assert job_state(await client.read_flow_run(run.id)) is JobState.COMPLETED, printed
+    mirror = Job(home, run.id).mirror
+    report = read_json(mirror / "report.json")
+    assert set(verify(Path(report["path"]))["files"]) == {"model.safetensors", "README.md"}
+    assert len(read_metrics(mirror / "metrics.jsonl")[0]) == 40
+
+
 async def test_a_foreign_trainer_killed_on_the_way_comes_home_with_an_artifact(
     home, tmp_path, flow_process
 ):
-    from prefect import get_client
-
     run = await create_run(foreign_job(tmp_path))
     job = Job(home, run.id)
     flow = flow_process(run.id)

@@ -31,6 +31,7 @@ from trainer.metrics import final_metrics
 
 Signature = tuple[tuple[str, int, int], ...]
 LOOK_SECONDS = 1.0
+INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers' word for one that it still writes
 _NUMBER = re.compile(r"\d+")
 
 
@@ -95,6 +96,8 @@ class CheckpointKeeper:
         return sorted(folders, key=lambda path: (number_in(path.name, -1), path.name))
 
     def _is_complete(self, folder: Path, signature: Signature, still_seconds: float) -> bool:
+        if (folder / INCOMPLETE).exists():
+            return False
         if self._plan.marker:
             return (folder / self._plan.marker).exists()
         before, since = self._seen.get(folder, ((), 0.0))

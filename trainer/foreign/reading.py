@@ -58,6 +58,7 @@ class MetricsReader:
         self._attempt = status.attempt
         self.step = status.step
         self._bar = 0  # the total that the first bar counted to; other bars count other things
+        self._first: tuple[float, int] | None = None  # when this attempt was at its first step
         self._written = (0, 0)
         self._status_at = 0.0
         self.succeeded = success is None
@@ -97,9 +98,21 @@ class MetricsReader:
             place: dict[str, float] = {"step": self.step, "total_steps": self._bar}
             if math.isfinite(found.get("epoch", math.nan)):
                 place["epoch"] = found["epoch"]
+            place |= self._remaining()
             record = place | {"attempt": self._attempt, "timestamp": utc_now()} | values
             append_line(self._directory.metrics, json.dumps(record))
         self.show()
+
+    def _remaining(self) -> dict[str, float]:
+        """Return how long it takes from here, by the pace of this attempt."""
+        moment = time.monotonic()
+        self._first = self._first or (moment, self.step)
+        began, first_step = self._first
+        done = self.step - first_step
+        if done <= 0 or not self._bar:
+            return {}
+        left = (moment - began) / done * max(0, self._bar - self.step)
+        return {"eta_seconds": round(left, 1)}
 
     def _place(self, found: dict[str, float]) -> bool:
         """Note which step it is; tell whether the line speaks of training at all."""

@@ -56,6 +56,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "logging_steps": config.logging_steps,
         "save_steps": config.save_steps,
         "save_total_limit": config.save_total_limit,
+        "enable_jit_checkpoint": True,  # transformers 5: on SIGTERM save a checkpoint and end
         "report_to": "none",
         "resume_from_checkpoint": start.resume_from and str(start.resume_from),
         **config.arguments,
