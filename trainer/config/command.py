@@ -129,7 +129,7 @@ def check_trainer(trainer: TrainerName, command: CommandConfig | None) -> None:
     if trainer == "command" and not (command and command.run):
         raise ValueError("trainer: command needs command.run, the command that trains")
     if trainer not in {"builtin", "command"} and command:
-        translated = {"run", "files", "env", "checkpoint_still_seconds", "stop_signal"}
+        translated = {"run", "files", "env", "stop_signal"}
         plain = CommandConfig()  # a job that was written out again gives every field
         given = {n for n in CommandConfig.model_fields if getattr(command, n) != getattr(plain, n)}
         if extra := sorted(given - translated):

@@ -23,7 +23,7 @@ from trainer.checkpoints import (
     step_of,
 )
 from trainer.errors import OrchestratorError, TrainingFailed
-from trainer.files import fsync_directory
+from trainer.files import fsync_directory, read_json
 from trainer.foreign.plan import Plan
 from trainer.job_directory import JobDirectory
 from trainer.manifest import MANIFEST, refuse_pickles, write_manifest
@@ -46,12 +46,19 @@ class CheckpointKeeper:
         self._looked_at = 0.0
 
     def catch_up(self) -> None:
-        """Take over what an earlier attempt completed and nobody took; the rest may be torn."""
+        """Take over what an earlier attempt completed and nobody took; the rest may be torn.
+
+        What is torn in another project's own folder is removed: it would resume from it unasked.
+        """
         have = max(map(step_of, all_checkpoints(self._directory.checkpoints)), default=-1)
         for folder in self._found():
             if not self._plan.marker or number_in(folder.name, have) <= have:
                 self._kept[folder] = _signature(folder)
         self._take(0, self._plan.still_seconds)
+        if self._plan.trainer != "command":
+            for folder in self._found():
+                if folder not in self._kept:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def look(self, step: int) -> list[Path]:
         """Take over what has become complete, and return its new places; looks once a second.
@@ -99,7 +106,7 @@ class CheckpointKeeper:
         if (folder / INCOMPLETE).exists():
             return False
         if self._plan.marker:
-            return (folder / self._plan.marker).exists()
+            return _is_there(folder / self._plan.marker)
         before, since = self._seen.get(folder, ((), 0.0))
         now = time.monotonic()
         if before != signature:
@@ -112,6 +119,11 @@ class CheckpointKeeper:
         shutil.rmtree(staged, ignore_errors=True)
         _take_over(folder, staged)
         return commit(staged, self._directory.checkpoints, trainer=self._plan.trainer)
+
+
+def _is_there(marker: Path) -> bool:
+    """Whether a marker is there, and is whole where it is JSON, which tells."""
+    return read_json(marker) is not None if marker.suffix == ".json" else marker.exists()
 
 
 def number_in(name: str, otherwise: int) -> int:

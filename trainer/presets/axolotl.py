@@ -112,6 +112,7 @@ PRESET = Preset(
             rf"'eval_loss': '?(?P<eval_loss>{NUMBER})",
         ],
         "checkpoints": f"{OUT}/checkpoint-*",
+        "checkpoint_marker": "trainer_state.json",  # transformers writes it last
         "output": OUT,
         "env": {"AXOLOTL_DO_NOT_TRACK": "1"},
     },

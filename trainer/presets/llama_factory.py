@@ -127,6 +127,7 @@ PRESET = Preset(
             r'"current_steps": (?P<step>\d+), .*"eval_loss": (?P<eval_loss>[^,}]+)',
         ],
         "checkpoints": f"{OUT}/checkpoint-*",
+        "checkpoint_marker": "trainer_state.json",  # transformers writes it last
         "output": OUT,
         "env": {"DISABLE_VERSION_CHECK": "1"},
     },

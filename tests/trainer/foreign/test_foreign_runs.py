@@ -11,7 +11,9 @@ from scripts import foreign, python
 from supervised import is_running, until
 
 from trainer.checkpoints import all_checkpoints, newest_valid, step_of
-from trainer.job_directory import Desired, JobState
+from trainer.foreign.keeping import CheckpointKeeper, resume_point
+from trainer.foreign.plan import make_plan
+from trainer.job_directory import Desired, JobDirectory, JobState
 from trainer.manifest import verify
 from trainer.metrics import read_metrics
 
@@ -226,3 +228,25 @@ def test_a_checkpoint_without_a_marker_is_complete_when_nothing_changes(tmp_path
     process.wait(30)
 
     assert steps_saved(job) == [7, 5]
+
+
+def test_what_is_torn_in_another_projects_folder_is_not_left_for_it_to_resume_from(tmp_path):
+    directory = JobDirectory(tmp_path)
+    command = {
+        "run": ["theirs"],
+        "checkpoints": "out/checkpoint-*",
+        "checkpoint_marker": "trainer_state.json",
+    }
+    for step, state in ((10, "{}"), (20, "{"), (30, None)):
+        folder = tmp_path / f"out/checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    plan = make_plan(directory, {"trainer": "llama-factory"}, command, None)
+
+    CheckpointKeeper(directory, plan).catch_up()
+
+    newest, rejected = resume_point(directory)
+    assert (newest, rejected) == (tmp_path / "checkpoints/checkpoint-10", [])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-10"]
