@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,14 +72,6 @@ def foreign(root: Path, *words: str, **settings: Any) -> Supervised:
     job = Supervised(root, "")
     job.write_job(config={"trainer": "command", "command": command}, limits=limits)
     return job
-
-
-def safetensors(**_: Any) -> bytes:
-    return struct.pack("<Q", 2) + b"{}"
-
-
-def config_of(job: Supervised) -> dict[str, Any]:
-    return json.loads(job.job.job.read_text())["config"]
 
 
 def python(code: str) -> list[str]:
