@@ -87,6 +87,7 @@ def _evaluation(start: Start) -> dict[str, Any]:
         **held_out,
         "eval_strategy": "steps" if config.eval_steps else "epoch",
         "eval_steps": config.eval_steps,
+        "eval_on_start": config.eval_on_start and start.resume_from is None,
         "per_device_eval_batch_size": config.per_device_eval_batch_size,
     }
 
