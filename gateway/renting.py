@@ -128,8 +128,8 @@ def check_providers(*, as_json: bool) -> Exit:
 
 
 def _facts(job: TrainingJob) -> dict[str, Any] | None:
-    if not can_estimate():
-        note("no estimate: torch is not installed here")
+    if not can_estimate(job):
+        note("no estimate: the trainer is not ours, or torch is not installed here")
         return None
     note("counting the job's steps …")
     try:

@@ -23,6 +23,7 @@ CONTRACT = {
     "methods",
     "metrics",
     "model",
+    "presets",
 }
 """The trainer's modules that an orchestrator may import; none of them imports torch."""
 ALLOWED = {
@@ -42,6 +43,11 @@ STANDARD_LIBRARY_ONLY = {
     "wish",
     "supervisor",
     "__main__",
+    "foreign/plan",
+    "foreign/reading",
+    "foreign/keeping",
+    "foreign/program",
+    "foreign/__main__",
 }
 
 
