@@ -18,6 +18,7 @@ from flows.reconcile import Act, reconcile_once
 from flows.renting.estimating import can_estimate, cost_on, estimated, seconds_on
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, market
+from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
 from gateway.api import call
 from gateway.checks import checked_job
@@ -122,6 +123,8 @@ def check_providers(*, as_json: bool) -> Exit:
             say(
                 f"{'ok' if result['ok'] else 'FAILED':<7} {result['provider']:<12} {result['text']}"
             )
+        for problem in Platform.of_environment().problems:
+            note(f"reporting: {problem}")
         if len(results) == 1:
             note(f"no rented machines are set up. {how_to_set_up()}")
     return Exit.OK if all(result["ok"] for result in results) else Exit.FAILED
