@@ -116,6 +116,8 @@ def check_providers(*, as_json: bool) -> Exit:
         return list(await asyncio.gather(*(one(provider) for provider in providers)))
 
     results = call(all_of)
+    for problem in Platform.of_environment().problems:
+        note(f"reporting: {problem}")
     if as_json:
         say_json(results)
     else:
@@ -123,8 +125,6 @@ def check_providers(*, as_json: bool) -> Exit:
             say(
                 f"{'ok' if result['ok'] else 'FAILED':<7} {result['provider']:<12} {result['text']}"
             )
-        for problem in Platform.of_environment().problems:
-            note(f"reporting: {problem}")
         if len(results) == 1:
             note(f"no rented machines are set up. {how_to_set_up()}")
     return Exit.OK if all(result["ok"] for result in results) else Exit.FAILED

@@ -113,6 +113,8 @@ class Channel:
             return Result.MOVED
         if answer.result is Result.REFUSED:
             return self._refused(cursor, answer)
+        if answer.wait:  # reconcile shall heed it too
+            self._advance(replace(cursor, retry_at=time.time() + answer.wait))
         return self._later(answer)
 
     def _where(self) -> Cursor:

@@ -21,7 +21,7 @@ from flows.reporting.spool import Spool, Who
 from flows.reporting.watching import Watch
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
-from trainer.errors import TrainingFailed
+from trainer.errors import OrchestratorError, TrainingFailed
 
 INTERVAL_SECONDS = 1.0
 FINISH_SECONDS = 10.0  # that the flow's end waits for a receiver that is down
@@ -88,7 +88,7 @@ def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:
                 executions=who.executions + 1,
             )
         )
-    except OSError as error:
+    except (OSError, OrchestratorError) as error:
         logger().warning("nothing is reported: %s", error)
         return None
     return Reporter(channels_of(run, platform), Watch(job, run) if wanted else None)

@@ -29,7 +29,7 @@ class Cursor:
     refused: bool = False
     """Whether the receiver's last word was that it will not have them."""
     retry_at: float = 0.0
-    """When a receiver that refused is asked again; seconds since the epoch."""
+    """Until when reconcile leaves the receiver alone; seconds since the epoch."""
     given_up: bool = False
 
 

@@ -73,6 +73,7 @@ async def test_a_receiver_is_left_alone_for_as_long_as_it_asks(run, receiver):
     receiver.next.append((429, {"Retry-After": "600"}))
 
     await reported_to_the_end(run)
+    await deliver_leftovers()
 
     assert receiver.requests == 1
 
