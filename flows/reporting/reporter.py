@@ -53,7 +53,7 @@ async def reporting(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
         reporter.close(at_rest=patience == FINISH_SECONDS)
         await asyncio.wait({running}, timeout=patience)
         running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await asyncio.wait({running}, timeout=CANCELLED_SECONDS)  # a disk may hang; we do not
 
 
 def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:
@@ -150,7 +150,8 @@ class Reporter:
 async def _unless(event: asyncio.Event, seconds: float) -> None:
     """Sleep so long, or until the event."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):  # wait_for of Python 3.11 can swallow a cancellation
+            await event.wait()
 
 
 async def _guarded(work: Awaitable[None]) -> None:

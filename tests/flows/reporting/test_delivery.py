@@ -18,7 +18,7 @@ from flows.reporting import delivery, leftovers
 from flows.reporting.delivery import Channel
 from flows.reporting.leftovers import deliver_leftovers
 from flows.reporting.platform import Address, Platform
-from flows.reporting.reporter import reporting
+from flows.reporting.reporter import _unless, reporting
 from flows.reporting.spool import Spool
 from trainer.metrics import read_metrics
 
@@ -172,6 +172,27 @@ async def test_what_a_flow_had_to_leave_is_delivered_by_reconcile(run, receiver,
     assert receiver.steps == list(range(1, 501))
     await deliver_leftovers()
     assert len(receiver.steps) == 500
+
+
+async def test_a_receiver_that_stays_down_never_holds_the_flow_up(run, receiver, monkeypatch):
+    run.metrics.write_text(lines_of([1]))
+    # Giving up meets every moment of the last look, of a pause and of an attempt.
+    for patience in range(0, 60, 6):
+        monkeypatch.setattr("flows.reporting.reporter.FINISH_SECONDS", patience / 1000)
+        async with asyncio.timeout(3):
+            await reported_to_the_end(run)
+
+
+async def test_the_end_of_a_pause_hides_no_cancellation():
+    event = asyncio.Event()
+    waiting = asyncio.create_task(_unless(event, 10))
+    await asyncio.sleep(0.01)
+
+    event.set()
+    waiting.cancel()
+    await asyncio.wait({waiting})
+
+    assert waiting.cancelled()
 
 
 async def test_reconcile_does_not_send_one_jobs_reports_with_anothers_token(
