@@ -88,6 +88,7 @@ class CheckpointKeeper:
                 if signature and self._kept.get(folder) != signature:
                     if not self._is_complete(folder, signature, still_seconds):
                         continue
+                    signature = _signature(folder)  # it may have been completed only now
                     taken.append(self._commit(folder, step))
                     self._kept[folder] = signature
             except FileNotFoundError:  # the trainer tidied it away meanwhile
