@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 CONTRACT = {
     "checkpoints",
     "config",
+    "custom_code",
     "data",
     "errors",
     "explain",
@@ -23,6 +24,7 @@ CONTRACT = {
     "methods",
     "metrics",
     "model",
+    "rewards",
 }
 """The trainer's modules that an orchestrator may import; none of them imports torch."""
 ALLOWED = {

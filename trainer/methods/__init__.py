@@ -21,6 +21,11 @@ class Method:
     """Whether the model gets a head with one score instead of one over the vocabulary."""
 
     @property
+    def generates(self) -> bool:
+        """Whether the model writes answers while it learns, and rewards say how good they are."""
+        return self.formats == ("prompts",)
+
+    @property
     def learns_from_tokens(self) -> bool:
         """Whether rows become token ids and labels beforehand; else TRL takes them as examples."""
         return self.formats[0] in CHATS_AND_TEXTS
@@ -34,9 +39,12 @@ class Method:
 METHODS = {
     "cpt": Method("trainer.methods.cpt", ("text",)),
     "dpo": Method("trainer.methods.dpo", ("preference",), (1e-5, 1e-6)),
+    "grpo": Method("trainer.methods.grpo", ("prompts",), (1e-5, 1e-6)),
     "kto": Method("trainer.methods.kto", ("unpaired", "preference"), (1e-5, 1e-6)),
     "orpo": Method("trainer.methods.orpo", ("preference",), (8e-5, 8e-6)),
+    "ppo": Method("trainer.methods.ppo", ("prompts",), (1e-5, 1e-6)),
     "reward": Method("trainer.methods.reward", ("preference",), (1e-4, 1e-5), is_classifier=True),
+    "rloo": Method("trainer.methods.rloo", ("prompts",), (1e-5, 1e-6)),
     "sft": Method("trainer.methods.sft", CHATS_AND_TEXTS),
 }
 """The methods by the names that TRL gives them."""
