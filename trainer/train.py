@@ -27,8 +27,8 @@ from trainer.files import read_json
 from trainer.job_directory import JobDirectory, JobState
 from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
-from trainer.rewards.scorer import check_scorer
 from trainer.output import is_whole, write_output
+from trainer.rewards.scorer import check_scorer
 from trainer.wish import Interrupted, Wish
 
 if TYPE_CHECKING:

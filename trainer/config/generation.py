@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.custom_code import is_reference
 from trainer.methods import METHODS
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NUM_GENERATIONS = {"grpo": 8, "rloo": 2}
 """The methods that compare answers to one prompt, and how many where nothing is said."""
-FIELDS = {
+FIELDS: dict[str, Any] = {
     "reward_functions": [],
     "reward_model": None,
     "num_generations": None,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import Trainer
 
-    Batch = dict[str, torch.Tensor | None]
+    Batch = dict[str, Any]
+    """Tensors by name, with the answers along their first dimension; None where one is absent."""
 
 ROLLOUTS = "rollouts.safetensors"
 
@@ -31,13 +32,20 @@ class RolloutTrainer(JobTrainer):
     batches of one rollout, each is used `num_iterations` times.
     """
 
+    args: Any
+    model: Any
+    _step: int
+    _buffered_inputs: Any
+    _metrics: dict[str, Any]
+    num_iterations: int
+
     def count(self, inputs: Any) -> None:
         """Count nothing yet: these are prompts, and what is trained on is still to be made."""
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Return the batch to learn from; prompts become prompts with answers."""
         prepared = super()._prepare_inputs(inputs)  # type: ignore[misc] # mixin
-        if self.model.training:  # type: ignore[attr-defined] # mixin
+        if self.model.training:
             masks = prepared["prompt_mask"], prepared["completion_mask"]
             self.tokens_seen += sum(mask.sum() for mask in masks)
             self.samples_seen += masks[0].shape[0]
@@ -49,7 +57,7 @@ class RolloutTrainer(JobTrainer):
 
         super().prediction_step(*args, **kwargs)  # type: ignore[misc] # mixin
         reward = self._metrics["eval"]["reward"][-1]
-        return torch.tensor(-reward, device=self.args.device), None, None  # type: ignore[attr-defined] # mixin
+        return torch.tensor(-reward, device=self.args.device), None, None
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """Return TRL's sampler, made to give every epoch an order that a resumed run has too."""
@@ -62,11 +70,11 @@ class RolloutTrainer(JobTrainer):
         from safetensors.torch import save_file
 
         super()._save_rng_state(output_dir)  # type: ignore[misc] # mixin
-        used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0  # type: ignore[attr-defined,has-type] # mixin
-        rollout = {} if used_up else joined(self._buffered_inputs or [])  # type: ignore[has-type] # mixin
+        used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        rollout = {} if used_up else joined(self._buffered_inputs or [])
         record = {
             "batches": self._step,
-            "batch_size": self.args.per_device_train_batch_size,  # type: ignore[attr-defined] # mixin
+            "batch_size": self.args.per_device_train_batch_size,
             "absent": [name for name, value in rollout.items() if value is None],
             "metrics": self._metrics["train"],
             "tokens": getattr(self, "_total_train_tokens", 0),
@@ -84,17 +92,17 @@ class RolloutTrainer(JobTrainer):
         from safetensors import safe_open
         from trl.trainer.utils import split_tensor_dict
 
-        with safe_open(path, framework="pt", device=str(self.args.device)) as stream:  # type: ignore[attr-defined,no-untyped-call] # mixin
+        with safe_open(path, framework="pt", device=str(self.args.device)) as stream:
             record = json.loads(stream.metadata()["record"])
             rollout = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no dict
         self._step = (
-            record["batches"] * record["batch_size"] // self.args.per_device_train_batch_size  # type: ignore[attr-defined] # mixin
+            record["batches"] * record["batch_size"] // self.args.per_device_train_batch_size
         )
-        self._metrics["train"].update(record["metrics"])  # type: ignore[attr-defined] # mixin
+        self._metrics["train"].update(record["metrics"])
         self._total_train_tokens = record["tokens"]
         if rollout:
             rollout |= dict.fromkeys(record["absent"])
-            self._buffered_inputs = split_tensor_dict(rollout, self.args.steps_per_generation)  # type: ignore[attr-defined] # mixin
+            self._buffered_inputs = split_tensor_dict(rollout, self.args.steps_per_generation)
 
 
 def joined(batches: list[Batch]) -> Batch:
