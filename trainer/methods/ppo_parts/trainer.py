@@ -62,6 +62,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         torch.nn.init.zeros_(self.value_head.bias)
         self._reference = None if hasattr(model, "disable_adapter") else _frozen_copy(self.model)
         self._step = 0
+        self._begins_step = True
         self._buffered_inputs: list[dict[str, Tensor]] | None = None
         self._metrics: dict[str, Any] = {"train": defaultdict(list), "eval": defaultdict(list)}
 
@@ -203,8 +204,11 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Learn from one batch."""
+        if self._begins_step:
+            self.value_head.zero_grad()  # transformers does it for the model alone
         loss = super().training_step(*args, **kwargs)
         self._step += 1
+        self._begins_step = self.accelerator.sync_gradients
         return loss
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], **_: Any) -> Any:
