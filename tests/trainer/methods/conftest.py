@@ -19,7 +19,10 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve questions of different lengths."""
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     rows = [
-        {"prompt": [{"role": "user", "content": "What is a model? " * (i % 3 + 1)}], "answer": "data"}
+        {
+            "prompt": [{"role": "user", "content": "What is a model? " * (i % 3 + 1)}],
+            "answer": "data",
+        }
         for i in range(12)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
