@@ -37,8 +37,15 @@ def uninterrupted(request, tmp_path_factory, make_online):
     return job
 
 
-# 2 and 6: in mid-buffer. 4: between two rollouts. 13: in mid-buffer, in the second epoch.
-@pytest.mark.parametrize("steps", [(2,), (4,), (6, 7)])
+# 6 and 2: in mid-buffer. 13: in mid-buffer, in the second epoch. 4: between two rollouts.
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (6, 7),
+        pytest.param((2,), marks=pytest.mark.thorough),
+        pytest.param((4,), marks=pytest.mark.thorough),
+    ],
+)
 def test_rollouts_survive_a_pause(tmp_path, make_online, uninterrupted, steps):
     job = make_online(tmp_path / "job", **uninterrupted.config)
 
@@ -50,3 +57,19 @@ def test_rollouts_survive_a_pause(tmp_path, make_online, uninterrupted, steps):
     assert curve(job) == curve(uninterrupted)
     assert job.weights == uninterrupted.weights
     shutil.rmtree(tmp_path / "job")
+
+
+def test_rollouts_fit_a_batch_that_memory_halved(tmp_path, make_online):
+    settings = {**SETTINGS["ppo"], "method": "ppo", "max_steps": 8, "lr_scheduler_type": "constant"}
+    straight, halved = (make_online(tmp_path / name, **settings) for name in ("a", "b"))
+    straight.train()
+
+    halved.train(PausesAfter(halved.directory, 5))
+    halved.directory.request(Desired.RUN)
+    halved.directory.update_status(batch_divisor=2)
+    halved.train()
+
+    losses = [[job.metrics[n]["train_loss"] for n in (6, 7, 8)] for job in (straight, halved)]
+    # The mean of a batch's tokens is taken by halves, and these are of different lengths.
+    assert losses[0] == pytest.approx(losses[1], abs=0.2)
+    assert halved.status.batch_divisor == 2

@@ -1,6 +1,7 @@
 """PPO: what it learns, logs and leaves behind, and its arithmetic."""
 
 import pytest
+from jobs import TINY_LLAMA
 
 from trainer.job_directory import JobState
 
@@ -19,13 +20,15 @@ def learnt(tmp_path_factory, make_online):
     job = make_online(
         folder / "job",
         method="ppo",
+        model=str(TINY_LLAMA),
+        data={"path": str(TINY_LLAMA.parent / "methods" / "prompts.jsonl")},
         reward_functions=[f"{folder / 'rewards.py'}:short"],
-        per_device_train_batch_size=12,
-        max_steps=60,
-        learning_rate=0.01,
+        per_device_train_batch_size=16,
+        max_completion_length=12,
+        max_steps=32,
+        learning_rate=0.003,
         lr_scheduler_type="constant",
         beta=0.01,
-        save_steps=50,
     )
     assert job.train() is JobState.COMPLETED
     return job
@@ -34,21 +37,21 @@ def learnt(tmp_path_factory, make_online):
 def test_the_mean_reward_rises(learnt):
     rewards = [record["reward"] for record in learnt.metrics.values() if "reward" in record]
 
-    assert len(rewards) == 15  # four passes over each rollout
-    assert sum(rewards[-3:]) / 3 > 0.7 * sum(rewards[:3]) / 3  # of minus the length: a third less
+    assert len(rewards) == 8  # four passes over each rollout
+    assert rewards[-1] > 0.6 * rewards[0], "answers are not clearly shorter"
 
 
 def test_it_logs_how_far_it_went_and_how_well(learnt):
-    first, last = learnt.metrics[1], learnt.metrics[57]
+    first, last = learnt.metrics[1], learnt.metrics[29]
 
     assert {"reward", "kl", "policy_loss", "value_loss", "clipfrac", "entropy"} <= set(last)
     assert first["kl"] == pytest.approx(0, abs=1e-4)
     assert last["kl"] > 0.1
-    assert 1 <= last["completions/mean_length"] <= 8
+    assert 1 <= last["completions/mean_length"] <= 12
 
 
 def test_the_value_head_is_in_checkpoints_and_not_in_the_output(learnt):
-    names = {path.name for path in learnt.checkpoint(60).iterdir()}
+    names = {path.name for path in learnt.checkpoint(32).iterdir()}
 
     assert {"value_head.safetensors", "rollouts.safetensors"} <= names
     assert not (learnt.directory.output / "value_head.safetensors").exists()
