@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint format bench deploy worker screenshots clean
+.PHONY: help demo test methods faults lint format bench deploy worker screenshots clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ test: $(VENV)/installed-dev /usr/sbin/sshd ## Run all tests, in parallel
 
 faults: $(VENV)/installed-dev /usr/sbin/sshd ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m "fault or thorough" -n 2
+
+methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
+	@$(BIN)/python benchmarks/methods.py
 
 lint: $(VENV)/installed-dev ## Check style and types
 	@$(BIN)/ruff check .

@@ -84,6 +84,10 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
             _resolve(dataset, "eval_path", folder)
         else:
             _resolve(training, "dataset", folder)
+        command = training.get("command")
+        if isinstance(command, dict) and isinstance(command.get("files"), list):
+            files = [_absolute(f, folder) if isinstance(f, str) else f for f in command["files"]]
+            training["command"] = {**command, "files": [str(file) for file in files]}
         value = {**value, "training": training}
     output = value.get("output_dir")
     if isinstance(output, str) and output:

@@ -21,6 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause, PrefectHTTPStatusError
 from prefect.states import Cancelled, Failed, Paused, Running
 
+from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
 from trainer.checkpoints import newest_valid, step_of
 from trainer.config import TrainingJob
@@ -69,11 +70,13 @@ async def cancel_was_asked() -> bool:
     return state is not None and state.type in {StateType.CANCELLING, StateType.CANCELLED}
 
 
-def of_error(error: OrchestratorError) -> State[Any]:
+def of_error(run: RunFolder, error: OrchestratorError) -> State[Any]:
     """Return the failed state: the sentence and the suggestion, no traceback."""
     get_run_logger().error("%s: %s %s", type(error).__name__, error.message, error.suggestion)
     if isinstance(error, BudgetExceeded):
+        alerts.cancelled(run, error.message)
         return Cancelled(name="Stopped", message=f"{error.message} {error.suggestion}")
+    alerts.failed(run, error)
     return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
 
 
@@ -81,13 +84,15 @@ def of_cancelled(run: RunFolder) -> State[Any]:
     """Return the state of a job that was cancelled while no training ran that could save."""
     checkpoint, _ = newest_valid(run.checkpoints)
     saved = f"saved at step {step_of(checkpoint)}" if checkpoint else "it had not begun to train"
+    alerts.cancelled(run, f"cancelled; {saved}")
     return Cancelled(name="Stopped", message=f"cancelled; {saved}")
 
 
-async def of_completed(report: dict[str, Any]) -> dict[str, Any] | State[Any]:
+async def of_completed(run: RunFolder, report: dict[str, Any]) -> dict[str, Any] | State[Any]:
     """Return the report; to a run that was cancelled too late, a state that Prefect accepts."""
     async with get_client() as client:
         state = (await client.read_flow_run(this_run_id())).state
+    alerts.completed(run)  # for the artifact is there
     if state and state.is_cancelling():
         return Cancelled(
             name="Stopped", message=f"the training had ended already; artifact {report['file']}"
@@ -95,7 +100,7 @@ async def of_completed(report: dict[str, Any]) -> dict[str, Any] | State[Any]:
     return report
 
 
-async def of_unfinished(job: TrainingJob, status: dict[str, Any]) -> State[Any]:
+async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]) -> State[Any]:
     """Return the state of a job that came to rest without being completed.
 
     Raises:
@@ -105,15 +110,16 @@ async def of_unfinished(job: TrainingJob, status: dict[str, Any]) -> State[Any]:
         case JobState.PAUSED:
             await _pause(status)
         case JobState.STOPPED:
+            alerts.cancelled(run, _why(status))
             return Cancelled(name="Stopped", message=_why(status))
         case JobState.FAILED if status.get("error"):
-            return of_error(from_dict(status["error"]))
+            return of_error(run, from_dict(status["error"]))
         case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING:
             pass
         case JobState.FAILED | JobState.COMPLETED:
             pass
     return of_error(
-        TrainingFailed(f"{job.name} came to rest as {status['state']} without telling why.")
+        run, TrainingFailed(f"{job.name} came to rest as {status['state']} without telling why.")
     )
 
 

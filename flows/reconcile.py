@@ -33,9 +33,11 @@ from flows.logger import logger
 from flows.renting.giving_back import until_gone
 from flows.renting.journal import Hire, Journal
 from flows.renting.settling import settle_run
+from flows.reporting import alerts
+from flows.reporting.leftovers import deliver_leftovers
 from flows.run_folder import RunFolder, run_folders
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError
+from trainer.errors import OrchestratorError, TrainingFailed
 from trainer.files import read_json, replace_json
 
 ZOMBIE_SECONDS = (
@@ -108,6 +110,8 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
             *(_kept(item, dry_run) for item in found if item.name.run_id is None),
             *(_each_alone(client, id, _of(found, id), dry_run) for id in sorted(run_ids)),
         )
+        if not dry_run:
+            await deliver_leftovers()
     return [finding for some in findings for finding in some]
 
 
@@ -287,6 +291,10 @@ async def _tell_end(run: FlowRun) -> None:
         if run.state.is_cancelling()
         else Failed(message="its process died again and again; 'trainctl resume' goes on with it")
     )
+    if end.is_cancelled():
+        alerts.cancelled(RunFolder(run.id), str(end.message))
+    else:
+        alerts.failed(RunFolder(run.id), TrainingFailed(str(end.message)))
     async with get_client() as client:
         await client.set_flow_run_state(run.id, end, force=True)
 

@@ -21,6 +21,8 @@ from flows.renting.journal import Journal
 from flows.renting.lease import renewed
 from flows.renting.losses import write_off
 from flows.renting.settling import settle_run
+from flows.reporting import alerts
+from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder, sole_owner
 from flows.streaming.wishes import CancelAsked, unless_cancelled
 from flows.tasks.download import at_home, download
@@ -48,30 +50,32 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
         job: what to train, on what, where, and within which limits.
     """
     run = RunFolder.of_this_run()
-    async with sole_owner(run):
-        try:
-            await outcome.announce(JobState.INITIALIZING)
-            await place(job)
-            if folder := at_home(job, run):
-                verified = await verify(job, folder)
-                await give_back_all(Journal.of(run), "completed")
-                return await outcome.of_completed(verified)
-            while (ended := await _on_one_machine(job, run)) is None:
+    async with reporting(job, run):
+        async with sole_owner(run):
+            try:
                 await outcome.announce(JobState.INITIALIZING)
-            status, report = ended
-        except CancelAsked:
-            await settle_run(job, run, "cancelled")
-            return outcome.of_cancelled(run)
-        except OrchestratorError as error:
-            await settle_run(job, run, f"{type(error).__name__}: {error.message}")
-            return outcome.of_error(error)
-        except asyncio.CancelledError:
-            if await outcome.cancel_was_asked():  # else our process ends, and not the training
-                await asyncio.shield(settle_run(job, run, "cancelled"))
-            raise
-    if report is None:
-        return await outcome.of_unfinished(job, status)
-    return await outcome.of_completed(report)
+                await place(job)
+                if folder := at_home(job, run):
+                    verified = await verify(job, folder)
+                    await give_back_all(Journal.of(run), "completed")
+                    return await outcome.of_completed(run, verified)
+                while (ended := await _on_one_machine(job, run)) is None:
+                    await outcome.announce(JobState.INITIALIZING)
+                status, report = ended
+            except CancelAsked:
+                await settle_run(job, run, "cancelled")
+                return outcome.of_cancelled(run)
+            except OrchestratorError as error:
+                await settle_run(job, run, f"{type(error).__name__}: {error.message}")
+                return outcome.of_error(run, error)
+            except asyncio.CancelledError:
+                if await outcome.cancel_was_asked():  # else our process ends, and not the training
+                    await asyncio.shield(settle_run(job, run, "cancelled"))
+                    alerts.cancelled(run, "cancelled")
+                raise
+        if report is None:
+            return await outcome.of_unfinished(job, run, status)
+        return await outcome.of_completed(run, report)
 
 
 async def _on_one_machine(

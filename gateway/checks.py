@@ -12,6 +12,7 @@ from typing import Any
 from flows.job_file import load_job
 from flows.renting.estimating import can_estimate, estimated
 from gateway.exits import sentence
+from gateway.foreign_checks import check_foreign
 from gateway.view import duration
 from trainer.config import TrainingJob
 from trainer.custom_code import check_code, code_hashes, references
@@ -59,8 +60,9 @@ def checked_job(
         job = job.model_copy(update={"keep_minutes": _minutes(keep)})
     if providers:
         job = job.model_copy(update={"provider": _names(providers)})
+    check_foreign(job)
     check_dataset(job)
-    check_model_files(job.training.model)
+    check_model(job)
     check_own_parts(job)
     _check_provider(job)
     return job
@@ -79,12 +81,14 @@ def _names(text: str) -> str | list[str]:
 
 
 def check_dataset(job: TrainingJob) -> DatasetReport | None:
-    """Read all rows that are on this computer; None when the Hub or `formatting` has them.
+    """Read all rows that are on this computer; None when the Hub, a command or `formatting` has them.
 
     Raises:
         DataError: there is nothing, or a row cannot be used.
     """
     dataset = job.training.dataset
+    if job.training.trainer == "command":
+        return None
     sources = [path for path in (dataset.path, dataset.eval_path) if path]
     if job.training.formatting:
         return None  # nothing of the user's runs here, and without it these are no rows yet
@@ -104,6 +108,16 @@ def check_own_parts(job: TrainingJob) -> None:
         check_scorer(job.training.reward_model)
 
 
+def check_model(job: TrainingJob) -> None:
+    """Look for the model's files, unless it is a command's.
+
+    Raises:
+        ModelNotFound: it is a path, and no model is there.
+    """
+    if job.training.trainer != "command":
+        check_model_files(job.training.model)
+
+
 def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
     """Check job, data, model and machine, and estimate what the training takes.
 
@@ -115,7 +129,11 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
         job = load_job(path)
     except OrchestratorError as error:
         return [Check("job", ok=False, text=sentence(error), facts=error.to_dict())]
-    checks = [Check("job", ok=True, text=f"{job.name}, method {job.training.method}", facts={})]
+    theirs = job.training.trainer == "command"
+    kind = "trainer command" if theirs else f"method {job.training.method}"
+    checks = [Check("job", ok=True, text=f"{job.name}, {kind}", facts={})]
+    if job.training.trainer != "builtin":
+        checks.append(_attempt("trainer", lambda: (check_foreign(job), {})))
     say("reading the dataset")
     checks.append(_attempt("dataset", lambda: _dataset(job)))
     checks.append(_attempt("model", lambda: _model(job)))
@@ -125,8 +143,9 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
     checks.append(_attempt("machine", lambda: _machine(job)))
     if not all(check.ok for check in checks):
         return checks
-    if not can_estimate():
-        text = "unknown: torch is not installed here"
+    if not can_estimate(job):
+        ours = job.training.trainer == "builtin"
+        text = f"unknown: {'torch is not installed here' if ours else 'the trainer is not ours'}"
         return [*checks, Check("estimate", ok=True, text=text, facts={})]
     say("estimating memory and time")
     return [*checks, _attempt("estimate", lambda: _estimate(job))]
@@ -142,6 +161,8 @@ def _attempt(name: str, look: Callable[[], tuple[str, dict[str, Any]]]) -> Check
 
 def _dataset(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     report = check_dataset(job)
+    if job.training.trainer == "command":
+        return f"{job.training.dataset.path}; how it is laid out is the command's matter", {}
     if report is None:
         place = "is formatted by the trainer" if job.training.formatting else "is on the Hub"
         return f"{job.training.dataset.path} {place}; its rows are checked when it starts", {}
@@ -161,6 +182,8 @@ def _own_parts(job: TrainingJob) -> tuple[str, dict[str, Any]]:
 
 def _model(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     model = job.training.model
+    if job.training.trainer == "command":
+        return f"{model}; the command loads it", {}
     check_model_files(model)
     folder = Path(model).expanduser()
     if not folder.exists():

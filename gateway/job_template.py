@@ -60,7 +60,7 @@ def _settings(model: type[BaseModel], depth: int) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield from _comment(field, depth)
         nested = _nested(field)
-        if nested:
+        if nested and field.default is not None:  # one that is off is a line, not a section
             yield f"{'  ' * depth}{name}:"
             yield from _settings(nested, depth + 1)
         else:

@@ -18,6 +18,7 @@ from flows.reconcile import Act, reconcile_once
 from flows.renting.estimating import can_estimate, cost_on, estimated, seconds_on
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, market
+from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
 from gateway.api import call
 from gateway.checks import checked_job
@@ -115,6 +116,8 @@ def check_providers(*, as_json: bool) -> Exit:
         return list(await asyncio.gather(*(one(provider) for provider in providers)))
 
     results = call(all_of)
+    for problem in Platform.of_environment().problems:
+        note(f"reporting: {problem}")
     if as_json:
         say_json(results)
     else:
@@ -128,8 +131,8 @@ def check_providers(*, as_json: bool) -> Exit:
 
 
 def _facts(job: TrainingJob) -> dict[str, Any] | None:
-    if not can_estimate():
-        note("no estimate: torch is not installed here")
+    if not can_estimate(job):
+        note("no estimate: the trainer is not ours, or torch is not installed here")
         return None
     note("counting the job's steps …")
     try:

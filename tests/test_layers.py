@@ -24,6 +24,7 @@ CONTRACT = {
     "methods",
     "metrics",
     "model",
+    "presets",
     "rewards",
 }
 """The trainer's modules that an orchestrator may import; none of them imports torch."""
@@ -44,6 +45,11 @@ STANDARD_LIBRARY_ONLY = {
     "wish",
     "supervisor",
     "__main__",
+    "foreign/plan",
+    "foreign/reading",
+    "foreign/keeping",
+    "foreign/program",
+    "foreign/__main__",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import warnings
+import importlib
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ from trainer.config import TrainingConfig
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
 from trainer.methods import METHODS
+from trainer.old_names import old_names_allowed
 
 SAME_NAME = (
     "num_train_epochs",
@@ -42,8 +43,14 @@ def default_learning_rate(config: TrainingConfig) -> float:
     return with_adapters if config.peft else full
 
 
+def class_of_arguments(method: str) -> type[Any]:
+    """Return the subclass of `transformers.TrainingArguments` that a method has."""
+    module, _, name = METHODS[method].config.partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
 def training_arguments(
-    config_class: type[Any],
     config: TrainingConfig,
     directory: JobDirectory,
     *,
@@ -53,7 +60,6 @@ def training_arguments(
     """Build the arguments for one run; whatever TRL would choose silently is said here.
 
     Args:
-        config_class: a subclass of `transformers.TrainingArguments`, such as `trl.SFTConfig`.
         config: the job's settings.
         directory: where the run writes.
         batch_divisor: see `Status.batch_divisor`.
@@ -64,6 +70,7 @@ def training_arguments(
     """
     import torch
 
+    config_class = class_of_arguments(config.method)
     batch, accumulation = split_batch(
         config.per_device_train_batch_size, config.gradient_accumulation_steps, batch_divisor
     )
@@ -89,9 +96,7 @@ def training_arguments(
     _check(config.arguments, config_class, ours)
     defaults = {"dataloader_pin_memory": cuda, "ddp_find_unused_parameters": False}
     try:
-        with warnings.catch_warnings():
-            # TRL 1.16 itself still reads the old name of transformers' activation_checkpointing.
-            warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)
+        with old_names_allowed():
             return config_class(**{**defaults, **method, **ours, **config.arguments})
     except (TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

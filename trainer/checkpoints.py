@@ -21,6 +21,11 @@ NEEDED = {"trainer_state.json", "optimizer.pt", "scheduler.pt"}
 """Without these transformers resumes silently with a fresh optimizer or scheduler."""
 UNWANTED = ("training_args.bin", "README.md")
 """A pickle that resuming does not read, and a model card that only the output needs."""
+NO_PART_OF_A_MODEL = (
+    *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
+    *("trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
+)
+"""What training left beside a model."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -38,11 +43,18 @@ def all_checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
 
 
-def commit(staged: Path, folder: Path) -> Path:
-    """Move a finished checkpoint from the staging folder to its place; return that place."""
-    for name in UNWANTED:
-        (staged / name).unlink(missing_ok=True)
-    write_manifest(staged, step=step_of(staged))
+def commit(staged: Path, folder: Path, *, trainer: str = "builtin") -> Path:
+    """Move a finished checkpoint from the staging folder to its place; return that place.
+
+    Args:
+        staged: the checkpoint.
+        folder: where it goes.
+        trainer: who wrote it; of another's files nobody but he knows which are needed.
+    """
+    if trainer == "builtin":
+        for name in UNWANTED:
+            (staged / name).unlink(missing_ok=True)
+    write_manifest(staged, step=step_of(staged), trainer=trainer)
     final = folder / staged.name
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
@@ -56,7 +68,10 @@ def check(checkpoint: Path) -> None:
     Raises:
         IntegrityError: naming the file that is missing or differs.
     """
-    names = set(verify(checkpoint)["files"])
+    manifest = verify(checkpoint)
+    if manifest.get("trainer", "builtin") != "builtin":
+        return
+    names = set(manifest["files"])
     missing = sorted(NEEDED - names)
     if not any(name.startswith("rng_state") for name in names):
         missing.append("rng_state.pth")

@@ -11,7 +11,7 @@ Memory is counted, not measured: the model is built on the meta device, which ha
                   checkpointing a layer's input each and one whole layer; and the logits, of
                   batch × length × vocabulary, held about three times
 
-Time is measured: a few optimizer steps of the real model on real rows, where that is cheap.
+Time is measured: a few steps of the real training on real rows, where that is cheap.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import math
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -33,12 +32,12 @@ from trainer.errors import ConfigError, OrchestratorError
 from trainer.explain import validated
 from trainer.files import read_json
 from trainer.job_directory import JobDirectory
+from trainer.methods import METHODS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SAMPLE_ROWS = 500  # tokenised to know the lengths; the rest is taken to be like them
-PROBE_STEPS = 3  # the first is warm-up
 PROBE_PARAMETERS = 200e6  # on a CPU a larger model is not tried
 OVERHEAD_GB = {"cuda": 0.8, "cpu": 0.7}
 """Python, torch and the libraries: CUDA's context on a GPU, main memory without one."""
@@ -89,9 +88,7 @@ def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
     Raises:
         ConfigError: naming the argument.
     """
-    from trl import SFTConfig
-
-    training_arguments(SFTConfig, config, directory, max_length=config.max_length)
+    training_arguments(config, directory, max_length=config.max_length)
 
 
 def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
@@ -102,12 +99,12 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     sampled = min(rows, SAMPLE_ROWS)
     prepared = _sample(config, sampled, folder)
     scale = rows / sampled
-    longest = max((len(ids) for ids in prepared.train["input_ids"]), default=config.max_length)
+    longest = min(prepared.facts["longest"], config.max_length)
     return {
         "rows": rows,
         "train_rows": math.ceil(len(prepared.train) * scale),
         "tokens": round(prepared.facts["tokens"] * scale),
-        "longest": config.max_length if _packs(config) else min(longest, config.max_length),
+        "longest": config.max_length if _packs(config) else longest,
         "truncated": round(prepared.facts.get("truncated", 0) * scale),
     }
 
@@ -127,7 +124,8 @@ def total_steps(config: TrainingConfig, data: dict[str, Any]) -> int:
 def empty_model(config: TrainingConfig) -> PreTrainedModel:
     """Return the model with its adapters on the meta device: shapes without storage."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    import transformers
+    from transformers import AutoConfig
 
     from trainer.model import add_adapters, check_model_files
 
@@ -138,9 +136,10 @@ def empty_model(config: TrainingConfig) -> PreTrainedModel:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"training.model: {config.model} cannot be read: {reason}.") from None
+    kind = getattr(transformers, METHODS[config.method].auto_class(adapters=False))
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
-        return add_adapters(model, config.peft) if config.peft else model
+        model: PreTrainedModel = kind.from_config(architecture, dtype=dtype)
+        return add_adapters(model, config.peft, method=config.method) if config.peft else model
 
 
 def parameters(model: PreTrainedModel) -> tuple[int, int]:
@@ -159,11 +158,12 @@ def memory_gb(config: TrainingConfig, model: PreTrainedModel, length: int) -> di
     """
     _, trained = parameters(model)
     batch, _ = split_batch(config.per_device_train_batch_size, 1, 1)
+    sequences = METHODS[config.method].sequences
     parts = {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
         "gradients": trained * GRADIENT_BYTES,
         "optimizer": trained * ADAM_BYTES,
-        "activations": _activation_bytes(config, model.config, batch * length),
+        "activations": _activation_bytes(config, model.config, batch * sequences * length),
     }
     found = {name: size / GB for name, size in parts.items()}
     found["overhead"] = OVERHEAD_GB[available_gb()[0]]
@@ -188,58 +188,14 @@ def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | Non
     if not cuda and total > PROBE_PARAMETERS:
         return None, "the model is too large to be tried on a CPU"
     try:
-        return _measured(config, "cuda" if cuda else "cpu", folder), "measured"
+        # Imported here: this is the only estimate that needs the whole trainer.
+        from trainer.probe import seconds_per_step
+
+        return seconds_per_step(config, folder / "probe"), "measured"
     except OrchestratorError as error:
         return None, error.message
     except torch.OutOfMemoryError:
         return None, "memory ran out when it was tried"
-
-
-def _measured(config: TrainingConfig, device: str, folder: Path) -> float:
-    import torch
-
-    from trainer.model import load_model
-
-    model = load_model(config).to(device)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-        model.enable_input_require_grads()
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    half = device == "cuda" and precision(config) != "float32"
-    batches = _batches(config, device, folder)
-    took: list[float] = []
-    for _ in range(PROBE_STEPS):
-        began = time.perf_counter()
-        for _ in range(config.gradient_accumulation_steps):
-            with torch.autocast(device, getattr(torch, precision(config)), enabled=half):
-                ids = next(batches)
-                loss = model(input_ids=ids, labels=ids).loss
-            loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - began)
-    return sum(took[1:]) / len(took[1:])
-
-
-def _batches(config: TrainingConfig, device: str, folder: Path) -> Iterator[Any]:
-    """Yield batches of real rows for ever: int64, shape (batch, longest row of the batch)."""
-    import torch
-
-    sample = _sample(config, min(SAMPLE_ROWS, config.dataset.max_rows or SAMPLE_ROWS), folder)
-    rows = [torch.tensor(ids[: config.max_length]) for ids in sample.train["input_ids"]]
-    size = config.per_device_train_batch_size
-    if _packs(config):
-        stream = torch.cat(rows)
-        length = min(config.max_length, len(stream))
-        rows = list(stream[: len(stream) // length * length].view(-1, length))
-    start = 0
-    while True:
-        chosen = [rows[(start + i) % len(rows)] for i in range(size)]
-        start += size
-        yield torch.nn.utils.rnn.pad_sequence(chosen, batch_first=True).long().to(device)
 
 
 def _sample(config: TrainingConfig, rows: int, folder: Path) -> Any:
@@ -258,7 +214,8 @@ def _activation_bytes(config: TrainingConfig, architecture: Any, tokens: int) ->
     layers = text.num_hidden_layers * layer
     if config.gradient_checkpointing:
         layers = text.num_hidden_layers * 2 * width * text.hidden_size * tokens + layer
-    logits = LOGIT_COPIES * 4 * text.vocab_size * tokens
+    outputs = 1 if METHODS[config.method].is_classifier else text.vocab_size
+    logits = LOGIT_COPIES * 4 * outputs * tokens
     return float(layers + logits)
 
 

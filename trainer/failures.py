@@ -6,7 +6,7 @@ import errno
 import pickle
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,6 +58,21 @@ def translate(error: BaseException, folder: Path) -> OrchestratorError:
     if isinstance(error, ImportError):
         return DependencyError(f"A package is missing or broken ({first_line}).")
     return TrainingFailed(f"The trainer failed ({first_line}).")
+
+
+def named_by(lines: Iterable[str], folder: Path) -> OrchestratorError | None:
+    """Return the error that the last lines of somebody else's program name, if they name one.
+
+    Args:
+        lines: oldest first.
+        folder: where it writes; a full disk is reported with its sizes.
+    """
+    for line in reversed(list(lines)):
+        if line.startswith(("ModuleNotFoundError: ", "ImportError: ")):
+            return DependencyError(f"A package is missing or broken ({line[:500]}).")
+        if any(sign in line for sign in (*_MEMORY, *_DISK)):
+            return translate(RuntimeError(line), folder)
+    return None
 
 
 @contextmanager

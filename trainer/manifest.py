@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +18,10 @@ from trainer.files import NOT_JSON, fsync_directory, replace_json, sha256_of
 
 MANIFEST = "MANIFEST.json"
 LONGEST_NAME = 240  # bytes of each part; file systems take 255, and we append to it
+WEIGHTS = ".safetensors"
+PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth"}
+"""What pickles are called: to load one is to run what its maker put there."""
+NOT_KEPT = "The output was not kept. Let the trainer write it anew, on a machine that you trust."
 MAX_FILES = 100_000  # more than this in one manifest is an attack, not a model
 
 
@@ -108,3 +113,20 @@ def verify(folder: Path) -> dict[str, Any]:
         if sha256_of(path) != facts["sha256"]:
             raise IntegrityError(f"{path} does not have the SHA-256 that its manifest says.")
     return manifest
+
+
+def refuse_pickles(files: Iterable[str]) -> None:
+    """Refuse an output by the names of its files.
+
+    Raises:
+        IntegrityError: one is a pickle, or there are no weights as safetensors.
+    """
+    names = sorted(files)
+    pickles = [name for name in names if PurePosixPath(name).suffix.lower() in PICKLES]
+    if pickles:
+        raise IntegrityError(
+            f"The output holds {pickles[0]!r}, a pickle: loading one runs what its maker put there.",
+            NOT_KEPT,
+        )
+    if not any(name.endswith(WEIGHTS) for name in names):
+        raise IntegrityError(f"The output holds no weights as {WEIGHTS}.", NOT_KEPT)

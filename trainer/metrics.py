@@ -17,6 +17,11 @@ from trainer.files import NOT_JSON
 Record = dict[str, Any]
 MAX_LINE = 64 * 1024  # bytes; a longer line is no record of ours
 LARGEST = 1 << 53  # whole numbers up to here are exact as floats too
+NUMBERS = (
+    *("step", "total_steps", "epoch", "train_loss", "eval_loss", "perplexity", "learning_rate"),
+    *("grad_norm", "tokens_per_second", "samples_per_second", "eta_seconds"),
+)
+"""What a record may hold, whoever trains."""
 
 
 def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
@@ -60,6 +65,23 @@ def read_metrics(path: Path) -> tuple[dict[int, Record], int]:
     except FileNotFoundError:
         return {}, 0
     return by_step(records), skipped
+
+
+def final_metrics(path: Path) -> dict[str, float]:
+    """Return the last training loss, and the first, last and best evaluation loss."""
+    steps, _ = read_metrics(path)
+    losses = [r["train_loss"] for r in steps.values() if r.get("train_loss") is not None]
+    evaluations = [r["eval_loss"] for r in steps.values() if r.get("eval_loss") is not None]
+    facts = {"steps": float(max(steps, default=0))}
+    if losses:
+        facts |= {"train_loss_first": losses[0], "train_loss": losses[-1]}
+    if evaluations:
+        facts |= {
+            "eval_loss_first": evaluations[0],
+            "eval_loss": evaluations[-1],
+            "eval_loss_best": min(evaluations),
+        }
+    return facts
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:

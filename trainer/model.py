@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from trainer.arguments import precision
 from trainer.config import LoraConfig, TrainingConfig
 from trainer.errors import ConfigError, ModelNotFound
 from trainer.methods import METHODS
+from trainer.old_names import old_names_allowed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -86,9 +86,7 @@ def add_adapters(
     task = "SEQ_CLS" if METHODS[method].is_classifier else "CAUSAL_LM"
     adapters = peft.LoraConfig(task_type=task, **dict(settings))
     try:
-        with warnings.catch_warnings():
-            # PEFT 0.21 still reads the old name of transformers' is_activation_checkpointing.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing", FutureWarning)
+        with old_names_allowed():
             return peft.get_peft_model(model, adapters)
     except ValueError as error:
         raise ConfigError(

@@ -15,7 +15,7 @@ from trainer.files import fsync_directory
 from trainer.job_directory import JobDirectory
 from trainer.manifest import verify, write_manifest
 from trainer.methods import METHODS
-from trainer.metrics import read_metrics
+from trainer.metrics import final_metrics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -54,7 +54,7 @@ def write_output(
     """
     staged = directory.root / ".output"
     shutil.rmtree(staged, ignore_errors=True)
-    metrics = final_metrics(directory)
+    metrics = final_metrics(directory.metrics)
     for adapter in getattr(model, "peft_config", {}).values():
         adapter.base_model_name_or_path = config.model  # where its user has it
     try:
@@ -73,23 +73,6 @@ def write_output(
     staged.rename(directory.output)
     fsync_directory(directory.root)
     return manifest
-
-
-def final_metrics(directory: JobDirectory) -> dict[str, float]:
-    """Return the last training loss, and the first, last and best evaluation loss."""
-    steps, _ = read_metrics(directory.metrics)
-    losses = [r["train_loss"] for r in steps.values() if r.get("train_loss") is not None]
-    evaluations = [r["eval_loss"] for r in steps.values() if r.get("eval_loss") is not None]
-    facts = {"steps": float(max(steps, default=0))}
-    if losses:
-        facts |= {"train_loss_first": losses[0], "train_loss": losses[-1]}
-    if evaluations:
-        facts |= {
-            "eval_loss_first": evaluations[0],
-            "eval_loss": evaluations[-1],
-            "eval_loss_best": min(evaluations),
-        }
-    return facts
 
 
 def model_card(config: TrainingConfig, data: dict[str, Any], metrics: dict[str, float]) -> str:

@@ -101,7 +101,7 @@ class Supervisor:
         self._command = terms.command or (
             sys.executable,
             "-m",
-            "trainer.train",
+            terms.module,
             str(job.root.resolve()),
         )
 

@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import traceback
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from trainer.files import read_json
 from trainer.job_directory import JobDirectory, JobState
 from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
+from trainer.old_names import old_names_allowed
 from trainer.output import is_whole, write_output
 from trainer.rewards.scorer import check_scorer
 from trainer.wish import Interrupted, Wish
@@ -53,9 +53,6 @@ def main(job_directory: str) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     directory = JobDirectory(job_directory)
-    # PEFT 0.21 and TRL 1.16 still read old names of transformers'.
-    for name in ("`is_gradient_checkpointing", "`gradient_checkpointing"):
-        warnings.filterwarnings("ignore", name, FutureWarning)
     wish = Wish(directory)
     try:
         wish.listen()
@@ -94,7 +91,8 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     if resume and evaluation.has_ended(_state_of(resume)):
         trainer._load_from_checkpoint(str(resume))  # only the output is missing
     else:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with old_names_allowed():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     wish.training = False
     if obedience.end_state:
         return obedience.end_state

@@ -29,8 +29,10 @@ class Terms:
 
     command: tuple[str, ...] | None = None
     """The trainer's command line; None: this package's own trainer."""
+    module: str = "trainer.train"
+    """The module of this package that trains, where there is no command."""
     batch_size: int = 8
-    """The batch size per device that the user asked for."""
+    """The batch size per device that the user asked for; 1 where we cannot make it smaller."""
     max_restarts: int = 2
     stall_seconds: float = 30 * 60.0
     grace_seconds: float = 120.0
@@ -88,7 +90,8 @@ def read_terms(record: dict[str, Any]) -> Terms:
     runtime = limits.get("max_runtime_minutes")
     return Terms(
         command=_command(record.get("command")),
-        batch_size=int(_number(config, "config", "per_device_train_batch_size", 8, least=1)),
+        module="trainer.train" if _is_ours(config) else "trainer.foreign",
+        batch_size=_batch_size(config),
         max_restarts=int(_number(limits, "limits", "max_restarts", 2)),
         stall_seconds=60 * _number(limits, "limits", "stall_timeout_minutes", 30),
         grace_seconds=_number(limits, "limits", "stop_grace_seconds", 120),
@@ -201,6 +204,17 @@ def _killed_by(number: int) -> TrainerKilled:
     return TrainerKilled(
         f"{name} ended the trainer.", "The lines above in train.log show where it was."
     )
+
+
+def _is_ours(config: dict[str, Any]) -> bool:
+    return bool(config.get("trainer", "builtin") == "builtin")
+
+
+def _batch_size(config: dict[str, Any]) -> int:
+    """Return the batch size that can be divided; that of a command only where it is told of it."""
+    size = int(_number(config, "config", "per_device_train_batch_size", 8, least=1))
+    told = "{per_device_train_batch_size}" in str(config.get("command"))
+    return size if config.get("trainer") != "command" or told else 1
 
 
 def _mapping(record: dict[str, Any], name: str) -> dict[str, Any]:

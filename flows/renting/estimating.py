@@ -52,9 +52,9 @@ TERAFLOPS = {
 """Dense bfloat16 (V100, T4: float16) tensor throughput as the makers state it, best match first."""
 
 
-def can_estimate() -> bool:
-    """Whether this computer has what counting a job's steps takes: torch."""
-    return importlib.util.find_spec("torch") is not None
+def can_estimate(job: TrainingJob) -> bool:
+    """Whether a job's steps can be counted here: the trainer is ours, and there is torch."""
+    return job.training.trainer == "builtin" and importlib.util.find_spec("torch") is not None
 
 
 def estimated(job: TrainingJob) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.home import home, private_folder
+from trainer.checkpoints import NO_PART_OF_A_MODEL
 from trainer.config import TrainingConfig
 from trainer.data.reading import names_hub_dataset, open_source
 from trainer.errors import ConfigError, DataError
@@ -24,11 +25,6 @@ OTHER_WEIGHTS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.ot"),
 )
 """Weights in other formats: superfluous beside safetensors."""
-NO_PART_OF_A_MODEL = (
-    *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
-    *("trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
-)
-"""What training left beside a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +62,29 @@ def items_of(config: TrainingConfig) -> list[Item]:
         ConfigError: a relative path leads nowhere, or a folder has what cannot be sent.
     """
     data = config.dataset
+    own = [_as_it_is("training.command.files", file) for file in _files(config)]
+    if config.trainer == "command":  # what it trains, and how that is laid out, is its own matter
+        named = [("training.model", config.model), ("dataset.path", data.path)]
+        named += [("dataset.eval_path", data.eval_path)] if data.eval_path else []
+        here = [(field, path) for field, path in named if Path(path).expanduser().exists()]
+        return [*own, *(_as_it_is(field, path) for field, path in here)]
     found = [_model(config), _dataset("dataset.path", data.path)]
     if data.eval_path:
         found.append(_dataset("dataset.eval_path", data.eval_path))
-    return [item for item in found if item]
+    return [*own, *(item for item in found if item)]
+
+
+def _files(config: TrainingConfig) -> list[str]:
+    return config.command.files if config.command else []
+
+
+def _as_it_is(field: str, named: str) -> Item:
+    """Return a file or folder of which nobody here knows what is in it."""
+    path = Path(named).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{field} = {named!r}: there is no such file or folder.", "Correct it.")
+    files = _walk(field, path) if path.is_dir() else {"": path}
+    return Item(field=field, path=path, is_folder=path.is_dir(), files=files)
 
 
 def _model(config: TrainingConfig) -> Item | None:

@@ -60,9 +60,14 @@ async def ship(machine: Machine, base: str, config: TrainingConfig, log: Log) ->
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     places = {}
+    files = []
     for item in await asyncio.to_thread(items_of, config):
         facts = await facts_of(item)
-        places[item.field] = await _Shipment(machine, base, item, facts, log).deliver()
+        place = await _Shipment(machine, base, item, facts, log).deliver()
+        if item.field == "training.command.files":
+            files.append(place)
+        else:
+            places[item.field] = place
     data = {
         name: places[f"dataset.{name}"]
         for name in ("path", "eval_path")
@@ -72,6 +77,7 @@ async def ship(machine: Machine, base: str, config: TrainingConfig, log: Log) ->
         update={
             "model": places.get("training.model", config.model),
             "dataset": config.dataset.model_copy(update=data),
+            "command": config.command and config.command.model_copy(update={"files": files}),
         }
     )
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from blocks.machines.base import Machine
 from flows.streaming.fetching import fetch_folder
 from trainer.errors import IntegrityError
-from trainer.manifest import verify
+from trainer.manifest import NOT_KEPT, WEIGHTS, refuse_pickles, verify
 
-WEIGHTS = ".safetensors"
-PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth"}
-"""What pickles are called: to load one is to run what its maker put there."""
-NOT_KEPT = "The output was not kept. Let the trainer write it anew, on a machine that you trust."
 LENGTH_BYTES = 8  # of the number that a safetensors file begins with: the size of its header
 
 
@@ -48,22 +43,6 @@ def verify_output(folder: Path) -> dict[str, Any]:
         if name.endswith(WEIGHTS) and not _is_safetensors(folder / name):
             raise IntegrityError(f"{folder / name} is no safetensors file.", NOT_KEPT)
     return manifest
-
-
-def refuse_pickles(files: Mapping[str, Any]) -> None:
-    """Refuse an output by the names of its files.
-
-    Raises:
-        IntegrityError: one is a pickle, or there are no weights as safetensors.
-    """
-    pickles = sorted(name for name in files if PurePosixPath(name).suffix.lower() in PICKLES)
-    if pickles:
-        raise IntegrityError(
-            f"The output holds {pickles[0]!r}, a pickle: loading one runs what its maker put there.",
-            NOT_KEPT,
-        )
-    if not any(name.endswith(WEIGHTS) for name in files):
-        raise IntegrityError(f"The output holds no weights as {WEIGHTS}.", NOT_KEPT)
 
 
 def put_aside(folder: Path, partial: Path) -> None:

@@ -13,6 +13,7 @@ from blocks.models import Instance
 from flows.logger import logger
 from flows.outcome import announce
 from flows.renting.lease import base_of
+from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.setup.shipping import ship
 from flows.streaming.checkpoint_mirror import put_back
@@ -79,9 +80,15 @@ class RemoteTraining:
             await self._move_in()  # nobody wished anything there yet
         elif not (await self.examine())["alive"]:
             await self.ask(Desired.RUN, "")
-        answer = await self._trainer("--detach")
+        answer = await self._start()
         verb = "attached to" if answer["already_running"] else "started"
         logger().info("%s the training in %s", verb, self.workspace)
+
+    async def _start(self) -> dict[str, Any]:
+        answer = await self._trainer("--detach")
+        if not answer["already_running"]:
+            alerts.supervisor_started(self._run)
+        return answer
 
     async def _move_in(self) -> None:
         """Fill a new job directory; `job.json` is written last, so that a torn start is redone.
@@ -136,6 +143,7 @@ class RemoteTraining:
             if status.state is JobState.RUNNING and not running:
                 running = True
                 await announce(JobState.RUNNING)
+                alerts.started(self._run, status.total_steps)
             silent = silent + look if content == seen else 0.0
             seen = content
             if status.state.at_rest or silent >= SILENCE_SECONDS:
@@ -151,7 +159,7 @@ class RemoteTraining:
                     logger().warning("nobody works in %s; starting anew", self.workspace)
                     if ended.state.at_rest:  # it stopped because we were away for too long
                         await self.ask(Desired.RUN, "")
-                    await self._trainer("--detach")
+                    await self._start()
             await asyncio.sleep(look)
 
     def _job_file(self, config: TrainingConfig) -> dict[str, Any]:

@@ -57,7 +57,8 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
 
     async def work(machine: Machine) -> str:
         if provider.is_home:
-            await _check_packages(machine, log)
+            if job.training.trainer == "builtin":  # another's packages are known to him alone
+                await _check_packages(machine, log)
             python = sys.executable
         else:
             wheel = await asyncio.to_thread(trainer_wheel, private_folder(home() / "wheels"))

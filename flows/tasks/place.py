@@ -43,7 +43,7 @@ async def _refuse_waste(job: TrainingJob) -> None:
     if job.limits.max_cost is None and job.resources.spot is False:
         return
     facts, found = None, await market(job)
-    if can_estimate() and found.choices:
+    if can_estimate(job) and found.choices:
         try:
             facts = await asyncio.to_thread(estimated, job)
         except TrainingFailed as error:

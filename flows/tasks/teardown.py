@@ -14,6 +14,7 @@ from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
 from flows.renting.keeping import keep
 from flows.renting.settling import settle_run
+from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
@@ -54,3 +55,4 @@ async def stop_training_of_dead_flow(
     run = RunFolder(flow_run.id)
     async with locked(run.lock):
         await settle_run(job, run, "cancelled")
+    alerts.cancelled(run, "cancelled")

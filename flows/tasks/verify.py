@@ -68,8 +68,11 @@ def as_markdown(job: TrainingJob, report: dict[str, Any]) -> str:
         **{name: f"{value:.6g}" for name, value in report["metrics"].items()},
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    head = f"# {job.name}\n\n| | |\n| --- | --- |\n{table}\n"
+    if job.training.trainer == "command":  # nobody here knows what it made
+        return head
     return (
-        f"# {job.name}\n\n| | |\n| --- | --- |\n{table}\n\n## Load it\n\n```python\n"
+        f"{head}\n## Load it\n\n```python\n"
         f"from {package} import {kind}\nfrom transformers import AutoTokenizer\n\n"
         f'model = {kind}.from_pretrained("{report["path"]}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{report["path"]}")\n```\n'

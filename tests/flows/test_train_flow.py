@@ -203,10 +203,10 @@ async def test_a_job_cancelled_in_the_moment_of_its_end_does_not_stay_cancelling
     run = await create_run(make_job().model_copy(update={"output_dir": str(tmp_path / "mine")}))
     of_error = outcome.of_error
 
-    def cancelled_meanwhile(error):
+    def cancelled_meanwhile(run_folder, error):
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(run.id, Cancelling(), force=True)
-        return of_error(error)
+        return of_error(run_folder, error)
 
     monkeypatch.setattr(outcome, "of_error", cancelled_meanwhile)
 

@@ -20,11 +20,10 @@ def arguments(tmp_path):
     """Return a maker of TRL's arguments from settings."""
 
     def make(divisor: int = 1, **settings: Any) -> Any:
-        from trl import SFTConfig
 
         config = TrainingConfig.model_validate({"model": "m", "dataset": "d"} | settings)
         directory = JobDirectory(tmp_path)
-        return training_arguments(SFTConfig, config, directory, batch_divisor=divisor)
+        return training_arguments(config, directory, batch_divisor=divisor)
 
     return make
 

@@ -87,7 +87,7 @@ WRONG = {
     "max_steps = -2: must be greater than or equal to -1": {"max_steps": -2},
     "model = '': must have at least 1 character": {"model": ""},
     "model = 'a\\nb': must not hold control characters": {"model": "a\nb"},
-    "method = 'dpo': is no training method; there are: cpt, sft": {"method": "dpo"},
+    "method = 'magic': is no training method; there are: cpt, dpo, ": {"method": "magic"},
     "dtype = 'int8': must be 'auto', 'float32', 'bfloat16' or 'float16'": {"dtype": "int8"},
     "dataset.eval_fraction = 0.9: must be less": {"dataset": {"path": "d", "eval_fraction": 0.9}},
     "peft.r = 0: must be greater than or equal to 1": {"peft": {"r": 0}},
@@ -140,9 +140,9 @@ def test_what_is_no_mapping_is_refused(value):
 
 
 def test_all_problems_are_told_at_once():
-    message = refusal(learning_rate=-1, seed="x", method="dpo")
+    message = refusal(learning_rate=-1, seed="x", method="magic")
 
-    assert all(word in message for word in ("learning_rate = -1", "seed = 'x'", "method = 'dpo'"))
+    assert all(word in message for word in ("learning_rate = -1", "seed = 'x'", "method = 'magic'"))
 
 
 def test_very_many_problems_are_counted():

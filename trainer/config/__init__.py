@@ -6,12 +6,14 @@ Everything is refused that is not known, so that a misspelt name is an error, ne
 
 from __future__ import annotations
 
+from trainer.config.command import CommandConfig
 from trainer.config.dataset import DatasetConfig, DatasetFormat
 from trainer.config.job import Limits, Resources, TrainingJob
 from trainer.config.peft import LoraConfig
 from trainer.config.training import TrainingConfig
 
 __all__ = [
+    "CommandConfig",
     "DatasetConfig",
     "DatasetFormat",
     "Limits",

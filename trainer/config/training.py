@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from trainer.config.command import CommandConfig, TrainerName, check_trainer, without_model
 from trainer.config.dataset import DatasetConfig
 from trainer.config.generation import check_generation
 from trainer.config.peft import LoraConfig
@@ -37,6 +38,10 @@ def _dataset_shorthand(value: Any) -> Any:
 class TrainingConfig(Settings):
     """What the trainer reads: method, model, dataset, adapters and hyperparameters."""
 
+    trainer: TrainerName = "builtin"
+    """Who trains: builtin (this product), command (any command), or another project by name."""
+    command: CommandConfig | None = None
+    """The command of `trainer: command`; of another project, how to start it."""
     method: MethodName = "sft"
     """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
     from pairs of a better and a worse answer. kto: from single answers that are good or bad.
@@ -122,6 +127,13 @@ class TrainingConfig(Settings):
     """Where else metrics go. []: nowhere."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Any further argument of the method's TRL or transformers config, by its own name."""
+
+    _without_model = model_validator(mode="before")(without_model)
+
+    @model_validator(mode="after")
+    def _has_its_command(self) -> TrainingConfig:
+        check_trainer(self.trainer, self.command)
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:

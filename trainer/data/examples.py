@@ -57,12 +57,12 @@ def example_batch(
     # Behind a prompt that fills max_length nothing of any answer would be seen.
     generated = config.max_completion_length - 1 if METHODS[config.method].generates else 0
     kept = [prompt < config.max_length - generated for prompt, _ in counts]
-    lengths = [
-        prompt + answer for (prompt, answer), is_kept in zip(counts, kept, strict=True) if is_kept
-    ]
-    tally.dropped += len(kept) - len(lengths)
-    tally.truncated += sum(length > config.max_length for length in lengths)
-    tally.tokens += sum(min(length, config.max_length) for length in lengths)
+    whole = [sum(count) for count, is_kept in zip(counts, kept, strict=True) if is_kept]
+    fitted = [min(length, config.max_length) for length in whole]
+    tally.dropped += len(kept) - len(whole)
+    tally.truncated += sum(length > config.max_length for length in whole)
+    tally.tokens += sum(fitted)
+    tally.longest = max([tally.longest, *fitted])
     return batch.filter(pa.array(kept))
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 512
 BATCH_CHARACTERS = 4_000_000  # so that rows of megabytes do not meet in memory
-LAYOUT = 1  # raise it when the same input gives other tokens or labels than before
+LAYOUT = 2  # raise it when the same input gives other tokens or labels than before
 SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in Encoded._fields])
 
 log = logging.getLogger("trainer")
@@ -71,6 +71,8 @@ class Tally:
     dropped: int = 0
     """Rows with nothing to learn within max_length."""
     truncated: int = 0
+    longest: int = 0
+    """Tokens of the longest row that was kept; of a pair, of the longer answer with its prompt."""
     format: str = ""
     sha256: str = ""
     file_bytes: int = field(default=0, repr=False)
@@ -291,6 +293,7 @@ def _fitted(rows: Iterable[Encoded], config: TrainingConfig, tally: Tally) -> It
         # Nothing predicts the first token, so a label there teaches nothing.
         if any(label != NO_LOSS for label in fitted.labels[1:]):
             tally.tokens += len(fitted.input_ids)
+            tally.longest = max(tally.longest, len(fitted.input_ids))
             yield fitted
         else:
             tally.dropped += 1

@@ -13,10 +13,14 @@ class Method:
 
     module: str
     """Where it is; imported only when it is used."""
+    config: str
+    """The class of its arguments, as module:Class."""
     formats: tuple[str, ...]
     """How the rows of its datasets may be laid out, in the order in which formats are told."""
     learning_rates: tuple[float, float] = (2e-4, 2e-5)
     """The default with adapters, and for all weights."""
+    sequences: int = 1
+    """How many sequences of a row are in memory at once."""
     is_classifier: bool = False
     """Whether the model gets a head with one score instead of one over the vocabulary."""
 
@@ -37,14 +41,34 @@ class Method:
 
 
 METHODS = {
-    "cpt": Method("trainer.methods.cpt", ("text",)),
-    "dpo": Method("trainer.methods.dpo", ("preference",), (1e-5, 1e-6)),
-    "grpo": Method("trainer.methods.grpo", ("prompts",), (1e-5, 1e-6)),
-    "kto": Method("trainer.methods.kto", ("unpaired", "preference"), (1e-5, 1e-6)),
-    "orpo": Method("trainer.methods.orpo", ("preference",), (8e-5, 8e-6)),
-    "ppo": Method("trainer.methods.ppo", ("prompts",), (1e-5, 1e-6)),
-    "reward": Method("trainer.methods.reward", ("preference",), (1e-4, 1e-5), is_classifier=True),
-    "rloo": Method("trainer.methods.rloo", ("prompts",), (1e-5, 1e-6)),
-    "sft": Method("trainer.methods.sft", CHATS_AND_TEXTS),
+    "cpt": Method("trainer.methods.cpt", "trl:SFTConfig", ("text",)),
+    "dpo": Method(
+        "trainer.methods.dpo", "trl:DPOConfig", ("preference",), (1e-5, 1e-6), sequences=2
+    ),
+    "grpo": Method("trainer.methods.grpo", "trl:GRPOConfig", ("prompts",), (1e-5, 1e-6)),
+    "kto": Method("trainer.methods.kto", "trl:KTOConfig", ("unpaired", "preference"), (1e-5, 1e-6)),
+    "orpo": Method(
+        "trainer.methods.orpo",
+        "trl.experimental.orpo:ORPOConfig",
+        ("preference",),
+        (8e-5, 8e-6),
+        sequences=2,
+    ),
+    "ppo": Method(
+        "trainer.methods.ppo",
+        "trainer.methods.ppo_parts.config:PPOConfig",
+        ("prompts",),
+        (1e-5, 1e-6),
+    ),
+    "reward": Method(
+        "trainer.methods.reward",
+        "trl:RewardConfig",
+        ("preference",),
+        (1e-4, 1e-5),
+        sequences=2,
+        is_classifier=True,
+    ),
+    "rloo": Method("trainer.methods.rloo", "trl:RLOOConfig", ("prompts",), (1e-5, 1e-6)),
+    "sft": Method("trainer.methods.sft", "trl:SFTConfig", CHATS_AND_TEXTS),
 }
 """The methods by the names that TRL gives them."""

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.arguments import training_arguments
 from trainer.loop import JobTrainer, Run
+from trainer.old_names import old_names_allowed
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def assemble(run: Run, kind: type[Any], config_class: type[Any], **options: Any) -> Trainer:
+def assemble(run: Run, kind: type[Any], **options: Any) -> Trainer:
     """Return the trainer for one run.
 
     Args:
         run: its inputs.
         kind: the trainer's class.
-        config_class: of its arguments.
         options: arguments that the method adds, None where TRL's own default is wanted; and
             `trainer_options`, what the trainer's constructor takes besides the usual, and
             `mixin`, what comes before the trainer's class instead of `JobTrainer`.
@@ -29,16 +29,17 @@ def assemble(run: Run, kind: type[Any], config_class: type[Any], **options: Any)
     mixin = options.pop("mixin", JobTrainer)
     chosen = {name: value for name, value in options.items() if value is not None}
     arguments = training_arguments(
-        config_class, run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
+        run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
     )
     job_kind = type(f"Job{kind.__name__}", (mixin, kind), {})
-    trainer: Trainer = job_kind(
-        run,
-        model=run.model,
-        args=arguments,
-        train_dataset=run.train_dataset,
-        eval_dataset=run.eval_dataset,
-        processing_class=run.tokenizer,
-        **trainer_options,
-    )
+    with old_names_allowed():
+        trainer: Trainer = job_kind(
+            run,
+            model=run.model,
+            args=arguments,
+            train_dataset=run.train_dataset,
+            eval_dataset=run.eval_dataset,
+            processing_class=run.tokenizer,
+            **trainer_options,
+        )
     return trainer

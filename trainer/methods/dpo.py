@@ -16,13 +16,12 @@ if TYPE_CHECKING:
 
 def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOTrainer
 
     config = run.config
     return assemble(
         run,
         DPOTrainer,
-        DPOConfig,
         max_length=config.max_length,
         beta=config.beta,
         loss_type=config.loss_type and [config.loss_type],

@@ -17,6 +17,6 @@ if TYPE_CHECKING:
 
 def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
-    return build_online(run, GRPOTrainer, GRPOConfig, num_generations=run.config.num_generations)
+    return build_online(run, GRPOTrainer, num_generations=run.config.num_generations)

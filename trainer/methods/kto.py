@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts with an answer and its label."""
-    from trl import KTOConfig, KTOTrainer
+    from trl import KTOTrainer
 
     config = run.config
     return assemble(
         run,
         KTOTrainer,
-        KTOConfig,
         max_length=config.max_length,
         beta=config.beta,
         loss_type=config.loss_type,

@@ -117,7 +117,7 @@ def joined(batches: list[Batch]) -> Batch:
     return {name: join(name) for name in (batches[0] if batches else {})}
 
 
-def build_online(run: Run, kind: type[Any], config_class: type[Any], **options: Any) -> Trainer:
+def build_online(run: Run, kind: type[Any], **options: Any) -> Trainer:
     """Return the trainer of a method that generates; `options` are arguments that it adds.
 
     Raises:
@@ -131,7 +131,6 @@ def build_online(run: Run, kind: type[Any], config_class: type[Any], **options: 
     trainer = assemble(
         run,
         kind,
-        config_class,
         mixin=RolloutTrainer,
         trainer_options={
             "reward_funcs": rewards_of(config, run.train_dataset.column_names, device)

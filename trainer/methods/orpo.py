@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
 
     config = run.config
-    return assemble(run, ORPOTrainer, ORPOConfig, max_length=config.max_length, beta=config.beta)
+    return assemble(run, ORPOTrainer, max_length=config.max_length, beta=config.beta)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
-    from trainer.methods.ppo_parts.config import PPOConfig
     from trainer.methods.ppo_parts.trainer import PPOTrainer
 
-    return build_online(run, PPOTrainer, PPOConfig)
+    return build_online(run, PPOTrainer)

@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 
 def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
-    from trl import RewardConfig, RewardTrainer
+    from trl import RewardTrainer
 
-    return assemble(run, RewardTrainer, RewardConfig, max_length=run.config.max_length)
+    return assemble(run, RewardTrainer, max_length=run.config.max_length)

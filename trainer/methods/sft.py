@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def build(run: Run, **options: Any) -> Trainer:
     """Return the trainer for one run; its data are token ids and labels already."""
     from transformers import Trainer
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
     class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -31,4 +31,4 @@ def build(run: Run, **options: Any) -> Trainer:
         "max_length": run.config.max_length,
         "dataset_kwargs": {"skip_prepare_dataset": not packing},
     } | options
-    return assemble(run, LeanSFTTrainer, SFTConfig, **options)
+    return assemble(run, LeanSFTTrainer, **options)

@@ -294,3 +294,26 @@ def write(path, content):
 def files_below_key(base, place):
     prefix = Path(place).relative_to(base)
     return [str(prefix / name) for name in files_below(place)]
+
+
+async def test_a_commands_own_files_go_along_and_its_data_as_it_is(tmp_path, base):
+    (tmp_path / "tools").mkdir()
+    for name in ("train.py", "tools/a.py", "data.tar"):
+        (tmp_path / name).write_text(name)
+    files = [str(tmp_path / "train.py"), str(tmp_path / "tools")]
+    command = {"run": ["python", "train.py"], "files": files}
+    asked = TrainingConfig.model_validate(
+        {"trainer": "command", "dataset": str(tmp_path / "data.tar"), "command": command}
+    )
+
+    there = await ship(LocalMachine(), base, asked, print)
+
+    assert there.command is not None
+    assert [Path(place).name for place in there.command.files] == ["train.py", "tools"]
+    assert at(there.command.files[0]) == b"train.py"
+    assert files_below(there.command.files[1]) == ["a.py"]
+    assert at(there.dataset.path) == b"data.tar"
+    assert there.model == "none"
+    gone = asked.model_dump() | {"command": {**command, "files": ["gone.py"]}}
+    with pytest.raises(ConfigError, match="there is no such file"):
+        await ship(LocalMachine(), base, TrainingConfig.model_validate(gone), print)

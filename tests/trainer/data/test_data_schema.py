@@ -73,7 +73,8 @@ def test_a_column_name_that_we_do_not_have_is_refused(convert):
 
 def test_columns_that_fit_no_format_are_listed(convert):
     with pytest.raises(
-        DataError, match=r"d.jsonl:1: the columns 'a', 'b' fit no format.*instruction and output"
+        DataError,
+        match=r"d.jsonl:1: sft finds none of its formats in the columns 'a', 'b'.*instruction and",
     ):
         convert({"a": 1, "b": 2})
 
@@ -85,15 +86,19 @@ def test_cpt_takes_text_whatever_stands_beside_it(convert):
 
 
 @pytest.mark.parametrize(
-    ("row", "dataset"),
+    ("row", "dataset", "problem"),
     [
-        ({"messages": [USER, ASSISTANT]}, {}),
-        ({"messages": [USER, ASSISTANT], "text": "x"}, {"format": "messages"}),
-        ({"body": "x"}, {}),
+        ({"messages": [USER, ASSISTANT]}, {}, "cpt learns from text.*'messages'.*method: sft"),
+        (
+            {"messages": [USER, ASSISTANT], "text": "x"},
+            {"format": "messages"},
+            "cpt learns from text.*'messages'.*method: sft",
+        ),
+        ({"body": "x"}, {}, "cpt finds none of its formats in the columns 'body'.*: text"),
     ],
 )
-def test_cpt_refuses_anything_but_text(convert, row, dataset):
-    with pytest.raises(DataError, match=r"cpt trains on plain text.*Use method: sft"):
+def test_cpt_refuses_anything_but_text(convert, row, dataset, problem):
+    with pytest.raises(DataError, match=problem):
         convert(row, method="cpt", **dataset)
 
 

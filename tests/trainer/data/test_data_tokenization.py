@@ -49,6 +49,7 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
         "tokens": len(data.train[0]["input_ids"]),
         "dropped": 1,
         "truncated": 1,
+        "longest": len(data.train[0]["input_ids"]),
         "format": "messages",
         "train_rows": 1,
         "eval_rows": 0,

@@ -1,0 +1,77 @@
+"""Delivering what flows could not: their receiver was down when they ended, or they died."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import httpx
+
+from flows.locks import is_held
+from flows.logger import logger
+from flows.reporting.delivery import POST_SECONDS, Channel, Result, channels_of
+from flows.reporting.platform import Platform
+from flows.reporting.spool import Spool
+from flows.run_folder import RunFolder, run_folders
+
+AT_MOST_SECONDS = 20.0  # of one call: reconcile has more to do
+GIVE_UP_DAYS = 3.0  # after the last metric or alert
+
+
+async def deliver_leftovers() -> None:
+    """Deliver what is left of the runs of this computer that no flow works on.
+
+    A receiver that is down is not asked again for the next run. What is older than three days is
+    given up, and that is told.
+    """
+    platform = Platform.of_environment()
+    if not (platform.metrics or platform.alerts):
+        return
+    deadline = time.monotonic() + AT_MOST_SECONDS
+    down: set[str] = set()
+    async with httpx.AsyncClient(timeout=POST_SECONDS) as client:
+        for folder in run_folders():
+            if not (folder / "reporting").is_dir() or is_held(folder / ".lock"):
+                continue
+            try:
+                await _of_run(client, RunFolder(folder.name), platform, deadline, down)
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                logger().error("reports of %s: %s", folder.name, type(error).__name__)
+
+
+async def _of_run(
+    client: httpx.AsyncClient, run: RunFolder, platform: Platform, deadline: float, down: set[str]
+) -> None:
+    who = Spool(run).who()
+    if who is None or not platform.is_of(who.job_id):
+        return
+    for channel in channels_of(run, platform):
+        if channel.kind in down or time.monotonic() > deadline:
+            continue
+        if await _deliver(client, channel, run, deadline) is Result.LATER:
+            down.add(channel.kind)
+
+
+async def _deliver(
+    client: httpx.AsyncClient, channel: Channel, run: RunFolder, deadline: float
+) -> Result:
+    cursor = Spool(run).cursor(channel.kind)
+    if _age_days(run) > GIVE_UP_DAYS:
+        if not cursor.given_up and channel.has_more():
+            logger().warning("run %s: its %s were never taken: given up", run.run_id, channel.kind)
+            Spool(run).save_cursor(channel.kind, replace(cursor, given_up=True))
+        return Result.NOTHING
+    if time.time() < cursor.retry_at:
+        return Result.REFUSED
+    while (result := await channel.deliver_next(client, at_rest=True)) is Result.MOVED:
+        if time.monotonic() > deadline:
+            break
+    return result
+
+
+def _age_days(run: RunFolder) -> float:
+    """Return the days since the run's last metric or alert."""
+    times = [
+        path.stat().st_mtime for path in (run.metrics, Spool(run).alerts_file) if path.exists()
+    ]
+    return (time.time() - max(times, default=0.0)) / 86400

@@ -1,0 +1,116 @@
+"""Where metrics and alerts are reported to: addresses, keys and ids, from the environment.
+
+| variable                           | what it is                                               |
+| ---------------------------------- | -------------------------------------------------------- |
+| METRICS_API_URL, JOB_TOKEN         | where metrics go; sent as `Authorization: Bearer`        |
+| ALERT_API_URL, INTERNAL_API_KEY    | where alerts go; sent as `X-API-Key`                     |
+| USER_ID                            | whose job it is; alerts need it                          |
+| JOB_ID                             | the platform's id of the job; else the flow run's id     |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to POST, and by which right."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The address without its query, which may hold a secret."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """What is set up of a platform."""
+
+    metrics: Address | None
+    alerts: Address | None
+    job_id: str
+    """The platform's id of the job; empty: the flow run's id."""
+    user_id: str
+    problems: tuple[str, ...]
+    """Sentences: why something that seems meant is not reported."""
+
+    @classmethod
+    def of_environment(cls) -> Platform:
+        """Return what the environment says; what cannot be used is off, and told why."""
+        problems: list[str] = []
+        metrics = _address(
+            "METRICS_API_URL", "JOB_TOKEN", ("Authorization", "Bearer "), "metrics", problems
+        )
+        alerts = _address(
+            "ALERT_API_URL", "INTERNAL_API_KEY", ("X-API-Key", ""), "alerts", problems
+        )
+        if alerts and not _value("USER_ID"):
+            alerts = None
+            problems.append(
+                "ALERT_API_URL is set and USER_ID is not: no alerts are reported. Set USER_ID."
+            )
+        return cls(metrics, alerts, _value("JOB_ID"), _value("USER_ID"), tuple(problems))
+
+    def is_of(self, job_id: str) -> bool:
+        """Whether keys of ours can be for this job: each job of a platform may have its own."""
+        return self.job_id in {"", job_id}
+
+
+def _address(
+    variable: str, key_variable: str, header: tuple[str, str], what: str, problems: list[str]
+) -> Address | None:
+    """Return an address; None when there is none, or none that can be used.
+
+    Values are not quoted: a key may have been pasted into the wrong variable.
+    """
+    url, key = _value(variable), _value(key_variable)
+    problem = ""
+    if not url:
+        return None
+    if not _is_web(url):
+        problem = (
+            f"{variable} is no http:// or https:// address without a name and password in it: "
+            f"no {what} are reported. Correct it, or unset it."
+        )
+    elif not key:
+        problem = (
+            f"{variable} is set and {key_variable} is not: no {what} are reported. "
+            f"Set {key_variable}, or unset {variable}."
+        )
+    elif not (key.isascii() and key.isprintable()):
+        problem = (
+            f"{key_variable} has characters that no HTTP header can carry: no {what} are "
+            "reported. Copy it again."
+        )
+    if problem:
+        problems.append(problem)
+        return None
+    name, prefix = header
+    return Address(url, {name: prefix + key})
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # it is read here: a wrong one raises
+    except ValueError:
+        return False
+    return (
+        parts.scheme in {"http", "https"}
+        and bool(parts.hostname)
+        and "@" not in parts.netloc
+        and url.isprintable()
+        and " " not in url
+    )
+
+
+def _value(variable: str) -> str:
+    return os.environ.get(variable, "").strip()

@@ -1,0 +1,13 @@
+"""`trainctl check` also tells what is wrong with the reports' settings."""
+
+from __future__ import annotations
+
+
+def test_an_address_without_its_token_is_one_warning_and_no_failure(trainctl, monkeypatch):
+    monkeypatch.setenv("METRICS_API_URL", "http://127.0.0.1:9/metrics")
+    monkeypatch.delenv("JOB_TOKEN", raising=False)
+
+    result = trainctl("check")
+
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("METRICS_API_URL is set and JOB_TOKEN is not") == 1

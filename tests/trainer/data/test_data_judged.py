@@ -1,0 +1,122 @@
+"""Pairs, judged answers and prompts: every layout of them, and what is wrong with a row."""
+
+import json
+
+import pytest
+
+from trainer.data import inspect_dataset
+from trainer.data.judged import Judged, Preference, Prompt
+from trainer.data.parsing import Row
+from trainer.data.schema import choose_schema
+from trainer.data.turns import RowProblem
+from trainer.errors import DataError
+
+USER = {"role": "user", "content": "2+2?"}
+GOOD = {"role": "assistant", "content": "4"}
+BAD = {"role": "assistant", "content": "5"}
+
+
+@pytest.fixture
+def convert(make_config):
+    """Return a function: row and config settings → what is learnt from."""
+
+    def converted(row, method="dpo", **dataset):
+        config = make_config({"path": "d.jsonl", **dataset}, method=method)
+        return choose_schema(Row("d.jsonl", 1, "line", row), config).convert(row)
+
+    return converted
+
+
+@pytest.mark.parametrize(
+    ("row", "pair"),
+    [
+        (
+            {"prompt": "2+2=", "chosen": "4", "rejected": "5", "score": 1},
+            Preference("2+2=", "4", "5"),
+        ),
+        (
+            {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+            Preference([USER], [GOOD], [BAD]),
+        ),
+        ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, Preference([USER], [GOOD], [BAD])),
+        (
+            {"chosen": "Human: 2+2? AI: four", "rejected": "Human: 2+2? AI: five"},
+            Preference("Human: 2+2? AI: ", "four", "five"),
+        ),
+    ],
+    ids=["texts", "messages", "conversations that part", "texts that part"],
+)
+def test_a_pair_is_told_in_each_of_its_layouts(convert, row, pair):
+    assert convert(row) == pair
+
+
+@pytest.mark.parametrize(
+    ("label", "meant"), [(True, True), (False, False), ("true", True), (0, False), ("1", True)]
+)
+def test_a_label_is_read_as_people_write_it(convert, label, meant):
+    row = {"prompt": "2+2=", "completion": "4", "label": label}
+
+    assert convert(row, method="kto") == Judged("2+2=", "4", meant)
+
+
+def test_kto_takes_pairs_too(convert):
+    row = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
+
+    assert convert(row, method="kto") == Preference("2+2=", "4", "5")
+
+
+def test_columns_may_have_other_names(convert):
+    row = {"question": "2+2=", "better": "4", "worse": "5"}
+    columns = {"prompt": "question", "chosen": "better", "rejected": "worse"}
+
+    assert convert(row, columns=columns) == Preference("2+2=", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"prompt": "a", "chosen": "x", "rejected": "x"}, "rejected: is the same as chosen"),
+        ({"prompt": "a", "chosen": "x", "rejected": [BAD]}, "rejected: is a list where chosen is"),
+        ({"prompt": [USER], "chosen": "x", "rejected": "y"}, "chosen: is a text where prompt is"),
+        ({"prompt": "a", "chosen": "", "rejected": "y"}, "chosen: is empty"),
+        ({"chosen": "apples", "rejected": "pears"}, "rejected: and chosen do not begin with one"),
+        (
+            {"prompt": [USER, GOOD], "chosen": [GOOD], "rejected": [BAD]},
+            "prompt: ends with the assistant's turn",
+        ),
+    ],
+)
+def test_what_is_no_pair_is_told_with_the_remedy(convert, row, problem):
+    with pytest.raises(RowProblem, match=f"^{problem}"):
+        convert(row)
+
+
+def test_a_label_that_is_none_is_told(convert):
+    with pytest.raises(RowProblem, match=r"^label: is a text; write true or false"):
+        convert({"prompt": "a", "completion": "b", "label": "good"}, method="kto")
+
+
+@pytest.mark.parametrize(
+    ("method", "row", "remedy"),
+    [
+        ("sft", {"prompt": "a", "chosen": "b", "rejected": "c"}, "Use method: dpo or kto or orpo"),
+        ("dpo", {"messages": [USER, GOOD]}, "Use method: sft"),
+        ("kto", {"text": "x"}, "Use method: cpt or sft"),
+    ],
+)
+def test_rows_of_another_method_name_the_method_that_takes_them(convert, method, row, remedy):
+    with pytest.raises(DataError, match=remedy):
+        convert(row, method=method)
+
+
+def test_the_report_names_bad_pairs_by_line(tmp_path, make_config):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": "a", "chosen": "b"}]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+
+    with pytest.raises(DataError, match=r"pairs.jsonl:2: rejected: is missing"):
+        inspect_dataset(make_config(str(path), method="dpo"))
+
+
+def test_a_prompt_keeps_the_other_columns_for_reward_functions():
+    assert Prompt("2+2=", {"answer": "4"}).characters == 4

@@ -1,0 +1,73 @@
+"""Other projects by name: our settings in their words. Nothing here imports torch.
+
+Adding one is a file with a `PRESET`, a line here, and its name in `trainer.config.command`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainer.config import CommandConfig, TrainingConfig
+from trainer.explain import validated
+from trainer.files import read_json
+from trainer.job_directory import JobDirectory
+from trainer.presets.axolotl import PRESET as AXOLOTL
+from trainer.presets.llama_factory import PRESET as LLAMA_FACTORY
+from trainer.presets.preset import Preset, Start, refuse
+from trainer.presets.rows import write_rows
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (AXOLOTL, LLAMA_FACTORY)}
+
+__all__ = ["PRESETS", "Preset", "check_preset", "translate"]
+
+
+def check_preset(config: TrainingConfig) -> None:
+    """Refuse what another project cannot do.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    refuse(config, PRESETS[config.trainer])
+
+
+def translate(directory: JobDirectory, resume_from: Path | None) -> dict[str, Any]:
+    """Write another project's files into a job directory; return the `command` that runs it.
+
+    Args:
+        directory: the job's.
+        resume_from: the checkpoint to continue from, if any.
+
+    Raises:
+        ConfigError: there is no config, or the project cannot do what it asks for.
+        DataError: a row cannot be used.
+    """
+    record = (read_json(directory.job) or {}).get("config")
+    config = validated(TrainingConfig, record, str(directory.job))
+    preset = PRESETS[config.trainer]
+    refuse(config, preset)
+    start = Start(
+        config=config,
+        root=directory.root.resolve(),
+        resume_from=resume_from.resolve() if resume_from else None,
+        batch_divisor=directory.read_status().batch_divisor,
+        has_gpu=Path("/proc/driver/nvidia").exists(),
+    )
+    write_rows(start)
+    return as_command(preset, start)
+
+
+def as_command(preset: Preset, start: Start) -> dict[str, Any]:
+    """Write a project's own settings; return the `command` that runs it."""
+    for path, text in preset.files(start).items():
+        target = start.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    given = start.config.command or CommandConfig()
+    program = given.run if isinstance(given.run, list) and given.run else [preset.program]
+    return {
+        **given.model_dump(mode="json"),
+        **preset.command,
+        "env": {**preset.command.get("env", {}), **given.env},
+        "run": [*program, *preset.arguments],
+    }

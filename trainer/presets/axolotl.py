@@ -1,0 +1,123 @@
+"""Axolotl 0.19: `axolotl train SETTINGS`. Names are those of its config schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.config import LoraConfig
+from trainer.presets.preset import FOLDER, OUT, Preset, Start, as_yaml
+
+SETTINGS = f"{FOLDER}/axolotl.yaml"
+NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?|nan|inf"
+
+
+def _files(start: Start) -> dict[str, str]:
+    return {SETTINGS: as_yaml(_settings(start))}
+
+
+def _settings(start: Start) -> dict[str, Any]:
+    config = start.config
+    warmup = config.warmup_steps
+    packs = config.packing if config.packing is not None else config.method == "cpt"
+    return {
+        "base_model": config.model,
+        "reinit_weights": config.init == "random" or None,
+        **_lora(config.peft),
+        "datasets": [_dataset(start, str(start.rows))],
+        "dataset_prepared_path": str(start.root / FOLDER / "prepared"),
+        **_evaluation(start),
+        "sequence_len": config.max_length,
+        "excess_length_strategy": "truncate",
+        "sample_packing": packs,
+        "train_on_inputs": not config.assistant_only_loss,
+        "output_dir": str(start.root / OUT),
+        "num_epochs": config.num_train_epochs,
+        "max_steps": config.max_steps if config.max_steps > 0 else None,
+        "micro_batch_size": start.batch_size,
+        "gradient_accumulation_steps": start.accumulation,
+        "learning_rate": start.learning_rate,
+        "lr_scheduler": config.lr_scheduler_type,
+        **({"warmup_ratio": warmup} if warmup < 1 else {"warmup_steps": int(warmup)}),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "optimizer": config.optim,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "bf16": {"auto": "auto", "bfloat16": True}.get(config.dtype, False),
+        "fp16": config.dtype == "float16",
+        "seed": config.seed,
+        "logging_steps": config.logging_steps,
+        "save_steps": config.save_steps,
+        "save_total_limit": config.save_total_limit,
+        "resume_from_checkpoint": start.resume_from and str(start.resume_from),
+        **config.arguments,
+    }
+
+
+def _lora(peft: LoraConfig | None) -> dict[str, Any]:
+    if peft is None:
+        return {}
+    every = isinstance(peft.target_modules, str)
+    return {
+        "adapter": "lora",
+        "lora_r": peft.r,
+        "lora_alpha": peft.lora_alpha,
+        "lora_dropout": peft.lora_dropout,
+        "lora_target_linear": every or None,
+        "lora_target_modules": None if every else peft.target_modules,
+        "lora_modules_to_save": peft.modules_to_save,
+    }
+
+
+def _dataset(start: Start, path: str) -> dict[str, Any]:
+    if start.config.method == "cpt":
+        return {"path": path, "ds_type": "json", "type": "completion", "field": "text"}
+    return {
+        "path": path,
+        "ds_type": "json",
+        "type": "chat_template",
+        "field_messages": "messages",
+        "message_property_mappings": {"role": "role", "content": "content"},
+    }
+
+
+def _evaluation(start: Start) -> dict[str, Any]:
+    if not start.evaluates:
+        return {}
+    config = start.config
+    when = {"eval_steps": config.eval_steps} if config.eval_steps else {"evals_per_epoch": 1}
+    held_out: dict[str, Any] = {"val_set_size": config.dataset.eval_fraction}
+    if start.eval_rows:
+        held_out = {"test_datasets": [{**_dataset(start, str(start.eval_rows)), "split": "train"}]}
+    return {
+        **held_out,
+        **when,
+        "eval_batch_size": config.per_device_eval_batch_size,
+        "early_stopping_patience": config.early_stopping_patience,
+    }
+
+
+PRESET = Preset(
+    name="axolotl",
+    program="axolotl",
+    arguments=("train", "{job_directory}/" + SETTINGS),
+    files=_files,
+    command={
+        "metrics": [
+            # transformers' progress bar, and the dictionary that it prints at logging steps
+            r"^\s*\d+%\|[^|]*\| (?P<step>\d+)/(?P<total_steps>\d+) \[",
+            rf"'loss': '?(?P<train_loss>{NUMBER})'?"
+            rf"(?:.*'grad_norm': '?(?P<grad_norm>{NUMBER}))?"
+            rf"(?:.*'learning_rate': '?(?P<learning_rate>{NUMBER}))?"
+            r"(?:.*'epoch': '?(?P<epoch>[\d.]+))?",
+            rf"'eval_loss': '?(?P<eval_loss>{NUMBER})",
+        ],
+        "checkpoints": f"{OUT}/checkpoint-*",
+        "checkpoint_marker": "trainer_state.json",  # transformers writes it last
+        "output": OUT,
+        "env": {"AXOLOTL_DO_NOT_TRACK": "1"},
+    },
+    cannot={
+        "peft.bias": lambda config: config.peft and config.peft.bias != "none",
+        "early_stopping_threshold": lambda config: config.early_stopping_threshold,
+    },
+)

@@ -1,0 +1,59 @@
+"""Our checked rows as other projects read them: JSONL of `messages`, or of `text`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trainer.config import TrainingConfig
+from trainer.data.reading import Source, open_source
+from trainer.data.schema import Chat, Example, PlainText
+from trainer.data.validation import CheckedReading, open_eval_source
+from trainer.errors import DataError
+from trainer.presets.preset import Start
+
+SAID = {"role", "content"}
+
+
+def write_rows(start: Start) -> None:
+    """Write the rows of a job unless an earlier start did.
+
+    Raises:
+        DataError: a row cannot be used, or other projects have no place for what is in it.
+    """
+    data = start.config.dataset
+    if not start.rows.exists():
+        source = open_source(data.path, data.subset, data.split)
+        _write(source, start.config, start.rows, "dataset.path")
+    if start.eval_rows and not start.eval_rows.exists():
+        _write(open_eval_source(start.config), start.config, start.eval_rows, "dataset.eval_path")
+
+
+def _write(source: Source, config: TrainingConfig, target: Path, field: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_suffix(".arriving")
+    with staged.open("w", encoding="utf-8") as stream:
+        for row, example in CheckedReading(source, config):
+            record = _record(example, config, f"{field}, {row.place}")
+            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+    staged.rename(target)
+
+
+def _record(example: Example, config: TrainingConfig, place: str) -> dict[str, object]:
+    if config.method == "cpt":
+        if isinstance(example, PlainText):
+            return {"text": example.prompt + example.completion}
+        raise DataError(f"{place}: is a chat; method cpt reads plain text.")
+    if not isinstance(example, Chat):
+        raise DataError(
+            f"{place}: is plain text without a chat, which trainer: {config.trainer} cannot learn.",
+            "Give the rows as messages, or train with trainer: builtin.",
+        )
+    for message in example.messages:
+        if further := sorted(message.keys() - SAID):
+            raise DataError(
+                f"{place}: a message has {further[0]!r}, for which trainer: {config.trainer} "
+                "has no place.",
+                "Remove it, or train with trainer: builtin.",
+            )
+    return {"messages": example.messages}
