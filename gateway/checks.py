@@ -144,11 +144,18 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
     if not all(check.ok for check in checks):
         return checks
     if not can_estimate(job):
-        ours = job.training.trainer == "builtin"
-        text = f"unknown: {'torch is not installed here' if ours else 'the trainer is not ours'}"
+        text = f"unknown: {_why_no_estimate(job)}"
         return [*checks, Check("estimate", ok=True, text=text, facts={})]
     say("estimating memory and time")
     return [*checks, _attempt("estimate", lambda: _estimate(job))]
+
+
+def _why_no_estimate(job: TrainingJob) -> str:
+    if job.training.trainer != "builtin":
+        return "the trainer is not ours"
+    if any(references(job.training)):
+        return "code of yours takes part, and is not run here"
+    return "torch is not installed here"
 
 
 def _attempt(name: str, look: Callable[[], tuple[str, dict[str, Any]]]) -> Check:

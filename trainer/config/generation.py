@@ -51,6 +51,25 @@ def check_generation(config: TrainingConfig) -> None:
         _refuse_given(config, ["num_generations"])
 
 
+def generation_arguments(config: TrainingConfig) -> dict[str, Any]:
+    """Return the arguments of a method that generates, None where its own default is wanted."""
+    arguments = {
+        "beta": config.beta,
+        "max_completion_length": config.max_completion_length,
+        "temperature": config.temperature,
+        "num_generations": config.num_generations,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}
+
+
+def uses_of_prompt(config: TrainingConfig) -> int:
+    """Return how many answers to a prompt are learnt from in an epoch, counting every pass."""
+    if config.method == "ppo":
+        return int(config.arguments.get("num_ppo_epochs", 4))
+    answers = config.num_generations or NUM_GENERATIONS.get(config.method, 1)
+    return int(answers * config.arguments.get("num_iterations", 1))
+
+
 def _refuse_given(config: TrainingConfig, names: list[str]) -> None:
     """Compare values, not what was given: a job that was written down again gives everything."""
     given = [name for name in names if getattr(config, name) != FIELDS[name]]

@@ -19,4 +19,4 @@ def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
     from trl import GRPOTrainer
 
-    return build_online(run, GRPOTrainer, num_generations=run.config.num_generations)
+    return build_online(run, GRPOTrainer)

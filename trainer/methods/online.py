@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.config.generation import generation_arguments
 from trainer.errors import DataError
 from trainer.loop import JobTrainer, Run
 from trainer.methods.assembly import assemble
@@ -117,8 +118,8 @@ def joined(batches: list[Batch]) -> Batch:
     return {name: join(name) for name in (batches[0] if batches else {})}
 
 
-def build_online(run: Run, kind: type[Any], **options: Any) -> Trainer:
-    """Return the trainer of a method that generates; `options` are arguments that it adds.
+def build_online(run: Run, kind: type[Any]) -> Trainer:
+    """Return the trainer of a method that generates.
 
     Raises:
         DataError: there are too few prompts for one rollout.
@@ -135,10 +136,7 @@ def build_online(run: Run, kind: type[Any], **options: Any) -> Trainer:
         trainer_options={
             "reward_funcs": rewards_of(config, run.train_dataset.column_names, device)
         },
-        beta=config.beta,
-        max_completion_length=config.max_completion_length,
-        temperature=config.temperature,
-        **options,
+        **generation_arguments(config),
     )
     sampler = trainer._get_train_sampler(run.train_dataset)
     if len(sampler) == 0:

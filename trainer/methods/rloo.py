@@ -19,4 +19,4 @@ def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
     from trl import RLOOTrainer
 
-    return build_online(run, RLOOTrainer, num_generations=run.config.num_generations)
+    return build_online(run, RLOOTrainer)
