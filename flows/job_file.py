@@ -73,6 +73,10 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(training, dict):
         training = dict(training)
         _resolve(training, "model", folder)
+        _resolve(training, "reward_model", folder)
+        for field in ("reward_functions", "callbacks", "formatting"):
+            if field in training:
+                training[field] = _with_code(training[field], folder)
         dataset = training.get("dataset")
         if isinstance(dataset, dict):
             training["dataset"] = dataset = dict(dataset)
@@ -97,6 +101,13 @@ def _resolve(settings: dict[str, Any], name: str, folder: Path) -> None:
         path = _absolute(text, folder)
         if path.exists() or text.startswith((".", "/", "~")):
             settings[name] = str(path)
+
+
+def _with_code(value: Any, folder: Path) -> Any:
+    """Return `path.py:name`, or a list of such, with absolute paths; other names stay."""
+    if isinstance(value, list):
+        return [_with_code(each, folder) for each in value]
+    return str(_absolute(value, folder)) if isinstance(value, str) and ".py:" in value else value
 
 
 def _absolute(text: str, folder: Path) -> Path:

@@ -15,10 +15,12 @@ from gateway.exits import sentence
 from gateway.foreign_checks import check_foreign
 from gateway.view import duration
 from trainer.config import TrainingJob
+from trainer.custom_code import check_code, code_hashes, references
 from trainer.data import DatasetReport, inspect_dataset
 from trainer.data.reading import names_hub_dataset
 from trainer.errors import ConfigError, OrchestratorError
 from trainer.model import check_model_files
+from trainer.rewards.scorer import check_scorer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def checked_job(
     check_foreign(job)
     check_dataset(job)
     check_model(job)
+    check_own_parts(job)
     _check_provider(job)
     return job
 
@@ -78,7 +81,7 @@ def _names(text: str) -> str | list[str]:
 
 
 def check_dataset(job: TrainingJob) -> DatasetReport | None:
-    """Read all rows that are on this computer; None when the Hub has them, or they are a command's.
+    """Read all rows that are on this computer; None when the Hub, a command or `formatting` has them.
 
     Raises:
         DataError: there is nothing, or a row cannot be used.
@@ -87,9 +90,22 @@ def check_dataset(job: TrainingJob) -> DatasetReport | None:
     if job.training.trainer == "command":
         return None
     sources = [path for path in (dataset.path, dataset.eval_path) if path]
+    if job.training.formatting:
+        return None  # nothing of the user's runs here, and without it these are no rows yet
     if any(not Path(path).expanduser().exists() and names_hub_dataset(path) for path in sources):
         return None
     return inspect_dataset(job.training)
+
+
+def check_own_parts(job: TrainingJob) -> None:
+    """Look at the user's own code, without running it, and at the model that gives rewards.
+
+    Raises:
+        ConfigError: a file is missing, is no Python, or does not have the name.
+    """
+    check_code(job.training)
+    if job.training.reward_model:
+        check_scorer(job.training.reward_model)
 
 
 def check_model(job: TrainingJob) -> None:
@@ -121,16 +137,25 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
     say("reading the dataset")
     checks.append(_attempt("dataset", lambda: _dataset(job)))
     checks.append(_attempt("model", lambda: _model(job)))
+    if job.training.reward_model or any(references(job.training)):
+        checks.append(_attempt("code", lambda: _own_parts(job)))
     say("asking the provider")
     checks.append(_attempt("machine", lambda: _machine(job)))
     if not all(check.ok for check in checks):
         return checks
     if not can_estimate(job):
-        ours = job.training.trainer == "builtin"
-        text = f"unknown: {'torch is not installed here' if ours else 'the trainer is not ours'}"
+        text = f"unknown: {_why_no_estimate(job)}"
         return [*checks, Check("estimate", ok=True, text=text, facts={})]
     say("estimating memory and time")
     return [*checks, _attempt("estimate", lambda: _estimate(job))]
+
+
+def _why_no_estimate(job: TrainingJob) -> str:
+    if job.training.trainer != "builtin":
+        return "the trainer is not ours"
+    if any(references(job.training)):
+        return "code of yours takes part, and is not run here"
+    return "torch is not installed here"
 
 
 def _attempt(name: str, look: Callable[[], tuple[str, dict[str, Any]]]) -> Check:
@@ -146,12 +171,20 @@ def _dataset(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     if job.training.trainer == "command":
         return f"{job.training.dataset.path}; how it is laid out is the command's matter", {}
     if report is None:
-        return f"{job.training.dataset.path} on the Hub; its rows are checked when it starts", {}
+        place = "is formatted by the trainer" if job.training.formatting else "is on the Hub"
+        return f"{job.training.dataset.path} {place}; its rows are checked when it starts", {}
     text = (
         f"{report.rows:,} rows, format {report.format}, {report.bytes / 1e6:.2f} MB, "
         f"{report.mean_characters:.0f} characters a row, no bad rows"
     )
     return text, asdict(report)
+
+
+def _own_parts(job: TrainingJob) -> tuple[str, dict[str, Any]]:
+    check_own_parts(job)
+    hashes = code_hashes(job.training)
+    parts = [*hashes, *([job.training.reward_model] if job.training.reward_model else [])]
+    return f"{', '.join(parts)}; read, not run", {"sha256": hashes}
 
 
 def _model(job: TrainingJob) -> tuple[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 CONTRACT = {
     "checkpoints",
     "config",
+    "custom_code",
     "data",
     "errors",
     "explain",
@@ -24,6 +25,7 @@ CONTRACT = {
     "metrics",
     "model",
     "presets",
+    "rewards",
 }
 """The trainer's modules that an orchestrator may import; none of them imports torch."""
 ALLOWED = {

@@ -6,6 +6,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── ConfigError              stop: tell the user which field, which value, which remedy
     │   ├── DataError            stop: the dataset is wrong; rows are named
     │   └── ModelNotFound        stop: neither a folder nor a model the Hub gives us
+    ├── CodeError                stop: the user's own code raised an error, or returned nonsense
     ├── DependencyError          stop: something that must be installed is not
     ├── OutOfMemory              retry: with half the batch and twice the accumulation
     ├── TrainingDiverged         stop: the loss became NaN or infinite
@@ -76,6 +77,10 @@ class ModelNotFound(ConfigError):
         "Give the path of a folder with config.json, or the name of a model on the Hub "
         "(and HF_TOKEN when it is private)."
     )
+
+
+class CodeError(OrchestratorError):
+    default_suggestion = "Correct the file and run the job again."
 
 
 class DependencyError(OrchestratorError):

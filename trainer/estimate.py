@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.arguments import precision, split_batch, training_arguments
 from trainer.config import TrainingConfig, TrainingJob
+from trainer.config.generation import generation_arguments, uses_of_prompt
 from trainer.errors import ConfigError, OrchestratorError
 from trainer.explain import validated
 from trainer.files import read_json
@@ -88,7 +89,9 @@ def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
     Raises:
         ConfigError: naming the argument.
     """
-    training_arguments(config, directory, max_length=config.max_length)
+    generates = METHODS[config.method].generates
+    own = generation_arguments(config) if generates else {"max_length": config.max_length}
+    training_arguments(config, directory, **own)
 
 
 def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
@@ -99,7 +102,8 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     sampled = min(rows, SAMPLE_ROWS)
     prepared = _sample(config, sampled, folder)
     scale = rows / sampled
-    longest = min(prepared.facts["longest"], config.max_length)
+    answer = config.max_completion_length if METHODS[config.method].generates else 0
+    longest = min(prepared.facts["longest"] + answer, config.max_length)
     return {
         "rows": rows,
         "train_rows": math.ceil(len(prepared.train) * scale),
@@ -116,6 +120,7 @@ def total_steps(config: TrainingConfig, data: dict[str, Any]) -> int:
     examples: int = data["train_rows"]
     if _packs(config):
         examples = math.ceil(data["tokens"] / config.max_length)
+    examples *= uses_of_prompt(config)
     batches = math.ceil(examples / config.per_device_train_batch_size)
     per_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
     return math.ceil(config.num_train_epochs * per_epoch)

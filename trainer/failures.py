@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import pickle
 import shutil
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import (
+    CodeError,
     DependencyError,
     DiskFull,
     IntegrityError,
@@ -88,6 +90,33 @@ def tensors_expected(checkpoint: str) -> Iterator[None]:
             f"{checkpoint} holds something else than tensors ({reason}).",
             "Nothing of it was run. Find out who wrote it, remove it and run the job again: "
             "it continues from the checkpoint before.",
+        ) from error
+
+
+@contextmanager
+def in_own_code(path: Path, what: str) -> Iterator[None]:
+    """Name file, line and function where the user's own code raised an error.
+
+    Args:
+        path: the file.
+        what: whose part it takes, such as a field of the config.
+
+    Raises:
+        CodeError: for any exception but one of ours, and memory that ran out.
+    """
+    try:
+        yield
+    except (OrchestratorError, MemoryError):
+        raise
+    except Exception as error:
+        if any(sign in str(error) for sign in _MEMORY):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        own = next((frame for frame in reversed(frames) if frame.filename == str(path)), None)
+        where = f", line {own.lineno}, in {own.name}" if own else ""
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:500]
+        raise CodeError(
+            f"{what}: {path}{where}: {type(error).__name__}: {reason.rstrip('.')}."
         ) from error
 
 

@@ -15,17 +15,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def check_model_files(model: str) -> None:
+def check_model_files(
+    model: str, field: str = "training.model", needed: tuple[str, ...] = ("config.json",)
+) -> None:
     """Refuse a model that cannot be there, without importing anything heavy.
 
+    Args:
+        model: as the user names it.
+        field: where, for the error.
+        needed: files of which one must be there.
+
     Raises:
-        ModelNotFound: `model` is a path, and no folder with a config.json is there.
+        ModelNotFound: `model` is a path, and no folder with such a file is there.
     """
     path = Path(model).expanduser()
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
-    if looks_like_path and not (path / "config.json").is_file():
-        what = "has no config.json" if path.is_dir() else "is no folder"
-        raise ModelNotFound(f"training.model: {path} {what}.")
+    if looks_like_path and not any((path / name).is_file() for name in needed):
+        what = f"has no {' or '.join(needed)}" if path.is_dir() else "is no folder"
+        raise ModelNotFound(f"{field}: {path} {what}.")
 
 
 def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:

@@ -39,6 +39,8 @@ def write_output(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: dict[str, Any],
+    *,
+    code: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write output/ in one step and return its manifest.
 
@@ -48,6 +50,7 @@ def write_output(
         model: the trained model; of a PEFT model only the adapters are written.
         tokenizer: as used, chat template included.
         data: facts about the dataset: rows, tokens, sha256.
+        code: the SHA-256 of each file of the user's own code, by name.
     """
     staged = directory.root / ".output"
     shutil.rmtree(staged, ignore_errors=True)
@@ -60,7 +63,8 @@ def write_output(
         model.save_pretrained(staged, **trained)
         tokenizer.save_pretrained(staged)
         (staged / "README.md").write_text(model_card(config, data, metrics), encoding="utf-8")
-        manifest = write_manifest(staged, method=config.method, metrics=metrics, data=data)
+        facts = {"data": data, **({"code": code} if code else {})}
+        manifest = write_manifest(staged, method=config.method, metrics=metrics, **facts)
     except Exception as error:
         named = translate(error, directory.root)  # first: it tells how full the disk was
         shutil.rmtree(staged, ignore_errors=True)

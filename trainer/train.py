@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoints
 from trainer.config import TrainingConfig
+from trainer.custom_code import check_code, code_hashes, load_callbacks
 from trainer.data import inspect_dataset
 from trainer.errors import ConfigError
 from trainer.explain import validated
@@ -27,6 +28,7 @@ from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
 from trainer.old_names import old_names_allowed
 from trainer.output import is_whole, write_output
+from trainer.rewards.scorer import check_scorer
 from trainer.wish import Interrupted, Wish
 
 if TYPE_CHECKING:
@@ -72,6 +74,9 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
         _say("the output is there already")
         return JobState.COMPLETED
     check_model_files(config.model)
+    check_code(config)
+    if config.reward_model:
+        check_scorer(config.reward_model)
     report = inspect_dataset(config)
     _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
 
@@ -94,7 +99,8 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
 
     if best := evaluation.best_steps():
         _load_best(trainer, directory, max(best))
-    write_output(directory, as_named(directory, config), trainer.model, run.tokenizer, data)
+    named, code = as_named(directory, config), code_hashes(config)
+    write_output(directory, named, trainer.model, run.tokenizer, data, code=code)
     return JobState.COMPLETED
 
 
@@ -167,6 +173,8 @@ def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
     trainer.add_callback(Recorder(run.directory, trainer, run.directory.read_status().attempt))
     if run.eval_dataset is not None:
         trainer.add_callback(evaluation)
+    for callback in load_callbacks(run.config):
+        trainer.add_callback(callback)
     trainer.add_callback(obedience)
     return trainer, obedience, evaluation
 

@@ -20,6 +20,7 @@ from typing import Any
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
 from trainer.config import TrainingConfig, TrainingJob
+from trainer.custom_code import references
 from trainer.errors import ConfigError, TrainingFailed, from_dict
 
 PATIENCE_SECONDS = 900
@@ -53,8 +54,12 @@ TERAFLOPS = {
 
 
 def can_estimate(job: TrainingJob) -> bool:
-    """Whether a job's steps can be counted here: the trainer is ours, and there is torch."""
-    return job.training.trainer == "builtin" and importlib.util.find_spec("torch") is not None
+    """Whether a job's steps can be counted here: the trainer is ours, and there is torch.
+
+    Counting trains a few steps, and code of the user's is run where the job trains, not here.
+    """
+    ours = job.training.trainer == "builtin" and not any(references(job.training))
+    return ours and importlib.util.find_spec("torch") is not None
 
 
 def estimated(job: TrainingJob) -> dict[str, Any]:

@@ -60,3 +60,17 @@ def test_paths_are_relative_to_the_file(tmp_path):
     assert job.training.dataset.path == str(tmp_path / "data.jsonl")
     assert job.training.model == "org/name"
     assert job.output_dir == str(tmp_path / "out")
+
+
+def test_paths_of_own_code_are_relative_to_the_file(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(
+        "name: a\ntraining: {model: org/name, dataset: a.jsonl, method: grpo, formatting: f.py:g,"
+        " callbacks: [sub/c.py:C], reward_functions: [length, r.py:mine]}\n"
+    )
+
+    training = load_job(path).training
+
+    assert training.reward_functions == ["length", f"{tmp_path}/r.py:mine"]
+    assert training.callbacks == [f"{tmp_path}/sub/c.py:C"]
+    assert training.formatting == f"{tmp_path}/f.py:g"

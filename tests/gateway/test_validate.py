@@ -51,3 +51,16 @@ def test_validate_tells_everything_that_is_wrong_at_once(tmp_path: Path):
         "machine",
     ]
     assert checks["machine"]["class"] == "CapacityError"
+
+
+def test_validate_reads_own_code_and_runs_none_of_it(tmp_path: Path):
+    proof, code = tmp_path / "proof", tmp_path / "mine.py"
+    code.write_text(f"open({str(proof)!r}, 'w')\ndef tidy(row):\n    return row\n")
+
+    good = call_trainctl("validate", job_file(tmp_path, formatting="mine.py:tidy"))
+    bad = call_trainctl("validate", job_file(tmp_path, formatting="mine.py:tidi"))
+
+    assert (good.returncode, bad.returncode) == (0, 2), good.stdout
+    assert "code of yours takes part" in good.stdout
+    assert "mine.py has no 'tidi'; it has tidy. Did you mean tidy?" in bad.stdout
+    assert not proof.exists()

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainer.config.command import CommandConfig, TrainerName, check_trainer, without_model
 from trainer.config.dataset import DatasetConfig
+from trainer.config.generation import check_generation
 from trainer.config.peft import LoraConfig
 from trainer.config.settings import Settings, Text
 from trainer.methods import METHODS
@@ -44,7 +45,8 @@ class TrainingConfig(Settings):
     method: MethodName = "sft"
     """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
     from pairs of a better and a worse answer. kto: from single answers that are good or bad.
-    reward: a model that scores answers, from such pairs."""
+    reward: a model that scores answers, from such pairs. grpo, rloo, ppo: from prompts alone; the
+    model answers, and reward_functions or a reward_model say how well."""
     model: Text
     """The base model: a folder, or a model on the Hub."""
     init: Literal["pretrained", "random"] = "pretrained"
@@ -66,10 +68,26 @@ class TrainingConfig(Settings):
     learning_rate: float | None = Field(default=None, gt=0, le=10)
     """null: the method's own, such as 2e-4 for sft with adapters and 2e-5 for all weights."""
     beta: float | None = Field(default=None, ge=0)
-    """How much the model is held to what it was (dpo, kto), or how much preferences weigh (orpo).
-    null: as TRL has it, 0.1."""
+    """How much the model is held to what it was (dpo, kto, grpo, rloo, ppo), or how much
+    preferences weigh (orpo). null: the method's own, 0.1; grpo: 0; rloo, ppo: 0.05."""
     loss_type: Text | None = None
     """The loss of dpo (sigmoid, ipo, hinge, …) or kto, by TRL's name. null: the method's own."""
+    reward_functions: list[Text] = Field(default_factory=list)
+    """Who scores the answers of grpo, rloo and ppo: names such as exact_match, or your own
+    functions as path.py:function. Several are added up."""
+    reward_model: Text | None = None
+    """A model with one score that scores the answers too: a folder, such as the output of method
+    reward, or a model on the Hub."""
+    num_generations: int | None = Field(default=None, ge=2)
+    """How many answers to each prompt are compared. null: TRL's own, 8 for grpo and 2 for rloo."""
+    max_completion_length: int = Field(default=256, ge=1)
+    """Longest answer that is generated, in tokens; max_length holds prompt and answer."""
+    temperature: float = Field(default=1.0, gt=0)
+    """How freely answers are generated; near 0 always the likeliest token."""
+    callbacks: list[Text] = Field(default_factory=list)
+    """Your own subclasses of transformers' TrainerCallback, as path.py:Class."""
+    formatting: Text | None = None
+    """Your own function from a row to a row in one of the formats, as path.py:function."""
     lr_scheduler_type: Text = "cosine"
     """How the learning rate falls; any name that transformers knows."""
     warmup_steps: float = Field(default=0.03, ge=0)
@@ -131,4 +149,5 @@ class TrainingConfig(Settings):
             )
         if self.init == "random" and self.peft:
             raise ValueError("init: random has no weights to adapt: set peft: null")
+        check_generation(self)
         return self

@@ -55,7 +55,8 @@ def example_batch(
             "Give every column texts only, or lists of messages only, in all rows.",
         ) from error
     # Behind a prompt that fills max_length nothing of any answer would be seen.
-    kept = [prompt < config.max_length for prompt, _ in counts]
+    generated = config.max_completion_length - 1 if METHODS[config.method].generates else 0
+    kept = [prompt < config.max_length - generated for prompt, _ in counts]
     whole = [sum(count) for count, is_kept in zip(counts, kept, strict=True) if is_kept]
     fitted = [min(length, config.max_length) for length in whole]
     tally.dropped += len(kept) - len(whole)

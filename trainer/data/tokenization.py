@@ -27,6 +27,7 @@ from trainer.data.chats import (
     tokens_of,
 )
 from trainer.data.examples import example_batch
+from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
 from trainer.data.schema import Chat, Example, PlainText
@@ -181,7 +182,10 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
         "tokenizers": version("tokenizers"),
         "data": sha256,
         "dataset": config.dataset.model_dump(include={"format", "columns", "max_rows"}),
-        "config": config.model_dump(include={"method", "max_length", "assistant_only_loss"}),
+        "config": config.model_dump(
+            include={"method", "max_length", "max_completion_length", "assistant_only_loss"}
+        ),
+        "formatting": formatting_key(config),
         # Calls leave their padding and truncation in the tokenizer's state.
         "tokenizer": {**state, "padding": None, "truncation": None},
         "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from trainer.config import TrainingConfig
+from trainer.data.formatting import formatted
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
 from trainer.data.schema import Example, choose_schema
@@ -108,7 +109,7 @@ class CheckedReading:
     problems: list[str] = field(default_factory=list, init=False)
 
     def __iter__(self) -> Iterator[tuple[Row, Example]]:
-        rows = self.source.rows()
+        rows = formatted(self.source.rows(), self.config)
         first = next(rows)
         schema = choose_schema(first, self.config)
         self.format = schema.format

@@ -25,6 +25,11 @@ class Method:
     """Whether the model gets a head with one score instead of one over the vocabulary."""
 
     @property
+    def generates(self) -> bool:
+        """Whether the model writes answers while it learns, and rewards say how good they are."""
+        return self.formats == ("prompts",)
+
+    @property
     def learns_from_tokens(self) -> bool:
         """Whether rows become token ids and labels beforehand; else TRL takes them as examples."""
         return self.formats[0] in CHATS_AND_TEXTS
@@ -40,6 +45,7 @@ METHODS = {
     "dpo": Method(
         "trainer.methods.dpo", "trl:DPOConfig", ("preference",), (1e-5, 1e-6), sequences=2
     ),
+    "grpo": Method("trainer.methods.grpo", "trl:GRPOConfig", ("prompts",), (1e-5, 1e-6)),
     "kto": Method("trainer.methods.kto", "trl:KTOConfig", ("unpaired", "preference"), (1e-5, 1e-6)),
     "orpo": Method(
         "trainer.methods.orpo",
@@ -47,6 +53,12 @@ METHODS = {
         ("preference",),
         (8e-5, 8e-6),
         sequences=2,
+    ),
+    "ppo": Method(
+        "trainer.methods.ppo",
+        "trainer.methods.ppo_parts.config:PPOConfig",
+        ("prompts",),
+        (1e-5, 1e-6),
     ),
     "reward": Method(
         "trainer.methods.reward",
@@ -56,6 +68,7 @@ METHODS = {
         sequences=2,
         is_classifier=True,
     ),
+    "rloo": Method("trainer.methods.rloo", "trl:RLOOConfig", ("prompts",), (1e-5, 1e-6)),
     "sft": Method("trainer.methods.sft", "trl:SFTConfig", CHATS_AND_TEXTS),
 }
 """The methods by the names that TRL gives them."""

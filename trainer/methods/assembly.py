@@ -19,17 +19,19 @@ def assemble(run: Run, kind: type[Any], **options: Any) -> Trainer:
         run: its inputs.
         kind: the trainer's class.
         options: arguments that the method adds, None where TRL's own default is wanted; and
-            `trainer_options`, what the trainer's constructor takes besides the usual.
+            `trainer_options`, what the trainer's constructor takes besides the usual, and
+            `mixin`, what comes before the trainer's class instead of `JobTrainer`.
 
     Raises:
         ConfigError: an argument is not known or has a wrong value.
     """
     trainer_options = options.pop("trainer_options", {})
+    mixin = options.pop("mixin", JobTrainer)
     chosen = {name: value for name, value in options.items() if value is not None}
     arguments = training_arguments(
         run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
     )
-    job_kind = type(f"Job{kind.__name__}", (JobTrainer, kind), {})
+    job_kind = type(f"Job{kind.__name__}", (mixin, kind), {})
     with old_names_allowed():
         trainer: Trainer = job_kind(
             run,

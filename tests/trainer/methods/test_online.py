@@ -1,0 +1,122 @@
+"""Learning from rewards: by functions, by a model, with the user's own code around it."""
+
+import hashlib
+import json
+
+import pytest
+from jobs import TINY_LLAMA
+
+from trainer.errors import CodeError, ConfigError, DataError
+from trainer.job_directory import JobState
+from trainer.manifest import verify
+
+pytestmark = [
+    pytest.mark.xdist_group("torch"),
+    # PEFT 0.21 still reads old names of transformers'; the trainer's process says nothing of it.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing:FutureWarning"),
+]
+METHODS = TINY_LLAMA.parent / "methods"
+CODE = """\
+from transformers import TrainerCallback
+
+def asked(row):
+    return {"prompt": row["question"], "answer": row["right"]}
+
+class Notes(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        with open(__file__ + ".steps", "a") as stream:
+            stream.write(f"{state.global_step} ")
+
+class Broken(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        raise RuntimeError("no idea")
+"""
+TWO_STEPS = {"method": "rloo", "max_steps": 2, "per_device_train_batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory, make_job):
+    """The output of method reward: an adapter."""
+    job = make_job(
+        tmp_path_factory.mktemp("scorer") / "job",
+        method="reward",
+        data={"path": str(METHODS / "preferences.jsonl"), "max_rows": 8},
+        max_steps=2,
+    )
+    assert job.train() is JobState.COMPLETED
+    return job.directory.output
+
+
+def test_a_model_trained_by_method_reward_scores_answers(tmp_path, make_online, scorer):
+    job = make_online(tmp_path / "job", **TWO_STEPS, reward_functions=[], reward_model=str(scorer))
+
+    assert job.train() is JobState.COMPLETED
+
+    assert "rewards/reward_model/mean" in job.metrics[2]
+    assert job.metrics[2]["reward_std"] > 0
+
+
+def test_no_language_model_is_taken_for_a_reward_model(tmp_path, make_online, base_model):
+    job = make_online(tmp_path / "job", **TWO_STEPS, reward_model=str(base_model))
+
+    with pytest.raises(ConfigError, match="is no sequence classifier with one score"):
+        job.train()
+
+
+@pytest.fixture
+def own_code(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(CODE)
+    rows = [{"question": f"What is {i}? ", "right": "two"} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_own_formatting_and_callbacks_take_part(tmp_path, make_online, own_code):
+    job = make_online(
+        tmp_path / "job",
+        **TWO_STEPS,
+        data={"path": str(tmp_path / "rows.jsonl")},
+        reward_functions=["exact_match", "length"],
+        formatting=f"{own_code}:asked",
+        callbacks=[f"{own_code}:Notes"],
+    )
+
+    assert job.train() is JobState.COMPLETED
+
+    assert own_code.with_name("mine.py.steps").read_text() == "1 2 "
+    manifest = verify(job.directory.output)
+    assert manifest["code"] == {"mine.py": hashlib.sha256(own_code.read_bytes()).hexdigest()}
+    assert job.metrics[2]["rewards/length/mean"] == 1
+
+
+def test_errors_in_own_code_name_row_file_and_line(tmp_path, make_online, own_code):
+    callback = make_online(tmp_path / "a", **TWO_STEPS, callbacks=[f"{own_code}:Broken"])
+    formatting = make_online(tmp_path / "b", **TWO_STEPS, formatting=f"{own_code}:asked")
+
+    with pytest.raises(CodeError, match=r"mine\.py, line 13, in on_step_end: RuntimeError: no id"):
+        callback.train()
+    with pytest.raises(CodeError, match=r"prompts\.jsonl:1: .*line 4, in asked: KeyError"):
+        formatting.train()
+
+
+def test_too_few_prompts_for_one_rollout_are_told(tmp_path, make_online):
+    job = make_online(tmp_path / "job", method="ppo", per_device_train_batch_size=16)
+
+    with pytest.raises(DataError, match="12 prompts are left to train on, and 16 are answered"):
+        job.train()
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
+def test_the_examples_train(tmp_path, name):
+    from jobs import Job
+
+    from flows.job_file import load_job
+
+    training = load_job(METHODS / f"{name}.yaml").training
+    assert training.reward_functions[0].startswith(str(METHODS / "rewards.py:"))
+
+    job = Job(tmp_path / "job", **{**training.model_dump(mode="json"), "max_steps": 1})
+
+    assert job.train() is JobState.COMPLETED
+    assert "reward" in job.metrics[1]

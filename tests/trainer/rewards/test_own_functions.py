@@ -1,0 +1,96 @@
+"""Reward functions of the user's own: loaded by path, and never trusted to return sense."""
+
+import pytest
+
+from trainer.config import TrainingConfig
+from trainer.custom_code import check_code
+from trainer.errors import CodeError, ConfigError
+from trainer.rewards.assembly import rewards_of
+
+
+def config(*functions, **settings):
+    return TrainingConfig.model_validate(
+        {
+            "model": "m",
+            "dataset": "d",
+            "method": "grpo",
+            "reward_functions": list(functions),
+            **settings,
+        }
+    )
+
+
+def own(path, body):
+    path.write_text(f"def mine(completions, answer):\n    {body}\n")
+    (reward,) = rewards_of(config(f"{path}:mine"), ["answer"], "cpu")
+    return reward(prompts=["?", "?"], completions=["a", "bb"], answer=["x", "y"], other=[1, 2])
+
+
+def test_a_function_gets_the_columns_that_it_takes(tmp_path):
+    assert own(tmp_path / "r.py", "return [len(c) for c in completions]") == [1.0, 2.0]
+
+
+def test_an_error_names_file_line_and_function(tmp_path):
+    path = tmp_path / "r.py"
+
+    with pytest.raises(CodeError, match=rf"{path}, line 2, in mine: KeyError: 'nothing'\."):
+        own(path, "return {}['nothing']")
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("return [1]", "1 rewards for 2 completions"),
+        ("return [1, None]", "None as reward 2"),
+        ("return [float('nan'), 1]", "nan as reward 1"),
+        ("return 5", "a int instead of a list"),
+        ("pass", "a NoneType instead of a list"),
+    ],
+)
+def test_nonsense_is_refused_with_a_sentence(tmp_path, body, problem):
+    with pytest.raises(CodeError, match=f"returned {problem}"):
+        own(tmp_path / "r.py", body)
+
+
+def test_a_named_function_needs_its_column():
+    with pytest.raises(ConfigError, match="exact_match compares with the column 'answer'"):
+        rewards_of(config("exact_match"), ["prompt"], "cpu")
+
+
+def test_files_are_checked_without_being_run(tmp_path):
+    path = tmp_path / "r.py"
+    path.write_text(f"open({str(tmp_path / 'proof')!r}, 'w')\ndef short(completions): ...\n")
+
+    check_code(config(f"{path}:short"))
+    with pytest.raises(ConfigError, match=r"has no 'shirt'.*Did you mean short"):
+        check_code(config(f"{path}:shirt"))
+
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("no.py:f", "No such file"), ("r.py", "not written as"), ("r.py:f", "line 1: this is no Py")],
+)
+def test_a_wrong_reference_is_told_with_its_field(tmp_path, text, problem):
+    (tmp_path / "r.py").write_text("def f(:\n")
+
+    with pytest.raises(ConfigError, match=rf"training\.callbacks: .*{problem}"):
+        check_code(config("length", callbacks=[str(tmp_path / text)]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"reward_functions": []}, "set reward_functions"),
+        ({"reward_functions": ["exact_mach"]}, "did you mean exact_match"),
+        ({"num_generations": 3}, "multiple of num_generations = 3"),
+        ({"num_generations": 1}, "greater than or equal to 2"),
+        ({"max_length": 256}, "leaves no room for a prompt"),
+        ({"method": "ppo", "num_generations": 4}, "nothing that ppo has"),
+        ({"method": "sft"}, "reward_functions is nothing that sft has"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, problem):
+    with pytest.raises(ValueError, match=problem):
+        config(**{"reward_functions": ["length"], **settings})

@@ -1,0 +1,45 @@
+"""Rows as the user's own function makes them, before anything else looks at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.config import TrainingConfig
+from trainer.custom_code import load, split_reference
+from trainer.data.parsing import Row
+from trainer.data.turns import kind_of_value
+from trainer.errors import DataError
+from trainer.failures import in_own_code
+from trainer.files import sha256_of
+
+
+def formatted(rows: Iterator[Row], config: TrainingConfig) -> Iterator[Row]:
+    """Yield the rows as `formatting` returns them, or as they are where there is none.
+
+    Raises:
+        CodeError: the function raises an error, naming the row, the file and the line.
+        DataError: it returns something else than a dict with text names.
+    """
+    if config.formatting is None:
+        yield from rows
+        return
+    function = load(config.formatting, "formatting")
+    path, name = split_reference(config.formatting, "formatting")
+    for row in rows:
+        with in_own_code(path, f"training.formatting, {row.place}"):
+            value: Any = function(dict(row.value))
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise DataError(
+                f"{row.place}: {name} in {path} returned {kind_of_value(value)}, not a row.",
+                "Return a dict from names of columns to values.",
+            )
+        yield row._replace(value=value)
+
+
+def formatting_key(config: TrainingConfig) -> str | None:
+    """Return what changes with the function: its name and the SHA-256 of its file."""
+    if config.formatting is None:
+        return None
+    path, name = split_reference(config.formatting, "formatting")
+    return f"{name} {sha256_of(path)}"

@@ -1,0 +1,22 @@
+"""Group relative policy optimisation (Shao et al. 2024, arXiv:2402.03300).
+
+An answer is good when its reward is above the mean of all answers to its prompt.
+By TRL's GRPOTrainer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.loop import Run
+from trainer.methods.online import build_online
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def build(run: Run) -> Trainer:
+    """Return the trainer for one run; its data are prompts, and columns for the rewards."""
+    from trl import GRPOTrainer
+
+    return build_online(run, GRPOTrainer)

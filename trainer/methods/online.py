@@ -1,0 +1,148 @@
+"""What grpo, rloo and ppo share: rollouts that a checkpoint holds, and data that are enough.
+
+They generate answers now and then and learn from them over several steps. transformers knows
+nothing of that buffer, so a resumed run would generate anew, and other answers than before.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config.generation import generation_arguments
+from trainer.errors import DataError
+from trainer.loop import JobTrainer, Run
+from trainer.methods.assembly import assemble
+from trainer.rewards.assembly import rewards_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Trainer
+
+    Batch = dict[str, Any]
+    """Tensors by name, with the answers along their first dimension; None where one is absent."""
+
+ROLLOUTS = "rollouts.safetensors"
+
+
+class RolloutTrainer(JobTrainer):
+    """The mixin before a trainer that generates: TRL's GRPOTrainer or RLOOTrainer, or ours.
+
+    It knows TRL's names for what they keep: `_step` counts batches, `_buffered_inputs` are the
+    batches of one rollout, each is used `num_iterations` times.
+    """
+
+    args: Any
+    model: Any
+    _step: int
+    _buffered_inputs: Any
+    _metrics: dict[str, Any]
+    num_iterations: int
+
+    def count(self, inputs: Any) -> None:
+        """Count nothing yet: these are prompts, and what is trained on is still to be made."""
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Return the batch to learn from; prompts become prompts with answers."""
+        prepared = super()._prepare_inputs(inputs)  # type: ignore[misc] # mixin
+        if self.model.training:
+            masks = prepared["prompt_mask"], prepared["completion_mask"]
+            self.tokens_seen += sum(mask.sum() for mask in masks)
+            self.samples_seen += masks[0].shape[0]
+        return prepared
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Return minus the mean reward as the loss: that of learning says nothing of success."""
+        import torch
+
+        super().prediction_step(*args, **kwargs)  # type: ignore[misc] # mixin
+        reward = self._metrics["eval"]["reward"][-1]
+        return torch.tensor(-reward, device=self.args.device), None, None
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Return TRL's sampler, made to give every epoch an order that a resumed run has too."""
+        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc] # mixin
+        if sampler.shuffle:
+            sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
+        return sampler
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        from safetensors.torch import save_file
+
+        super()._save_rng_state(output_dir)  # type: ignore[misc] # mixin
+        used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        rollout = {} if used_up else joined(self._buffered_inputs or [])
+        record = {
+            "batches": self._step,
+            "batch_size": self.args.per_device_train_batch_size,
+            "absent": [name for name, value in rollout.items() if value is None],
+            "metrics": self._metrics["train"],
+            "tokens": getattr(self, "_total_train_tokens", 0),
+        }
+        tensors = {k: v.contiguous().cpu() for k, v in rollout.items() if v is not None}
+        save_file(tensors, Path(output_dir) / ROLLOUTS, metadata={"record": json.dumps(record)})
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._load_rollout(Path(checkpoint) / ROLLOUTS)
+
+    def _load_rollout(self, path: Path) -> None:
+        """Take up the buffer, in batches of today's size: memory may have run out in between."""
+        from safetensors import safe_open
+        from trl.trainer.utils import split_tensor_dict
+
+        with safe_open(path, framework="pt", device=str(self.args.device)) as stream:
+            record = json.loads(stream.metadata()["record"])
+            rollout = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no dict
+        self._step = (
+            record["batches"] * record["batch_size"] // self.args.per_device_train_batch_size
+        )
+        self._metrics["train"].update(record["metrics"])
+        self._total_train_tokens = record["tokens"]
+        if rollout:
+            rollout |= dict.fromkeys(record["absent"])
+            self._buffered_inputs = split_tensor_dict(rollout, self.args.steps_per_generation)
+
+
+def joined(batches: list[Batch]) -> Batch:
+    """Return the batches as one; a single number, or nothing, is the same in all of them."""
+    import torch
+
+    def join(name: str) -> torch.Tensor | None:
+        values = [batch[name] for batch in batches]
+        tensors = [value for value in values if value is not None and value.ndim]
+        return torch.cat(tensors) if tensors else values[0]
+
+    return {name: join(name) for name in (batches[0] if batches else {})}
+
+
+def build_online(run: Run, kind: type[Any]) -> Trainer:
+    """Return the trainer of a method that generates.
+
+    Raises:
+        DataError: there are too few prompts for one rollout.
+        ConfigError: see `rewards_of`.
+    """
+    import torch
+
+    config = run.config
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trainer = assemble(
+        run,
+        kind,
+        mixin=RolloutTrainer,
+        trainer_options={
+            "reward_funcs": rewards_of(config, run.train_dataset.column_names, device)
+        },
+        **generation_arguments(config),
+    )
+    sampler = trainer._get_train_sampler(run.train_dataset)
+    if len(sampler) == 0:
+        raise DataError(
+            f"{config.dataset.path}: {len(run.train_dataset)} prompts are left to train on, and "
+            f"{sampler.batch_size} are answered at a time.",
+            "Add rows, or lower per_device_train_batch_size or gradient_accumulation_steps.",
+        )
+    return trainer

@@ -1,0 +1,21 @@
+"""Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347), as Ouyang et al. 2022.
+
+TRL has none since 1.13, so this one is ours; see `trainer.methods.ppo_parts`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.loop import Run
+from trainer.methods.online import build_online
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def build(run: Run) -> Trainer:
+    """Return the trainer for one run; its data are prompts, and columns for the rewards."""
+    from trainer.methods.ppo_parts.trainer import PPOTrainer
+
+    return build_online(run, PPOTrainer)

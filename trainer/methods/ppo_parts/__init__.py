@@ -1,0 +1,1 @@
+"""The parts of proximal policy optimisation: how answers are made, and what is learnt of them."""

@@ -1,0 +1,122 @@
+"""Generate answers to prompts, and ask the model what it makes of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trainer.data.chats import leading_tokens, tokens_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def prompt_tokens(
+    prompts: list[Any], tokenizer: PreTrainedTokenizerBase, device: Any
+) -> tuple[Tensor, Tensor]:
+    """Return token ids and mask of prompts, padded on the left, of shape (batch, length)."""
+    ids = [_tokens(prompt, tokenizer) for prompt in prompts]
+    width = max(map(len, ids))
+    padded = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
+    return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
+
+
+def _tokens(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if isinstance(prompt, str):
+        return leading_tokens(tokenizer) + list(tokens_of(tokenizer, [prompt])["input_ids"][0])
+    encoded = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    return list(encoded["input_ids"])
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: tuple[Tensor, Tensor],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the answers, their masks, and which of them came to an end.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: its tokenizer.
+        prompts: token ids and mask, of shape (batch, length).
+        max_new_tokens: the longest answer.
+        temperature: of the softmax that tokens are drawn from.
+    """
+    from transformers import GenerationConfig
+
+    ids, mask = prompts
+    ends = _end_tokens(model, tokenizer)
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,  # tokens are drawn from the policy that is trained, not from its likeliest part
+        top_p=1.0,
+        repetition_penalty=1.0,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends,
+    )
+    sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    answers = sequences[:, ids.shape[1] :]
+    is_end = torch.isin(answers, torch.tensor(ends, device=answers.device))
+    before = is_end.long().cumsum(dim=1) - is_end.long()  # ends before this token
+    return answers, (before == 0).long(), is_end.any(dim=1)
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens that end an answer: the tokenizer's, and those that the model names."""
+    named = model.generation_config.eos_token_id
+    ids = named if isinstance(named, list) else [named]
+    return sorted({tokenizer.eos_token_id, *(i for i in ids if i is not None)})
+
+
+def as_completions(
+    prompts: list[Any], answers: Tensor, mask: Tensor, tokenizer: PreTrainedTokenizerBase
+) -> list[Any]:
+    """Return the answers as reward functions take them: texts, or messages where prompts are."""
+    ids = [row[kept.bool()] for row, kept in zip(answers, mask, strict=True)]
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    return [
+        text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
+
+
+def read(
+    model: PreTrainedModel, batch: dict[str, Tensor], temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the model makes of each token of an answer.
+
+    Args:
+        model: policy or reference.
+        batch: prompt_ids, prompt_mask, completion_ids and completion_mask.
+        temperature: that the answers were generated at.
+
+    Returns:
+        Log probabilities and entropies, of shape (batch, length), and the last hidden states
+        before each token, of shape (batch, length, hidden size).
+    """
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # padding on the left has none
+    output = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        output_hidden_states=True,
+        use_cache=False,
+    )
+    length = batch["completion_ids"].shape[1]
+    logits = output.logits[:, -length - 1 : -1].float() / temperature
+    logps = torch.log_softmax(logits, dim=-1)
+    chosen = logps.gather(2, batch["completion_ids"].unsqueeze(2)).squeeze(2)
+    entropies = -(logps.exp() * logps).sum(dim=-1)
+    return chosen, entropies, output.hidden_states[-1][:, -length - 1 : -1].float()

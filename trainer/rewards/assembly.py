@@ -1,0 +1,109 @@
+"""Put a job's reward functions together, so that nonsense from one is told and never learnt."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainingConfig
+from trainer.custom_code import is_reference, load, split_reference
+from trainer.errors import CodeError, ConfigError
+from trainer.failures import in_own_code
+from trainer.rewards import BUILTIN
+from trainer.rewards.scorer import Scorer
+
+FIELD = "training.reward_functions"
+Reward = Callable[..., list[float]]
+
+
+class CheckedReward:
+    """A reward function that answers with as many finite numbers as there are answers."""
+
+    def __init__(self, function: Callable[..., Any], name: str, path: Path) -> None:
+        self.__name__ = name  # TRL's metrics are called by it
+        self._function = function
+        self._path = path
+        self._wanted = _parameters(function)
+
+    def __call__(self, **columns: Any) -> list[float]:
+        """Call the function with the columns that it takes.
+
+        Raises:
+            CodeError: it raised an error, or returned something else than such numbers.
+        """
+        count = len(columns["completions"])
+        if self._wanted is not None:
+            columns = {name: value for name, value in columns.items() if name in self._wanted}
+        with in_own_code(self._path, FIELD):
+            rewards = self._function(**columns)
+        problem = _problem(rewards, count)
+        if problem:
+            raise CodeError(
+                f"{FIELD}: {self.__name__} in {self._path} returned {problem}.",
+                "Return a list with one finite number for each completion.",
+            )
+        return [float(reward) for reward in rewards]
+
+
+def rewards_of(config: TrainingConfig, columns: Collection[str], device: Any) -> list[Reward]:
+    """Return what scores the answers of a job.
+
+    Args:
+        config: the config.
+        columns: those of the dataset.
+        device: where a reward model runs.
+
+    Raises:
+        ConfigError: a function needs a column that the dataset does not have.
+    """
+    rewards: list[Reward] = []
+    for text in config.reward_functions:
+        if is_reference(text):
+            path, name = split_reference(text, "reward_functions")
+            rewards.append(CheckedReward(load(text, "reward_functions"), name, path))
+        else:
+            rewards.append(_builtin(text, columns))
+    if config.reward_model:
+        rewards.append(Scorer(config.reward_model, device))
+    return rewards
+
+
+def _builtin(name: str, columns: Collection[str]) -> Reward:
+    builtin = BUILTIN[name]
+    for column in builtin.columns:
+        if column not in columns:
+            raise ConfigError(
+                f"{FIELD}: {name} compares with the column {column!r}, and the dataset has "
+                f"{', '.join(sorted(columns))}.",
+                f"Add the column {column!r}, or choose another reward function.",
+            )
+    function = CheckedReward(builtin.function, name, Path(inspect.getfile(builtin.function)))
+    function.__doc__ = builtin.function.__doc__
+    return function
+
+
+def _parameters(function: Callable[..., Any]) -> set[str] | None:
+    """Return the names that a function takes, None where it takes any."""
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return {parameter.name for parameter in parameters}
+
+
+def _problem(rewards: Any, count: int) -> str:
+    """Return what is wrong with a function's answer, in words; empty where nothing is."""
+    if not hasattr(rewards, "__len__") or isinstance(rewards, str | dict):
+        return f"a {type(rewards).__name__} instead of a list"
+    if len(rewards) != count:
+        return f"{len(rewards)} rewards for {count} completions"
+    for i, reward in enumerate(rewards):
+        try:
+            number = float(reward)
+        except (TypeError, ValueError):
+            return f"{reward!r} as reward {i + 1}"
+        if not math.isfinite(number):
+            return f"{number} as reward {i + 1}"
+    return ""

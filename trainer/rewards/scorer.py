@@ -1,0 +1,118 @@
+"""A reward model as a reward function: a sequence classifier with one score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import ConfigError, ModelNotFound
+from trainer.model import check_model_files
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ADAPTER = "adapter_config.json"
+BATCH = 16  # answers scored at once
+FIELD = "training.reward_model"
+
+
+def check_scorer(path: str) -> None:
+    """Refuse a reward model that cannot be one, as far as its files here tell.
+
+    Raises:
+        ModelNotFound: it is a path, and no model is there.
+        ConfigError: it is no sequence classifier with one score.
+    """
+    check_model_files(path, FIELD, ("config.json", ADAPTER))
+    folder = Path(path).expanduser()
+    for name, fits in ((ADAPTER, _is_scoring_adapter), ("config.json", _is_scoring_model)):
+        if (folder / name).is_file():
+            if not fits(json.loads((folder / name).read_text(encoding="utf-8"))):
+                raise ConfigError(
+                    f"{FIELD}: {path} is no sequence classifier with one score.",
+                    "Train one with method: reward, and name its output folder.",
+                )
+            return
+
+
+def _is_scoring_adapter(config: dict[str, Any]) -> bool:
+    return config.get("task_type") == "SEQ_CLS"
+
+
+def _is_scoring_model(config: dict[str, Any]) -> bool:
+    kinds = config.get("architectures") or []
+    labels = len(config.get("id2label") or "12")  # transformers writes labels unless there are two
+    return any("ForSequenceClassification" in kind for kind in kinds) and labels == 1
+
+
+class Scorer:
+    """Scores answers by a model; an adapter is merged into its base in memory."""
+
+    def __init__(self, path: str, device: Any) -> None:
+        self.__name__ = "reward_model"
+        self._model, self._tokenizer = _load(path)
+        self._model.to(device).eval()
+        self._device = device
+
+    def __call__(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
+        """Return the score of each prompt with its answer.
+
+        Args:
+            prompts: texts, or lists of messages.
+            completions: the same, one for each prompt.
+        """
+        texts = [self._text(*pair) for pair in zip(prompts, completions, strict=True)]
+        scores: list[float] = []
+        for start in range(0, len(texts), BATCH):
+            scores += self._scores(texts[start : start + BATCH])
+        return scores
+
+    def _text(self, prompt: Any, completion: Any) -> str:
+        if isinstance(prompt, str):
+            return prompt + str(completion)
+        return str(self._tokenizer.apply_chat_template(prompt + completion, tokenize=False))
+
+    def _scores(self, texts: list[str]) -> list[float]:
+        import torch
+
+        batch = self._tokenizer(
+            texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+        ).to(self._device)
+        with torch.inference_mode():
+            logits = self._model(
+                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+            ).logits
+        return [float(score) for score in logits[:, 0].float()]
+
+
+def _load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer.
+
+    Raises:
+        ModelNotFound: it, or the base of an adapter, cannot be loaded.
+    """
+    from peft import AutoPeftModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from trainer.data.chats import ensure_chat_template
+
+    check_scorer(path)
+    source = str(Path(path).expanduser()) if Path(path).expanduser().exists() else path
+    try:
+        if (Path(source) / ADAPTER).is_file():
+            kind = AutoPeftModelForSequenceClassification
+            model = kind.from_pretrained(source, num_labels=1).merge_and_unload()
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelNotFound(f"{FIELD}: {path} cannot be loaded: {reason}.") from error
+    if model.config.num_labels != 1:
+        raise ConfigError(f"{FIELD}: {path} has {model.config.num_labels} scores, not one.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id  # the score is that of the last other token
+    ensure_chat_template(tokenizer)
+    return model, tokenizer
