@@ -13,12 +13,14 @@ from pathlib import Path
 from blocks.home import home, private_folder
 from trainer.checkpoints import NO_PART_OF_A_MODEL
 from trainer.config import TrainingConfig
+from trainer.custom_code import references, split_reference
 from trainer.data.reading import names_hub_dataset, open_source
 from trainer.errors import ConfigError, DataError
 from trainer.files import read_json, replace_json, sha256_of
 from trainer.model import check_model_files
 
 WORTH_NOTING = 16 << 20  # bytes; a smaller file is hashed sooner than its note is read
+CODE, REWARD_MODEL = "training code", "training.reward_model"
 KEY_DIGITS = 16  # hexadecimal, of what a name on the machine is made of
 TENSORS = "*.safetensors"
 OTHER_WEIGHTS = (
@@ -63,6 +65,8 @@ def items_of(config: TrainingConfig) -> list[Item]:
     """
     data = config.dataset
     own = [_as_it_is("training.command.files", file) for file in _files(config)]
+    own += [_as_it_is(CODE, path) for path in sorted(code_files(config))]
+    own += _reward_model(config)
     if config.trainer == "command":  # what it trains, and how that is laid out, is its own matter
         named = [("training.model", config.model), ("dataset.path", data.path)]
         named += [("dataset.eval_path", data.eval_path)] if data.eval_path else []
@@ -76,6 +80,30 @@ def items_of(config: TrainingConfig) -> list[Item]:
 
 def _files(config: TrainingConfig) -> list[str]:
     return config.command.files if config.command else []
+
+
+def code_files(config: TrainingConfig) -> set[str]:
+    """Return the files of the user's own functions and classes."""
+    return {str(split_reference(text, field)[0]) for field, text in references(config)}
+
+
+def _reward_model(config: TrainingConfig) -> list[Item]:
+    """Return the folder of the reward model, where it is one here.
+
+    Raises:
+        ConfigError: it is an adapter whose base is on this computer, where the machine has not it.
+    """
+    if not config.reward_model or not Path(config.reward_model).expanduser().exists():
+        return []
+    item = _as_it_is(REWARD_MODEL, config.reward_model)
+    base = (read_json(item.path / "adapter_config.json") or {}).get("base_model_name_or_path")
+    if base and Path(base).expanduser().is_absolute():
+        raise ConfigError(
+            f"{REWARD_MODEL} = {config.reward_model!r}: it is an adapter of {base}, which is on "
+            "this computer alone.",
+            "Train the reward model with peft: null, or from a model on the Hub.",
+        )
+    return [item]
 
 
 def _as_it_is(field: str, named: str) -> Item:

@@ -21,9 +21,19 @@ from blocks.home import home, private_folder
 from blocks.machines.base import Machine
 from blocks.machines.transfer import PART
 from blocks.names import installation_id
-from flows.setup.files_here import Facts, Item, facts_of, forget, items_of, key_of
+from flows.setup.files_here import (
+    CODE,
+    REWARD_MODEL,
+    Facts,
+    Item,
+    facts_of,
+    forget,
+    items_of,
+    key_of,
+)
 from flows.setup.pythons import unwritable
 from trainer.config import TrainingConfig
+from trainer.custom_code import is_reference, split_reference
 from trainer.errors import ConfigError, IntegrityError, OrchestratorError
 from trainer.files import sha256_of
 
@@ -60,12 +70,14 @@ async def ship(machine: Machine, base: str, config: TrainingConfig, log: Log) ->
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     places = {}
-    files = []
+    files, code = [], {}
     for item in await asyncio.to_thread(items_of, config):
         facts = await facts_of(item)
         place = await _Shipment(machine, base, item, facts, log).deliver()
         if item.field == "training.command.files":
             files.append(place)
+        elif item.field == CODE:
+            code[item.path] = place
         else:
             places[item.field] = place
     data = {
@@ -78,8 +90,20 @@ async def ship(machine: Machine, base: str, config: TrainingConfig, log: Log) ->
             "model": places.get("training.model", config.model),
             "dataset": config.dataset.model_copy(update=data),
             "command": config.command and config.command.model_copy(update={"files": files}),
+            "reward_model": places.get(REWARD_MODEL, config.reward_model),
+            "reward_functions": [_moved(text, code) for text in config.reward_functions],
+            "callbacks": [_moved(text, code) for text in config.callbacks],
+            "formatting": config.formatting and _moved(config.formatting, code),
         }
     )
+
+
+def _moved(reference: str, code: dict[Path, str]) -> str:
+    """Return `path.py:name` with the file's place on the machine; a name of ours stays."""
+    if not is_reference(reference):
+        return reference
+    path, name = split_reference(reference, CODE)
+    return f"{code[path]}:{name}"
 
 
 class _Shipment:

@@ -317,3 +317,31 @@ async def test_a_commands_own_files_go_along_and_its_data_as_it_is(tmp_path, bas
     gone = asked.model_dump() | {"command": {**command, "files": ["gone.py"]}}
     with pytest.raises(ConfigError, match="there is no such file"):
         await ship(LocalMachine(), base, TrainingConfig.model_validate(gone), print)
+
+
+async def test_the_users_own_code_and_reward_model_go_along(tmp_path, base):
+    code, scorer = tmp_path / "mine.py", tmp_path / "scorer"
+    code.write_text("def short(**_): ...\ndef clean(row): return row\n")
+    scorer.mkdir()
+    (scorer / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    asked = config(
+        method="rloo",
+        reward_functions=[f"{code}:short", "json"],
+        formatting=f"{code}:clean",
+        reward_model=str(scorer),
+    )
+
+    there = await ship(LocalMachine(), base, asked, print)
+
+    file, _, name = there.reward_functions[0].rpartition(":")
+    assert (at(file), name, there.reward_functions[1]) == (code.read_bytes(), "short", "json")
+    assert there.formatting == f"{file}:clean"
+    assert file.startswith(base)
+    assert files_below(there.reward_model) == ["adapter_config.json"]
+
+
+async def test_a_reward_adapter_whose_base_stays_here_is_refused(tmp_path, base):
+    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tmp_path}"}}')
+
+    with pytest.raises(ConfigError, match=r"reward_model = .*is on this computer alone"):
+        await ship(LocalMachine(), base, config(method="rloo", reward_model=str(tmp_path)), print)
