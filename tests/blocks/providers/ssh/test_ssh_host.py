@@ -1,85 +1,30 @@
-import asyncio
+"""Hosts one owns: what is offered, and launching on them."""
+
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
-from uuid import UUID
 
-import asyncssh
 import pytest
+from ssh_owned import RUN, launched, offers_of, provider_of
 
-from blocks.home import keys
 from blocks.models import InstanceStatus
 from blocks.names import run_name
-from blocks.providers import ssh, ssh_asking
 from blocks.providers.ssh import SshHost
 from blocks.providers.ssh_hosts import Host, parse_host
-from tests.clouds.machines import Profile, SshdMachine
 from trainer.config import Limits, Resources
 from trainer.errors import (
     CapacityError,
     ConfigError,
     ConnectionLost,
-    CredentialsError,
-    HostKeyChanged,
-    ProviderError,
 )
-from trainer.job_directory import JobDirectory
 
-ROOT = Path(__file__).parents[3]
 L4 = "NVIDIA L4, 23034, 22000, GPU-aa11"
+
+
 A100 = "NVIDIA A100-SXM4-80GB, 81920, 80000, GPU-bb22"
-RUN = UUID(int=7)
-
-
-@pytest.fixture(autouse=True)
-def user_home(tmp_path, monkeypatch):
-    """Give the user a home folder with an SSH key in it, and no patience."""
-    folder = tmp_path / "user"
-    (folder / ".ssh").mkdir(parents=True)
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(folder / ".ssh" / "id_ed25519")
-    monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setattr(ssh_asking, "PATIENCE_SECONDS", 0.5)
-    for name in ("SSH_HOSTS", "SSH_KEY_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    return folder
-
-
-@pytest.fixture
-def host(tmp_path, user_home):
-    """Return a function that starts a host; they all end with the test."""
-    key = asyncssh.read_private_key(user_home / ".ssh" / "id_ed25519")
-    public = key.export_public_key().decode()
-    started = []
-
-    def start(*gpus, port=0):
-        folder = tmp_path / f"host-{len(started)}"
-        machine = SshdMachine(folder, public_keys=[public], profile=Profile(gpus=gpus), port=port)
-        started.append(machine)
-        machine.start()
-        return machine
-
-    yield start
-    for machine in started:
-        machine.kill()
 
 
 def mode_of(path):
     return Path(path).stat().st_mode & 0o777
-
-
-def provider_of(*machines, **settings):
-    return SshHost(hosts=[f"{one.user}@{one.address}:{one.port}" for one in machines], **settings)
-
-
-async def offers_of(provider, limits=None, **resources):
-    return await provider.offers(Resources(**resources), limits or Limits())
-
-
-async def launched(provider, attempt=1, **resources):
-    offer = (await offers_of(provider, **{"gpu_count": 0, **resources}))[0]
-    return await provider.launch(offer, run_name(RUN, attempt), None)
 
 
 def test_hosts_are_read_as_people_write_them(monkeypatch):
@@ -288,158 +233,3 @@ async def test_a_name_that_we_did_not_give_is_refused(name):
             await call(f"me@127.0.0.1:1/{name}")
     with pytest.raises(ConfigError, match="is no name of an instance"):
         await provider.find(name)
-
-
-async def test_terminate_removes_that_folder_alone_and_is_idempotent(host, tmp_path):
-    machine = host()
-    provider = provider_of(machine)
-    instance, other = await launched(provider), await launched(provider, 2)
-    (tmp_path / "dear").mkdir()
-    (tmp_path / "dear" / "file").touch()
-    (Path(instance.workspace) / "link").symlink_to(tmp_path / "dear")
-
-    await provider.terminate(instance.id)
-    await provider.terminate(instance.id)
-
-    assert (await provider.describe(instance.id)).status is InstanceStatus.GONE
-    assert await provider.find(instance.name) is None
-    assert await provider.instances() == [other]
-    assert (tmp_path / "dear" / "file").exists()
-    assert not (keys() / instance.name).exists()
-
-
-# Works in a job directory as a supervisor with a trainer does: both hold its lock, the trainer
-# leads a group of its own, and a data loader in that group holds nothing.
-WORK = """
-import os, signal, subprocess, sys
-from trainer.job_directory import JobDirectory
-directory, deaf = JobDirectory(sys.argv[1]), sys.argv[2] == "deaf"
-if deaf:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-with directory.owned() as lock:
-    trainer = os.fork()
-    if trainer == 0:
-        os.setsid()
-        subprocess.Popen(["sleep", "600"], close_fds=True)
-        signal.pause()
-    directory.update_status(pid=os.getpid(), trainer_pid=trainer)
-    signal.pause()
-"""
-
-
-async def work(provider, instance, manner):
-    async with provider.machine(instance) as machine:
-        command = [sys.executable, "-c", WORK, instance.workspace, manner]
-        await machine.start(command, env={"PYTHONPATH": str(ROOT)})
-    await until(lambda: JobDirectory(instance.workspace).read_status().trainer_pid)
-
-
-async def until(condition, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.02)
-
-
-@pytest.fixture
-def innocent():
-    process = subprocess.Popen(["sleep", "600"])
-    yield process
-    process.kill()
-    process.wait()
-
-
-@pytest.mark.parametrize("manner", ["willing", "deaf"])
-@pytest.mark.thorough
-async def test_terminate_ends_whoever_works_there(host, monkeypatch, manner):
-    monkeypatch.setattr(ssh, "TERM_SECONDS", 1.0)
-    machine = host()
-    provider = provider_of(machine)
-    instance = await launched(provider)
-    await work(provider, instance, manner)
-    assert len(machine.processes()) == 3
-
-    await provider.terminate(instance.id)
-
-    await until(lambda: machine.processes() == [])
-    assert await provider.instances() == []
-
-
-async def test_a_process_that_only_has_the_same_number_is_left_alone(host, innocent, monkeypatch):
-    monkeypatch.setattr(ssh, "TERM_SECONDS", 1.0)
-    monkeypatch.setattr(ssh, "KILL_SECONDS", 1.0)
-    provider = provider_of(host())
-    instance = await launched(provider)
-    directory = JobDirectory(instance.workspace)
-    with directory.owned():
-        directory.update_status(pid=innocent.pid, trainer_pid=None)
-        with pytest.raises(ProviderError, match="does not end"):
-            await provider.terminate(instance.id)
-
-    assert innocent.poll() is None
-    assert await provider.find(instance.name) == instance
-
-
-async def test_another_host_key_is_refused(host, tmp_path):
-    first = host()
-    provider = provider_of(first)
-    instance = await launched(provider)
-    first.kill()
-
-    host(port=first.port)  # another machine, with a key of its own
-
-    pinned = keys() / "ssh-hosts" / f"127.0.0.1-{first.port}" / "host_key"
-    assert (await provider.describe(instance.id)).status is InstanceStatus.UNKNOWN
-    with pytest.raises(HostKeyChanged, match=str(pinned)):
-        await provider.find(instance.name)
-    with pytest.raises(CapacityError, match="The host key of"):
-        await offers_of(provider)
-    pinned.unlink()
-    assert len(await offers_of(provider)) == 1
-
-
-@pytest.mark.thorough
-async def test_the_users_known_hosts_has_the_last_word(host, tmp_path, user_home):
-    machine = host()
-    known = user_home / ".ssh" / "known_hosts"
-    right = asyncssh.read_private_key(tmp_path / "host-0" / "host_key")
-    wrong = asyncssh.generate_private_key("ssh-ed25519")
-    line = f"[127.0.0.1]:{machine.port} {{}}\n"
-    known.write_text(line.format(wrong.export_public_key().decode().strip()))
-    provider = provider_of(machine)
-
-    with pytest.raises(CapacityError, match="known_hosts"):
-        await offers_of(provider)
-
-    known.write_text(line.format(right.export_public_key().decode().strip()))
-    assert len(await offers_of(provider)) == 1
-
-
-def with_passphrase(path):
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "open sesame", "-f", path], check=True
-    )
-    return path
-
-
-async def test_a_key_that_is_missing_or_locked_is_named(user_home, tmp_path, monkeypatch):
-    key = user_home / ".ssh" / "id_ed25519"
-    locked = with_passphrase(tmp_path / "locked")
-    for given, complaint in [(locked, "assphrase"), (tmp_path / "none", "No such file")]:
-        with pytest.raises(CredentialsError, match=f"{given} cannot be used: .*{complaint}"):
-            await SshHost(hosts=["h"], private_key=given).check()
-    monkeypatch.setenv("SSH_KEY_FILE", str(locked))
-    with pytest.raises(CredentialsError, match=str(locked)):
-        await SshHost(hosts=["h"]).instances()
-    monkeypatch.delenv("SSH_KEY_FILE")
-    key.unlink()
-    with pytest.raises(CredentialsError, match="There is no private key"):
-        await offers_of(SshHost(hosts=["h"]))
-
-
-async def test_a_key_that_the_host_does_not_know_is_said(host, tmp_path):
-    stranger = tmp_path / "stranger"
-    asyncssh.generate_private_key("ssh-ed25519").write_private_key(stranger)
-
-    with pytest.raises(CapacityError, match=r"(?i)permission denied|key"):
-        await offers_of(provider_of(host(), private_key=stranger))

@@ -1,0 +1,22 @@
+"""Machines of every kind."""
+
+import pytest
+from every_machine import MACHINES
+
+from blocks.machines.local import LocalMachine
+
+
+@pytest.fixture
+def over_ssh(sshd, reach):
+    return reach(sshd)
+
+
+@pytest.fixture
+def at_home():
+    return LocalMachine()
+
+
+@pytest.fixture(params=MACHINES.values(), ids=MACHINES)
+async def machine(request):
+    async with request.getfixturevalue(request.param) as machine:
+        yield machine

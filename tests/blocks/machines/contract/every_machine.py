@@ -1,0 +1,48 @@
+"""What the tests of every machine share besides fixtures."""
+
+import asyncio
+import os
+import random
+import time
+from contextlib import suppress
+from pathlib import Path
+
+MACHINES = {"local": "at_home", "ssh": "over_ssh"}
+
+
+def dice(seed):
+    return random.Random(seed)  # noqa: S311 - not for secrets
+
+
+async def until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        await asyncio.sleep(0.02)
+    return value
+
+
+def pids_in(folder):
+    return [int(path.read_text()) for path in folder.glob("*.pid") if path.read_text()]
+
+
+def is_running(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+# Three generations, each noting its process id, each deaf to SIGTERM, all sleeping.
+FAMILY = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+generation = 0
+while generation < 2 and os.fork() == 0:
+    generation += 1
+path = f"{sys.argv[1]}/{generation}"
+with open(path, "w") as stream:
+    stream.write(str(os.getpid()))
+os.rename(path, path + ".pid")
+time.sleep(600)
+"""

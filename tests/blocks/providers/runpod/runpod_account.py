@@ -1,0 +1,45 @@
+"""What the tests of RunPod share besides fixtures."""
+
+import asyncio
+
+import asyncssh
+
+from blocks.keys import MachineKeys
+from trainer.config import Limits, Resources
+
+NAME = "to-0123abcd-9f-1"
+
+
+RTX = Resources(gpu_types=["rtx4090"])
+
+
+async def launched(provider, name=NAME, resources=RTX):
+    [offer, *_] = await provider.offers(resources, Limits())
+    return await provider.launch(offer, name, MachineKeys(name).public_key())
+
+
+async def until(provider, id, status):
+    async with asyncio.timeout(20):
+        while True:
+            instance = await provider.describe(id)
+            if instance.status is status:
+                return instance
+            await asyncio.sleep(0.02)
+
+
+async def connection(instance):
+    """Log in, with the patience that a fresh sshd needs."""
+    key = MachineKeys(instance.name).private_key
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                return await asyncssh.connect(
+                    instance.address,
+                    instance.port,
+                    username=instance.user,
+                    client_keys=[key],
+                    known_hosts=None,
+                    config=[],
+                )
+            except (OSError, asyncssh.Error):
+                await asyncio.sleep(0.05)

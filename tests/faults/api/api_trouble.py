@@ -1,0 +1,30 @@
+"""What the tests of faulty APIs share besides fixtures."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from blocks.providers.lambda_cloud import LambdaCloud
+from blocks.providers.runpod import RunPod
+from blocks.providers.vast import VastAI
+
+EVERYWHERE = pytest.mark.parametrize("scene", ["runpod", "lambda", "vast"], indirect=True)
+
+
+CREATES = {
+    "runpod": ("POST", "/v2/pods$"),
+    "lambda": ("POST", "/launch$"),
+    "vast": ("PUT", "/asks"),
+}
+
+
+LEDGERS = {"runpod": RunPod, "lambda": LambdaCloud, "vast": VastAI}
+
+
+def orders(scene):
+    """Return how often a machine was ordered."""
+    method, path = CREATES[scene.provider]
+    calls = scene.cloud.calls().items()
+    return sum(count for (m, p), count in calls if m == method and re.search(path, p))

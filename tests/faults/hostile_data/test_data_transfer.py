@@ -1,0 +1,137 @@
+"""What comes from a machine torn, changed or flipped is not kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+import pytest
+from data_trouble import MB
+from hostile import WEIGHTS, flip
+
+from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.outputs import fetch_output
+from tests.flows.flow_runs import until
+from trainer.checkpoints import NEEDED, newest_valid
+from trainer.errors import IntegrityError
+from trainer.manifest import verify, write_manifest
+
+# 35: cut, changed, short.
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(35, "download cut, file changes")
+async def test_a_download_that_is_cut_at_random_bytes_goes_on_and_is_whole(hostile, arriving):
+    size = 8 * MB
+    hostile.write_output(size)
+    chance = random.Random(35)  # noqa: S311 - the same every time
+    fetching = asyncio.ensure_future(
+        fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    )
+    cuts = 0
+    while not fetching.done() and cuts < 6:
+        hostile.proxy.cut_after(chance.randrange(1, 2 * MB))
+        cuts += 1
+        await until(lambda: hostile.proxy._cut_at is None or fetching.done())
+
+    await fetching
+
+    assert cuts == 6
+    assert verify(arriving)["files"] == verify(hostile.output)["files"]
+    assert hostile.proxy.passed < 1.8 * size
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(35, "download cut, file changes")
+@pytest.mark.parametrize("change", ["other bytes", "shorter", "longer", "gone"])
+async def test_a_file_that_changes_while_it_comes_is_not_kept(hostile, arriving, change):
+    hostile.write_output(2 * MB)
+    weights = hostile.output / WEIGHTS
+    hostile.proxy.bytes_per_second = 2 * MB
+    fetching = asyncio.ensure_future(
+        fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    )
+    await until(lambda: (arriving / f"{WEIGHTS}.part").exists())
+    content = weights.read_bytes()
+
+    match change:
+        case "other bytes":
+            weights.write_bytes(os.urandom(len(content)))
+        case "shorter":
+            os.truncate(weights, 1000)
+        case "longer":
+            weights.write_bytes(content + bytes(1000))
+        case "gone":
+            weights.unlink()
+    hostile.proxy.cut()
+
+    with pytest.raises(IntegrityError, match=WEIGHTS):
+        await asyncio.wait_for(fetching, 60)
+    assert not (arriving / WEIGHTS).exists()
+
+
+# 36: one bit.
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_bit_that_flips_on_the_way_is_caught_and_fetched_again(hostile, arriving):
+    hostile.write_output(2 * MB)
+    hostile.proxy.flip(MB)
+
+    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+    assert hostile.proxy._flip_at is None
+    assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_bit_that_flipped_on_the_machine_is_caught_and_the_file_not_kept(hostile, arriving):
+    hostile.write_output()
+    flip(hostile.output / WEIGHTS)
+
+    with pytest.raises(IntegrityError, match=f"{WEIGHTS} arrived with another SHA-256"):
+        await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+    assert not (arriving / WEIGHTS).exists()
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_bit_that_flipped_here_meanwhile_is_put_right(hostile, arriving):
+    hostile.write_output()
+    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    flip(arriving / WEIGHTS)
+
+    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+
+    assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
+
+
+def write_checkpoint(folder, step):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    for name in NEEDED | {"model.safetensors", "rng_state.pth"}:
+        (checkpoint / name).write_bytes(os.urandom(500))
+    write_manifest(checkpoint, step=step)
+    return checkpoint
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(36, "one bit flipped")
+async def test_a_flipped_checkpoint_is_never_kept_nor_resumed_from(hostile, tmp_path):
+    there, here = hostile.workspace / "checkpoints", tmp_path / "checkpoints"
+    mirror = CheckpointMirror(hostile.machine, str(hostile.workspace), here)
+    write_checkpoint(there, 10)
+    await mirror.sync()
+    flip(write_checkpoint(there, 20) / "optimizer.pt")
+    await mirror.sync()
+    write_checkpoint(there, 30)
+    await mirror.sync()
+    assert sorted(path.name for path in here.iterdir()) == ["checkpoint-10", "checkpoint-30"]
+
+    flip(here / "checkpoint-30" / "model.safetensors")
+
+    assert newest_valid(here)[0] == here / "checkpoint-10"
