@@ -36,7 +36,7 @@ test: $(VENV)/installed-dev /usr/sbin/sshd ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
 
 faults: $(VENV)/installed-dev /usr/sbin/sshd ## Inject every kind of fault, and print what came of each
-	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m "fault or thorough" -n 2
+	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m "fault or thorough" -n 3
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
 	@$(BIN)/python benchmarks/methods.py

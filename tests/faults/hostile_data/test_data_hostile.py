@@ -163,13 +163,25 @@ async def test_weights_that_are_no_safetensors_are_refused(hostile, arriving, we
         await fetch_output(hostile.machine, str(hostile.workspace), arriving)
 
 
-PLANT = (
-    "import sys, time, pathlib; sys.path[:0] = [{packages!r}]\n"
-    "from trainer.manifest import write_manifest\n"
-    "output = pathlib.Path('output')\n"
-    "while not (output / 'MANIFEST.json').exists(): time.sleep(0.002)\n"
-    "(output / 'optimizer.pt').write_bytes(b'evil'); write_manifest(output)\n"
-)
+PLANT = """
+import json, os, pathlib, signal, sys, time
+from contextlib import suppress
+sys.path[:0] = [{packages!r}]
+from trainer.manifest import write_manifest
+output = pathlib.Path("output")
+pathlib.Path("planted").touch()
+def signalled(number):
+    status = json.loads(pathlib.Path("status.json").read_text())
+    for pid in (status["pid"], status["trainer_pid"]):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+while not (output / "MANIFEST.json").exists():
+    time.sleep(0.002)
+signalled(signal.SIGSTOP)  # nobody shall tell that it is completed before it is spoilt
+(output / "optimizer.pt").write_bytes(b"evil")
+write_manifest(output)
+signalled(signal.SIGCONT)
+"""
 
 
 @pytest.mark.thorough
@@ -179,7 +191,10 @@ async def test_a_run_whose_machine_adds_a_pickle_fails_and_keeps_no_artifact(
 ):
     plant = tmp_path / "plant.py"
     plant.write_text(PLANT.format(packages=str(Path(__file__).parents[3])))
-    run = await scene.run(scene.job(setup=[f"setsid python {plant} </dev/null >plant.log 2>&1 &"]))
+    # What still belongs to the setup when that ends is ended with it.
+    plants = f"setsid python {plant} </dev/null >plant.log 2>&1 &"
+    waits = "until [ -e planted ]; do sleep 0.05; done"
+    run = await scene.run(scene.job(setup=[plants, waits]))
     scene.injected(run)
 
     await survived(run, JobState.FAILED, r"^IntegrityError: The output holds 'optimizer\.pt'")
