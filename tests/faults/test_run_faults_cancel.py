@@ -9,6 +9,7 @@ from prefect.states import Cancelling
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel, until_stopped
 from trainer.checkpoints import newest_valid
+from trainer.errors import ConfigError
 from trainer.job_directory import JobState
 
 pytestmark = pytest.mark.slow
@@ -53,7 +54,12 @@ async def test_a_job_cancelled_at_any_moment_is_stopped(scene, survived, words):
     await scene.said(words)
 
     scene.injected(run, "asked to stop|cancel", ends=True)
-    await cancel(run)
+    try:
+        await cancel(run)
+    except ConfigError:  # a short job may be over by then
+        assert words == MOMENTS[-1]
+        await survived(run, JobState.COMPLETED)
+        return
 
     await survived(run, JobState.STOPPED)
 
