@@ -55,6 +55,7 @@ async def test_a_machine_of_a_saved_account_is_found_there_again(cloud, monkeypa
     assert await give_back(journal, journal.hires[0], "done")
     assert cloud.alive() == []
     assert not MachineKeys(instance.name).private_key.exists()
+    await RunPod.adelete("team")  # other tests ask every account that is saved
 
 
 async def test_a_machine_that_was_ready_is_adopted_even_while_it_cannot_be_reached(cloud):
