@@ -101,7 +101,5 @@ def _count(said: list[Said], tokenizer: PreTrainedTokenizerBase) -> list[int]:
         text if isinstance(text, str) else tokenizer.apply_chat_template(text, tokenize=False)
         for text in said
     ]
-    return [
-        len(ids) + len(leading_tokens(tokenizer))
-        for ids in tokens_of(tokenizer, texts)["input_ids"]
-    ]
+    start = len(leading_tokens(tokenizer))
+    return [start + len(ids) for ids in tokens_of(tokenizer, texts)["input_ids"]]
