@@ -37,12 +37,6 @@ def split_batch(batch: int, accumulation: int, divisor: int) -> tuple[int, int]:
     return batch // divisor, accumulation * divisor
 
 
-def default_learning_rate(config: TrainingConfig) -> float:
-    """Return the method's own."""
-    with_adapters, full = METHODS[config.method].learning_rates
-    return with_adapters if config.peft else full
-
-
 def class_of_arguments(method: str) -> type[Any]:
     """Return the subclass of `transformers.TrainingArguments` that a method has."""
     module, _, name = METHODS[method].config.partition(":")
@@ -80,7 +74,8 @@ def training_arguments(
         "output_dir": str(directory.checkpoints),
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": accumulation,
-        "learning_rate": config.learning_rate or default_learning_rate(config),
+        "learning_rate": config.learning_rate
+        or METHODS[config.method].learning_rate(adapters=config.peft is not None),
         "data_seed": config.seed,
         "use_cpu": not cuda,
         "bf16": cuda and precision(config) == "bfloat16",

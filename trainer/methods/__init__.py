@@ -34,6 +34,10 @@ class Method:
         """Whether rows become token ids and labels beforehand; else TRL takes them as examples."""
         return self.formats[0] in CHATS_AND_TEXTS
 
+    def learning_rate(self, *, adapters: bool) -> float:
+        """Return the default: with adapters, or for all weights."""
+        return self.learning_rates[0 if adapters else 1]
+
     def auto_class(self, *, adapters: bool) -> str:
         """Return the name of the class that loads its result: of PEFT, or of transformers."""
         task = "SequenceClassification" if self.is_classifier else "CausalLM"

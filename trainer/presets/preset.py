@@ -44,8 +44,8 @@ class Start:
     @property
     def learning_rate(self) -> float:
         """The learning rate, by the rule that our own trainer has too."""
-        with_adapters, full = METHODS[self.config.method].learning_rates
-        return self.config.learning_rate or (with_adapters if self.config.peft else full)
+        default = METHODS[self.config.method].learning_rate(adapters=self.config.peft is not None)
+        return self.config.learning_rate or default
 
     @property
     def rows(self) -> Path:
