@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 
 def test_an_address_without_its_token_is_one_warning_and_no_failure(trainctl, monkeypatch):
     monkeypatch.setenv("METRICS_API_URL", "http://127.0.0.1:9/metrics")
     monkeypatch.delenv("JOB_TOKEN", raising=False)
 
-    result = trainctl("check")
+    result = trainctl("check", "--json")
 
-    assert "ok      local" in result.stdout  # other accounts may be saved on the tests' server
-    assert "ERROR   reporting" not in result.stdout
+    accounts = json.loads(result.stdout)  # others may be saved on the tests' server
+    assert {"provider": "local", "ok": True} in [
+        {name: account[name] for name in ("provider", "ok")} for account in accounts
+    ]
+    assert result.returncode == (0 if all(account["ok"] for account in accounts) else 1)
     assert result.stderr.count("METRICS_API_URL is set and JOB_TOKEN is not") == 1
