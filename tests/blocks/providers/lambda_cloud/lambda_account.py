@@ -1,12 +1,8 @@
 """What the tests of Lambda Cloud share besides fixtures."""
 
-import asyncio
-import time
+from rented_account import NAME
 
 from trainer.config import Limits, Resources
-
-NAME = "to-0a1b2c3d-" + 32 * "0" + "-1"
-
 
 LAUNCH = "/launch$"
 
@@ -17,18 +13,3 @@ async def cheapest(provider, **resources):
 
 async def launched(provider, key, name=NAME):
     return await provider.launch(await cheapest(provider), name, key)
-
-
-async def until(provider, id, status, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while (instance := await provider.describe(id)).status is not status:
-        assert time.monotonic() < deadline, instance
-        await asyncio.sleep(0.02)
-    return instance
-
-
-async def true(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    for _ in iter(lambda: bool(condition()), True):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)

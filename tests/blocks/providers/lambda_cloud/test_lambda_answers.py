@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from lambda_account import LAUNCH, NAME, cheapest, launched, true, until
+from lambda_account import LAUNCH, cheapest, launched
+from rented_account import NAME, true, until
 
 from blocks.models import InstanceStatus
 from blocks.providers import lambda_cloud

@@ -4,7 +4,8 @@ import math
 import os
 
 import pytest
-from lambda_account import LAUNCH, NAME, cheapest, launched, true, until
+from lambda_account import LAUNCH, cheapest, launched
+from rented_account import NAME, true, until
 
 from blocks.keys import MachineKeys
 from blocks.models import InstanceStatus

@@ -3,7 +3,8 @@
 import time
 
 import pytest
-from vast_account import ASKS, NAME, answered, launched, offered
+from rented_account import NAME
+from vast_account import ASKS, answered, launched, offered
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI

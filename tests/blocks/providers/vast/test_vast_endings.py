@@ -5,7 +5,8 @@ import shutil
 import sys
 
 import pytest
-from vast_account import launched, until
+from rented_account import until
+from vast_account import launched
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI

@@ -1,12 +1,11 @@
 """Vast.ai: offers, bids and orders, whatever becomes of the answer."""
 
-import asyncio
 import math
 import os
-import time
 
 import pytest
-from vast_account import ASKS, NAME, answered, launched, offered, until
+from rented_account import NAME, true, until
+from vast_account import ASKS, answered, launched, offered
 
 from blocks.models import InstanceStatus
 from tests.clouds.cloud import Fault
@@ -15,13 +14,6 @@ from trainer.errors import (
     CapacityError,
     FundsError,
 )
-
-
-async def true(condition, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    for _ in iter(lambda: bool(condition()), True):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def test_offers_are_what_fits_cheapest_first(provider):
