@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 from hostile import hostile_machine
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -189,13 +189,17 @@ async def test_what_a_job_says_is_refused_or_reaches_the_machine_as_it_is(tmp_pa
 
         @EXAMPLES
         @given(st.sampled_from(sorted(FIELDS)), STRINGS)
+        @example("name", "../up")
+        @example("model", "a\ntouch CANARY\n")
+        @example("model", "$(touch CANARY)")
+        @example("arguments", "; touch CANARY;")
         def fuzz(field, text):
             asyncio.run_coroutine_threadsafe(say(field, text), loop).result(60)
 
         await asyncio.to_thread(fuzz)
 
-    assert met["refused"] > 3
-    assert met["taken"] > 3
+    assert met["refused"] >= 2  # the first two examples; what chance adds is not counted on
+    assert met["taken"] >= 2
     assert not list(tmp_path.rglob("CANARY"))
 
 
