@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test methods faults lint format bench deploy worker screenshots clean
+.PHONY: help demo test methods soak faults lint format bench deploy worker screenshots clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,9 @@ faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/bin/faketime ## Inject every k
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
 	@$(BIN)/python benchmarks/methods.py
+
+soak: $(VENV)/installed ## Kill every method's job at 20 random moments, and compare with the undisturbed run
+	@$(BIN)/python benchmarks/soak.py
 
 lint: $(VENV)/installed-dev ## Check style and types
 	@$(BIN)/ruff check .

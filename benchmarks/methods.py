@@ -83,18 +83,8 @@ def trained(method: str, folder: Path, kill_at: float | None = None) -> JobDirec
         folder: to make.
         kill_at: the share of the steps after which the trainer is killed once; None: never.
     """
-    name = "quickstart.yaml" if method == "sft" else f"methods/{method}.yaml"
-    config = load_job(EXAMPLES / name).training.model_dump(mode="json")
-    config |= {"report_to": [], "save_steps": SAVE_STEPS}
-    folder.mkdir()
-    job = JobDirectory(folder)
-    job.job.write_text(json.dumps({"config": config, "max_restarts": 2}))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "trainer", str(folder)],
-        stdout=subprocess.DEVNULL,
-        env=environment,
-    ) as supervisor:
+    job = directory_of(method, folder, save_steps=SAVE_STEPS)
+    with supervised(job) as supervisor:
         while kill_at is not None and supervisor.poll() is None:
             status = job.read_status()
             if status.total_steps and status.step >= max(1, kill_at * (status.total_steps - 2)):
@@ -106,6 +96,27 @@ def trained(method: str, folder: Path, kill_at: float | None = None) -> JobDirec
     if status.state is not JobState.COMPLETED or (kill_at is not None and status.restarts != 1):
         sys.exit(f"{method}: {status.state} ({code}), {status.restarts} restarts: {status.error}")
     return job
+
+
+def directory_of(method: str, folder: Path, *, restarts: int = 2, **settings: Any) -> JobDirectory:
+    """Make the job directory of a method's example, with some of its settings replaced."""
+    name = "quickstart.yaml" if method == "sft" else f"methods/{method}.yaml"
+    config = load_job(EXAMPLES / name).training.model_dump(mode="json")
+    config |= {"report_to": [], **settings}
+    folder.mkdir()
+    job = JobDirectory(folder)
+    job.job.write_text(json.dumps({"config": config, "limits": {"max_restarts": restarts}}))
+    return job
+
+
+def supervised(job: JobDirectory) -> subprocess.Popen[bytes]:
+    """Start the supervisor of a job."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer", str(job.root)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
 
 
 def ends(job: JobDirectory, metric: str) -> tuple[float, float]:
