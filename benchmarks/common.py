@@ -23,6 +23,19 @@ from trainer.files import replace_json
 from trainer.job_directory import JobDirectory
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+MAKE_LLAMA = """
+import sys
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, set_seed
+set_seed(0)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+size, layers, heads = map(int, sys.argv[3:])
+config = LlamaConfig(vocab_size=8192, hidden_size=size, intermediate_size=size * 43 // 16,
+    num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
+    max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
+    bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, dtype="float32")
+LlamaForCausalLM(config).save_pretrained(sys.argv[2])
+tokenizer.save_pretrained(sys.argv[2])
+"""
 SERVER_SECONDS = 180.0
 END_SECONDS = 20.0  # a process asked to end is killed after this
 
@@ -104,6 +117,12 @@ class Place:
         job.root.mkdir()
         replace_json(job.job, {"config": config, **more})
         return job
+
+    def llama(self, name: str, *, hidden_size: int, layers: int, heads: int) -> Path:
+        """Make a Llama at random with a head of 8,192 tokens; its tokenizer is the tiny model's."""
+        folder = self.folder / name
+        self.python("-c", MAKE_LLAMA, EXAMPLES / "tiny-llama", folder, hidden_size, layers, heads)
+        return folder
 
     def end_trainings(self) -> None:
         """Kill whatever still trains: a trainer outlives the process that started it."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trainer import checkpoints
+from trainer import checkpoints, saving
 from trainer.config import TrainingConfig
 from trainer.errors import TrainingDiverged
 from trainer.failures import tensors_expected, translate
 from trainer.job_directory import JobDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,10 +48,17 @@ class JobTrainer:
         self.run = run
         self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
         self.samples_seen = 0
+        self.saves = saving.Saves()
         super().__init__(**kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; whichever way it ends, the last save is over by then."""
+        with self.saves:
+            return super().train(*args, **kwargs)  # type: ignore[misc] # mixin
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on one batch."""
+        self.saves.check()
         self.count(inputs)
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
 
@@ -66,20 +76,31 @@ class JobTrainer:
         return str(self.run.directory.checkpoints / checkpoints.STAGING)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save; with `async_save` this returns as soon as there is a copy in memory."""
         from transformers import Trainer
 
         self._refuse_broken_weights()
+        self.saves.wait()
         folder = self.run.directory.checkpoints
-        staging = folder / checkpoints.STAGING
-        shutil.rmtree(staging, ignore_errors=True)
-        try:
+        shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+        waits = not self.run.config.async_save or self.args.world_size > 1  # type: ignore[attr-defined] # mixin
+        with (
+            named_failures(folder),
+            saving.writes_put_off(0 if waits else saving.memory_for_copies()) as writes,
+        ):
             # Not TRL's own, which writes a model card at every checkpoint.
             Trainer._save_checkpoint(self, model, trial)
-            saved = checkpoints.commit(staging / f"checkpoint-{self.state.global_step}", folder)  # type: ignore[attr-defined] # mixin
-        except Exception as error:
-            named = translate(error, folder)  # first: it tells how full the disk was
-            shutil.rmtree(staging, ignore_errors=True)
-            raise named from error
+        self.saves.begin(partial(self._finish_save, self.state.global_step, writes))  # type: ignore[attr-defined] # mixin
+        if waits:
+            self.saves.wait()
+
+    def _finish_save(self, step: int, writes: list[saving.Write]) -> None:
+        """Write what was put off, and let the checkpoint take its place; in the background."""
+        folder = self.run.directory.checkpoints
+        with named_failures(folder):
+            for write in writes:
+                write()
+            saved = checkpoints.commit(folder / checkpoints.STAGING / f"checkpoint-{step}", folder)
         checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
         print(f"saved {saved.name}", flush=True)  # noqa: T201 - standard output is the job's log
 
@@ -100,3 +121,14 @@ class JobTrainer:
     def _load_rng_state(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):
             super()._load_rng_state(checkpoint)  # type: ignore[misc] # mixin
+
+
+@contextmanager
+def named_failures(folder: Path) -> Iterator[None]:
+    """Name what goes wrong in a save, and leave nothing half of it: the disk may be full."""
+    try:
+        yield
+    except Exception as error:
+        named = translate(error, folder)  # first: it tells how full the disk was
+        shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+        raise named from error

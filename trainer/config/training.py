@@ -115,6 +115,8 @@ class TrainingConfig(Settings):
     """Write a checkpoint every so many steps."""
     save_total_limit: int = Field(default=2, ge=1)
     """Keep so many checkpoints; the newest valid one and the best are never removed."""
+    async_save: bool = True
+    """Train on while a checkpoint is written, from a copy in memory where that is large enough."""
     eval_steps: int | None = Field(default=None, ge=1)
     """Evaluate every so many steps. null: at the end of each epoch."""
     eval_on_start: bool = True
