@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from canaries import TOKENS, Canaries
 from curves import Curves
 from hunt import Hunt
 from prefect.client.schemas.objects import FlowRun
@@ -52,10 +54,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def curves(tmp_path_factory: pytest.TempPathFactory) -> Curves:
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder that the workers of the test run share; Prefect's database is in it."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def curves(shared: Path) -> Curves:
     return Curves(shared / "curves")
 
 
@@ -65,9 +71,14 @@ async def scene(
     tmp_path: Path,
     prefect_api: str,
     curves: Curves,
+    shared: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Scene]:
-    """Give a running cloud and what belongs to it: of RunPod, or as `request.param` says."""
+    """Give a running cloud and what belongs to it: of RunPod, or as `request.param` says.
+
+    At the end no secret may stand in a log, an artifact, a job directory, Prefect's database or a
+    process's arguments.
+    """
     provider = getattr(request, "param", "runpod")
     cloud: Cloud | None = None
     if provider in CLOUDS:
@@ -76,9 +87,16 @@ async def scene(
         cloud.start()
         for variable, value in cloud.environ().items():
             monkeypatch.setenv(variable, value)
+    for variable, token in TOKENS.items():
+        monkeypatch.setenv(variable, token)
+    canaries = Canaries([cloud] if cloud else [])
+    watching = asyncio.create_task(canaries.watch())
     found = Scene(provider, cloud, tmp_path, curves)
     yield found
+    watching.cancel()
     await found.close()
+    assert canaries.told == set()
+    assert canaries.leaks(tmp_path, shared / "prefect") == []
 
 
 @pytest.fixture
