@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import shutil
+import subprocess
 import time
+from contextlib import contextmanager
 
 import pytest
 from scene import LONG, MEDIUM
@@ -53,6 +57,50 @@ async def test_a_slow_network_makes_it_slower_and_nothing_else(
     await survived(run)
     assert len(scene.cloud.account) == 1
     assert scene.directory(run).read_status().attempt == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(21, "slow network")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("iptables") is None, reason="needs root and iptables"
+)
+async def test_lost_packets_change_nothing(scene, survived):
+    run = await scene.run(scene.job(**MEDIUM))
+    await scene.at_step(run, 10)
+
+    scene.injected(run)
+    with losing_packets(scene.machine().port, share=0.05) as lost:
+        await asyncio.sleep(15)
+        assert lost() > 0
+
+    await survived(run)
+    assert len(scene.cloud.account) == 1
+    assert scene.directory(run).read_status().attempt == 1
+
+
+@contextmanager
+def losing_packets(port, share):
+    """Lose a share of the packets to and from a port of this computer; yields their number."""
+    chance = ["-m", "statistic", "--mode", "random", "--probability", str(share), "-j", "DROP"]
+    rules = [
+        ["INPUT", "-i", "lo", "-p", "tcp", way, str(port), *chance]
+        for way in ("--dport", "--sport")
+    ]
+    for rule in rules:
+        subprocess.run(["iptables", "-w", "-I", *rule], check=True)
+
+    def lost():
+        listed = subprocess.run(
+            ["iptables", "-w", "-nvxL", "INPUT"], check=True, capture_output=True, text=True
+        )
+        words = [line.split() for line in listed.stdout.splitlines() if str(port) in line]
+        return sum(int(packets) for packets, *_ in words)
+
+    try:
+        yield lost
+    finally:
+        for rule in rules:
+            subprocess.run(["iptables", "-w", "-D", *rule], check=True)
 
 
 @pytest.mark.thorough

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -136,28 +138,52 @@ async def test_training_and_streaming_go_on_without_prefect(scene, survived, mon
     assert len(scene.cloud.account) == 1
 
 
-@pytest.mark.thorough
-@pytest.mark.fault(24, "Prefect API away for 20 s")
-async def test_a_prefect_server_that_was_killed_is_found_again(scene, survived, monkeypatch):
+@pytest.fixture
+async def own_server(scene, monkeypatch):
+    """Give the port of a Prefect server that the test may disturb; its processes are ended."""
     port = free_port()
-    server = prefect_server(port, scene.folder)
     url = f"http://127.0.0.1:{port}/api"
     monkeypatch.setenv("PREFECT_API_URL", url)
-    try:
-        with temporary_settings({PREFECT_API_URL: url}):
-            await until(lambda: answers(port))
-            run = await scene.run(scene.job(**LONG))
-            step = await scene.at_step(run, 20)
+    servers = [prefect_server(port, scene.folder)]
+    with temporary_settings({PREFECT_API_URL: url}):
+        await until(lambda: answers(port))
+        yield port, servers
+    end(servers[-1])
 
-            scene.injected(run, "Prefect's API fails")
-            end(server)
-            await until(lambda: scene.step(run) > step + 20)
-            server = prefect_server(port, scene.folder)
 
-            await until(lambda: answers(port))
-            await survived(run)
-    finally:
-        end(server)
+@pytest.mark.thorough
+@pytest.mark.fault(24, "Prefect API away for 20 s")
+async def test_a_prefect_server_that_was_killed_is_found_again(scene, survived, own_server):
+    port, servers = own_server
+    run = await scene.run(scene.job(**LONG))
+    step = await scene.at_step(run, 20)
+
+    scene.injected(run, "Prefect's API fails")
+    end(servers[-1])
+    await until(lambda: scene.step(run) > step + 20)
+    servers.append(prefect_server(port, scene.folder))
+
+    await until(lambda: answers(port))
+    await survived(run)
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(24, "Prefect API away for 20 s")
+async def test_a_database_that_is_locked_delays_what_prefect_knows_and_nothing_else(
+    scene, survived, own_server
+):
+    run = await scene.run(scene.job(**LONG))
+    step = await scene.at_step(run, 20)
+
+    scene.injected(run)
+    with closing(sqlite3.connect(scene.folder / "prefect/prefect.db")) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        await asyncio.sleep(20)
+        database.rollback()
+    assert scene.step(run) > step + 20
+
+    await survived(run)
+    assert len(scene.cloud.account) == 1
 
 
 def prefect_server(port: int, folder: Path) -> subprocess.Popen[bytes]:
