@@ -235,8 +235,9 @@ def _in_words(facts: dict[str, Any]) -> str:
     # Loading, evaluations and checkpoints come on top.
     took = f"about {duration(time)}" if time is not None else f"unknown ({facts['time_note']})"
     fits = "" if facts["fits"] else f", MORE than the {facts['available_gb']:.1f} GB there are"
+    saved = " with gradient checkpointing" if facts["gradient_checkpointing"] else ""
     return (
         f"{facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained, "
         f"{facts['tokens']:,} tokens, {facts['steps']:,} steps; "
-        f"{facts['memory_kind']} peak {memory['peak']:.2f} GB{fits}; training {took}"
+        f"{facts['memory_kind']} peak {memory['peak']:.2f} GB{fits}{saved}; training {took}"
     )

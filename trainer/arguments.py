@@ -23,7 +23,6 @@ SAME_NAME = (
     "weight_decay",
     "max_grad_norm",
     "optim",
-    "gradient_checkpointing",
     "seed",
     "logging_steps",
     "save_steps",
@@ -77,6 +76,7 @@ def training_arguments(
         "learning_rate": config.learning_rate
         or METHODS[config.method].learning_rate(adapters=config.peft is not None),
         "data_seed": config.seed,
+        "gradient_checkpointing": config.gradient_checkpointing is True,
         "use_cpu": not cuda,
         "bf16": cuda and precision(config) == "bfloat16",
         "fp16": cuda and precision(config) == "float16",
@@ -89,7 +89,11 @@ def training_arguments(
         "push_to_hub": False,
     }
     _check(config.arguments, config_class, ours)
-    defaults = {"dataloader_pin_memory": cuda, "ddp_find_unused_parameters": False}
+    defaults = {
+        "dataloader_pin_memory": cuda,
+        "ddp_find_unused_parameters": False,
+        **_faster_here(config),
+    }
     try:
         with old_names_allowed():
             return config_class(**{**defaults, **method, **ours, **config.arguments})
@@ -110,7 +114,27 @@ def precision(config: TrainingConfig) -> str:
 
     if config.dtype != "auto":
         return config.dtype
-    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
+    # Older GPUs only emulate it, which is slower than float32.
+    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_it else "float32"
+
+
+def _faster_here(config: TrainingConfig) -> dict[str, Any]:
+    """Return what this machine does faster at the same result, unless the user says otherwise.
+
+    float32 that is asked for by name stays float32. Liger's kernels are for the models that read
+    rows as tokens; TRL's other methods would compute another loss with them.
+    """
+    import torch
+    from transformers.utils import is_liger_kernel_available, is_torch_tf32_available
+
+    if not torch.cuda.is_available():
+        return {}
+    learns_from_tokens = METHODS[config.method].learns_from_tokens
+    return {
+        "tf32": is_torch_tf32_available() and config.dtype != "float32",
+        "use_liger_kernel": learns_from_tokens and is_liger_kernel_available(),
+    }
 
 
 def _check(given: dict[str, Any], config_class: type[Any], ours: dict[str, Any]) -> None:

@@ -200,7 +200,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
 
     def _speed(self, state: Any) -> dict[str, float | None]:
         now, tokens = time.monotonic(), int(self._trainer.tokens_seen)
-        samples = self._trainer.samples_seen
+        samples = int(self._trainer.samples_seen)
         before, tokens_before, samples_before = self._last
         self._last = (now, tokens, samples)
         seconds = max(now - before, 1e-9)

@@ -47,7 +47,7 @@ class JobTrainer:
     def __init__(self, run: Run, **kwargs: Any) -> None:
         self.run = run
         self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
-        self.samples_seen = 0
+        self.samples_seen: Any = 0  # see tokens_seen
         self.saves = saving.Saves()
         super().__init__(**kwargs)
 
@@ -64,9 +64,28 @@ class JobTrainer:
 
     def count(self, inputs: dict[str, Any]) -> None:
         """Count what is trained on: masks are of shape (batch, length), one or one an answer."""
+        if "position_ids" in inputs:  # no padding: each document's positions begin at 0
+            self.tokens_seen += inputs["input_ids"].numel()
+            self.samples_seen += (inputs["position_ids"] == 0).sum()
+            return
         masks = [inputs[name] for name in MASKS if name in inputs] or [inputs["input_ids"] >= 0]
         self.tokens_seen += sum(mask.sum() for mask in masks)
         self.samples_seen += masks[0].shape[0]
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Return the sampler; one that groups by length gets an order that a resumed run has too.
+
+        transformers lets it draw from the global generator, which a resume sets later.
+        """
+        import torch
+        from transformers.trainer_pt_utils import LengthGroupedSampler
+
+        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc] # mixin
+        if isinstance(sampler, LengthGroupedSampler):
+            generator = torch.Generator()
+            sampler.generator = generator
+            sampler.set_epoch = lambda epoch: generator.manual_seed(self.run.config.seed + epoch)
+        return sampler
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count none: nobody reads the sum, and counting walks all parameters at every step."""

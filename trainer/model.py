@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.arguments import precision
+from trainer.attention import choose_attention
 from trainer.config import LoraConfig, TrainingConfig
 from trainer.errors import ConfigError, ModelNotFound
 from trainer.methods import METHODS
 from trainer.old_names import old_names_allowed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def check_model_files(
@@ -51,6 +52,20 @@ def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_architecture(config: TrainingConfig) -> PretrainedConfig:
+    """Load the model's config alone.
+
+    Raises:
+        ModelNotFound: there is none.
+    """
+    from transformers import AutoConfig
+
+    check_model_files(config.model)
+    options = {"num_labels": 1} if METHODS[config.method].is_classifier else {}
+    architecture: PretrainedConfig = _loaded(AutoConfig.from_pretrained, config, **options)
+    return architecture
+
+
 def load_model(config: TrainingConfig) -> PreTrainedModel:
     """Load or initialise the model, on the CPU, with adapters where the job asks for them.
 
@@ -59,7 +74,7 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     """
     import torch
     import transformers
-    from transformers import AutoConfig, set_seed
+    from transformers import set_seed
 
     set_seed(config.seed)  # adapters and random weights are the same for the same seed
     frozen = config.peft is not None
@@ -68,10 +83,10 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     kind = getattr(transformers, method.auto_class(adapters=False))
     options = {"num_labels": 1} if method.is_classifier else {}
     if config.init == "random":
-        architecture = _loaded(AutoConfig.from_pretrained, config, **options)
-        model = kind.from_config(architecture, dtype=dtype)
+        model = kind.from_config(load_architecture(config), dtype=dtype)
     else:
         model = _loaded(kind.from_pretrained, config, dtype=dtype, **options)
+    choose_attention(model, config.attn_implementation)
     if config.peft is not None:
         model = add_adapters(model, config.peft, method=config.method)
     return model

@@ -6,7 +6,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OLD_NAMES = ("`is_gradient_checkpointing", "`gradient_checkpointing")
+OLD_NAMES = (
+    "`is_gradient_checkpointing",
+    "`gradient_checkpointing",
+    "`use_liger_kernel=True`",
+)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def write_output(
     data: dict[str, Any],
     *,
     code: dict[str, str] | None = None,
+    usage: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Write output/ in one step and return its manifest.
 
@@ -51,6 +52,7 @@ def write_output(
         tokenizer: as used, chat template included.
         data: facts about the dataset: rows, tokens, sha256.
         code: the SHA-256 of each file of the user's own code, by name.
+        usage: memory and time, predicted and used; see `trainer.usage`.
     """
     staged = directory.root / ".output"
     shutil.rmtree(staged, ignore_errors=True)
@@ -63,7 +65,7 @@ def write_output(
         model.save_pretrained(staged, **trained)
         tokenizer.save_pretrained(staged)
         (staged / "README.md").write_text(model_card(config, data, metrics), encoding="utf-8")
-        facts = {"data": data, **({"code": code} if code else {})}
+        facts = {"data": data, "usage": usage or {}, **({"code": code} if code else {})}
         manifest = write_manifest(staged, method=config.method, metrics=metrics, **facts)
     except Exception as error:
         named = translate(error, directory.root)  # first: it tells how full the disk was

@@ -34,6 +34,7 @@ from trainer.wish import Interrupted, Wish
 if TYPE_CHECKING:
     from trainer.callbacks import Evaluation, Obedience
     from trainer.loop import Run
+    from trainer.usage import Usage
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer otherwise
@@ -80,8 +81,9 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     report = inspect_dataset(config)
     _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
 
-    run, data = _prepare(directory, config)
+    run, data, usage = _prepare(directory, config)
     trainer, obedience, evaluation = _assemble(run, wish)
+    trainer.add_callback(usage)
     resume = _resume_point(directory)
     trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
 
@@ -100,7 +102,8 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     if best := evaluation.best_steps():
         _load_best(trainer, directory, max(best))
     named, code = as_named(directory, config), code_hashes(config)
-    write_output(directory, named, trainer.model, run.tokenizer, data, code=code)
+    used = usage.facts
+    write_output(directory, named, trainer.model, run.tokenizer, data, code=code, usage=used)
     return JobState.COMPLETED
 
 
@@ -131,30 +134,36 @@ def read_config(directory: JobDirectory) -> TrainingConfig:
     return validated(TrainingConfig, job.get("config"), str(directory.job))
 
 
-def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict[str, Any]]:
-    """Load model and tokenizer, tokenise the data; this imports torch."""
+def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict[str, Any], Usage]:
+    """Load model and tokenizer, tokenise the data, predict the memory; this imports torch."""
     _say("loading libraries")
     from trainer.data.tokenization import prepare_datasets
     from trainer.loop import Run
+    from trainer.memory import predicted
+    from trainer.usage import Usage
 
     directory.cache.mkdir(exist_ok=True)
     directory.checkpoints.mkdir(exist_ok=True)
     _say(f"loading {config.model}")
     tokenizer = load_tokenizer(config)
     data = prepare_datasets(config, tokenizer, directory.cache)
+    model, divisor = load_model(config), directory.read_status().batch_divisor
+    decided, memory = predicted(config, data.facts["longest"], divisor=divisor, model=model)
     run = Run(
-        config=config,
+        config=decided,
         directory=directory,
-        model=load_model(config),
+        model=model,
         tokenizer=tokenizer,
         train_dataset=data.train,
         eval_dataset=data.eval,
-        batch_divisor=directory.read_status().batch_divisor,
+        batch_divisor=divisor,
     )
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in run.model.parameters())
     _say(f"training {trained:,} of {total:,} parameters on {data.facts['rows']} rows")
-    return run, data.facts
+    saved = ", with gradient checkpointing" if decided.gradient_checkpointing else ""
+    _say(f"predicted memory {memory['peak']:.2f} GB{saved}")
+    return run, data.facts, Usage(memory)
 
 
 def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:

@@ -110,7 +110,7 @@ def seconds_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> f
     peak = next((tf for name, tf in TERAFLOPS.items() if matches([name], *names)), None)
     if peak is None:
         return None
-    per_token = (4 if config.peft else 6) + (2 if config.gradient_checkpointing else 0)
+    per_token = (4 if config.peft else 6) + (2 if facts["gradient_checkpointing"] else 0)
     operations = per_token * facts["parameters"] * _tokens(config, facts)
     return float(operations / (peak * 1e12 * UTILISATION))
 
@@ -153,6 +153,5 @@ def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float |
 def _tokens(config: TrainingConfig, facts: dict[str, Any]) -> float:
     """Return the tokens of the whole training."""
     rows = facts["steps"] * config.per_device_train_batch_size * config.gradient_accumulation_steps
-    packed = config.packing if config.packing is not None else config.method == "cpt"
-    mean = config.max_length if packed else facts["tokens"] / max(1, facts["rows"])
+    mean = config.max_length if config.packs else facts["tokens"] / max(1, facts["rows"])
     return float(rows * mean)

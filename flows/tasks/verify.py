@@ -43,6 +43,7 @@ async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
         "path": folder,
         **_model_file(Path(folder), manifest),
         "metrics": _numbers(manifest.get("metrics")),
+        "usage": _numbers(manifest.get("usage")),
         "data": manifest.get("data", {}),
         "seconds": await asyncio.to_thread(_duration, run),
     }
@@ -65,6 +66,7 @@ def as_markdown(job: TrainingJob, report: dict[str, Any]) -> str:
         "size": f"{report['bytes'] / 1e6:.2f} MB",
         "SHA-256": f"`{report['sha256']}`",
         "duration": f"{report['seconds']:.0f} s",
+        **_usage_in_words(report["usage"]),
         **{name: f"{value:.6g}" for name, value in report["metrics"].items()},
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -86,6 +88,16 @@ def _model_file(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     if name is None:
         name = max(files, key=lambda n: int(files[n]["bytes"]))
     return {"file": str(folder / name), **files[name]}
+
+
+def _usage_in_words(usage: dict[str, float]) -> dict[str, str]:
+    """Return what was used and what was predicted, where the trainer told both."""
+    kinds = {"memory_gb": ("peak memory", "GB"), "seconds": ("training time", "s")}
+    return {
+        words: f"{usage[name]:.2f} {unit} (predicted {usage[f'{name}_predicted']:.2f} {unit})"
+        for name, (words, unit) in kinds.items()
+        if {name, f"{name}_predicted"} <= usage.keys()
+    }
 
 
 def _numbers(metrics: Any) -> dict[str, float]:

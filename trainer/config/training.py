@@ -100,11 +100,19 @@ class TrainingConfig(Settings):
     max_length: int = Field(default=1024, ge=8)
     """Longest example in tokens; longer ones are cut (cpt: the length of a packed block)."""
     packing: bool | None = None
-    """Fill every sequence up to max_length. null: for cpt only."""
+    """Fill every sequence up to max_length. null: for cpt only. sft keeps the rows of a sequence
+    apart; cpt cuts the joined text into blocks."""
+    padding_free: bool | None = None
+    """sft: train on a batch as one sequence without padding; its rows do not see each other, so the
+    result is the same. null: where the model's attention makes that faster."""
+    attn_implementation: Text | None = None
+    """How the model attends, by transformers' name. null: flash_attention_2 where flash-attn is
+    installed and the model has it, else sdpa."""
     assistant_only_loss: bool = True
     """Learn from the assistant's (or the completion's) tokens only."""
-    gradient_checkpointing: bool = False
-    """Trade time for memory: recompute activations in the backward pass."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Trade time for memory: recompute activations in the backward pass. auto: only where the
+    predicted memory would not fit otherwise."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision. auto: bfloat16 where the GPU has it, else float32."""
     seed: int = Field(default=42, ge=0, lt=2**32)
@@ -130,6 +138,11 @@ class TrainingConfig(Settings):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Any further argument of the method's TRL or transformers config, by its own name."""
 
+    @property
+    def packs(self) -> bool:
+        """Whether sequences are filled up to max_length."""
+        return self.packing if self.packing is not None else self.method == "cpt"
+
     _without_model = model_validator(mode="before")(without_model)
 
     @model_validator(mode="after")
@@ -149,6 +162,8 @@ class TrainingConfig(Settings):
             raise ValueError(
                 "kto compares the rows of a batch: set per_device_train_batch_size to 2 or more"
             )
+        if self.padding_free and self.method not in {"sft", "cpt"}:
+            raise ValueError(f"padding_free is for sft: {self.method} has its own batches")
         if self.init == "random" and self.peft:
             raise ValueError("init: random has no weights to adapt: set peft: null")
         check_generation(self)

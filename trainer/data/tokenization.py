@@ -185,6 +185,7 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
         "config": config.model_dump(
             include={"method", "max_length", "max_completion_length", "assistant_only_loss"}
         ),
+        "limit": _limit(config),
         "formatting": formatting_key(config),
         # Calls leave their padding and truncation in the tokenizer's state.
         "tokenizer": {**state, "padding": None, "truncation": None},
@@ -284,9 +285,14 @@ def _encode_texts(
         yield Encoded(question + answer, silent + answer)
 
 
+def _limit(config: TrainingConfig) -> int | None:
+    """Return where rows are cut; documents that are to be joined and cut into blocks stay whole."""
+    return None if config.method == "cpt" and config.packs else config.max_length
+
+
 def _fitted(rows: Iterable[Encoded], config: TrainingConfig, tally: Tally) -> Iterator[Encoded]:
     """Yield the rows cut to max_length that still have something to learn, and count the rest."""
-    limit = None if config.method == "cpt" else config.max_length
+    limit = _limit(config)
     for row in rows:
         fitted = Encoded(row.input_ids[:limit], row.labels[:limit])
         tally.truncated += len(fitted.input_ids) < len(row.input_ids)

@@ -16,10 +16,4 @@ if TYPE_CHECKING:
 
 def build(run: Run) -> Trainer:
     """Return the trainer for one run."""
-    packing = run.config.packing is not False
-    return sft.build(
-        run,
-        packing=packing,
-        packing_strategy="wrapped",
-        dataset_kwargs={"skip_prepare_dataset": not packing},
-    )
+    return sft.build(run, packing_strategy="wrapped")

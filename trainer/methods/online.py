@@ -62,7 +62,7 @@ class RolloutTrainer(JobTrainer):
 
     def _get_train_sampler(self, dataset: Any = None) -> Any:
         """Return TRL's sampler, made to give every epoch an order that a resumed run has too."""
-        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc] # mixin
+        sampler = super()._get_train_sampler(dataset)
         if sampler.shuffle:
             sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
         return sampler

@@ -41,7 +41,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "optimizer": config.optim,
-        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_checkpointing": config.gradient_checkpointing is True,
         "bf16": {"auto": "auto", "bfloat16": True}.get(config.dtype, False),
         "fp16": config.dtype == "float16",
         "seed": config.seed,

@@ -49,7 +49,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "optim": config.optim,
-        "disable_gradient_checkpointing": not config.gradient_checkpointing,
+        "disable_gradient_checkpointing": config.gradient_checkpointing is not True,
         "bf16": config.dtype == "bfloat16" or (config.dtype == "auto" and start.has_gpu),
         "fp16": config.dtype == "float16",
         "seed": config.seed,

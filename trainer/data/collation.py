@@ -1,0 +1,123 @@
+"""Rows of tokens → one batch without padding, whose rows do not see each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.attention import Isolation
+from trainer.data.chats import NO_LOSS
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+ALIKE = 128
+"""Documents up to this many tokens attend together, however short they are: a further call of the
+kernel costs more than the padding."""
+
+
+@dataclass(frozen=True)
+class FlatCollator:
+    """Lays the documents of a batch one after another, in one sequence of shape (1, tokens).
+
+    position_ids begin anew with each document. The last token of a document learns nothing, for
+    what follows it is another's. A module's class, so that it can be sent to a spawned worker.
+    """
+
+    isolation: Isolation
+    """What keeps documents apart in the model."""
+    head_can_skip: bool
+    """Whether the model computes logits for the positions of `logits_to_keep` alone."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch.
+
+        Args:
+            rows: input_ids and labels; of packed rows also seq_lengths, the tokens of each
+                document in the row.
+        """
+        lengths = np.concatenate(
+            [row.get("seq_lengths") or [len(row["input_ids"])] for row in rows]
+        )
+        tokens, labels = (
+            np.concatenate([row[name] for row in rows]) for name in ("input_ids", "labels")
+        )
+        starts = np.cumsum(lengths) - lengths
+        labels[starts] = NO_LOSS
+        following = np.append(labels[1:], NO_LOSS)
+        batch = {
+            "input_ids": _tensor(tokens)[None],
+            "position_ids": _tensor(np.arange(len(tokens)) - np.repeat(starts, lengths))[None],
+            "labels": _tensor(labels)[None],
+        }
+        # Where nothing is to be learnt the head need not be computed: of a chat, often most of it.
+        if self.head_can_skip:
+            learnt = np.flatnonzero(following != NO_LOSS)
+            batch["logits_to_keep"] = _tensor(learnt)
+            following = following[learnt]
+        batch["shift_labels"] = _tensor(following)[None]
+        return batch | self._bounds(lengths)
+
+    def _bounds(self, lengths: NDArray[np.int64]) -> dict[str, Any]:
+        """Return what tells the model's attention where documents begin and end."""
+        import torch
+
+        match self.isolation:
+            case Isolation.FLASH:
+                bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+                longest = int(lengths.max())
+                return {
+                    "cu_seq_lens_q": bounds,
+                    "cu_seq_lens_k": bounds,
+                    "max_length_q": longest,
+                    "max_length_k": longest,
+                }
+            case Isolation.BY_DOCUMENT:
+                rows, order = layout(lengths)
+                # A mask with four dimensions is taken as it is, so no square one is made.
+                unused = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+                return {"document_rows": rows, "document_order": order, "attention_mask": unused}
+            case Isolation.MASK:
+                return {}
+
+
+def layout(lengths: NDArray[np.int64]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return how to put the documents of a sequence into few rectangles, and out of them again.
+
+    A rectangle holds documents of which the longest is at most twice as long as the shortest, or
+    all that have up to `ALIKE` tokens; so there are few, and little of them is padding.
+
+    Args:
+        lengths: of each document, in tokens; shape (documents,).
+
+    Returns:
+        Index tensors of shape (documents, longest) into the sequence, one a rectangle; a short row
+        ends with its last token repeated, which no token before it sees. And the index, of shape
+        (tokens,), of each token in the concatenated rectangles.
+    """
+    starts = np.cumsum(lengths) - lengths
+    order = np.empty(lengths.sum(), dtype=np.int64)
+    rectangles, offset = [], 0
+    remaining = np.argsort(-lengths, kind="stable")
+    while len(remaining):
+        longest = lengths[remaining[0]]
+        is_alike = lengths[remaining] * 2 > longest if longest > ALIKE else remaining >= 0
+        members, remaining = remaining[is_alike], remaining[~is_alike]
+        columns = np.arange(longest)
+        last = lengths[members, None] - 1
+        rows = starts[members, None] + np.minimum(columns, last)
+        places = offset + np.arange(rows.size).reshape(rows.shape)
+        is_real = columns <= last
+        order[rows[is_real]] = places[is_real]
+        rectangles.append(_tensor(rows))
+        offset += rows.size
+    return rectangles, _tensor(order)
+
+
+def _tensor(values: NDArray[Any]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
