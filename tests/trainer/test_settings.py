@@ -119,6 +119,36 @@ def test_random_weights_have_nothing_to_adapt():
     config(init="random", peft=None)
 
 
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (
+            "loss_type = 'sigmod' is no loss of dpo; did you mean sigmoid? There are: sigmoid, ",
+            {"method": "dpo", "loss_type": "sigmod"},
+        ),
+        ("loss_type = 'ipo' is no loss of kto; There", {"method": "kto", "loss_type": "ipo"}),
+        ("set arguments: {label_smoothing: ", {"method": "dpo", "loss_type": "exo_pair"}),
+        ("loss_type is nothing that sft has: remove it", {"loss_type": "sigmoid"}),
+        ("beta is nothing that reward has", {"method": "reward", "beta": 0.1}),
+        ("packing is nothing that dpo has", {"method": "dpo", "packing": True}),
+        ("temperature is nothing that sft has", {"temperature": 0.5}),
+    ],
+)
+def test_a_setting_that_the_method_would_not_read_is_refused(words, settings):
+    assert words in refusal(**settings)
+
+
+def test_a_loss_of_the_method_is_accepted():
+    config(method="dpo", loss_type="ipo")
+    config(method="dpo", loss_type="exo_pair", arguments={"label_smoothing": 0.001})
+    config(
+        method="grpo",
+        loss_type="dr_grpo",
+        reward_functions=["length"],
+        max_completion_length=64,
+    )
+
+
 def test_evaluation_has_one_source():
     both = {"path": "d", "eval_path": "e", "eval_fraction": 0.1}
 

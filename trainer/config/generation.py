@@ -14,14 +14,6 @@ if TYPE_CHECKING:
 
 NUM_GENERATIONS = {"grpo": 8, "rloo": 2}
 """The methods that compare answers to one prompt, and how many where nothing is said."""
-FIELDS: dict[str, Any] = {
-    "reward_functions": [],
-    "reward_model": None,
-    "num_generations": None,
-    "max_completion_length": 256,
-    "temperature": 1.0,
-}
-"""Settings that only these methods have, and their defaults."""
 
 
 def check_generation(config: TrainingConfig) -> None:
@@ -31,7 +23,6 @@ def check_generation(config: TrainingConfig) -> None:
         ValueError: one sentence with the field, its value and the remedy.
     """
     if not METHODS[config.method].generates:
-        _refuse_given(config, list(FIELDS))
         return
     if not config.reward_functions and not config.reward_model:
         raise ValueError(
@@ -47,8 +38,6 @@ def check_generation(config: TrainingConfig) -> None:
         )
     if config.method in NUM_GENERATIONS:
         _check_batches(config)
-    else:
-        _refuse_given(config, ["num_generations"])
 
 
 def generation_arguments(config: TrainingConfig) -> dict[str, Any]:
@@ -68,13 +57,6 @@ def uses_of_prompt(config: TrainingConfig) -> int:
         return int(config.arguments.get("num_ppo_epochs", 4))
     answers = config.num_generations or NUM_GENERATIONS.get(config.method, 1)
     return int(answers * config.arguments.get("num_iterations", 1))
-
-
-def _refuse_given(config: TrainingConfig, names: list[str]) -> None:
-    """Compare values, not what was given: a job that was written down again gives everything."""
-    given = [name for name in names if getattr(config, name) != FIELDS[name]]
-    if given:
-        raise ValueError(f"{given[0]} is nothing that {config.method} has: remove it")
 
 
 def _check_name(name: str) -> None:

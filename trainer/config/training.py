@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from trainer.config.command import CommandConfig, TrainerName, check_trainer, without_model
 from trainer.config.dataset import DatasetConfig
 from trainer.config.generation import check_generation
+from trainer.config.own_settings import check_own_settings
 from trainer.config.peft import LoraConfig
 from trainer.config.settings import Settings, Text
 from trainer.methods import METHODS
@@ -71,7 +72,8 @@ class TrainingConfig(Settings):
     """How much the model is held to what it was (dpo, kto, grpo, rloo, ppo), or how much
     preferences weigh (orpo). null: the method's own, 0.1; grpo: 0; rloo, ppo: 0.05."""
     loss_type: Text | None = None
-    """The loss of dpo (sigmoid, ipo, hinge, …) or kto, by TRL's name. null: the method's own."""
+    """The loss of dpo (sigmoid, ipo, hinge, …), kto or grpo (dapo, grpo, dr_grpo, …), by TRL's
+    name. null: the method's own."""
     reward_functions: list[Text] = Field(default_factory=list)
     """Who scores the answers of grpo, rloo and ppo: names such as exact_match, or your own
     functions as path.py:function. Several are added up."""
@@ -166,5 +168,6 @@ class TrainingConfig(Settings):
             raise ValueError(f"padding_free is for sft: {self.method} has its own batches")
         if self.init == "random" and self.peft:
             raise ValueError("init: random has no weights to adapt: set peft: null")
+        check_own_settings(self)
         check_generation(self)
         return self

@@ -8,6 +8,7 @@ from itertools import chain, islice
 
 from trainer.config import TrainingConfig
 from trainer.data.formatting import formatted
+from trainer.data.judged import Judged
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
 from trainer.data.schema import Example, choose_schema
@@ -74,12 +75,21 @@ def inspect_source(
     progress: Progress | None = None,
     evaluation: DatasetReport | None = None,
 ) -> DatasetReport:
-    """Read and check the rows of one source; see `inspect_dataset`."""
+    """Read and check the rows of one source; see `inspect_dataset`.
+
+    Raises:
+        DataError: a row cannot be used, or judged answers are all good or all bad.
+    """
     reading = CheckedReading(source, config, progress)
     total = longest = 0
+    labels = set()
     for _, example in reading:
         total += example.characters
         longest = max(longest, example.characters)
+        if isinstance(example, Judged):
+            labels.add(example.label)
+    if len(labels) == 1:
+        raise _one_label(source.name, *labels)
     return DatasetReport(
         files=source.files,
         rows=reading.rows,
@@ -90,6 +100,13 @@ def inspect_source(
         mean_characters=total / reading.rows,
         max_characters=longest,
         evaluation=evaluation,
+    )
+
+
+def _one_label(name: str, label: bool) -> DataError:  # noqa: FBT001 - it is what was read
+    return DataError(
+        f"{name}: every row is labelled {str(label).lower()}, and there is nothing to tell apart.",
+        f"Add answers labelled {str(not label).lower()}, or learn good ones alone by method: sft.",
     )
 
 

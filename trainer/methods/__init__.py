@@ -23,6 +23,10 @@ class Method:
     """How many sequences of a row are in memory at once."""
     is_classifier: bool = False
     """Whether the model gets a head with one score instead of one over the vocabulary."""
+    has_beta: bool = True
+    """Whether it weighs what it learns against something else, such as staying what it was."""
+    losses: tuple[str, ...] = ()
+    """The values of `loss_type`, by TRL's names; the first is its default."""
 
     @property
     def generates(self) -> bool:
@@ -44,13 +48,35 @@ class Method:
         return f"{'AutoPeftModel' if adapters else 'AutoModel'}For{task}"
 
 
+DPO_LOSSES = (
+    *("sigmoid", "sigmoid_norm", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "bco_pair"),
+    *("sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft"),
+)
+
 METHODS = {
-    "cpt": Method("trainer.methods.cpt", "trl:SFTConfig", ("text",)),
+    "cpt": Method("trainer.methods.cpt", "trl:SFTConfig", ("text",), has_beta=False),
     "dpo": Method(
-        "trainer.methods.dpo", "trl:DPOConfig", ("preference",), (1e-5, 1e-6), sequences=2
+        "trainer.methods.dpo",
+        "trl:DPOConfig",
+        ("preference",),
+        (1e-5, 1e-6),
+        sequences=2,
+        losses=DPO_LOSSES,
     ),
-    "grpo": Method("trainer.methods.grpo", "trl:GRPOConfig", ("prompts",), (1e-5, 1e-6)),
-    "kto": Method("trainer.methods.kto", "trl:KTOConfig", ("unpaired", "preference"), (1e-5, 1e-6)),
+    "grpo": Method(
+        "trainer.methods.grpo",
+        "trl:GRPOConfig",
+        ("prompts",),
+        (1e-5, 1e-6),
+        losses=("dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    ),
+    "kto": Method(
+        "trainer.methods.kto",
+        "trl:KTOConfig",
+        ("unpaired", "preference"),
+        (1e-5, 1e-6),
+        losses=("kto", "apo_zero_unpaired"),
+    ),
     "orpo": Method(
         "trainer.methods.orpo",
         "trl.experimental.orpo:ORPOConfig",
@@ -71,8 +97,9 @@ METHODS = {
         (1e-4, 1e-5),
         sequences=2,
         is_classifier=True,
+        has_beta=False,
     ),
     "rloo": Method("trainer.methods.rloo", "trl:RLOOConfig", ("prompts",), (1e-5, 1e-6)),
-    "sft": Method("trainer.methods.sft", "trl:SFTConfig", CHATS_AND_TEXTS),
+    "sft": Method("trainer.methods.sft", "trl:SFTConfig", CHATS_AND_TEXTS, has_beta=False),
 }
 """The methods by the names that TRL gives them."""

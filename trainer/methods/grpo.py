@@ -19,4 +19,4 @@ def build(run: Run) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
     from trl import GRPOTrainer
 
-    return build_online(run, GRPOTrainer)
+    return build_online(run, GRPOTrainer, loss_type=run.config.loss_type)

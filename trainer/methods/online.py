@@ -118,8 +118,13 @@ def joined(batches: list[Batch]) -> Batch:
     return {name: join(name) for name in (batches[0] if batches else {})}
 
 
-def build_online(run: Run, kind: type[Any]) -> Trainer:
+def build_online(run: Run, kind: type[Any], **options: Any) -> Trainer:
     """Return the trainer of a method that generates.
+
+    Args:
+        run: its inputs.
+        kind: the trainer's class.
+        options: further arguments, None where TRL's own default is wanted.
 
     Raises:
         DataError: there are too few prompts for one rollout.
@@ -137,6 +142,7 @@ def build_online(run: Run, kind: type[Any]) -> Trainer:
             "reward_funcs": rewards_of(config, run.train_dataset.column_names, device)
         },
         **generation_arguments(config),
+        **options,
     )
     sampler = trainer._get_train_sampler(run.train_dataset)
     if len(sampler) == 0:

@@ -118,5 +118,16 @@ def test_the_report_names_bad_pairs_by_line(tmp_path, make_config):
         inspect_dataset(make_config(str(path), method="dpo"))
 
 
+@pytest.mark.parametrize(("label", "missing"), [(True, "false"), (False, "true")])
+def test_answers_that_are_all_good_or_all_bad_are_told(tmp_path, make_config, label, missing):
+    path = tmp_path / "judged.jsonl"
+    rows = [{"prompt": "2+2=", "completion": str(i), "label": label} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    with pytest.raises(DataError, match=f"every row is labelled {str(label).lower()}") as caught:
+        inspect_dataset(make_config(str(path), method="kto"))
+    assert f"Add answers labelled {missing}" in caught.value.suggestion
+
+
 def test_a_prompt_keeps_the_other_columns_for_reward_functions():
     assert Prompt("2+2=", {"answer": "4"}).characters == 4

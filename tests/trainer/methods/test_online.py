@@ -100,6 +100,27 @@ def test_errors_in_own_code_name_row_file_and_line(tmp_path, make_online, own_co
         formatting.train()
 
 
+@pytest.mark.parametrize("method", ["grpo", "rloo"])
+def test_the_mean_reward_rises(tmp_path, make_online, method):
+    job = make_online(
+        tmp_path / "job",
+        method=method,
+        loss_type="dr_grpo" if method == "grpo" else None,
+        model=str(TINY_LLAMA),
+        peft={"r": 16},
+        per_device_train_batch_size=16,
+        num_generations=8,
+        max_steps=12,
+        learning_rate=0.01,
+        lr_scheduler_type="constant",
+    )
+
+    assert job.train() is JobState.COMPLETED
+
+    rewards = [record["reward"] for record in job.metrics.values()]
+    assert sum(rewards[-3:]) > 1.3 * sum(rewards[:3])
+
+
 def test_too_few_prompts_for_one_rollout_are_told(tmp_path, make_online):
     job = make_online(tmp_path / "job", method="ppo", per_device_train_batch_size=16)
 

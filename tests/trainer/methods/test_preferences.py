@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,26 @@ def test_a_good_answer_becomes_better_than_a_bad_one(trained, method):
     first, last = evaluations[0], evaluations[-1]
     assert last[MARGIN[method]] > first[MARGIN[method]] + 0.1
     assert last["eval_loss"] < first["eval_loss"]
+
+
+def test_dpo_learns_by_another_loss_from_pairs_that_begin_with_their_prompt(tmp_path, make_job):
+    pairs = map(json.loads, (EXAMPLES / "preferences.jsonl").read_text().splitlines())
+    data = {**settings("dpo")["data"], "path": str(tmp_path / "pairs.jsonl")}
+    rows = [
+        {name: pair["prompt"] + pair[name] for name in ("chosen", "rejected")} for pair in pairs
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = make_job(
+        tmp_path / "job",
+        **{**settings("dpo"), "data": data, "beta": 0.5, "loss_type": "ipo"},
+    )
+
+    assert job.train() is JobState.COMPLETED
+
+    first, last = (job.metrics[step] for step in (0, 10))
+    assert first["eval_loss"] == pytest.approx(1.0)  # 1 / (2 beta), squared: nothing is learnt yet
+    assert last["eval_loss"] < 0.9
+    assert last["eval_rewards/margins"] > first["eval_rewards/margins"] + 0.1
 
 
 @pytest.mark.parametrize(
