@@ -220,7 +220,7 @@ async def test_rename(cloud, provider, key):
 
 async def test_calls_keep_the_pace_that_the_account_allows(cloud, provider, key, monkeypatch):
     monkeypatch.setattr(LambdaCloud, "intervals", {"": 0.1, "launch": 0.6})
-    cloud.rates.factor = 0.05
+    cloud.rates.factor = 0.025  # half of the pace: a busy computer is not always on time
 
     await asyncio.gather(*(provider.find(NAME) for _ in range(4)))
     assert not cloud.rates.refused
