@@ -52,6 +52,8 @@ class RunFolder:
         self.journal = self.root / "machines.json"
         self.checkpoints = self.root / "checkpoints"
         """Checkpoints of machines elsewhere, whole and verified."""
+        self.reports = self.root / "reports"
+        """What TensorBoard, wandb and mlflow wrote on the machine."""
         self.rescued = self.root / "rescued"
         """An output that came home from a machine whose flow had ended."""
         self.lock = self.root / ".lock"

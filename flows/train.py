@@ -97,7 +97,7 @@ async def _on_one_machine(
             status = await stream(job, instance, python)
             if status["state"] == JobState.COMPLETED:
                 folder = await download(job, instance)
-                report = await verify(job, folder)
+                report = await verify(job, folder, str(status.get("warning") or ""))
     except MachineLost as error:
         await write_off(job, run, where.name, error)
         return None

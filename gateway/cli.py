@@ -209,6 +209,21 @@ def download(
 
 
 @app.command()
+def push(
+    job: JobId,
+    to: Annotated[str | None, typer.Option(help="owner/name, instead of the job's own.")] = None,
+) -> None:
+    """Upload the verified artifact of a completed job to the Hub, by the token in HF_TOKEN.
+
+    Example: trainctl push quickstart --to ada/quickstart
+    """
+    with reported():
+        from gateway import commands
+
+        commands.push(job, to)
+
+
+@app.command()
 def offers(
     file: JobFile,
     provider: Providers = None,

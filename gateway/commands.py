@@ -22,6 +22,7 @@ from gateway.ending import rest_line, tell_end, tell_report
 from gateway.exits import Exit, code_of_state, note, say
 from gateway.live import display
 from gateway.logs import print_log
+from gateway.push import push as upload
 from gateway.view import printable
 from trainer.config import TrainingJob
 from trainer.job_directory import JobState
@@ -125,6 +126,12 @@ def download(text: str, to: Path | None) -> None:
     found = call(lambda client: jobs.find(client, text))
     target = to or Path(f"{found.name}-{str(found.id)[: jobs.SHORT]}")
     tell_report(copy_artifact(found, target.expanduser().absolute()))
+
+
+def push(text: str, repository: str | None) -> None:
+    """Upload a job's artifact and say where to."""
+    found = call(lambda client: jobs.find(client, text))
+    say(f"{upload(found, repository)} has the artifact of {found.name}")
 
 
 def _tell(run: FlowRun, wanted: JobState) -> Exit:

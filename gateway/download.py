@@ -21,9 +21,24 @@ def download(run: FlowRun, target: Path) -> dict[str, Any]:
     """Copy the artifact of a completed job into `target`; return its report, paths made new.
 
     Raises:
-        ConfigError: the job is not completed, was executed elsewhere, or `target` is not empty.
+        ConfigError: there is no artifact here, or `target` is not empty.
         IntegrityError: a file is not what the manifest says.
         DiskFull: the files do not fit.
+    """
+    report = report_of(run)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError(f"{target} is there and not empty.", "Name another folder with --to.")
+    source = Path(report["path"])
+    copy_verified(source, target)
+    weights = target / Path(report["file"]).relative_to(source)
+    return {**report, "path": str(target), "file": str(weights)}
+
+
+def report_of(run: FlowRun) -> dict[str, Any]:
+    """Return the report of a completed job.
+
+    Raises:
+        ConfigError: the job is not completed, or was executed elsewhere.
     """
     short = str(run.id)[:SHORT]
     if job_state(run) is not JobState.COMPLETED:
@@ -35,14 +50,9 @@ def download(run: FlowRun, target: Path) -> dict[str, Any]:
     if report is None:
         raise ConfigError(
             f"The artifact of job {short} is on the computer that executed it.",
-            f"There, run: trainctl download {short}",
+            "Run the same command there.",
         )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} is there and not empty.", "Name another folder with --to.")
-    source = Path(report["path"])
-    copy_verified(source, target)
-    weights = target / Path(report["file"]).relative_to(source)
-    return {**report, "path": str(target), "file": str(weights)}
+    return report
 
 
 def copy_verified(source: Path, target: Path) -> None:

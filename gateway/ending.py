@@ -45,6 +45,8 @@ def tell_report(report: dict[str, Any]) -> None:
             first = metrics.get(f"{name}_first")
             before = f"{number(first, 5)} → " if first is not None else ""
             say(f"{name} {before}{number(metrics[name], 5)}")
+    if report.get("warning"):
+        complain(f"warning: {report['warning']}")
     if report.get("file"):
         say(f"artifact {report['file']}")
         say(f"sha256 {report['sha256']}")

@@ -8,6 +8,7 @@
     metrics.jsonl    out   one object per logging step, append only
     checkpoints/     out   checkpoint-N/, whole only with its MANIFEST.json
     output/          out   the adapter or model, whole only with its MANIFEST.json
+    reports/         out   what TensorBoard, wandb and mlflow write
 
 It is files because files survive: the orchestrator may die, the network may go, another
 orchestrator may attach, and the truth is still here.
@@ -83,6 +84,8 @@ class Status:
     error: dict[str, str] | None = None
     reason: str = ""
     """Why it paused or stopped."""
+    warning: str = ""
+    """What did not go well though it completed: the result could not be uploaded, say."""
     attempt: int = 0
     """How often the trainer was started, over all supervisors."""
     restarts: int = 0
@@ -118,7 +121,8 @@ class JobDirectory:
         self.checkpoints = self.root / "checkpoints"
         self.output = self.root / "output"
         self.cache = self.root / "cache"
-        self.tensorboard = self.root / "tensorboard"
+        self.reports = self.root / "reports"
+        self.uploaded = self.root / "uploaded.json"
         self._lock = self.root / ".lock"
 
     def __repr__(self) -> str:

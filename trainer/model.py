@@ -41,7 +41,7 @@ def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     check_model_files(config.model)
-    tokenizer = _loaded(AutoTokenizer.from_pretrained, config)
+    tokenizer = loaded(AutoTokenizer.from_pretrained, config)
     if not tokenizer.is_fast:
         raise ConfigError(
             f"training.model: {config.model} has no fast tokenizer (tokenizer.json).",
@@ -62,7 +62,7 @@ def load_architecture(config: TrainingConfig) -> PretrainedConfig:
 
     check_model_files(config.model)
     options = {"num_labels": 1} if METHODS[config.method].is_classifier else {}
-    architecture: PretrainedConfig = _loaded(AutoConfig.from_pretrained, config, **options)
+    architecture: PretrainedConfig = loaded(AutoConfig.from_pretrained, config, **options)
     return architecture
 
 
@@ -85,7 +85,7 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     if config.init == "random":
         model = kind.from_config(load_architecture(config), dtype=dtype)
     else:
-        model = _loaded(kind.from_pretrained, config, dtype=dtype, **options)
+        model = loaded(kind.from_pretrained, config, dtype=dtype, **options)
     choose_attention(model, config.attn_implementation)
     if config.peft is not None:
         model = add_adapters(model, config.peft, method=config.method)
@@ -110,7 +110,12 @@ def add_adapters(
         ) from error
 
 
-def _loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
+def loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
+    """Return what `load`, a `from_pretrained`, makes of the job's model.
+
+    Raises:
+        ModelNotFound: it cannot be loaded; the reason is transformers' own.
+    """
     source = str(Path(config.model).expanduser()) if Path(config.model).exists() else config.model
     try:
         return load(source, **options)

@@ -23,12 +23,15 @@ from trainer.errors import ConfigError
 from trainer.explain import validated
 from trainer.failures import translate
 from trainer.files import read_json
+from trainer.hub import check_hub, push_output
 from trainer.job_directory import JobDirectory, JobState
+from trainer.merging import refuse_quantised_base
 from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
 from trainer.old_names import old_names_allowed
 from trainer.output import is_whole, write_output
 from trainer.rewards.scorer import check_scorer
+from trainer.trackers import end_trackers, start_trackers
 from trainer.wish import Interrupted, Wish
 
 if TYPE_CHECKING:
@@ -73,11 +76,13 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     config = read_config(directory)
     if is_whole(directory.output):
         _say("the output is there already")
-        return JobState.COMPLETED
+        return _completed(directory, config)
+    check_hub(config)
     check_model_files(config.model)
     check_code(config)
     if config.reward_model:
         check_scorer(config.reward_model)
+    start_trackers(directory, config)
     report = inspect_dataset(config)
     _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
 
@@ -96,14 +101,22 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
         with old_names_allowed():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     wish.training = False
+    end_trackers(directory, config)
     if obedience.end_state:
         return obedience.end_state
 
     if best := evaluation.best_steps():
         _load_best(trainer, directory, max(best))
     named, code = as_named(directory, config), code_hashes(config)
-    used = usage.facts
-    write_output(directory, named, trainer.model, run.tokenizer, data, code=code, usage=used)
+    facts = {"data": data, "usage": usage.facts, **({"code": code} if code else {})}
+    write_output(directory, config, named, trainer, run.tokenizer, facts)
+    return _completed(directory, config)
+
+
+def _completed(directory: JobDirectory, config: TrainingConfig) -> JobState:
+    """Upload the output where the job says so; it is whole, so whatever comes of that."""
+    named = as_named(directory, config)
+    directory.update_status(warning=push_output(directory.output, named, directory.uploaded))
     return JobState.COMPLETED
 
 
@@ -146,6 +159,7 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
     directory.checkpoints.mkdir(exist_ok=True)
     _say(f"loading {config.model}")
     tokenizer = load_tokenizer(config)
+    refuse_quantised_base(config)
     data = prepare_datasets(config, tokenizer, directory.cache)
     model, divisor = load_model(config), directory.read_status().batch_divisor
     decided, memory = predicted(config, data.facts["longest"], divisor=divisor, model=model)
@@ -173,8 +187,6 @@ def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
     from trainer.callbacks import Evaluation, Obedience, Recorder
 
     transformers.utils.logging.set_verbosity_warning()
-    if "tensorboard" in run.config.report_to:
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.directory.tensorboard)
     obedience, evaluation = Obedience(wish), Evaluation(run.config)
     run.protected_steps = evaluation.best_steps
     trainer = importlib.import_module(METHODS[run.config.method].module).build(run)

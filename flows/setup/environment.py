@@ -47,7 +47,9 @@ UV_PYTHON_INSTALL_DIR="$base/python" UV_PYTHON_INSTALL_BIN=0 "$uv" python instal
 """
 
 
-async def prepare(machine: Machine, base: str, wheel: Path, log: Log) -> str:
+async def prepare(
+    machine: Machine, base: str, wheel: Path, log: Log, *, also: Sequence[str] = ()
+) -> str:
     """Return the Python by which the trainer runs on a machine, after making it ready.
 
     Calling it again installs nothing. Two jobs that call it at once wait for each other.
@@ -57,13 +59,14 @@ async def prepare(machine: Machine, base: str, wheel: Path, log: Log) -> str:
         base: our folder there, absolute.
         wheel: what `flows.setup.wheel.trainer_wheel` made.
         log: takes lines that tell what goes on.
+        also: what this job requires besides, as pip takes it.
 
     Raises:
         DependencyError: no Python serves, or something cannot be installed; it says what.
         DiskFull: there is no room.
     """
     begun = time.monotonic()
-    work = _Preparation(machine, base, wheel, log)
+    work = _Preparation(machine, base, wheel, log, also)
     python = await work.ready_python() or await work.new_python()
     versions = [f"{name} {version}" for name, version in python.installed.items() if version]
     seconds = time.monotonic() - begun
@@ -84,13 +87,15 @@ def wheel_requirements(wheel: Path) -> list[Requirement]:
 class _Preparation:
     """One call of `prepare`."""
 
-    def __init__(self, machine: Machine, base: str, wheel: Path, log: Log) -> None:
+    def __init__(
+        self, machine: Machine, base: str, wheel: Path, log: Log, also: Sequence[str]
+    ) -> None:
         self.machine = machine
         self.base = base
         self.wheel = wheel
         self.log = log
         self.key = _key(wheel.name)
-        self.requirements = wheel_requirements(wheel)
+        self.requirements = [*wheel_requirements(wheel), *map(Requirement, also)]
         self.found = Survey()
 
     async def ready_python(self) -> Python | None:

@@ -18,6 +18,7 @@ from trainer.data.reading import names_hub_dataset, open_source
 from trainer.errors import ConfigError, DataError
 from trainer.files import read_json, replace_json, sha256_of
 from trainer.model import check_model_files
+from trainer.rewards.scorer import model_in
 
 WORTH_NOTING = 16 << 20  # bytes; a smaller file is hashed sooner than its note is read
 CODE, REWARD_MODEL = "training code", "training.reward_model"
@@ -95,13 +96,14 @@ def _reward_model(config: TrainingConfig) -> list[Item]:
     """
     if not config.reward_model or not Path(config.reward_model).expanduser().exists():
         return []
-    item = _as_it_is(REWARD_MODEL, config.reward_model)
+    item = _as_it_is(REWARD_MODEL, model_in(config.reward_model))
     base = (read_json(item.path / "adapter_config.json") or {}).get("base_model_name_or_path")
     if base and Path(base).expanduser().is_absolute():
         raise ConfigError(
             f"{REWARD_MODEL} = {config.reward_model!r}: it is an adapter of {base}, which is on "
             "this computer alone.",
-            "Train the reward model with peft: null, or from a model on the Hub.",
+            "Train the reward model with merge: true, and name its artifact again; or train it with "
+            "peft: null, or from a model on the Hub.",
         )
     return [item]
 

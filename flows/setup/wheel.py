@@ -8,7 +8,7 @@ import importlib.metadata
 import re
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -32,7 +32,6 @@ Generator: training-orchestrator
 Root-Is-Purelib: true
 Tag: py3-none-any
 """
-_OF_EXTRA = re.compile(rf"""\s*(\band\s+)?extra\s*==\s*['"]{EXTRA}['"]""")
 
 
 def trainer_wheel(folder: Path) -> Path:
@@ -61,15 +60,26 @@ def trainer_requirements() -> list[str]:
     Raises:
         DependencyError: this package is not installed.
     """
+    own = _installed().requires or []
+    needed = [text for text in own if canonicalize_name(Requirement(text).name) in BASE_NEEDED]
+    return sorted([*needed, *extra_requirements([EXTRA])])
+
+
+def extra_requirements(extras: Iterable[str]) -> list[str]:
+    """Return what extras of this project require, as pip takes it.
+
+    Raises:
+        DependencyError: this package is not installed.
+    """
     found = []
-    for text in _installed().requires or []:
-        required, _, marker = text.partition(";")
-        if _OF_EXTRA.search(marker):
-            rest = _OF_EXTRA.sub("", marker).strip()
-            found.append(f"{required.strip()}; {rest}" if rest else required.strip())
-        elif canonicalize_name(Requirement(text).name) in BASE_NEEDED:
-            found.append(text)
-    return sorted(found)
+    for extra in extras:
+        of_extra = re.compile(rf"""\s*(\band\s+)?extra\s*==\s*['"]{extra}['"]""")
+        for text in _installed().requires or []:
+            required, _, marker = text.partition(";")
+            if of_extra.search(marker):
+                rest = of_extra.sub("", marker).strip()
+                found.append(f"{required.strip()}; {rest}" if rest else required.strip())
+    return found
 
 
 def _installed() -> importlib.metadata.Distribution:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from blocks.machines.base import Machine
+from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
-from trainer.errors import IntegrityError
+from trainer.errors import DiskFull, IntegrityError
 from trainer.manifest import NOT_KEPT, WEIGHTS, refuse_pickles, verify
 
 LENGTH_BYTES = 8  # of the number that a safetensors file begins with: the size of its header
@@ -29,6 +30,20 @@ async def fetch_output(machine: Machine, workspace: str, folder: Path) -> int:
         raise IntegrityError(f"{error} is missing on the machine.", NOT_KEPT) from error
     await asyncio.to_thread(verify_output, folder)
     return size
+
+
+async def fetch_reports(machine: Machine, workspace: str, folder: Path) -> None:
+    """Fetch what TensorBoard and the like wrote; a result is worth having without it.
+
+    Raises:
+        ConnectionLost: the machine cannot be reached; what arrived is kept.
+    """
+    try:
+        await fetch_folder(machine, f"{workspace}/reports", folder)
+    except FileNotFoundError:
+        shutil.rmtree(folder, ignore_errors=True)  # the job reports nowhere
+    except (DiskFull, IntegrityError) as error:
+        logger().warning("the reports stay behind: %s", error)
 
 
 def verify_output(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from blocks.registry import load_provider
 from flows.renting.contact import in_contact
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder, check_artifact_folder
-from flows.streaming.outputs import fetch_output, verify_output
+from flows.streaming.outputs import fetch_output, fetch_reports, verify_output
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import IntegrityError
@@ -40,7 +40,9 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     partial = partial_of(final)
 
     async def fetch(machine: Machine) -> int:
-        return await fetch_output(machine, where.workspace, partial)
+        size = await fetch_output(machine, where.workspace, partial)
+        await fetch_reports(machine, where.workspace, run.reports)
+        return size
 
     size = await in_contact(job, provider, where, Journal.of(run), fetch)
     get_run_logger().info("downloaded %.2f MB", size / 1e6)

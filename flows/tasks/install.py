@@ -21,14 +21,23 @@ from flows.renting.journal import Journal
 from flows.renting.lease import base_of
 from flows.run_folder import RunFolder
 from flows.setup.environment import Log, prepare
-from flows.setup.wheel import trainer_wheel
+from flows.setup.wheel import extra_requirements, trainer_wheel
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import DependencyError
+from trainer.extras import check_extras, extras_of
 
 SETUP_DONE = "setup-done"  # the file in the job directory that says so
-SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
+SECRETS = (
+    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"),
+    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+)
 """The tokens that a trainer or a job's `setup` may need."""
+ADDRESSES = (
+    *("HF_ENDPOINT", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT"),
+    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
+)
+"""Where they are valid."""
 NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 PROBE = (
     "import importlib.metadata as m, json, sys\n"
@@ -59,10 +68,12 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
         if provider.is_home:
             if job.training.trainer == "builtin":  # another's packages are known to him alone
                 await _check_packages(machine, log)
+            check_extras(job.training)
             python = sys.executable
         else:
             wheel = await asyncio.to_thread(trainer_wheel, private_folder(home() / "wheels"))
-            python = await prepare(machine, base_of(where), wheel, log)
+            also = extra_requirements(extras_of(job.training))
+            python = await prepare(machine, base_of(where), wheel, log, also=also)
             await machine.run(["mkdir", "-p", "--", where.workspace], timeout=60)
         await run_setup(machine, job.setup, where.workspace, python, log)
         return python
@@ -72,8 +83,15 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
 
 
 def secrets() -> dict[str, str]:
-    """Return the tokens that are set here, as the environment of a command on the machine."""
-    return {name: value for name in SECRETS if (value := os.environ.get(name))}
+    """Return the tokens that are set here, as the environment of a command on the machine.
+
+    An address goes along unless it is a file's: that one is on this computer.
+    """
+    given = {name: value for name in (*SECRETS, *ADDRESSES) if (value := os.environ.get(name))}
+    tracking = given.get("MLFLOW_TRACKING_URI", "https:")
+    if not tracking.startswith(("http:", "https:", "databricks")):
+        del given["MLFLOW_TRACKING_URI"]
+    return given
 
 
 async def run_setup(

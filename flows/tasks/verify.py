@@ -20,13 +20,19 @@ from trainer.errors import IntegrityError
 from trainer.files import replace_json
 from trainer.methods import METHODS
 from trainer.metrics import read_metrics
+from trainer.model_card import MERGED
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
 
 
 @step
-async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
+async def verify(job: TrainingJob, folder: str, warning: str = "") -> dict[str, Any]:
     """Read every file again from the disk, compare it, and publish the report.
+
+    Args:
+        job: what was trained.
+        folder: of the artifact.
+        warning: what a person must know though the job completed.
 
     Raises:
         IntegrityError: naming the first file that differs; the artifact is no longer at its place.
@@ -46,11 +52,15 @@ async def verify(job: TrainingJob, folder: str) -> dict[str, Any]:
         "usage": _numbers(manifest.get("usage")),
         "data": manifest.get("data", {}),
         "seconds": await asyncio.to_thread(_duration, run),
+        "reports": str(run.reports) if run.reports.is_dir() else None,
+        "warning": f"{warning}. Do it with: trainctl push {run.run_id[:8]}" if warning else None,
     }
     replace_json(run.report, report)
     await acreate_markdown_artifact(
         key="training-report", markdown=as_markdown(job, report), description="Artifact report"
     )
+    if report["warning"]:
+        get_run_logger().warning("%s", report["warning"])
     get_run_logger().info("artifact %s sha256 %s", report["file"], report["sha256"])
     return report
 
@@ -66,18 +76,26 @@ def as_markdown(job: TrainingJob, report: dict[str, Any]) -> str:
         "size": f"{report['bytes'] / 1e6:.2f} MB",
         "SHA-256": f"`{report['sha256']}`",
         "duration": f"{report['seconds']:.0f} s",
+        **({"reports": f"`{report['reports']}`"} if report.get("reports") else {}),
         **_usage_in_words(report["usage"]),
         **{name: f"{value:.6g}" for name, value in report["metrics"].items()},
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    head = f"# {job.name}\n\n| | |\n| --- | --- |\n{table}\n"
+    warning = f"**{report['warning']}**\n\n" if report.get("warning") else ""
+    head = f"# {job.name}\n\n{warning}| | |\n| --- | --- |\n{table}\n"
     if job.training.trainer == "command":  # nobody here knows what it made
         return head
+    plain = method.auto_class(adapters=False)
+    merged = (
+        f"\nOr, without PEFT:\n\n```python\nfrom transformers import {plain}\n\n"
+        f'model = {plain}.from_pretrained("{report["path"]}/{MERGED}")\n```\n'
+    )
     return (
         f"{head}\n## Load it\n\n```python\n"
         f"from {package} import {kind}\nfrom transformers import AutoTokenizer\n\n"
         f'model = {kind}.from_pretrained("{report["path"]}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{report["path"]}")\n```\n'
+        f"{merged if job.training.merge else ''}"
     )
 
 

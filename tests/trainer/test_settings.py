@@ -92,7 +92,12 @@ WRONG = {
     "dataset.eval_fraction = 0.9: must be less": {"dataset": {"path": "d", "eval_fraction": 0.9}},
     "peft.r = 0: must be greater than or equal to 1": {"peft": {"r": 0}},
     "peft.target_modules = 'q_proj': must be a valid list": {"peft": {"target_modules": "q_proj"}},
-    "report_to.0 = 'wandb': must be 'tensorboard'": {"report_to": ["wandb"]},
+    "report_to.0 = 'comet': must be 'tensorboard', 'wandb' or 'mlflow'": {"report_to": ["comet"]},
+    "merge: peft: null leaves a whole model, no adapter": {"merge": True, "peft": None},
+    "gguf_quantization = 'Q4_K_M': is none that is made here": {"gguf_quantization": "Q4_K_M"},
+    "push_to_hub = 'mine': must be owner/name": {"push_to_hub": "mine"},
+    "export: gguf is for models that write text": {"export": ["gguf"], "method": "reward"},
+    "merge is for trainer: builtin": {"merge": True, "trainer": "axolotl"},
     "seed = -1: must be greater than or equal to 0": {"seed": -1},
 }
 

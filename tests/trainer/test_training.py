@@ -224,7 +224,7 @@ def test_the_output_is_the_last_checkpoint(adapters):
 
 
 def test_tensorboard_gets_the_same_losses(adapters):
-    (events,) = adapters.directory.tensorboard.glob("events.out.tfevents.*")
+    (events,) = (adapters.directory.reports / "tensorboard").glob("events.out.tfevents.*")
 
     content = events.read_bytes()
     assert content.count(b"train/loss") == 8

@@ -21,7 +21,7 @@ PLACEHOLDERS = (
 )
 """What stands for a value in `run`, `resume` and `env`, in braces."""
 PLACEHOLDER = re.compile(r"(?<![${])\{([a-z_]+)\}(?!\})")
-OURS = ("cache", "checkpoints", "output", "tensorboard")
+OURS = ("cache", "checkpoints", "output", "reports")
 """Folders of the job directory that no command may take for its own."""
 _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 

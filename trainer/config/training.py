@@ -10,6 +10,7 @@ from trainer.config.command import CommandConfig, TrainerName, check_trainer, wi
 from trainer.config.dataset import DatasetConfig
 from trainer.config.generation import check_generation
 from trainer.config.own_settings import check_own_settings
+from trainer.config.outputs import Quantization, Repository, Tracker, check_outputs
 from trainer.config.peft import LoraConfig
 from trainer.config.settings import Settings, Text
 from trainer.methods import METHODS
@@ -135,8 +136,19 @@ class TrainingConfig(Settings):
     """Stop when eval_loss was not better for so many evaluations, and keep the best."""
     early_stopping_threshold: float = Field(default=0.0, ge=0)
     """Better means lower by more than this."""
-    report_to: list[Literal["tensorboard"]] = Field(default=["tensorboard"])
-    """Where else metrics go. []: nowhere."""
+    merge: bool = False
+    """Also write the base model with the adapter merged in, in full precision, to output/merged/."""
+    export: list[Literal["gguf"]] = Field(default_factory=list)
+    """Other formats to write as well. gguf: for llama.cpp and Ollama, to output/gguf/."""
+    gguf_quantization: Quantization = "F16"
+    """Of the exported weights: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0."""
+    push_to_hub: Repository | None = None
+    """Upload the result to this repository of the Hub, as owner/name, by the token in HF_TOKEN."""
+    hub_private_repo: bool = True
+    """Whether that repository is made private, where it is made."""
+    report_to: list[Tracker] = Field(default=["tensorboard"])
+    """Where else metrics go: tensorboard; wandb, offline without WANDB_API_KEY; mlflow, into a file
+    without MLFLOW_TRACKING_URI. []: nowhere."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Any further argument of the method's TRL or transformers config, by its own name."""
 
@@ -170,4 +182,5 @@ class TrainingConfig(Settings):
             raise ValueError("init: random has no weights to adapt: set peft: null")
         check_own_settings(self)
         check_generation(self)
+        check_outputs(self)
         return self

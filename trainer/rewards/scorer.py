@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.errors import ConfigError, ModelNotFound
 from trainer.model import check_model_files
+from trainer.model_card import MERGED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +18,12 @@ BATCH = 16  # answers scored at once
 FIELD = "training.reward_model"
 
 
+def model_in(path: str) -> str:
+    """Return where in an artifact a reward model is loaded from: merged/, where there is one."""
+    merged = Path(path).expanduser() / MERGED
+    return str(merged) if (merged / "config.json").is_file() else path
+
+
 def check_scorer(path: str) -> None:
     """Refuse a reward model that cannot be one, as far as its files here tell.
 
@@ -24,6 +31,7 @@ def check_scorer(path: str) -> None:
         ModelNotFound: it is a path, and no model is there.
         ConfigError: it is no sequence classifier with one score.
     """
+    path = model_in(path)
     check_model_files(path, FIELD, ("config.json", ADAPTER))
     folder = Path(path).expanduser()
     for name, fits in ((ADAPTER, _is_scoring_adapter), ("config.json", _is_scoring_model)):
@@ -98,6 +106,7 @@ def _load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from trainer.data.chats import ensure_chat_template
 
     check_scorer(path)
+    path = model_in(path)
     source = str(Path(path).expanduser()) if Path(path).expanduser().exists() else path
     try:
         if (Path(source) / ADAPTER).is_file():

@@ -211,6 +211,21 @@ async def test_what_the_image_lacks_is_installed_beside_it_and_serves_later_trai
     assert machine.verbs == ["run", "upload", "run"]
 
 
+async def test_what_one_job_needs_besides_is_added_to_the_environment(
+    tmp_path, base, package_index, monkeypatch
+):
+    package_index("tinypackage", "1.0")
+    wheel = wheel_that_requires(monkeypatch, tmp_path, "torch>=2")
+    python = await prepare(LocalMachine(), base, wheel, print)
+    log = []
+
+    again = await prepare(LocalMachine(), base, wheel, log.append, also=["tinypackage==1.0"])
+
+    assert again == python
+    assert log[0] == "installing tinypackage==1.0"
+    assert answer(python, "-c", "import tinypackage; print('there')") == "there"
+
+
 async def test_with_another_torch_than_ours_the_image_is_not_reused(
     tmp_path, base, package_index, monkeypatch
 ):

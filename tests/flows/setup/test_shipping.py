@@ -340,8 +340,18 @@ async def test_the_users_own_code_and_reward_model_go_along(tmp_path, base):
     assert files_below(there.reward_model) == ["adapter_config.json"]
 
 
-async def test_a_reward_adapter_whose_base_stays_here_is_refused(tmp_path, base):
-    (tmp_path / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{tmp_path}"}}')
+async def test_a_reward_adapter_whose_base_stays_here_goes_along_merged_or_not_at_all(
+    tmp_path, base
+):
+    scorer = tmp_path / "scorer"
+    (scorer / "merged").mkdir(parents=True)
+    (scorer / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/base"}')
+    asked = config(method="rloo", reward_model=str(scorer))
 
-    with pytest.raises(ConfigError, match=r"reward_model = .*is on this computer alone"):
-        await ship(LocalMachine(), base, config(method="rloo", reward_model=str(tmp_path)), print)
+    with pytest.raises(ConfigError, match=r"is on this computer alone.*merge: true"):
+        await ship(LocalMachine(), base, asked, print)
+
+    (scorer / "merged" / "config.json").write_text("{}")
+    there = await ship(LocalMachine(), base, asked, print)
+
+    assert files_below(there.reward_model) == ["config.json"]

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
 import trainer
-from flows.setup.wheel import trainer_requirements, trainer_wheel
+from flows.setup.wheel import extra_requirements, trainer_requirements, trainer_wheel
 
 
 @pytest.fixture
@@ -66,6 +66,13 @@ def test_it_requires_what_the_trainer_imports_and_no_prefect(tmp_path):
     names = {Requirement(text).name for text in trainer_requirements()}
     assert {"torch", "trl", "pydantic", "psutil", "pyarrow", "nvidia-ml-py"} <= names
     assert not {"prefect", "asyncssh", "rich", "typer"} & names
+
+
+def test_an_extra_requires_more_than_every_job_does():
+    more = {Requirement(text).name for text in extra_requirements(["gguf", "wandb"])}
+
+    assert more == {"gguf", "wandb"}
+    assert not more & {Requirement(text).name for text in trainer_requirements()}
 
 
 def test_pip_installs_it_and_the_trainer_runs_from_there(tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 from jobs import TINY_LLAMA
@@ -9,6 +10,7 @@ from jobs import TINY_LLAMA
 from trainer.errors import CodeError, ConfigError, DataError
 from trainer.job_directory import JobState
 from trainer.manifest import verify
+from trainer.rewards.scorer import Scorer
 
 pytestmark = [
     pytest.mark.xdist_group("torch"),
@@ -36,15 +38,31 @@ TWO_STEPS = {"method": "rloo", "max_steps": 2, "per_device_train_batch_size": 4}
 
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory, make_job):
-    """The output of method reward: an adapter."""
+    """The output of method reward: an adapter, and a merged model."""
     job = make_job(
         tmp_path_factory.mktemp("scorer") / "job",
         method="reward",
         data={"path": str(METHODS / "preferences.jsonl"), "max_rows": 8},
         max_steps=2,
+        learning_rate=0.01,
+        merge=True,
     )
     assert job.train() is JobState.COMPLETED
     return job.directory.output
+
+
+def test_the_merged_reward_model_scores_as_the_adapter_does(tmp_path, scorer):
+    from transformers import AutoModelForSequenceClassification
+
+    shutil.copytree(scorer, tmp_path / "adapter", ignore=shutil.ignore_patterns("merged"))
+    prompts, answers = ["What is it? ", "Why? "], ["It is a model of data.", "No."]
+
+    scores = [Scorer(str(path), "cpu")(prompts, answers) for path in (scorer, tmp_path / "adapter")]
+
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+    plain = AutoModelForSequenceClassification.from_pretrained(scorer / "merged")
+    assert plain.config.num_labels == 1
+    assert len({round(score, 4) for score in scores[0]}) == 2
 
 
 def test_a_model_trained_by_method_reward_scores_answers(tmp_path, make_online, scorer):

@@ -1,0 +1,46 @@
+"""Upload the artifact of a completed job to the Hub, for the first time or again."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from prefect.client.schemas.objects import FlowRun
+
+from blocks.home import runs
+from gateway.download import report_of
+from trainer.config import TrainingJob
+from trainer.errors import ConfigError, DependencyError, ProviderError
+from trainer.hub import check_hub, push_output
+
+
+def push(run: FlowRun, repository: str | None) -> str:
+    """Upload and return the repository's name.
+
+    Args:
+        run: of the training flow.
+        repository: owner/name, instead of what the job says.
+
+    Raises:
+        ConfigError: there is no artifact here, nobody named a repository, or the token will not do.
+        DependencyError: huggingface_hub is not installed here.
+        ProviderError: the Hub did not take it.
+    """
+    report = report_of(run)
+    job = TrainingJob.model_validate(run.parameters["job"])
+    settings = job.training.model_dump()
+    settings["push_to_hub"] = repository or job.training.push_to_hub
+    config = type(job.training).model_validate(settings)
+    if config.push_to_hub is None:
+        raise ConfigError("The job names no repository.", "Name one: --to owner/name.")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise DependencyError(
+            "The package huggingface_hub is not installed here.",
+            f"Run: {sys.executable} -m pip install huggingface_hub",
+        )
+    check_hub(config)
+    warning = push_output(Path(report["path"]), config, runs() / str(run.id) / "uploaded.json")
+    if warning:
+        raise ProviderError(f"{warning}.", "Run the same command again later.")
+    return config.push_to_hub

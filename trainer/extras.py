@@ -1,0 +1,47 @@
+"""Packages that only some jobs need: the extras of this project. Standard library only."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from trainer.errors import DependencyError
+
+if TYPE_CHECKING:
+    from trainer.config import TrainingConfig
+
+MODULES = {"gguf": ("gguf",), "mlflow": ("mlflow", "sqlalchemy"), "wandb": ("wandb",)}
+"""What an extra lets us import, by the extra's name."""
+
+
+def extras_of(config: TrainingConfig) -> list[str]:
+    """Return the extras that a job needs, sorted."""
+    return sorted({extra for _, extra in _wanted(config)})
+
+
+def check_extras(config: TrainingConfig) -> None:
+    """Look for the packages of a job's extras without importing them.
+
+    Raises:
+        DependencyError: naming the field that wants one, and the command that installs it.
+    """
+    for field, extra in _wanted(config):
+        for module in MODULES[extra]:
+            if importlib.util.find_spec(module) is None:
+                raise DependencyError(
+                    f"training.{field}: {extra} needs the package {module}, which is not "
+                    "installed here.",
+                    f"Run: {sys.executable} -m pip install 'training-orchestrator[{extra}]'",
+                )
+
+
+def _wanted(config: TrainingConfig) -> Iterator[tuple[str, str]]:
+    """Yield field and extra for everything that a job asks for and not every job needs."""
+    if config.trainer != "builtin":
+        return  # another's packages are known to him alone
+    for field, names in (("report_to", config.report_to), ("export", config.export)):
+        for name in names:
+            if name in MODULES:
+                yield field, name

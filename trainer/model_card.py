@@ -1,0 +1,138 @@
+"""README.md of an output: how it was made, from what, how good it is, how to load it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainingConfig
+from trainer.methods import METHODS
+
+MERGED, GGUF = "merged", "gguf"
+"""Folders of an output: the merged model, and files for llama.cpp."""
+VERSIONS = ("torch", "transformers", "trl", "peft")
+MISSING = "not installed"
+NO_SETTINGS = {"model", "dataset", "report_to", "command", "trainer", "push_to_hub"}
+"""What is told elsewhere in the card, or says nothing of the model."""
+
+
+def model_card(
+    config: TrainingConfig, data: dict[str, Any], metrics: dict[str, Any], place: str = "."
+) -> str:
+    """Return the card.
+
+    Args:
+        config: the job's settings, with names instead of paths where others shall read them.
+        data: facts about the dataset: rows, tokens, sha256.
+        metrics: the last of each.
+        place: from where it is loaded: this folder, or a repository of the Hub.
+    """
+    kind = "adapter" if config.peft else "model"
+    settings = config.model_dump(exclude=NO_SETTINGS, exclude_none=True)
+    return "\n".join(
+        [
+            "---",
+            *_front_matter(config),
+            "---",
+            "",
+            f"# {config.method.upper()} {kind}",
+            "",
+            f"Base model: `{config.model}`. Dataset: `{config.dataset.path}`, "
+            f"SHA-256 `{data.get('sha256', 'unknown')}`, {data.get('rows', 0)} rows, "
+            f"{data.get('tokens', 0)} tokens.",
+            "",
+            "## Load",
+            "",
+            "```python",
+            *_loading(config, place),
+            "```",
+            "",
+            "## Metrics",
+            "",
+            *_table(metrics),
+            "",
+            "## Settings",
+            "",
+            *_table(settings),
+            "",
+            "## Versions",
+            "",
+            *_table({name: _version(name) for name in VERSIONS}),
+            f"| training-orchestrator | {_own_version()} |",
+            "",
+        ]
+    )
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a model or dataset is a repository of the Hub, as owner/name, rather than a path."""
+    return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
+
+
+def _front_matter(config: TrainingConfig) -> list[str]:
+    """Return what the Hub reads of a card; it knows bases and datasets by their names there."""
+    library = "peft" if config.peft else "transformers"
+    task = "text-classification" if METHODS[config.method].is_classifier else "text-generation"
+    return [
+        *([f"base_model: {json.dumps(config.model)}"] if is_on_hub(config.model) else []),
+        *([f"datasets: [{json.dumps(config.dataset.path)}]"] if _is_hub_dataset(config) else []),
+        f"library_name: {library}",
+        f"pipeline_tag: {task}",
+        f"tags: [training-orchestrator, {config.method}]",
+    ]
+
+
+def _is_hub_dataset(config: TrainingConfig) -> bool:
+    name = config.dataset.path
+    return is_on_hub(name) and not Path(name).suffix
+
+
+def _loading(config: TrainingConfig, place: str) -> list[str]:
+    method = METHODS[config.method]
+    kind = method.auto_class(adapters=config.peft is not None)
+    package = "peft" if config.peft else "transformers"
+    where = json.dumps(place)
+    lines = [
+        f"from {package} import {kind}",
+        "from transformers import AutoTokenizer",
+        "",
+        f"model = {kind}.from_pretrained({where})" + ("  # this folder" if place == "." else ""),
+        f"tokenizer = AutoTokenizer.from_pretrained({where})",
+    ]
+    if config.merge:
+        plain = method.auto_class(adapters=False)
+        lines += [
+            "",
+            "# Or the base model with the adapter merged in, without PEFT:",
+            f"from transformers import {plain}",
+            "",
+            f'model = {plain}.from_pretrained({where}, subfolder="{MERGED}")',
+        ]
+    if config.export:
+        lines += ["", f"# For llama.cpp, Ollama and the like: {GGUF}/*.gguf"]
+    return lines
+
+
+def _table(facts: dict[str, Any]) -> list[str]:
+    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
+    return ["| name | value |", "| --- | --- |", *rows]
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|")
+
+
+def _own_version() -> str:
+    """Return our version; on a rented machine only the trainer is installed."""
+    own = _version("training-orchestrator")
+    return own if own != MISSING else _version("training-orchestrator-trainer")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return MISSING
