@@ -9,8 +9,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from trainer.config.command import CommandConfig, TrainerName, check_trainer, without_model
 from trainer.config.dataset import DatasetConfig
 from trainer.config.generation import check_generation
-from trainer.config.own_settings import check_own_settings
 from trainer.config.outputs import Quantization, Repository, Tracker, check_outputs
+from trainer.config.own_settings import check_own_settings
 from trainer.config.peft import LoraConfig
 from trainer.config.settings import Settings, Text
 from trainer.methods import METHODS
