@@ -42,7 +42,8 @@ PHASES = {"start": 4, "step": 6, "save": 5, "evaluation": 2, "output": 3}
 LENGTHS = {"step": 0.15, "save": 0.03, "evaluation": 0.2, "output": 0.02}  # seconds
 """Within which the kill falls at random; that of a start is measured."""
 TEARS = ("cut", "flip", "unfinish")
-NOT_THE_METHOD = re.compile(r"timestamp|attempt|.*(_per_second|_seconds|_gb|_percent)")
+SHOWN = 5  # of what is not exact
+NOT_THE_METHOD = re.compile(r"timestamp|attempt|step_time|.*(_per_second|_seconds|_gb|_percent)")
 """What a record tells of the machine and the hour."""
 
 
@@ -143,7 +144,8 @@ def soak(method: str, folder: Path, count: int, seed: int) -> Tally:
             tally.faults.append("other weights")
         read_log(killed, tally)
     tally.seconds = time.monotonic() - began
-    print("\n".join([str(tally), *(f"  {method}: {fault}" for fault in tally.faults)]), flush=True)
+    why = [f"  {method}: {fault}" for fault in tally.faults[:SHOWN]]
+    print("\n".join([str(tally), *why]), flush=True)
     return tally
 
 
@@ -178,7 +180,8 @@ def disturb(job: JobDirectory, kills: list[Kill], lengths: dict[str, float], tal
             break
         tally.kills += 1
         attempt = job.read_status().attempt + 1
-        print(f"  {tally.method} {tally.kills}/{len(kills)}: {kill}", flush=True)
+        half = ", and left half a save" if is_saving(job) else ""
+        print(f"  {tally.method} {tally.kills}/{len(kills)}: {kill}{half}", flush=True)
         if kill.both:
             tear(job, kill)
             supervisor = supervised(job)
@@ -207,7 +210,12 @@ def is_in(job: JobDirectory, kill: Kill, attempt: int) -> bool:
     last = last_record(job)
     if last.get("attempt", 0) < attempt or last["step"] < kill.step:
         return False
-    return kill.phase != "save" or any((job.checkpoints / STAGING).glob("*/*"))
+    return kill.phase != "save" or is_saving(job)
+
+
+def is_saving(job: JobDirectory) -> bool:
+    """Whether a checkpoint is half written."""
+    return any((job.checkpoints / STAGING).glob("*/*"))
 
 
 def last_record(job: JobDirectory) -> Record:

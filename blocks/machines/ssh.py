@@ -42,6 +42,7 @@ class SshMachine(Machine):
         private_key: file of the one key that is offered.
         host_key: file of the host key: written at the first connection, compared at each later.
         patience: seconds without any connection before a verb gives up.
+        compress: whether what comes and goes is compressed on its way.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class SshMachine(Machine):
         private_key: Path,
         host_key: Path,
         patience: float = 60.0,
+        compress: bool = False,
     ) -> None:
         self._patience = patience
         self._connections = Connections(
@@ -62,6 +64,7 @@ class SshMachine(Machine):
             private_key=private_key,
             host_key=host_key,
             patience=patience,
+            compress=compress,
         )
 
     @override

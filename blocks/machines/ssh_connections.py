@@ -99,12 +99,14 @@ class Connections:
         private_key: Path,
         host_key: Path,
         patience: float,
+        compress: bool = False,
     ) -> None:
         self.where = f"{address}:{port}"
         self._address, self._port, self._user = address, port, user
         self._private_key = private_key
         self._pin = HostKeyPin(host_key, f"[{address}]:{port}")
         self._patience = patience
+        self._compression = ["zlib@openssh.com", "none"] if compress else ["none"]
         self._links: list[_Link] = []
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
@@ -224,7 +226,7 @@ class Connections:
                     preferred_auth="publickey",
                     kex_algs="^curve25519-sha256,curve25519-sha256@libssh.org",
                     encryption_algs="^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
-                    compression_algs=["none"],
+                    compression_algs=self._compression,
                     keepalive_interval=KEEPALIVE_SECONDS,
                     keepalive_count_max=KEEPALIVE_MISSES,
                 )

@@ -103,8 +103,13 @@ class Provider(Block, ABC):
         del id, name
         return False
 
-    def machine(self, instance: Instance) -> Machine:
-        """Return a connection to an instance, opened when it is first used."""
+    def machine(self, instance: Instance, *, compress: bool = False) -> Machine:
+        """Return a connection to an instance, opened when it is first used.
+
+        Args:
+            instance: what to connect to.
+            compress: whether what goes over a network is compressed on its way.
+        """
         from blocks.machines.ssh import SshMachine  # a third of a second, for those who need it
 
         keys = MachineKeys(instance.name)
@@ -114,4 +119,5 @@ class Provider(Block, ABC):
             user=instance.user,
             private_key=keys.private_key,
             host_key=keys.host_key,
+            compress=compress,
         )

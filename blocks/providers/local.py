@@ -118,7 +118,7 @@ class Local(Provider):
         folders = sorted(self._instances_folder().iterdir())
         return [instance for folder in folders if (instance := _recorded(folder))]
 
-    def machine(self, instance: Instance) -> LocalMachine:
+    def machine(self, instance: Instance, *, compress: bool = False) -> LocalMachine:
         """Return this computer."""
         return LocalMachine()
 

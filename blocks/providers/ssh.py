@@ -182,10 +182,10 @@ class SshHost(Provider):
         """Return the instances on every host that can be reached; see `Provider.instances`."""
         return await self._listed("")
 
-    def machine(self, instance: Instance) -> Machine:
+    def machine(self, instance: Instance, *, compress: bool = False) -> Machine:
         """Return a connection by the owner's key, not by one of the instance."""
         host = Host(instance.user, instance.address, instance.port)
-        return connection(host, usable_key(self.private_key))
+        return connection(host, usable_key(self.private_key), compress=compress)
 
     def hosts_given(self) -> list[Host]:
         """Return the hosts of the block, or else of SSH_HOSTS.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from blocks.machines.base import Machine
 from blocks.machines.shell import marked, run_script
@@ -20,23 +19,23 @@ T = TypeVar("T")
 Lines = list[tuple[str, str]]
 
 
-def connection(host: Host, private_key: Path, patience: float | None = None) -> Machine:
+def connection(host: Host, private_key: Path, **options: Any) -> Machine:
     """Return a connection to a host, opened when it is first used.
 
     Args:
         host: where it is.
         private_key: a file.
-        patience: seconds for which it tries to reach the host. None: as long as for any machine.
+        options: more for `SshMachine`, such as `patience`.
     """
     from blocks.machines.ssh import SshMachine  # a third of a second, for those who need it
 
-    machine = SshMachine if patience is None else partial(SshMachine, patience=patience)
-    return machine(
+    return SshMachine(
         host.address,
         port=host.port,
         user=host.user,
         private_key=private_key,
         host_key=host_key_file(host),
+        **options,
     )
 
 
@@ -53,7 +52,7 @@ async def ask(
     try:
         async with (
             asyncio.timeout(seconds),
-            connection(host, private_key, PATIENCE_SECONDS) as machine,
+            connection(host, private_key, patience=PATIENCE_SECONDS) as machine,
         ):
             result = await run_script(machine, text, *arguments, timeout=seconds)
     except TimeoutError:

@@ -105,7 +105,7 @@ async def in_contact(
     contact = Contact(job, provider, instance)
 
     async def attempt() -> T:
-        async with provider.machine(instance) as machine:
+        async with provider.machine(instance, compress=job.ssh_compression) as machine:
             await machine.run(["true"])  # a loss of an hour ago is no loss any more
             contact.made()
             return await work(machine)

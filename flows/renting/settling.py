@@ -81,7 +81,7 @@ async def _saved(
 ) -> bool:
     """Whether the machine may go: what it holds is home, or was waited for long enough."""
     try:
-        async with provider.machine(instance) as machine:
+        async with provider.machine(instance, compress=job.ssh_compression) as machine:
             await _stop(job, machine, instance, cause)
             await _bring_home(machine, instance, run)
     except (OrchestratorError, TimeoutError) as error:
@@ -118,7 +118,7 @@ async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> N
     await CheckpointMirror(machine, workspace, run.checkpoints).sync()
     if (await _status(machine, instance)).state is JobState.COMPLETED:
         try:
-            await fetch_output(machine, workspace, run.rescued)
+            await fetch_output(machine, workspace, run.rescued, checkpoints=run.checkpoints)
         except IntegrityError as error:  # it holds no result, so nothing is lost with it
             shutil.rmtree(run.rescued, ignore_errors=True)
             logger().error("the output is refused: %s", error)

@@ -56,7 +56,12 @@ class CheckpointMirror:
         name = f"checkpoint-{step}"
         arriving = self._home / f".{name}"
         try:
-            await fetch_folder(self._machine, f"{self._source}/{name}", arriving)
+            fetched = await fetch_folder(
+                self._machine,
+                f"{self._source}/{name}",
+                arriving,
+                at_home=all_checkpoints(self._home),  # the tokenizer is the same in all
+            )
             await asyncio.to_thread(check, arriving)
         except FileNotFoundError:  # the trainer pruned it meanwhile, or it is not whole yet
             shutil.rmtree(arriving, ignore_errors=True)
@@ -68,7 +73,7 @@ class CheckpointMirror:
             return False
         arriving.rename(self._home / name)
         fsync_directory(self._home)
-        logger().info("%s is home", name)
+        logger().info("%s is home, %.2f MB of it fetched", name, fetched / 1e6)
         for path in all_checkpoints(self._home)[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)
         return True

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +25,20 @@ async def fetch_folder(
     folder: Path,
     *,
     refuse: Callable[[Mapping[str, Any]], None] = lambda files: None,
+    at_home: Iterable[Path] = (),
 ) -> int:
-    """Fetch every file that the manifest of `source` names, and nothing else; return the bytes.
+    """Bring home what the manifest of `source` names, and nothing else; return the bytes fetched.
 
-    What arrived before is not fetched again. A file that differs is fetched once more: the wire
-    may have flipped a bit; then it is refused.
+    What arrived before is not fetched again, nor is what another folder here holds: its file is
+    linked. A file that differs is fetched once more: the wire may have flipped a bit; then it is
+    refused.
 
     Args:
         machine: where it is.
         source: the folder there.
         folder: where it goes.
         refuse: raises when the names of the files will not do; none has come by then.
+        at_home: folders here with manifests, that may hold some of the very same files.
 
     Raises:
         FileNotFoundError: there is no manifest, or a file of it is gone.
@@ -50,25 +55,48 @@ async def fetch_folder(
     free = shutil.disk_usage(folder).free
     if total > free - SPARE and total > sum(_size(folder / name) for name in files):
         raise DiskFull(f"{source} has {total} bytes and {folder} has {free} free.")
+    known = _by_sha256(at_home)
+    fetched = 0
     for name, facts in files.items():
-        await _fetch(machine, f"{source}/{name}", folder / name, facts)
-    return total
+        if twin := known.get(facts["sha256"]):
+            await asyncio.to_thread(_take_over, twin, folder / name)
+        fetched += await _fetch(machine, f"{source}/{name}", folder / name, facts)
+    return fetched
 
 
-async def _fetch(machine: Machine, source: str, target: Path, facts: dict[str, object]) -> None:
+def _by_sha256(folders: Iterable[Path]) -> dict[str, Path]:
+    """Return the files of folders with manifests, by the SHA-256 that these tell."""
+    found = {}
+    for folder in folders:
+        with suppress(IntegrityError):
+            for name, facts in read_manifest(folder)["files"].items():
+                found[facts["sha256"]] = folder / name
+    return found
+
+
+def _take_over(twin: Path, target: Path) -> None:
+    """Put a file that is here already where it is needed too; who needs it compares its hash."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(twin, target)
+    except OSError:  # gone meanwhile, on another disk, or on one that knows no links
+        with suppress(OSError):
+            shutil.copyfile(twin, target)
+
+
+async def _fetch(machine: Machine, source: str, target: Path, facts: dict[str, object]) -> int:
     size = int(str(facts["bytes"]))
     if await asyncio.to_thread(_is_there, target, facts):
-        return
-    for last in (False, True):
+        return 0
+    for _ in range(2):
         # A machine that claims a terabyte sends no more than its manifest announced.
         transfer = await machine.download(source, target, limit=size)
         if transfer.sha256 == facts["sha256"] and transfer.bytes == size:
-            return
+            return size
         target.unlink()  # noqa: ASYNC240 - a moment
-        if last:
-            raise IntegrityError(
-                f"{target.name} arrived with another SHA-256 than its manifest says."
-            )
+    raise IntegrityError(f"{target.name} arrived with another SHA-256 than its manifest says.")
 
 
 def _forget_others(folder: Path, names: set[str]) -> None:

@@ -10,14 +10,23 @@ from typing import Any
 from blocks.machines.base import Machine
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
+from trainer.checkpoints import all_checkpoints
 from trainer.errors import DiskFull, IntegrityError
 from trainer.manifest import NOT_KEPT, WEIGHTS, refuse_pickles, verify
 
 LENGTH_BYTES = 8  # of the number that a safetensors file begins with: the size of its header
 
 
-async def fetch_output(machine: Machine, workspace: str, folder: Path) -> int:
-    """Fetch a job's output into a folder, verify it, and return the bytes.
+async def fetch_output(
+    machine: Machine, workspace: str, folder: Path, *, checkpoints: Path | None = None
+) -> int:
+    """Bring a job's output into a folder, verify it, and return the bytes fetched.
+
+    Args:
+        machine: where it is.
+        workspace: the job directory there.
+        folder: where it goes.
+        checkpoints: where those of the run are at home; the last one may hold the same weights.
 
     Raises:
         IntegrityError: it is not what its manifest says, or it is refused; see `verify_output`.
@@ -25,7 +34,13 @@ async def fetch_output(machine: Machine, workspace: str, folder: Path) -> int:
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     try:
-        size = await fetch_folder(machine, f"{workspace}/output", folder, refuse=refuse_pickles)
+        size = await fetch_folder(
+            machine,
+            f"{workspace}/output",
+            folder,
+            refuse=refuse_pickles,
+            at_home=all_checkpoints(checkpoints) if checkpoints else (),
+        )
     except FileNotFoundError as error:
         raise IntegrityError(f"{error} is missing on the machine.", NOT_KEPT) from error
     await asyncio.to_thread(verify_output, folder)

@@ -40,7 +40,7 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     partial = partial_of(final)
 
     async def fetch(machine: Machine) -> int:
-        size = await fetch_output(machine, where.workspace, partial)
+        size = await fetch_output(machine, where.workspace, partial, checkpoints=run.checkpoints)
         await fetch_reports(machine, where.workspace, run.reports)
         return size
 

@@ -55,7 +55,7 @@ async def _attached(
     job: TrainingJob, where: Instance, provider: Provider, python: str, contact: Contact
 ) -> dict[str, Any]:
     run = RunFolder.of_this_run()
-    async with provider.machine(where) as machine:
+    async with provider.machine(where, compress=job.ssh_compression) as machine:
         training = RemoteTraining(job, where, machine, run, python=python, at_home=provider.is_home)
         await training.start_or_attach()
         contact.made()

@@ -76,6 +76,9 @@ class TrainingJob(Settings):
     """What the job may use."""
     setup: list[str] = Field(default_factory=list)
     """Shell commands to run on the machine before training."""
+    ssh_compression: bool = False
+    """Compress what goes to and from a rented machine. It makes checkpoints smaller by less than a
+    tenth and takes a core there: for a slow line only."""
     keep_minutes: float = Field(default=0.0, ge=0)
     """Keep a rented machine for so long after the job, for the next job of the same shape."""
     output_dir: Text | None = None

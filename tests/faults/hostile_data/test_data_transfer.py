@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 
 import pytest
 from data_trouble import MB
@@ -13,7 +14,7 @@ from hostile import WEIGHTS, flip
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.outputs import fetch_output
 from tests.flows.flow_runs import until
-from trainer.checkpoints import NEEDED, newest_valid
+from trainer.checkpoints import NEEDED, check, newest_valid
 from trainer.errors import IntegrityError
 from trainer.manifest import verify, write_manifest
 
@@ -136,3 +137,46 @@ async def test_a_flipped_checkpoint_is_never_kept_nor_resumed_from(hostile, tmp_
     flip(here / "checkpoint-30" / "model.safetensors")
 
     assert newest_valid(here)[0] == here / "checkpoint-10"
+
+
+async def test_what_is_at_home_already_is_not_fetched_again(hostile, tmp_path):
+    there, here = hostile.workspace / "checkpoints", tmp_path / "checkpoints"
+    mirror = CheckpointMirror(hostile.machine, str(hostile.workspace), here)
+    for step in (10, 20):
+        checkpoint = write_checkpoint(there, step)
+        (checkpoint / "tokenizer").mkdir()
+        (checkpoint / "tokenizer" / "words.json").write_bytes(b"the same words" * 100_000)
+        write_manifest(checkpoint, step=step)
+        await mirror.sync()
+
+    first, second = (here / f"checkpoint-{step}" / "tokenizer" / "words.json" for step in (10, 20))
+    assert first.samefile(second)
+    check(here / "checkpoint-20")
+
+    flip(first)
+    write_checkpoint(there, 30)
+    shutil.copytree(there / "checkpoint-20" / "tokenizer", there / "checkpoint-30" / "tokenizer")
+    write_manifest(there / "checkpoint-30", step=30)
+    await mirror.sync()
+
+    third = here / "checkpoint-30" / "tokenizer" / "words.json"
+    assert not third.samefile(second)  # that one has been damaged here meanwhile
+    check(here / "checkpoint-30")
+
+
+async def test_weights_that_came_home_in_a_checkpoint_are_not_fetched_with_the_output(
+    hostile, arriving, tmp_path
+):
+    hostile.write_output(size=1 << 20)
+    checkpoint = write_checkpoint(hostile.workspace / "checkpoints", 10)
+    shutil.copy(hostile.output / WEIGHTS, checkpoint)
+    write_manifest(checkpoint, step=10)
+    here = tmp_path / "checkpoints"
+    await CheckpointMirror(hostile.machine, str(hostile.workspace), here).sync()
+
+    fetched = await fetch_output(
+        hostile.machine, str(hostile.workspace), arriving, checkpoints=here
+    )
+
+    assert fetched == 0
+    assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()

@@ -287,3 +287,15 @@ async def test_a_file_that_cannot_fit_is_not_even_begun(machine, tmp_path):
 
     left = [path.stat().st_size for path in tmp_path.glob("*.part")]
     assert not any(left)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+async def test_what_comes_is_compressed_on_its_way_when_asked(proxy, reach, tmp_path, compress):
+    (tmp_path / "there").write_bytes(b"the same words " * 100_000)
+
+    async with reach(proxy, compress=compress) as machine:
+        transfer = await machine.download(str(tmp_path / "there"), tmp_path / "here")
+
+    assert transfer.bytes == 1_500_000
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+    assert (proxy.passed < 150_000) is compress
