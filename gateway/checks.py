@@ -19,6 +19,7 @@ from trainer.custom_code import check_code, code_hashes, references
 from trainer.data import DatasetReport, inspect_dataset
 from trainer.data.reading import names_hub_dataset
 from trainer.errors import ConfigError, OrchestratorError
+from trainer.extras import check_extras, extras_of
 from trainer.model import check_model_files
 from trainer.rewards.scorer import check_scorer
 
@@ -63,6 +64,7 @@ def checked_job(
     check_foreign(job)
     check_dataset(job)
     check_model(job)
+    check_packages(job)
     check_own_parts(job)
     _check_provider(job)
     return job
@@ -95,6 +97,16 @@ def check_dataset(job: TrainingJob) -> DatasetReport | None:
     if any(not Path(path).expanduser().exists() and names_hub_dataset(path) for path in sources):
         return None
     return inspect_dataset(job.training)
+
+
+def check_packages(job: TrainingJob) -> None:
+    """Look for packages that this job needs beyond the usual; elsewhere they are installed.
+
+    Raises:
+        DependencyError: naming the field that wants one, and the command that installs it.
+    """
+    if job.providers == ["local"]:
+        check_extras(job.training)
 
 
 def check_own_parts(job: TrainingJob) -> None:
@@ -137,6 +149,8 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
     say("reading the dataset")
     checks.append(_attempt("dataset", lambda: _dataset(job)))
     checks.append(_attempt("model", lambda: _model(job)))
+    if extras_of(job.training):
+        checks.append(_attempt("packages", lambda: _packages(job)))
     if job.training.reward_model or any(references(job.training)):
         checks.append(_attempt("code", lambda: _own_parts(job)))
     say("asking the provider")
@@ -178,6 +192,12 @@ def _dataset(job: TrainingJob) -> tuple[str, dict[str, Any]]:
         f"{report.mean_characters:.0f} characters a row, no bad rows"
     )
     return text, asdict(report)
+
+
+def _packages(job: TrainingJob) -> tuple[str, dict[str, Any]]:
+    check_packages(job)
+    where = "here" if job.providers == ["local"] else "installed on the machine"
+    return f"{', '.join(extras_of(job.training))}, {where}", {}
 
 
 def _own_parts(job: TrainingJob) -> tuple[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -59,14 +59,27 @@ def job_template() -> str:
 def _settings(model: type[BaseModel], depth: int) -> Iterator[str]:
     for name, field in model.model_fields.items():
         yield from _comment(field, depth)
-        nested = _nested(field)
-        if nested and field.default is not None:  # one that is off is a line, not a section
+        kinds = _nested(field.annotation)
+        if kinds and field.default is not None:  # one that is off is a line, not a section
             yield f"{'  ' * depth}{name}:"
-            yield from _settings(nested, depth + 1)
+            yield from _settings(kinds[0], depth + 1)
+            for other in kinds[1:]:
+                yield from _instead(other, depth + 1)
         else:
             yield from _setting(model, name, field, depth)
         if depth == 0:
             yield ""
+
+
+def _instead(model: type[BaseModel], depth: int) -> Iterator[str]:
+    """Yield another kind of settings in comments, with values that every field may have."""
+    indent = "  " * depth
+    about = (model.__doc__ or "").splitlines()[0]
+    yield from _comment_lines(f"Instead of the lines above: {about}", depth)
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        value = _choices(field.annotation)[0] if default is PydanticUndefined else default
+        yield f"{indent}#   {name}: {_yaml(value)}  # {field.description}"
 
 
 def _setting(model: type[BaseModel], name: str, field: FieldInfo, depth: int) -> Iterator[str]:
@@ -81,6 +94,10 @@ def _comment(field: FieldInfo, depth: int) -> Iterator[str]:
     choices = _choices(field.annotation)
     if choices and not all(choice in text for choice in choices):
         text = f"{text} One of: {', '.join(choices)}.".strip()
+    yield from _comment_lines(text, depth)
+
+
+def _comment_lines(text: str, depth: int) -> Iterator[str]:
     indent = "  " * depth
     for line in textwrap.wrap(text, WIDTH - len(indent)):
         yield f"{indent}# {line}"
@@ -92,14 +109,13 @@ def _choices(annotation: Any) -> list[str]:
     return []
 
 
-def _nested(field: FieldInfo) -> type[BaseModel] | None:
-    kinds = [field.annotation]
-    if get_origin(field.annotation) in {Union, UnionType}:
-        kinds = list(get_args(field.annotation))
-    for kind in kinds:
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+def _nested(annotation: Any) -> list[type[BaseModel]]:
+    """Return the settings that a field may hold, the usual kind first."""
+    if isinstance(annotation, type):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    if get_origin(annotation) in {Union, UnionType, Annotated}:
+        return [kind for part in get_args(annotation) for kind in _nested(part)]
+    return []
 
 
 def _yaml(value: Any) -> str:

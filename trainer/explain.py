@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,6 +13,7 @@ from trainer.errors import ConfigError
 
 MAX_PROBLEMS = 20
 _ORDER = re.compile(r"^\w+ should ")  # "Input should be", "String should have"
+_CHOICE = re.compile(r"literal\[|list\[|[A-Z]\w*Config$")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -55,7 +56,7 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
 
 def _is_choice(part: int | str) -> bool:
     """Whether pydantic, not the user, put this into the path: which of several types it tried."""
-    return str(part).startswith(("literal[", "list["))
+    return _CHOICE.match(str(part)) is not None
 
 
 def _did_you_mean(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
@@ -66,22 +67,23 @@ def _did_you_mean(model: type[BaseModel], location: tuple[int | str, ...]) -> st
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Return the names of the fields of the settings that `path` leads to."""
+    choices = [model]
     for part in path:
-        field = model.model_fields.get(str(part))
-        candidates = [] if field is None else [field.annotation, *_arguments(field.annotation)]
-        nested = [kind for kind in candidates if _is_model(kind)]
+        tried = [kind for kind in choices if kind.__name__ == part]
+        field = choices[0].model_fields.get(str(part))
+        nested = tried or (list(_models_in(field.annotation)) if field else [])
         if not nested:
             break
-        model = nested[0]
-    return list(model.model_fields)
+        choices = nested
+    return list(choices[0].model_fields)
 
 
-def _arguments(annotation: Any) -> tuple[Any, ...]:
-    return tuple(getattr(annotation, "__args__", ()))
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the settings that a type allows: itself, or what it is a union of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models_in(argument)
 
 
 def _short(value: Any) -> str:

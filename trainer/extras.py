@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -12,8 +13,15 @@ from trainer.errors import DependencyError
 if TYPE_CHECKING:
     from trainer.config import TrainingConfig
 
-MODULES = {"gguf": ("gguf",), "mlflow": ("mlflow", "sqlalchemy"), "wandb": ("wandb",)}
+MODULES = {
+    "bitsandbytes": ("bitsandbytes",),
+    "gguf": ("gguf",),
+    "mlflow": ("mlflow", "sqlalchemy"),
+    "wandb": ("wandb",),
+}
 """What an extra lets us import, by the extra's name."""
+BITSANDBYTES_OPTIMIZER = re.compile(r"(?<!torch_)8bit|bnb|paged|ademamix|^lion_")
+"""The names that transformers gives to optimizers that need bitsandbytes, and to no other."""
 
 
 def extras_of(config: TrainingConfig) -> list[str]:
@@ -41,6 +49,10 @@ def _wanted(config: TrainingConfig) -> Iterator[tuple[str, str]]:
     """Yield field and extra for everything that a job asks for and not every job needs."""
     if config.trainer != "builtin":
         return  # another's packages are known to him alone
+    if config.quantization:
+        yield "quantization", "bitsandbytes"
+    if BITSANDBYTES_OPTIMIZER.search(config.optim):
+        yield f"optim = {config.optim!r}", "bitsandbytes"
     for field, names in (("report_to", config.report_to), ("export", config.export)):
         for name in names:
             if name in MODULES:

@@ -1,6 +1,6 @@
 """Predict what training holds in memory, without holding it.
 
-    weights       bytes of every parameter, in the precision it is held in
+    weights       bytes of every parameter, in the precision or the bits it is held in
     gradients     4 bytes per trained parameter (masters are float32)
     optimizer     its state per trained parameter, such as Adam's two moments in float32
     activations   what one forward and backward pass holds besides, at most
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.arguments import precision, split_batch
 from trainer.config import TrainingConfig
 from trainer.methods import METHODS
+from trainer.quantization import weight_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +56,8 @@ def predicted(
     if METHODS[config.method].generates:
         length = min(longest + config.max_completion_length, config.max_length)
     wanted = config.gradient_checkpointing
+    if config.peft and not config.peft.allows_gradient_checkpointing:
+        wanted = False
     memory = None
     for choice in [False, True] if wanted == "auto" else [wanted]:
         if wanted == "auto" and not choice and divisor > 1:
@@ -89,7 +92,7 @@ def memory_gb(
     )
     rows = batch * METHODS[config.method].sequences
     parts = {
-        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "weights": weight_bytes(model, config.quantization),
         "gradients": trained * GRADIENT_BYTES,
         "optimizer": trained * optimizer_bytes(config.optim),
     }
@@ -144,7 +147,7 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
     kind = getattr(transformers, METHODS[config.method].auto_class(adapters=False))
     with torch.device("meta"):
         model: PreTrainedModel = kind.from_config(architecture, dtype=dtype)
-        return add_adapters(model, config.peft, method=config.method) if config.peft else model
+        return add_adapters(model, config) if config.peft else model
 
 
 def _traced(config: TrainingConfig, rows: int, length: int) -> float | None:

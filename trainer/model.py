@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.arguments import precision
 from trainer.attention import choose_attention
-from trainer.config import LoraConfig, TrainingConfig
+from trainer.config import PromptTuningConfig, TrainingConfig
 from trainer.errors import ConfigError, ModelNotFound
 from trainer.methods import METHODS
 from trainer.old_names import old_names_allowed
+from trainer.quantization import keep_differentiable, loading_options
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -67,10 +69,10 @@ def load_architecture(config: TrainingConfig) -> PretrainedConfig:
 
 
 def load_model(config: TrainingConfig) -> PreTrainedModel:
-    """Load or initialise the model, on the CPU, with adapters where the job asks for them.
+    """Load or initialise the model, with adapters where the job asks for them.
 
     Weights that are trained are float32 (masters of a mixed-precision run); frozen weights take
-    the precision of the run.
+    the precision of the run, or few bits. It is on the CPU, but where it is quantised.
     """
     import torch
     import transformers
@@ -85,29 +87,47 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     if config.init == "random":
         model = kind.from_config(load_architecture(config), dtype=dtype)
     else:
+        options |= loading_options(config)
         model = loaded(kind.from_pretrained, config, dtype=dtype, **options)
+        keep_differentiable(model)
     choose_attention(model, config.attn_implementation)
     if config.peft is not None:
-        model = add_adapters(model, config.peft, method=config.method)
+        model = add_adapters(model, config)
     return model
 
 
-def add_adapters(
-    model: PreTrainedModel, settings: LoraConfig, *, method: str = "sft"
-) -> PreTrainedModel:
+def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
     """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained."""
     import peft
 
-    task = "SEQ_CLS" if METHODS[method].is_classifier else "CAUSAL_LM"
-    adapters = peft.LoraConfig(task_type=task, **dict(settings))
     try:
         with old_names_allowed():
-            return peft.get_peft_model(model, adapters)
+            return peft.get_peft_model(model, _peft_config(config))
     except ValueError as error:
         raise ConfigError(
             f"training.peft: {str(error).splitlines()[0]}",
             "Use target_modules: all-linear, or names of layers that this model has.",
         ) from error
+
+
+def _peft_config(config: TrainingConfig) -> PeftConfig:
+    """Return the settings as PEFT's own, which says its words in capitals."""
+    import peft
+
+    settings = config.peft
+    assert settings is not None  # noqa: S101 - for the type checker: callers have looked
+    task = "SEQ_CLS" if METHODS[config.method].is_classifier else "CAUSAL_LM"
+    given = settings.model_dump() | {"peft_type": settings.peft_type.upper(), "task_type": task}
+    if isinstance(settings, PromptTuningConfig):
+        given["prompt_tuning_init"] = settings.prompt_tuning_init.upper()
+        if settings.prompt_tuning_init == "text":
+            given["tokenizer_name_or_path"] = _source(config)
+    return peft.get_peft_config(given)
+
+
+def _source(config: TrainingConfig) -> str:
+    path = Path(config.model).expanduser()
+    return str(path) if path.exists() else config.model
 
 
 def loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
@@ -116,9 +136,8 @@ def loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
     Raises:
         ModelNotFound: it cannot be loaded; the reason is transformers' own.
     """
-    source = str(Path(config.model).expanduser()) if Path(config.model).exists() else config.model
     try:
-        return load(source, **options)
+        return load(_source(config), **options)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFound(f"training.model: {config.model} cannot be loaded: {reason}") from error

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainingConfig
+from trainer.config import QuantizationConfig, TrainingConfig
 from trainer.methods import METHODS
 
 MERGED, GGUF = "merged", "gguf"
@@ -101,6 +101,8 @@ def _loading(config: TrainingConfig, place: str) -> list[str]:
         f"model = {kind}.from_pretrained({where})" + ("  # this folder" if place == "." else ""),
         f"tokenizer = AutoTokenizer.from_pretrained({where})",
     ]
+    if config.quantization:
+        lines += ["", *_loading_quantised(config.quantization, kind, where)]
     if config.merge:
         plain = method.auto_class(adapters=False)
         lines += [
@@ -113,6 +115,20 @@ def _loading(config: TrainingConfig, place: str) -> list[str]:
     if config.export:
         lines += ["", f"# For llama.cpp, Ollama and the like: {GGUF}/*.gguf"]
     return lines
+
+
+def _loading_quantised(quantization: QuantizationConfig, kind: str, where: str) -> list[str]:
+    names = ["load_in_8bit"]
+    if quantization.load_in_4bit:
+        names = ["load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
+    given = ", ".join(f"{name}={getattr(quantization, name)!r}" for name in names)
+    return [
+        f"# Or on a base of {quantization.bits} bits, as it was trained:",
+        "from transformers import BitsAndBytesConfig",
+        "",
+        f"bits = BitsAndBytesConfig({given})",
+        f"model = {kind}.from_pretrained({where}, quantization_config=bits)",
+    ]
 
 
 def _table(facts: dict[str, Any]) -> list[str]:

@@ -80,6 +80,8 @@ def write_output(
 def _save(model: Any, named: TrainingConfig, folder: Path) -> None:
     for adapter in getattr(model, "peft_config", {}).values():
         adapter.base_model_name_or_path = named.model  # where its user has it
+        if getattr(adapter, "tokenizer_name_or_path", None):
+            adapter.tokenizer_name_or_path = named.model
     # A reference that dpo and kto keep as a second adapter is no part of the result.
     trained = {"selected_adapters": ["default"]} if named.peft else {}
     model.save_pretrained(folder, **trained)

@@ -21,6 +21,7 @@ from trainer.custom_code import check_code, code_hashes, load_callbacks
 from trainer.data import inspect_dataset
 from trainer.errors import ConfigError
 from trainer.explain import validated
+from trainer.extras import check_extras
 from trainer.failures import translate
 from trainer.files import read_json
 from trainer.hub import check_hub, push_output
@@ -80,6 +81,7 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     check_hub(config)
     check_model_files(config.model)
     check_code(config)
+    check_extras(config)
     if config.reward_model:
         check_scorer(config.reward_model)
     start_trackers(directory, config)

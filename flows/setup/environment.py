@@ -94,7 +94,8 @@ class _Preparation:
         self.base = base
         self.wheel = wheel
         self.log = log
-        self.key = _key(wheel.name)
+        # Nothing is installed into an environment in which another job may be running.
+        self.key = _key(" ".join([wheel.name, *also]))
         self.requirements = [*wheel_requirements(wheel), *map(Requirement, also)]
         self.found = Survey()
 

@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from ruamel.yaml import YAML
 
 from flows.job_file import load_job, parse_job
 from gateway.job_template import job_template, write_template
-from trainer.config import DatasetConfig, LoraConfig, TrainingConfig, TrainingJob
+from trainer.config import (
+    DatasetConfig,
+    LoraConfig,
+    PrefixTuningConfig,
+    PromptTuningConfig,
+    TrainingConfig,
+    TrainingJob,
+)
 from trainer.errors import ConfigError
 
 DEFAULT = re.compile(r"^( *)#(\w+: .*)$", re.MULTILINE)
@@ -52,6 +60,29 @@ def test_no_setting_is_left_out(model: type[BaseModel], tmp_path: Path):
     (tmp_path / "job.yaml").write_text(_uncommented())
 
     assert set(model.model_fields) <= set(_names(parse_job(tmp_path / "job.yaml")))
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+def test_the_other_kinds_of_adapters_stand_beside_and_may_be_taken_instead(kind: type[BaseModel]):
+    lines = job_template().splitlines()
+    begin = next(n for n, line in enumerate(lines) if f"peft_type: {_literal(kind)}  #" in line)
+    block = lines[begin : begin + len(kind.model_fields)]
+
+    shown = YAML(typ="safe").load("\n".join(line.replace("#", "", 1) for line in block))
+
+    assert kind.model_validate(shown) == kind.model_validate({"peft_type": _literal(kind)})
+    assert list(shown) == list(kind.model_fields)
+
+
+def _literal(kind: type[BaseModel]) -> str:
+    return kind.model_fields["peft_type"].annotation.__args__[0]
+
+
+def test_the_form_can_show_every_kind_of_adapter():
+    shown = TrainingConfig.model_json_schema()["properties"]["peft"]
+
+    references = [choice.get("$ref", "").rpartition("/")[2] for choice in shown["anyOf"]]
+    assert references == ["LoraConfig", "PromptTuningConfig", "PrefixTuningConfig", ""]
 
 
 def test_the_settings_own_words_are_the_comments():

@@ -8,10 +8,15 @@ from trainer.job_directory import Desired, JobState
 pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.gpu]
 
 
-def test_training_on_a_gpu_is_in_bfloat16_and_shows_its_gauges(tmp_path, make_job):
+QLORA = {"quantization": {"load_in_4bit": True}, "optim": "paged_adamw_8bit"}
+
+
+@pytest.mark.parametrize("settings", [{}, QLORA], ids=["lora", "qlora"])
+def test_training_on_a_gpu_is_in_bfloat16_and_shows_its_gauges(settings, tmp_path, make_job):
     import torch
 
-    job = make_job(tmp_path / "job", learning_rate=0.02, data={"eval_fraction": 0.2})
+    data = {"eval_fraction": 0.2}
+    job = make_job(tmp_path / "job", learning_rate=0.02, data=data, **settings)
 
     assert job.train(PausesAfter(job.directory, 4)) is JobState.PAUSED
     job.directory.request(Desired.RUN)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainer.config import TrainingConfig, TrainingJob
+from trainer.config import LoraConfig, TrainingConfig, TrainingJob
 from trainer.errors import ConfigError
 from trainer.explain import MAX_PROBLEMS, validated
 
@@ -92,6 +92,38 @@ WRONG = {
     "dataset.eval_fraction = 0.9: must be less": {"dataset": {"path": "d", "eval_fraction": 0.9}},
     "peft.r = 0: must be greater than or equal to 1": {"peft": {"r": 0}},
     "peft.target_modules = 'q_proj': must be a valid list": {"peft": {"target_modules": "q_proj"}},
+    "peft = {'peft_type': 'ia3'}: must be lora, prompt_tuning or prefix_tuning": {
+        "peft": {"peft_type": "ia3"}
+    },
+    "peft: use_dora belongs to peft_type: lora, this one is prefix_tuning": {
+        "peft": {"peft_type": "prefix_tuning", "use_dora": True}
+    },
+    "peft.zzz is not a field; there are: peft_type, num_virtual_tokens, prompt_tuning_init, ": {
+        "peft": {"peft_type": "prompt_tuning", "zzz": 5}
+    },
+    "peft: prompt_tuning_init: text needs prompt_tuning_init_text": {
+        "peft": {"peft_type": "prompt_tuning", "prompt_tuning_init": "text"}
+    },
+    "peft: target_modules: an adapter on lm_head": {"peft": {"target_modules": ["lm_head"]}},
+    "prompt_tuning works with sft and cpt, not with dpo": {
+        "peft": {"peft_type": "prompt_tuning"},
+        "method": "dpo",
+    },
+    "packing: with prompt_tuning the rows of one sequence cannot be kept apart": {
+        "peft": {"peft_type": "prompt_tuning"},
+        "packing": True,
+    },
+    "gradient_checkpointing drops what prefix_tuning trains: set it to false": {
+        "peft": {"peft_type": "prefix_tuning"},
+        "gradient_checkpointing": True,
+    },
+    "quantization: set load_in_4bit: true or load_in_8bit: true, one of them": {
+        "quantization": {"load_in_4bit": True, "load_in_8bit": True}
+    },
+    "quantization: weights of so few bits cannot be trained: set peft": {
+        "quantization": {"load_in_4bit": True},
+        "peft": None,
+    },
     "report_to.0 = 'comet': must be 'tensorboard', 'wandb' or 'mlflow'": {"report_to": ["comet"]},
     "merge: peft: null leaves a whole model, no adapter": {"merge": True, "peft": None},
     "gguf_quantization = 'Q4_K_M': is none that is made here": {"gguf_quantization": "Q4_K_M"},
@@ -163,8 +195,15 @@ def test_evaluation_has_one_source():
 def test_target_modules_may_be_a_list_of_names():
     peft = config(peft={"target_modules": ["q_proj", "v_proj"]}).peft
 
-    assert peft is not None
+    assert isinstance(peft, LoraConfig)
     assert peft.target_modules == ["q_proj", "v_proj"]
+
+
+def test_a_job_from_before_there_were_other_kinds_means_lora():
+    old = config(peft={"r": 4})
+
+    assert old.peft == LoraConfig(r=4)
+    assert config(peft=old.model_dump()["peft"]) == old
 
 
 @pytest.mark.parametrize("value", [None, [], "text", 3])

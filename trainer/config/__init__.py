@@ -9,7 +9,8 @@ from __future__ import annotations
 from trainer.config.command import CommandConfig
 from trainer.config.dataset import DatasetConfig, DatasetFormat
 from trainer.config.job import Limits, Resources, TrainingJob
-from trainer.config.peft import LoraConfig
+from trainer.config.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
+from trainer.config.quantization import QuantizationConfig
 from trainer.config.training import TrainingConfig
 
 __all__ = [
@@ -18,6 +19,9 @@ __all__ = [
     "DatasetFormat",
     "Limits",
     "LoraConfig",
+    "PrefixTuningConfig",
+    "PromptTuningConfig",
+    "QuantizationConfig",
     "Resources",
     "TrainingConfig",
     "TrainingJob",

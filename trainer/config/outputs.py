@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 QUANTIZATIONS = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 """What the package `gguf` can make of weights; all else needs llama.cpp."""
-PROMPTS_ONLY = {"PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING"}
-"""PEFT's kinds that train tokens before the text: there are no weights to merge."""
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
@@ -51,11 +49,10 @@ def check_outputs(config: TrainingConfig) -> None:
                 raise ValueError(f"{name} is for trainer: builtin; what others leave is theirs")
     if config.merge and config.peft is None:
         raise ValueError("merge: peft: null leaves a whole model, no adapter: set merge: false")
-    kind = str(getattr(config.peft, "peft_type", "LORA")).upper()
-    if kind in PROMPTS_ONLY and (config.merge or config.export):
+    if config.peft and config.peft.is_soft_prompt and (config.merge or config.export):
         field = "merge" if config.merge else "export"
         raise ValueError(
-            f"{field}: peft_type {kind.lower()} trains tokens before the text, and there is "
+            f"{field}: peft_type {config.peft.peft_type} trains tokens before the text, and there is "
             f"nothing in the weights to merge: leave {field} out, or choose another peft_type"
         )
     if config.export and config.method == "reward":

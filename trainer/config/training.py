@@ -11,7 +11,8 @@ from trainer.config.dataset import DatasetConfig
 from trainer.config.generation import check_generation
 from trainer.config.outputs import Quantization, Repository, Tracker, check_outputs
 from trainer.config.own_settings import check_own_settings
-from trainer.config.peft import LoraConfig
+from trainer.config.peft import LoraConfig, Peft, check_peft
+from trainer.config.quantization import QuantizationConfig, check_quantization
 from trainer.config.settings import Settings, Text
 from trainer.methods import METHODS
 
@@ -55,8 +56,12 @@ class TrainingConfig(Settings):
     """pretrained: start from the weights. random: start from the config alone."""
     dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
     """The examples. A path alone will do."""
-    peft: LoraConfig | None = LoraConfig()
-    """Adapters to train. null: train all weights."""
+    peft: Peft = LoraConfig()
+    """What to train beside the model, which stays as it is: adapters (peft_type: lora, prompt_tuning
+    or prefix_tuning). null: train all weights."""
+    quantization: QuantizationConfig | None = None
+    """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,
+    {load_in_8bit: true} is more exact. null: not at all."""
     num_train_epochs: float = Field(default=3.0, gt=0)
     """How often to go over the dataset."""
     max_steps: Annotated[int, AfterValidator(_some_steps)] = Field(default=-1, ge=-1)
@@ -68,7 +73,8 @@ class TrainingConfig(Settings):
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Forward passes per optimizer step."""
     learning_rate: float | None = Field(default=None, gt=0, le=10)
-    """null: the method's own, such as 2e-4 for sft with adapters and 2e-5 for all weights."""
+    """null: the method's own, such as 2e-4 for sft with adapters and 2e-5 for all weights;
+    prompt_tuning 3e-2, prefix_tuning 1e-2."""
     beta: float | None = Field(default=None, ge=0)
     """How much the model is held to what it was (dpo, kto, grpo, rloo, ppo), or how much
     preferences weigh (orpo). null: the method's own, 0.1; grpo: 0; rloo, ppo: 0.05."""
@@ -99,7 +105,8 @@ class TrainingConfig(Settings):
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0: never."""
     optim: Text = "adamw_torch_fused"
-    """The optimizer; any name that transformers knows."""
+    """The optimizer; any name that transformers knows. adamw_8bit and paged_adamw_8bit keep their
+    state in a quarter of the memory."""
     max_length: int = Field(default=1024, ge=8)
     """Longest example in tokens; longer ones are cut (cpt: the length of a packed block)."""
     packing: bool | None = None
@@ -181,6 +188,8 @@ class TrainingConfig(Settings):
         if self.init == "random" and self.peft:
             raise ValueError("init: random has no weights to adapt: set peft: null")
         check_own_settings(self)
+        check_peft(self)
+        check_quantization(self)
         check_generation(self)
         check_outputs(self)
         return self

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.arguments import training_arguments
 from trainer.loop import JobTrainer, Run
 from trainer.old_names import old_names_allowed
+from trainer.quantization import masters_kept
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -32,7 +33,7 @@ def assemble(run: Run, kind: type[Any], **options: Any) -> Trainer:
         run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
     )
     job_kind = type(f"Job{kind.__name__}", (mixin, kind), {})
-    with old_names_allowed():
+    with old_names_allowed(), masters_kept(run.model):
         trainer: Trainer = job_kind(
             run,
             model=run.model,

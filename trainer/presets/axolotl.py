@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.config import LoraConfig
-from trainer.presets.preset import FOLDER, OUT, Preset, Start, as_yaml
+from trainer.config import LoraConfig, QuantizationConfig, TrainingConfig
+from trainer.presets.preset import FOLDER, OUT, Preset, Start, as_yaml, asks_for, trains_biases
 
 SETTINGS = f"{FOLDER}/axolotl.yaml"
 NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?|nan|inf"
@@ -22,7 +22,7 @@ def _settings(start: Start) -> dict[str, Any]:
     return {
         "base_model": config.model,
         "reinit_weights": config.init == "random" or None,
-        **_lora(config.peft),
+        **_lora(config),
         "datasets": [_dataset(start, str(start.rows))],
         "dataset_prepared_path": str(start.root / FOLDER / "prepared"),
         **_evaluation(start),
@@ -53,19 +53,32 @@ def _settings(start: Start) -> dict[str, Any]:
     }
 
 
-def _lora(peft: LoraConfig | None) -> dict[str, Any]:
-    if peft is None:
+def _lora(config: TrainingConfig) -> dict[str, Any]:
+    peft, quantization = config.peft, config.quantization
+    if not isinstance(peft, LoraConfig):
         return {}
     every = isinstance(peft.target_modules, str)
+    in_4bit = bool(quantization and quantization.load_in_4bit)
     return {
-        "adapter": "lora",
+        "adapter": "qlora" if in_4bit else "lora",
         "lora_r": peft.r,
         "lora_alpha": peft.lora_alpha,
         "lora_dropout": peft.lora_dropout,
         "lora_target_linear": every or None,
         "lora_target_modules": None if every else peft.target_modules,
         "lora_modules_to_save": peft.modules_to_save,
+        "peft_use_dora": peft.use_dora or None,
+        "peft_use_rslora": peft.use_rslora or None,
+        "load_in_4bit": in_4bit or None,
+        "load_in_8bit": bool(quantization and quantization.load_in_8bit) or None,
+        "bnb_config_kwargs": _in_4bit(quantization) if quantization and in_4bit else None,
     }
+
+
+def _in_4bit(quantization: QuantizationConfig) -> dict[str, Any]:
+    """Return what goes to BitsAndBytesConfig; where nothing is said, Axolotl chooses."""
+    names = {"bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "bnb_4bit_compute_dtype"}
+    return quantization.model_dump(include=names, exclude_none=True)
 
 
 def _dataset(start: Start, path: str) -> dict[str, Any]:
@@ -117,7 +130,9 @@ PRESET = Preset(
         "env": {"AXOLOTL_DO_NOT_TRACK": "1"},
     },
     cannot={
-        "peft.bias": lambda config: config.peft and config.peft.bias != "none",
+        "peft.bias": trains_biases,
+        "quantization.llm_int8_threshold": asks_for("llm_int8_threshold"),
+        "quantization.llm_int8_skip_modules": asks_for("llm_int8_skip_modules"),
         "early_stopping_threshold": lambda config: config.early_stopping_threshold,
     },
 )

@@ -8,8 +8,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from trainer.config import LoraConfig, TrainingConfig
-from trainer.presets.preset import EVAL, FOLDER, OUT, TRAIN, Preset, Start, as_yaml
+from trainer.config import LoraConfig, QuantizationConfig, TrainingConfig
+from trainer.presets.preset import (
+    EVAL,
+    FOLDER,
+    OUT,
+    TRAIN,
+    Preset,
+    Start,
+    as_yaml,
+    asks_for,
+    trains_biases,
+)
 
 SETTINGS = f"{FOLDER}/llama-factory.yaml"
 NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?|nan|inf"
@@ -31,7 +41,8 @@ def _settings(start: Start) -> dict[str, Any]:
         "stage": "pt" if config.method == "cpt" else "sft",
         "do_train": True,
         "finetuning_type": "lora" if config.peft else "full",
-        **_lora(config.peft),
+        **_lora(config),
+        **_quantization(config.quantization),
         "dataset_dir": str(start.root / FOLDER),
         "dataset": "train",
         **_evaluation(start),
@@ -63,8 +74,9 @@ def _settings(start: Start) -> dict[str, Any]:
     }
 
 
-def _lora(peft: LoraConfig | None) -> dict[str, Any]:
-    if peft is None:
+def _lora(config: TrainingConfig) -> dict[str, Any]:
+    peft = config.peft
+    if not isinstance(peft, LoraConfig):
         return {}
     targets = peft.target_modules
     return {
@@ -73,6 +85,19 @@ def _lora(peft: LoraConfig | None) -> dict[str, Any]:
         "lora_dropout": peft.lora_dropout,
         "lora_target": "all" if isinstance(targets, str) else ",".join(targets),
         "additional_target": ",".join(peft.modules_to_save) if peft.modules_to_save else None,
+        "use_dora": peft.use_dora or None,
+        "use_rslora": peft.use_rslora or None,
+    }
+
+
+def _quantization(quantization: QuantizationConfig | None) -> dict[str, Any]:
+    if quantization is None:
+        return {}
+    return {
+        "quantization_method": "bnb",
+        "quantization_bit": quantization.bits,
+        "quantization_type": quantization.bnb_4bit_quant_type,
+        "double_quantization": quantization.bnb_4bit_use_double_quant,
     }
 
 
@@ -133,7 +158,10 @@ PRESET = Preset(
         "env": {"DISABLE_VERSION_CHECK": "1"},
     },
     cannot={
-        "peft.bias": lambda config: config.peft and config.peft.bias != "none",
+        "peft.bias": trains_biases,
+        "quantization.bnb_4bit_compute_dtype": asks_for("bnb_4bit_compute_dtype"),
+        "quantization.llm_int8_threshold": asks_for("llm_int8_threshold"),
+        "quantization.llm_int8_skip_modules": asks_for("llm_int8_skip_modules"),
         "early_stopping_patience": lambda config: config.early_stopping_patience,
     },
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainingConfig
+from trainer.config import LoraConfig, QuantizationConfig, TrainingConfig
 from trainer.errors import ConfigError
 from trainer.methods import METHODS
 
@@ -84,7 +84,11 @@ def refuse(config: TrainingConfig, preset: Preset) -> None:
     Raises:
         ConfigError: naming the field and its value.
     """
-    cannot = {"method": asks_for_more_than_tokens, **preset.cannot}
+    cannot = {
+        "method": asks_for_more_than_tokens,
+        "peft.peft_type": lambda config: config.peft and config.peft.is_soft_prompt,
+        **preset.cannot,
+    }
     for name, asked in cannot.items():
         if asked(config):
             value: Any = config
@@ -94,6 +98,23 @@ def refuse(config: TrainingConfig, preset: Preset) -> None:
                 f"training.{name} = {value!r}: trainer: {preset.name} cannot do this.",
                 "Leave it out, or train with trainer: builtin.",
             )
+
+
+def asks_for(name: str) -> Callable[[TrainingConfig], bool]:
+    """Return whether a field of `quantization`, by its name, is another than it is by default."""
+
+    def asks(config: TrainingConfig) -> bool:
+        fields = QuantizationConfig.model_fields
+        return bool(
+            config.quantization and getattr(config.quantization, name) != fields[name].default
+        )
+
+    return asks
+
+
+def trains_biases(config: TrainingConfig) -> bool:
+    """Whether biases are to be trained, which other projects have no setting for."""
+    return isinstance(config.peft, LoraConfig) and config.peft.bias != "none"
 
 
 def asks_for_more_than_tokens(config: TrainingConfig) -> bool:

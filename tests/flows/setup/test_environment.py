@@ -211,7 +211,7 @@ async def test_what_the_image_lacks_is_installed_beside_it_and_serves_later_trai
     assert machine.verbs == ["run", "upload", "run"]
 
 
-async def test_what_one_job_needs_besides_is_added_to_the_environment(
+async def test_what_one_job_needs_besides_stays_out_of_the_environment_of_others(
     tmp_path, base, package_index, monkeypatch
 ):
     package_index("tinypackage", "1.0")
@@ -221,9 +221,9 @@ async def test_what_one_job_needs_besides_is_added_to_the_environment(
 
     again = await prepare(LocalMachine(), base, wheel, log.append, also=["tinypackage==1.0"])
 
-    assert again == python
+    code = "import importlib.util as u; print(u.find_spec('tinypackage') is not None)"
     assert log[0] == "installing tinypackage==1.0"
-    assert answer(python, "-c", "import tinypackage; print('there')") == "there"
+    assert (answer(python, "-c", code), answer(again, "-c", code)) == ("False", "True")
 
 
 async def test_with_another_torch_than_ours_the_image_is_not_reused(

@@ -33,6 +33,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "dtype": "bfloat16",
         "arguments": {"neftune_noise_alpha": 5},
     },
+    "sft-qdora": {
+        "model": "Qwen/Qwen3-0.6B",
+        "dataset": "rows.jsonl",
+        "peft": {"r": 8, "use_dora": True, "use_rslora": True},
+        "quantization": {"load_in_4bit": True, "bnb_4bit_use_double_quant": False},
+        "optim": "paged_adamw_8bit",
+    },
     "cpt-full": {
         "model": "/models/base",
         "method": "cpt",
@@ -108,6 +115,25 @@ def test_what_another_project_has_no_place_for_is_named(tmp_path):
                 }
             )
         )
+
+
+SOFT = {"peft_type": "prompt_tuning"}
+EXACT = {"load_in_8bit": True, "llm_int8_threshold": 5.0}
+
+
+@pytest.mark.parametrize("trainer", sorted(PRESETS))
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"peft": SOFT}, r"training\.peft\.peft_type = 'prompt_tuning'"),
+        ({"quantization": EXACT}, r"training\.quantization\.llm_int8_threshold = 5\.0"),
+    ],
+)
+def test_adapters_and_bits_that_only_we_have_are_refused(trainer, settings, words):
+    config = {"trainer": trainer, "model": "a/b", "dataset": "c/d", **settings}
+
+    with pytest.raises(ConfigError, match=words):
+        check_preset(TrainingConfig.model_validate(config))
 
 
 SAID = {
