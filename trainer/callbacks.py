@@ -10,12 +10,14 @@ from typing import Any
 from transformers import TrainerCallback
 
 from trainer.config import TrainingConfig
-from trainer.errors import TrainingDiverged
+from trainer.divergence import diverged
+from trainer.failures import room_or_later
 from trainer.job_directory import JobDirectory, JobState, utc_now
 from trainer.log import append_line
 from trainer.loop import JobTrainer
 from trainer.methods import METHODS
 from trainer.telemetry import Telemetry
+from trainer.trends import Trends
 from trainer.wish import Wish
 
 OF_EVERY_METHOD = {"loss", "grad_norm", "learning_rate", "epoch", "num_tokens"}
@@ -117,10 +119,15 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         self._first: tuple[float, int] | None = None
         self._last = (time.monotonic(), 0, 0)
         self._status_at = 0.0
+        self._trends = Trends(trainer.run.config.logging_steps)
+        self._judged = not METHODS[trainer.run.config.method].generates  # there rewards count
+        self._unwritten: list[str] = []
+        """Records of metrics for which the disk had no room yet."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say that training runs; the clock of the speeds starts here."""
         self._last = (time.monotonic(), 0, 0)
+        self._trends.resume(state)
         self._write_status(state)
 
     def on_log(
@@ -128,7 +135,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
     ) -> None:
         """Record a step's loss or an evaluation's; anything else is transformers' summary."""
         if "loss" in logs:
-            self._record_step(state, logs)
+            self._record_step(state, logs, mixed=args.fp16)
         elif "eval_loss" in logs:
             self._record_evaluation(state, logs)
 
@@ -136,12 +143,15 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         """A checkpoint is there: say so in the status at once."""
         self._write_status(state)
 
-    def _record_step(self, state: Any, logs: dict[str, Any]) -> None:
+    def _record_step(self, state: Any, logs: dict[str, Any], *, mixed: bool) -> None:
         loss, norm = logs["loss"], logs.get("grad_norm", 0.0)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise TrainingDiverged(
-                f"At step {state.global_step} the loss was {loss} and the gradient norm {norm}."
-            )
+        if mixed and math.isfinite(loss) and not math.isfinite(norm):
+            norm = None  # float16 overflowed: its scaler left the step out and scales less
+        if not (math.isfinite(loss) and (norm is None or math.isfinite(norm))):
+            for row in self._trainer.recent.rows(self._trainer.run.tokenizer):
+                print(f"a row of that step: {row}", flush=True)  # noqa: T201 - as _say
+            what = f"At step {state.global_step} the loss was {loss} and the gradient norm {norm}"
+            raise diverged(what, state)
         record = self._common(state) | {
             "train_loss": loss,
             **self._perplexity(loss),
@@ -151,13 +161,17 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
             **self._speed(state),
             **self._telemetry.read(),
         }
+        event = self._trends.event(state.global_step, loss, state.max_steps)
+        if event and self._judged:
+            record["event"] = event
+            print(f"warning: {event['message']}", flush=True)  # noqa: T201 - as _say
         self._append(record)
         eta = record["eta_seconds"]
         _say(
             state,
             f"loss {loss:.4f}{_shown(record)}",
             f"lr {logs['learning_rate']:.2e}",
-            f"grad {norm:.3f}",
+            "grad overflow" if norm is None else f"grad {norm:.3f}",
             f"{record['tokens_per_second']:.0f} tok/s",
             f"eta {_clock(eta)}",
         )
@@ -167,7 +181,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
     def _record_evaluation(self, state: Any, logs: dict[str, Any]) -> None:
         loss = logs["eval_loss"]
         if not math.isfinite(loss):
-            raise TrainingDiverged(f"At step {state.global_step} the evaluation loss was {loss}.")
+            raise diverged(f"At step {state.global_step} the evaluation loss was {loss}", state)
         record = self._common(state) | {
             "eval_loss": loss,
             **self._perplexity(loss),
@@ -216,16 +230,21 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         }
 
     def _append(self, record: dict[str, Any]) -> None:
-        append_line(self._directory.metrics, json.dumps(record))
+        self._unwritten.append(json.dumps(record))
+        with room_or_later():
+            while self._unwritten:
+                append_line(self._directory.metrics, self._unwritten[0])
+                self._unwritten.pop(0)
 
     def _write_status(self, state: Any) -> None:
         self._status_at = time.monotonic()
-        self._directory.update_status(
-            durable=False,
-            state=JobState.RUNNING,
-            step=state.global_step,
-            total_steps=state.max_steps,
-        )
+        with room_or_later():
+            self._directory.update_status(
+                durable=False,
+                state=JobState.RUNNING,
+                step=state.global_step,
+                total_steps=state.max_steps,
+            )
 
 
 def of_method(logs: dict[str, Any]) -> dict[str, float | None]:
@@ -251,7 +270,8 @@ def _shown(record: dict[str, Any]) -> str:
 
 def _say(state: Any, *words: str) -> None:
     line = "  ".join([f"step {state.global_step}/{state.max_steps}", *words])
-    print(line, flush=True)  # noqa: T201 - standard output is the job's log
+    with room_or_later():  # what was not written stays in the stream's buffer
+        print(line, flush=True)  # noqa: T201 - standard output is the job's log
 
 
 def _clock(seconds: float) -> str:

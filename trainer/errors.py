@@ -9,7 +9,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── CodeError                stop: the user's own code raised an error, or returned nonsense
     ├── DependencyError          stop: something that must be installed is not
     ├── OutOfMemory              retry: with half the batch and twice the accumulation
-    ├── TrainingDiverged         stop: the loss became NaN or infinite
+    ├── TrainingDiverged         retry: once, from the last checkpoint with half the learning rate
     ├── TrainingStalled          retry: no sign of life for too long
     ├── TrainerKilled            retry: a signal ended the trainer
     ├── TrainingFailed           stop: anything else that ended the trainer
@@ -95,6 +95,7 @@ class OutOfMemory(OrchestratorError):
 
 
 class TrainingDiverged(OrchestratorError):
+    action = Action.RETRY
     default_suggestion = "Lower learning_rate, add warmup_steps, or look for broken rows."
 
 

@@ -17,15 +17,23 @@ from trainer.errors import (
     IntegrityError,
     OrchestratorError,
     OutOfMemory,
+    TrainerKilled,
     TrainingFailed,
 )
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
 _MEMORY = (
     "out of memory",
     "can't allocate memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "not enough memory",
 )
+_WORKERS = {
+    "DataLoader worker": "A process that reads data was ended; memory may have run out",
+    "unable to open shared memory object": "Shared memory (/dev/shm) is too small for the data",
+    "unable to allocate shared memory": "Shared memory (/dev/shm) is too small for the data",
+}
 _DISK = (
     "No space left on device",
     "Disk quota exceeded",
@@ -53,8 +61,10 @@ def translate(error: BaseException, folder: Path) -> OrchestratorError:
             f"The disk under {folder} is full: {usage.free / 2**20:.1f} MiB of "
             f"{usage.total / 2**20:.1f} MiB are free ({first_line})."
         )
-    if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY):
+    if runs_out(error):
         return OutOfMemory(f"Memory ran out ({first_line}).")
+    if sign := next((sign for sign in _WORKERS if sign in text), None):
+        return TrainerKilled(f"{_WORKERS[sign]} ({first_line}).", "Lower dataloader_num_workers.")
     if isinstance(error, ImportError):
         return DependencyError(f"A package is missing or broken ({first_line}).")
     return TrainingFailed(f"The trainer failed ({first_line}).")
@@ -106,10 +116,10 @@ def in_own_code(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OrchestratorError, MemoryError):
+    except OrchestratorError:
         raise
     except Exception as error:
-        if any(sign in str(error) for sign in _MEMORY):
+        if runs_out(error):
             raise
         frames = traceback.extract_tb(error.__traceback__)
         own = next((frame for frame in reversed(frames) if frame.filename == str(path)), None)
@@ -120,6 +130,24 @@ def in_own_code(path: Path, what: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def room_or_later() -> Iterator[None]:
+    """Let a write that finds the disk full be made up for later: training goes on meanwhile.
+
+    A checkpoint makes room, or ends the job with a reason (`trainer.loop.with_room`).
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+
+
+def runs_out(error: BaseException) -> bool:
+    """Whether memory ran out, of whatever kind and however the libraries say it."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY)
+
+
 def _is_disk_full(error: BaseException, text: str) -> bool:
-    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    full = isinstance(error, OSError) and error.errno in FULL
     return full or any(sign in text for sign in _DISK)

@@ -92,6 +92,8 @@ class Status:
     """How often this was a retry after a stall or a signal."""
     batch_divisor: int = 1
     """What the batch size is divided by since memory ran out; accumulation is multiplied."""
+    learning_rate_factor: float = 1.0
+    """What the learning rate is multiplied by since the loss was no number."""
     peak_rss_bytes: int = 0
     started_at: str | None = None
     updated_at: str | None = None

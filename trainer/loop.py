@@ -6,12 +6,13 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainer import checkpoints, saving
 from trainer.config import TrainingConfig
-from trainer.errors import TrainingDiverged
-from trainer.failures import tensors_expected, translate
+from trainer.divergence import Recent, diverged, lower_rates
+from trainer.errors import DiskFull
+from trainer.failures import runs_out, tensors_expected, translate
 from trainer.job_directory import JobDirectory
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+T = TypeVar("T")
 MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 
 
@@ -37,6 +39,8 @@ class Run:
     """See `trainer.data.tokenization.PreparedData`."""
     eval_dataset: Dataset | None
     batch_divisor: int = 1
+    learning_rate_factor: float = 1.0
+    """See `Status`, as for `batch_divisor`."""
     protected_steps: Callable[[], set[int]] = field(default=set)
     """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
 
@@ -49,6 +53,7 @@ class JobTrainer:
         self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
         self.samples_seen: Any = 0  # see tokens_seen
         self.saves = saving.Saves()
+        self.recent = Recent(kwargs["args"].gradient_accumulation_steps)
         super().__init__(**kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,7 +65,29 @@ class JobTrainer:
         """Train on one batch."""
         self.saves.check()
         self.count(inputs)
-        return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
+        loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
+        self.recent.add(loss, inputs)
+        return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; where memory runs out, again with half the batch, and no step is lost."""
+        while (found := self._evaluated(*args, **kwargs)) is None:
+            release_memory()
+            self.args.per_device_eval_batch_size //= 2  # type: ignore[attr-defined] # mixin
+            size = self.args.per_device_eval_batch_size  # type: ignore[attr-defined] # mixin
+            print(f"memory ran out in the evaluation: again with batches of {size}", flush=True)  # noqa: T201 - standard output is the job's log
+        return found
+
+    def _evaluated(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the metrics, or None when memory ran out and a batch can be smaller."""
+        try:
+            return super().evaluate(*args, **kwargs)  # type: ignore[misc] # mixin
+        except Exception as error:
+            # The other ranks would wait for this one: with several, the job starts anew.
+            alone = self.args.world_size == 1 and self.args.per_device_eval_batch_size > 1  # type: ignore[attr-defined] # mixin
+            if not (alone and runs_out(error)):
+                raise
+        return None
 
     def count(self, inputs: dict[str, Any]) -> None:
         """Count what is trained on: masks are of shape (batch, length), one or one an answer."""
@@ -101,14 +128,17 @@ class JobTrainer:
         self._refuse_broken_weights()
         self.saves.wait()
         folder = self.run.directory.checkpoints
-        shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+
+        def save() -> list[saving.Write]:
+            shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+            with saving.writes_put_off(0 if waits else saving.memory_for_copies()) as writes:
+                # Not TRL's own, which writes a model card at every checkpoint.
+                Trainer._save_checkpoint(self, model, trial)
+            return writes
+
         waits = not self.run.config.async_save or self.args.world_size > 1  # type: ignore[attr-defined] # mixin
-        with (
-            named_failures(folder),
-            saving.writes_put_off(0 if waits else saving.memory_for_copies()) as writes,
-        ):
-            # Not TRL's own, which writes a model card at every checkpoint.
-            Trainer._save_checkpoint(self, model, trial)
+        with named_failures(folder):
+            writes = self._with_room(save)
         self.saves.begin(partial(self._finish_save, self.state.global_step, writes))  # type: ignore[attr-defined] # mixin
         if waits:
             self.saves.wait()
@@ -116,12 +146,30 @@ class JobTrainer:
     def _finish_save(self, step: int, writes: list[saving.Write]) -> None:
         """Write what was put off, and let the checkpoint take its place; in the background."""
         folder = self.run.directory.checkpoints
-        with named_failures(folder):
+
+        def finish() -> Path:
             for write in writes:
                 write()
-            saved = checkpoints.commit(folder / checkpoints.STAGING / f"checkpoint-{step}", folder)
+            return checkpoints.commit(folder / checkpoints.STAGING / f"checkpoint-{step}", folder)
+
+        with named_failures(folder):
+            saved = self._with_room(finish)
         checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
         print(f"saved {saved.name}", flush=True)  # noqa: T201 - standard output is the job's log
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Do `work`; where the disk is full, once more with no checkpoint but the newest."""
+        folder = self.run.directory.checkpoints
+        try:
+            return work()
+        except Exception as error:
+            full = isinstance(translate(error, folder), DiskFull)
+            removed = checkpoints.prune(folder, 1, self.run.protected_steps()) if full else []
+            if not removed:
+                raise
+        names = ", ".join(checkpoint.name for checkpoint in removed)
+        print(f"the disk is full: removed {names} and save again", flush=True)  # noqa: T201 - standard output is the job's log
+        return work()
 
     def _refuse_broken_weights(self) -> None:
         """Keep the last good checkpoint: the loss is logged less often than steps are saved."""
@@ -129,17 +177,29 @@ class JobTrainer:
 
         trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin
         if not torch.stack([torch.isfinite(p).all() for p in trained]).all():
-            raise TrainingDiverged(
-                f"After step {self.state.global_step} a weight was NaN or infinite."  # type: ignore[attr-defined] # mixin
-            )
+            step = self.state.global_step  # type: ignore[attr-defined] # mixin
+            raise diverged(f"After step {step} a weight was NaN or infinite", self.state)  # type: ignore[attr-defined] # mixin
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc] # mixin
+        if checkpoint is not None and self.run.learning_rate_factor != 1:
+            lower_rates(self.optimizer, self.lr_scheduler, self.args.learning_rate)  # type: ignore[attr-defined] # mixin
 
     def _load_rng_state(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):
             super()._load_rng_state(checkpoint)  # type: ignore[misc] # mixin
+
+
+def release_memory() -> None:
+    """Give back what nobody refers to any more."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

@@ -128,6 +128,7 @@ class Supervisor:
                 attempt=self._book.attempt + 1,
                 restarts=self._book.restarts,
                 batch_divisor=self._book.batch_divisor,
+                learning_rate_factor=self._book.learning_rate_factor,
                 started_at=self._book.started_at or utc_now(),
                 finished_at=None,
                 exit_code=None,
@@ -149,7 +150,7 @@ class Supervisor:
         if retry is None:
             return False
         append_line(self._job.log, retry.line)
-        self._book = replace(self._book, restarts=retry.restarts, batch_divisor=retry.batch_divisor)
+        self._book = replace(self._book, **retry.changes)
         return True
 
     def _superseded(self, ended: Ended, verdict: Verdict) -> bool:
@@ -179,6 +180,7 @@ class Supervisor:
             attempt=self._book.attempt,
             restarts=self._book.restarts,
             batch_divisor=self._book.batch_divisor,
+            learning_rate_factor=self._book.learning_rate_factor,
             started_at=self._book.started_at,
             finished_at=utc_now(),
             peak_rss_bytes=max(self._book.peak_rss_bytes, _peak_rss_bytes()),

@@ -163,7 +163,8 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
     tokenizer = load_tokenizer(config)
     refuse_quantised_base(config)
     data = prepare_datasets(config, tokenizer, directory.cache)
-    model, divisor = load_model(config), directory.read_status().batch_divisor
+    model, status = load_model(config), directory.read_status()
+    divisor = status.batch_divisor
     decided, memory = predicted(config, data.facts["longest"], divisor=divisor, model=model)
     run = Run(
         config=decided,
@@ -173,6 +174,7 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
         train_dataset=data.train,
         eval_dataset=data.eval,
         batch_divisor=divisor,
+        learning_rate_factor=status.learning_rate_factor,
     )
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in run.model.parameters())

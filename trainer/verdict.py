@@ -13,12 +13,14 @@ from trainer.errors import (
     OrchestratorError,
     OutOfMemory,
     TrainerKilled,
+    TrainingDiverged,
     TrainingFailed,
     TrainingStalled,
     from_dict,
 )
 from trainer.job_directory import Control, Desired, JobState, Status
 
+LOWER_RATE = 0.5  # times the learning rate, after the loss was no number
 MAX_QUOTE = 300  # characters of the log in an error's sentence
 WISHED = {Desired.PAUSE: JobState.PAUSED, Desired.STOP: JobState.STOPPED}
 
@@ -75,8 +77,8 @@ class Retry:
     """Another start of the trainer, and the line for the log that says why."""
 
     line: str
-    restarts: int
-    batch_divisor: int
+    changes: dict[str, Any]
+    """Fields of `Status` that the next start begins with."""
 
 
 def read_terms(record: dict[str, Any]) -> Terms:
@@ -152,6 +154,7 @@ def retry_after(error: OrchestratorError, status: Status, terms: Terms) -> Retry
     """Return how to go on after `error`, or None when the job has failed.
 
     Out of memory is met with a smaller batch and costs no restart: it ends by itself at batch 1.
+    A loss that is no number is met once, by a lower learning rate from the last good checkpoint.
     """
     if error.action is not Action.RETRY:
         return None
@@ -162,12 +165,17 @@ def retry_after(error: OrchestratorError, status: Status, terms: Terms) -> Retry
             return None
         before, now = terms.batch_size // status.batch_divisor, terms.batch_size // divisor
         line = f"restart with batch size {now} instead of {before} {cause}"
-        return Retry(line=line, restarts=status.restarts, batch_divisor=divisor)
+        return Retry(line=line, changes={"batch_divisor": divisor})
+    if isinstance(error, TrainingDiverged):
+        if status.learning_rate_factor != 1:
+            return None
+        line = f"roll back to the last checkpoint, {LOWER_RATE:g} times the learning rate, {cause}"
+        return Retry(line=line, changes={"learning_rate_factor": LOWER_RATE})
     if status.restarts >= terms.max_restarts:
         return None
     restarts = status.restarts + 1
     line = f"restart {restarts} of {terms.max_restarts} {cause}"
-    return Retry(line=line, restarts=restarts, batch_divisor=status.batch_divisor)
+    return Retry(line=line, changes={"restarts": restarts})
 
 
 def next_divisor(batch_size: int, divisor: int) -> int | None:

@@ -11,6 +11,7 @@ from trainer.errors import (
     OrchestratorError,
     OutOfMemory,
     TrainerKilled,
+    TrainingDiverged,
 )
 from trainer.job_directory import Control, Desired, JobState, Status
 from trainer.verdict import (
@@ -111,7 +112,7 @@ def test_restarts_are_counted_up_to_the_limit():
 
     retry = retry_after(error, Status(restarts=1), TERMS)
 
-    assert (retry.restarts, retry.batch_divisor) == (2, 1)
+    assert retry.changes == {"restarts": 2}
     assert retry.line == "restart 2 of 2 after ConnectionLost: The Hub is away."
     assert retry_after(error, Status(restarts=2), TERMS) is None
 
@@ -119,8 +120,18 @@ def test_restarts_are_counted_up_to_the_limit():
 def test_out_of_memory_takes_a_smaller_batch_and_no_restart():
     retry = retry_after(OutOfMemory("Too big."), Status(restarts=2, batch_divisor=2), TERMS)
 
-    assert (retry.restarts, retry.batch_divisor) == (2, 4)
+    assert retry.changes == {"batch_divisor": 4}
     assert "batch size 2 instead of 4" in retry.line
+
+
+def test_a_loss_that_is_no_number_is_met_once_by_a_lower_rate():
+    error = TrainingDiverged("The loss was nan.")
+
+    retry = retry_after(error, Status(restarts=2), TERMS)
+
+    assert retry.changes == {"learning_rate_factor": 0.5}
+    assert "roll back to the last checkpoint, 0.5 times the learning rate" in retry.line
+    assert retry_after(error, Status(**retry.changes), TERMS) is None
 
 
 def test_an_error_that_says_stop_is_not_retried():

@@ -3,17 +3,18 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import narrow
 import pytest
-from jobs import Job
+from jobs import Job, PausesAfter
 
 from trainer import checkpoints
 from trainer.errors import DiskFull, TrainingDiverged
-from trainer.job_directory import JobState
+from trainer.job_directory import Desired, JobState
 from trainer.methods import METHODS
 
 torch_group = pytest.mark.xdist_group("torch")
@@ -194,9 +195,12 @@ def test_training_that_diverged_is_ended_with_a_good_checkpoint(
 ):
     job = make_job(tmp_path / "job", **WILD, logging_steps=logging_steps)
 
-    named, _ = ends_with(job, capfd)
+    named, printed = ends_with(job, capfd)
 
     assert named == "TrainingDiverged"
+    if logging_steps == 1:
+        assert re.search(r"losses before: .* at step \d+, ", job.status.error["message"])
+        assert "a row of that step: '" in printed
     newest, rejected = checkpoints.newest_valid(job.directory.checkpoints)
     assert newest is not None
     assert rejected == []
@@ -214,6 +218,39 @@ def test_an_evaluation_that_is_no_number_ends_training(tmp_path, make_job):
 
     assert len(job.evaluations) > 1
     assert "NaN" not in job.directory.metrics.read_text()
+
+
+@torch_group
+def test_half_the_learning_rate_goes_on_from_the_checkpoint(tmp_path, make_job):
+    """What the supervisor does after a loss that is no number, once."""
+    settings = {"max_steps": 6, "save_steps": 3, "learning_rate": 0.01}
+    whole, halved = (make_job(tmp_path / name, **settings) for name in ("whole", "halved"))
+    whole.train()
+    assert halved.train(PausesAfter(halved.directory, 3)) is JobState.PAUSED
+    halved.directory.request(Desired.RUN)
+
+    halved.directory.update_status(learning_rate_factor=0.5)
+    assert halved.train(PausesAfter(halved.directory, 1)) is JobState.PAUSED
+    halved.directory.request(Desired.RUN)
+    assert halved.train() is JobState.COMPLETED  # resumed twice, and halved once
+
+    rates = [job.metrics[step]["learning_rate"] for job in (whole, halved) for step in (3, 4, 5, 6)]
+    assert rates[4] == rates[0]
+    assert rates[5:] == pytest.approx([rate / 2 for rate in rates[1:4]])
+
+
+@torch_group
+@pytest.mark.usefixtures("little_memory")
+def test_memory_that_ran_out_in_the_evaluation_costs_no_step(tmp_path, make_job, capfd):
+    settings = {"data": {"eval_fraction": 0.4}, "per_device_eval_batch_size": 8, "max_steps": 4}
+    job = make_job(tmp_path / "job", **settings, eval_steps=2)
+
+    assert job.train() is JobState.COMPLETED
+
+    told = capfd.readouterr().out
+    assert [f"with batches of {size}\n" in told for size in (4, 2, 1)] == [True, True, False]
+    assert sorted(job.evaluations) == [0, 2, 4]
+    assert sorted(job.metrics) == [0, 1, 2, 3, 4]
 
 
 # Disk ---------------------------------------------------------------------------------------
@@ -243,6 +280,20 @@ def test_a_disk_that_fills_while_saving_is_named_and_the_checkpoint_before_is_go
     assert " of 4.0 MiB are free" in job.status.error["message"]
     assert checkpoints.newest_valid(job.directory.checkpoints) == (job.checkpoint(2), [])
     assert not list(job.directory.checkpoints.glob(".saving/*"))
+
+
+@torch_group
+def test_a_disk_that_fills_while_saving_loses_old_checkpoints_first(small_disk, make_job, capfd):
+    job = make_job(small_disk / "job", save_steps=1, save_total_limit=8)
+    (small_disk / "ballast").write_bytes(b"x" * 1_000_000)
+
+    assert job.train() is JobState.COMPLETED
+
+    told = capfd.readouterr().out
+    assert "the disk is full: removed checkpoint-" in told
+    assert job.saved_steps[0] == 8
+    assert len(job.saved_steps) < 8
+    assert sorted(job.metrics) == list(range(1, 9))
 
 
 @torch_group

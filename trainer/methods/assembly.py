@@ -32,6 +32,7 @@ def assemble(run: Run, kind: type[Any], **options: Any) -> Trainer:
     arguments = training_arguments(
         run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
     )
+    arguments.learning_rate *= run.learning_rate_factor
     job_kind = type(f"Job{kind.__name__}", (mixin, kind), {})
     with old_names_allowed(), masters_kept(run.model):
         trainer: Trainer = job_kind(
