@@ -140,7 +140,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
             self._record_evaluation(state, logs)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint is there: say so in the status at once."""
+        """Say at once how far training is; the checkpoint may still be on its way to the disk."""
         self._write_status(state)
 
     def _record_step(self, state: Any, logs: dict[str, Any], *, mixed: bool) -> None:

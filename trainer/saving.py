@@ -122,7 +122,9 @@ def copy_in_memory(content: Any) -> Any:
 
     def copied(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
-            return leaf.detach().to("cpu", copy=True)
+            copy = leaf.detach().to("cpu", copy=True)
+            copy.__dict__.update(leaf.__dict__)  # bitsandbytes marks its tensors so
+            return copy
         return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
     return tree_map(copied, content)
