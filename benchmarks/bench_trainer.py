@@ -1,34 +1,55 @@
-"""Our trainer against a bare TRL script: tokens per CPU second of the training loop.
+"""Our trainer against others: tokens per CPU second of the training loop.
 
-ours    `python -m trainer JOBDIR` with its defaults: the supervisor (its CPU time counts too),
-        metrics, TensorBoard, log and status at every step, checkpoints with manifests.
-TRL     the shortest script with TRL's SFTTrainer as it comes: nothing saved, nothing reported.
+    ours           `python -m trainer JOBDIR` with its defaults: the supervisor (its CPU time counts
+                   too), metrics, TensorBoard, log and status at every step, checkpoints with manifests
+    TRL            the shortest script with TRL's SFTTrainer as it comes; nothing saved, none reported
+    plain          a loop of PyTorch alone over padded batches; nothing saved, nothing reported
+    LLaMA-Factory  0.9.5, by the Python of its own environment; only with --llama_factory PYTHON
+    packed         ours with `packing: true` on the same rows
 
-Both: the same model, data, batch, packing, LoRA, learning rate and seed, float32, one thread, no
-gradient checkpointing. The losses of all steps must agree to 1e-5, or this fails. CPU time is read
-by the same callback in both (clock.py), from the first logged step to the end of training.
-Three workloads; the last line is the worse of the tiny model's two.
+Rows are the quickstart's, which are short and alike, and chats of mixed lengths up to 256 tokens.
+All arms: the same model, data, batch, LoRA, learning rate and seed, float32, one thread, no gradient
+checkpointing. The losses of all steps of ours, TRL and plain must agree to 1e-5, or this fails;
+LLaMA-Factory has another order, so only the mean of its last losses must be near ours. CPU time is
+read in the same way in all (clock.py), from the first logged step to the end of training.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import EXAMPLES, Place, conclude, fail, median, options, place, spread
+from common import (
+    EXAMPLES,
+    MAKE_LLAMA,
+    Place,
+    conclude,
+    fail,
+    median,
+    options,
+    place,
+    spread,
+    write_chats,
+)
 
-GOAL = 1.4
+from trainer.presets import translate
+
 TOLERANCE = 1e-5  # of a step's loss
+NEAR = 0.1  # LLaMA-Factory's, of the mean of the last losses
 SEED = 42
 CLOCK = Path(__file__).with_name("clock.py")
+GOALS = {"TRL": 1.5, "plain": 0.97, "LLaMA-Factory": 1.0}
+PACKED_GOAL = 1.4  # against the fastest of the others
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What both arms train."""
+    """What all arms train."""
 
     name: str
     method: str
@@ -37,8 +58,20 @@ class Work:
     steps: int
     max_length: int = 256
 
+    def config(self, **more: Any) -> dict[str, Any]:
+        """Return the training of a job."""
+        return {
+            "method": self.method,
+            "model": str(self.model),
+            "dataset": {"path": str(self.data)},
+            "peft": {"r": 16, "lora_alpha": 32},
+            "save_steps": max(1, self.steps // 2),  # two checkpoints, however short the run
+            **self.shared(),
+            **more,
+        }
+
     def shared(self) -> dict[str, Any]:
-        """Return the settings that bear the same name in both."""
+        """Return the settings that bear the same name everywhere."""
         return {
             "max_steps": self.steps,
             "max_length": self.max_length,
@@ -53,62 +86,87 @@ class Work:
 
 def main() -> None:
     """Measure and print."""
-    given = options(__doc__ or "", steps=100)
+    given = options(__doc__ or "", steps=96, llama_factory="")
     steps = 8 if given.quick else given.steps
     with place() as here:
-        tiny = EXAMPLES / "tiny-llama"
-        works = [
-            Work("tiny, padded", "sft", tiny, EXAMPLES / "quickstart.jsonl", steps),
-            Work("tiny, packed", "cpt", tiny, EXAMPLES / "corpus.jsonl", steps // 2),
-        ]
+        tiny, small = EXAMPLES / "tiny-llama", here.folder / "small-llama"
+        here.python("-c", MAKE_LLAMA, tiny, small, 256, 4, 4)
+        mixed = write_chats(here.folder / "mixed.jsonl", 256)
+        works = [Work("tiny-llama, 1.1 M", "sft", tiny, EXAMPLES / "quickstart.jsonl", steps)]
         if not given.quick:
-            # 5.5 M parameters, 38 % of them in its head of 8,192 tokens. The data use but those of
-            # the tiny model's tokenizer; the head computes the others all the same.
-            small = here.llama("small-llama", hidden_size=256, layers=4, heads=4)
-            works.append(
-                Work("5.5 M, padded", "sft", small, EXAMPLES / "quickstart.jsonl", steps // 4)
-            )
-        ratios = [compare(here, work, given.rounds) for work in works]
-    conclude("trainer_tokens_per_cpu_second", min(ratios[:2]), ">=", GOAL)
+            works.append(Work("a Llama of 5.5 M, mixed", "sft", small, mixed, steps // 2))
+        arms = arms_of(here, given.llama_factory)
+        speeds = [compare(work, arms, given.rounds) for work in works]
+        corpus = Work("tiny-llama, cpt", "cpt", tiny, EXAMPLES / "corpus.jsonl", steps // 2)
+        blocks = compare(corpus, {name: arms[name] for name in ("ours", "TRL")}, given.rounds)
+    for name in arms.keys() - {"ours", "packed"}:
+        worst = min(speed["ours"] / speed[name] for speed in speeds)
+        conclude(f"trainer_against_{name}", worst, ">=", GOALS[name])
+    worst = min(s["packed"] / max(v for n, v in s.items() if n in GOALS) for s in speeds)
+    conclude("trainer_packed_against_all_padded", worst, ">=", PACKED_GOAL)
+    conclude("trainer_cpt_against_TRL", blocks["ours"] / blocks["TRL"], ">=", GOALS["TRL"])
 
 
-def compare(here: Place, work: Work, rounds: int) -> float:
-    """Print both arms' medians and return how many times as fast ours is."""
-    speeds: dict[str, list[float]] = {"ours": [], "TRL": []}
-    ratios, apart = [], 0.0
+def arms_of(here: Place, llama_factory: str) -> dict[str, Callable[[Work, str], Result]]:
+    """Return how each arm is run: with the work and a name for its folder."""
+    arms: dict[str, Callable[[Work, str], Result]] = {
+        "TRL": lambda work, name: run_trl(here, work, name),
+        "plain": lambda work, name: run_plain(here, work, name),
+        "ours": lambda work, name: run_ours(here, work, name),
+        "packed": lambda work, name: run_packed(here, work, name),
+    }
+    if llama_factory:
+        arms["LLaMA-Factory"] = lambda work, name: run_llama_factory(
+            here, work, name, llama_factory
+        )
+    return arms
+
+
+def compare(
+    work: Work, arms: dict[str, Callable[[Work, str], Result]], rounds: int
+) -> dict[str, float]:
+    """Print each arm's tokens per CPU second, and return their medians."""
+    speeds: dict[str, list[float]] = {name: [] for name in arms}
+    apart = 0.0
     for number in range(rounds):
-        name = f"{work.name.replace(', ', '-').replace(' ', '')}-{number}"
-        theirs, ours = run_trl(here, work, name), run_ours(here, work, name)
-        if len(ours["losses"]) != len(theirs["losses"]):
-            fail(f"{work.name}: {len(ours['losses'])} steps against {len(theirs['losses'])}.")
-        pairs = zip(ours["losses"], theirs["losses"], strict=True)
-        apart = max(apart, *(abs(a - b) for a, b in pairs))
-        tokens = theirs["tokens"]  # with equal losses these are the tokens of both
-        speeds["ours"].append(tokens / ours["cpu"])
-        speeds["TRL"].append(tokens / theirs["cpu"])
-        ratios.append(theirs["cpu"] / ours["cpu"])
-    print(f"{work.name} ({work.steps} steps, {tokens:.0f} tokens)")
-    for arm, values in speeds.items():
-        print(f"  {arm:5} {spread(values, 'tokens per CPU second')}")
-    ratio = median(speeds["ours"]) / median(speeds["TRL"])
-    print(f"  ratio {ratio:.2f}, by rounds {min(ratios):.2f} to {max(ratios):.2f}", flush=True)
+        stem = f"{work.method}-{work.model.name}-{number}"
+        results = {name: run(work, f"{stem}-{name}") for name, run in arms.items()}
+        apart = max(apart, *(distance(results["ours"], results[n]) for n in ("TRL", "plain") if n in results))  # fmt: skip
+        if "LLaMA-Factory" in results:
+            check_near(results["ours"], results["LLaMA-Factory"])
+        for name, result in results.items():
+            # With equal losses the tokens of one arm are those of the others.
+            tokens = result["tokens"] or results["TRL"]["tokens"]
+            speeds[name].append(tokens / result["cpu"])
+    print(f"{work.name} ({work.steps} steps)")
+    medians = {name: median(values) for name, values in speeds.items()}
+    for name, values in speeds.items():
+        ratio = medians["ours"] / medians[name]
+        print(f"  {name:13} {spread(values, 'tokens per CPU second')}  ours x {ratio:.2f}")
     print(f"  the losses of the same step differ by at most {apart:.1e}", flush=True)
     if apart > TOLERANCE:
-        fail(f"{work.name}: the losses differ by {apart:.1e}; the two do not train the same.")
-    return ratio
+        fail(f"{work.name}: the losses differ by {apart:.1e}; the arms do not train the same.")
+    return medians
 
 
-def run_ours(here: Place, work: Work, name: str) -> dict[str, Any]:
+def distance(ours: Result, theirs: Result) -> float:
+    """Return by how much the loss of the same step differs at most."""
+    if len(ours["losses"]) != len(theirs["losses"]):
+        fail(f"{len(ours['losses'])} steps against {len(theirs['losses'])}.")
+    return max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
+
+
+def check_near(ours: Result, theirs: Result) -> None:
+    """Refuse a comparison with a training that ended elsewhere."""
+    tail = max(1, len(ours["losses"]) // 4)
+    means = [sum(r["losses"][-tail:]) / tail for r in (ours, theirs)]
+    if abs(means[0] - means[1]) > NEAR * means[0]:
+        fail(f"ours ended at a loss of {means[0]:.3f}, LLaMA-Factory at {means[1]:.3f}.")
+
+
+def run_ours(here: Place, work: Work, name: str, **more: Any) -> Result:
     """Train by the supervisor; only its trainer's command is ours, to carry the stopwatch."""
-    config = {
-        "method": work.method,
-        "model": str(work.model),
-        "dataset": {"path": str(work.data)},
-        "peft": {"r": 16, "lora_alpha": 32},
-        "save_steps": max(1, work.steps // 2),  # two checkpoints, however short the run
-        **work.shared(),
-    }
-    job = here.job_directory(name, config)
+    job = here.job_directory(name, work.config(**more))
     record = json.loads(job.job.read_text())
     record["command"] = [sys.executable, str(CLOCK), "ours", str(job.root)]
     job.job.write_text(json.dumps(record))
@@ -116,10 +174,40 @@ def run_ours(here: Place, work: Work, name: str) -> dict[str, Any]:
     return _result(job.root / "clock.json")
 
 
-def run_trl(here: Place, work: Work, name: str) -> dict[str, Any]:
+def run_packed(here: Place, work: Work, name: str) -> Result:
+    """Train as many rows, packed; their tokens are those of the data, over whole epochs."""
+    epochs = max(1, round(work.steps * 8 / len(work.data.read_text().splitlines())))
+    result = run_ours(here, work, name, packing=True, max_steps=-1, num_train_epochs=epochs)
+    manifest = json.loads((here.folder / name / "output" / "MANIFEST.json").read_text())
+    share = result["steps"] / (result["steps"] + 1)  # the first is not timed
+    return result | {"tokens": epochs * manifest["data"]["tokens"] * share}
+
+
+def run_plain(here: Place, work: Work, name: str) -> Result:
+    """Train by a loop of PyTorch."""
+    spec, result = here.folder / f"{name}.spec.json", here.folder / f"{name}.json"
+    record = {"config": work.config(), "result": str(result), "seed": SEED}
+    spec.write_text(json.dumps(record))
+    here.python(CLOCK, "plain", spec)
+    return _result(result)
+
+
+def run_llama_factory(here: Place, work: Work, name: str, python: str) -> Result:
+    """Train by LLaMA-Factory, with the settings that our preset writes."""
+    job = here.job_directory(name, work.config(trainer="llama-factory"))
+    command = translate(job, None)
+    settings = Path(command["run"][-1].replace("{job_directory}", str(job.root)))
+    log = here.start(
+        [python, CLOCK, "llama-factory", settings], f"{name}.log", DISABLE_VERSION_CHECK="1"
+    )
+    log.finished()
+    return _result(settings.with_name("clock.json"))
+
+
+def run_trl(here: Place, work: Work, name: str) -> Result:
     """Train by the bare script."""
     spec = here.folder / f"{name}.spec.json"
-    result = here.folder / f"{name}.trl.json"
+    result = here.folder / f"{name}.json"
     arguments = {
         **work.shared(),
         "use_cpu": True,
@@ -145,8 +233,8 @@ def run_trl(here: Place, work: Work, name: str) -> dict[str, Any]:
     return _result(result)
 
 
-def _result(path: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads(path.read_text())
+def _result(path: Path) -> Result:
+    record: Result = json.loads(path.read_text())
     return record
 
 

@@ -1,12 +1,18 @@
-"""Train with a stopwatch: `clock.py ours JOBDIR` or `clock.py trl SPEC.json`. See bench_trainer.
+"""Train with a stopwatch: `clock.py ARM FILE`. See bench_trainer and bench_gpu.
 
-Both arms carry the same stopwatch, a callback that transformers itself hangs into every trainer.
-The trainer's package is not changed, and not told.
+    ours JOBDIR            our trainer's own process
+    trl SPEC.json          the shortest script with TRL's SFTTrainer
+    plain SPEC.json        a loop of PyTorch alone
+    llama-factory FILE     LLaMA-Factory, by the Python of its own environment
+
+All arms carry the same stopwatch; in the first, second and last it is a callback that transformers
+itself hangs into every trainer. The trainers' packages are not changed, and not told.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -19,32 +25,45 @@ from transformers import TrainerCallback
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc] # transformers is not checked
-    """CPU seconds of all threads, from the first logged step to the end of training.
+    """CPU seconds of all threads, from the end of a warm-up to the end of training.
 
-    The first step is left out, for it warms up. The end comes after the last step's metrics and
+    The warm-up is `WARM_UP_STEPS` steps. The end comes after the last step's metrics and
     checkpoint. With `supervised` the parent's CPU seconds count too.
     """
 
     def __init__(self, result: Path, *, supervised: bool) -> None:
         self._result = result
         self._supervisor = psutil.Process(os.getppid()) if supervised else None
+        self._warm_up = int(os.environ.get("WARM_UP_STEPS", "1"))
         self._start: tuple[float, float] | None = None
         self._losses: list[float] = []
         self._tokens: list[float] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
-        """Start after the first step; keep every step's loss."""
-        if "loss" in logs:
+        """Start after the warm-up; keep every step's loss."""
+        if "loss" not in logs:
+            return
+        self._losses.append(logs["loss"])
+        if len(self._losses) >= self._warm_up:
             self._start = self._start or self._now()
-            self._losses.append(logs["loss"])
             self._tokens.append(logs.get("num_tokens", 0))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop."""
+        import torch
+
         assert self._start
         cpu, wall = (after - before for after, before in zip(self._now(), self._start, strict=True))
-        record = {"cpu": cpu, "wall": wall, "losses": self._losses}
-        self._result.write_text(json.dumps(record | {"tokens": self._tokens[-1] - self._tokens[0]}))
+        peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else None
+        record = {
+            "cpu": cpu,
+            "wall": wall,
+            "losses": self._losses,
+            "tokens": self._tokens[-1] - self._tokens[0],
+            "steps": len(self._tokens) - 1,
+            "peak_gb": peak,
+        }
+        self._result.write_text(json.dumps(record))
 
     def _now(self) -> tuple[float, float]:
         cpu = time.process_time()
@@ -71,10 +90,13 @@ def trl(spec_file: str) -> int:
     spec = json.loads(Path(spec_file).read_text())
     _carry(Path(spec["result"]), supervised=False)
     set_seed(spec["seed"])
-    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype="float32")
+    dtype = spec.get("dtype", "float32")
+    model = AutoModelForCausalLM.from_pretrained(spec["model"], dtype=dtype)
+    if spec["lora"]:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **spec["lora"]))
     rows = [json.loads(line) for line in Path(spec["data"]).read_text().splitlines()]
     trainer = SFTTrainer(
-        model=get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **spec["lora"])),
+        model=model,
         args=SFTConfig(
             output_dir=str(Path(spec_file).parent / "trl"),
             data_seed=spec["seed"],
@@ -87,10 +109,75 @@ def trl(spec_file: str) -> int:
     return 0
 
 
+def plain(spec_file: str) -> int:
+    """Train the same, on the same tokens in the same order, by nothing but PyTorch."""
+    import torch
+    from accelerate.data_loader import SeedableRandomSampler
+    from torch.nn.utils.rnn import pad_sequence
+    from transformers import get_scheduler, set_seed
+
+    from trainer.config import TrainingConfig
+    from trainer.data.tokenization import prepare_datasets
+    from trainer.model import load_model, load_tokenizer
+
+    spec = json.loads(Path(spec_file).read_text())
+    given = TrainingConfig.model_validate(spec["config"])
+    rows = prepare_datasets(given, load_tokenizer(given), Path(spec_file).parent / "tokens").train
+    model = load_model(given)
+    set_seed(spec["seed"])
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=given.learning_rate, weight_decay=0.0, fused=True)
+    warmup = math.ceil(given.warmup_steps * given.max_steps)
+    scheduler = get_scheduler(given.lr_scheduler_type, optimizer, warmup, given.max_steps)
+    sampler = SeedableRandomSampler(rows, data_seed=spec["seed"])
+
+    def collate(batch: list[dict[str, list[int]]]) -> dict[str, Any]:
+        ids, labels = ([torch.tensor(row[n]) for row in batch] for n in ("input_ids", "labels"))
+        return {
+            "input_ids": pad_sequence(ids, batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in ids], batch_first=True),
+        }
+
+    loader = torch.utils.data.DataLoader(
+        rows, given.per_device_train_batch_size, sampler=sampler, collate_fn=collate
+    )
+    clock = Stopwatch(Path(spec["result"]), supervised=False)
+    model.train()
+    step, tokens, epoch = 0, 0, 0
+    while step < given.max_steps:
+        sampler.set_epoch(epoch)
+        for batch in loader:
+            loss = model(**batch, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, given.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            step, tokens = step + 1, tokens + int(batch["attention_mask"].sum())
+            clock.on_log(None, None, None, {"loss": loss.item(), "num_tokens": tokens})
+            if step == given.max_steps:
+                break
+        epoch += 1
+    clock.on_train_end(None, None, None)
+    return 0
+
+
+def llama_factory(settings_file: str) -> int:
+    """Run LLaMA-Factory on settings that our preset wrote into a job directory."""
+    import yaml
+    from llamafactory.train.tuner import run_exp
+
+    _carry(Path(settings_file).with_name("clock.json"), supervised=False)
+    run_exp(yaml.safe_load(Path(settings_file).read_text()))
+    return 0
+
+
 def _carry(result: Path, *, supervised: bool) -> None:
     stopwatch = Stopwatch(result, supervised=supervised)
     transformers.trainer.DEFAULT_CALLBACKS.append(stopwatch)
 
 
 if __name__ == "__main__":
-    sys.exit({"ours": ours, "trl": trl}[sys.argv[1]](sys.argv[2]))
+    ARMS = {"ours": ours, "trl": trl, "plain": plain, "llama-factory": llama_factory}
+    sys.exit(ARMS[sys.argv[1]](sys.argv[2]))

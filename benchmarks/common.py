@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
+import random
 import signal
 import socket
 import statistics
@@ -189,6 +191,22 @@ def wait_until(condition: Callable[[], Any], seconds: float, every: float = 0.05
             return answer
         time.sleep(every)
     return fail(f"waited {seconds:.0f} s in vain")
+
+
+def write_chats(path: Path, length: int, rows: int = 400) -> Path:
+    """Write chats of up to about `length` tokens; most are much shorter, as real ones are."""
+    text = "".join(json.loads(t)["text"] for t in (EXAMPLES / "corpus.jsonl").open())
+    draw = random.Random(0)  # noqa: S311 - no secret
+    longest = 2 * length  # characters; a token of the example's tokenizer has two or more
+    with path.open("w") as stream:
+        for _ in range(rows):
+            size = max(16, int(min(longest, draw.lognormvariate(-1.2, 0.9) * longest)))
+            start = draw.randrange(len(text) - size)
+            words = text[start : start + size]
+            turns = [("user", words[: size // 4]), ("assistant", words[size // 4 :])]
+            row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+            stream.write(json.dumps(row) + "\n")
+    return path
 
 
 def median(values: Sequence[float]) -> float:

@@ -91,7 +91,7 @@ def training_arguments(
     defaults = {
         "dataloader_pin_memory": cuda,
         "ddp_find_unused_parameters": False,
-        **_faster_here(config),
+        **faster_here(config),
     }
     try:
         with old_names_allowed():
@@ -124,7 +124,7 @@ def precision(config: TrainingConfig) -> str:
     return "bfloat16" if has_it else "float32"
 
 
-def _faster_here(config: TrainingConfig) -> dict[str, Any]:
+def faster_here(config: TrainingConfig) -> dict[str, Any]:
     """Return what this machine does faster at the same result, unless the user says otherwise.
 
     float32 that is asked for by name stays float32. Liger's kernels are for the models that read

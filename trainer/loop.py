@@ -58,8 +58,32 @@ class JobTrainer:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; whichever way it ends, the last save is over by then."""
-        with self.saves:
+        with self.saves, self._walking_less():
             return super().train(*args, **kwargs)  # type: ignore[misc] # mixin
+
+    @contextmanager
+    def _walking_less(self) -> Iterator[None]:
+        """Spare two walks over all modules a step: adapters are many, and few have gradients."""
+        model: Any = self.model  # type: ignore[attr-defined] # mixin
+
+        def train(mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - as torch has it
+            return model if model.training == mode else type(model).train(model, mode)
+
+        model.train()  # adapters make a new root, which says so of itself alone
+        model.train = train
+        model.zero_grad = lambda: self.optimizer.zero_grad()  # type: ignore[attr-defined] # mixin
+        try:
+            yield
+        finally:
+            del model.train, model.zero_grad
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip what the optimizer has, where that is all there is: see `_walking_less`."""
+        if self.args.parallel_mode.name != "NOT_PARALLEL":  # type: ignore[attr-defined] # mixin
+            return super()._clip_grad_norm(model)  # type: ignore[misc] # mixin
+        groups = self.optimizer.param_groups  # type: ignore[attr-defined] # mixin
+        trained = [parameter for group in groups for parameter in group["params"]]
+        return self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)  # type: ignore[attr-defined] # mixin
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on one batch."""

@@ -28,6 +28,7 @@ UTILISATION = 0.33
 SETUP_SECONDS = 300.0  # for booting, installing and fetching the model, on a machine elsewhere
 LONG_SECONDS = 1800.0  # more than this is not to be lost with a spot machine
 LONG_STEPS = 1000  # where the time of a step is not known
+OPERATIONS = {"all": 6, "adapters": 4}  # per token and parameter
 TERAFLOPS = {
     "B200": 2250,
     "GH200": 989,
@@ -110,7 +111,9 @@ def seconds_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> f
     peak = next((tf for name, tf in TERAFLOPS.items() if matches([name], *names)), None)
     if peak is None:
         return None
-    per_token = (4 if config.peft else 6) + (2 if facts["gradient_checkpointing"] else 0)
+    per_token = OPERATIONS["adapters" if config.peft else "all"] + (
+        2 if facts["gradient_checkpointing"] else 0
+    )
     operations = per_token * facts["parameters"] * _tokens(config, facts)
     return float(operations / (peak * 1e12 * UTILISATION))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.arguments import split_batch, training_arguments
+from trainer.arguments import faster_here, split_batch, training_arguments
 from trainer.config import TrainingConfig
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
@@ -60,6 +60,25 @@ def test_what_trl_would_choose_in_silence_is_said(arguments):
 
     assert (made.gradient_checkpointing, made.logging_steps, made.push_to_hub) == (False, 1, False)
     assert made.logging_nan_inf_filter is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"tf32": True, "use_liger_kernel": True}),
+        ({"dtype": "float32"}, {"tf32": False, "use_liger_kernel": True}),
+        ({"method": "dpo"}, {"tf32": True, "use_liger_kernel": False}),
+    ],
+)
+def test_a_gpu_does_what_it_does_faster(monkeypatch, settings, expected):
+    for there in (
+        "torch.cuda.is_available",
+        "transformers.utils.is_torch_tf32_available",
+        "transformers.utils.is_liger_kernel_available",
+    ):
+        monkeypatch.setattr(there, lambda: True)
+
+    assert faster_here(TrainingConfig(model="m", dataset="d", **settings)) == expected
 
 
 def test_an_unknown_argument_is_answered_with_the_right_one(arguments):

@@ -43,6 +43,21 @@ def test_memory_and_time_are_predicted_and_held_against_what_was_used(flat):
     assert 0.3 < usage["memory_gb_predicted"] < 1.5
 
 
+def test_all_modules_train_though_the_root_says_it_does(make_job, tmp_path):
+    """PEFT wraps a model that was loaded for inference: its own flag is set, the others are not."""
+    code = tmp_path / "watch.py"
+    code.write_text(
+        "from transformers import TrainerCallback\n"
+        "class Watch(TrainerCallback):\n"
+        "    def on_step_end(self, args, state, control, model=None, **kwargs):\n"
+        "        assert all(module.training for module in model.modules())\n"
+        "        assert all(p.grad is None for p in model.parameters())\n"
+    )
+    job = make_job(tmp_path / "job", max_steps=2, callbacks=[f"{code}:Watch"])
+
+    assert job.train() is JobState.COMPLETED
+
+
 VARIANTS = {
     "packing": {"packing": True, "max_length": 96, "per_device_train_batch_size": 1},
     "by length": {"arguments": {"train_sampling_strategy": "group_by_length"}},

@@ -36,12 +36,10 @@ class FlatCollator:
         """Return the batch.
 
         Args:
-            rows: input_ids and labels; of packed rows also seq_lengths, the tokens of each
-                document in the row.
+            rows: input_ids and labels, lists or arrays; of packed rows also seq_lengths, the
+                tokens of each document in the row.
         """
-        lengths = np.concatenate(
-            [row.get("seq_lengths") or [len(row["input_ids"])] for row in rows]
-        )
+        lengths = np.concatenate([row.get("seq_lengths", [len(row["input_ids"])]) for row in rows])
         tokens, labels = (
             np.concatenate([row[name] for row in rows]) for name in ("input_ids", "labels")
         )
