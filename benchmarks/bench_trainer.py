@@ -44,6 +44,7 @@ SEED = 42
 CLOCK = Path(__file__).with_name("clock.py")
 GOALS = {"TRL": 1.5, "plain": 0.97, "LLaMA-Factory": 1.0}
 PACKED_GOAL = 1.4  # against the fastest of the others
+CPT_GOAL = 1.4
 Result = dict[str, Any]
 
 
@@ -104,7 +105,7 @@ def main() -> None:
         conclude(f"trainer_against_{name}", worst, ">=", GOALS[name])
     worst = min(s["packed"] / max(v for n, v in s.items() if n in GOALS) for s in speeds)
     conclude("trainer_packed_against_all_padded", worst, ">=", PACKED_GOAL)
-    conclude("trainer_cpt_against_TRL", blocks["ours"] / blocks["TRL"], ">=", GOALS["TRL"])
+    conclude("trainer_cpt_against_TRL", blocks["ours"] / blocks["TRL"], ">=", CPT_GOAL)
 
 
 def arms_of(here: Place, llama_factory: str) -> dict[str, Callable[[Work, str], Result]]:

@@ -64,8 +64,9 @@ VARIANTS = {
     "gradient checkpointing": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2},
     "workers": {
         "arguments": {
-            "dataloader_num_workers": 2,
+            "dataloader_num_workers": 1,
             "dataloader_prefetch_factor": 4,
+            "dataloader_persistent_workers": True,
             "dataloader_multiprocessing_context": "spawn",
         }
     },
@@ -78,6 +79,7 @@ LONG = {"workers", "compiled"}
     "variant",
     [pytest.param(n, marks=[pytest.mark.thorough] if n in LONG else []) for n in VARIANTS],
 )
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_a_resume_is_exact_with(variant, tmp_path, make_job):
     settings = SETTINGS | VARIANTS[variant] | {"max_steps": 7, "eval_steps": 7}
     straight, paused = (make_job(tmp_path / name, **settings) for name in ("straight", "paused"))
