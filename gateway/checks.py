@@ -20,6 +20,7 @@ from trainer.data import DatasetReport, inspect_dataset
 from trainer.data.reading import names_hub_dataset
 from trainer.errors import ConfigError, OrchestratorError
 from trainer.extras import check_extras, extras_of
+from trainer.gguf import check_export
 from trainer.model import check_model_files
 from trainer.rewards.scorer import check_scorer
 
@@ -125,9 +126,11 @@ def check_model(job: TrainingJob) -> None:
 
     Raises:
         ModelNotFound: it is a path, and no model is there.
+        ConfigError: it cannot be exported as the job asks.
     """
     if job.training.trainer != "command":
         check_model_files(job.training.model)
+        check_export(job.training)
 
 
 def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
@@ -211,7 +214,7 @@ def _model(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     model = job.training.model
     if job.training.trainer == "command":
         return f"{model}; the command loads it", {}
-    check_model_files(model)
+    check_model(job)
     folder = Path(model).expanduser()
     if not folder.exists():
         return f"{model} on the Hub; it is fetched when the job starts", {"on_hub": True}

@@ -20,6 +20,7 @@ CONTRACT = {
     "explain",
     "extras",
     "files",
+    "gguf",
     "hub",
     "job_directory",
     "manifest",

@@ -25,6 +25,7 @@ from trainer.files import read_json
 from trainer.job_directory import JobDirectory
 from trainer.memory import available_gb, empty_model, predicted
 from trainer.methods import METHODS
+from trainer.trackers import hide_unused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -164,4 +165,5 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
+    hide_unused({})  # a few steps are reported nowhere
     sys.exit(main(sys.argv[1]))

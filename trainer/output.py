@@ -19,7 +19,7 @@ from trainer.job_directory import JobDirectory
 from trainer.manifest import verify, write_manifest
 from trainer.merging import let_go, needs_merging, write_merged
 from trainer.metrics import final_metrics
-from trainer.model_card import MERGED, model_card
+from trainer.model_card import GGUF, MERGED, model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +62,12 @@ def write_output(
         tokenizer.save_pretrained(staged)
         if needs_merging(config):
             let_go(trainer)
-            _derive(config, staged, tokenizer)
+            _say(f"merging the adapter onto {config.model}")
+            write_merged(config, staged, staged / MERGED, tokenizer)
+        if config.export:
+            _export(config, staged, tokenizer)
+        if not config.merge:
+            shutil.rmtree(staged / MERGED, ignore_errors=True)
         (staged / "README.md").write_text(
             model_card(named, facts["data"], metrics), encoding="utf-8"
         )
@@ -87,7 +92,14 @@ def _save(model: Any, named: TrainingConfig, folder: Path) -> None:
     model.save_pretrained(folder, **trained)
 
 
-def _derive(config: TrainingConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write what is made of the saved adapter."""
-    print(f"merging the adapter onto {config.model}", flush=True)  # noqa: T201 - the job's log
-    write_merged(config, folder, folder / MERGED, tokenizer)
+def _export(config: TrainingConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    from trainer.gguf.writing import write_gguf
+
+    file = folder / GGUF / f"model-{config.gguf_quantization}.gguf"
+    _say(f"writing {file.name}")
+    source = folder / MERGED if config.peft else folder
+    write_gguf(source, tokenizer, file, config.gguf_quantization)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - standard output is the job's log

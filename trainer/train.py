@@ -24,6 +24,7 @@ from trainer.explain import validated
 from trainer.extras import check_extras
 from trainer.failures import translate
 from trainer.files import read_json
+from trainer.gguf import check_export, refuse_export
 from trainer.hub import check_hub, push_output
 from trainer.job_directory import JobDirectory, JobState
 from trainer.merging import refuse_quantised_base
@@ -32,7 +33,7 @@ from trainer.model import check_model_files, load_model, load_tokenizer
 from trainer.old_names import old_names_allowed
 from trainer.output import is_whole, write_output
 from trainer.rewards.scorer import check_scorer
-from trainer.trackers import end_trackers, start_trackers
+from trainer.trackers import end_trackers, hide_unused, start_trackers
 from trainer.wish import Interrupted, Wish
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ ENVIRONMENT = {
     # five times slower without this.
     "OMP_WAIT_POLICY": "PASSIVE",
     "TRL_EXPERIMENTAL_SILENCE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
 }
 
 
@@ -80,6 +83,7 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
         return _completed(directory, config)
     check_hub(config)
     check_model_files(config.model)
+    check_export(config)
     check_code(config)
     check_extras(config)
     if config.reward_model:
@@ -162,6 +166,7 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
     _say(f"loading {config.model}")
     tokenizer = load_tokenizer(config)
     refuse_quantised_base(config)
+    refuse_export(config, tokenizer)
     data = prepare_datasets(config, tokenizer, directory.cache)
     model, status = load_model(config), directory.read_status()
     divisor = status.batch_divisor
@@ -251,4 +256,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    hide_unused((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
     sys.exit(main(sys.argv[1]))

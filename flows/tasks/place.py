@@ -13,6 +13,7 @@ from flows.run_folder import RunFolder, check_artifact_folder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import ConfigError, TrainingFailed
+from trainer.gguf import check_export
 from trainer.hub import check_token
 
 
@@ -21,10 +22,12 @@ async def place(job: TrainingJob) -> None:
     """Check where the machine may come from and where the result shall go.
 
     Raises:
-        ConfigError: there is no such provider, none is set up, no token to upload with, output_dir cannot take the result,
-            the limits cannot pay it, or a spot machine would lose too much.
+        ConfigError: there is no such provider, none is set up, output_dir cannot take the result,
+            the result could not be exported or uploaded, the limits cannot pay it, or a spot
+            machine would lose too much.
     """
     check_token(job.training)
+    check_export(job.training)
     run = RunFolder.of_this_run()
     check_artifact_folder(run.artifact(job.name, job.output_dir))
     providers = await providers_of(job)

@@ -71,6 +71,7 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     assert report is not None
     assert report["sha256"] == sha256_of(Path(report["file"]))
     verify(Path(report["path"]))
+    assert any(name.startswith("tensorboard/") for name in verify(job.mirror / "reports")["files"])
     assert await shipped_lines(run.id) == mirrored_lines(job)
     async with get_client() as client:
         found = await client.read_artifacts(

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN, running_hub
 from jobs import Job
 
+from tests.clouds.hub import TOKEN, running_hub
 from trainer import hub as uploading
 from trainer.config import TrainingConfig
 from trainer.errors import ConfigError

@@ -1,16 +1,17 @@
 """`merge: true`: a plain model beside the adapter, that says what the adapted model says."""
 
 import json
+from typing import Any
 
 import pytest
 from jobs import Job
 
-from trainer import merging
+from trainer import merging, output
 from trainer.config import TrainingConfig
 from trainer.errors import ConfigError
 from trainer.job_directory import JobState
 from trainer.manifest import verify
-from trainer.merging import refuse_quantised_base
+from trainer.merging import let_go, refuse_quantised_base
 
 pytestmark = [
     pytest.mark.xdist_group("torch"),
@@ -22,18 +23,31 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
-    """One finished run with adapters and a whole layer, merged into several shards."""
+    """One finished run on 4-bit weights, of DoRA and a whole layer, merged into several shards."""
     job = make_job(
         tmp_path_factory.mktemp("merged") / "job",
-        peft={"r": 4, "lora_alpha": 8, "modules_to_save": ["embed_tokens"]},
+        peft={"r": 4, "lora_alpha": 8, "use_dora": True, "modules_to_save": ["embed_tokens"]},
+        quantization={"load_in_4bit": True},
         learning_rate=0.02,
         max_steps=4,
         merge=True,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merging, "SHARD", "500KB")
+        patch.setattr(output, "let_go", lambda trainer: let_go_and_note(job, trainer))
         assert job.train() is JobState.COMPLETED
     return job
+
+
+def let_go_and_note(job: Job, trainer: Any) -> None:
+    let_go(trainer)
+    job.held = sum(weights.numel() for weights in trainer.model.parameters())
+    job.optimizers = [trainer.optimizer, *trainer.accelerator._optimizers]
+
+
+def test_what_training_held_in_memory_is_free_when_the_merge_begins(merged):
+    assert merged.held == 0
+    assert merged.optimizers == [None]
 
 
 def test_the_merged_model_says_what_the_adapted_one_says(merged):
