@@ -120,12 +120,15 @@ def copy_in_memory(content: Any) -> Any:
     import torch
     from torch.utils._pytree import tree_map
 
+    copies: dict[int, torch.Tensor] = {}  # what occurs twice, such as a code book, is saved once
+
     def copied(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            copy = leaf.detach().to("cpu", copy=True)
-            copy.__dict__.update(leaf.__dict__)  # bitsandbytes marks its tensors so
-            return copy
-        return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+        if not isinstance(leaf, torch.Tensor):
+            return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+        if id(leaf) not in copies:
+            copies[id(leaf)] = leaf.detach().to("cpu", copy=True)
+            copies[id(leaf)].__dict__.update(leaf.__dict__)  # bitsandbytes marks its tensors so
+        return copies[id(leaf)]
 
     return tree_map(copied, content)
 

@@ -49,6 +49,24 @@ def test_what_is_written_later_is_what_was_so_before(tmp_path):
     assert safetensors.torch.load_file(tmp_path / "w.safetensors")["w"].tolist() == [1, 1, 1]
 
 
+def test_a_file_written_later_is_the_same_to_the_last_bit(tmp_path):
+    import torch
+
+    book, paged = torch.arange(256.0), torch.ones(9)
+    paged.is_paged = True  # as bitsandbytes marks what may leave the GPU
+    state = {"a": book, "b": [book, paged], "c": {"lr": 0.5}}
+    (tmp_path / "at-once").mkdir()
+    (tmp_path / "later").mkdir()
+
+    torch.save(state, tmp_path / "at-once" / "optimizer.pt")
+    with saving.writes_put_off(WIDE) as writes:
+        torch.save(state, tmp_path / "later" / "optimizer.pt")
+    writes[0]()
+
+    at_once, later = (path.read_bytes() for path in sorted(tmp_path.glob("*/*")))
+    assert at_once == later
+
+
 def test_what_does_not_fit_or_cannot_be_copied_is_written_at_once(tmp_path):
     import torch
 
