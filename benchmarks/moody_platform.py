@@ -1,6 +1,8 @@
-"""A receiver of metrics and alerts that is down half of the time: `moody_platform.py PORT FILE SECONDS`.
+"""A receiver of metrics and alerts that is down for the first half of a run.
 
-It refuses connections for SECONDS, then listens for as long, and so on; FILE gets a line per step
+    moody_platform.py PORT FILE METRICS STEPS
+
+It refuses connections until METRICS has STEPS lines, and then listens; FILE gets a line per step
 that it took. See bench_reporting.
 """
 
@@ -8,10 +10,11 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+
+LOOK_SECONDS = 0.5
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,15 +32,12 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def main(port: int, seconds: float) -> None:
-    """Be down, be up, and again."""
-    while True:
-        time.sleep(seconds)
-        with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
-            server.daemon_threads = False  # what is being taken is taken whole
-            threading.Timer(seconds, server.shutdown).start()
-            server.serve_forever(poll_interval=0.05)
+def main(port: int, metrics: Path, steps: int) -> None:
+    """Be down until the run is half over, then up."""
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < steps:
+        time.sleep(LOOK_SECONDS)
+    HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[3]), int(sys.argv[4]))

@@ -14,7 +14,7 @@ from flows.renting.estimating import can_estimate, estimated
 from gateway.exits import sentence
 from gateway.foreign_checks import check_foreign
 from gateway.view import duration
-from trainer.config import TrainingJob
+from trainer.config import FOREIGN_DATA, TrainingJob
 from trainer.custom_code import check_code, code_hashes, references
 from trainer.data import DatasetReport, inspect_dataset
 from trainer.data.reading import names_hub_dataset
@@ -90,7 +90,7 @@ def check_dataset(job: TrainingJob) -> DatasetReport | None:
         DataError: there is nothing, or a row cannot be used.
     """
     dataset = job.training.dataset
-    if job.training.trainer == "command":
+    if job.training.trainer in FOREIGN_DATA:
         return None
     sources = [path for path in (dataset.path, dataset.eval_path) if path]
     if job.training.formatting:
@@ -144,8 +144,8 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
         job = load_job(path)
     except OrchestratorError as error:
         return [Check("job", ok=False, text=sentence(error), facts=error.to_dict())]
-    theirs = job.training.trainer == "command"
-    kind = "trainer command" if theirs else f"method {job.training.method}"
+    theirs = job.training.trainer in FOREIGN_DATA
+    kind = f"trainer {job.training.trainer}" if theirs else f"method {job.training.method}"
     checks = [Check("job", ok=True, text=f"{job.name}, {kind}", facts={})]
     if job.training.trainer != "builtin":
         checks.append(_attempt("trainer", lambda: (check_foreign(job), {})))
@@ -185,7 +185,7 @@ def _attempt(name: str, look: Callable[[], tuple[str, dict[str, Any]]]) -> Check
 
 def _dataset(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     report = check_dataset(job)
-    if job.training.trainer == "command":
+    if job.training.trainer in FOREIGN_DATA:
         return f"{job.training.dataset.path}; how it is laid out is the command's matter", {}
     if report is None:
         place = "is formatted by the trainer" if job.training.formatting else "is on the Hub"
@@ -212,7 +212,7 @@ def _own_parts(job: TrainingJob) -> tuple[str, dict[str, Any]]:
 
 def _model(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     model = job.training.model
-    if job.training.trainer == "command":
+    if job.training.trainer in FOREIGN_DATA:
         return f"{model}; the command loads it", {}
     check_model(job)
     folder = Path(model).expanduser()

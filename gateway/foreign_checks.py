@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainer.config import CommandConfig, TrainingConfig, TrainingJob
 from trainer.errors import ConfigError
-from trainer.presets import PRESETS, check_preset
+from trainer.presets import PRESETS, check_foreign_settings
 
 SCRIPT = re.compile(r"(\./)?[\w.-]+(/[\w.-]+)*\.(py|sh)")
 """A word that names a script by a relative path, which starts at the job directory."""
@@ -28,8 +28,7 @@ def check_foreign(job: TrainingJob) -> str:
     config = job.training
     if config.trainer == "builtin":
         return ""
-    if config.trainer != "command":
-        check_preset(config)
+    check_foreign_settings(config)
     command = config.command or CommandConfig()
     _check_files(command)
     _check_scripts(command)

@@ -23,7 +23,7 @@ UNWANTED = ("training_args.bin", "README.md")
 """A pickle that resuming does not read, and a model card that only the output needs."""
 NO_PART_OF_A_MODEL = (
     *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
-    *("trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
+    *("adapter_model.pt", "trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
 )
 """What training left beside a model."""
 

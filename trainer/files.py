@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, *NOT_JSON):
         return None
     return value if isinstance(value, dict) else None
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Give a file a second name, or copy it where that cannot be; a link becomes what it leads to."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def sha256_of(path: Path) -> str:

@@ -6,6 +6,7 @@
 | ALERT_API_URL, INTERNAL_API_KEY    | where alerts go; sent as `X-API-Key`                     |
 | USER_ID                            | whose job it is; alerts need it                          |
 | JOB_ID                             | the platform's id of the job; else the flow run's id     |
+| MODEL_NAME                         | the model's name there; else the one in the job file     |
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Platform:
     job_id: str
     """The platform's id of the job; empty: the flow run's id."""
     user_id: str
+    model_name: str
+    """What the platform calls the model; empty: as the job file does."""
     problems: tuple[str, ...]
     """Sentences: why something that seems meant is not reported."""
 
@@ -57,7 +60,14 @@ class Platform:
             problems.append(
                 "ALERT_API_URL is set and USER_ID is not: no alerts are reported. Set USER_ID."
             )
-        return cls(metrics, alerts, _value("JOB_ID"), _value("USER_ID"), tuple(problems))
+        return cls(
+            metrics,
+            alerts,
+            job_id=_value("JOB_ID"),
+            user_id=_value("USER_ID"),
+            model_name=_value("MODEL_NAME"),
+            problems=tuple(problems),
+        )
 
     def is_of(self, job_id: str) -> bool:
         """Whether keys of ours can be for this job: each job of a platform may have its own."""

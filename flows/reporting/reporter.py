@@ -75,7 +75,7 @@ def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:
     who = who or Who(
         job_id=platform.job_id or run.run_id,
         user_id=platform.user_id,
-        model_name=job.training.model,
+        model_name=platform.model_name or job.training.model,
         alerts=False,
     )
     wanted = platform.alerts is not None

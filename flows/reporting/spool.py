@@ -98,8 +98,11 @@ class Spool:
         return Cursor(**{k: v for k, v in record.items() if k in names})
 
     def save_cursor(self, kind: str, cursor: Cursor) -> None:
-        """Note how far reports of this kind are."""
-        replace_json(self._cursor(kind), dataclasses.asdict(cursor))
+        """Note how far reports of this kind are, so that the death of this process loses nothing.
+
+        It is not synced: after a power cut one batch may arrive again, and the disk is the job's.
+        """
+        replace_json(self._cursor(kind), dataclasses.asdict(cursor), durable=False)
 
     def lock(self, kind: str) -> Path:
         """Return the lock of who delivers reports of this kind."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blocks.home import home, private_folder
 from trainer.checkpoints import NO_PART_OF_A_MODEL
-from trainer.config import TrainingConfig
+from trainer.config import FOREIGN_DATA, TrainingConfig
 from trainer.custom_code import references, split_reference
 from trainer.data.reading import names_hub_dataset, open_source
 from trainer.errors import ConfigError, DataError
@@ -68,7 +68,9 @@ def items_of(config: TrainingConfig) -> list[Item]:
     own = [_as_it_is("training.command.files", file) for file in _files(config)]
     own += [_as_it_is(CODE, path) for path in sorted(code_files(config))]
     own += _reward_model(config)
-    if config.trainer == "command":  # what it trains, and how that is laid out, is its own matter
+    if (
+        config.trainer in FOREIGN_DATA
+    ):  # what it trains, and how that is laid out, is its own matter
         named = [("training.model", config.model), ("dataset.path", data.path)]
         named += [("dataset.eval_path", data.eval_path)] if data.eval_path else []
         here = [(field, path) for field, path in named if Path(path).expanduser().exists()]

@@ -15,7 +15,7 @@ from flows.run_folder import RunFolder
 from flows.streaming.outputs import put_aside, verify_output
 from flows.tasks.download import partial_of
 from flows.tasks.step import step
-from trainer.config import TrainingJob
+from trainer.config import FOREIGN_DATA, TrainingJob
 from trainer.errors import IntegrityError
 from trainer.files import replace_json
 from trainer.methods import METHODS
@@ -83,7 +83,7 @@ def as_markdown(job: TrainingJob, report: dict[str, Any]) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     warning = f"**{report['warning']}**\n\n" if report.get("warning") else ""
     head = f"# {job.name}\n\n{warning}| | |\n| --- | --- |\n{table}\n"
-    if job.training.trainer == "command":  # nobody here knows what it made
+    if job.training.trainer in FOREIGN_DATA:  # nobody here knows what it made
         return head
     plain = method.auto_class(adapters=False)
     merged = (

@@ -6,7 +6,7 @@ Everything is refused that is not known, so that a misspelt name is an error, ne
 
 from __future__ import annotations
 
-from trainer.config.command import CommandConfig
+from trainer.config.command import FOREIGN_DATA, CommandConfig
 from trainer.config.dataset import DatasetConfig, DatasetFormat
 from trainer.config.job import Limits, Resources, TrainingJob
 from trainer.config.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
@@ -14,6 +14,7 @@ from trainer.config.quantization import QuantizationConfig
 from trainer.config.training import TrainingConfig
 
 __all__ = [
+    "FOREIGN_DATA",
     "CommandConfig",
     "DatasetConfig",
     "DatasetFormat",

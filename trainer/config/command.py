@@ -11,7 +11,11 @@ from pydantic import AfterValidator, Field
 from trainer.config.settings import Settings, Text
 from trainer.metrics import NUMBERS
 
-TrainerName = Literal["builtin", "command", "axolotl", "llama-factory"]
+TrainerName = Literal[
+    "builtin", "command", "axolotl", "kohya", "llama-factory", "torchtune", "unsloth"
+]
+FOREIGN_DATA = frozenset({"command", "kohya"})
+"""The trainers whose model and dataset are laid out as they alone know."""
 
 NONE = "none"
 """The model or dataset of a command that names none."""

@@ -96,7 +96,7 @@ class Run:
         self._directory = directory
         self._plan = plan
         self._wish = wish
-        self._reader = MetricsReader(directory, plan.patterns, plan.success)
+        self._reader = MetricsReader(directory, plan.patterns, plan.success, plan.first_step)
         self._keeper = CheckpointKeeper(directory, plan)
         self._keeper.catch_up()
         self._lines = Lines()

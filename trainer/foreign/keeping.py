@@ -7,7 +7,6 @@ the trainer's own tidying. One that it writes to once more no longer holds again
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 import shutil
 import time
@@ -23,7 +22,7 @@ from trainer.checkpoints import (
     step_of,
 )
 from trainer.errors import OrchestratorError, TrainingFailed
-from trainer.files import fsync_directory, read_json
+from trainer.files import fsync_directory, link_or_copy, read_json
 from trainer.foreign.plan import Plan
 from trainer.job_directory import JobDirectory
 from trainer.manifest import MANIFEST, refuse_pickles, write_manifest
@@ -201,14 +200,7 @@ def _take_over(source: Path, target: Path, leave_out: tuple[str, ...] = ()) -> N
 
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_or_copy, ignore=unwanted)
+        shutil.copytree(source, target, copy_function=link_or_copy, ignore=unwanted)
     else:
         target.mkdir()
-        _link_or_copy(str(source), str(target / source.name))
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(os.path.realpath(source), target)
-    except OSError:
-        shutil.copy2(source, target)
+        link_or_copy(str(source), str(target / source.name))

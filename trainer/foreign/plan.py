@@ -35,6 +35,8 @@ class Plan:
     stop_signal: str
     output: str
     success: re.Pattern[str] | None
+    first_step: int = 0
+    """What is added to the steps that it prints: some count from zero after a resume."""
 
 
 def make_plan(
@@ -72,6 +74,7 @@ def make_plan(
         stop_signal=str(command.get("stop_signal", "SIGTERM")),
         output=str(command.get("output", "out/final")),
         success=re.compile(success) if success else None,
+        first_step=int(command.get("first_step", 0)),
     )
 
 

@@ -50,10 +50,12 @@ class MetricsReader:
         directory: JobDirectory,
         patterns: Sequence[re.Pattern[str]],
         success: re.Pattern[str] | None = None,
+        first_step: int = 0,
     ) -> None:
         self._directory = directory
         self._patterns = patterns
         self._success = success
+        self._first_step = first_step
         status = directory.read_status()
         self._attempt = status.attempt
         self.step = status.step
@@ -118,11 +120,14 @@ class MetricsReader:
         """Note which step it is; tell whether the line speaks of training at all."""
         if not all(0 <= found[name] < 2**53 for name in ("step", "total_steps") if name in found):
             return False
-        total = int(found.get("total_steps", self._bar))
+        total = self._bar
+        if "total_steps" in found:
+            total = self._first_step + int(found["total_steps"])
         if self._bar and total != self._bar:
             return False
         self._bar = total
-        self.step = int(found.get("step", self.step))
+        if "step" in found:
+            self.step = self._first_step + int(found["step"])
         return True
 
     def show(self, *, now: bool = False) -> None:

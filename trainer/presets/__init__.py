@@ -5,6 +5,7 @@ Adding one is a file with a `PRESET`, a line here, and its name in `trainer.conf
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,40 @@ from trainer.explain import validated
 from trainer.files import read_json
 from trainer.job_directory import JobDirectory
 from trainer.presets.axolotl import PRESET as AXOLOTL
+from trainer.presets.kohya import PRESET as KOHYA
 from trainer.presets.llama_factory import PRESET as LLAMA_FACTORY
-from trainer.presets.preset import Preset, Start, refuse
+from trainer.presets.preset import Preset, Start, refuse, refuse_unread
 from trainer.presets.rows import write_rows
+from trainer.presets.torchtune import PRESET as TORCHTUNE
+from trainer.presets.unsloth import PRESET as UNSLOTH
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (AXOLOTL, LLAMA_FACTORY)}
+PRESETS: dict[str, Preset] = {
+    preset.name: preset for preset in (AXOLOTL, KOHYA, LLAMA_FACTORY, TORCHTUNE, UNSLOTH)
+}
 
-__all__ = ["PRESETS", "Preset", "check_preset", "translate"]
+READ_BY_COMMANDS = frozenset(
+    {
+        *("trainer", "command", *(f"command.{name}" for name in CommandConfig.model_fields)),
+        *("model", "dataset.path", "dataset.eval_path", "seed", "per_device_train_batch_size"),
+        *("gradient_accumulation_steps", "save_total_limit", "async_save"),
+    }
+)
+"""The settings that mean something to `trainer: command`: ours about files, and placeholders."""
+
+__all__ = ["PRESETS", "Preset", "check_foreign_settings", "translate"]
 
 
-def check_preset(config: TrainingConfig) -> None:
-    """Refuse what another project cannot do.
+def check_foreign_settings(config: TrainingConfig) -> None:
+    """Refuse what another trainer cannot do, and what it would silently leave out.
 
     Raises:
         ConfigError: naming the field.
+        DataError: what the job names is not there.
     """
-    refuse(config, PRESETS[config.trainer])
+    if config.trainer == "command":
+        refuse_unread(config, READ_BY_COMMANDS)
+    else:
+        refuse(config, PRESETS[config.trainer])
 
 
 def translate(directory: JobDirectory, resume_from: Path | None) -> dict[str, Any]:
@@ -53,7 +72,8 @@ def translate(directory: JobDirectory, resume_from: Path | None) -> dict[str, An
         batch_divisor=directory.read_status().batch_divisor,
         has_gpu=Path("/proc/driver/nvidia").exists(),
     )
-    write_rows(start)
+    if preset.reads_rows:
+        start = replace(start, row_count=write_rows(start))
     return as_command(preset, start)
 
 
@@ -65,9 +85,10 @@ def as_command(preset: Preset, start: Start) -> dict[str, Any]:
         target.write_text(text, encoding="utf-8")
     given = start.config.command or CommandConfig()
     program = given.run if isinstance(given.run, list) and given.run else [preset.program]
+    own = {"arguments": preset.arguments, **preset.command, **preset.varies(start)}
     return {
         **given.model_dump(mode="json"),
-        **preset.command,
-        "env": {**preset.command.get("env", {}), **given.env},
-        "run": [*program, *preset.arguments],
+        **own,
+        "env": {**own.get("env", {}), **given.env},
+        "run": [*program, *own["arguments"]],
     }

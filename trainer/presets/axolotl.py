@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.config import LoraConfig, QuantizationConfig, TrainingConfig
-from trainer.presets.preset import FOLDER, OUT, Preset, Start, as_yaml, asks_for, trains_biases
+from trainer.presets.preset import FOLDER, HUGGING_FACE, OUT, PRINTED, Preset, Start, as_yaml
 
 SETTINGS = f"{FOLDER}/axolotl.yaml"
-NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?|nan|inf"
 
 
 def _files(start: Start) -> dict[str, str]:
@@ -115,24 +114,13 @@ PRESET = Preset(
     arguments=("train", "{job_directory}/" + SETTINGS),
     files=_files,
     command={
-        "metrics": [
-            # transformers' progress bar, and the dictionary that it prints at logging steps
-            r"^\s*\d+%\|[^|]*\| (?P<step>\d+)/(?P<total_steps>\d+) \[",
-            rf"'loss': '?(?P<train_loss>{NUMBER})'?"
-            rf"(?:.*'grad_norm': '?(?P<grad_norm>{NUMBER}))?"
-            rf"(?:.*'learning_rate': '?(?P<learning_rate>{NUMBER}))?"
-            r"(?:.*'epoch': '?(?P<epoch>[\d.]+))?",
-            rf"'eval_loss': '?(?P<eval_loss>{NUMBER})",
-        ],
+        "metrics": list(PRINTED),
         "checkpoints": f"{OUT}/checkpoint-*",
         "checkpoint_marker": "trainer_state.json",  # transformers writes it last
         "output": OUT,
         "env": {"AXOLOTL_DO_NOT_TRACK": "1"},
     },
-    cannot={
-        "peft.bias": trains_biases,
-        "quantization.llm_int8_threshold": asks_for("llm_int8_threshold"),
-        "quantization.llm_int8_skip_modules": asks_for("llm_int8_skip_modules"),
-        "early_stopping_threshold": lambda config: config.early_stopping_threshold,
-    },
+    # It never evaluates before training, so eval_on_start: false is what it does.
+    translates=HUGGING_FACE
+    | {"early_stopping_patience", "eval_on_start", "quantization.bnb_4bit_compute_dtype"},
 )

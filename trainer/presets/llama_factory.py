@@ -12,17 +12,16 @@ from trainer.config import LoraConfig, QuantizationConfig, TrainingConfig
 from trainer.presets.preset import (
     EVAL,
     FOLDER,
+    HUGGING_FACE,
+    NUMBER,
     OUT,
     TRAIN,
     Preset,
     Start,
     as_yaml,
-    asks_for,
-    trains_biases,
 )
 
 SETTINGS = f"{FOLDER}/llama-factory.yaml"
-NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?|nan|inf"
 
 
 def _files(start: Start) -> dict[str, str]:
@@ -157,11 +156,5 @@ PRESET = Preset(
         "output": OUT,
         "env": {"DISABLE_VERSION_CHECK": "1"},
     },
-    cannot={
-        "peft.bias": trains_biases,
-        "quantization.bnb_4bit_compute_dtype": asks_for("bnb_4bit_compute_dtype"),
-        "quantization.llm_int8_threshold": asks_for("llm_int8_threshold"),
-        "quantization.llm_int8_skip_modules": asks_for("llm_int8_skip_modules"),
-        "early_stopping_patience": lambda config: config.early_stopping_patience,
-    },
+    translates=HUGGING_FACE | {"eval_on_start"},
 )

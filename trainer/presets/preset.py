@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.config import LoraConfig, QuantizationConfig, TrainingConfig
+from trainer.config import TrainingConfig
+from trainer.config.settings import Settings
 from trainer.errors import ConfigError
 from trainer.methods import METHODS
 
@@ -17,6 +18,32 @@ FOLDER = "preset"
 OUT = "out"
 """What the project writes into."""
 TRAIN, EVAL = "train.jsonl", "eval.jsonl"
+LORA = frozenset(f"peft.{name}" for name in ("r", "lora_alpha", "lora_dropout", "target_modules"))
+"""What every project that trains LoRA adapters has words for."""
+NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?|nan|inf"
+PRINTED = (
+    # transformers' progress bar, and the dictionary that it prints at logging steps
+    r"^\s*\d+%\|[^|]*\| (?P<step>\d+)/(?P<total_steps>\d+) \[",
+    rf"'loss': '?(?P<train_loss>{NUMBER})'?"
+    rf"(?:.*'grad_norm': '?(?P<grad_norm>{NUMBER}))?"
+    rf"(?:.*'learning_rate': '?(?P<learning_rate>{NUMBER}))?"
+    r"(?:.*'epoch': '?(?P<epoch>[\d.]+))?",
+    rf"'eval_loss': '?(?P<eval_loss>{NUMBER})",
+)
+"""What transformers' Trainer prints, as patterns of metrics."""
+HUGGING_FACE = frozenset(
+    {
+        *("init", "peft", *LORA, "peft.modules_to_save", "peft.use_dora", "peft.use_rslora"),
+        *("quantization.load_in_4bit", "quantization.load_in_8bit", "dataset.eval_path"),
+        *("quantization.bnb_4bit_quant_type", "quantization.bnb_4bit_use_double_quant"),
+        *("dataset.eval_fraction", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+        *("per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate"),
+        *("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
+        *("max_length", "packing", "assistant_only_loss", "gradient_checkpointing", "dtype"),
+        *("seed", "logging_steps", "save_steps", "eval_steps"),
+    }
+)
+"""What projects on transformers' Trainer and PEFT have words for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +57,8 @@ class Start:
     batch_divisor: int = 1
     """What the batch size is divided by since memory ran out."""
     has_gpu: bool = False
+    row_count: int = 0
+    """Rows to train on, of which eval_fraction may still be held out."""
 
     @property
     def batch_size(self) -> int:
@@ -46,6 +75,11 @@ class Start:
         """The learning rate, by the rule that our own trainer has too."""
         default = METHODS[self.config.method].learning_rate(adapters=self.config.peft is not None)
         return self.config.learning_rate or default
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps, as far as the number of rows tells."""
+        return max(1, self.row_count // (self.batch_size * self.accumulation))
 
     @property
     def rows(self) -> Path:
@@ -69,57 +103,95 @@ class Preset:
 
     name: str
     program: str
+    """What starts it; empty where nobody but the user knows where it is."""
     arguments: tuple[str, ...]
     files: Callable[[Start], dict[str, str]]
     """Its own settings: text by path in the job directory."""
+    translates: frozenset[str]
+    """The settings that reach it, such as `peft.r`; `CARRIED` ones always do."""
     command: Mapping[str, Any]
     """How to understand it, as `training.command` says it."""
+    varies: Callable[[Start], Mapping[str, Any]] = lambda start: {}
+    """What of `arguments` and `command` is another at every start; it wins."""
     cannot: Mapping[str, Callable[[TrainingConfig], object]] = field(default_factory=dict)
-    """What it cannot do: a field's name → whether the job asks for it."""
+    """Values of these settings that it has no word for: a name → whether the job asks for one."""
+    check: Callable[[TrainingConfig], None] = lambda config: None
+    """Looks at what the job names on this computer, and raises where something is missing."""
+    reads_rows: bool = True
+    """Whether it learns from our rows, written as JSONL; else the dataset is its own matter."""
+
+
+CARRIED = frozenset(
+    {
+        *("trainer", "method", "model", "formatting", "arguments", "report_to"),
+        *("command", "command.run", "command.files", "command.env", "command.stop_signal"),
+        *("dataset.path", "dataset.format", "dataset.columns", "dataset.subset", "dataset.split"),
+        *("dataset.max_rows", "async_save", "save_total_limit"),
+    }
+)
+"""Settings that need no word of the project's: who trains, which rows we write, which checkpoints
+we keep."""
 
 
 def refuse(config: TrainingConfig, preset: Preset) -> None:
-    """Refuse what a project cannot do.
+    """Refuse what a project cannot do, and whatever it would silently leave out.
 
     Raises:
         ConfigError: naming the field and its value.
     """
-    cannot = {
-        "method": asks_for_more_than_tokens,
-        "peft.peft_type": lambda config: config.peft and config.peft.is_soft_prompt,
-        **preset.cannot,
-    }
-    for name, asked in cannot.items():
+    refuse_unread(config, CARRIED | preset.translates)
+    given = {name: value for name, value, _ in leaves(config)}
+    for name, asked in {**ALWAYS, **preset.cannot}.items():
         if asked(config):
-            value: Any = config
-            for part in name.split("."):
-                value = getattr(value, part)
-            raise ConfigError(
-                f"training.{name} = {value!r}: trainer: {preset.name} cannot do this.",
-                "Leave it out, or train with trainer: builtin.",
-            )
+            raise _cannot(config, name, given.get(name))
+    preset.check(config)
 
 
-def asks_for(name: str) -> Callable[[TrainingConfig], bool]:
-    """Return whether a field of `quantization`, by its name, is another than it is by default."""
+def refuse_unread(config: TrainingConfig, read: Collection[str]) -> None:
+    """Refuse every setting that is not what it is by default, and that the trainer does not read.
 
-    def asks(config: TrainingConfig) -> bool:
-        fields = QuantizationConfig.model_fields
-        return bool(
-            config.quantization and getattr(config.quantization, name) != fields[name].default
-        )
+    Args:
+        config: the job's settings.
+        read: the dotted names of those that the trainer reads.
 
-    return asks
+    Raises:
+        ConfigError: naming the field and its value.
+    """
+    for name, value, default in leaves(config):
+        if name not in read and value != default:
+            raise _cannot(config, name, value)
 
 
-def trains_biases(config: TrainingConfig) -> bool:
-    """Whether biases are to be trained, which other projects have no setting for."""
-    return isinstance(config.peft, LoraConfig) and config.peft.bias != "none"
+def leaves(settings: Settings, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield every setting by its dotted name, its value and its default; null has but one name."""
+    for name, field_info in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, field_info.get_default(call_default_factory=True)
+
+
+def _cannot(config: TrainingConfig, name: str, value: Any) -> ConfigError:
+    instead = "say it in command.run" if config.trainer == "command" else "use trainer: builtin"
+    return ConfigError(
+        f"training.{name} = {value!r}: trainer: {config.trainer} cannot do this.",
+        f"Leave it out, or {instead}.",
+    )
 
 
 def asks_for_more_than_tokens(config: TrainingConfig) -> bool:
     """Whether the method is another one than sft and cpt, which alone are translated."""
     return not METHODS[config.method].learns_from_tokens
+
+
+def asks_for_trackers(config: TrainingConfig) -> bool:
+    """Whether metrics shall go to more than TensorBoard, which is the default and left out."""
+    return bool(set(config.report_to) - {"tensorboard"})
+
+
+ALWAYS = {"method": asks_for_more_than_tokens, "report_to": asks_for_trackers}
+"""What no project is asked for."""
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:

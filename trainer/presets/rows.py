@@ -15,8 +15,8 @@ from trainer.presets.preset import Start
 SAID = {"role", "content"}
 
 
-def write_rows(start: Start) -> None:
-    """Write the rows of a job unless an earlier start did.
+def write_rows(start: Start) -> int:
+    """Write the rows of a job unless an earlier start did; return how many there are to train on.
 
     Raises:
         DataError: a row cannot be used, or other projects have no place for what is in it.
@@ -27,6 +27,8 @@ def write_rows(start: Start) -> None:
         _write(source, start.config, start.rows, "dataset.path")
     if start.eval_rows and not start.eval_rows.exists():
         _write(open_eval_source(start.config), start.config, start.eval_rows, "dataset.eval_path")
+    with start.rows.open(encoding="utf-8") as stream:
+        return sum(1 for _ in stream)
 
 
 def _write(source: Source, config: TrainingConfig, target: Path, field: str) -> None:

@@ -12,7 +12,7 @@ from flows.run_folder import RunFolder
 
 VARIABLES = (
     *("METRICS_API_URL", "JOB_TOKEN", "ALERT_API_URL", "INTERNAL_API_KEY"),
-    *("JOB_ID", "USER_ID"),
+    *("JOB_ID", "USER_ID", "MODEL_NAME"),
 )
 
 

@@ -53,6 +53,7 @@ async def test_a_completed_job_is_told_from_its_start_to_its_end(run, receiver):
 
 async def test_a_failed_job_tells_why_and_how_far_it_came(run, receiver, monkeypatch):
     monkeypatch.setenv("JOB_ID", "the-platforms-own-id")
+    monkeypatch.setenv("MODEL_NAME", "the-platforms-own-name")
     receiver.start()
     run.metrics.write_text(lines_of(range(1, 501)))
 
@@ -63,6 +64,7 @@ async def test_a_failed_job_tells_why_and_how_far_it_came(run, receiver, monkeyp
     assert (alert["type"], alert["status"]) == ("job_failed", "failed")
     assert (alert["job_id"], alert["progress"]) == ("the-platforms-own-id", 50.0)
     assert (alert["current_step"], alert["total_steps"]) == (500, 1000)
+    assert alert["model_name"] == "the-platforms-own-name"
     assert alert["error_message"] == "At step 500 the loss was nan."
     assert alert["error_type"] == "TrainingDiverged"
 

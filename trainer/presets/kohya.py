@@ -1,0 +1,167 @@
+"""kohya's sd-scripts: adapters for image models, by its train_network.py or a sibling of it.
+
+The dataset is a folder of images with a text of the same name beside each. The user says where the
+script is, and by it which kind of model is trained: `command.run: [python, …/train_network.py]`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoints import step_of
+from trainer.config import LoraConfig, TrainingConfig
+from trainer.errors import ConfigError, DataError
+from trainer.presets.preset import FOLDER, NUMBER, OUT, Preset, Start
+
+SETTINGS, DATASET = f"{FOLDER}/kohya.toml", f"{FOLDER}/dataset.toml"
+NAME = "adapter"
+RESULT = f"{OUT}/{NAME}.safetensors"
+IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+CAPTION = ".txt"
+RESOLUTION = 512  # pixels, where arguments.resolution does not say another
+OPTIMIZERS = {
+    "adamw_torch": "AdamW",
+    "adamw_torch_fused": "AdamW",
+    "adamw_bnb_8bit": "AdamW8bit",
+    "adafactor": "AdaFactor",
+}
+PRECISION = {"auto": "no", "float32": "no", "bfloat16": "bf16", "float16": "fp16"}
+SCHEDULES = {
+    *("linear", "cosine", "cosine_with_restarts", "polynomial", "constant"),
+    "constant_with_warmup",
+}
+
+
+def _files(start: Start) -> dict[str, str]:
+    arguments = dict(start.config.arguments)
+    resolution = arguments.pop("resolution", RESOLUTION)
+    return {
+        DATASET: _dataset(start, resolution),
+        SETTINGS: as_toml(_settings(start) | arguments),
+    }
+
+
+def _settings(start: Start) -> dict[str, Any]:
+    config, warmup = start.config, start.config.warmup_steps
+    steps, epochs = config.max_steps, int(config.num_train_epochs)
+    half = "bf16" if start.has_gpu else "no"
+    return {
+        "pretrained_model_name_or_path": config.model,
+        "dataset_config": str(start.root / DATASET),
+        "output_dir": str(start.root / OUT),
+        "output_name": NAME,
+        "save_model_as": "safetensors",
+        "network_module": "networks.lora",
+        **_network(config),
+        **({"max_train_steps": steps} if steps > 0 else {"max_train_epochs": epochs}),
+        "gradient_accumulation_steps": start.accumulation,
+        "learning_rate": start.learning_rate,
+        "lr_scheduler": config.lr_scheduler_type,
+        "lr_warmup_steps": warmup if warmup < 1 else int(warmup),
+        "optimizer_type": OPTIMIZERS[config.optim],
+        "optimizer_args": [f"weight_decay={config.weight_decay}"],
+        "max_grad_norm": config.max_grad_norm,
+        "mixed_precision": half if config.dtype == "auto" else PRECISION[config.dtype],
+        "gradient_checkpointing": config.gradient_checkpointing is True,
+        "seed": config.seed,
+        "save_every_n_steps": config.save_steps,
+        "save_state": True,
+        **(
+            {"resume": str(start.resume_from), "skip_until_initial_step": True}
+            if start.resume_from
+            else {}
+        ),
+    }
+
+
+def _network(config: TrainingConfig) -> dict[str, Any]:
+    peft = config.peft
+    if not isinstance(peft, LoraConfig):
+        return {}
+    return {
+        "network_dim": peft.r,
+        "network_alpha": peft.lora_alpha,
+        "network_dropout": peft.lora_dropout or None,
+    }
+
+
+def _dataset(start: Start, resolution: int) -> str:
+    general = as_toml({"caption_extension": CAPTION, "enable_bucket": True})
+    batches = as_toml({"resolution": resolution, "batch_size": start.batch_size})
+    images = as_toml({"image_dir": str(Path(start.config.dataset.path).expanduser())})
+    return f"[general]\n{general}\n[[datasets]]\n{batches}\n[[datasets.subsets]]\n{images}"
+
+
+def as_toml(settings: dict[str, Any]) -> str:
+    """Return settings as TOML, in which such values are written as in JSON; None is left out."""
+    lines = (
+        f"{n} = {json.dumps(v, ensure_ascii=False)}\n" for n, v in settings.items() if v is not None
+    )
+    return "".join(lines)
+
+
+def _check(config: TrainingConfig) -> None:
+    if not (config.command and config.command.run):
+        raise ConfigError(
+            "training.command.run: trainer: kohya needs to know where its script is.",
+            "Set command: {run: [python, /opt/sd-scripts/train_network.py]}.",
+        )
+    folder = Path(config.dataset.path).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"dataset.path = {config.dataset.path!r}: is no folder of images.")
+    images = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES]
+    if not images:
+        raise DataError(
+            f"dataset.path = {config.dataset.path!r}: there is no image in it.",
+            f"Put images there ({', '.join(sorted(IMAGES))}).",
+        )
+    bare = [path.name for path in images if not path.with_suffix(CAPTION).is_file()]
+    if bare:
+        raise DataError(
+            f"dataset.path: {bare[0]} and {len(bare) - 1} more of {len(images)} images have no text.",
+            f"Write what an image shows into a file of its name that ends in {CAPTION}.",
+        )
+
+
+def _varies(start: Start) -> dict[str, Any]:
+    """Its progress bar counts from zero after a resume, too."""
+    return {"first_step": step_of(start.resume_from) if start.resume_from else 0}
+
+
+PRESET = Preset(
+    name="kohya",
+    program="",
+    arguments=("--config_file", "{job_directory}/" + SETTINGS),
+    files=_files,
+    translates=frozenset(
+        {
+            *("peft.r", "peft.lora_alpha", "peft.lora_dropout", "num_train_epochs", "max_steps"),
+            *("per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+            *("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim"),
+            *("gradient_checkpointing", "dtype", "seed", "save_steps", "eval_on_start"),
+        }
+    ),
+    command={
+        "metrics": [
+            rf"^steps:\s+\d+%\|[^|]*\| (?P<step>\d+)/(?P<total_steps>\d+) \["
+            rf"(?:.*avr_loss=(?P<train_loss>{NUMBER}))?",
+        ],
+        "checkpoints": f"{OUT}/{NAME}-step*-state",
+        "output": RESULT,
+    },
+    varies=_varies,
+    cannot={
+        "method": lambda config: config.method != "sft",
+        "num_train_epochs": lambda config: config.num_train_epochs % 1,
+        "lr_scheduler_type": lambda config: config.lr_scheduler_type not in SCHEDULES,
+        "optim": lambda config: config.optim not in OPTIMIZERS,
+        "dataset.format": lambda config: config.dataset.format != "auto",
+        "dataset.columns": lambda config: config.dataset.columns,
+        "dataset.max_rows": lambda config: config.dataset.max_rows,
+        "formatting": lambda config: config.formatting,
+    },
+    check=_check,
+    reads_rows=False,
+)
