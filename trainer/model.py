@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.arguments import precision
 from trainer.attention import choose_attention
-from trainer.config import PromptTuningConfig, TrainingConfig
+from trainer.config import LoraConfig, PromptTuningConfig, TrainingConfig
 from trainer.errors import ConfigError, ModelNotFound
 from trainer.methods import METHODS
 from trainer.old_names import old_names_allowed
@@ -93,13 +93,29 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     choose_attention(model, config.attn_implementation)
     if config.peft is not None:
         model = add_adapters(model, config)
+        # Without autocast, as on a CPU or where answers are generated, precisions must not be mixed.
+        if torch.cuda.is_available() and not method.generates:
+            as_masters(model)
     return model
 
 
+def as_masters(model: PreTrainedModel) -> None:
+    """Hold what is trained in float32: PEFT does so with adapters, not with `modules_to_save`."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
-    """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained."""
+    """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained.
+
+    Raises:
+        ConfigError: naming the layers that the model has not, or that cannot be trained.
+    """
     import peft
 
+    if isinstance(config.peft, LoraConfig):
+        _check_modules_to_save(model, config.peft.modules_to_save or [])
     try:
         with old_names_allowed():
             return peft.get_peft_model(model, _peft_config(config))
@@ -108,6 +124,24 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
             f"training.peft: {str(error).splitlines()[0]}",
             "Use target_modules: all-linear, or names of layers that this model has.",
         ) from error
+
+
+def _check_modules_to_save(model: PreTrainedModel, wanted: list[str]) -> None:
+    """Refuse layers that PEFT would pass over in silence, and weights that have no gradient."""
+    layers = dict(model.named_modules())
+    for name in wanted:
+        found = [layer for path, layer in layers.items() if path.endswith(name)]  # as PEFT does
+        if not found:
+            raise ConfigError(
+                f"training.peft.modules_to_save: the model has no layer {name!r}.",
+                "Name layers by the end of their names, such as embed_tokens, lm_head or norm.",
+            )
+        if not all(p.is_floating_point() for layer in found for p in layer.parameters()):
+            raise ConfigError(
+                f"training.peft.modules_to_save: {name} is quantised, and cannot be trained in full.",
+                f"Name {name} and lm_head in training.quantization.llm_int8_skip_modules, or leave "
+                "it to the adapter.",
+            )
 
 
 def _peft_config(config: TrainingConfig) -> PeftConfig:

@@ -3,10 +3,14 @@
 import sys
 
 import pytest
+from jobs import TINY_LLAMA, Job
 
+from flows.job_file import load_job
 from trainer.config import TrainingConfig
+from trainer.errors import ConfigError
 from trainer.extras import check_extras, extras_of
 from trainer.job_directory import JobState
+from trainer.methods import METHODS
 
 pytestmark = pytest.mark.xdist_group("torch")
 
@@ -67,6 +71,61 @@ def test_trained_weights_are_never_rounded(base_model, tmp_path, make_job):
 
     after = dict(model.named_parameters())
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_trains_on_four_bits_with_masters_in_float32(method, tmp_path):
+    from safetensors.torch import load_file
+
+    name = "quickstart.yaml" if method == "sft" else f"methods/{method}.yaml"
+    example = load_job(TINY_LLAMA.parent / name).training.model_dump(mode="json")
+    example["dataset"]["max_rows"] = 40
+    changes = {"quantization": {"load_in_4bit": True}, "peft": {"r": 8, "use_dora": True}}
+    job = Job(tmp_path / "job", **{**example, **changes, "max_steps": 3, "report_to": []})
+
+    assert job.train() is JobState.COMPLETED
+
+    adapter = load_file(job.directory.output / "adapter_model.safetensors")
+    assert {str(tensor.dtype) for tensor in adapter.values()} == {"torch.float32"}
+    gradients = [r["grad_norm"] for r in job.metrics.values() if r.get("grad_norm") is not None]
+    assert len(gradients) == 3
+    assert min(gradients) > 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "quantization", "words"),
+    [
+        ("no_such", None, "the model has no layer 'no_such'"),
+        ("down_proj", {"load_in_4bit": True}, "down_proj is quantised, and cannot be trained"),
+    ],
+)
+def test_layers_that_cannot_be_trained_in_full_are_named(base_model, layer, quantization, words):
+    from trainer.model import load_model
+
+    settings = {"quantization": quantization, "peft": {"modules_to_save": [layer]}}
+
+    with pytest.raises(ConfigError, match=words):
+        load_model(config(base_model, **settings))
+
+
+def test_layers_trained_in_full_are_float32_beside_half_precision(base_model):
+    """What a GPU does, here by the CPU's autocast: frozen weights in bfloat16, masters in float32."""
+    import torch
+
+    from trainer.model import as_masters, load_model
+
+    peft = {"r": 4, "modules_to_save": ["norm"]}
+    model = load_model(config(base_model, peft=peft, dtype="bfloat16"))
+    as_masters(model)
+    tokens = torch.arange(20, 40)[None]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=tokens, labels=tokens).loss.backward()
+
+    gradients = {p.grad.dtype for p in model.parameters() if p.requires_grad}
+    assert gradients == {torch.float32}
+    assert model.get_input_embeddings().weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
