@@ -48,6 +48,7 @@ STANDARD_LIBRARY_ONLY = {
     "checkpoints",
     "wish",
     "supervisor",
+    "ranks",
     "__main__",
     "foreign/plan",
     "foreign/reading",

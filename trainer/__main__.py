@@ -4,6 +4,7 @@ What `job.json` may hold for the supervisor:
 
     limits    max_restarts, stall_timeout_minutes, stop_grace_seconds, max_runtime_minutes
     config    per_device_train_batch_size, which is divided when memory runs out
+    world     how many processes train together, on which machines; see trainer.ranks
     command   the trainer's command line as a list of words, instead of this package's trainer
 """
 

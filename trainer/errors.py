@@ -12,6 +12,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── TrainingDiverged         retry: once, from the last checkpoint with half the learning rate
     ├── TrainingStalled          retry: no sign of life for too long
     ├── TrainerKilled            retry: a signal ended the trainer
+    ├── PeerLost                 retry: another process of the training went away
     ├── TrainingFailed           stop: anything else that ended the trainer
     ├── DiskFull                 stop: with both sizes
     ├── IntegrityError           stop: bytes are not what the manifest says
@@ -111,6 +112,14 @@ class TrainerKilled(OrchestratorError):
     action = Action.RETRY
     default_suggestion = (
         "If nobody killed it, the machine ran out of memory: lower max_length or the batch size."
+    )
+
+
+class PeerLost(OrchestratorError):
+    action = Action.RETRY
+    default_suggestion = (
+        "Look at the logs of the other machines; if nothing ended there, look at the network "
+        "between them."
     )
 
 

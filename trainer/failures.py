@@ -18,7 +18,9 @@ from trainer.errors import (
     OrchestratorError,
     OutOfMemory,
     TrainerKilled,
+    PeerLost,
     TrainingFailed,
+    TrainingStalled,
 )
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -41,6 +43,16 @@ _DISK = (
     "PytorchStreamWriter failed",
     "iostream error",
     "unexpected pos ",
+)
+_HANGS = (
+    "Timed out waiting",  # gloo
+    "Watchdog caught collective operation timeout",  # NCCL
+)
+_PEERS = (
+    "gloo/transport/",  # where gloo's errors say that they come from
+    "NCCL error: remote process exited",
+    "DistNetworkError: ",
+    "DistStoreError: ",
 )
 
 
@@ -65,6 +77,10 @@ def translate(error: BaseException, folder: Path) -> OrchestratorError:
         return OutOfMemory(f"Memory ran out ({first_line}).")
     if sign := next((sign for sign in _WORKERS if sign in text), None):
         return TrainerKilled(f"{_WORKERS[sign]} ({first_line}).", "Lower dataloader_num_workers.")
+    if any(sign in text for sign in _HANGS):
+        return TrainingStalled(f"A process of the training waited in vain ({first_line}).")
+    if any(sign in text for sign in _PEERS):
+        return PeerLost(f"Another process of the training went away ({first_line}).")
     if isinstance(error, ImportError):
         return DependencyError(f"A package is missing or broken ({first_line}).")
     return TrainingFailed(f"The trainer failed ({first_line}).")

@@ -7,6 +7,7 @@
     train.log        out   everything printed, append only
     metrics.jsonl    out   one object per logging step, append only
     checkpoints/     out   checkpoint-N/, whole only with its MANIFEST.json
+    ranks/           out   what each process said and failed with, where several train
     output/          out   the adapter or model, whole only with its MANIFEST.json
     reports/         out   what TensorBoard, wandb and mlflow write
 
@@ -125,6 +126,7 @@ class JobDirectory:
         self.cache = self.root / "cache"
         self.reports = self.root / "reports"
         self.uploaded = self.root / "uploaded.json"
+        self.ranks = self.root / "ranks"
         self._lock = self.root / ".lock"
 
     def __repr__(self) -> str:

@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -43,14 +43,23 @@ class Bell:
 
 
 class Trainer:
-    """The trainer's process, the leader of a process group of its own.
+    """The trainer's process, the leader of a process group of its own or a member of one.
 
     It waits behind a gate until `release()`, so that its process id can be recorded before it
     records anything itself; when its starter dies first, it ends without having started.
     Leaving the context ends every process of the group.
     """
 
-    def __init__(self, command: Sequence[str], *, log: Path, lock: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        lock: int,
+        group: int = 0,
+        variables: Mapping[str, str] | None = None,
+        silent: bool = False,
+    ) -> None:
         """Start `command` behind its gate.
 
         Args:
@@ -58,6 +67,9 @@ class Trainer:
             log: what standard output and error are appended to, without a pipe between: it
                 goes on when the supervisor is gone.
             lock: descriptor of the job directory's lock, which the trainer shall hold too.
+            group: the process group that it joins; 0: one of its own.
+            variables: what is added to its environment.
+            silent: let standard output be lost.
         """
         gate, self._opener = os.pipe()
         # A request that comes between fork and exec must end the child, not wake a handler
@@ -67,11 +79,21 @@ class Trainer:
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._opener)
-            _become(command, log=log, lock=lock, gate=gate, mask=mask)
+            _become(
+                command,
+                log=log,
+                lock=lock,
+                gate=gate,
+                mask=mask,
+                group=group,
+                variables=variables or {},
+                silent=silent,
+            )
+        self._group = group or self.pid
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(gate)
         with suppress(OSError):
-            os.setpgid(self.pid, self.pid)
+            os.setpgid(self.pid, self._group)
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +131,7 @@ class Trainer:
     def signal_group(self, number: int) -> None:
         """Send a signal to the trainer and every process that it started."""
         with suppress(ProcessLookupError, PermissionError):  # macOS: only zombies are left
-            os.killpg(self.pid, number)
+            os.killpg(self._group, number)
 
     def _close_gate(self) -> None:
         if self._opener >= 0:
@@ -153,29 +175,37 @@ def _detached(work: Callable[[Callable[[], None]], int], log: Path, writer: int)
 
 
 def _become(
-    command: Sequence[str], *, log: Path, lock: int, gate: int, mask: set[int | signal.Signals]
+    command: Sequence[str],
+    *,
+    log: Path,
+    lock: int,
+    gate: int,
+    mask: set[int | signal.Signals],
+    group: int,
+    variables: Mapping[str, str],
+    silent: bool,
 ) -> NoReturn:
     """Turn this forked process into the trainer."""
     try:
-        os.setpgid(0, 0)
+        os.setpgid(0, group)
         signal.set_wakeup_fd(-1)
         for number in (*REQUESTS, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if os.read(gate, 1):
-            _redirect(log)
+            _redirect(log, silent=silent)
             os.set_inheritable(lock, True)  # noqa: FBT003  its only parameter
             settings = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-            os.execvpe(command[0], list(command), os.environ | settings)  # noqa: S606  no shell is meant
+            os.execvpe(command[0], list(command), os.environ | settings | variables)  # noqa: S606  no shell is meant
     except OSError as error:
         os.write(2, f"cannot start {command[0]!r}: {error.strerror}\n".encode())
     finally:
         os._exit(CANNOT_START)
 
 
-def _redirect(log: Path) -> None:
+def _redirect(log: Path, *, silent: bool = False) -> None:
     """Let standard input be empty and append standard output and error to `log`."""
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(output, 1)
+    os.dup2(0 if silent else output, 1)
     os.dup2(output, 2)

@@ -18,7 +18,8 @@ from trainer.errors import ConfigError
 from trainer.files import read_json
 from trainer.job_directory import Control, Desired, JobDirectory, JobState, Status, utc_now
 from trainer.log import Echo, append_line
-from trainer.process import Bell, Trainer
+from trainer.process import Bell
+from trainer.ranks import Ranks
 from trainer.verdict import (
     WISHED,
     Ended,
@@ -120,7 +121,13 @@ class Supervisor:
 
     def _attempt(self) -> Ended:
         """Start the trainer and watch it to its end; nothing of it is left running."""
-        with Trainer(self._command, log=self._job.log, lock=self._lock) as trainer:
+        with Ranks(
+            self._command,
+            job=self._job,
+            lock=self._lock,
+            world=self._terms.world,
+            stall_seconds=self._terms.stall_seconds,
+        ) as trainer:
             self._book = self._job.update_status(
                 state=JobState.INITIALIZING,
                 pid=os.getpid(),

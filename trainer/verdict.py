@@ -19,6 +19,7 @@ from trainer.errors import (
     from_dict,
 )
 from trainer.job_directory import Control, Desired, JobState, Status
+from trainer.ranks import ALONE, World, read_world
 
 LOWER_RATE = 0.5  # times the learning rate, after the loss was no number
 MAX_QUOTE = 300  # characters of the log in an error's sentence
@@ -39,6 +40,8 @@ class Terms:
     stall_seconds: float = 30 * 60.0
     grace_seconds: float = 120.0
     max_runtime_seconds: float = math.inf
+    world: World = ALONE
+    """Who trains together; a command starts its own processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +93,11 @@ def read_terms(record: dict[str, Any]) -> Terms:
     limits = _mapping(record, "limits")
     config = _mapping(record, "config")
     runtime = limits.get("max_runtime_minutes")
+    ours = _is_ours(config)
     return Terms(
         command=_command(record.get("command")),
-        module="trainer.train" if _is_ours(config) else "trainer.foreign",
+        module="trainer.train" if ours else "trainer.foreign",
+        world=read_world(record) if ours else ALONE,
         batch_size=_batch_size(config),
         max_restarts=int(_number(limits, "limits", "max_restarts", 2)),
         stall_seconds=60 * _number(limits, "limits", "stall_timeout_minutes", 30),

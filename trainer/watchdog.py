@@ -9,8 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from trainer.job_directory import Control, Desired, JobDirectory, JobState
-from trainer.log import Echo, append_line, last_lines
-from trainer.process import Bell, Trainer
+from trainer.log import Echo, append_line
+from trainer.process import Bell
+from trainer.ranks import Ranks
 from trainer.verdict import Ended, Terms
 
 TICK = 0.25  # seconds between two looks; a child's end and a signal wake at once
@@ -125,7 +126,7 @@ class Watchdog:
         self._clock = Clock()
         self._lease = Stillness(job.lease)
 
-    def watch(self, trainer: Trainer) -> Ended:
+    def watch(self, trainer: Ranks) -> Ended:
         """Release the trainer and wait for its end; bring it about when it is due."""
         job = self._job
         watch = _Watch(
@@ -138,15 +139,17 @@ class Watchdog:
             self._obey(next_order(self._look(watch), self._terms), trainer, watch)
             self._echo.show()
             self._bell.wait(TICK)
+        if trainer.one_hangs:
+            self._dump_stacks(trainer, "a process waited in vain for another; where that hangs:")
         return Ended(
             code=code,
-            status=job.read_status(),
+            status=trainer.status(),
             wish=self._wish(watch),
             wish_changed=_signature(job.control) != watch.control_before,
             terminated=watch.signalled,
             lingered=watch.lingered,
             stalled=watch.stalled,
-            printed=last_lines(job.log, watch.log_offset),
+            printed=trainer.printed(watch.log_offset),
         )
 
     def wish(self) -> Control:
@@ -197,15 +200,15 @@ class Watchdog:
             kill_after=watch.kill_after,
         )
 
-    def _obey(self, order: Order, trainer: Trainer, watch: _Watch) -> None:
+    def _obey(self, order: Order, trainer: Ranks, watch: _Watch) -> None:
         match order:
             case Order.WAIT:
                 return
             case Order.TERMINATE:
                 watch.terminated_at = self._clock.now()
                 if self._bell.requests:
-                    # The signal is the wish, so the grace begins now. The trainer alone gets
-                    # it: to save, it needs the processes that it started.
+                    # The signal is the wish, so the grace begins now. The ranks alone get it: to
+                    # save, they need the processes that they started.
                     watch.kill_after = self._terms.grace_seconds
                     trainer.signal(signal.SIGTERM)
                 else:
@@ -215,18 +218,20 @@ class Watchdog:
                 trainer.signal_group(signal.SIGKILL)
             case Order.DUMP:
                 watch.stalled = True
-                self._dump_stacks(trainer)
+                minutes = self._terms.stall_seconds / 60
+                self._dump_stacks(
+                    trainer, f"no sign of life for {minutes:g} minutes; where it hangs:"
+                )
                 trainer.signal_group(signal.SIGKILL)
         watch.signalled = True
 
-    def _dump_stacks(self, trainer: Trainer) -> None:
+    def _dump_stacks(self, trainer: Ranks, why: str) -> None:
         """Let a hung trainer write where it hangs; it has faulthandler listen to SIGUSR1."""
-        minutes = self._terms.stall_seconds / 60
-        append_line(self._job.log, f"no sign of life for {minutes:g} minutes; where it hangs:")
+        append_line(self._job.log, why)
         log, before = Stillness(self._job.log), _size(self._job.log)
         trainer.signal(signal.SIGUSR1)
         deadline = time.monotonic() + DUMP_SECONDS
-        while trainer.poll() is None and (now := time.monotonic()) < deadline:
+        while trainer.live() and (now := time.monotonic()) < deadline:
             if log.seconds(now) > TICK and _size(self._job.log) > before:
                 return
             self._bell.wait(TICK / 5)
