@@ -230,7 +230,10 @@ def _machine(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     if not found.choices:
         raise found.why_empty()
     first = found.choices[0].offer
-    gpu = f"{first.gpu_type}, {first.vram_gb:.0f} GiB" if first.gpu_count else "CPU, no GPU"
+    several = f"{first.gpu_count} × " if first.gpu_count > 1 else ""
+    gpu = "CPU, no GPU"
+    if first.gpu_count:
+        gpu = f"{several}{first.gpu_type}, {first.vram_gb:.0f} GiB{' each' if several else ''}"
     ram = f", {first.ram_gb:.0f} GiB of memory" if first.ram_gb else ""
     disk = f", {first.disk_gb:.0f} GiB of disk free" if first.disk_gb else ""
     price = f", {first.price_per_hour:.4g} USD/h" if first.price_per_hour else ""
@@ -261,6 +264,6 @@ def _in_words(facts: dict[str, Any]) -> str:
     saved = " with gradient checkpointing" if facts["gradient_checkpointing"] else ""
     return (
         f"{facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained, "
-        f"{facts['tokens']:,} tokens, {facts['steps']:,} steps; "
+        f"{facts['tokens']:,} tokens, {facts['steps']:,} steps of {facts['batch']}; "
         f"{facts['memory_kind']} peak {memory['peak']:.2f} GB{fits}{saved}; training {took}"
     )

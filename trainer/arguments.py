@@ -13,6 +13,7 @@ from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
 from trainer.methods import METHODS
 from trainer.old_names import old_names_allowed
+from trainer.parallelism import parallel_arguments
 
 SAME_NAME = (
     "num_train_epochs",
@@ -86,6 +87,7 @@ def training_arguments(
         "logging_nan_inf_filter": False,  # NaN must be seen
         "disable_tqdm": True,
         "push_to_hub": False,
+        **parallel_arguments(config),
     }
     _check(config.arguments, config_class, ours)
     defaults = {

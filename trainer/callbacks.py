@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from trainer.agreement import summed
 from trainer.config import TrainingConfig
 from trainer.divergence import diverged
 from trainer.failures import room_or_later
@@ -16,6 +17,8 @@ from trainer.job_directory import JobDirectory, JobState, utc_now
 from trainer.log import append_line
 from trainer.loop import JobTrainer
 from trainer.methods import METHODS
+from trainer.parallelism import agree_on, agreed_end_state
+from trainer.ranks import own_rank
 from trainer.telemetry import Telemetry
 from trainer.trends import Trends
 from trainer.wish import Wish
@@ -34,11 +37,15 @@ class Obedience(TrainerCallback):  # type: ignore[misc] # transformers is not ch
         self.end_state: JobState | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for the wish once a step; that costs one stat call."""
-        if self.end_state is None and (wanted := self._wish.end_state()):
+        """Ask for the wish once a step; that costs one stat call, and a word among processes."""
+        if self.end_state is None and (wanted := agreed_end_state(self._wish, control)):
             self.end_state = wanted
             control.should_save = True
             control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let the processes agree here too: the user's own callbacks may have asked for something."""
+        agree_on(control)
 
 
 class Evaluation(TrainerCallback):  # type: ignore[misc] # transformers is not checked
@@ -116,6 +123,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         self._trainer = trainer
         self._attempt = attempt
         self._telemetry = Telemetry()
+        self._rank = own_rank()
         self._first: tuple[float, int] | None = None
         self._last = (time.monotonic(), 0, 0)
         self._status_at = 0.0
@@ -215,6 +223,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
     def _speed(self, state: Any) -> dict[str, float | None]:
         now, tokens = time.monotonic(), int(self._trainer.tokens_seen)
         samples = int(self._trainer.samples_seen)
+        tokens, samples = summed([tokens, samples])
         before, tokens_before, samples_before = self._last
         self._last = (now, tokens, samples)
         seconds = max(now - before, 1e-9)
@@ -230,6 +239,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         }
 
     def _append(self, record: dict[str, Any]) -> None:
+        if not self._rank.is_first:
+            return
         self._unwritten.append(json.dumps(record))
         with room_or_later():
             while self._unwritten:
@@ -237,6 +248,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
                 self._unwritten.pop(0)
 
     def _write_status(self, state: Any) -> None:
+        if not self._rank.is_first_here:
+            return
         self._status_at = time.monotonic()
         with room_or_later():
             self._directory.update_status(

@@ -14,10 +14,15 @@ from pathlib import Path
 
 from trainer.errors import IntegrityError
 from trainer.files import fsync_directory
-from trainer.manifest import verify, write_manifest
+from trainer.manifest import read_manifest, verify, write_manifest
 
 STAGING = ".saving"
-NEEDED = {"trainer_state.json", "optimizer.pt", "scheduler.pt"}
+NEEDED = {"trainer_state.json"}
+OPTIMIZERS = (
+    {"optimizer.pt", "scheduler.pt"},
+    {"optimizer.bin", "scheduler.pt"},  # of FSDP
+    {"latest", "scheduler.pt"},  # of DeepSpeed, which names a folder
+)
 """Without these transformers resumes silently with a fresh optimizer or scheduler."""
 UNWANTED = ("training_args.bin", "README.md")
 """A pickle that resuming does not read, and a model card that only the output needs."""
@@ -43,18 +48,19 @@ def all_checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
 
 
-def commit(staged: Path, folder: Path, *, trainer: str = "builtin") -> Path:
+def commit(staged: Path, folder: Path, *, trainer: str = "builtin", processes: int = 1) -> Path:
     """Move a finished checkpoint from the staging folder to its place; return that place.
 
     Args:
         staged: the checkpoint.
         folder: where it goes.
         trainer: who wrote it; of another's files nobody but he knows which are needed.
+        processes: how many trained; each has its own random numbers in it.
     """
     if trainer == "builtin":
         for name in UNWANTED:
             (staged / name).unlink(missing_ok=True)
-    write_manifest(staged, step=step_of(staged), trainer=trainer)
+    write_manifest(staged, step=step_of(staged), trainer=trainer, processes=processes)
     final = folder / staged.name
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
@@ -72,11 +78,23 @@ def check(checkpoint: Path) -> None:
     if manifest.get("trainer", "builtin") != "builtin":
         return
     names = set(manifest["files"])
-    missing = sorted(NEEDED - names)
-    if not any(name.startswith("rng_state") for name in names):
-        missing.append("rng_state.pth")
-    if missing:
+    optimizer = OPTIMIZERS[0]
+    for known in OPTIMIZERS:
+        if known <= names:
+            optimizer = known
+    if missing := sorted((NEEDED | optimizer | _rng_states(manifest.get("processes", 1))) - names):
         raise IntegrityError(f"{checkpoint} lacks {', '.join(missing)}.")
+
+
+def processes_of(checkpoint: Path) -> int:
+    """Return how many processes trained when a checkpoint was saved."""
+    return int(read_manifest(checkpoint).get("processes", 1))
+
+
+def _rng_states(processes: int) -> set[str]:
+    if processes == 1:
+        return {"rng_state.pth"}
+    return {f"rng_state_{rank}.pth" for rank in range(processes)}
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:

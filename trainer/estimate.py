@@ -25,6 +25,7 @@ from trainer.files import read_json
 from trainer.job_directory import JobDirectory
 from trainer.memory import available_gb, empty_model, predicted
 from trainer.methods import METHODS
+from trainer.parallelism import in_words
 from trainer.trackers import hide_unused
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         check_arguments(config, JobDirectory(folder))
         data = lengths(config, Path(folder))
         model = empty_model(config)
-        config, memory = predicted(config, data["longest"], model=model)
-        kind, available = available_gb()
-        steps = total_steps(config, data)
+        processes = job.processes_per_machine
+        config, memory = predicted(config, data["longest"], model=model, processes=processes)
+        kind, available = available_gb(processes)
+        steps = total_steps(config, data, processes)
         total, trained = parameters(model)
         per_step, note = probe(config, total, Path(folder))
     return {
@@ -58,6 +60,7 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         "longest_row_tokens": data["longest"],
         "truncated_rows": data["truncated"],
         "steps": steps,
+        "batch": in_words(config, processes),
         "memory_kind": "GPU memory" if kind == "cuda" else "memory",
         "gradient_checkpointing": config.gradient_checkpointing,
         "memory_gb": {name: round(value, 4) for name, value in memory.items()},
@@ -97,15 +100,15 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def total_steps(config: TrainingConfig, data: dict[str, Any]) -> int:
-    """Return the number of optimizer steps."""
+def total_steps(config: TrainingConfig, data: dict[str, Any], processes: int = 1) -> int:
+    """Return the number of optimizer steps that so many processes make together."""
     if config.max_steps > 0:
         return int(config.max_steps)
     examples: int = data["train_rows"]
     if config.packs:
         examples = math.ceil(data["tokens"] / config.max_length)
     examples *= uses_of_prompt(config)
-    batches = math.ceil(examples / config.per_device_train_batch_size)
+    batches = math.ceil(examples / config.per_device_train_batch_size / processes)
     per_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
     return math.ceil(config.num_train_epochs * per_epoch)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MODULES = {
     "bitsandbytes": ("bitsandbytes",),
+    "deepspeed": ("deepspeed",),
     "gguf": ("gguf",),
     "mlflow": ("mlflow", "sqlalchemy"),
     "wandb": ("wandb",),
@@ -53,6 +54,8 @@ def _wanted(config: TrainingConfig) -> Iterator[tuple[str, str]]:
         yield "quantization", "bitsandbytes"
     if BITSANDBYTES_OPTIMIZER.search(config.optim):
         yield f"optim = {config.optim!r}", "bitsandbytes"
+    if config.parallelism == "deepspeed":
+        yield "parallelism", "deepspeed"
     for field, names in (("report_to", config.report_to), ("export", config.export)):
         for name in names:
             if name in MODULES:

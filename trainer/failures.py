@@ -17,8 +17,8 @@ from trainer.errors import (
     IntegrityError,
     OrchestratorError,
     OutOfMemory,
-    TrainerKilled,
     PeerLost,
+    TrainerKilled,
     TrainingFailed,
     TrainingStalled,
 )

@@ -6,18 +6,21 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainer import checkpoints, saving
+from trainer.agreement import all_to_first, wait_for_all
 from trainer.config import TrainingConfig
 from trainer.divergence import Recent, diverged, lower_rates
 from trainer.errors import DiskFull
 from trainer.failures import runs_out, tensors_expected, translate
 from trainer.job_directory import JobDirectory
+from trainer.parallelism import is_sharded
+from trainer.ranks import own_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -151,18 +154,25 @@ class JobTrainer:
 
         self._refuse_broken_weights()
         self.saves.wait()
-        folder = self.run.directory.checkpoints
+        folder, rank = self.run.directory.checkpoints, own_rank()
+        # Only the first process has time: the others' files must be there when it ends the save.
+        waits = not self.run.config.async_save or not rank.is_first or is_sharded(self)
 
         def save() -> list[saving.Write]:
-            shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+            if rank.is_first_here:
+                shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+            wait_for_all()
             with saving.writes_put_off(0 if waits else saving.memory_for_copies()) as writes:
                 # Not TRL's own, which writes a model card at every checkpoint.
                 Trainer._save_checkpoint(self, model, trial)
             return writes
 
-        waits = not self.run.config.async_save or self.args.world_size > 1  # type: ignore[attr-defined] # mixin
         with named_failures(folder):
-            writes = self._with_room(save)
+            # The other ranks would not save once more.
+            writes = self._with_room(save) if rank.world_size == 1 else save()
+        wait_for_all()
+        if not rank.is_first:
+            return
         self.saves.begin(partial(self._finish_save, self.state.global_step, writes))  # type: ignore[attr-defined] # mixin
         if waits:
             self.saves.wait()
@@ -174,7 +184,8 @@ class JobTrainer:
         def finish() -> Path:
             for write in writes:
                 write()
-            return checkpoints.commit(folder / checkpoints.STAGING / f"checkpoint-{step}", folder)
+            staged = folder / checkpoints.STAGING / f"checkpoint-{step}"
+            return checkpoints.commit(staged, folder, processes=own_rank().world_size)
 
         with named_failures(folder):
             saved = self._with_room(finish)
@@ -203,6 +214,16 @@ class JobTrainer:
         if not torch.stack([torch.isfinite(p).all() for p in trained]).all():
             step = self.state.global_step  # type: ignore[attr-defined] # mixin
             raise diverged(f"After step {step} a weight was NaN or infinite", self.state)  # type: ignore[attr-defined] # mixin
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save this process's; the first machine gets those of the others, whose disk is another."""
+        super()._save_rng_state(output_dir)  # type: ignore[misc] # mixin
+        rank = own_rank()
+        if rank.world_size == rank.local_world_size:
+            return
+        name = f"rng_state_{rank.rank}.pth"
+        for other, content in all_to_first((name, (Path(output_dir) / name).read_bytes())):
+            (Path(output_dir) / other).write_bytes(content)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):

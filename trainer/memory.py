@@ -23,6 +23,7 @@ from trainer.arguments import precision, split_batch
 from trainer.config import TrainingConfig
 from trainer.methods import METHODS
 from trainer.old_names import old_names_allowed
+from trainer.parallelism import shares
 from trainer.quantization import weight_bytes
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ ROOM = 0.9
 
 
 def predicted(
-    config: TrainingConfig, longest: int, *, divisor: int = 1, model: PreTrainedModel | None = None
+    config: TrainingConfig,
+    longest: int,
+    *,
+    divisor: int = 1,
+    model: PreTrainedModel | None = None,
+    processes: int = 1,
 ) -> tuple[TrainingConfig, dict[str, float]]:
     """Return the config with gradient checkpointing decided, and the memory it will take.
 
@@ -55,6 +61,7 @@ def predicted(
         longest: tokens of the longest row, as `trainer.data.tokenization.Tally` has it.
         divisor: see `Status.batch_divisor`; above 1, memory ran out.
         model: see `memory_gb`.
+        processes: see `memory_gb`.
     """
     length = config.max_length if config.packs else min(longest, config.max_length)
     if METHODS[config.method].generates:
@@ -67,8 +74,8 @@ def predicted(
         if wanted == "auto" and not choice and divisor > 1:
             continue
         config = config.model_copy(update={"gradient_checkpointing": choice})
-        memory = memory_gb(config, length, divisor=divisor, model=model)
-        if memory["peak"] <= ROOM * available_gb()[1]:
+        memory = memory_gb(config, length, divisor=divisor, model=model, processes=processes)
+        if memory["peak"] <= ROOM * available_gb(processes)[1]:
             break
     assert memory  # noqa: S101 - for the type checker: at least one choice was looked at
     return config, memory
@@ -80,6 +87,7 @@ def memory_gb(
     *,
     divisor: int = 1,
     model: PreTrainedModel | None = None,
+    processes: int = 1,
 ) -> dict[str, float]:
     """Return the parts of the peak in GB of 1e9 bytes, and their sum as `peak`.
 
@@ -88,6 +96,7 @@ def memory_gb(
         length: tokens of a row.
         divisor: see `Status.batch_divisor`.
         model: the model, on whatever device; None: it is made without storage.
+        processes: how many train together; all is of one of them.
     """
     model = model or empty_model(config)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -104,21 +113,22 @@ def memory_gb(
     # The first gradients come when most activations are gone; with accumulation they stay.
     kept = parts["gradients"] if accumulation > 1 else 0.0
     parts["activations"] = max(0.0, passing + kept - parts["gradients"])
-    found = {name: size / GB for name, size in parts.items()}
+    held = shares(config, processes)
+    found = {name: held.get(name, 1.0) * size / GB for name, size in parts.items()}
     kind, _ = available_gb()
     found["activations"] *= CPU_SPARE if kind == "cpu" else 1.0
     found["overhead"] = OVERHEAD_GB[kind]
     return {**found, "peak": sum(found.values())}
 
 
-def available_gb() -> tuple[str, float]:
-    """Return cuda or cpu, and the memory that is free there."""
+def available_gb(processes: int = 1) -> tuple[str, float]:
+    """Return cuda or cpu, and the memory that is free there for each of so many processes."""
     import psutil
     import torch
 
     if torch.cuda.is_available():
         return "cuda", torch.cuda.mem_get_info()[0] / GB
-    return "cpu", psutil.virtual_memory().available / GB
+    return "cpu", psutil.virtual_memory().available / GB / processes
 
 
 def optimizer_bytes(name: str) -> float:

@@ -41,6 +41,8 @@ def write_output(
     trainer: Any,
     tokenizer: PreTrainedTokenizerBase,
     facts: dict[str, Any],
+    *,
+    weights: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write output/ in one step and return its manifest.
 
@@ -53,12 +55,13 @@ def write_output(
         tokenizer: as used, chat template included.
         facts: what the manifest tells besides: `data`, the dataset's rows, tokens and sha256;
             `usage`, memory and time predicted and used; `code`, the SHA-256 of the user's own.
+        weights: the model's, by name, where each process holds a part of them only.
     """
     staged = directory.root / ".output"
     shutil.rmtree(staged, ignore_errors=True)
     metrics = final_metrics(directory.metrics)
     try:
-        _save(trainer.model, named, staged)
+        _save(trainer.model, named, staged, weights)
         tokenizer.save_pretrained(staged)
         if needs_merging(config):
             let_go(trainer)
@@ -82,14 +85,14 @@ def write_output(
     return manifest
 
 
-def _save(model: Any, named: TrainingConfig, folder: Path) -> None:
+def _save(model: Any, named: TrainingConfig, folder: Path, weights: dict[str, Any] | None) -> None:
     for adapter in getattr(model, "peft_config", {}).values():
         adapter.base_model_name_or_path = named.model  # where its user has it
         if getattr(adapter, "tokenizer_name_or_path", None):
             adapter.tokenizer_name_or_path = named.model
     # A reference that dpo and kto keep as a second adapter is no part of the result.
     trained = {"selected_adapters": ["default"]} if named.peft else {}
-    model.save_pretrained(folder, **trained)
+    model.save_pretrained(folder, state_dict=weights, **trained)
 
 
 def _export(config: TrainingConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -196,7 +196,7 @@ def _become(
             _redirect(log, silent=silent)
             os.set_inheritable(lock, True)  # noqa: FBT003  its only parameter
             settings = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-            os.execvpe(command[0], list(command), os.environ | settings | variables)  # noqa: S606  no shell is meant
+            os.execvpe(command[0], list(command), {**os.environ, **settings, **variables})  # noqa: S606  no shell is meant
     except OSError as error:
         os.write(2, f"cannot start {command[0]!r}: {error.strerror}\n".encode())
     finally:

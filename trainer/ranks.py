@@ -270,10 +270,14 @@ class Ranks:
         error = self._failure(self._culprit)
         if error is None:  # it had no time to say so; what the first wrote is of another end
             return replace(status, state=JobState.RUNNING, error=None)
-        if self._culprit:
-            rank = self._world.rank_of(self._culprit)
-            error = type(error)(f"On rank {rank}: {error.message}", error.suggestion)
+        error = type(error)(f"On {self.who}: {error.message}", error.suggestion)
         return replace(status, state=JobState.FAILED, error=error.to_dict())
+
+    @property
+    def who(self) -> str:
+        """Whose end counts, in words."""
+        alone = self._world.processes == 1
+        return "the trainer" if alone else f"rank {self._world.rank_of(self._culprit)}"
 
     def printed(self, offset: int) -> tuple[str, ...]:
         """Return the last lines of the one whose end counts; `offset` is where the log was."""

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer import checkpoints
+from trainer.agreement import first_here_first, highest, of_first, together
 from trainer.config import TrainingConfig
 from trainer.custom_code import check_code, code_hashes, load_callbacks
 from trainer.data import inspect_dataset
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, PeerLost
 from trainer.explain import validated
 from trainer.extras import check_extras
 from trainer.failures import translate
@@ -32,6 +33,8 @@ from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
 from trainer.old_names import old_names_allowed
 from trainer.output import is_whole, write_output
+from trainer.parallelism import agreed_end_state, check_parallelism, full_weights, in_words
+from trainer.ranks import own_rank, record_failure
 from trainer.rewards.scorer import check_scorer
 from trainer.trackers import end_trackers, hide_unused, start_trackers
 from trainer.wish import Interrupted, Wish
@@ -70,7 +73,8 @@ def main(job_directory: str) -> int:
     except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
         return _fail(directory, error)
     reason = "" if state is JobState.COMPLETED else wish.control().reason
-    directory.update_status(state=state, reason=reason)
+    if own_rank().is_first_here:
+        directory.update_status(state=state, reason=reason)
     _say(f"{state}{f': {reason}' if reason else ''}")
     return 0
 
@@ -81,6 +85,7 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     if is_whole(directory.output):
         _say("the output is there already")
         return _completed(directory, config)
+    check_parallelism(config, own_rank().world_size)
     check_hub(config)
     check_model_files(config.model)
     check_export(config)
@@ -88,10 +93,17 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     check_extras(config)
     if config.reward_model:
         check_scorer(config.reward_model)
-    start_trackers(directory, config)
-    report = inspect_dataset(config)
-    _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
+    if own_rank().is_first:
+        start_trackers(directory, config)
+    if own_rank().is_first_here:
+        report = inspect_dataset(config)
+        _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
+    with together():
+        return _train(directory, config, wish)
 
+
+def _train(directory: JobDirectory, config: TrainingConfig, wish: Wish) -> JobState:
+    """Do what needs torch, and the other processes where there are several."""
     run, data, usage = _prepare(directory, config)
     trainer, obedience, evaluation = _assemble(run, wish)
     trainer.add_callback(usage)
@@ -99,7 +111,7 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
 
     wish.training = True
-    if state := wish.end_state():
+    if state := agreed_end_state(wish):
         return state
     if resume and evaluation.has_ended(_state_of(resume)):
         trainer._load_from_checkpoint(str(resume))  # only the output is missing
@@ -107,15 +119,19 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
         with old_names_allowed():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     wish.training = False
-    end_trackers(directory, config)
+    if own_rank().is_first:
+        end_trackers(directory, config)
     if obedience.end_state:
         return obedience.end_state
 
     if best := evaluation.best_steps():
         _load_best(trainer, directory, max(best))
+    weights = full_weights(trainer)
+    if not own_rank().is_first:
+        return JobState.COMPLETED
     named, code = as_named(directory, config), code_hashes(config)
     facts = {"data": data, "usage": usage.facts, **({"code": code} if code else {})}
-    write_output(directory, config, named, trainer, run.tokenizer, facts)
+    write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)
     return _completed(directory, config)
 
 
@@ -167,10 +183,19 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
     tokenizer = load_tokenizer(config)
     refuse_quantised_base(config)
     refuse_export(config, tokenizer)
-    data = prepare_datasets(config, tokenizer, directory.cache)
+    with first_here_first():
+        data = prepare_datasets(config, tokenizer, directory.cache)
     model, status = load_model(config), directory.read_status()
-    divisor = status.batch_divisor
-    decided, memory = predicted(config, data.facts["longest"], divisor=divisor, model=model)
+    [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only
+    decided, memory = of_first(
+        lambda: predicted(
+            config,
+            data.facts["longest"],
+            divisor=divisor,
+            model=model,
+            processes=own_rank().world_size,
+        )
+    )
     run = Run(
         config=decided,
         directory=directory,
@@ -184,6 +209,7 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
     trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in run.model.parameters())
     _say(f"training {trained:,} of {total:,} parameters on {data.facts['rows']} rows")
+    _say(f"an optimizer step has {in_words(decided, own_rank().world_size, divisor)}")
     saved = ", with gradient checkpointing" if decided.gradient_checkpointing else ""
     _say(f"predicted memory {memory['peak']:.2f} GB{saved}")
     return run, data.facts, Usage(memory)
@@ -214,11 +240,30 @@ def _evaluates_on_start(run: Run) -> bool:
 
 
 def _resume_point(directory: JobDirectory) -> Path | None:
-    checkpoint, rejected = checkpoints.newest_valid(directory.checkpoints)
+    """Return the newest checkpoint that holds on the first machine; every other has it too.
+
+    Raises:
+        IntegrityError: this machine does not.
+    """
+    checkpoint = of_first(lambda: _newest_valid(directory.checkpoints))
+    if checkpoint is None:
+        return None
+    here = directory.checkpoints / checkpoint.name
+    if not own_rank().is_first and own_rank().is_first_here:
+        checkpoints.check(here)
+    _say(f"resuming from {here.name}")
+    return here
+
+
+def _newest_valid(folder: Path) -> Path | None:
+    checkpoint, rejected = checkpoints.newest_valid(folder)
     for reason in rejected:
         _say(f"warning: passed over a checkpoint: {reason}")
-    if checkpoint:
-        _say(f"resuming from {checkpoint.name}")
+    if checkpoint and (before := checkpoints.processes_of(checkpoint)) != own_rank().world_size:
+        _say(
+            f"warning: {checkpoint.name} was saved by {before} processes and goes on with "
+            f"{own_rank().world_size}: dropout and the order of the data will be others"
+        )
     return checkpoint
 
 
@@ -243,11 +288,17 @@ def _load_best(trainer: Any, directory: JobDirectory, step: int) -> None:
 
 def _fail(directory: JobDirectory, error: Exception) -> int:
     """Write the failure where people and programs look for it; the sentence before the stack."""
-    ours = translate(error, directory.root)
+    ours, rank = translate(error, directory.root), own_rank()
+    if rank.world_size > 1:
+        record_failure(directory, rank, ours)
     _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")
-    if not isinstance(ours, ConfigError):
+    if not isinstance(ours, ConfigError | PeerLost):
         traceback.print_exception(error)  # a person's mistake needs no stack, a failure does
-    directory.update_status(state=JobState.FAILED, error=ours.to_dict())
+    if rank.is_first_here:
+        directory.update_status(state=JobState.FAILED, error=ours.to_dict())
+    if rank.world_size > 1:  # an orderly end would wait for the others
+        sys.stderr.flush()
+        os._exit(1)
     return 1
 
 

@@ -62,6 +62,8 @@ class Ended:
     """Whether it was killed after it had said how it ended, because it did not exit."""
     stalled: bool = False
     """Whether it was killed because it gave no sign of life."""
+    who: str = "the trainer"
+    """Whose end it is; of several processes the one that failed first."""
     printed: tuple[str, ...] = ()
     """The last lines that it printed, those with anything to read in them."""
 
@@ -139,14 +141,14 @@ def failure(ended: Ended, terms: Terms) -> OrchestratorError:
             "(no log line, no metric, no status) and was killed."
         )
     if number := signal_of(ended.code):
-        return _killed_by(number)
+        return _killed_by(number, ended)
     if ended.code == 0:
         return TrainingFailed(
-            "The trainer ended with exit code 0 but never said that it had completed: "
+            f"{ended.who.capitalize()} ended with exit code 0 but never said that it had completed: "
             f"its status was {ended.status.state.value!r}."
         )
     last = ended.printed[-1][:MAX_QUOTE].rstrip(".") if ended.printed else "it printed nothing"
-    return TrainingFailed(f"The trainer ended with exit code {ended.code}: {last}.")
+    return TrainingFailed(f"{ended.who.capitalize()} ended with exit code {ended.code}: {last}.")
 
 
 def signal_of(code: int) -> int | None:
@@ -207,15 +209,19 @@ def _at_rest(ended: Ended, *, otherwise: JobState) -> Verdict:
     return Verdict(state=state, reason=ended.wish.reason or reason)
 
 
-def _killed_by(number: int) -> TrainerKilled:
+def _killed_by(number: int, ended: Ended) -> OrchestratorError:
     name = signal.Signals(number).name
+    if hung := [line for line in ended.printed if "collective operation timeout" in line]:
+        return TrainingStalled(  # NCCL's own watchdog aborts the process
+            f"{ended.who.capitalize()} waited in vain for another ({hung[-1][:MAX_QUOTE]})."
+        )
     if number == signal.SIGKILL:
         return TrainerKilled(
-            f"{name} ended the trainer and the supervisor did not send it: "
+            f"{name} ended {ended.who} and the supervisor did not send it: "
             "the machine's memory may have run out."
         )
     return TrainerKilled(
-        f"{name} ended the trainer.", "The lines above in train.log show where it was."
+        f"{name} ended {ended.who}.", "The lines above in train.log show where it was."
     )
 
 

@@ -149,6 +149,7 @@ class Watchdog:
             terminated=watch.signalled,
             lingered=watch.lingered,
             stalled=watch.stalled,
+            who=trainer.who,
             printed=trainer.printed(watch.log_offset),
         )
 

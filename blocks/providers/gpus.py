@@ -85,6 +85,28 @@ def choose(found: Sequence[Gpu], *, min_vram_gb: float | None, taken: Sequence[s
     return sorted(fitting, key=lambda gpu: (taken.count(gpu.uuid), -gpu.free_gb))
 
 
+def grouped(fitting: Sequence[Gpu], count: int) -> list[tuple[Gpu, ...]]:
+    """Return the GPUs in groups of `count` of one kind, in the order in which they come.
+
+    Raises:
+        CapacityError: there are not so many of any kind.
+    """
+    kinds: dict[str, list[Gpu]] = {}
+    for gpu in fitting:
+        kinds.setdefault(gpu.name, []).append(gpu)
+    groups = [
+        tuple(kind[start : start + count])
+        for kind in kinds.values()
+        for start in range(0, len(kind) - count + 1, count)
+    ]
+    if not groups:
+        raise CapacityError(
+            f"resources.gpu_count asks for {count} GPUs of one kind: {'; '.join(map(str, fitting))}.",
+            "Lower resources.gpu_count, or choose another provider.",
+        )
+    return sorted(groups, key=lambda group: fitting.index(group[0]))
+
+
 def _names(entry: str, gpu: Gpu) -> bool:
     return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -18,7 +19,7 @@ from blocks.machines.local import LocalMachine
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider
 from blocks.providers.gpu_names import matches
-from blocks.providers.gpus import GIB, Gpu, choose, gpus, visible
+from blocks.providers.gpus import GIB, Gpu, choose, gpus, grouped, visible
 from blocks.providers.occupants import end_occupants
 from trainer.config import Limits, Resources
 from trainer.errors import CapacityError, ConfigError, ProviderError
@@ -29,7 +30,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Local(Provider):
-    """Trains on this computer, on the GPU with the most free memory or on the CPU."""
+    """Trains on this computer, on the GPUs with the most free memory or on the CPU."""
 
     _block_type_name = "Local Machine"
     _block_type_slug = "training-orchestrator-local"
@@ -45,7 +46,7 @@ class Local(Provider):
     )
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
-        """Return one offer per GPU that fits, or one for the CPU; see `Provider.offers`.
+        """Return one offer per group of GPUs that fits, or one for the CPU; see `Provider.offers`.
 
         GPUs that no other job directory here uses come first, then those with the most free
         memory: two jobs that start together shall not meet on one GPU.
@@ -62,14 +63,15 @@ class Local(Provider):
         if resources.gpu_count != 0:
             found = visible(await asyncio.to_thread(gpus), os.environ.get("CUDA_VISIBLE_DEVICES"))
         if not found and not resources.gpu_count:
-            return [_offer(disk_gb, None)]
+            return [_offer(disk_gb, ())]
         if found and resources.gpu_types:
             found = [gpu for gpu in found if matches(resources.gpu_types, gpu.name)] or _wrong(
                 found, resources
             )
         taken = [uuid for instance in await self.instances() for uuid in instance.gpu_ids]
         fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
-        return [_offer(disk_gb, gpu) for gpu in fitting]
+        groups = grouped(fitting, resources.gpu_count or 1)
+        return [_offer(disk_gb, group) for group in groups]
 
     async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
         """Make the job directory; see `Provider.launch`."""
@@ -138,17 +140,18 @@ class Local(Provider):
         return shutil.disk_usage(self._instances_folder()).free / GIB
 
 
-def _offer(disk_gb: float, gpu: Gpu | None) -> Offer:
-    """Return the offer of a GPU, or of the CPU alone."""
+def _offer(disk_gb: float, group: Sequence[Gpu]) -> Offer:
+    """Return the offer of some GPUs of one kind, or of the CPU alone."""
+    gpu = group[0] if group else None
     return Offer(
         provider=Local.provider_name,
         instance_type=gpu.name if gpu else "CPU",
         region="local",
         price_per_hour=0.0,
         gpu_type=gpu.name if gpu else None,
-        gpu_count=1 if gpu else 0,
-        gpu_ids=(gpu.uuid,) if gpu else (),
-        vram_gb=gpu.free_gb if gpu else 0.0,
+        gpu_count=len(group),
+        gpu_ids=tuple(each.uuid for each in group),
+        vram_gb=min((each.free_gb for each in group), default=0.0),
         disk_gb=disk_gb,
         ram_gb=psutil.virtual_memory().total / GIB,
     )

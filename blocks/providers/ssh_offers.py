@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from blocks.machines.hardware import MIB_PER_GIB, Hardware, same_gpu
 from blocks.models import Instance, Offer
-from blocks.providers.gpus import Gpu, choose
+from blocks.providers.gpus import Gpu, choose, grouped
 from blocks.providers.ssh_hosts import Host
 from trainer.config import Limits, Resources
 from trainer.errors import CapacityError
@@ -82,11 +82,11 @@ def _check_host(
 
 def _cpu_offer(survey: Survey, price_per_hour: float) -> list[Ranked]:
     rank = (float(len(survey.instances)), -float(survey.hardware.cores))
-    return [(rank, _offer(survey, None, price_per_hour))]
+    return [(rank, _offer(survey, (), price_per_hour))]
 
 
 def _gpu_offers(survey: Survey, resources: Resources, price_per_hour: float) -> list[Ranked]:
-    """Return an offer for each GPU that fits.
+    """Return an offer for each group of GPUs that fits.
 
     Raises:
         CapacityError: none does.
@@ -107,13 +107,17 @@ def _gpu_offers(survey: Survey, resources: Resources, price_per_hour: float) -> 
     fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
     jobs = float(len(survey.instances))
     return [
-        ((float(taken.count(gpu.uuid)), jobs, -gpu.free_gb), _offer(survey, gpu, price_per_hour))
-        for gpu in fitting
+        (
+            (float(sum(taken.count(gpu.uuid) for gpu in group)), jobs, -group[0].free_gb),
+            _offer(survey, group, price_per_hour),
+        )
+        for group in grouped(fitting, resources.gpu_count or 1)
     ]
 
 
-def _offer(survey: Survey, gpu: Gpu | None, price_per_hour: float) -> Offer:
-    """Return the offer of a host's GPU, or of its CPU alone."""
+def _offer(survey: Survey, group: Sequence[Gpu], price_per_hour: float) -> Offer:
+    """Return the offer of some of a host's GPUs, or of its CPU alone."""
+    gpu = group[0] if group else None
     return Offer(
         provider="ssh",
         instance_type=gpu.name if gpu else "CPU",
@@ -122,9 +126,9 @@ def _offer(survey: Survey, gpu: Gpu | None, price_per_hour: float) -> Offer:
         id=str(survey.host),
         host=str(survey.host),
         gpu_type=gpu.name if gpu else None,
-        gpu_count=1 if gpu else 0,
-        gpu_ids=(gpu.uuid,) if gpu else (),
-        vram_gb=gpu.free_gb if gpu else 0.0,
+        gpu_count=len(group),
+        gpu_ids=tuple(each.uuid for each in group),
+        vram_gb=min((each.free_gb for each in group), default=0.0),
         disk_gb=survey.hardware.disk_free_gb,
         ram_gb=survey.hardware.ram_gb,
     )

@@ -59,7 +59,7 @@ def query_for(
         query["cpu_ram"] = {"gte": resources.min_ram_gb * 1000}
     if resources.gpu_count == 0:  # there are no machines without a GPU: any is used as a CPU
         return query
-    query["num_gpus"] = {"eq": 1}
+    query["num_gpus"] = {"eq": resources.gpu_count or 1}
     if resources.min_vram_gb:
         query["gpu_ram"] = {"gte": resources.min_vram_gb * 1000}  # a 24 GB card has 24564 MB
     if resources.gpu_types:

@@ -115,7 +115,7 @@ def seconds_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> f
         2 if facts["gradient_checkpointing"] else 0
     )
     operations = per_token * facts["parameters"] * _tokens(config, facts)
-    return float(operations / (peak * 1e12 * UTILISATION))
+    return float(operations / (peak * offer.gpu_count * 1e12 * UTILISATION))
 
 
 def cost_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> float | None:

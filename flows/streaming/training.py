@@ -171,6 +171,7 @@ class RemoteTraining:
             "config": config.model_dump(mode="json"),
             "named": {"model": training.model, "dataset": training.dataset.path},
             "limits": limits,
+            "world": {"processes": self.job.processes_per_machine},
         }
 
     async def _write(self, name: str, value: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ if attempt == 1: time.sleep(600)  # as in a collective with one that is gone
     job = Several(tmp_path, script + END)
 
     assert job.run().returncode == 0
-    assert "restart 1 of 2 after TrainerKilled: On rank 1: SIGKILL ended" in job.log
+    assert "restart 1 of 2 after TrainerKilled: SIGKILL ended rank 1 and" in job.log
     assert not any(is_running(pid) for pid, _ in job.pids)
 
 
@@ -133,6 +133,8 @@ def test_the_stacks_of_every_rank_are_written_where_one_hangs(tmp_path, hangs, s
 import faulthandler
 faulthandler.register(signal.SIGUSR1, all_threads=True)
 if rank.is_first: state('running')
+(job.root / f'ready{{rank.rank}}').touch()
+wait_for(lambda: (job.root / 'ready1').exists())
 def rank_1_hangs():
     {hangs}
 if attempt == 1: rank_1_hangs()

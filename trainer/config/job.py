@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.settings import JobName, Settings, Text
 from trainer.config.training import TrainingConfig
+from trainer.methods import METHODS
 
 
 class Resources(Settings):
     """What the machine must have."""
 
-    gpu_count: int | None = Field(default=None, ge=0, le=1)
-    """1: a GPU is required. 0: none is used. null: one, but here the CPU will do without one."""
+    gpu_count: int | None = Field(default=None, ge=0)
+    """How many GPUs of a machine train together; see training.parallelism. 0: none is used.
+    null: one, but here the CPU will do without one."""
+    cpu_processes: int | None = Field(default=None, ge=1)
+    """How many processes train together where no GPU is used. null: one."""
     min_vram_gb: float | None = Field(default=None, gt=0)
-    """Free memory that the GPU must have, in GiB."""
+    """Free memory that each GPU must have, in GiB."""
     disk_gb: float | None = Field(default=None, gt=0)
     """Free disk that the machine must have, in GiB. null: as much as the provider's default."""
     gpu_types: list[Text] = Field(default_factory=list)
@@ -83,6 +87,36 @@ class TrainingJob(Settings):
     """Keep a rented machine for so long after the job, for the next job of the same shape."""
     output_dir: Text | None = None
     """Where the verified adapter goes. null: artifacts/ in the orchestrator's home."""
+
+    @model_validator(mode="after")
+    def _trains_together(self) -> TrainingJob:
+        """Refuse what several processes cannot do."""
+        resources, training = self.resources, self.training
+        gpus, processes = resources.gpu_count or 0, self.processes_per_machine
+        if resources.cpu_processes and gpus:
+            raise ValueError(
+                f"resources.cpu_processes = {resources.cpu_processes}: with gpu_count = {gpus} "
+                "each GPU has its process. Remove cpu_processes, or set gpu_count: 0"
+            )
+        if training.parallelism != "ddp" and gpus < 2:
+            raise ValueError(
+                f"training.parallelism = {training.parallelism} shares a model out among GPUs. "
+                "Set resources.gpu_count: 2 or more, or parallelism: ddp"
+            )
+        if processes > 1 and METHODS[training.method].generates:
+            raise ValueError(
+                f"training.method = {training.method} generates answers in one process only, and "
+                f"resources asks for {processes}. Set gpu_count: 1, or cpu_processes: 1"
+            )
+        return self
+
+    @property
+    def processes_per_machine(self) -> int:
+        """How many processes of ours train together on one machine; a command starts its own."""
+        if self.training.trainer != "builtin":
+            return 1
+        gpus = self.resources.gpu_count or 0
+        return gpus if gpus > 1 else self.resources.cpu_processes or 1
 
     @property
     def providers(self) -> list[str]:

@@ -67,7 +67,7 @@ class TrainingConfig(Settings):
     max_steps: Annotated[int, AfterValidator(_some_steps)] = Field(default=-1, ge=-1)
     """Stop after so many optimizer steps; -1: as num_train_epochs says."""
     per_device_train_batch_size: int = Field(default=8, ge=1)
-    """Examples per device and forward pass."""
+    """Examples per device and forward pass; a step has them times accumulation times devices."""
     per_device_eval_batch_size: int = Field(default=8, ge=1)
     """Examples per device in evaluation."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
@@ -123,6 +123,12 @@ class TrainingConfig(Settings):
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Trade time for memory: recompute activations in the backward pass. auto: only where the
     predicted memory would not fit otherwise."""
+    parallelism: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """How several GPUs train one model. ddp: each has all of it. fsdp, deepspeed: they share it out,
+    so that larger models fit."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """What parallelism: deepspeed shares out. 1: the optimizer's state. 2: gradients too.
+    3: weights too."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision. auto: bfloat16 where the GPU has it, else float32."""
     seed: int = Field(default=42, ge=0, lt=2**32)

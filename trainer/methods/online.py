@@ -70,7 +70,7 @@ class RolloutTrainer(JobTrainer):
     def _save_rng_state(self, output_dir: str) -> None:
         from safetensors.torch import save_file
 
-        super()._save_rng_state(output_dir)  # type: ignore[misc] # mixin
+        super()._save_rng_state(output_dir)
         used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         rollout = {} if used_up else joined(self._buffered_inputs or [])
         record = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.providers.gpus import Gpu, choose, gpus, visible
+from blocks.providers.gpus import Gpu, choose, gpus, grouped, visible
 from trainer.errors import CapacityError
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +51,15 @@ def test_too_little_memory_is_told_with_what_each_gpu_has():
         "No GPU with 24 GiB free: GPU 0 (NVIDIA T4) has 3.1 GiB free; "
         "GPU 2 (NVIDIA L4) has 20.0 GiB free."
     )
+
+
+def test_gpus_that_train_together_are_of_one_kind():
+    twin = Gpu(index=5, uuid="GPU-ff55", name=MEDIUM.name, free_gb=9.0)
+
+    assert grouped([LARGE, MEDIUM, SMALL, twin], 2) == [(MEDIUM, twin)]
+    assert grouped([LARGE, MEDIUM], 1) == [(LARGE,), (MEDIUM,)]
+    with pytest.raises(CapacityError, match="asks for 3 GPUs of one kind: GPU"):
+        grouped([LARGE, MEDIUM, SMALL, twin], 3)
 
 
 def test_no_gpu_is_told_with_the_way_to_train_without():

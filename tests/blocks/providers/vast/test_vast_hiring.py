@@ -36,6 +36,7 @@ async def test_offers_are_what_fits_cheapest_first(provider):
         ({"regions": ["washington, us", "SE"], "min_vram_gb": 80}, {}, ["104", "105"]),
         ({"spot": True, "gpu_types": ["H100"]}, {}, ["105"]),
         ({"spot": None, "gpu_types": ["H100"]}, {}, ["105", "105"]),
+        ({"gpu_count": 2}, {}, ["106"]),
         ({"gpu_count": 0}, {"max_price_per_hour": 0.1}, ["206"]),
     ],
 )
