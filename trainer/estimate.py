@@ -80,7 +80,8 @@ def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
     """
     generates = METHODS[config.method].generates
     own = generation_arguments(config) if generates else {"max_length": config.max_length}
-    training_arguments(config, directory, **own)
+    # DeepSpeed need not be installed where a job is only checked.
+    training_arguments(config.model_copy(update={"parallelism": "ddp"}), directory, **own)
 
 
 def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:

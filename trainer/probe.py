@@ -55,6 +55,7 @@ def seconds_per_step(config: TrainingConfig, folder: Path) -> float:
             "logging_steps": 1,
             "early_stopping_patience": None,
             "report_to": [],
+            "parallelism": "ddp",  # one process tries it
         }
     )
     directory.job.write_text(json.dumps({"config": short.model_dump(mode="json")}))

@@ -127,16 +127,17 @@ def _train(directory: JobDirectory, config: TrainingConfig, wish: Wish) -> JobSt
     if best := evaluation.best_steps():
         _load_best(trainer, directory, max(best))
     weights = full_weights(trainer)
-    if not own_rank().is_first:
-        return JobState.COMPLETED
-    named, code = as_named(directory, config), code_hashes(config)
-    facts = {"data": data, "usage": usage.facts, **({"code": code} if code else {})}
-    write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)
+    if own_rank().is_first:
+        named, code = as_named(directory, config), code_hashes(config)
+        facts = {"data": data, "usage": usage.facts, **({"code": code} if code else {})}
+        write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)
     return _completed(directory, config)
 
 
 def _completed(directory: JobDirectory, config: TrainingConfig) -> JobState:
     """Upload the output where the job says so; it is whole, so whatever comes of that."""
+    if not own_rank().is_first:
+        return JobState.COMPLETED
     named = as_named(directory, config)
     directory.update_status(warning=push_output(directory.output, named, directory.uploaded))
     return JobState.COMPLETED
