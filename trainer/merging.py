@@ -48,7 +48,8 @@ def let_go(trainer: Any) -> None:
     trainer.accelerator.free_memory()
     for parameter in trainer.model.parameters():
         parameter.grad = None
-        parameter.data = torch.empty(0, dtype=parameter.dtype)
+        if type(parameter.data) is torch.Tensor:  # a sharded model's share may stay
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
     trainer.accelerator.free_memory()  # collects garbage, and gives it back to the GPU
 
 

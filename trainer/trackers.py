@@ -14,7 +14,6 @@ from uuid import uuid4
 
 from trainer.config import TrainingConfig
 from trainer.errors import ConfigError
-from trainer.extras import check_extras
 from trainer.files import read_json, replace_text
 from trainer.job_directory import JobDirectory
 from trainer.manifest import write_manifest
@@ -29,10 +28,8 @@ def start_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
     """Tell transformers' callbacks where to report to; call it before training.
 
     Raises:
-        DependencyError: a tracker is not installed.
         ConfigError: MLflow's server, or its file, cannot be used.
     """
-    check_extras(config)
     if not config.report_to or os.environ.get("RANK", "0") != "0":
         return  # of several processes the first reports
     directory.reports.mkdir(exist_ok=True)

@@ -43,6 +43,8 @@ class Hub(ThreadingHTTPServer):
         self.xorbs: dict[str, list[bytes]] = {}
         self.failures: dict[str, int] = {}
         """How often a path that begins so is answered with 503."""
+        self.forbidden: list[str] = []
+        """What every token is answered 403 for."""
         self.role = "write"
 
 
@@ -73,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             if path.startswith(start) and left:
                 self.server.failures[start] -= 1
                 return self._answer(503, {"error": "Service Unavailable"})
+        if path in self.server.forbidden:
+            return self._answer(403, {"error": "You don't have the rights to do this"})
         signed = path.startswith("/lfs/")  # such an address is its own proof
         if not signed and self.headers.get("Authorization") not in {
             f"Bearer {TOKEN}",

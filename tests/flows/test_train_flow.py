@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from flows import outcome
 from flows.execute import create_run, execute
 from flows.outcome import PAUSING, job_state
 from flows.streaming.log_shipper import shown
+from tests.clouds.hub import TOKEN, running_hub
 from trainer.files import read_json, sha256_of
 from trainer.job_directory import JobState
 from trainer.manifest import verify
@@ -60,8 +62,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "metrics.jsonl"
 
 
-async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_process):
-    run = await create_run(make_job(max_steps=20))
+@pytest.fixture
+def closed_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Hub where nobody may make a repository."""
+    with running_hub() as hub:
+        hub.forbidden.append("/api/repos/create")
+        for name, value in {"ENDPOINT": hub.url, "TOKEN": TOKEN, "HUB_OFFLINE": "0"}.items():
+            monkeypatch.setenv(f"HF_{name}", value)
+        yield
+
+
+async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_process, closed_hub):
+    run = await create_run(make_job(max_steps=20, push_to_hub="ada/small"))
     job = Job(home, run.id)
 
     await flow_process(run.id).ended()
@@ -71,6 +83,8 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     assert report is not None
     assert report["sha256"] == sha256_of(Path(report["file"]))
     verify(Path(report["path"]))
+    assert "NOT uploaded to ada/small" in report["warning"]
+    assert f"trainctl push {str(run.id)[:8]}" in report["warning"]
     assert any(name.startswith("tensorboard/") for name in verify(job.mirror / "reports")["files"])
     assert await shipped_lines(run.id) == mirrored_lines(job)
     async with get_client() as client:

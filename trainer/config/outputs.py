@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from trainer.config.settings import Text
 
@@ -33,7 +33,9 @@ def _repository(name: str) -> str:
     return name
 
 
-Quantization = Annotated[Text, AfterValidator(_quantization)]
+Quantization = Annotated[
+    Text, AfterValidator(_quantization), Field(json_schema_extra={"enum": list(QUANTIZATIONS)})
+]
 Repository = Annotated[Text, AfterValidator(_repository)]
 
 

@@ -1,0 +1,26 @@
+"""What can be refused before any money is spent, is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from flow_runs import make_job
+
+from flows.tasks.place import place
+from trainer.errors import ConfigError
+
+
+async def test_a_missing_token_is_told_before_anything_is_hired(monkeypatch):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    with pytest.raises(ConfigError, match=r"training\.push_to_hub = 'ada/x': there is no token"):
+        await place.fn(make_job(push_to_hub="ada/x"))
+
+
+async def test_a_model_that_cannot_be_exported_is_told_before_anything_is_hired(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+
+    with pytest.raises(ConfigError, match=r"training\.export: gguf: .* is of type 'mamba'"):
+        await place.fn(make_job(model=str(tmp_path), export=["gguf"]))
