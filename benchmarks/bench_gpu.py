@@ -1,7 +1,8 @@
 """Tokens per second, MFU and peak memory of Llamas built from a config, against a bare TRL script.
 
     .venv/bin/python benchmarks/bench_gpu.py                    # on a GPU: 0.5 B and 1.5 B, bfloat16
-    .venv/bin/python benchmarks/bench_gpu.py --quick            # anywhere: minuscule, to see it run
+    .venv/bin/python benchmarks/bench_gpu.py --quick            # anywhere: minuscule, to see it run;
+                                                                # without a GPU it is always so
 
 Weights are random: speed does not depend on them. Rows are texts of very different lengths, up to
 `--length` tokens, as chats are. Each arm is a process of its own, timed by clock.py after a warm-up,
@@ -59,17 +60,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure and print a row for every arm."""
     given = options(__doc__ or "", rounds=2, steps=30, length=1024)
-    steps, length = (8, 64) if given.quick else (given.steps, given.length)
     device = gpu_name()
-    ratios = []
+    quick = given.quick or device is None  # on a CPU the real sizes would take days
+    steps, length = (8, 64) if quick else (given.steps, given.length)
+    ratios: list[float] = []
     with place() as here:
         rows = write_chats(here.folder / "rows.jsonl", length)
         print(f"{device or 'CPU'}, rows of up to {length} tokens, {steps} steps of {BATCH} rows")
         print("| model | trained | arm | tokens/s | MFU | peak GB | against TRL |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
-        for size, shape in (MINUSCULE if given.quick else SIZES).items():
+        for size, shape in (MINUSCULE if quick else SIZES).items():
             folder = here.folder / size
-            vocabulary = 2048 if given.quick else 32_000
+            vocabulary = 2048 if quick else 32_000
             made = here.python(
                 "-c", MAKE_MODEL, EXAMPLES / "tiny-llama", folder, *shape, vocabulary, length
             )

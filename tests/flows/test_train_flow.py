@@ -94,6 +94,11 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     keys = sorted(str(artifact.key) for artifact in found)
     kinds = ("curve", "machines", "metrics", "progress", "report")
     assert keys == [f"training-{kind}" for kind in kinds]
+    told = str(next(artifact.data for artifact in found if artifact.key == "training-report"))
+    for name, words in (("memory_gb", "peak memory"), ("seconds", "training time")):
+        used, expected = (report["usage"][key] for key in (name, f"{name}_predicted"))
+        assert f"| {words} | {used:.2f} " in told
+        assert f"(predicted {expected:.2f} " in told
     assert not job.directory.root.exists()
     assert job.is_gone()
 

@@ -2,8 +2,11 @@
 
 import pytest
 
-from trainer.attention import Isolation, attend_by_document, isolation_of
+from trainer.attention import Isolation, attend_by_document, choose_attention, isolation_of
+from trainer.config import TrainingConfig
 from trainer.data.collation import ALIKE, FlatCollator
+from trainer.errors import ConfigError
+from trainer.methods.sft import isolation
 
 pytestmark = pytest.mark.xdist_group("torch")
 LENGTHS = (5, 40, 1, 2 * ALIKE + 44, ALIKE + 22, 3)  # three rectangles
@@ -95,3 +98,18 @@ def test_without_isolation_the_documents_would_differ():
 )
 def test_a_model_that_cannot_keep_documents_apart_is_known(kind):
     assert isolation_of(made(kind)) is None
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_atention"])
+def test_an_attention_that_cannot_be_had_is_refused_by_its_field(name):
+    with pytest.raises(ConfigError, match=rf"^training\.attn_implementation: {name} cannot be had"):
+        choose_attention(made("llama"), name)
+
+
+@pytest.mark.parametrize("field", ["packing", "padding_free"])
+def test_rows_in_one_sequence_are_refused_where_nothing_keeps_them_apart(field):
+    wanted = TrainingConfig.model_validate({"model": "m", "dataset": "d", field: True})
+
+    with pytest.raises(ConfigError, match=rf"^training\.{field}: the attention of BloomFor"):
+        isolation(made("bloom"), wanted)
+    assert isolation(made("bloom"), wanted.model_copy(update={field: None})) is None

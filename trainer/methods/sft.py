@@ -38,7 +38,7 @@ def build(run: Run, packing_strategy: str = "bfd") -> Trainer:
     """
     packing = run.config.packs
     wrapped = packing and packing_strategy == "wrapped"
-    isolation = None if wrapped else _isolation(run.model, run.config)
+    kept_apart = None if wrapped else isolation(run.model, run.config)
     head_can_skip = _head_can_skip(run.model, run.config)
     trainer = assemble(
         run,
@@ -49,12 +49,12 @@ def build(run: Run, packing_strategy: str = "bfd") -> Trainer:
         max_length=run.config.max_length,
         dataset_kwargs={"skip_prepare_dataset": not packing},
     )
-    if isolation:
+    if kept_apart:
         from trainer.data.collation import FlatCollator
 
-        if isolation is Isolation.BY_DOCUMENT:
+        if kept_apart is Isolation.BY_DOCUMENT:
             attend_by_document(run.model)
-        trainer.data_collator = FlatCollator(isolation, head_can_skip=head_can_skip)
+        trainer.data_collator = FlatCollator(kept_apart, head_can_skip=head_can_skip)
         # Read as arrays, a batch of 8 rows of 4,096 tokens takes 0.8 ms, as lists 3.4 ms.
         trainer.train_dataset = trainer.train_dataset.with_format("numpy")
     return trainer
@@ -95,7 +95,7 @@ def _lean_trainer() -> type[Trainer]:
     return kind
 
 
-def _isolation(model: PreTrainedModel, config: TrainingConfig) -> Isolation | None:
+def isolation(model: PreTrainedModel, config: TrainingConfig) -> Isolation | None:
     """Return what keeps the rows of a batch apart; None: they are padded, one beside another."""
     found = isolation_of(model)
     wanted = "packing" if config.packs else "padding_free"
