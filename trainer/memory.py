@@ -37,7 +37,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 GRADIENT_BYTES = 4
 ACTIVATION_BYTES = 34  # per token, hidden unit and layer, in half precision
 LOGIT_COPIES = 3  # the logits, their softmax and its gradient
-CPU_SPARE = 1.5
+CPU_SPARE = 1.75
 """Main memory that is freed is not given back at once: so many times the activations, as measured
 on Llamas of 1 to 30 million parameters."""
 ROOM = 0.9

@@ -44,13 +44,40 @@ def test_on_a_gpu_rows_without_padding_train_as_padded_ones(tmp_path, make_job):
 
 
 def test_on_a_gpu_the_predicted_memory_is_near_what_is_used(tmp_path, make_job):
-    from trainer.manifest import verify
+    import json
 
-    job = make_job(tmp_path / "job", peft=None, per_device_train_batch_size=8)
+    from jobs import TINY_LLAMA
+    from transformers import AutoConfig, AutoTokenizer
+
+    from trainer.manifest import verify
+    from trainer.memory import OVERHEAD_GB
+
+    wide = tmp_path / "wide"
+    AutoConfig.from_pretrained(TINY_LLAMA, hidden_size=512, num_hidden_layers=8).save_pretrained(
+        wide
+    )
+    AutoTokenizer.from_pretrained(TINY_LLAMA).save_pretrained(wide)
+    rows = tmp_path / "long.jsonl"
+    rows.write_text(
+        16 * (json.dumps({"text": "To train a model is to show it text. " * 100}) + "\n")
+    )
+    job = make_job(
+        tmp_path / "job",
+        model=str(wide),
+        init="random",
+        peft=None,
+        data={"path": str(rows)},
+        max_length=512,
+        per_device_train_batch_size=8,
+    )
     job.train()
 
     usage = verify(job.directory.output)["usage"]
-    assert usage["memory_gb"] == pytest.approx(usage["memory_gb_predicted"], rel=0.25)
+    # The context is not the allocator's, so it is no part of what is measured.
+    used, expected = (
+        usage[name] - OVERHEAD_GB["cuda"] for name in ("memory_gb", "memory_gb_predicted")
+    )
+    assert used == pytest.approx(expected, rel=0.25)
 
 
 def test_on_a_gpu_a_compiled_model_trains(tmp_path, make_job):
