@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test methods soak faults lint format bench deploy worker clean
+.PHONY: help demo test methods soak faults thorough lint format bench deploy worker clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,7 +42,10 @@ test: $(VENV)/installed-dev /usr/sbin/sshd ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
 
 faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/bin/faketime ## Inject every kind of fault, and print what came of each
-	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m "fault or thorough" -n 4
+	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m fault -n 4
+
+thorough: $(VENV)/installed-dev /usr/sbin/sshd ## Run the long tests that neither `make test` nor `make faults` runs
+	@$(BIN)/python -m pytest --thorough -m "thorough and not fault" -n 3
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
 	@$(BIN)/python benchmarks/methods.py
