@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -173,6 +174,7 @@ def read_config(directory: JobDirectory) -> TrainingConfig:
 def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict[str, Any], Usage]:
     """Load model and tokenizer, tokenise the data, predict the memory; this imports torch."""
     _say("loading libraries")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels not used here
     from trainer.data.tokenization import prepare_datasets
     from trainer.loop import Run
     from trainer.memory import predicted

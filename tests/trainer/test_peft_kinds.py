@@ -29,6 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "peft": {"peft_type": "prefix_tuning", "num_virtual_tokens": 8},
         "method": "cpt",
         "max_length": 32,
+        "quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4"},
     },
     "qdora_4bit": {
         "peft": {**LORA, "use_dora": True},
