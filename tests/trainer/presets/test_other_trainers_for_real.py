@@ -1,4 +1,5 @@
-"""torchtune itself, on a CPU, where it is installed: TORCHTUNE or the PATH says where `tune` is."""
+"""Other projects themselves, on a CPU, where they are installed: on the PATH, or as the environment
+says by TORCHTUNE and LLAMA_FACTORY, which name their programs."""
 
 from __future__ import annotations
 
@@ -16,13 +17,12 @@ from trainer.job_directory import JobState
 from trainer.manifest import verify
 from trainer.metrics import read_metrics
 
-TUNE = os.environ.get("TORCHTUNE") or shutil.which("tune")
+PROGRAMS = {
+    "torchtune": os.environ.get("TORCHTUNE") or shutil.which("tune"),
+    "llama-factory": os.environ.get("LLAMA_FACTORY") or shutil.which("llamafactory-cli"),
+}
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-pytestmark = [
-    pytest.mark.thorough,
-    pytest.mark.xdist_group("torch"),
-    pytest.mark.skipif(TUNE is None, reason="torchtune is not installed"),
-]
+pytestmark = [pytest.mark.thorough, pytest.mark.xdist_group("torch")]
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +52,25 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("peft", [{"r": 8}, None], ids=["lora", "full"])
-def test_it_trains_and_leaves_an_artifact(tmp_path: Path, rows: Path, qwen: Path, peft: Any):
+@pytest.mark.parametrize(
+    ("trainer", "peft"),
+    [("torchtune", {"r": 8}), ("torchtune", None), ("llama-factory", {"r": 8})],
+)
+def test_it_trains_and_leaves_an_artifact(
+    tmp_path: Path, rows: Path, qwen: Path, trainer: str, peft: Any
+):
+    if PROGRAMS[trainer] is None:
+        pytest.skip(f"{trainer} is not installed")
     job = Supervised(tmp_path / "job", "")
     job.write_job(
         config={
-            "trainer": "torchtune",
-            "command": {"run": [TUNE]},
-            "model": str(qwen),
+            "trainer": trainer,
+            "command": {"run": [PROGRAMS[trainer]]},
+            "model": str(qwen if trainer == "torchtune" else TINY_LLAMA),
             "dataset": str(rows),
             "peft": peft,
             "num_train_epochs": 3,
-            "per_device_train_batch_size": 4,
+            "per_device_train_batch_size": 5,
             "max_length": 64,
             "learning_rate": 0.01,
         },
@@ -75,7 +82,7 @@ def test_it_trains_and_leaves_an_artifact(tmp_path: Path, rows: Path, qwen: Path
     assert job.status.state is JobState.COMPLETED
     steps, _ = read_metrics(job.job.metrics)
     losses = [steps[n]["train_loss"] for n in sorted(steps)]
-    assert len(losses) == 21
+    assert len(losses) == 18  # thirty rows, three times, five at a time
     assert losses[-1] < losses[0] - 0.5
     files = verify(job.job.output)["files"]
     assert ("adapter_model.safetensors" in files) == (peft is not None)
