@@ -7,13 +7,14 @@ begins anew.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from trainer.config import LoraConfig, TrainingConfig
 from trainer.errors import ConfigError
 from trainer.files import read_json
-from trainer.presets.preset import FOLDER, LORA, NUMBER, OUT, Preset, Start, as_yaml
+from trainer.presets.preset import FOLDER, LORA, NUMBER, OUT, Preset, Start
 
 SETTINGS = f"{FOLDER}/torchtune.yaml"
 MODELS = "torchtune.models"
@@ -29,7 +30,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def _files(start: Start) -> dict[str, str]:
-    return {SETTINGS: as_yaml(_settings(start))}
+    # Not `as_yaml`: its recipes look for every setting, be it null.
+    return {SETTINGS: json.dumps(_settings(start), indent=1) + "\n"}
 
 
 def _settings(start: Start) -> dict[str, Any]:
@@ -99,7 +101,23 @@ def _sizes(folder: Path) -> dict[str, Any]:
             f"trainer: torchtune; there are: {', '.join(FAMILIES)}.",
             "Train it with trainer: builtin, or by trainer: command with a config of your own.",
         )
+    if why := _unlike(sizes):
+        raise ConfigError(
+            f"training.model: {why}, which is not translated for trainer: torchtune.",
+            "Train it with trainer: builtin, or by trainer: command with a config of your own.",
+        )
     return sizes
+
+
+def _unlike(sizes: dict[str, Any]) -> str:
+    """Return what its builders would silently do otherwise than the model does."""
+    rope = sizes.get("rope_parameters") or sizes.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind != "default":
+        return f"its positions are scaled ({kind})"
+    if sizes["model_type"] == "llama" and sizes.get("tie_word_embeddings"):
+        return "is a Llama whose embeddings are tied"
+    return ""
 
 
 def _model(sizes: dict[str, Any], config: TrainingConfig) -> dict[str, Any]:

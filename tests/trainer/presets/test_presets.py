@@ -299,6 +299,23 @@ def test_what_another_trainer_would_leave_out_is_refused_by_name(trainer, change
         check_foreign_settings(TrainingConfig.model_validate(given))
 
 
+@pytest.mark.parametrize(
+    ("kind", "sizes", "why"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "llama3"}}, r"positions are scaled \(llama3\)"),
+        ("llama", {"rope_scaling": {"type": "linear"}, "rope_parameters": None}, "scaled"),
+        ("llama", {"tie_word_embeddings": True}, "embeddings are tied"),
+        ("gemma", {}, "is a 'gemma', which is not translated"),
+    ],
+)
+def test_a_model_that_torchtune_would_build_otherwise_is_refused(tmp_path, kind, sizes, why):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, **SIZES, **sizes}))
+    config = {"trainer": "torchtune", "model": str(tmp_path), "dataset": "d"}
+
+    with pytest.raises(ConfigError, match=why):
+        check_foreign_settings(TrainingConfig.model_validate(config))
+
+
 def test_what_is_written_out_again_in_full_is_not_refused(models):
     for trainer, name in CONFIGS:
         if trainer != "kohya":
