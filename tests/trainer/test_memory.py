@@ -59,7 +59,7 @@ def test_gradient_checkpointing_is_chosen_where_it_would_not_fit_otherwise(monke
     assert saving < plain
 
     def chosen(gb: float, **more) -> bool:
-        monkeypatch.setattr(memory, "available_gb", lambda: ("cpu", gb))
+        monkeypatch.setattr(memory, "available_gb", lambda *args: ("cpu", gb))
         return predicted(job, 512, **more)[0].gradient_checkpointing
 
     assert chosen(2 * plain) is False

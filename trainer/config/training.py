@@ -117,7 +117,7 @@ class TrainingConfig(Settings):
     result is the same. null: where the model's attention makes that faster."""
     attn_implementation: Text | None = None
     """How the model attends, by transformers' name. null: flash_attention_2 where flash-attn is
-    installed and the model has it, else sdpa."""
+    installed and the weights are held in 16 bits, else sdpa."""
     assistant_only_loss: bool = True
     """Learn from the assistant's (or the completion's) tokens only."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
