@@ -23,6 +23,7 @@ TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 PAUSES = (5.0, 30.0, 120.0)  # seconds between two attempts; each request is tried again by itself
 REFUSED = range(400, 429)  # what another attempt does not change; 429 is: too many requests
 BIG = 10 << 20  # bytes; to bring a bigger file there takes a while
+BASES = ("base_model_name_or_path", "tokenizer_name_or_path")
 CARD, ADAPTER_CONFIG = "README.md", "adapter_config.json"
 
 
@@ -142,8 +143,8 @@ def _operations(folder: Path, config: TrainingConfig) -> list[CommitOperationAdd
         CARD: model_card(public, data, metrics, place=config.push_to_hub or "."),
     }
     if adapter := read_json(folder / ADAPTER_CONFIG):
-        named = {**adapter, "base_model_name_or_path": public.model}
-        anew[ADAPTER_CONFIG] = json.dumps(named, indent=2, sort_keys=True) + "\n"
+        named = {key: public.model for key in BASES if adapter.get(key)}
+        anew[ADAPTER_CONFIG] = json.dumps(adapter | named, indent=2, sort_keys=True) + "\n"
     contents: dict[str, Any] = {name: folder / name for name in manifest["files"]}
     contents |= {name: text.encode() for name, text in anew.items()}
     return [

@@ -27,11 +27,13 @@ RUN_ID = "run-id"  # the file in reports/ where job.json names no run
 def start_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
     """Tell transformers' callbacks where to report to; call it before training.
 
+    Of several processes only the first reports.
+
     Raises:
         ConfigError: MLflow's server, or its file, cannot be used.
     """
-    if not config.report_to or os.environ.get("RANK", "0") != "0":
-        return  # of several processes the first reports
+    if not config.report_to:
+        return
     directory.reports.mkdir(exist_ok=True)
     name = str((read_json(directory.job) or {}).get("name") or directory.root.resolve().name)
     if "tensorboard" in config.report_to:

@@ -87,7 +87,6 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
         _say("the output is there already")
         return _completed(directory, config)
     check_parallelism(config, own_rank().world_size)
-    check_hub(config)
     check_model_files(config.model)
     check_export(config)
     check_code(config)
@@ -95,6 +94,7 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     if config.reward_model:
         check_scorer(config.reward_model)
     if own_rank().is_first:
+        check_hub(config)
         start_trackers(directory, config)
     if own_rank().is_first_here:
         report = inspect_dataset(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from uuid import uuid4
 
@@ -37,6 +38,11 @@ def run(tmp_path: Path, home: Path) -> FlowRun:
     artifact.mkdir()
     (artifact / "adapter_model.safetensors").write_bytes(b"w" * 4096)
     (artifact / "README.md").write_text("old")
+    paths = {
+        "base_model_name_or_path": "/home/ada/base",
+        "tokenizer_name_or_path": "/home/ada/base",
+    }
+    (artifact / "adapter_config.json").write_text(json.dumps({**paths, "r": 8}))
     write_manifest(artifact, method="sft", metrics={"train_loss": 0.5}, data={"rows": 7})
     training = {"model": "org/base", "dataset": str(tmp_path / "rows.jsonl")}
     run = FlowRun(id=uuid4(), flow_id=uuid4(), name="bot", state=Completed())
@@ -55,6 +61,9 @@ def test_the_artifact_arrives_with_a_card_of_its_own(hub, run):
     assert 'base_model: "org/base"' in card
     assert "Dataset: `rows.jsonl`" in card
     assert "7 rows" in card
+    adapter = json.loads(arrived["adapter_config.json"])
+    assert adapter.pop("r") == 8
+    assert set(adapter.values()) == {"org/base"}
 
 
 def test_what_the_hub_does_not_take_is_told_and_can_be_repeated(hub, run):

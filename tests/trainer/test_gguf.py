@@ -15,9 +15,7 @@ from trainer.job_directory import JobState
 from trainer.manifest import verify
 
 pytestmark = pytest.mark.xdist_group("torch")
-TEXT = (
-    "What is LoRA? It's a model of data, in 3 steps:\n\n  1234 tokens  at once – naïve 東京 <|eos|>"
-)
+TEXT = "What is LoRA? It's a model of data, in 3 steps:\n\n  1234 tokens  at once – naïve 東京 <|user|><|eos|>"
 SMALL = {
     "vocab_size": 2048,
     "hidden_size": 128,
