@@ -128,6 +128,8 @@ class Instance(_Noun):
     """The provider's own words about the status."""
     address: str = ""
     """Host name or IP address; empty while there is none."""
+    private_address: str = ""
+    """By which other machines of its provider reach it; empty: by `address`."""
     port: int = 22
     """Where its sshd listens."""
     user: str = "root"

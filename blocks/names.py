@@ -1,6 +1,7 @@
 """The names of hired machines: whose they are, told by the name alone.
 
     to-<installation>-<run>-<attempt>        hired for a run: 8 and 32 hexadecimal digits, a number
+    to-<installation>-<run>-<attempt>-<node> another machine of the same attempt, nodes from 1
     to-<installation>-kept-<until>-<shape>   kept for the next job: Unix seconds, 8 digits
 
 Whatever bears our prefix in an account can be traced to the run that owns it without any record
@@ -20,7 +21,7 @@ from trainer.files import fsync_directory
 PREFIX = "to"
 _NAME = re.compile(
     rf"{PREFIX}-(?P<installation>[0-9a-f]{{8}})-"
-    r"(?:(?P<run>[0-9a-f]{32})-(?P<attempt>[0-9]{1,4})"
+    r"(?:(?P<run>[0-9a-f]{32})-(?P<attempt>[0-9]{1,4})(?:-(?P<node>[1-9][0-9]{0,2}))?"
     r"|kept-(?P<until>[0-9]{1,12})-(?P<shape>[0-9a-f]{8}))"
 )
 
@@ -32,7 +33,9 @@ class HiredName:
     run_id: UUID | None = None
     """The flow run that owns the machine; None: it is kept for the next job."""
     attempt: int = 0
-    """Which of the run's machines it is, from 1."""
+    """Which of the run's machines it is, from 1; machines that train together share it."""
+    node: int = 0
+    """Its rank among those machines; 0 speaks for them all."""
     kept_until: float = 0.0
     """Unix seconds until which a kept machine waits for a job."""
     shape: str = ""
@@ -56,9 +59,16 @@ def run_prefix(run_id: UUID) -> str:
     return f"{PREFIX}-{installation_id()}-{run_id.hex}-"
 
 
-def run_name(run_id: UUID, attempt: int) -> str:
-    """Return the name of a run's machine, at most 49 characters; attempts count from 1."""
-    return f"{run_prefix(run_id)}{attempt}"
+def run_name(run_id: UUID, attempt: int, node: int = 0) -> str:
+    """Return the name of a run's machine, at most 53 characters.
+
+    Args:
+        run_id: the flow run.
+        attempt: counted from 1.
+        node: its rank among the machines of the attempt.
+    """
+    name = f"{run_prefix(run_id)}{attempt}"
+    return f"{name}-{node}" if node else name
 
 
 def kept_name(until: float, shape: str) -> str:
@@ -77,5 +87,9 @@ def ours(name: str) -> HiredName | None:
     if match is None or match["installation"] != installation_id():
         return None
     if match["run"]:
-        return HiredName(run_id=UUID(match["run"]), attempt=int(match["attempt"]))
+        return HiredName(
+            run_id=UUID(match["run"]),
+            attempt=int(match["attempt"]),
+            node=int(match["node"] or 0),
+        )
     return HiredName(kept_until=float(match["until"]), shape=match["shape"])

@@ -267,10 +267,7 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
         journal = Journal.of(folder)
         for item in found:
             hire = journal.by_name(item.instance.name) or journal.add(
-                item.instance.name,
-                item.name.attempt,
-                item.instance.as_offer(),
-                item.provider.label,
+                item.instance.name, item.instance.as_offer(), item.provider.label
             )
             hire.instance_id, hire.ended_at = item.instance.id, None
         journal.save()

@@ -63,12 +63,18 @@ class RunFolder:
         """Return the folder of the flow run that calls."""
         return cls(this_run_id())
 
+    def node_log(self, name: str) -> Path:
+        """Return the mirror of the log of a machine that takes part beside the first."""
+        return private_folder(self.root / "nodes") / f"{name.removeprefix(self._prefix())}.log"
+
     def job_directory(self) -> JobDirectory | None:
         """Return the run's newest job directory on this computer, if there is one."""
-        prefix = run_prefix(UUID(self.run_id))
-        folders = [path for path in instances().glob(f"{prefix}*") if ours(path.name)]
+        folders = [path for path in instances().glob(f"{self._prefix()}*") if ours(path.name)]
         newest = max(folders, key=lambda path: _attempt(path.name), default=None)
         return JobDirectory(newest) if newest else None
+
+    def _prefix(self) -> str:
+        return run_prefix(UUID(self.run_id))
 
     def artifact(self, job_name: str, output_dir: str | None) -> Path:
         """Return where the verified result of a job goes."""

@@ -32,6 +32,7 @@ from flows.tasks.provision import provision
 from flows.tasks.stream import stream
 from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
+from flows.together import all_of
 from trainer.config import TrainingJob
 from trainer.errors import MachineLost, OrchestratorError
 from trainer.job_directory import JobState
@@ -59,7 +60,7 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
                     verified = await verify(job, folder)
                     await give_back_all(Journal.of(run), "completed")
                     return await outcome.of_completed(run, verified)
-                while (ended := await _on_one_machine(job, run)) is None:
+                while (ended := await _on_machines(job, run)) is None:
                     await outcome.announce(JobState.INITIALIZING)
                 status, report = ended
             except CancelAsked:
@@ -78,28 +79,29 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
         return await outcome.of_completed(run, report)
 
 
-async def _on_one_machine(
+async def _on_machines(
     job: TrainingJob, run: RunFolder
 ) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-    """Bring the training to its rest on one machine; None when that was lost on the way.
+    """Bring the training to its rest where it is placed; None when a machine was lost on the way.
+
+    Of several machines the first holds the job: the others take part while it trains.
 
     Returns:
         The status it came to rest with, and the report of the artifact when it is completed.
     """
     async with unless_cancelled():
-        instance = await provision(job)
-    where = Instance.from_dict(instance)
-    report = None
+        machines = await provision(job)
+    first, report = machines[0], None
     try:
-        async with renewed(job, where):
-            async with unless_cancelled(), Budget(job, Journal.of(run)).guard(where.price_per_hour):
-                python = await install(job, instance)
-            status = await stream(job, instance, python)
+        async with renewed(job, [Instance.from_dict(machine) for machine in machines]):
+            async with unless_cancelled(), Budget(job, Journal.of(run)).guard():
+                pythons = await all_of(install(job, machine) for machine in machines)
+            status = await stream(job, machines, pythons)
             if status["state"] == JobState.COMPLETED:
-                folder = await download(job, instance)
+                folder = await download(job, first)
                 report = await verify(job, folder, str(status.get("warning") or ""))
     except MachineLost as error:
-        await write_off(job, run, where.name, error)
+        await write_off(job, run, first["name"], error)
         return None
-    await teardown(job, instance, str(status["state"]))
+    await teardown(job, machines, str(status["state"]))
     return status, report

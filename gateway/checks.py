@@ -242,12 +242,11 @@ def _machine(job: TrainingJob) -> tuple[str, dict[str, Any]]:
 
 
 def _check_provider(job: TrainingJob) -> None:
-    from blocks.registry import provider_class
-    from flows.renting.market import ANY
+    from flows.renting.market import ANY, refuse_apart
 
     for label in job.providers:
         if label != ANY:
-            provider_class(label)
+            refuse_apart(job, label)
 
 
 def _estimate(job: TrainingJob) -> tuple[str, dict[str, Any]]:

@@ -143,12 +143,12 @@ def _facts(job: TrainingJob) -> dict[str, Any] | None:
 
 
 def _offer(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> dict[str, Any]:
-    offer, config = choice.offer, job.training
+    offer = choice.offer
     return {
         **offer.to_dict(),
         "provider": choice.provider.label,
-        "estimated_seconds": seconds_on(offer, config, facts) if facts else None,
-        "estimated_usd": cost_on(offer, config, facts) if facts else None,
+        "estimated_seconds": seconds_on(offer, job, facts) if facts else None,
+        "estimated_usd": cost_on(offer, job, facts) if facts else None,
     }
 
 

@@ -30,6 +30,7 @@ CONTRACT = {
     "model_card",
     "presets",
     "rewards",
+    "verdict",
 }
 """The trainer's modules that an orchestrator may import; none of them imports torch."""
 ALLOWED = {
@@ -47,6 +48,8 @@ STANDARD_LIBRARY_ONLY = {
     "metrics",
     "checkpoints",
     "wish",
+    "network",
+    "verdict",
     "supervisor",
     "ranks",
     "__main__",

@@ -155,8 +155,14 @@ class JobTrainer:
         self._refuse_broken_weights()
         self.saves.wait()
         folder, rank = self.run.directory.checkpoints, own_rank()
-        # Only the first process has time: the others' files must be there when it ends the save.
-        waits = not self.run.config.async_save or not rank.is_first or is_sharded(self)
+        # Only the first process has time: the others' files must be there when it ends the save,
+        # and those of other machines are sent here from the disk.
+        waits = (
+            not self.run.config.async_save
+            or not rank.is_first
+            or is_sharded(self)
+            or rank.on_several_machines
+        )
 
         def save() -> list[saving.Write]:
             if rank.is_first_here:
@@ -219,7 +225,7 @@ class JobTrainer:
         """Save this process's; the first machine gets those of the others, whose disk is another."""
         super()._save_rng_state(output_dir)  # type: ignore[misc] # mixin
         rank = own_rank()
-        if rank.world_size == rank.local_world_size:
+        if not rank.on_several_machines:
             return
         name = f"rng_state_{rank.rank}.pth"
         for other, content in all_to_first((name, (Path(output_dir) / name).read_bytes())):

@@ -7,6 +7,7 @@
     node_rank      which of them this one is, from 0
     master_addr    where the processes meet: an address of the first machine
     master_port    its port; with one machine any free one is taken
+    batch_divisor, learning_rate_factor    as in the status, for all machines alike
 
 Each process finds RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in
 its environment, as torch has it. All are of one process group, so nothing of them can be left
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +32,7 @@ from trainer.errors import ConfigError, OrchestratorError, PeerLost, TrainingSta
 from trainer.files import read_json, replace_json
 from trainer.job_directory import JobDirectory, JobState, Status
 from trainer.log import append_line, last_lines
+from trainer.network import free_port
 from trainer.process import Trainer
 
 HERE = "127.0.0.1"
@@ -52,6 +53,15 @@ class World:
     master_addr: str = HERE
     master_port: int = 0
     """0: any that is free."""
+    batch_divisor: int = 1
+    """What the batch size is divided by at least: memory ran out on one of the machines."""
+    learning_rate_factor: float = 1.0
+    """What the learning rate is multiplied by at most: the loss was no number once."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this machine tells how the job stands; the others take part."""
+        return self.node_rank == 0
 
     @property
     def processes_here(self) -> int:
@@ -109,6 +119,16 @@ class Rank:
         return self.rank == 0
 
     @property
+    def on_several_machines(self) -> bool:
+        """Whether other processes have another disk."""
+        return self.world_size > self.local_world_size
+
+    @property
+    def on_first_machine(self) -> bool:
+        """Whether the checkpoints that were saved are on its disk."""
+        return self.rank < self.local_world_size
+
+    @property
     def is_first_here(self) -> bool:
         """Whether it writes the status of this machine's job directory."""
         return self.local_rank == 0
@@ -131,13 +151,22 @@ def read_world(record: Mapping[str, Any]) -> World:
     entry = record.get("world", {})
     if not isinstance(entry, dict):
         raise ConfigError(f"job.json: world is {entry!r}, not a mapping of names to values.")
-    numbers = {"processes": 1, "nodes": 1, "node_rank": 0, "master_port": 0}
+    numbers = {"processes": 1, "nodes": 1, "node_rank": 0, "master_port": 0, "batch_divisor": 1}
     found: dict[str, int] = {}
     for name, least in numbers.items():
         value = found[name] = entry.get(name, least)
         if type(value) is not int or value < least:
             raise ConfigError(f"job.json: world.{name} is {value!r}, not a number from {least} up.")
-    world = World(**found, master_addr=str(entry.get("master_addr", HERE)))
+    factor = entry.get("learning_rate_factor", 1.0)
+    if not isinstance(factor, int | float) or not 0 < factor <= 1:
+        raise ConfigError(
+            f"job.json: world.learning_rate_factor is {factor!r}, not a number up to 1."
+        )
+    world = World(
+        **found,
+        master_addr=str(entry.get("master_addr", HERE)),
+        learning_rate_factor=float(factor),
+    )
     if world.processes % world.nodes:
         raise ConfigError(
             f"job.json: world.processes is {world.processes}, which {world.nodes} machines cannot "
@@ -151,12 +180,6 @@ def read_world(record: Mapping[str, Any]) -> World:
     if world.nodes > 1 and not world.master_port:
         raise ConfigError("job.json: world.master_port is missing: several machines meet there.")
     return world
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody uses now."""
-    with socket.create_server((HERE, 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def record_failure(job: JobDirectory, rank: Rank, error: OrchestratorError) -> None:

@@ -107,8 +107,11 @@ class Supervisor:
         )
 
     def run(self) -> JobState:
-        """Supervise until the job is at rest; a completed job is left as it is."""
-        if self._book.state is JobState.COMPLETED:
+        """Supervise until the job is at rest; a completed job is left as it is.
+
+        A machine that only took part begins again when the first does.
+        """
+        if self._book.state is JobState.COMPLETED and self._terms.world.leads:
             return JobState.COMPLETED
         while True:
             wish = self._wish()
@@ -153,6 +156,8 @@ class Supervisor:
         line = f"error {type(verdict.error).__name__}: {verdict.error}".replace("\n", " ")
         if line not in ended.printed:
             append_line(self._job.log, line)
+        if self._terms.world.nodes > 1:
+            return False  # none goes on alone: whoever started them all starts them again
         retry = retry_after(verdict.error, self._book, self._terms)
         if retry is None:
             return False
@@ -201,7 +206,10 @@ def _first_book(status: Status, terms: Terms) -> Status:
     return replace(
         status,
         restarts=0 if status.state.at_rest else status.restarts,
-        batch_divisor=usable_divisor(terms.batch_size, status.batch_divisor),
+        batch_divisor=usable_divisor(
+            terms.batch_size, max(status.batch_divisor, terms.world.batch_divisor)
+        ),
+        learning_rate_factor=min(status.learning_rate_factor, terms.world.learning_rate_factor),
     )
 
 

@@ -125,7 +125,7 @@ def _train(directory: JobDirectory, config: TrainingConfig, wish: Wish) -> JobSt
     if obedience.end_state:
         return obedience.end_state
 
-    if best := evaluation.best_steps():
+    if (best := evaluation.best_steps()) and own_rank().on_first_machine:
         _load_best(trainer, directory, max(best))
     weights = full_weights(trainer)
     if own_rank().is_first:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 from prefect.blocks.core import Block
@@ -33,6 +34,8 @@ class Provider(Block, ABC):
     """How long a machine may take until SSH answers, before it is given up."""
     settle_seconds: ClassVar[float] = 30.0
     """How long a fresh instance may be missing from the list: absence proves nothing before."""
+    has_network: ClassVar[bool] = False
+    """Whether its machines reach each other, so that several can train one job."""
     farewell: ClassVar[str] = "sudo -n shutdown -h now || shutdown -h now || kill 1"
     """One line of sh by which a machine ends itself when its lease expires."""
 
@@ -61,6 +64,19 @@ class Provider(Block, ABC):
         Raises:
             CapacityError: none fits; it says what there is and what was asked.
         """
+
+    def together(self, offers: Sequence[Offer], nodes: int) -> list[Offer]:
+        """Return the offers by which so many machines are hired that train one job.
+
+        Args:
+            offers: what is for hire, first choice first; not empty.
+            nodes: how many machines.
+
+        Returns:
+            As many offers, the same one repeatedly where it stands for a kind of machine. Fewer:
+            so many can be had together.
+        """
+        return [offers[0]] * nodes
 
     @abstractmethod
     async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:

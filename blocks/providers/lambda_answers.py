@@ -110,6 +110,7 @@ def _instance(row: Mapping[str, Any], *, user: str, port: int) -> Instance:
         status=status_of(row),
         detail=str(row.get("status") or ""),
         address=str(row.get("ip") or ""),
+        private_address=str(row.get("private_ip") or ""),
         port=port,
         user=user,
         instance_type=offer.instance_type,

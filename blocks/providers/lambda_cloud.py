@@ -52,6 +52,8 @@ class LambdaCloud(Provider):
     set_up_by: ClassVar[str] = "LAMBDA_API_KEY"
     boot_minutes: ClassVar[float] = 20.0
     settle_seconds: ClassVar[float] = 180.0
+    has_network: ClassVar[bool] = True
+    """Machines of one region share a private network."""
     intervals: ClassVar[Mapping[str, float]] = {"": 1.0, "launch": 12.0}
     """Seconds between two calls of the account, and between two launches."""
     _keys_of: ClassVar[dict[str, list[str]]] = {}  # names of SSH keys by the id of an instance

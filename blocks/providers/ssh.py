@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -59,6 +60,7 @@ class SshHost(Provider):
     set_up_by: ClassVar[str] = HOSTS_VARIABLE
     boot_minutes: ClassVar[float] = 2.0
     settle_seconds: ClassVar[float] = 0.0
+    has_network: ClassVar[bool] = True
     farewell: ClassVar[str] = ":"
     """Nobody powers off what somebody owns: the lease ends the training and nothing else."""
 
@@ -71,6 +73,11 @@ class SshHost(Provider):
         default=None,
         description="File of a private key that the hosts know. Empty: SSH_KEY_FILE, or "
         "id_ed25519, id_ecdsa or id_rsa in ~/.ssh.",
+    )
+    private_addresses: dict[str, str] = Field(
+        default_factory=dict,
+        description="By which address the other hosts reach a host, for jobs on several: by the "
+        "host as in hosts. Without an entry: the address by which we reach it.",
     )
     price_per_hour: float = Field(
         default=0.0, ge=0.0, description="USD per hour that the use of one host costs."
@@ -106,6 +113,13 @@ class SshHost(Provider):
             what = "No SSH host fits" if surveys else "No SSH host can be reached"
             raise CapacityError(f"{what}: {listed}.")
         return offers
+
+    def together(self, offers: Sequence[Offer], nodes: int) -> list[Offer]:
+        """Return the first offer of each host; see `Provider.together`."""
+        first: dict[str, Offer] = {}
+        for offer in offers:
+            first.setdefault(offer.host, offer)
+        return list(first.values())[:nodes]
 
     async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
         """Make the job directory on the offer's host; see `Provider.launch`.
@@ -239,7 +253,10 @@ class SshHost(Provider):
         return next((one for one in found if one.status is InstanceStatus.RUNNING), None)
 
     def _read(self, lines: Lines, host: Host) -> list[Instance]:
-        return instances_in(lines, host, last_of(lines, "home"), self.price_per_hour)
+        found = instances_in(lines, host, last_of(lines, "home"), self.price_per_hour)
+        given = {parse_host(text): address for text, address in self.private_addresses.items()}
+        private = given.get(host, host.address)
+        return [replace(instance, private_address=private) for instance in found]
 
     async def _ask(
         self, host: Host, text: str, *arguments: str, seconds: float = ASK_SECONDS

@@ -25,8 +25,9 @@ class Budget:
         """Return the USD that may still be spent; infinite without a cap."""
         return math.inf if self._cap is None else self._cap - self._journal.cost()
 
-    def seconds_left(self, price_per_hour: float) -> float:
-        """Return how long a machine of this price can still be paid."""
+    def seconds_left(self) -> float:
+        """Return how long what is hired now can still be paid."""
+        price_per_hour = self._journal.price_per_hour()
         if price_per_hour <= 0 or self._cap is None:
             return math.inf
         return max(0.0, self.left()) / price_per_hour * HOUR
@@ -38,13 +39,13 @@ class Budget:
         )
 
     @asynccontextmanager
-    async def guard(self, price_per_hour: float) -> AsyncIterator[None]:
+    async def guard(self) -> AsyncIterator[None]:
         """Break off what runs inside when the money is used up.
 
         Raises:
             BudgetExceeded: it is.
         """
-        seconds = self.seconds_left(price_per_hour)
+        seconds = self.seconds_left()
         if seconds <= 0:
             raise self.exceeded()
         try:

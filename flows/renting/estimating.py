@@ -97,16 +97,19 @@ def estimated(job: TrainingJob) -> dict[str, Any]:
     return facts
 
 
-def seconds_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> float | None:
-    """Return how long the training takes on an offer's machine, or None when nobody can tell.
+def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float | None:
+    """Return how long the training takes by an offer, or None when nobody can tell.
 
     Args:
-        offer: the machine.
-        config: what is trained.
-        facts: as `estimated` returns them.
+        offer: the machine, or each of several.
+        job: what is trained.
+        facts: as `estimated` returns them: of one machine.
     """
+    config = job.training
+    # Several share the examples of an epoch; so many steps take as long on one as on all.
+    nodes = 1 if config.max_steps > 0 else job.resources.nodes
     if not offer.gpu_count:  # taken to be as fast as this computer
-        return None if facts["seconds"] is None else float(facts["seconds"])
+        return None if facts["seconds"] is None else float(facts["seconds"]) / nodes
     names = (offer.gpu_type or "", offer.instance_type)
     peak = next((tf for name, tf in TERAFLOPS.items() if matches([name], *names)), None)
     if peak is None:
@@ -115,13 +118,15 @@ def seconds_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> f
         2 if facts["gradient_checkpointing"] else 0
     )
     operations = per_token * facts["parameters"] * _tokens(config, facts)
-    return float(operations / (peak * offer.gpu_count * 1e12 * UTILISATION))
+    return float(operations / (peak * offer.gpu_count * 1e12 * UTILISATION)) / nodes
 
 
-def cost_on(offer: Offer, config: TrainingConfig, facts: dict[str, Any]) -> float | None:
-    """Return the USD that the job costs on an offer's machine, setting it up included."""
-    seconds = seconds_on(offer, config, facts)
-    return None if seconds is None else offer.price_per_hour * (seconds + SETUP_SECONDS) / 3600
+def cost_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float | None:
+    """Return the USD that the job costs by an offer, setting all machines up included."""
+    seconds = seconds_on(offer, job, facts)
+    if seconds is None:
+        return None
+    return job.resources.nodes * offer.price_per_hour * (seconds + SETUP_SECONDS) / 3600
 
 
 def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float | None) -> None:

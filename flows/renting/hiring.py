@@ -6,6 +6,8 @@ import asyncio
 import dataclasses
 import time
 from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
 from uuid import UUID
 
 from blocks.models import Instance
@@ -19,6 +21,7 @@ from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, Market, market, providers_of
 from flows.run_folder import RunFolder
+from flows.together import all_of
 from trainer.config import TrainingJob
 from trainer.errors import (
     Action,
@@ -38,20 +41,30 @@ LOOK_SECONDS = 1.0
 GREET_SECONDS = 10.0  # for a machine that is adopted to answer
 DEARER = 1.05  # a machine may cost so many times what it was offered for: disk is billed apart
 MANY = 3  # machines of one provider that did not boot
+SPARE = "not needed"  # why a machine goes that is itself as it should be
+Key = tuple[str, str, str, str]
 TURN_SECONDS, TURNS = 15.0, 120  # between two tries of an order that the rate limit refused
 
 
+class _GivenUp(Exception):
+    """A machine of several did not become ready; it is given back."""
+
+
 class Hiring:
-    """Gets the machine of one run."""
+    """Gets the machine of one run, or the machines that train it together.
+
+    Several are one attempt: all of them become ready, or all are given back.
+    """
 
     def __init__(self, job: TrainingJob, run: RunFolder, journal: Journal, budget: Budget) -> None:
         self._job = job
         self._run_id = UUID(run.run_id)
         self._journal = journal
         self._budget = budget
+        self._turns = TURNS
 
-    async def machine(self) -> Instance:
-        """Return a machine that is ready to install on.
+    async def machines(self) -> list[Instance]:
+        """Return the machines that are ready to install on, by rank.
 
         Raises:
             CapacityError: no offer led to one; it names each that was tried.
@@ -60,26 +73,32 @@ class Hiring:
         """
         return await self._adopted() or await self._kept() or await self._hired()
 
-    async def _adopted(self) -> Instance | None:
-        """Return the machine that an earlier process of this run hired, where it is of use."""
+    async def _adopted(self) -> list[Instance]:
+        """Return the machines that an earlier process of this run hired, where they are of use."""
         await self._note_strangers()
-        ready: Instance | None = None
-        for hire in reversed(self._journal.hires):
-            if not hire.is_open:
-                continue
-            if ready is not None:  # two of them: the younger one is in use
-                await give_back(self._journal, hire, "not needed")
-                continue
-            instance = await self._settled(hire)
-            if instance is None:
-                self._journal.end(hire, hire.cause or "never hired")
-                continue
-            logger().info("adopted %s (%s) from an earlier attempt", hire.name, instance.id)
-            if hire.workspace and not instance.status.is_lost:
-                ready = await self._as_it_was(hire, instance)
+        ready: list[Instance] = []
+        attempts = {hire.attempt: hire for hire in self._journal.hires if hire.is_open}
+        for attempt in sorted(attempts, reverse=True):
+            hires = self._journal.attempt_of(attempts[attempt])
+            if ready:  # two of them: the younger one is in use
+                await self._spare(hires)
             else:
-                ready = await self._ready(hire, instance)
+                ready = await self._as_they_were(hires)
         return ready
+
+    async def _as_they_were(self, hires: list[Hire]) -> list[Instance]:
+        """Return the machines of an attempt if all of them are there; else none is left."""
+        found: list[tuple[Hire, Instance]] = []
+        for hire in hires:
+            if instance := await self._settled(hire):
+                logger().info("adopted %s (%s) from an earlier attempt", hire.name, instance.id)
+                found.append((hire, instance))
+            else:
+                self._journal.end(hire, hire.cause or "never hired")
+        if [hire.node for hire, _ in found] != list(range(self._job.resources.nodes)):
+            await self._spare([hire for hire, _ in found])
+            return []
+        return await self._all_ready(found, adopted=True)
 
     async def _as_it_was(self, hire: Hire, instance: Instance) -> Instance | None:
         """Return a machine that was ready once and may be training, reached or not.
@@ -112,13 +131,11 @@ class Hiring:
                     continue
                 hire = self._journal.by_name(instance.name)
                 if hire is None:
-                    hire = self._journal.add(
-                        instance.name, hired.attempt, instance.as_offer(), provider.label
-                    )
+                    hire = self._journal.add(instance.name, instance.as_offer(), provider.label)
                 hire.instance_id = instance.id
                 if not hire.is_open:  # given up as never hired, and here it is
                     hire.ended_at = None
-        self._journal.hires.sort(key=lambda hire: hire.attempt)
+        self._journal.hires.sort(key=lambda hire: (hire.attempt, hire.node))
         self._journal.save()
 
     async def _settled(self, hire: Hire) -> Instance | None:
@@ -131,8 +148,10 @@ class Hiring:
                 return instance
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _kept(self) -> Instance | None:
+    async def _kept(self) -> list[Instance]:
         """Return a machine that an earlier job of the same shape left for this one."""
+        if self._job.resources.nodes > 1:  # machines are kept one by one
+            return []
         for provider in await providers_of(self._job):
             try:
                 claimed = await keeping.claim(provider, self._job, self._journal)
@@ -143,15 +162,14 @@ class Hiring:
                 hire, instance = claimed
                 logger().info("goes on with the kept machine %s", instance.id)
                 if ready := await self._ready(hire, instance):
-                    return ready
-        return None
+                    return [ready]
+        return []
 
-    async def _hired(self) -> Instance:
+    async def _hired(self) -> list[Instance]:
         """Try offer after offer."""
-        tried: dict[tuple[str, str, str, str], str] = {}
+        tried: dict[Key, str] = {}
         silent: dict[str, OrchestratorError] = {}
         failed_boots: Counter[str] = Counter()
-        turns = TURNS
         offers, read_at = await market(self._job), time.monotonic()
         while len(tried) < self._job.limits.max_offers:
             if time.monotonic() - read_at > FRESH_SECONDS:  # prices and stock move
@@ -161,45 +179,67 @@ class Hiring:
                 for choice in offers.choices
                 if _key(choice) not in tried and choice.provider.label not in silent
             ]
-            if not left:
+            chosen = _chosen(left, failed_boots, self._job.resources.nodes)
+            if not chosen:
                 break
-            # One that boots nothing today comes after the others: every try costs its deadline.
-            choice = next((c for c in left if failed_boots[c.provider.label] < MANY), left[0])
-            hire = self._journal.begin(choice.offer, choice.provider.label)
+            gang: list[tuple[Choice, Hire]] = []
             try:
-                ready = await self._ready(hire, await self._taken(choice, hire))
+                ready = await self._all_ready(await self._all_taken(chosen, gang))
             except (CredentialsError, FundsError, ConnectionLost) as error:
-                silent[choice.provider.label] = error
-                continue
-            except RateLimited:  # many wait for their turn: the offer stays good
-                turns -= 1
-                if turns < 0:
-                    raise
-                await asyncio.sleep(TURN_SECONDS)
+                silent[chosen[0].provider.label] = error
                 continue
             except OrchestratorError as error:
                 if error.action is Action.STOP:
                     raise
-                ready = None
+                ready = []
             if ready:
                 return ready
-            failed_boots[choice.provider.label] += bool(hire.instance_id)
-            tried[_key(choice)] = (
-                f"{choice.provider.label} {choice.offer.instance_type}: {hire.cause}"
-            )
+            for choice, hire in gang:
+                if hire.cause.startswith(SPARE):  # another machine of its attempt failed
+                    continue
+                failed_boots[choice.provider.label] += bool(hire.instance_id)
+                tried[_key(choice)] = (
+                    f"{choice.provider.label} {choice.offer.instance_type}: {hire.cause}"
+                )
         raise _nothing(offers, tried, silent)
+
+    async def _all_taken(
+        self, chosen: list[Choice], gang: list[tuple[Choice, Hire]]
+    ) -> list[tuple[Hire, Instance]]:
+        """Order the machines of one attempt, all or none.
+
+        Args:
+            chosen: by what, in the order of rank.
+            gang: takes a row for each that was ordered.
+        """
+        taken: list[tuple[Hire, Instance]] = []
+        last: Hire | None = None
+        for choice in chosen:
+            last = self._journal.begin(choice.offer, choice.provider.label, beside=last)
+            gang.append((choice, last))
+            try:
+                taken.append((last, await self._taken(choice, last)))
+            except OrchestratorError:
+                await self._spare([hire for hire, _ in taken])
+                raise
+        return taken
 
     async def _taken(self, choice: Choice, hire: Hire) -> Instance:
         """Order one machine; what comes of an order that fails is given back."""
-        try:
-            return await self._take(choice, hire)
-        except OrchestratorError as error:
-            await self._drop(hire, error)
-            raise
+        while True:
+            try:
+                return await self._take(choice, hire)
+            except OrchestratorError as error:
+                self._turns -= isinstance(error, RateLimited)
+                if not isinstance(error, RateLimited) or self._turns < 0:
+                    await self._drop(hire, error)
+                    raise
+            await asyncio.sleep(TURN_SECONDS)  # many wait for their turn: the offer stays good
+            hire.restart()
 
     async def _take(self, choice: Choice, hire: Hire) -> Instance:
         """Order one machine."""
-        logger().info("machine %d: %s", hire.attempt, choice)
+        logger().info("machine %s: %s", hire.label, choice)
         await self._journal.publish()
         if self._budget.left() <= 0:
             raise self._budget.exceeded()
@@ -215,6 +255,25 @@ class Hiring:
             )
         return instance
 
+    async def _all_ready(
+        self, taken: list[tuple[Hire, Instance]], *, adopted: bool = False
+    ) -> list[Instance]:
+        """Wait until all machines of an attempt are ready, by rank; none when one is given up."""
+        get = self._again if adopted else self._ready
+        try:
+            return await all_of(_insisted(get(hire, instance)) for hire, instance in taken)
+        except (_GivenUp, OrchestratorError) as error:
+            await self._spare([hire for hire, _ in taken if not hire.cause])
+            if isinstance(error, OrchestratorError):
+                raise
+            return []
+
+    async def _again(self, hire: Hire, instance: Instance) -> Instance | None:
+        """Return a machine of an earlier process if it is of use still."""
+        if hire.workspace and not instance.status.is_lost:
+            return await self._as_it_was(hire, instance)
+        return await self._ready(hire, instance)
+
     async def _ready(self, hire: Hire, instance: Instance) -> Instance | None:
         """Wait until a machine is ready; None when it is given up, and given back."""
         hire.instance_id = instance.id
@@ -222,7 +281,7 @@ class Hiring:
         provider = await load_provider(hire.provider)
         try:
             self._refuse_dearer(instance)
-            async with self._budget.guard(hire.price_per_hour):
+            async with self._budget.guard():
                 ready = await boot(provider, hire, instance, self._job)
             self._refuse_dearer(ready)
         except OrchestratorError as error:
@@ -247,12 +306,44 @@ class Hiring:
                 f"limits.max_price_per_hour = {cap:g}."
             )
 
+    async def _spare(self, hires: list[Hire]) -> None:
+        """Give back what is not needed, though nothing is wrong with it."""
+        for hire in hires:
+            if hire.is_open:
+                await give_back(self._journal, hire, SPARE)
+
     async def _drop(self, hire: Hire, error: OrchestratorError) -> None:
-        logger().warning("machine %d: %s", hire.attempt, error.message)
+        logger().warning("machine %s: %s", hire.label, error.message)
         await give_back(self._journal, hire, f"{type(error).__name__}: {error.message}")
 
 
-def _key(choice: Choice) -> tuple[str, str, str, str]:
+async def _insisted(waiting: Coroutine[Any, Any, Instance | None]) -> Instance:
+    if (ready := await waiting) is None:
+        raise _GivenUp
+    return ready
+
+
+def _chosen(left: list[Choice], failed_boots: Counter[str], nodes: int) -> list[Choice]:
+    """Return by what to order the machines of the next attempt; nothing when too little is left.
+
+    Args:
+        left: what was not tried, first choice first.
+        failed_boots: how many machines did not boot, by the provider's label.
+        nodes: how many machines.
+    """
+    while left:
+        # One that boots nothing today comes after the others: every try costs its deadline.
+        first = next((c for c in left if failed_boots[c.provider.label] < MANY), left[0])
+        same = [choice for choice in left if choice.provider is first.provider]
+        begun = same[same.index(first) :]
+        offers = first.provider.together([choice.offer for choice in begun], nodes)
+        if len(offers) == nodes:
+            return [Choice(first.provider, offer) for offer in offers]
+        left = [choice for choice in left if choice not in same]
+    return []
+
+
+def _key(choice: Choice) -> Key:
     """Return what tells an offer from others when all are asked for again."""
     offer = choice.offer
     return choice.provider.label, offer.id, offer.instance_type, offer.region
@@ -260,7 +351,7 @@ def _key(choice: Choice) -> tuple[str, str, str, str]:
 
 def _nothing(
     offers: Market,
-    tried: dict[tuple[str, str, str, str], str],
+    tried: dict[Key, str],
     silent: dict[str, OrchestratorError],
 ) -> OrchestratorError:
     if not tried and silent:

@@ -20,7 +20,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.exceptions import PrefectHTTPStatusError
 
 from blocks.models import Offer
-from blocks.names import run_name
+from blocks.names import HiredName, ours, run_name
 from flows.logger import logger
 from flows.run_folder import RunFolder, run_folders
 from trainer.files import read_json, replace_json
@@ -34,6 +34,7 @@ class Hire:
     """One machine, or one attempt to get one. Times are UTC, ISO 8601."""
 
     attempt: int
+    """Counted from 1; machines that train together share it."""
     name: str
     provider: str
     """The provider's label; see `Provider.label`."""
@@ -42,6 +43,8 @@ class Hire:
     spot: bool
     price_per_hour: float
     """USD per hour: as offered, then as billed."""
+    node: int = 0
+    """Its rank among the machines of the attempt."""
     host: str = ""
     instance_id: str = ""
     """The provider's own name for it; empty while nothing is known to be hired."""
@@ -57,6 +60,8 @@ class Hire:
     ended_at: str | None = None
     cause: str = ""
     """Why it was given back or never came to be."""
+    retries: dict[str, Any] = field(default_factory=dict)
+    """How machines that train together were started again, kept with the first: `Retry.changes`."""
     metered_seconds: float = 0.0
     """How long it was billed until `metered_at`."""
     metered_at: str = ""
@@ -73,6 +78,11 @@ class Hire:
             self.metered_seconds += max(0.0, gap.total_seconds())
 
     @property
+    def label(self) -> str:
+        """The attempt, and the rank of a machine that is not its first."""
+        return f"{self.attempt}-{self.node}" if self.node else str(self.attempt)
+
+    @property
     def is_open(self) -> bool:
         """Whether it may still cost money."""
         return self.ended_at is None
@@ -82,6 +92,10 @@ class Hire:
         running = time.monotonic() - self._since if self.is_open else 0.0
         billed = self.metered_seconds + running
         return billed if self.most_seconds is None else min(billed, self.most_seconds)
+
+    def restart(self) -> None:
+        """Bill from now on: the order came to nothing so far."""
+        self.metered_seconds, self._since, self.metered_at = 0.0, time.monotonic(), _now()
 
     def meter(self) -> None:
         """Take down the time that has passed."""
@@ -128,15 +142,26 @@ class Journal:
             record.get("artifact_id"),
         )
 
-    def begin(self, offer: Offer, provider: str) -> Hire:
-        """Open the row of a machine that is about to be ordered; the row holds its name."""
-        attempt = 1 + max((hire.attempt for hire in self.hires), default=0)
-        return self.add(run_name(UUID(self.run.run_id), attempt), attempt, offer, provider)
+    def begin(self, offer: Offer, provider: str, *, beside: Hire | None = None) -> Hire:
+        """Open the row of a machine that is about to be ordered; the row holds its name.
 
-    def add(self, name: str, attempt: int, offer: Offer, provider: str) -> Hire:
-        """Open the row of a machine that has a name already."""
+        Args:
+            offer: by which it is ordered.
+            provider: its provider's label.
+            beside: the last machine that was ordered for the same attempt.
+        """
+        attempt = 1 + max((hire.attempt for hire in self.hires), default=0)
+        node = 0
+        if beside:
+            attempt, node = beside.attempt, beside.node + 1
+        return self.add(run_name(UUID(self.run.run_id), attempt, node), offer, provider)
+
+    def add(self, name: str, offer: Offer, provider: str) -> Hire:
+        """Open the row of a machine that has a name already, one of ours."""
+        told = ours(name) or HiredName()
         hire = Hire(
-            attempt=attempt,
+            attempt=told.attempt,
+            node=told.node,
             name=name,
             provider=provider,
             instance_type=offer.instance_type,
@@ -180,9 +205,18 @@ class Journal:
         """Return the row of a machine."""
         return next((hire for hire in self.hires if hire.name == name), None)
 
+    def attempt_of(self, hire: Hire) -> list[Hire]:
+        """Return the machines of an attempt that may still cost money, in the order of rank."""
+        found = [row for row in self.hires if row.is_open and row.attempt == hire.attempt]
+        return sorted(found, key=lambda row: row.node)
+
     def cost(self) -> float:
         """Return what the run has cost so far, in USD."""
         return sum(hire.cost() for hire in self.hires)
+
+    def price_per_hour(self) -> float:
+        """Return what all machines that may still cost money cost together, in USD per hour."""
+        return sum(hire.price_per_hour for hire in self.hires if hire.is_open)
 
     def save(self) -> None:
         """Write the journal to the run's folder."""
@@ -202,7 +236,7 @@ class Journal:
         """Return the rows as a person reads them."""
         return [
             {
-                "attempt": hire.attempt,
+                "attempt": hire.label,
                 "provider": hire.provider,
                 "offer": hire.instance_type + (" (spot)" if hire.spot else ""),
                 "region": hire.region,

@@ -41,7 +41,7 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
     """
     provider = await load_provider(hire.provider)
     seconds = job.keep_minutes * 60
-    if seconds <= 0 or provider.is_home:
+    if seconds <= 0 or provider.is_home or job.resources.nodes > 1:
         return False
     name = kept_name(time.time() + seconds, shape(provider, job))
     try:

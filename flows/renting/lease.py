@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from blocks.machines.sentinel import arm, renew
@@ -16,18 +16,20 @@ MOST_SECONDS = 30.0  # between two renewals
 
 
 @asynccontextmanager
-async def renewed(job: TrainingJob, instance: Instance) -> AsyncIterator[None]:
-    """Renew the lease of a machine while the body runs; this computer needs none."""
-    provider = await load_provider(instance.provider)
+async def renewed(job: TrainingJob, instances: Sequence[Instance]) -> AsyncIterator[None]:
+    """Renew the leases of a run's machines while the body runs; this computer needs none."""
+    provider = await load_provider(instances[0].provider)
     if provider.is_home:
         yield
         return
-    renewing = asyncio.create_task(_renew(job.limits.lease_minutes * 60, instance))
+    term = job.limits.lease_minutes * 60
+    renewing = [asyncio.create_task(_renew(term, instance)) for instance in instances]
     try:
         yield
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
+        for task in renewing:
+            task.cancel()
+        await asyncio.gather(*renewing, return_exceptions=True)
 
 
 async def _renew(term: float, instance: Instance) -> None:

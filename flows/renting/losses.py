@@ -15,11 +15,18 @@ from trainer.metrics import read_metrics
 async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineLost) -> None:
     """Give a lost machine back, and return when the job may go on with another.
 
+    Machines that trained together with it go too: what comes next is hired, and begins, as one.
+
+    Args:
+        job: the job.
+        run: its run.
+        name: of the machine, or of the first of its attempt.
+        error: how it was lost.
+
     Raises:
         MachineLost: the job lost more machines, or more steps, than its limits allow.
     """
     journal = Journal.of(run)
-    hire = journal.by_name(name)
     lost = _steps_beyond_checkpoint(run)
     journal.lost_machines += 1
     journal.lost_steps += lost
@@ -30,7 +37,8 @@ async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineL
         lost,
         journal.lost_machines,
     )
-    if hire:
+    first = journal.by_name(name)
+    for hire in journal.attempt_of(first) if first else ():
         await give_back(journal, hire, f"{type(error).__name__}: {error.message}")
     limits = job.limits
     if journal.lost_machines > limits.max_machine_losses:

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 from blocks.models import Offer
 from blocks.providers.base import Provider
-from blocks.registry import configured_providers, how_to_set_up, load_provider
+from blocks.registry import (
+    configured_providers,
+    how_to_set_up,
+    load_provider,
+    provider_class,
+    provider_names,
+)
 from flows.renting.bad_hosts import is_bad
 from trainer.config import Limits, Resources, TrainingJob
 from trainer.errors import CapacityError, ConfigError, OrchestratorError
@@ -77,16 +83,44 @@ async def providers_of(job: TrainingJob) -> list[Provider]:
     """Return the providers that a job names, in its order.
 
     Raises:
-        ConfigError: one is not known, or none is set up.
+        ConfigError: one is not known, or has machines that cannot do what the job asks of several,
+            or none is set up.
     """
     if ANY in job.providers:
-        return await configured_providers()
+        nodes = job.resources.nodes
+        able = [one for one in await configured_providers() if one.has_network or nodes == 1]
+        if not able:
+            raise ConfigError(
+                f"resources.nodes = {nodes}: no provider that is set up has machines that reach "
+                "each other.",
+                how_to_set_up(),
+            )
+        return able
+    for label in job.providers:
+        refuse_apart(job, label)
     providers = [await load_provider(label) for label in job.providers]
     lacking = [provider for provider in providers if not provider.is_configured()]
     if lacking and len(lacking) == len(providers):
         names = ", ".join(provider.label for provider in lacking)
         raise ConfigError(f"provider = {names}: no credentials are set.", how_to_set_up())
     return [provider for provider in providers if provider.is_configured()]
+
+
+def refuse_apart(job: TrainingJob, label: str) -> None:
+    """Refuse a provider whose machines do not reach each other for a job that takes several.
+
+    Raises:
+        ConfigError: it is one, or is not known.
+    """
+    kind, nodes = provider_class(label), job.resources.nodes
+    if nodes == 1 or kind.has_network:
+        return
+    why = "is one machine" if kind.is_home else "has machines that do not reach each other"
+    able = [name for name in provider_names() if provider_class(name).has_network]
+    raise ConfigError(
+        f"resources.nodes = {nodes}: provider {label} {why}.",
+        f"Choose {' or '.join(able)}, or set resources.nodes: 1.",
+    )
 
 
 def _resources(job: TrainingJob, providers: list[Provider]) -> Resources:
@@ -104,7 +138,7 @@ async def _offers(
         offers = await provider.offers(resources, limits)
     except OrchestratorError as error:
         return error
-    cap = limits.max_price_per_hour
+    cap, nodes = limits.max_price_per_hour, resources.nodes
     within = [offer for offer in offers if cap is None or offer.price_per_hour <= cap]
     good = [offer for offer in within if not is_bad(provider.label, offer)]
     if not within:
@@ -112,5 +146,11 @@ async def _offers(
             f"All {len(offers)} offers of {provider.label} cost more than "
             f"limits.max_price_per_hour = {cap:g}."
         )
+    able = len(provider.together(within, nodes))
+    if able < nodes:
+        return CapacityError(
+            f"resources.nodes = {nodes}: {provider.label} has {able} "
+            f"{'machine' if able == 1 else 'machines'} for this job."
+        )
     # Rather a host that failed within the hour than none.
-    return good or within
+    return good if good and len(provider.together(good, nodes)) == nodes else within

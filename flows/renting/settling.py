@@ -39,7 +39,9 @@ async def settle_run(job: TrainingJob, run: RunFolder, cause: str) -> bool:
     """Settle every open machine of a run; tell whether all are gone, or need not go."""
     journal = Journal.of(run)
     done = True
-    for hire in [hire for hire in journal.hires if hire.is_open]:
+    opened = [hire for hire in journal.hires if hire.is_open]
+    # The first of several that train together saves only while the others take part.
+    for hire in sorted(opened, key=lambda hire: (hire.node, hire.attempt)):
         try:
             done = await settle(job, run, journal, hire, cause) and done
         except OrchestratorError as error:
@@ -65,7 +67,8 @@ async def settle(
         async with provider.machine(instance) as machine:
             await _stop(job, machine, instance, cause)
         return True
-    if hire.workspace and not await _saved(job, run, journal, hire, instance, provider, cause):
+    holds = hire.workspace and not hire.node  # of several machines the first holds the job
+    if holds and not await _saved(job, run, journal, hire, instance, provider, cause):
         return False
     return await give_back(journal, hire, cause)
 
@@ -102,8 +105,9 @@ async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: s
     status = await _status(machine, instance)
     if status.state is JobState.CREATED or _has_ended(status):
         return
-    await ask(machine, instance.workspace, job.limits, Desired.STOP, cause)
-    deadline = time.monotonic() + job.limits.stop_grace_seconds + EXTRA_SECONDS
+    grace = job.limits.stop_grace_seconds
+    await ask(machine, instance.workspace, Desired.STOP, cause, grace_seconds=grace)
+    deadline = time.monotonic() + grace + EXTRA_SECONDS
     while not _has_ended(status) and time.monotonic() < deadline:
         await asyncio.sleep(LOOK_SECONDS)
         status = await _status(machine, instance)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blocks.machines.base import Machine
+from blocks.machines.base import CommandResult, Machine
 from blocks.models import Instance
 from flows.logger import logger
 from flows.outcome import announce
@@ -19,7 +19,7 @@ from flows.setup.shipping import ship
 from flows.streaming.checkpoint_mirror import put_back
 from flows.tasks.install import secrets
 from trainer.checkpoints import newest_valid
-from trainer.config import Limits, TrainingConfig, TrainingJob
+from trainer.config import TrainingConfig, TrainingJob
 from trainer.errors import ConnectionLost, MachineLost, TrainingFailed
 from trainer.job_directory import Desired, JobState, Status, parse_status
 
@@ -32,19 +32,18 @@ MAX_REVIVALS = 3  # supervisors started anew after one vanished without leaving 
 
 
 async def ask(
-    machine: Machine, workspace: str, limits: Limits, desired: Desired, reason: str
+    machine: Machine, workspace: str, desired: Desired, reason: str, *, grace_seconds: float
 ) -> None:
     """Write the wish that trainer and supervisor in a job directory obey."""
-    wish = {
-        "desired": desired,
-        "grace_seconds": limits.stop_grace_seconds,
-        "reason": reason,
-    }
+    wish = {"desired": desired, "grace_seconds": grace_seconds, "reason": reason}
     await machine.write(f"{workspace}/control.json", json.dumps(wish, indent=1).encode())
 
 
 class RemoteTraining:
     """The training of one run on one machine."""
+
+    rank = 0
+    """Of the machine, among those that train the job together."""
 
     def __init__(
         self,
@@ -73,43 +72,49 @@ class RemoteTraining:
         self._run = run
         self._python = python
         self._at_home = at_home
+        self._ran = False
+        self.variables: dict[str, str] = {}
+        """Further variables for the trainer's environment."""
 
     async def start_or_attach(self) -> None:
         """Start the supervisor; when one is at work already, that one is followed."""
-        if await self.machine.read(f"{self.workspace}/job.json") is None:
-            await self._move_in()  # nobody wished anything there yet
-        elif not (await self.examine())["alive"]:
+        is_new = await self.move_in()  # then nobody wished anything there yet
+        if not is_new and not (await self.examine())["alive"]:
             await self.ask(Desired.RUN, "")
-        answer = await self._start()
+        answer = await self.start()
         verb = "attached to" if answer["already_running"] else "started"
         logger().info("%s the training in %s", verb, self.workspace)
 
-    async def _start(self) -> dict[str, Any]:
+    async def start(self) -> dict[str, Any]:
+        """Start the supervisor unless one is at work; return what it says."""
         answer = await self._trainer("--detach")
         if not answer["already_running"]:
-            alerts.supervisor_started(self._run)
+            self._tell_started()
         return answer
 
-    async def _move_in(self) -> None:
+    async def move_in(self) -> bool:
         """Fill a new job directory; `job.json` is written last, so that a torn start is redone.
 
-        After another machine was lost the log goes on where its mirror ends: the file there begins
-        with a hole of that size, so that both ends count the same bytes. The metrics go along,
-        for the final report tells of the whole training.
+        Returns:
+            Whether it was new.
         """
+        if await self.machine.read(f"{self.workspace}/job.json") is not None:
+            return False
         config = self.job.training
         if not self._at_home:
             await self._run_here("mkdir", "-p", "--", self.workspace)
             config = await ship(self.machine, self._base(), config, logger().info)
             await self._take_along()
-            checkpoint, _ = newest_valid(self._run.checkpoints)
-            if checkpoint:
-                logger().info("continuing from %s", checkpoint.name)
-                await put_back(self.machine, self.workspace, checkpoint)
-        await self._write("job.json", self._job_file(config))
+        await self.write("job.json", self._job_file(config))
+        return True
 
     async def _take_along(self) -> None:
-        """Let log and metrics go on where those of a lost machine ended."""
+        """Let the training go on where it ended on a machine that was lost.
+
+        The log goes on where its mirror ends: the file there begins with a hole of that size, so
+        that both ends count the same bytes. The metrics go along, for the final report tells of
+        the whole training.
+        """
         log, metrics = self._run.log, self._run.metrics
         if log.exists():
             size = str(_with_last_line_ended(log))
@@ -117,10 +122,15 @@ class RemoteTraining:
         if metrics.exists():
             _with_last_line_ended(metrics)
             await self.machine.upload(metrics, f"{self.workspace}/metrics.jsonl")
+        checkpoint, _ = newest_valid(self._run.checkpoints)
+        if checkpoint:
+            logger().info("continuing from %s", checkpoint.name)
+            await put_back(self.machine, self.workspace, checkpoint)
 
     async def ask(self, desired: Desired, reason: str) -> None:
         """Write the wish that trainer and supervisor obey."""
-        await ask(self.machine, self.workspace, self.job.limits, desired, reason)
+        grace = self.job.limits.stop_grace_seconds
+        await ask(self.machine, self.workspace, desired, reason, grace_seconds=grace)
 
     async def examine(self) -> dict[str, Any]:
         """Return status, whether anybody works there, and the sizes of log and metrics."""
@@ -132,35 +142,47 @@ class RemoteTraining:
         Raises:
             TrainingFailed: supervisor and trainer vanish again and again without a word.
         """
-        look = HOME_SECONDS if self._at_home else AWAY_SECONDS
         revivals = 0
+        while True:
+            facts = await self.until_nobody_works()
+            ended = parse_status(facts)
+            if ended.state.at_rest and not ended.reason.startswith(LEASE_EXPIRED):
+                return facts
+            revivals += 1
+            if revivals > MAX_REVIVALS:
+                raise TrainingFailed("The supervisor vanished again and again.")
+            logger().warning("nobody works in %s; starting anew", self.workspace)
+            if ended.state.at_rest:  # it stopped because we were away for too long
+                await self.ask(Desired.RUN, "")
+            await self.start()
+
+    async def until_nobody_works(self) -> dict[str, Any]:
+        """Wait until neither supervisor nor trainer is there; return what `examine` tells then."""
+        look = HOME_SECONDS if self._at_home else AWAY_SECONDS
         seen: bytes | None = None
         silent = 0.0
-        running = False
         while True:
             content = await self.machine.read(f"{self.workspace}/status.json")
             status = parse_status_text(content)
-            if status.state is JobState.RUNNING and not running:
-                running = True
-                await announce(JobState.RUNNING)
-                alerts.started(self._run, status.total_steps)
+            if status.state is JobState.RUNNING:
+                await self._tell_running(status)
             silent = silent + look if content == seen else 0.0
             seen = content
             if status.state.at_rest or silent >= SILENCE_SECONDS:
                 silent = 0.0
                 facts = await self.examine()
                 if not facts.get("alive"):
-                    ended = parse_status(facts)
-                    if ended.state.at_rest and not ended.reason.startswith(LEASE_EXPIRED):
-                        return facts
-                    revivals += 1
-                    if revivals > MAX_REVIVALS:
-                        raise TrainingFailed("The supervisor vanished again and again.")
-                    logger().warning("nobody works in %s; starting anew", self.workspace)
-                    if ended.state.at_rest:  # it stopped because we were away for too long
-                        await self.ask(Desired.RUN, "")
-                    await self._start()
+                    return facts
             await asyncio.sleep(look)
+
+    def _tell_started(self) -> None:
+        alerts.supervisor_started(self._run)
+
+    async def _tell_running(self, status: Status) -> None:
+        if not self._ran:
+            self._ran = True
+            await announce(JobState.RUNNING)
+            alerts.started(self._run, status.total_steps)
 
     def _job_file(self, config: TrainingConfig) -> dict[str, Any]:
         limits, training = self.job.limits.model_dump(), self.job.training
@@ -174,21 +196,25 @@ class RemoteTraining:
             "world": {"processes": self.job.processes_per_machine},
         }
 
-    async def _write(self, name: str, value: dict[str, Any]) -> None:
+    async def write(self, name: str, value: dict[str, Any]) -> None:
+        """Replace a file of the job directory by a JSON object."""
         await self.machine.write(f"{self.workspace}/{name}", json.dumps(value, indent=1).encode())
 
-    async def _trainer(self, verb: str) -> dict[str, Any]:
-        """Call the supervisor's command line on the machine and return the JSON it prints."""
+    async def run_module(self, *words: str) -> CommandResult:
+        """Run a module by the machine's Python that has the trainer."""
         try:
-            result = await self.machine.run(
-                [self._python, "-m", "trainer", verb, self.workspace],
-                env=self._environment(),
-                timeout=COMMAND_SECONDS,
+            return await self.machine.run(
+                [self._python, "-m", *words], env=self._environment(), timeout=COMMAND_SECONDS
             )
         except TimeoutError:
             raise ConnectionLost(
-                f"'python -m trainer {verb}' took over {COMMAND_SECONDS:g} s on {self.instance.id}."
+                f"'python -m {' '.join(words[:2])}' took over {COMMAND_SECONDS:g} s on "
+                f"{self.instance.id}."
             ) from None
+
+    async def _trainer(self, verb: str) -> dict[str, Any]:
+        """Call the supervisor's command line on the machine and return the JSON it prints."""
+        result = await self.run_module("trainer", verb, self.workspace)
         with suppress(ValueError, IndexError):
             answer = json.loads(result.stdout.strip().splitlines()[-1])
             if isinstance(answer, dict):
@@ -209,7 +235,7 @@ class RemoteTraining:
     def _environment(self) -> dict[str, str]:
         """Return what the trainer finds in its environment: its GPUs, its threads, our tokens."""
         instance, threads = self.instance, self.job.resources.cpu_threads
-        given = {} if self._at_home else secrets()
+        given = {**self.variables, **({} if self._at_home else secrets())}
         if instance.gpu_ids or not instance.gpu_count:
             given["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpu_ids)
         if threads:

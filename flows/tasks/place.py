@@ -56,10 +56,9 @@ async def _refuse_waste(job: TrainingJob) -> None:
     if facts is None:
         refuse_risk(job, None, None)
         return
-    config = job.training
-    seconds = [seconds_on(choice.offer, config, facts) for choice in found.choices]
+    seconds = [seconds_on(choice.offer, job, facts) for choice in found.choices]
     refuse_risk(job, facts, min((s for s in seconds if s is not None), default=None))
-    costs = [cost_on(choice.offer, config, facts) for choice in found.choices]
+    costs = [cost_on(choice.offer, job, facts) for choice in found.choices]
     cheapest = min((cost for cost in costs if cost is not None), default=None)
     if cheapest is not None:
         get_run_logger().info("about %.4g USD on the best offer", cheapest)

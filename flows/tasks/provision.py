@@ -1,4 +1,4 @@
-"""Hire a machine, or adopt the one that an earlier attempt hired."""
+"""Hire what the job trains on, or adopt what an earlier attempt hired."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from trainer.config import TrainingJob
 
 
 @step
-async def provision(job: TrainingJob) -> dict[str, Any]:
-    """Return the instance to train on, ready: it answers, and is what was ordered.
+async def provision(job: TrainingJob) -> list[dict[str, Any]]:
+    """Return the instances to train on, by rank, ready: each answers, and is what was ordered.
 
     Raises:
         CapacityError: no offer led to a machine; it names each that was tried.
@@ -24,6 +24,7 @@ async def provision(job: TrainingJob) -> dict[str, Any]:
     """
     run = RunFolder.of_this_run()
     journal = Journal.of(run)
-    instance = await Hiring(job, run, journal, Budget(job, journal)).machine()
-    get_run_logger().info("job directory %s on %s", instance.workspace, instance.id)
-    return instance.to_dict()
+    instances = await Hiring(job, run, journal, Budget(job, journal)).machines()
+    for instance in instances:
+        get_run_logger().info("job directory %s on %s", instance.workspace, instance.id)
+    return [instance.to_dict() for instance in instances]

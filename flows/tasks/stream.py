@@ -20,7 +20,9 @@ from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.board import Board
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.file_mirror import mirror_file, until_size
+from flows.streaming.gang import GangTraining
 from flows.streaming.log_shipper import LogShipper
+from flows.streaming.nodes import Node
 from flows.streaming.training import RemoteTraining
 from flows.streaming.wishes import watch_budget, watch_wishes
 from flows.tasks.step import step
@@ -30,8 +32,15 @@ from trainer.job_directory import Desired, JobState, parse_status
 
 
 @functools.partial(step, name="train")
-async def stream(job: TrainingJob, instance: dict[str, Any], python: str) -> dict[str, Any]:
+async def stream(
+    job: TrainingJob, machines: list[dict[str, Any]], pythons: list[str]
+) -> dict[str, Any]:
     """Follow the training until it is at rest, and return its status.
+
+    Args:
+        job: what is trained.
+        machines: where, by rank; the first holds the job.
+        pythons: the Python on each by which the trainer runs.
 
     When this returns, every byte of log and metrics is here, every line of the log is with
     Prefect, and so is the newest checkpoint of a job that did not complete. Trouble of ours, such
@@ -41,27 +50,39 @@ async def stream(job: TrainingJob, instance: dict[str, Any], python: str) -> dic
     Raises:
         MachineLost: the provider says that the machine is gone, or its lease has run out.
     """
-    where = Instance.from_dict(instance)
+    nodes = [
+        Node(rank, Instance.from_dict(machine), python)
+        for rank, (machine, python) in enumerate(zip(machines, pythons, strict=True))
+    ]
+    where = nodes[0].instance
     provider = await load_provider(where.provider)
     contact = Contact(job, provider, where)
     while True:
         try:
-            return await _attached(job, where, provider, python, contact)
+            return await _attached(job, nodes, provider, contact)
         except ConnectionLost as error:
             await contact.lost(error)
 
 
 async def _attached(
-    job: TrainingJob, where: Instance, provider: Provider, python: str, contact: Contact
+    job: TrainingJob, nodes: list[Node], provider: Provider, contact: Contact
 ) -> dict[str, Any]:
     run = RunFolder.of_this_run()
-    async with provider.machine(where, compress=job.ssh_compression) as machine:
-        training = RemoteTraining(job, where, machine, run, python=python, at_home=provider.is_home)
+    journal = Journal.of(run)
+    first = nodes[0]
+    async with provider.machine(first.instance, compress=job.ssh_compression) as machine:
+        mirror = CheckpointMirror(machine, first.instance.workspace, run.checkpoints)
+        training = (
+            GangTraining(job, machine, run, nodes, provider, journal=journal, mirror=mirror)
+            if len(nodes) > 1
+            else RemoteTraining(
+                job, first.instance, machine, run, python=first.python, at_home=provider.is_home
+            )
+        )
         await training.start_or_attach()
         contact.made()
-        mirror = CheckpointMirror(machine, where.workspace, run.checkpoints)
         try:
-            status = await _follow(job, training, provider, run, mirror)
+            status = await _follow(job, training, provider, run, mirror, journal)
         except asyncio.CancelledError:
             if await cancel_was_asked():
                 await asyncio.shield(training.ask(Desired.STOP, "cancelled"))
@@ -77,11 +98,11 @@ async def _follow(
     provider: Provider,
     run: RunFolder,
     mirror: CheckpointMirror,
+    journal: Journal,
 ) -> dict[str, Any]:
     async with get_client() as client:
         run_id = this_run_id()
         shipper = LogShipper(client, run_id, run)
-        journal = Journal.of(run)
         board = Board(client, run_id, run.metrics)
         helpers: list[Coroutine[Any, Any, None]] = [
             mirror_file(training.machine, f"{training.workspace}/train.log", run.log),

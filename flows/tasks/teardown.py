@@ -1,4 +1,4 @@
-"""Give the machine back."""
+"""Give the machines back."""
 
 from __future__ import annotations
 
@@ -17,27 +17,32 @@ from flows.renting.settling import settle_run
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.tasks.step import step
+from flows.together import all_of
 from trainer.config import TrainingJob
 
 
 @step
-async def teardown(job: TrainingJob, instance: dict[str, Any], state: str) -> None:
-    """Terminate the instance, or keep it for the next job where the job says so.
+async def teardown(job: TrainingJob, machines: list[dict[str, Any]], state: str) -> None:
+    """Terminate the instances, or keep one for the next job where the job says so.
 
-    Call it only when what the machine holds is verified at home. This computer keeps the job
+    Call it only when what the machines hold is verified at home. This computer keeps the job
     directory of a job that did not complete: it holds the checkpoints to resume from.
     """
-    where = Instance.from_dict(instance)
-    provider = await load_provider(where.provider)
+    instances = [Instance.from_dict(machine) for machine in machines]
+    provider = await load_provider(instances[0].provider)
     if provider.is_home and state != "completed":
         return
     journal = Journal.of(RunFolder.of_this_run())
-    hire = journal.by_name(where.name)
-    if hire is None or not hire.is_open:
-        return
-    if state == "completed" and await keep(job, journal, hire, where):
-        return
-    await give_back(journal, hire, state)
+
+    async def end(where: Instance) -> None:
+        hire = journal.by_name(where.name)
+        if hire is None or not hire.is_open:
+            return
+        if state == "completed" and await keep(job, journal, hire, where):
+            return
+        await give_back(journal, hire, state)
+
+    await all_of(end(where) for where in instances)
 
 
 async def stop_training_of_dead_flow(

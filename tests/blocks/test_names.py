@@ -16,6 +16,17 @@ def test_a_runs_machine_tells_its_run_and_attempt():
     assert (ours(name).run_id, ours(name).attempt) == (run_id, 12)
 
 
+def test_a_machine_beside_the_first_tells_its_rank():
+    run_id = uuid4()
+
+    name = run_name(run_id, 9999, 127)
+
+    assert name.startswith(run_name(run_id, 9999))
+    assert len(name) <= 60
+    assert (ours(name).run_id, ours(name).attempt, ours(name).node) == (run_id, 9999, 127)
+    assert ours(run_name(run_id, 1)).node == 0
+
+
 def test_a_kept_machine_tells_until_when_and_what_it_is():
     kept = ours(kept_name(1_700_000_000.9, "0badcafe"))
 
@@ -42,3 +53,5 @@ def test_names_that_only_look_like_ours_are_not(name):
 def test_what_is_added_to_one_of_our_names_makes_it_somebody_elses():
     assert ours(run_name(uuid4(), 1) + "-copy") is None
     assert ours(run_name(uuid4(), 1) + "\n") is None
+    assert ours(run_name(uuid4(), 1) + "-0") is None
+    assert ours(run_name(uuid4(), 1, 1) + "-1") is None

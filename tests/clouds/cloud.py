@@ -90,6 +90,8 @@ class Cloud:
         """Seconds from sshd to the day when the key is known there; `math.inf`: never."""
         self.no_capacity: bool | Collection[str] = False
         """Which offers are sold out when they are ordered; True: all."""
+        self.stock: int | None = None
+        """How many machines there may be at once; None: any number."""
         self.extra_fields = False
         self.missing_fields: set[str] = set()
         """Fields that are left out wherever they were."""
@@ -207,6 +209,8 @@ class Cloud:
 
     def sold_out(self, *names: str) -> bool:
         """Return whether there is no capacity for an offer of any of these names."""
+        if self.stock is not None and len(self.alive()) >= self.stock:
+            return True
         if isinstance(self.no_capacity, bool):
             return self.no_capacity
         return any(name in self.no_capacity for name in names)

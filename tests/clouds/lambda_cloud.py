@@ -247,7 +247,7 @@ class LambdaCloud(Cloud):
         asked, young = rented.facts["asked"], rented.status.startswith("booting")
         kind = self.kinds[rented.offer].json()
         blocked = {"available": False, "reason_code": "vm-has-not-launched"}
-        told = {"ip": rented.address, "private_ip": "10.19.1.5"}
+        told = {"ip": rented.address, "private_ip": rented.address}
         if rented.status == "booting":
             told = {"ip": None, "private_ip": None} if self.null_ip else {}
         actions = ("migrate", "rebuild", "restart", "cold_reboot", "terminate")

@@ -52,7 +52,7 @@ class Hunt:
         begun, journal = time.monotonic(), self.journal
         hiring = Hiring(self.job, self.run, journal, Budget(self.job, journal))
         try:
-            instance = await asyncio.wait_for(hiring.machine(), SECONDS)
+            [instance] = await asyncio.wait_for(hiring.machines(), SECONDS)
             self.figures.end = "hired"
         except OrchestratorError as error:
             self.figures.end = type(error).__name__

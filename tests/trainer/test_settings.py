@@ -231,3 +231,25 @@ def test_a_long_value_is_shown_in_short():
 
     assert "seed = 'xxx" in message
     assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("training", "changes", "words"),
+    [
+        ({"trainer": "command", "command": {"run": "true"}}, {}, "is started on one machine only"),
+        ({"parallelism": "fsdp"}, {}, "Set parallelism: ddp"),
+        ({"method": "grpo", "reward_functions": ["length"]}, {}, "in one process only"),
+        ({}, {"keep_minutes": 5}, "machines are kept one by one"),
+    ],
+)
+def test_what_several_machines_cannot_do_is_refused(training, changes, words):
+    job = {
+        "name": "a",
+        "training": {**LEAST, **training},
+        "provider": "ssh",
+        "resources": {"nodes": 2},
+        **changes,
+    }
+
+    with pytest.raises(ConfigError, match=words):
+        validated(TrainingJob, job, "job.yaml")

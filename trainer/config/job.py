@@ -10,6 +10,8 @@ from trainer.config.settings import JobName, Settings, Text
 from trainer.config.training import TrainingConfig
 from trainer.methods import METHODS
 
+MAX_NODES = 128
+
 
 class Resources(Settings):
     """What the machine must have."""
@@ -19,6 +21,10 @@ class Resources(Settings):
     null: one, but here the CPU will do without one."""
     cpu_processes: int | None = Field(default=None, ge=1)
     """How many processes train together where no GPU is used. null: one."""
+    nodes: int = Field(default=1, ge=1, le=MAX_NODES)
+    """How many machines train the job together, each with so many GPUs or processes: of one provider
+    and region, hired, started and replaced as one. For ssh and lambda, whose machines reach each
+    other."""
     min_vram_gb: float | None = Field(default=None, gt=0)
     """Free memory that each GPU must have, in GiB."""
     disk_gb: float | None = Field(default=None, gt=0)
@@ -49,7 +55,7 @@ class Limits(Settings):
     max_cost: float | None = Field(default=None, gt=0)
     """USD for the whole job, failed boots included; then it stops with a saved checkpoint."""
     max_price_per_hour: float | None = Field(default=None, gt=0)
-    """USD per hour; dearer machines are not hired."""
+    """USD per hour and machine; dearer ones are not hired."""
     boot_timeout_minutes: float | None = Field(default=None, gt=0)
     """How long a machine may take to boot. null: as long as is usual at its provider."""
     max_offers: int = Field(default=10, ge=1)
@@ -87,6 +93,34 @@ class TrainingJob(Settings):
     """Keep a rented machine for so long after the job, for the next job of the same shape."""
     output_dir: Text | None = None
     """Where the verified adapter goes. null: artifacts/ in the orchestrator's home."""
+
+    @model_validator(mode="after")
+    def _several_machines(self) -> TrainingJob:
+        """Refuse what one machine can do and several cannot."""
+        nodes, training = self.resources.nodes, self.training
+        if nodes == 1:
+            return self
+        if training.trainer != "builtin":
+            raise ValueError(
+                f"resources.nodes = {nodes}: trainer {training.trainer} is started on one machine "
+                "only. Set resources.nodes: 1, or trainer: builtin"
+            )
+        if training.parallelism != "ddp":
+            raise ValueError(
+                f"resources.nodes = {nodes}: parallelism {training.parallelism} shares checkpoints "
+                "out among the machines, and they come home from the first. Set parallelism: ddp"
+            )
+        if METHODS[training.method].generates:
+            raise ValueError(
+                f"training.method = {training.method} generates answers in one process only. "
+                "Set resources.nodes: 1"
+            )
+        if self.keep_minutes:
+            raise ValueError(
+                f"keep_minutes = {self.keep_minutes:g}: machines are kept one by one, and "
+                f"resources.nodes = {nodes} takes several at once. Set keep_minutes: 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _trains_together(self) -> TrainingJob:

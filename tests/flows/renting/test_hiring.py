@@ -42,7 +42,8 @@ def job_on(provider: str, **changes) -> TrainingJob:
 async def hired(job: TrainingJob):
     run = RunFolder((await create_run(job)).id)
     journal = Journal.of(run)
-    return journal, await Hiring(job, run, journal, Budget(job, journal)).machine()
+    [machine] = await Hiring(job, run, journal, Budget(job, journal)).machines()
+    return journal, machine
 
 
 async def test_a_machine_of_a_saved_account_is_found_there_again(cloud, monkeypatch):
@@ -64,7 +65,7 @@ async def test_a_machine_that_was_ready_is_adopted_even_while_it_cannot_be_reach
     cloud.machines[first.id].stop()
 
     again = Journal.of(journal.run)
-    second = await Hiring(job, journal.run, again, Budget(job, again)).machine()
+    [second] = await Hiring(job, journal.run, again, Budget(job, again)).machines()
 
     assert (second.id, second.workspace) == (first.id, first.workspace)
     assert cloud.alive() == [first.id]
@@ -118,7 +119,7 @@ async def test_a_machine_dearer_than_offered_is_given_back_and_paid_for(cloud):
     journal = Journal.of(run)
 
     with pytest.raises(CapacityError, match=r"costs .* USD/h and was offered for"):
-        await Hiring(job, run, journal, Budget(job, journal)).machine()
+        await Hiring(job, run, journal, Budget(job, journal)).machines()
 
     assert cloud.alive() == []
     assert [hire.is_open for hire in journal.hires] == [False]

@@ -77,11 +77,11 @@ def test_a_clock_that_jumped_back_makes_nothing_cheaper(journal):
 
 
 async def test_what_takes_longer_than_the_money_lasts_is_broken_off(journal):
-    hire = journal.begin(OFFER, "runpod")
+    journal.begin(OFFER, "runpod")
     budget = Budget(job_with(0.2), journal)
 
     async def for_ever():
-        async with budget.guard(hire.price_per_hour):
+        async with budget.guard():
             await asyncio.Event().wait()
 
     with pytest.raises(BudgetExceeded, match=r"of 0\.2 USD"):
@@ -89,4 +89,6 @@ async def test_what_takes_longer_than_the_money_lasts_is_broken_off(journal):
 
 
 def test_without_a_cap_there_is_always_money(journal):
-    assert Budget(job_with(None), journal).seconds_left(1e9) == float("inf")
+    journal.begin(OFFER, "runpod")
+
+    assert Budget(job_with(None), journal).seconds_left() == float("inf")

@@ -1,0 +1,321 @@
+"""The training of a job on several machines: started, watched and brought to rest as one.
+
+The first machine holds the job: its log, metrics, checkpoints and output are the job's, and the
+wishes to pause or stop go there. The others take part while it trains. A trainer that fails on
+any of them leaves the rest waiting for it, so all are stopped, and start again from the newest
+checkpoint; nobody there retries by himself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from blocks.machines.base import Machine
+from blocks.providers.base import Provider
+from flows.logger import logger
+from flows.renting.contact import in_contact
+from flows.renting.journal import Journal
+from flows.run_folder import RunFolder
+from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.file_mirror import mirror_file, until_size
+from flows.streaming.nodes import (
+    NETWORK,
+    Member,
+    Node,
+    continue_from,
+    error_of,
+    join,
+    look,
+    network,
+    takes_part,
+)
+from flows.streaming.training import RemoteTraining, ask
+from flows.together import all_of
+from trainer.checkpoints import newest_valid
+from trainer.config import TrainingJob
+from trainer.errors import (
+    Action,
+    ConfigError,
+    MachineLost,
+    OrchestratorError,
+    PeerLost,
+    TrainingFailed,
+)
+from trainer.job_directory import Desired, JobState, Status, parse_status
+from trainer.verdict import WISHED, read_terms, retry_after
+
+PATIENCE_SECONDS = 10.0  # for the others to end by themselves once one has failed
+END_SECONDS = 60.0  # and once the first has ended: they have nothing left to do
+SYNC_SECONDS = 60.0  # for its newest checkpoint to come home when another machine is lost
+MEET_SECONDS = 20.0  # for all machines to get to where the trainers meet
+
+T = TypeVar("T")
+
+
+class GangTraining(RemoteTraining):
+    """The training of one run on several machines, seen from the first."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        machine: Machine,
+        run: RunFolder,
+        nodes: Sequence[Node],
+        provider: Provider,
+        *,
+        journal: Journal,
+        mirror: CheckpointMirror,
+    ) -> None:
+        """Prepare to speak with it.
+
+        Args:
+            job: what is trained.
+            machine: an open connection to the first machine.
+            run: what is kept here of the run.
+            nodes: all machines, by rank.
+            provider: where they come from.
+            journal: the run's.
+            mirror: brings the first machine's checkpoints home.
+        """
+        first = nodes[0]
+        super().__init__(
+            job, first.instance, machine, run, python=first.python, at_home=provider.is_home
+        )
+        self._nodes = nodes
+        self._provider = provider
+        self._journal = journal
+        self._mirror = mirror
+        self._wished: tuple[Desired, str] | None = None
+        self._hire = next(hire for hire in journal.hires if hire.name == first.instance.name)
+
+    async def ask(self, desired: Desired, reason: str) -> None:
+        """Write the wish on the first machine: the trainers agree among themselves."""
+        self._wished = None if desired is Desired.RUN else (desired, reason)
+        await super().ask(desired, reason)
+
+    async def start_or_attach(self) -> None:
+        """Follow the training if it is at work on all machines; else start it on all."""
+        first, *others = await self._on_all(look)
+        if first and first["alive"] and all(map(takes_part, others)):
+            logger().info("attached to the training on %d machines", len(self._nodes))
+            return
+        if first and not first["alive"] and parse_status(first).state is JobState.COMPLETED:
+            return
+        await self._stop_all("not all machines are at work")
+        await self._on_all(RemoteTraining.move_in)
+        await self._start_all()
+
+    async def until_rest(self) -> dict[str, Any]:
+        """Wait until the job is at rest on all machines, starting all again where that helps.
+
+        Raises:
+            MachineLost: one of them is gone for certain.
+        """
+        while True:
+            try:
+                ended = await self._until_all_rest()
+            except MachineLost:  # the first may be well, and have saved a moment ago
+                with suppress(OrchestratorError, TimeoutError):
+                    async with asyncio.timeout(SYNC_SECONDS):
+                        await self._mirror.sync()
+                raise
+            first = parse_status(ended[0])
+            if first.state is JobState.COMPLETED or not (failure := self._failure(ended)):
+                return ended[0]
+            rank, error = failure
+            if self._wished and error.action is Action.RETRY:  # it is retried when it goes on
+                desired, reason = self._wished
+                return {**ended[0], "state": WISHED[desired], "reason": reason, "error": None}
+            retry = retry_after(error, self._book(), read_terms(self._job_file(self.job.training)))
+            if retry is None:
+                return {**ended[0], "state": JobState.FAILED, "error": self._told(rank, error)}
+            logger().warning("machine %d: %s", rank, retry.line)
+            self._hire.retries |= retry.changes
+            self._journal.save()
+            await self._start_all()
+
+    # Starting ---------------------------------------------------------------------------------
+
+    async def _start_all(self) -> None:
+        """Bring all machines to the newest checkpoint that is at home, and start the trainers."""
+        await self._mirror.sync()
+        checkpoint, _ = newest_valid(self._run.checkpoints)
+
+        async def continue_there(training: RemoteTraining) -> None:
+            await continue_from(training, checkpoint, anew=training is not self)
+
+        await self._on_all(continue_there)
+        world, interfaces = await self._meet()
+        self._wished = None
+
+        async def start(training: RemoteTraining) -> None:
+            if interface := interfaces[training.rank]:
+                training.variables = {
+                    "GLOO_SOCKET_IFNAME": interface,
+                    "NCCL_SOCKET_IFNAME": f"={interface}",
+                }
+            await join(training, {**world, "node_rank": training.rank})
+            await training.start()
+
+        await self._on_all(start)
+        where = checkpoint.name if checkpoint else "the beginning"
+        logger().info("started the training on %d machines from %s", len(self._nodes), where)
+
+    async def _meet(self) -> tuple[dict[str, Any], list[str]]:
+        """See that every machine gets to where the trainers meet.
+
+        Returns:
+            What all trainers are told of it, and the network interface of each, by rank; empty
+            where the machine does not tell.
+
+        Raises:
+            ConfigError: a machine does not reach the first.
+        """
+        count, address = len(self._nodes), self._nodes[0].address
+        port = str((await network(self, "port"))["port"])
+
+        async def arrive(training: RemoteTraining) -> str:
+            try:
+                answer = await network(training, "reach", address, port, f"{MEET_SECONDS:g}")
+            except OrchestratorError as error:
+                raise ConfigError(
+                    f"Machine {training.rank} ({training.instance.id}) does not reach the first at "
+                    f"{address}, port {port}: {error.message}",
+                    "Let TCP through between the machines; for ssh, private_addresses of its block "
+                    "says by which address a host is reached from the others.",
+                ) from error
+            return str(answer.get("interface") or "")
+
+        waiting = asyncio.create_task(
+            self.run_module(NETWORK, "listen", port, str(count), f"{MEET_SECONDS:g}")
+        )
+        try:
+            interfaces = await self._on_all(arrive)
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        book = self._book()
+        world = {
+            "processes": count * self.job.processes_per_machine,
+            "nodes": count,
+            "master_addr": address,
+            "master_port": int(port),
+            "batch_divisor": book.batch_divisor,
+            "learning_rate_factor": book.learning_rate_factor,
+        }
+        return world, interfaces
+
+    # Ending -----------------------------------------------------------------------------------
+
+    async def _until_all_rest(self) -> list[dict[str, Any]]:
+        """Return what each machine tells once nobody works on any, by rank.
+
+        When the first has ended the others have nothing to do; when another has failed none of
+        them can go on.
+        """
+        resting = [asyncio.create_task(self._at(node, self._ended)) for node in self._nodes]
+        first, *others = resting
+        try:
+            pending: set[asyncio.Task[dict[str, Any]]] = set(resting)
+            while pending and not first.done() and not any(map(_has_failed, others)):
+                done, pending = await asyncio.wait(pending, return_when="FIRST_COMPLETED")
+                for task in done:
+                    task.result()  # a machine that is lost
+            patience = END_SECONDS if first.done() and not _has_failed(first) else PATIENCE_SECONDS
+            if pending:
+                _, pending = await asyncio.wait(pending, timeout=patience)
+            if pending:
+                await self._stop_all("the training ended on another machine")
+            return await asyncio.gather(*resting)
+        finally:
+            for task in resting:
+                task.cancel()
+            await asyncio.gather(*resting, return_exceptions=True)
+
+    async def _ended(self, training: RemoteTraining) -> dict[str, Any]:
+        """Wait until nobody works on a machine; the log of one beside the first comes home."""
+        if training is self:
+            return await self.until_nobody_works()
+        log = self._run.node_log(training.instance.name)
+        mirroring = asyncio.create_task(
+            mirror_file(training.machine, f"{training.workspace}/train.log", log)
+        )
+        try:
+            facts = await training.until_nobody_works()
+            await until_size(log, facts.get("train_bytes"))
+        finally:
+            mirroring.cancel()
+            await asyncio.gather(mirroring, return_exceptions=True)
+        return facts
+
+    async def _stop_all(self, reason: str) -> None:
+        """End every trainer at once: none can save without the others."""
+
+        async def stop(training: RemoteTraining) -> None:
+            facts = await look(training)
+            if facts and facts["alive"]:
+                place = training.machine, training.workspace
+                await ask(*place, Desired.STOP, reason, grace_seconds=0.0)
+                await training.until_nobody_works()
+
+        await self._on_all(stop)
+
+    # Judging ----------------------------------------------------------------------------------
+
+    def _failure(self, ended: Sequence[dict[str, Any]]) -> tuple[int, OrchestratorError] | None:
+        """Return why the training does not go on, and on which machine; None: as was wished.
+
+        A trainer whose peer went away fails too, so an error that has a name comes before one
+        that has none, and the one that says no more than that a peer was lost comes last.
+        """
+        failures = [(rank, error) for rank, facts in enumerate(ended) if (error := error_of(facts))]
+        return min(failures, key=_suspicion, default=None)
+
+    def _book(self) -> Status:
+        """Return what was changed for the starts after the first."""
+        return Status(**self._hire.retries)
+
+    def _told(self, rank: int, error: OrchestratorError) -> dict[str, str]:
+        """Return the error of a machine as the job's, naming the machine and its log."""
+        if rank == 0:
+            return error.to_dict()
+        instance = self._nodes[rank].instance
+        log = self._run.node_log(instance.name)
+        message = f"Machine {rank} ({instance.id}): {error.message}"
+        return {
+            **error.to_dict(),
+            "message": message,
+            "suggestion": f"{error.suggestion} Its log: {log}",
+        }
+
+    async def _on_all(self, work: Callable[[RemoteTraining], Coroutine[Any, Any, T]]) -> list[T]:
+        """Return what `work` returns of the training on each machine, by rank."""
+        return await all_of(self._at(node, work) for node in self._nodes)
+
+    async def _at(self, node: Node, work: Callable[[RemoteTraining], Coroutine[Any, Any, T]]) -> T:
+        """Return what `work` returns of the training on one of the machines."""
+        if node.rank == 0:
+            return await work(self)
+
+        async def reached(machine: Machine) -> T:
+            return await work(Member(self.job, machine, self._run, node, self._provider))
+
+        return await in_contact(self.job, self._provider, node.instance, self._journal, reached)
+
+
+def _has_failed(ended: asyncio.Task[dict[str, Any]]) -> bool:
+    return ended.done() and error_of(ended.result()) is not None
+
+
+def _suspicion(failure: tuple[int, OrchestratorError]) -> int:
+    """Return what sorts the failures that have a cause of their own before those that follow."""
+    match failure[1]:
+        case PeerLost():
+            return 2
+        case TrainingFailed():
+            return 1
+        case _:
+            return 0

@@ -1,0 +1,118 @@
+"""The machines that train one job together, each seen by itself; see `flows.streaming.gang`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blocks.machines.base import Machine
+from blocks.models import Instance
+from blocks.providers.base import Provider
+from flows.run_folder import RunFolder
+from flows.streaming.checkpoint_mirror import put_back
+from flows.streaming.training import LEASE_EXPIRED, RemoteTraining
+from trainer.checkpoints import step_of
+from trainer.config import TrainingJob
+from trainer.errors import OrchestratorError, TrainerKilled, TrainingFailed
+from trainer.job_directory import Desired, JobState, Status, parse_status
+
+NETWORK = "trainer.network"  # the module by which machines find each other
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One of the machines, and the Python there that has the trainer."""
+
+    rank: int
+    instance: Instance
+    python: str
+
+    @property
+    def address(self) -> str:
+        """By which the others reach it."""
+        return self.instance.private_address or self.instance.address
+
+
+class Member(RemoteTraining):
+    """What a machine beside the first does for the job; the first one tells of it."""
+
+    def __init__(
+        self, job: TrainingJob, machine: Machine, run: RunFolder, node: Node, provider: Provider
+    ) -> None:
+        super().__init__(
+            job, node.instance, machine, run, python=node.python, at_home=provider.is_home
+        )
+        self.rank = node.rank
+
+    async def _take_along(self) -> None:
+        """Keep a log of its own; the checkpoint comes when all start."""
+
+    def _tell_started(self) -> None:
+        """Say nothing."""
+
+    async def _tell_running(self, status: Status) -> None:
+        """Say nothing."""
+
+
+async def look(training: RemoteTraining) -> dict[str, Any] | None:
+    """Return what the supervisor tells; None of a job directory that is not filled yet."""
+    if await training.machine.read(f"{training.workspace}/job.json") is None:
+        return None
+    return await training.examine()
+
+
+async def continue_from(training: RemoteTraining, checkpoint: Path | None, *, anew: bool) -> None:
+    """Let a checkpoint be the newest on a machine, or none.
+
+    Args:
+        training: where.
+        checkpoint: at home.
+        anew: bring it there whatever is there: only the first machine's are known to be whole.
+    """
+    folder = f"{training.workspace}/checkpoints"
+    newest = step_of(checkpoint) if checkpoint and not anew else -1
+    there = await training.machine.listing(folder)
+    wrong = [f"{folder}/{name}" for name in there if step_of(Path(name)) > newest]
+    if wrong:
+        await training.machine.run(["rm", "-rf", "--", *wrong])
+    if checkpoint and anew:
+        await put_back(training.machine, training.workspace, checkpoint)
+
+
+async def join(training: RemoteTraining, world: dict[str, Any]) -> None:
+    """Tell a machine of the others, and that its trainer is wanted."""
+    content = await training.machine.read(f"{training.workspace}/job.json")
+    await training.write("job.json", {**json.loads(content or b"{}"), "world": world})
+    await RemoteTraining.ask(training, Desired.RUN, "")
+
+
+async def network(training: RemoteTraining, *words: str) -> dict[str, Any]:
+    """Return what `trainer.network` answers on a machine.
+
+    Raises:
+        TrainingFailed: it failed; the message says why.
+    """
+    result = await training.run_module(NETWORK, *words)
+    if result.exit_code:
+        raise TrainingFailed(result.stderr.strip()[-300:])
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def takes_part(facts: dict[str, Any] | None) -> bool:
+    """Whether a machine beside the first does what it shall, or has done it."""
+    if facts is None:
+        return False
+    return bool(facts["alive"]) or parse_status(facts).state is JobState.COMPLETED
+
+
+def error_of(facts: dict[str, Any]) -> OrchestratorError | None:
+    """Return why the trainer of a machine did not end as it should."""
+    status = parse_status(facts)
+    if not status.state.at_rest:
+        return TrainerKilled("Supervisor and trainer vanished without a word.")
+    if status.reason.startswith(LEASE_EXPIRED):
+        return TrainerKilled(f"It stopped: {status.reason}.")
+    return status.exception()
