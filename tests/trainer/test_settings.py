@@ -120,6 +120,15 @@ WRONG = {
     "quantization: set load_in_4bit: true or load_in_8bit: true, one of them": {
         "quantization": {"load_in_4bit": True, "load_in_8bit": True}
     },
+    "quantization: deepspeed would share out weights whose scales it does not know": {
+        "quantization": {"load_in_4bit": True},
+        "parallelism": "deepspeed",
+        "zero_stage": 3,
+    },
+    "parallelism: fsdp would leave a part of what prefix_tuning trains": {
+        "peft": {"peft_type": "prefix_tuning"},
+        "parallelism": "fsdp",
+    },
     "quantization: weights of so few bits cannot be trained: set peft": {
         "quantization": {"load_in_4bit": True},
         "peft": None,

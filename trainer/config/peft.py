@@ -187,6 +187,11 @@ def check_peft(config: TrainingConfig) -> None:
                 f"{name}: with {peft.peft_type} the rows of one sequence cannot be kept apart: "
                 f"set {name}: false"
             )
+    if config.shares_weights:
+        raise ValueError(
+            f"parallelism: {config.parallelism} would leave a part of what {peft.peft_type} trains "
+            "to each process, which PEFT saves from one: set parallelism: ddp"
+        )
     if config.gradient_checkpointing is True and not peft.allows_gradient_checkpointing:
         raise ValueError(
             f"gradient_checkpointing drops what {peft.peft_type} trains: set it to false, or use "

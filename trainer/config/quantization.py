@@ -43,7 +43,7 @@ class QuantizationConfig(Settings):
 
 
 def check_quantization(config: TrainingConfig) -> None:
-    """Refuse to quantise weights that are to be trained.
+    """Refuse to quantise weights that are to be trained, or cut in pieces.
 
     Raises:
         ValueError: naming the field.
@@ -52,4 +52,9 @@ def check_quantization(config: TrainingConfig) -> None:
         raise ValueError(
             "quantization: weights of so few bits cannot be trained: set peft, such as {r: 16}, "
             "or leave quantization out"
+        )
+    if config.quantization and config.shares_weights:
+        raise ValueError(
+            f"quantization: {config.parallelism} would share out weights whose scales it does not "
+            "know: set parallelism: ddp, or deepspeed with zero_stage: 2"
         )

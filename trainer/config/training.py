@@ -170,6 +170,13 @@ class TrainingConfig(Settings):
         """Whether sequences are filled up to max_length."""
         return self.packing if self.packing is not None else self.method == "cpt"
 
+    @property
+    def shares_weights(self) -> bool:
+        """Whether each of several processes holds a part of the weights only."""
+        return self.parallelism == "fsdp" or (
+            self.parallelism == "deepspeed" and self.zero_stage == 3
+        )
+
     _without_model = model_validator(mode="before")(without_model)
 
     @model_validator(mode="after")
