@@ -12,11 +12,13 @@ from transformers import TrainerCallback
 from trainer.agreement import summed
 from trainer.config import TrainingConfig
 from trainer.divergence import diverged
+from trainer.errors import TrainingFailed
 from trainer.failures import room_or_later
 from trainer.job_directory import JobDirectory, JobState, utc_now
 from trainer.log import append_line
 from trainer.loop import JobTrainer
 from trainer.methods import METHODS
+from trainer.metrics import event_line
 from trainer.parallelism import agree_on, agreed_end_state
 from trainer.ranks import own_rank
 from trainer.telemetry import Telemetry
@@ -126,6 +128,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         self._rank = own_rank()
         self._first: tuple[float, int] | None = None
         self._last = (time.monotonic(), 0, 0)
+        self._evaluated = 0.0  # see `InParts.evaluation_seconds`
         self._status_at = 0.0
         self._trends = Trends(trainer.run.config.logging_steps)
         self._judged = not METHODS[trainer.run.config.method].generates  # there rewards count
@@ -172,7 +175,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         event = self._trends.event(state.global_step, loss, state.max_steps)
         if event and self._judged:
             record["event"] = event
-            print(f"warning: {event['message']}", flush=True)  # noqa: T201 - as _say
+            print(event_line(state.global_step, event), flush=True)  # noqa: T201 - as _say
         self._append(record)
         eta = record["eta_seconds"]
         _say(
@@ -188,6 +191,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
 
     def _record_evaluation(self, state: Any, logs: dict[str, Any]) -> None:
         loss = logs["eval_loss"]
+        if not math.isfinite(loss) and state.global_step == 0:
+            raise TrainingFailed(
+                f"Before the first step the evaluation loss was {loss}.",
+                "Look for held-out rows in which there is nothing to learn, and for broken weights "
+                "in training.model.",
+            )
         if not math.isfinite(loss):
             raise diverged(f"At step {state.global_step} the evaluation loss was {loss}", state)
         record = self._common(state) | {
@@ -199,8 +208,6 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         perplexity = record.get("perplexity")
         words = "" if perplexity is None else f"  perplexity {perplexity:.2f}"
         _say(state, f"eval_loss {loss:.4f}{words}{_shown(record)}")
-        # An evaluation takes time that is no step's.
-        self._last = (self._last[0] + logs.get("eval_runtime", 0.0), *self._last[1:])
 
     def _perplexity(self, loss: float) -> dict[str, float | None]:
         """Return exp(loss) where the loss is that of the next token.
@@ -226,7 +233,9 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         tokens, samples = summed([tokens, samples])
         before, tokens_before, samples_before = self._last
         self._last = (now, tokens, samples)
-        seconds = max(now - before, 1e-9)
+        # An evaluation takes time that is no step's; transformers tells it by the wall clock.
+        evaluated, self._evaluated = self._evaluated, self._trainer.evaluation_seconds
+        seconds = max(now - before - (self._evaluated - evaluated), 1e-9)
         # The first step of a run also warms up; the pace is taken from the later ones.
         self._first = self._first or (now, state.global_step)
         started, first_step = self._first

@@ -110,6 +110,13 @@ def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
     return None, rejected
 
 
+def size_of_newest(folder: Path) -> int | None:
+    """Return how many bytes the newest checkpoint takes; None when there is none."""
+    for checkpoint in all_checkpoints(folder):
+        return sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    return None
+
+
 def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> list[Path]:
     """Remove all but the newest `keep` checkpoints and those of the `protected` steps.
 

@@ -31,13 +31,20 @@ class Recent:
         """Return how the rows begin whose batch had no number for a loss, or else all of them."""
         broken = [batch for loss, batch in self._seen if not math.isfinite(float(loss))]
         batches = broken or [batch for _, batch in self._seen]
-        tokens = [
-            batch["input_ids"]
-            for batch in batches
-            if isinstance(batch, Mapping) and "input_ids" in batch
-        ]
-        rows = [row for ids in tokens for row in ids][:ROWS_TOLD]
+        rows = [row for batch in batches for row in _rows(batch)][:ROWS_TOLD]
         return [repr(tokenizer.decode(row)[:CHARACTERS]) for row in rows]
+
+
+def _rows(batch: Any) -> list[Any]:
+    """Return the rows' token ids; without padding they lie one after the other, of shape (1, n)."""
+    if not isinstance(batch, Mapping) or "input_ids" not in batch:
+        return []
+    ids, positions = batch["input_ids"], batch.get("position_ids")
+    if positions is None:
+        return list(ids)
+    begins = (positions.flatten() == 0).nonzero().flatten().tolist()
+    ends = [*begins[1:], None]
+    return [ids.flatten()[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
 
 def diverged(what: str, state: Any) -> TrainingDiverged:

@@ -27,12 +27,15 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 _MEMORY = (
     "out of memory",
     "can't allocate memory",
+    "Cannot allocate memory",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # it allocates its workspace when it is first used
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "not enough memory",
 )
 _WORKERS = {
-    "DataLoader worker": "A process that reads data was ended; memory may have run out",
+    "DataLoader worker (pid": "A process that reads data was ended; memory may have run out",
+    "subprocesses has abruptly died": "A process that prepares data was ended",
     "unable to open shared memory object": "Shared memory (/dev/shm) is too small for the data",
     "unable to allocate shared memory": "Shared memory (/dev/shm) is too small for the data",
 }
@@ -56,12 +59,15 @@ _PEERS = (
 )
 
 
-def translate(error: BaseException, folder: Path) -> OrchestratorError:
+def translate(
+    error: BaseException, folder: Path, *, needed: int | None = None
+) -> OrchestratorError:
     """Return `error` as one of the product's errors.
 
     Args:
         error: what was raised.
         folder: where the job writes; a full disk is reported with its sizes.
+        needed: bytes of what was to be written there, where that is known.
     """
     if isinstance(error, OrchestratorError):
         return error
@@ -69,9 +75,10 @@ def translate(error: BaseException, folder: Path) -> OrchestratorError:
     first_line = text.strip().splitlines()[0][:500]
     if _is_disk_full(error, text):
         usage = shutil.disk_usage(folder)
+        wanted = f", {needed / 2**20:.1f} MiB are needed" if needed else ""
         return DiskFull(
             f"The disk under {folder} is full: {usage.free / 2**20:.1f} MiB of "
-            f"{usage.total / 2**20:.1f} MiB are free ({first_line})."
+            f"{usage.total / 2**20:.1f} MiB are free{wanted} ({first_line})."
         )
     if runs_out(error):
         return OutOfMemory(f"Memory ran out ({first_line}).")
@@ -83,6 +90,8 @@ def translate(error: BaseException, folder: Path) -> OrchestratorError:
         return PeerLost(f"Another process of the training went away ({first_line}).")
     if isinstance(error, ImportError):
         return DependencyError(f"A package is missing or broken ({first_line}).")
+    if " in DataLoader worker process " in first_line:  # torch tells the reason last
+        first_line = f"{first_line} {text.strip().splitlines()[-1][:500]}"
     return TrainingFailed(f"The trainer failed ({first_line}).")
 
 

@@ -121,6 +121,7 @@ class JobDirectory:
         self.status = self.root / "status.json"
         self.log = self.root / "train.log"
         self.metrics = self.root / "metrics.jsonl"
+        self.pulse = self.root / ".pulse"
         self.checkpoints = self.root / "checkpoints"
         self.output = self.root / "output"
         self.cache = self.root / "cache"

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import select
+import sys
 from pathlib import Path
+from typing import Any
 
 TAIL = 64 * 1024  # bytes of the log in which its last lines are looked for
+HELD = 1 << 20  # bytes of output kept while the log's disk is full
 MAX_CHUNKS = 256  # of select.PIPE_BUF bytes, shown at one go
 
 
@@ -51,3 +56,32 @@ def last_lines(log: Path, offset: int = 0) -> tuple[str, ...]:
         return ()
     readable = ("".join(filter(str.isprintable, line)).strip() for line in lines)
     return tuple(filter(None, readable))
+
+
+class _Patient(io.FileIO):
+    """A stream into a file; what a full disk does not take is written later."""
+
+    _held = b""
+
+    def write(self, data: Any, /) -> int:
+        self._held = (self._held + bytes(data))[-HELD:]
+        try:
+            while self._held and (written := super().write(self._held)):
+                self._held = self._held[written:]
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+        return len(data)
+
+
+def outlive_full_disks() -> None:
+    """Let whoever prints go on while the log's disk is full; for a process of its own."""
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(_Patient(number, "w", closefd=False)),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        for number in (1, 2)
+    )

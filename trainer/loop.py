@@ -14,10 +14,12 @@ from trainer.agreement import all_to_first, wait_for_all
 from trainer.config import TrainingConfig
 from trainer.divergence import Recent, diverged, lower_rates
 from trainer.errors import DiskFull
-from trainer.failures import runs_out, tensors_expected, translate
+from trainer.failures import tensors_expected, translate
 from trainer.job_directory import JobDirectory
 from trainer.parallelism import is_sharded
+from trainer.pulse import Pulse
 from trainer.ranks import own_rank
+from trainer.smaller import InParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +50,7 @@ class Run:
     """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
 
 
-class JobTrainer:
+class JobTrainer(InParts):
     """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.checkpoints`."""
 
     def __init__(self, run: Run, **kwargs: Any) -> None:
@@ -56,12 +58,13 @@ class JobTrainer:
         self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
         self.samples_seen: Any = 0  # see tokens_seen
         self.saves = saving.Saves()
+        self.pulse = Pulse(run.directory.pulse)
         self.recent = Recent(kwargs["args"].gradient_accumulation_steps)
         super().__init__(**kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; whichever way it ends, the last save is over by then."""
-        with self.saves, self._walking_less():
+        with self.pulse, self.saves, self._walking_less():
             return super().train(*args, **kwargs)  # type: ignore[misc] # mixin
 
     @contextmanager
@@ -82,7 +85,7 @@ class JobTrainer:
 
     def _clip_grad_norm(self, model: Any) -> Any:
         """Clip what the optimizer has, where that is all there is: see `_walking_less`."""
-        if self.args.parallel_mode.name != "NOT_PARALLEL":  # type: ignore[attr-defined] # mixin
+        if self.args.parallel_mode.name != "NOT_PARALLEL":
             return super()._clip_grad_norm(model)  # type: ignore[misc] # mixin
         groups = self.optimizer.param_groups  # type: ignore[attr-defined] # mixin
         trained = [parameter for group in groups for parameter in group["params"]]
@@ -90,31 +93,17 @@ class JobTrainer:
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on one batch."""
+        self.pulse.beat()
         self.saves.check()
         self.count(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
         self.recent.add(loss, inputs)
         return loss
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate; where memory runs out, again with half the batch, and no step is lost."""
-        while (found := self._evaluated(*args, **kwargs)) is None:
-            release_memory()
-            self.args.per_device_eval_batch_size //= 2  # type: ignore[attr-defined] # mixin
-            size = self.args.per_device_eval_batch_size  # type: ignore[attr-defined] # mixin
-            print(f"memory ran out in the evaluation: again with batches of {size}", flush=True)  # noqa: T201 - standard output is the job's log
-        return found
-
-    def _evaluated(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the metrics, or None when memory ran out and a batch can be smaller."""
-        try:
-            return super().evaluate(*args, **kwargs)  # type: ignore[misc] # mixin
-        except Exception as error:
-            # The other ranks would wait for this one: with several, the job starts anew.
-            alone = self.args.world_size == 1 and self.args.per_device_eval_batch_size > 1  # type: ignore[attr-defined] # mixin
-            if not (alone and runs_out(error)):
-                raise
-        return None
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate one batch."""
+        self.pulse.beat()
+        return super().prediction_step(*args, **kwargs)  # type: ignore[misc] # mixin
 
     def count(self, inputs: dict[str, Any]) -> None:
         """Count what is trained on: masks are of shape (batch, length), one or one an answer."""
@@ -242,23 +231,11 @@ class JobTrainer:
             super()._load_rng_state(checkpoint)  # type: ignore[misc] # mixin
 
 
-def release_memory() -> None:
-    """Give back what nobody refers to any more."""
-    import gc
-
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 @contextmanager
 def named_failures(folder: Path) -> Iterator[None]:
     """Name what goes wrong in a save, and leave nothing half of it: the disk may be full."""
     try:
         yield
     except Exception as error:
-        named = translate(error, folder)  # first: it tells how full the disk was
         shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
-        raise named from error
+        raise translate(error, folder, needed=checkpoints.size_of_newest(folder)) from error

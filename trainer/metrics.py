@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,13 @@ NUMBERS = (
     *("grad_norm", "tokens_per_second", "samples_per_second", "eta_seconds"),
 )
 """What a record may hold, whoever trains."""
+EVENT = re.compile(rb"event (\w+) at step (\d+): (.*)")
+"""The log's line that tells of an event of a step: its kind, the step, and the message."""
+
+
+def event_line(step: int, event: dict[str, str]) -> str:
+    """Return that line."""
+    return f"event {event['kind']} at step {step}: {event['message']}"
 
 
 def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:

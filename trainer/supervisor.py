@@ -124,6 +124,7 @@ class Supervisor:
 
     def _attempt(self) -> Ended:
         """Start the trainer and watch it to its end; nothing of it is left running."""
+        self._job.pulse.unlink(missing_ok=True)  # of one that was killed
         with Ranks(
             self._command,
             job=self._job,

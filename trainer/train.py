@@ -29,6 +29,7 @@ from trainer.files import read_json
 from trainer.gguf import check_export, refuse_export
 from trainer.hub import check_hub, push_output
 from trainer.job_directory import JobDirectory, JobState
+from trainer.log import outlive_full_disks
 from trainer.merging import refuse_quantised_base
 from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
@@ -310,5 +311,6 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    outlive_full_disks()
     hide_unused((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
     sys.exit(main(sys.argv[1]))

@@ -21,6 +21,7 @@ from trainer.errors import (
 from trainer.job_directory import Control, Desired, JobState, Status
 from trainer.ranks import ALONE, World, read_world
 
+OWN_TRAINER = "trainer.train"
 LOWER_RATE = 0.5  # times the learning rate, after the loss was no number
 MAX_QUOTE = 300  # characters of the log in an error's sentence
 WISHED = {Desired.PAUSE: JobState.PAUSED, Desired.STOP: JobState.STOPPED}
@@ -32,7 +33,7 @@ class Terms:
 
     command: tuple[str, ...] | None = None
     """The trainer's command line; None: this package's own trainer."""
-    module: str = "trainer.train"
+    module: str = OWN_TRAINER
     """The module of this package that trains, where there is no command."""
     batch_size: int = 8
     """The batch size per device that the user asked for; 1 where we cannot make it smaller."""
@@ -98,7 +99,7 @@ def read_terms(record: dict[str, Any]) -> Terms:
     ours = _is_ours(config)
     return Terms(
         command=_command(record.get("command")),
-        module="trainer.train" if ours else "trainer.foreign",
+        module=OWN_TRAINER if ours else "trainer.foreign",
         world=read_world(record) if ours else ALONE,
         batch_size=_batch_size(config),
         max_restarts=int(_number(limits, "limits", "max_restarts", 2)),
@@ -138,7 +139,7 @@ def failure(ended: Ended, terms: Terms) -> OrchestratorError:
     if ended.stalled:
         return TrainingStalled(
             f"The trainer gave no sign of life for {terms.stall_seconds / 60:g} minutes "
-            "(no log line, no metric, no status) and was killed."
+            "(no batch, no metric, no status; no log line where it does not train) and was killed."
         )
     if number := signal_of(ended.code):
         return _killed_by(number, ended)
@@ -174,7 +175,7 @@ def retry_after(error: OrchestratorError, status: Status, terms: Terms) -> Retry
         line = f"restart with batch size {now} instead of {before} {cause}"
         return Retry(line=line, changes={"batch_divisor": divisor})
     if isinstance(error, TrainingDiverged):
-        if status.learning_rate_factor != 1:
+        if status.learning_rate_factor != 1 or terms.module != OWN_TRAINER:
             return None
         line = f"roll back to the last checkpoint, {LOWER_RATE:g} times the learning rate, {cause}"
         return Retry(line=line, changes={"learning_rate_factor": LOWER_RATE})

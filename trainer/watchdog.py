@@ -103,6 +103,7 @@ class _Watch:
     """What is remembered between two looks at the same trainer."""
 
     progress: Stillness
+    printed: Stillness
     log_offset: int
     control_before: tuple[int, ...] | None
     wish: Control | None = None
@@ -130,7 +131,8 @@ class Watchdog:
         """Release the trainer and wait for its end; bring it about when it is due."""
         job = self._job
         watch = _Watch(
-            progress=Stillness(job.log, job.metrics, job.status),
+            progress=Stillness(job.metrics, job.status, job.pulse),
+            printed=Stillness(job.log),
             log_offset=_size(job.log),
             control_before=_signature(job.control),
         )
@@ -193,13 +195,18 @@ class Watchdog:
         return View(
             requests=len(self._bell.requests),
             initializing=state is JobState.INITIALIZING,
-            still=watch.progress.seconds(now),
+            still=self._still(watch, now),
             resting=_since(watch.resting_at, now),
             wished=_since(watch.wished_at, now),
             grace=max(0.0, control.grace_seconds),
             terminated=_since(watch.terminated_at, now),
             kill_after=watch.kill_after,
         )
+
+    def _still(self, watch: _Watch, now: float) -> float:
+        """Return the seconds without a sign of life; what is printed while it trains is none."""
+        progress, printed = watch.progress.seconds(now), watch.printed.seconds(now)
+        return progress if self._job.pulse.exists() else min(progress, printed)
 
     def _obey(self, order: Order, trainer: Ranks, watch: _Watch) -> None:
         match order:

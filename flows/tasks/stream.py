@@ -19,6 +19,7 @@ from flows.renting.journal import Journal
 from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.board import Board
 from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.events import Events
 from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.gang import GangTraining
 from flows.streaming.log_shipper import LogShipper
@@ -104,18 +105,20 @@ async def _follow(
         run_id = this_run_id()
         shipper = LogShipper(client, run_id, run)
         board = Board(client, run_id, run.metrics)
+        events = Events(run_id, run)
         helpers: list[Coroutine[Any, Any, None]] = [
             mirror_file(training.machine, f"{training.workspace}/train.log", run.log),
             mirror_file(training.machine, f"{training.workspace}/metrics.jsonl", run.metrics),
             shipper.run(),
             board.run(),
+            events.run(),
             watch_wishes(client, run_id, training.ask),
             watch_budget(Budget(job, journal), training.ask),
         ]
         if not provider.is_home:
             helpers += [mirror.run(), watch_provider(provider, training.instance, journal)]
         tasks = [asyncio.create_task(helper) for helper in helpers]
-        ending = asyncio.create_task(_until_all_is_home(training, run, shipper, board))
+        ending = asyncio.create_task(_until_all_is_home(training, run, shipper, board, events))
         try:
             # A helper ends only by failing: nobody shall miss that, not even when only the last
             # bytes are missing.
@@ -130,7 +133,7 @@ async def _follow(
 
 
 async def _until_all_is_home(
-    training: RemoteTraining, run: RunFolder, shipper: LogShipper, board: Board
+    training: RemoteTraining, run: RunFolder, shipper: LogShipper, board: Board, events: Events
 ) -> dict[str, Any]:
     """Wait until the job is at rest and every byte of log and metrics is here and shown."""
     status = await training.until_rest()
@@ -138,4 +141,5 @@ async def _until_all_is_home(
     await until_size(run.metrics, status.get("metrics_bytes"))
     await shipper.finish()
     await board.finish()
+    await asyncio.to_thread(events.look)
     return status

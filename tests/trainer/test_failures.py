@@ -11,6 +11,7 @@ from trainer.errors import (
     DiskFull,
     IntegrityError,
     OutOfMemory,
+    TrainerKilled,
     TrainingFailed,
 )
 from trainer.failures import tensors_expected, translate
@@ -23,6 +24,9 @@ CASES = [
     (RuntimeError("HIP out of memory. Tried to allocate"), OutOfMemory),
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), OutOfMemory),
     (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), OutOfMemory),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"), OutOfMemory),
+    (OSError(errno.ENOMEM, "Cannot allocate memory"), OutOfMemory),
+    (RuntimeError("One of the subprocesses has abruptly died during map"), TrainerKilled),
     (NO_SPACE, DiskFull),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), DiskFull),
     (Exception("I/O error: No space left on device (os error 28)"), DiskFull),
@@ -62,6 +66,15 @@ def test_only_the_first_line_of_a_long_story_is_told(tmp_path):
     message = translate(RuntimeError("first\nsecond " + "x" * 10_000), tmp_path).message
 
     assert message == "The trainer failed (RuntimeError: first)."
+
+
+def test_what_a_worker_raised_is_told_with_its_reason(tmp_path):
+    story = "Caught ValueError in DataLoader worker process 0.\nTraceback:\nValueError: row 7"
+
+    named = translate(ValueError(story), tmp_path)
+
+    assert type(named) is TrainingFailed
+    assert "ValueError: row 7" in named.message
 
 
 def test_a_pickle_that_torch_refuses_is_named_with_its_checkpoint():

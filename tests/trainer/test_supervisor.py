@@ -111,6 +111,37 @@ for step in range(40):
     assert job.status.attempt == 1
 
 
+def test_what_is_printed_while_the_model_does_not_train_on_is_no_sign_of_life(tmp_path):
+    script = """
+if attempt == 1:
+    job.pulse.touch()
+    while True:
+        print('another thread is well', flush=True)
+        time.sleep(0.05)
+for step in range(40):
+    print('loading', flush=True)
+    time.sleep(0.05)
+"""
+    job = Supervised(tmp_path, script + COMPLETE, stall_timeout_minutes=1 / 60)
+
+    assert job.run().returncode == 0
+    assert (job.status.attempt, job.status.restarts) == (2, 1)
+    assert "where it hangs" in job.log
+
+
+def test_the_lower_learning_rate_is_kept_in_the_status(tmp_path):
+    script = """
+print('factor', job.read_status().learning_rate_factor)
+state('failed', error=TrainingDiverged('At step 5 the loss was nan.').to_dict()); sys.exit(1)
+"""
+    job = Supervised(tmp_path, script)
+
+    assert job.run().returncode != 0
+    factors = [line for line in job.log.splitlines() if line.startswith("factor")]
+    assert factors == ["factor 1.0", "factor 0.5"]
+    assert (job.status.learning_rate_factor, job.status.restarts) == (0.5, 0)
+
+
 def test_out_of_memory_halves_the_batch_until_it_fits(tmp_path):
     script = """
 print('divisor', job.read_status().batch_divisor)

@@ -1,6 +1,7 @@
 """What the end of a trainer means and what follows: pure decisions, without a process."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -132,6 +133,7 @@ def test_a_loss_that_is_no_number_is_met_once_by_a_lower_rate():
     assert retry.changes == {"learning_rate_factor": 0.5}
     assert "roll back to the last checkpoint, 0.5 times the learning rate" in retry.line
     assert retry_after(error, Status(**retry.changes), TERMS) is None
+    assert retry_after(error, Status(), replace(TERMS, module="trainer.foreign")) is None
 
 
 def test_an_error_that_says_stop_is_not_retried():

@@ -1,10 +1,13 @@
 """What goes wrong while training: named, in one sentence, and the last checkpoint still good."""
 
 import dataclasses
+import itertools
 import json
 import os
 import re
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -241,7 +244,11 @@ def test_half_the_learning_rate_goes_on_from_the_checkpoint(tmp_path, make_job):
 
 @torch_group
 @pytest.mark.usefixtures("little_memory")
-def test_memory_that_ran_out_in_the_evaluation_costs_no_step(tmp_path, make_job, capfd):
+def test_neither_memory_that_ran_out_in_the_evaluation_nor_a_clock_that_jumps_costs_a_step(
+    tmp_path, make_job, capfd, monkeypatch
+):
+    now, jumps = time.time(), itertools.count(0, 3600)
+    monkeypatch.setattr(time, "time", lambda: now + next(jumps))
     settings = {"data": {"eval_fraction": 0.4}, "per_device_eval_batch_size": 8, "max_steps": 4}
     job = make_job(tmp_path / "job", **settings, eval_steps=2)
 
@@ -251,9 +258,27 @@ def test_memory_that_ran_out_in_the_evaluation_costs_no_step(tmp_path, make_job,
     assert [f"with batches of {size}\n" in told for size in (4, 2, 1)] == [True, True, False]
     assert sorted(job.evaluations) == [0, 2, 4]
     assert sorted(job.metrics) == [0, 1, 2, 3, 4]
+    speeds = [r["tokens_per_second"] for r in job.metrics.values() if "train_loss" in r]
+    assert all(0 < speed < 1e6 for speed in speeds)
+    assert job.metrics[2]["eta_seconds"] < 600
 
 
 # Disk ---------------------------------------------------------------------------------------
+
+
+def test_a_log_on_a_full_disk_ends_nothing_and_is_made_up_for(tmp_path):
+    script = f"""
+import os
+from trainer.log import outlive_full_disks
+outlive_full_disks()
+print("no room")
+os.dup2(os.open({str(tmp_path / "log")!r}, os.O_WRONLY | os.O_CREAT), 1)
+print("room again")
+"""
+    with Path("/dev/full").open("w") as full:
+        subprocess.run([sys.executable, "-c", script], stdout=full, check=True)
+
+    assert (tmp_path / "log").read_text() == "no room\nroom again\n"
 
 
 @pytest.fixture
@@ -277,7 +302,8 @@ def test_a_disk_that_fills_while_saving_is_named_and_the_checkpoint_before_is_go
     named, _ = ends_with(job, capfd)
 
     assert named == "DiskFull"
-    assert " of 4.0 MiB are free" in job.status.error["message"]
+    free_and_needed = r"[0-9.]+ MiB of 4\.0 MiB are free, [0-9.]+ MiB are needed"
+    assert re.search(free_and_needed, job.status.error["message"])
     assert checkpoints.newest_valid(job.directory.checkpoints) == (job.checkpoint(2), [])
     assert not list(job.directory.checkpoints.glob(".saving/*"))
 

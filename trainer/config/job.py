@@ -47,7 +47,8 @@ class Limits(Settings):
     max_runtime_minutes: float | None = Field(default=None, gt=0)
     """Stop with a saved checkpoint after this long. null: no limit."""
     stall_timeout_minutes: float = Field(default=30.0, gt=0)
-    """No log line and no metric for this long: dump the stacks and restart."""
+    """No batch trained or evaluated for this long (outside of training: no log line): dump the
+    stacks and restart."""
     max_restarts: int = Field(default=2, ge=0)
     """Restarts after a stall or a killed trainer, each from the newest valid checkpoint."""
     stop_grace_seconds: float = Field(default=120.0, gt=0)

@@ -7,6 +7,7 @@ nothing of that buffer, so a resumed run would generate anew, and other answers 
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,25 @@ class RolloutTrainer(JobTrainer):
             self.samples_seen += masks[0].shape[0]
         return prepared
 
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the answers as TRL does, generated in parts where they do not fit at once."""
+        generate = super()._generate_single_turn  # type: ignore[misc] # mixin
+
+        def answer(rows: slice) -> Any:
+            of_rows = images and images[rows]
+            return generate(prompt_ids[rows], of_rows, *args, **kwargs)
+
+        if args[0]:  # multimodal fields are not one an answer
+            return generate(prompt_ids, images, *args, **kwargs)
+        return _all_answers(self.in_parts(answer, len(prompt_ids)))
+
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return minus the mean reward as the loss: that of learning says nothing of success."""
         import torch
 
-        super().prediction_step(*args, **kwargs)  # type: ignore[misc] # mixin
+        super().prediction_step(*args, **kwargs)
         reward = self._metrics["eval"]["reward"][-1]
         return torch.tensor(-reward, device=self.args.device), None, None
 
@@ -79,6 +94,7 @@ class RolloutTrainer(JobTrainer):
             "absent": [name for name, value in rollout.items() if value is None],
             "metrics": self._metrics["train"],
             "tokens": getattr(self, "_total_train_tokens", 0),
+            "parts": self.parts,
         }
         tensors = {k: v.contiguous().cpu() for k, v in rollout.items() if v is not None}
         save_file(tensors, Path(output_dir) / ROLLOUTS, metadata={"record": json.dumps(record)})
@@ -101,9 +117,18 @@ class RolloutTrainer(JobTrainer):
         )
         self._metrics["train"].update(record["metrics"])
         self._total_train_tokens = record["tokens"]
+        self.parts = record.get("parts", 1)
         if rollout:
             rollout |= dict.fromkeys(record["absent"])
             self._buffered_inputs = split_tensor_dict(rollout, self.args.steps_per_generation)
+
+
+def _all_answers(parts: list[Any]) -> Any:
+    """Return the answers in all parts: lists, or as GRPO has them with their logprobs or None."""
+    if not isinstance(parts[0], tuple):
+        return [*chain(*parts)]
+    answers, logprobs = zip(*parts, strict=True)
+    return [*chain(*answers)], None if logprobs[0] is None else [*chain(*logprobs)]
 
 
 def joined(batches: list[Batch]) -> Batch:

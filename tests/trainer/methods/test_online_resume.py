@@ -73,3 +73,37 @@ def test_rollouts_fit_a_batch_that_memory_halved(tmp_path, make_online):
     # The mean of a batch's tokens is taken by halves, and these are of different lengths.
     assert losses[0] == pytest.approx(losses[1], abs=0.2)
     assert halved.status.batch_divisor == 2
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["grpo", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("rloo", "ppo"))],
+)
+def test_answers_that_do_not_fit_at_once_are_generated_in_parts(
+    tmp_path, make_online, monkeypatch, capfd, method
+):
+    import torch
+    from transformers import GenerationMixin
+
+    # Nearly always the likeliest token: what is drawn depends on how many are drawn at once.
+    settings = {**SETTINGS[method], "method": method, "max_steps": 2, "temperature": 0.001}
+    whole, parted = (make_online(tmp_path / name, **settings) for name in ("whole", "parted"))
+    whole.train()
+    generate = GenerationMixin.generate
+
+    def narrow(self, *args, **kwargs):
+        if len(kwargs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA error: out of memory")
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(GenerationMixin, "generate", narrow)
+    assert parted.train() is JobState.COMPLETED
+
+    printed = capfd.readouterr().out
+    assert "memory ran out for the answers: again in 2 parts" in printed
+    assert printed.count("memory ran out") < 4  # the number of parts is remembered
+    for step, record in curve(whole).items():
+        numbers = {name: value for name, value in record.items() if value is not None}
+        assert {name: curve(parted)[step][name] for name in numbers} == pytest.approx(
+            numbers, rel=0.02, abs=0.02
+        )

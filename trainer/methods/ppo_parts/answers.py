@@ -71,6 +71,22 @@ def generate(
     return answers, (before == 0).long(), is_end.any(dim=1)
 
 
+def together(
+    parts: list[tuple[Tensor, Tensor, Tensor]], padding: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `generate` returned for parts of the prompts as one, padded at the end."""
+    import torch
+
+    answers, masks, has_end = zip(*parts, strict=True)
+    length = max(part.shape[1] for part in answers)
+
+    def padded(tensors: tuple[Tensor, ...], value: int) -> Tensor:
+        pad = torch.nn.functional.pad
+        return torch.cat([pad(t, (0, length - t.shape[1]), value=value) for t in tensors])
+
+    return padded(answers, padding), padded(masks, 0), torch.cat(has_end)
+
+
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the tokens that end an answer: the tokenizer's, and those that the model names."""
     named = model.generation_config.eos_token_id

@@ -21,7 +21,13 @@ from trl.trainer.utils import (
 )
 
 from trainer.methods.online import joined
-from trainer.methods.ppo_parts.answers import as_completions, generate, prompt_tokens, read
+from trainer.methods.ppo_parts.answers import (
+    as_completions,
+    generate,
+    prompt_tokens,
+    read,
+    together,
+)
 from trainer.methods.ppo_parts.losses import (
     advantages_of,
     masked_mean,
@@ -47,6 +53,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
     `RolloutTrainer` keeps it in checkpoints. The value head lies beside the model, not in it:
     what is saved as the model is the policy alone.
     """
+
+    in_parts: Any
+    """See `trainer.smaller.InParts`, which `RolloutTrainer` is."""
 
     def __init__(
         self, model: Any, args: PPOConfig, reward_funcs: list[Reward], **kwargs: Any
@@ -108,9 +117,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         """Answer prompts; return the answers with all that is learnt from them."""
         with self._generating():
             batch, has_end = self._answers([row["prompt"] for row in rows])
-            logps, _, states = self._read(self.model, batch)
+            logps, states = self._read_all(self.model, batch)
             with self._as_reference() as reference:
-                reference_logps, _, _ = self._read(reference, batch)
+                reference_logps, _ = self._read_all(reference, batch)
         scores = self._scores(rows, batch)
         rewarded = scores
         if self.args.missing_eos_penalty is not None:
@@ -165,12 +174,18 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
     def _answers(self, prompts: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
         ids, mask = prompt_tokens(prompts, self.processing_class, self.args.device)
-        answers, answer_mask, has_end = generate(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class,
-            (ids, mask),
-            max_new_tokens=self.args.max_completion_length,
-            temperature=self.args.temperature,
+
+        def answer(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+            return generate(
+                self.accelerator.unwrap_model(self.model),
+                self.processing_class,
+                (ids[rows], mask[rows]),
+                max_new_tokens=self.args.max_completion_length,
+                temperature=self.args.temperature,
+            )
+
+        answers, answer_mask, has_end = together(
+            self.in_parts(answer, len(ids)), self.processing_class.pad_token_id
         )
         batch = {
             "prompt_ids": ids,
@@ -190,6 +205,16 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         columns.pop("prompt")
         scores = [function(**columns) for function in self.reward_funcs]
         return torch.tensor(scores, dtype=torch.float32, device=self.args.device).sum(dim=0)
+
+    def _read_all(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return what is read of a rollout but the entropies, in parts where memory asks for it."""
+
+        def of(rows: slice) -> tuple[Tensor, Tensor]:
+            logps, _, states = self._read(model, {k: v[rows] for k, v in batch.items()})
+            return logps, states
+
+        logps, states = zip(*self.in_parts(of, len(batch["prompt_ids"])), strict=True)
+        return torch.cat(logps), torch.cat(states)
 
     def _read(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         return read(model, batch, self.args.temperature)
