@@ -175,7 +175,7 @@ def disturb(job: JobDirectory, kills: list[Kill], lengths: dict[str, float], tal
     for kill in kills:
         if not comes(job, supervisor, kill, attempt):
             break
-        time.sleep(kill.share * lengths[kill.phase])
+        wait_in(job, kill, attempt, kill.share * lengths[kill.phase])
         if not strike(job, supervisor, kill):
             break
         tally.kills += 1
@@ -199,6 +199,15 @@ def comes(job: JobDirectory, supervisor: subprocess.Popen[bytes], kill: Kill, at
             return True
         time.sleep(0.002)
     return False
+
+
+def wait_in(job: JobDirectory, kill: Kill, attempt: int, seconds: float) -> None:
+    """Wait so long in the phase of a kill; a start may be faster this time, and is over then."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if kill.phase == "start" and last_record(job).get("attempt", 0) >= attempt:
+            return
+        time.sleep(min(left, 0.01))
 
 
 def is_in(job: JobDirectory, kill: Kill, attempt: int) -> bool:
