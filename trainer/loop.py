@@ -167,6 +167,8 @@ class JobTrainer(InParts):
             writes = self._with_room(save) if rank.world_size == 1 else save()
         wait_for_all()
         if not rank.is_first:
+            if rank.is_first_here:  # of another machine, whose part is with the first by now
+                shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
             return
         self.saves.begin(partial(self._finish_save, self.state.global_step, writes))  # type: ignore[attr-defined] # mixin
         if waits:
@@ -216,9 +218,11 @@ class JobTrainer(InParts):
         rank = own_rank()
         if not rank.on_several_machines:
             return
-        name = f"rng_state_{rank.rank}.pth"
-        for other, content in all_to_first((name, (Path(output_dir) / name).read_bytes())):
-            (Path(output_dir) / other).write_bytes(content)
+        path = Path(output_dir) / f"rng_state_{rank.rank}.pth"
+        elsewhere = rank.rank >= rank.local_world_size
+        for name, content in all_to_first((path.name, path.read_bytes() if elsewhere else None)):
+            if content is not None:
+                (path.parent / name).write_bytes(content)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):

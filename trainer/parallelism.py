@@ -149,5 +149,6 @@ def in_words(config: TrainingConfig, processes: int, divisor: int = 1) -> str:
     """
     batch = config.per_device_train_batch_size // divisor
     accumulation = config.gradient_accumulation_steps * divisor
-    factors = f"{batch} per device × {accumulation} accumulated × {processes} processes"
-    return f"{batch * accumulation * processes} examples: {factors}"
+    factors = f"{batch} per device × {accumulation} accumulated"
+    several = f" × {processes} processes" if processes > 1 else ""
+    return f"{batch * accumulation * processes} examples: {factors}{several}"

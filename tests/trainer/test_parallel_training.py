@@ -14,6 +14,7 @@ from trainer import checkpoints
 from trainer.errors import IntegrityError
 from trainer.job_directory import Desired, JobDirectory, JobState
 from trainer.manifest import write_manifest
+from trainer.ranks import free_port
 
 pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.slow]
 SETTINGS = {
@@ -151,6 +152,32 @@ def test_a_pause_and_a_killed_process_change_nothing(tmp_path, make_job, pair):
     assert other.job.curve == pair.job.curve
     assert [other.draws(rank) for rank in (0, 1)] == [pair.draws(rank) for rank in (0, 1)]
     assert other.job.weights == pair.job.weights
+
+
+def test_two_machines_train_as_two_processes_of_one(tmp_path, make_job, pair):
+    """The second has a disk of its own: its random numbers come to the first by the network."""
+    port = free_port()
+    jobs, running = [], []
+    for node in (0, 1):
+        other = Pair(make_job, tmp_path / f"node{node}")
+        world = {"processes": 2, "nodes": 2, "node_rank": node, "master_port": port}
+        limits = {"max_restarts": 0, "stall_timeout_minutes": 1}
+        other.job.write(config=other.job.config, world=world, limits=limits)
+        words = command(other.job.directory.root)
+        running.append(subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL))
+        jobs.append(other)
+
+    codes = [process.wait(240) for process in running]
+    assert codes == [0, 0], jobs[0].log
+    first, second = (other.job for other in jobs)
+    assert first.curve == pair.job.curve
+    assert first.weights == pair.job.weights
+    checkpoints.check(first.checkpoint(8))
+    assert (first.checkpoint(8) / "rng_state_1.pth").exists()
+    assert second.status.state is JobState.COMPLETED
+    assert not list(second.directory.checkpoints.iterdir())
+    assert not second.directory.output.exists()
+    assert not second.directory.metrics.exists()
 
 
 @pytest.mark.gpu

@@ -76,6 +76,7 @@ def test_a_trainer_refuses_what_its_machine_cannot_do(monkeypatch, settings, pro
         ({}, {"parallelism": "fsdp"}, "gpu_count: 2 or more"),
         ({"gpu_count": 1}, {"parallelism": "deepspeed"}, "gpu_count: 2 or more"),
         ({"gpu_count": 2, "cpu_processes": 2}, {}, "Remove cpu_processes"),
+        ({"cpu_processes": 2}, {}, "set gpu_count: 0"),  # there may be one GPU, for one process
         ({"gpu_count": 2}, {"method": "grpo", "reward_functions": ["exact_match"]}, "asks for 2"),
     ],
 )
@@ -95,6 +96,7 @@ def test_every_gpu_has_its_process(resources, processes):
 def test_the_users_batch_is_that_of_a_device():
     asked = config(per_device_train_batch_size=4, gradient_accumulation_steps=3)
 
+    assert in_words(asked, 1) == "12 examples: 4 per device × 3 accumulated"
     assert in_words(asked, 2) == "24 examples: 4 per device × 3 accumulated × 2 processes"
     assert in_words(asked, 2, 4) == "24 examples: 1 per device × 12 accumulated × 2 processes"
 

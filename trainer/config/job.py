@@ -128,10 +128,10 @@ class TrainingJob(Settings):
         """Refuse what several processes cannot do."""
         resources, training = self.resources, self.training
         gpus, processes = resources.gpu_count or 0, self.processes_per_machine
-        if resources.cpu_processes and gpus:
+        if (resources.cpu_processes or 1) > 1 and resources.gpu_count != 0:
             raise ValueError(
-                f"resources.cpu_processes = {resources.cpu_processes}: with gpu_count = {gpus} "
-                "each GPU has its process. Remove cpu_processes, or set gpu_count: 0"
+                f"resources.cpu_processes = {resources.cpu_processes} is for training without a "
+                "GPU; each GPU has one process. Remove cpu_processes, or set gpu_count: 0"
             )
         if training.parallelism != "ddp" and gpus < 2:
             raise ValueError(
