@@ -20,7 +20,7 @@ class Resources(Settings):
     """How many GPUs of a machine train together; see training.parallelism. 0: none is used.
     null: one, but here the CPU will do without one."""
     cpu_processes: int | None = Field(default=None, ge=1)
-    """How many processes train together where no GPU is used. null: one."""
+    """How many processes train together where no GPU is used (gpu_count: 0). null: one."""
     nodes: int = Field(default=1, ge=1, le=MAX_NODES)
     """How many machines train the job together, each with so many GPUs or processes: of one provider
     and region, hired, started and replaced as one. For ssh and lambda, whose machines reach each
