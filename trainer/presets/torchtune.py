@@ -17,6 +17,7 @@ from trainer.files import read_json
 from trainer.presets.preset import FOLDER, LORA, NUMBER, OUT, Preset, Start
 
 SETTINGS = f"{FOLDER}/torchtune.yaml"
+METRICS = "metrics.txt"
 MODELS = "torchtune.models"
 FAMILIES = {"qwen2": ("qwen2", "QWEN2"), "llama": ("llama3", "LLAMA3")}
 """Of config.json's `model_type`: the builder, and what the checkpointer calls it."""
@@ -76,7 +77,11 @@ def _settings(start: Start) -> dict[str, Any]:
         "compile": False,
         "enable_activation_checkpointing": config.gradient_checkpointing is True,
         "enable_activation_offloading": False,
-        "metric_logger": {"_component_": "torchtune.training.metric_logging.StdoutLogger"},
+        "metric_logger": {
+            "_component_": "torchtune.training.metric_logging.DiskLogger",
+            "log_dir": str(start.root / OUT),
+            "filename": METRICS,
+        },
         "log_every_n_steps": config.logging_steps,
         "log_peak_memory_stats": False,
         **config.arguments,
@@ -240,7 +245,8 @@ PRESET = Preset(
             rf"(?:.* tokens_per_second_per_gpu:(?P<tokens_per_second>{NUMBER}))?"
             rf"(?:.* grad_norm:(?P<grad_norm>{NUMBER}))?",
         ],
-        "env": {"PYTHONUNBUFFERED": "1"},
+        # Not what it prints: there the progress bar gets between.
+        "metrics_file": f"{OUT}/{METRICS}",
     },
     varies=_varies,
     cannot={

@@ -83,6 +83,6 @@ def test_it_trains_and_leaves_an_artifact(
     steps, _ = read_metrics(job.job.metrics)
     losses = [steps[n]["train_loss"] for n in sorted(steps)]
     assert len(losses) == 18  # thirty rows, three times, five at a time
-    assert losses[-1] < losses[0] - 0.5
+    assert losses[-1] < losses[0] - 0.3
     files = verify(job.job.output)["files"]
     assert ("adapter_model.safetensors" in files) == (peft is not None)
