@@ -31,6 +31,8 @@ from trainer.metrics import read_metrics
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.thorough]
 STEPS = {"max_steps": 40, "eval_steps": 20, "save_steps": 5}
+LONG = {"max_steps": 300, "eval_steps": 150, "save_steps": 25}
+"""Still at work when another process of ours has started."""
 
 
 @pytest.fixture
@@ -39,11 +41,10 @@ def hosts(tmp_path, monkeypatch):
         yield hosts
 
 
-def on_two(provider: str, gpus: int = 0, **changes: Any) -> TrainingJob:
-    resources = {"nodes": 2, "gpu_count": gpus, "cpu_threads": 1}
-    job = make_job(**STEPS)
+def on_two(provider: str, steps: dict[str, int] = STEPS) -> TrainingJob:
+    resources = {"nodes": 2, "gpu_count": 0, "cpu_threads": 1}
     return TrainingJob.model_validate(
-        {**job.model_dump(), "provider": provider, "resources": resources, **changes}
+        {**make_job(**steps).model_dump(), "provider": provider, "resources": resources}
     )
 
 
@@ -64,11 +65,11 @@ async def said(run: RunFolder, words: str) -> bool:
         return any(words in log.message for log in await client.read_logs(here, limit=200))
 
 
-def trained_by_two_processes(folder: Path) -> JobDirectory:
+def trained_by_two_processes(folder: Path, steps: dict[str, int] = STEPS) -> JobDirectory:
     """Return a job directory where two processes of this computer trained the same."""
     folder.mkdir()
     directory = JobDirectory(folder)
-    config = make_job(**STEPS).training.model_dump(mode="json")
+    config = make_job(**steps).training.model_dump(mode="json")
     directory.job.write_text(json.dumps({"config": config, "world": {"processes": 2}}))
     subprocess.run([sys.executable, "-m", "trainer", folder], check=True, capture_output=True)
     return directory
@@ -122,7 +123,7 @@ async def test_when_a_rented_machine_is_taken_back_both_are_replaced(
 
 
 async def test_two_machines_survive_the_death_of_ours_and_a_pause(hosts, flow_process, tmp_path):
-    run = RunFolder((await create_run(on_two("ssh"))).id)
+    run = RunFolder((await create_run(on_two("ssh", LONG))).id)
     flow = flow_process(run.run_id)
     await until(lambda: hosts.directory(0).read_status().step >= 5)
     flow.kill()
@@ -138,12 +139,12 @@ async def test_two_machines_survive_the_death_of_ours_and_a_pause(hosts, flow_pr
 
     output = await flow_process(run.run_id).ended()
     assert await state_of(run) is JobState.COMPLETED, output
-    alone = await asyncio.to_thread(trained_by_two_processes, tmp_path / "alone")
+    alone = await asyncio.to_thread(trained_by_two_processes, tmp_path / "alone", LONG)
     assert losses(run.metrics) == losses(alone.metrics)
 
 
 async def test_cancelling_leaves_nothing_on_either_machine(hosts, flow_process):
-    run = RunFolder((await create_run(on_two("ssh"))).id)
+    run = RunFolder((await create_run(on_two("ssh", LONG))).id)
     flow = flow_process(run.run_id)
     await until(lambda: hosts.directory(0).read_status().step >= 2)
 
