@@ -129,7 +129,7 @@ def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[
 
     commands = [*app.registered_commands, *servers.registered_commands]
 
-    assert len(commands) == 20
+    assert len(commands) == 21
     for command in commands:
         assert "Example: trainctl " in ((command.callback and command.callback.__doc__) or "")
 

@@ -97,7 +97,7 @@ def test_a_field_of_its_own_is_pointed_to(arguments):
     assert error.suggestion == "Set training.learning_rate instead."
 
 
-@pytest.mark.parametrize("name", ["output_dir", "save_strategy", "eval_strategy", "push_to_hub"])
+@pytest.mark.parametrize("name", ["output_dir", "save_strategy", "eval_strategy", "data_seed"])
 def test_what_is_the_orchestrators_to_set_is_refused(arguments, name):
     error = refusal(arguments, **{name: "x"})
 

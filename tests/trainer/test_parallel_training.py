@@ -137,6 +137,7 @@ def test_a_checkpoint_has_the_random_numbers_of_every_process(tmp_path, pair):
         checkpoints.check(copy)
 
 
+@pytest.mark.thorough
 def test_a_pause_and_a_killed_process_change_nothing(tmp_path, make_job, pair):
     other = Pair(make_job, tmp_path / "two")
     for what in ("pause", "kill"):
@@ -154,6 +155,7 @@ def test_a_pause_and_a_killed_process_change_nothing(tmp_path, make_job, pair):
     assert other.job.weights == pair.job.weights
 
 
+@pytest.mark.thorough
 def test_two_machines_train_as_two_processes_of_one(tmp_path, make_job, pair):
     """The second has a disk of its own: its random numbers come to the first by the network."""
     port = free_port()

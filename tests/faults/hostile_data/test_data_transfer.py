@@ -14,7 +14,7 @@ from hostile import WEIGHTS, flip
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.outputs import fetch_output
 from tests.flows.flow_runs import until
-from trainer.checkpoints import NEEDED, check, newest_valid
+from trainer.checkpoints import NEEDED, OPTIMIZERS, check, newest_valid
 from trainer.errors import IntegrityError
 from trainer.manifest import verify, write_manifest
 
@@ -115,7 +115,7 @@ async def test_a_bit_that_flipped_here_meanwhile_is_put_right(hostile, arriving)
 def write_checkpoint(folder, step):
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
-    for name in NEEDED | {"model.safetensors", "rng_state.pth"}:
+    for name in NEEDED | OPTIMIZERS[0] | {"model.safetensors", "rng_state.pth"}:
         (checkpoint / name).write_bytes(os.urandom(500))
     write_manifest(checkpoint, step=step)
     return checkpoint
