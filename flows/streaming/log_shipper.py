@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks.machines.transfer import in_thread
 from flows.logger import logger
@@ -125,7 +126,9 @@ class LogShipper:
             nonlocal first_try
             if first_try or not (await self._stored())[0]:  # an answer may be lost, lines not
                 first_try = False
-                await self._client.create_logs(logs)
+                # Prefect's client would send them again by itself, without looking first.
+                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+                    await self._client.create_logs(logs)
 
         await persistently(store)
         await self._advance(size, logs[-1].timestamp.isoformat())

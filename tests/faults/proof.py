@@ -74,7 +74,7 @@ async def prove(
     assert state is expected, f"{message}\n{story}"
     assert re.search(error, message), f"{error!r} is not in {message!r}\n{story}"
     assert leaked == 0, story
-    assert wrong_lines == []
+    assert not wrong_lines, "\n".join([*wrong_lines, story])
     assert unverified == []
     if expected is JobState.COMPLETED:
         assert losses(RunFolder(run.id).metrics) == await scene.curves.of(job.training)

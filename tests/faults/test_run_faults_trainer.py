@@ -95,13 +95,26 @@ async def test_a_disk_that_fills_on_the_machine_keeps_the_last_checkpoint(
 ):
     run = await scene.run(scene.job(max_steps=2000, save_steps=20))
     machine = await until(lambda: scene.cloud.made and scene.machine())
-    small_disk(machine.home / ".training-orchestrator/jobs", "34m")
+    small_disk(machine.home / ".training-orchestrator/jobs", "22m")  # one checkpoint, not two
 
     await scene.said(r"checkpoint-\d+ is home")
     scene.injected(run, "DiskFull", ends=True)
 
     await survived(run, JobState.FAILED, r"^DiskFull: .*\d")
     assert newest_valid(RunFolder(run.id).checkpoints)[0] is not None
+
+
+@pytest.mark.fault(31, "disk full")
+async def test_a_disk_with_room_for_two_checkpoints_loses_old_ones_and_the_job_goes_on(
+    scene, survived, small_disk
+):
+    run = await scene.run(scene.job(max_steps=80, save_steps=20))
+    machine = await until(lambda: scene.cloud.made and scene.machine())
+    small_disk(machine.home / ".training-orchestrator/jobs", "34m")
+    scene.injected(run)
+
+    await survived(run)
+    assert "the disk is full: removed checkpoint-" in RunFolder(run.id).log.read_text()
 
 
 @pytest.mark.fault(31, "disk full")

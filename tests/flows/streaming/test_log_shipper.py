@@ -89,6 +89,33 @@ async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
     assert await shipped_lines(run_id) == lines
 
 
+async def test_prefects_client_does_not_send_again_what_was_stored(run_id, monkeypatch):
+    """It tries again by itself where the connection ends before the answer."""
+    monkeypatch.setattr("flows.streaming.log_shipper.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("flows.streaming.log_shipper.logger", quiet_logger)
+    RunFolder(run_id).log.write_text("one\ntwo\n")
+    answered = []
+
+    async with get_client() as client:
+        transport = client._client._transport
+        carry_out = transport.handle_async_request
+
+        async def cut_the_first_answer(request: httpx.Request) -> httpx.Response:
+            response = await carry_out(request)
+            if request.url.path.endswith("/logs/"):
+                answered.append(response)
+                if len(answered) == 1:
+                    await response.aclose()
+                    raise httpx.ReadError("the connection was cut")
+            return response
+
+        monkeypatch.setattr(transport, "handle_async_request", cut_the_first_answer)
+        await ship_all(run_id, client)
+
+    assert len(answered) == 1
+    assert await shipped_lines(run_id) == ["one", "two"]
+
+
 async def test_a_process_killed_before_it_noted_a_batch_doubles_no_line(run_id):
     log = RunFolder(run_id).log
     log.write_text("".join(f"line {number}\n" for number in range(300)))
