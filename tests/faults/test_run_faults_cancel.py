@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import pytest
 from prefect import get_client
 from prefect.states import Cancelling
@@ -26,8 +24,6 @@ MOMENTS = (
     r"'train-\w+' - Finished",
     r"'download-\w+' - Finished",
 )
-LATE = MOMENTS[-2:]
-"""What is left to do may be done before the wish is seen."""
 
 
 async def cancel(run) -> None:
@@ -58,12 +54,14 @@ async def test_a_job_cancelled_at_any_moment_is_stopped(scene, survived, words):
     await scene.said(words)
 
     scene.injected(run, "asked to stop|cancel", ends=True)
-    with suppress(*([ConfigError] if words in LATE else [])):
+    try:
         await cancel(run)
+    except ConfigError:  # a short job may be over by then
+        assert words == MOMENTS[-1]
+        await survived(run, JobState.COMPLETED)
+        return
 
-    # What came home before anybody saw the wish is completed: there is nothing left to stop.
-    is_over = words in LATE and await scene.ended(run) is JobState.COMPLETED
-    await survived(run, JobState.COMPLETED if is_over else JobState.STOPPED)
+    await survived(run, JobState.STOPPED)
 
 
 @pytest.mark.thorough
