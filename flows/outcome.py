@@ -67,6 +67,11 @@ async def cancel_was_asked() -> bool:
             state = (await client.read_flow_run(this_run_id())).state
     except (httpx.HTTPError, PrefectHTTPStatusError):
         return False
+    return is_cancelled(state)
+
+
+def is_cancelled(state: State | None) -> bool:
+    """Whether a flow run is cancelled, or about to be."""
     return state is not None and state.type in {StateType.CANCELLING, StateType.CANCELLED}
 
 

@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Cancelling, Running
 
 from blocks.home import runs
 from flows.locks import is_held, locked
-from flows.outcome import PAUSING, job_state
+from flows.outcome import PAUSING, is_cancelled, job_state
 from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
 from gateway.jobs import SHORT
@@ -76,12 +76,16 @@ async def ask_cancel(client: PrefectClient, run: FlowRun) -> None:
         stopped: State[Any] = Cancelled(name="Stopped", message="cancelled while it was paused")
         await client.set_flow_run_state(run.id, stopped, force=True)
         return
-    if state.at_rest:
-        raise ConfigError(
-            f"Job {_short(run)} is {state}; there is nothing to cancel.",
-            "'trainctl list --state running' shows what runs.",
-        )
-    await client.set_flow_run_state(run.id, Cancelling())
+    if not state.at_rest:
+        await client.set_flow_run_state(run.id, Cancelling())
+        # Prefect refuses that without an error when the job has ended since it was read.
+        run = await client.read_flow_run(run.id)
+        if is_cancelled(run.state):
+            return
+    raise ConfigError(
+        f"Job {_short(run)} is {job_state(run)}; there is nothing to cancel.",
+        "'trainctl list --state running' shows what runs.",
+    )
 
 
 async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> FlowRun:

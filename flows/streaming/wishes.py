@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
-from flows.outcome import PAUSING, cancel_was_asked
+from flows.outcome import PAUSING, cancel_was_asked, is_cancelled
 from flows.renting.budget import Budget
 from trainer.job_directory import Desired
 
@@ -88,10 +88,8 @@ async def watch_budget(budget: Budget, ask: Ask) -> None:
 
 def wish_of(state: State | None) -> Desired | None:
     """Return what a flow run's state asks of the training."""
-    if state is None:
-        return None
-    if state.type in {StateType.CANCELLING, StateType.CANCELLED}:
+    if is_cancelled(state):
         return Desired.STOP
-    if state.type is StateType.PAUSED or state.name == PAUSING:
+    if state and (state.type is StateType.PAUSED or state.name == PAUSING):
         return Desired.PAUSE
     return None

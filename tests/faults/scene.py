@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -103,6 +104,15 @@ class Scene:
         """Send a signal to the newest flow process and wait for its end."""
         self.flows[-1].send_signal(number)
         self.flows[-1].wait(60)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the newest flow process stand still meanwhile."""
+        self.flows[-1].send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.flows[-1].send_signal(signal.SIGCONT)
 
     def injected(self, run: FlowRun, words: str = "", *, ends: bool = False) -> None:
         """Note that the fault happens now; from here on the clock of its recovery runs.

@@ -98,6 +98,17 @@ async def test_a_completed_job_is_neither_cancelled_nor_resumed(prefect_api: str
             control.refuse_resume(run)
 
 
+async def test_a_cancellation_that_comes_after_the_end_is_refused(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client, Running())
+        await client.set_flow_run_state(run.id, Completed())
+
+        with pytest.raises(ConfigError, match=r"is completed; there is nothing to cancel"):
+            await control.ask_cancel(client, run)
+
+        assert job_state(await client.read_flow_run(run.id)) is JobState.COMPLETED
+
+
 async def test_a_job_at_work_is_not_executed_twice(prefect_api: str):
     async with get_client() as client:
         run = await _run_in(client, Running())
