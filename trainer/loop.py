@@ -49,6 +49,20 @@ class Run:
     protected_steps: Callable[[], set[int]] = field(default=set)
     """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
 
+    def with_room(self, work: Callable[[], T]) -> T:
+        """Do `work`; where the disk is full, once more with the newest and best checkpoint only."""
+        folder = self.directory.checkpoints
+        try:
+            return work()
+        except Exception as error:
+            full = isinstance(translate(error, folder), DiskFull)
+            removed = checkpoints.prune(folder, 1, self.protected_steps()) if full else []
+            if not removed:
+                raise
+        names = ", ".join(checkpoint.name for checkpoint in removed)
+        print(f"the disk is full: removed {names} and save again", flush=True)  # noqa: T201 - standard output is the job's log
+        return work()
+
 
 class JobTrainer(InParts):
     """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.checkpoints`."""
@@ -164,7 +178,7 @@ class JobTrainer(InParts):
 
         with named_failures(folder):
             # The other ranks would not save once more.
-            writes = self._with_room(save) if rank.world_size == 1 else save()
+            writes = self.run.with_room(save) if rank.world_size == 1 else save()
         wait_for_all()
         if not rank.is_first:
             if rank.is_first_here:  # of another machine, whose part is with the first by now
@@ -185,23 +199,9 @@ class JobTrainer(InParts):
             return checkpoints.commit(staged, folder, processes=own_rank().world_size)
 
         with named_failures(folder):
-            saved = self._with_room(finish)
+            saved = self.run.with_room(finish)
         checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
         print(f"saved {saved.name}", flush=True)  # noqa: T201 - standard output is the job's log
-
-    def _with_room(self, work: Callable[[], T]) -> T:
-        """Do `work`; where the disk is full, once more with no checkpoint but the newest."""
-        folder = self.run.directory.checkpoints
-        try:
-            return work()
-        except Exception as error:
-            full = isinstance(translate(error, folder), DiskFull)
-            removed = checkpoints.prune(folder, 1, self.run.protected_steps()) if full else []
-            if not removed:
-                raise
-        names = ", ".join(checkpoint.name for checkpoint in removed)
-        print(f"the disk is full: removed {names} and save again", flush=True)  # noqa: T201 - standard output is the job's log
-        return work()
 
     def _refuse_broken_weights(self) -> None:
         """Keep the last good checkpoint: the loss is logged less often than steps are saved."""

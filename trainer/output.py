@@ -50,8 +50,8 @@ def write_output(
         directory: where to write.
         config: the job's settings, with model and dataset where they lie here.
         named: the same as its user gave them, for the model card.
-        trainer: has the trained model; of a PEFT model only the adapters are written. It is of
-            no use afterwards where the job merges.
+        trainer: a `JobTrainer` with the trained model; of a PEFT model only the adapters are
+            written. It is of no use afterwards where the job merges.
         tokenizer: as used, chat template included.
         facts: what the manifest tells besides: `data`, the dataset's rows, tokens and sha256;
             `usage`, memory and time predicted and used; `code`, the SHA-256 of the user's own.
@@ -60,15 +60,16 @@ def write_output(
     staged = directory.root / ".output"
     shutil.rmtree(staged, ignore_errors=True)
     metrics = final_metrics(directory.metrics)
+    with_room = trainer.run.with_room
     try:
-        _save(trainer.model, named, staged, weights)
+        with_room(lambda: _save(trainer.model, named, staged, weights))
         tokenizer.save_pretrained(staged)
         if needs_merging(config):
             let_go(trainer)
             _say(f"merging the adapter onto {config.model}")
-            write_merged(config, staged, staged / MERGED, tokenizer)
+            with_room(lambda: write_merged(config, staged, staged / MERGED, tokenizer))
         if config.export:
-            _export(config, staged, tokenizer)
+            with_room(lambda: _export(config, staged, tokenizer))
         if not config.merge:
             shutil.rmtree(staged / MERGED, ignore_errors=True)
         (staged / "README.md").write_text(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -76,6 +77,14 @@ def end_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
             if path.is_symlink():  # wandb's latest-run: a manifest describes files only
                 path.unlink()
         write_manifest(directory.reports)
+
+
+def fail_trackers() -> None:
+    """Let MLflow show a run as failed, which at our end it would call finished; wandb sees it."""
+    mlflow = sys.modules.get("mlflow")
+    with suppress(Exception):  # its server may be what failed
+        while mlflow and mlflow.active_run():
+            mlflow.end_run("FAILED")
 
 
 def _start_wandb(directory: JobDirectory, name: str) -> None:

@@ -38,7 +38,7 @@ from trainer.output import is_whole, write_output
 from trainer.parallelism import agreed_end_state, check_parallelism, full_weights, in_words
 from trainer.ranks import own_rank, record_failure
 from trainer.rewards.scorer import check_scorer
-from trainer.trackers import end_trackers, hide_unused, start_trackers
+from trainer.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
 from trainer.wish import Interrupted, Wish
 
 if TYPE_CHECKING:
@@ -298,6 +298,7 @@ def _fail(directory: JobDirectory, error: Exception) -> int:
     _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")
     if not isinstance(ours, ConfigError | PeerLost):
         traceback.print_exception(error)  # a person's mistake needs no stack, a failure does
+    fail_trackers()
     if rank.is_first_here:
         directory.update_status(state=JobState.FAILED, error=ours.to_dict())
     if rank.world_size > 1:  # an orderly end would wait for the others

@@ -17,6 +17,17 @@ from trainer.wish import Wish
 TINY_LLAMA = Path(__file__).parents[2] / "examples" / "tiny-llama"
 EXACT = ("train_loss", "grad_norm", "learning_rate", "eval_loss")
 """What must be the same, to the last bit, however often a run was interrupted."""
+WILD = {
+    "peft": None,
+    "optim": "sgd",
+    "learning_rate": 10,
+    "max_grad_norm": 0,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "max_steps": 40,
+    "save_steps": 1,
+}
+"""Settings by which the loss is no number any more within some steps."""
 
 
 class Job:

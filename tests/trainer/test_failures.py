@@ -2,6 +2,8 @@
 
 import errno
 import pickle
+import subprocess
+import sys
 
 import pytest
 
@@ -47,6 +49,42 @@ def test_what_the_libraries_raise_gets_its_name(tmp_path, error, kind):
     assert type(named) is kind
     assert named.message.endswith(".")
     assert "\n" not in named.message
+
+
+GATHERING = """
+import os, sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from trainer.failures import translate
+
+folder, rank, fault = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+dist.init_process_group(
+    "gloo", f"file://{folder}/store", timedelta(seconds=2), world_size=2, rank=rank
+)
+dist.all_reduce(torch.ones(1))
+if rank == 1:
+    if fault == "hangs":
+        sys.stdin.read()
+    os._exit(0)
+try:
+    dist.all_reduce(torch.ones(1))
+except Exception as error:
+    print(type(translate(error, folder)).__name__, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.xdist_group("torch")
+@pytest.mark.parametrize(("fault", "name"), [("hangs", "TrainingStalled"), ("dies", "PeerLost")])
+def test_another_process_that_hangs_or_dies_is_told_apart(tmp_path, fault, name):
+    command = [sys.executable, "-c", GATHERING, str(tmp_path)]
+
+    with subprocess.Popen([*command, "1", fault], stdin=subprocess.PIPE):
+        first = subprocess.run([*command, "0", fault], capture_output=True, check=False, text=True)
+
+    assert first.stdout == f"{name}\n", first.stderr
 
 
 def test_what_has_a_name_keeps_it(tmp_path):

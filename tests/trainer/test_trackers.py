@@ -6,9 +6,10 @@ import sqlite3
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from jobs import Job, PausesAfter
+from jobs import WILD, Job, PausesAfter
 
 from trainer.config import TrainingConfig
 from trainer.errors import ConfigError, DependencyError
@@ -27,16 +28,14 @@ TRACKERS = ["tensorboard", "wandb", "mlflow"]
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     """One run that reports everywhere, paused after two steps of four and resumed."""
-    environment = dict(os.environ)
     job = make_job(
         tmp_path_factory.mktemp("tracked") / "job", max_steps=4, save_steps=2, report_to=TRACKERS
     )
     job.write(config=job.config, name="tracked", run_id="0123-4567")
-    assert job.train(PausesAfter(job.directory, 2)) is JobState.PAUSED
-    job.directory.control.unlink()
-    assert job.train() is JobState.COMPLETED
-    os.environ.clear()
-    os.environ.update(environment)
+    with patch.dict(os.environ):  # trackers are told by it
+        assert job.train(PausesAfter(job.directory, 2)) is JobState.PAUSED
+        job.directory.control.unlink()
+        assert job.train() is JobState.COMPLETED
     return job
 
 
@@ -49,6 +48,16 @@ def test_mlflow_has_one_run_with_every_step(tracked):
     assert runs == [("tracked", "FINISHED")]
     expected = [(n, r["train_loss"]) for n, r in tracked.metrics.items()]
     assert losses.fetchall() == [(n, pytest.approx(loss)) for n, loss in expected]
+
+
+def test_mlflow_shows_a_failed_run_as_failed(tmp_path, make_job):
+    job = make_job(tmp_path / "job", **WILD, report_to=["mlflow"])
+
+    with patch.dict(os.environ):
+        assert job.main() == 1
+
+    store = sqlite3.connect(job.directory.reports / "mlflow" / "mlflow.db")
+    assert store.execute("select status from runs").fetchall() == [("FAILED",)]
 
 
 def records_of(file: Path) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import narrow
 import pytest
-from jobs import Job, PausesAfter
+from jobs import WILD, Job, PausesAfter
 
 from trainer import checkpoints
 from trainer.errors import DiskFull, TrainingDiverged
@@ -171,17 +172,6 @@ def test_memory_that_ran_out_on_the_way_costs_no_step(tmp_path, make_job, monkey
 
 # Numbers ------------------------------------------------------------------------------------
 
-WILD = {
-    "peft": None,
-    "optim": "sgd",
-    "learning_rate": 10,
-    "max_grad_norm": 0,
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
-    "max_steps": 40,
-    "save_steps": 1,
-}
-
 
 def assert_finite(checkpoint: Path) -> None:
     import torch
@@ -320,6 +310,21 @@ def test_a_disk_that_fills_while_saving_loses_old_checkpoints_first(small_disk, 
     assert job.saved_steps[0] == 8
     assert len(job.saved_steps) < 8
     assert sorted(job.metrics) == list(range(1, 9))
+
+
+@torch_group
+def test_a_disk_that_fills_at_the_output_loses_old_checkpoints_first(small_disk, make_job, capfd):
+    job = make_job(small_disk / "job", peft={"r": 8}, max_steps=3, save_steps=1)
+    job.train()
+    took = sum(p.stat().st_size for p in job.checkpoint(3).rglob("*") if p.is_file())
+    shutil.rmtree(job.directory.output)
+    free = shutil.disk_usage(small_disk).free - took // 4
+    (small_disk / "ballast").write_bytes(b"x" * free)  # the output takes some third of that
+
+    assert job.train() is JobState.COMPLETED
+
+    assert "the disk is full: removed checkpoint-2 and" in capfd.readouterr().out
+    assert job.saved_steps == [3]
 
 
 @torch_group
