@@ -224,7 +224,9 @@ def is_in(job: JobDirectory, kill: Kill, attempt: int) -> bool:
 
 def is_saving(job: JobDirectory) -> bool:
     """Whether a checkpoint is half written."""
-    return any((job.checkpoints / STAGING).glob("*/*"))
+    with contextlib.suppress(FileNotFoundError):  # it is over while we look
+        return any((job.checkpoints / STAGING).glob("*/*"))
+    return False
 
 
 def last_record(job: JobDirectory) -> Record:

@@ -96,6 +96,11 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
         # Without autocast, as on a CPU or where answers are generated, precisions must not be mixed.
         if torch.cuda.is_available() and not method.generates:
             as_masters(model)
+        # FSDP and DeepSpeed gather weights when a layer is called; a compiler fuses by itself.
+        if config.parallelism == "ddp" and not config.arguments.get("torch_compile"):
+            from trainer.fused_lora import fuse
+
+            fuse(model)
     return model
 
 
