@@ -118,12 +118,12 @@ def plain(spec_file: str) -> int:
 
     from trainer.config import TrainingConfig
     from trainer.data.tokenization import prepare_datasets
-    from trainer.model import load_model, load_tokenizer
+    from trainer.model import add_adapters, load_model, load_tokenizer
 
     spec = json.loads(Path(spec_file).read_text())
     given = TrainingConfig.model_validate(spec["config"])
     rows = prepare_datasets(given, load_tokenizer(given), Path(spec_file).parent / "tokens").train
-    model = load_model(given)
+    model = add_adapters(load_model(given.model_copy(update={"peft": None})), given)
     set_seed(spec["seed"])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=given.learning_rate, weight_decay=0.0, fused=True)

@@ -30,6 +30,7 @@ from trainer.gguf import check_export, refuse_export
 from trainer.hub import check_hub, push_output
 from trainer.job_directory import JobDirectory, JobState
 from trainer.log import outlive_full_disks
+from trainer.malloc import keep_freed_memory
 from trainer.merging import refuse_quantised_base
 from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
@@ -65,6 +66,7 @@ def main(job_directory: str) -> int:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the watchdog asks for the stacks
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    keep_freed_memory()
     directory = JobDirectory(job_directory)
     wish = Wish(directory)
     try:
