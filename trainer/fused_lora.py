@@ -67,7 +67,7 @@ class _Fused(torch.autograd.Function):
         y = nn.functional.linear(rows, weight, bias).addmm_(low, b.t())
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scaling, ctx.shape = s, x.shape
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable
