@@ -90,6 +90,7 @@ async def test_a_training_whose_supervisor_was_killed_is_still_brought_home(scen
     assert len(scene.cloud.account) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(34, "lease expires")
 async def test_a_machine_that_nobody_renews_saves_and_ends_itself(scene, survived):
     run = await scene.run(scene.job(max_steps=2000, limits=SHORT_LEASE))

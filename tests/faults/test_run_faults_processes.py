@@ -38,6 +38,7 @@ BOUNDARIES = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.fault(22, "flow process killed")
 async def test_a_flow_killed_while_training_attaches_again(scene, survived):
     run = await scene.run(scene.job(**MEDIUM))

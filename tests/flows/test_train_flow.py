@@ -139,6 +139,7 @@ async def test_a_cancelled_job_saves_and_leaves_no_process(home, flow_process):
     assert job.is_gone()
 
 
+@pytest.mark.thorough
 @pytest.mark.xdist_group("undisturbed")
 async def test_pausing_twice_changes_no_loss(home, flow_process, undisturbed):
     run = await create_run(make_job(**LONG))
