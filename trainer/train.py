@@ -300,9 +300,9 @@ def _fail(directory: JobDirectory, error: Exception) -> int:
     _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")
     if not isinstance(ours, ConfigError | PeerLost):
         traceback.print_exception(error)  # a person's mistake needs no stack, a failure does
-    fail_trackers()
     if rank.is_first_here:
         directory.update_status(state=JobState.FAILED, error=ours.to_dict())
+    fail_trackers()  # last: a server that is away is asked for minutes
     if rank.world_size > 1:  # an orderly end would wait for the others
         sys.stderr.flush()
         os._exit(1)
