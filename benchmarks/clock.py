@@ -123,6 +123,7 @@ def plain(spec_file: str) -> int:
     spec = json.loads(Path(spec_file).read_text())
     given = TrainingConfig.model_validate(spec["config"])
     rows = prepare_datasets(given, load_tokenizer(given), Path(spec_file).parent / "tokens").train
+    # By two calls, for one would fuse the layers, and this loop has PEFT's own.
     model = add_adapters(load_model(given.model_copy(update={"peft": None})), given)
     set_seed(spec["seed"])
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     """Let a step take the memory that the step before freed, for this whole process.
 
     glibc gives a large part of it back to the system, which hands it out again page by page, each
-    of them zeroed: a tenth of the time that training takes on a CPU. Nothing is done without glibc,
+    of them zeroed: some twentieth of the time that training takes on a CPU. Nothing is done without glibc,
     or where MALLOC_ variables tell what somebody wants. See mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
