@@ -47,6 +47,7 @@ PENDING_SECONDS = 600.0
 KEPT_SECONDS = 120.0  # for a kept machine to end itself once its time is up
 ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it goes
 REVIVE_WITHIN = timedelta(days=1)
+RECONCILED = "reconciled.json"
 MAX_REVIVALS = 3  # of one run by us; a run that crashes again and again is brought to its end
 
 
@@ -98,7 +99,8 @@ async def reconcile(dry_run: bool = False) -> list[dict[str, Any]]:  # noqa: FBT
 async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
     """Look at everything once and put it right; return what was found.
 
-    One process does so at a time; another returns at once with nothing.
+    One process does so at a time; another returns at once with nothing. When it was done is kept
+    in `reconciled.json`.
     """
     async with locked(home() / "reconcile.lock", wait=False) as alone, get_client() as client:
         if not alone:
@@ -112,7 +114,13 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
         )
         if not dry_run:
             await deliver_leftovers()
+            replace_json(home() / RECONCILED, {"time": time.time()}, durable=False)
     return [finding for some in findings for finding in some]
+
+
+def reconciled_at() -> float:
+    """Return when everything was last put right from this computer: seconds since the epoch, or 0."""
+    return float((read_json(home() / RECONCILED) or {}).get("time", 0.0))
 
 
 async def _instances() -> list[Found]:

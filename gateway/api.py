@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import httpx
 from prefect import get_client
@@ -20,6 +20,7 @@ from rich.console import Console
 
 from gateway import server
 from gateway.exits import ApiUnreachable, note
+from gateway.waiting import Ask
 
 T = TypeVar("T")
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
@@ -51,6 +52,17 @@ def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
             f"Prefect's API at {url} failed (HTTP {status}): {error.response.text[:200]}.",
             "Look into the server's log.",
         ) from None
+
+
+def asking(client: PrefectClient) -> Ask:
+    """Return what asks the API for plain JSON."""
+
+    async def ask(path: str, body: dict[str, Any] | None) -> Any:
+        method: Literal["GET", "POST"] = "GET" if body is None else "POST"
+        answer = await client.request(method, cast("Any", path), json=body)
+        return answer.json()
+
+    return ask
 
 
 def connect() -> str:

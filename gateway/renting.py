@@ -20,9 +20,10 @@ from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, market
 from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
-from gateway.api import call
+from gateway.api import asking, call
 from gateway.checks import checked_job
 from gateway.exits import Exit, complain, note, say, say_json, sentence
+from gateway.keeper import last_reconcile
 from gateway.view import NOTHING, duration, printable
 from trainer.config import TrainingJob
 from trainer.errors import OrchestratorError
@@ -102,7 +103,10 @@ def put_right(*, dry_run: bool, as_json: bool) -> Exit:
 
 
 def check_providers(*, as_json: bool) -> Exit:
-    """Verify the credentials of every provider that is set up; nothing is spent."""
+    """Verify the credentials of every provider that is set up, and whether reconcile runs.
+
+    Nothing is spent. The exit code is about the credentials alone.
+    """
 
     async def one(provider: Any) -> dict[str, Any]:
         try:
@@ -110,21 +114,23 @@ def check_providers(*, as_json: bool) -> Exit:
         except OrchestratorError as error:
             return {"provider": provider.label, "ok": False, "text": sentence(error)}
 
-    async def all_of(client: PrefectClient) -> list[dict[str, Any]]:
-        del client
+    async def all_of(client: PrefectClient) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         providers = await configured_providers()
-        return list(await asyncio.gather(*(one(provider) for provider in providers)))
+        *results, kept = await asyncio.gather(
+            *(one(provider) for provider in providers), last_reconcile(asking(client))
+        )
+        return results, kept
 
-    results = call(all_of)
+    results, kept = call(all_of)
     for problem in Platform.of_environment().problems:
         note(f"reporting: {problem}")
     if as_json:
-        say_json(results)
+        say_json([*results, {"provider": None, "check": "reconcile", **kept}])
     else:
         for result in results:
-            say(
-                f"{'ok' if result['ok'] else 'FAILED':<7} {result['provider']:<12} {result['text']}"
-            )
+            word = "ok" if result["ok"] else "FAILED"
+            say(f"{word:<7} {result['provider']:<12} {result['text']}")
+        say(f"{'ok' if kept['ok'] else 'LATE':<7} {'reconcile':<12} {kept['text']}")
         if len(results) == 1:
             note(f"no rented machines are set up. {how_to_set_up()}")
     return Exit.OK if all(result["ok"] for result in results) else Exit.FAILED

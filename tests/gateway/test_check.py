@@ -11,7 +11,8 @@ def test_an_address_without_its_token_is_one_warning_and_no_failure(trainctl, mo
 
     result = trainctl("check", "--json")
 
-    accounts = json.loads(result.stdout)  # others may be saved on the tests' server
+    rows = json.loads(result.stdout)  # others may be saved on the tests' server
+    accounts = [row for row in rows if row["provider"]]
     assert {"provider": "local", "ok": True} in [
         {name: account[name] for name in ("provider", "ok")} for account in accounts
     ]

@@ -1,0 +1,74 @@
+"""When reconcile last ran, on whatever computer: without it nobody keeps the promises."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any
+
+from flows.reconcile import reconciled_at
+from gateway.waiting import Ask, online_workers
+
+FLOW, POOL = "reconcile", "cloud"
+LATE_SECONDS = 300.0  # it runs every minute
+MISSED = 3  # runs that a schedule of fewer may miss before it is late
+PROMISES = "nothing keeps the promises of rented machines, or revives jobs whose process died"
+
+
+async def last_reconcile(ask: Ask) -> dict[str, Any]:
+    """Return when reconcile last ran to its end, whether that is too long ago, and what to do.
+
+    Returns:
+        `ok`, `text`, and `seconds_ago`, which is None where it never ran.
+    """
+    flow = {"flows": {"name": {"any_": [FLOW]}}}
+    done = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    runs = await ask("/flow_runs/filter", {**flow, **done, "sort": "END_TIME_DESC", "limit": 10})
+    deployments = await ask("/deployments/filter", {**flow, "limit": 10})
+    real = [run for run in runs if not run["parameters"].get("dry_run")]
+    last = max([reconciled_at(), *(_seconds(run["end_time"]) for run in real)])
+    ago = time.time() - last if last else None
+    if ago is not None and ago < _allowed(deployments):
+        return {"ok": True, "text": f"last ran {_since(ago)} ago", "seconds_ago": ago}
+    what = "has never run" if ago is None else f"has not run for {_since(ago)}"
+    text = f"{what}: {PROMISES}. {await _remedy(ask, deployments)}"
+    return {"ok": False, "text": text, "seconds_ago": ago}
+
+
+def _allowed(deployments: list[dict[str, Any]]) -> float:
+    intervals = [
+        float(schedule["schedule"]["interval"])
+        for deployment in deployments
+        for schedule in deployment["schedules"]
+        if schedule["active"] and "interval" in schedule["schedule"]
+    ]
+    return max(LATE_SECONDS, MISSED * min(intervals, default=0.0))
+
+
+async def _remedy(ask: Ask, deployments: list[dict[str, Any]]) -> str:
+    if not deployments:
+        return (
+            "Make it a deployment: 'make deploy', then 'make worker'. "
+            "Or call 'trainctl reconcile' now and then."
+        )
+    if not any(_is_on(deployment) for deployment in deployments):
+        return f"Its schedule is off: switch it on, at {FLOW}/{deployments[0]['name']} in Prefect."
+    pools = {deployment["work_pool_name"] or POOL for deployment in deployments}
+    if not any([await online_workers(ask, pool) for pool in pools]):
+        return f"Start a worker: 'make worker'. None is online in the pool {', '.join(pools)}."
+    return "A worker is online; look for the cause in its log and in the Prefect server's."
+
+
+def _is_on(deployment: dict[str, Any]) -> bool:
+    return not deployment["paused"] and any(one["active"] for one in deployment["schedules"])
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else 0.0
+
+
+def _since(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.0f} h"
