@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (once, 1 to 3 minutes) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# torch by pip, which finds local builds; the rest by uv, which is much faster.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch uv
+	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check -c constraints.txt torch uv
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[trainer]"
 	@touch $@
 
@@ -66,7 +66,7 @@ bench: $(VENV)/installed-dev /usr/sbin/sshd ## Measure; each benchmark ends with
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
 deploy: $(VENV)/installed ## Make work pool, queues and deployments on the configured Prefect server
-	@$(BIN)/python -m deployments.deploy
+	@$(BIN)/python -P -m deployments.deploy
 
 worker: $(VENV)/installed ## Start workers for this computer and for rented machines
 	@trap 'kill 0' EXIT; \

@@ -14,6 +14,8 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from trainer.own_python import own_python
+
 POOL = "local-gpu"
 CLOUD_POOL = "cloud"
 DESCRIPTIONS = {
@@ -80,7 +82,7 @@ def deploy() -> int:
     examples = HERE.parent / "examples"
     return subprocess.run(  # noqa: S603 - our own command
         [
-            *(sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"),
+            *own_python("-m", "prefect", "--no-prompt", "deploy", "--all"),
             *("--prefect-file", str(HERE / "prefect.yaml")),
         ],
         env={**os.environ, "TRAINING_ORCHESTRATOR_EXAMPLES": str(examples)},

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from flows.job_file import load_job
 from trainer.files import replace_json
 from trainer.job_directory import JobDirectory
+from trainer.own_python import own_python
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "tiny-llama"
@@ -89,7 +89,7 @@ def train_weights(job: JobDirectory) -> None:
     }
     replace_json(job.job, record)
     threads = wanted.resources.cpu_threads or os.cpu_count()
-    command = [sys.executable, "-m", "trainer", str(job.root)]
+    command = own_python("-m", "trainer", str(job.root))
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": str(threads)})
 
 

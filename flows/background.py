@@ -18,6 +18,7 @@ from prefect.states import Scheduled
 
 from flows.run_folder import RunFolder
 from trainer.errors import OrchestratorError
+from trainer.own_python import own_python
 
 
 def start_in_background(run_id: UUID) -> None:
@@ -27,7 +28,7 @@ def start_in_background(run_id: UUID) -> None:
     """
     with (RunFolder(run_id).root / "flow.log").open("ab") as log:
         subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-m", "flows.background", str(run_id)],
+            own_python("-m", "flows.background", str(run_id)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,1 +1,17 @@
 """The ways in: the command line. Nothing here imports torch, and little imports Prefect early."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def _forget_working_folder() -> None:
+    """Import nothing from the folder where a command is given, wherever our packages are."""
+    ours = str(Path(__file__).resolve().parents[1])
+    here = os.path.realpath(".")
+    sys.path[:] = [
+        p for p in sys.path if os.path.realpath(p) != here or os.path.realpath(p) == ours
+    ]
+
+
+_forget_working_folder()  # before the first import that could find something there

@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from gateway.exits import EXIT_CODES, Exit, complain, note, reported, say, say_json
 from trainer.job_directory import JobState
+from trainer.own_python import forget_working_folder
 
 app = typer.Typer(
     name="trainctl",
@@ -380,6 +381,7 @@ def server_status(json: AsJson = False) -> None:  # noqa: FBT002
 def main(arguments: list[str] | None = None) -> None:
     """Run `trainctl`: a mistake in its use is one line too, with exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    forget_working_folder()
     command = typer.main.get_command(app)
     try:
         code = command.main(arguments or ["--help"], prog_name="trainctl", standalone_mode=False)

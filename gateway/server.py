@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +24,7 @@ import psutil
 from blocks.home import home
 from gateway.exits import ApiUnreachable
 from trainer.files import read_json, replace_json
+from trainer.own_python import own_python
 
 HOST = "127.0.0.1"
 PORT = 4200  # Prefect's own; PREFECT_SERVER_API_PORT chooses another, as it does for Prefect
@@ -144,7 +144,7 @@ def _spawn(port: int) -> Server:
         if name not in {"PREFECT_API_URL", "PREFECT_API_KEY"}
     }
     environment.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST]
+    command = own_python("-m", "prefect", "server", "start", "--host", HOST)
     with log_file().open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [*command, "--port", str(port)],

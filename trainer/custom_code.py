@@ -116,6 +116,9 @@ def load(text: str, field: str) -> Any:
             raise ConfigError(f"training.{field}: {path} cannot be loaded.")
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses look for their module there
+        beside = str(path.resolve().parent)
+        if beside not in sys.path:  # last: what is beside it does not take the place of ours
+            sys.path.append(beside)
         try:
             with in_own_code(path, f"training.{field}"):
                 spec.loader.exec_module(module)

@@ -18,6 +18,7 @@ from trainer.errors import ConfigError
 from trainer.files import read_json
 from trainer.job_directory import Control, Desired, JobDirectory, JobState, Status, utc_now
 from trainer.log import Echo, append_line
+from trainer.own_python import own_python
 from trainer.process import Bell
 from trainer.ranks import Ranks
 from trainer.verdict import (
@@ -99,12 +100,7 @@ class Supervisor:
         self._bell = Bell()
         self._echo = Echo(job.log, on=echo)
         self._watchdog = Watchdog(job, terms, self._bell, self._echo)
-        self._command = terms.command or (
-            sys.executable,
-            "-m",
-            terms.module,
-            str(job.root.resolve()),
-        )
+        self._command = terms.command or own_python("-m", terms.module, str(job.root.resolve()))
 
     def run(self) -> JobState:
         """Supervise until the job is at rest; a completed job is left as it is.

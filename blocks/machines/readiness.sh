@@ -9,6 +9,7 @@ fi
 rm -f -- "$base/.probe"
 python=$(command -v python3 || command -v python) && printf '@python %s\n' "$python"
 if [ -n "$1" ] && [ -n "$python" ]; then
+    cd / # a Python looks for modules where it is started
     ${within:+$within 60} "$python" -c "$1" 2>&1 </dev/null
     printf '@computed %s\n' "$?"
 fi

@@ -25,7 +25,7 @@ by_wget() {
     set -- $?; rm -f "$file"; return "$1";
 };
 by_python() {
-    printf %s "$key" | python3 -c 'import sys, urllib.request as web;
+    printf %s "$key" | python3 -I -c 'import sys, urllib.request as web;
 head = {"Authorization": "Bearer " + sys.stdin.read(), "User-Agent": sys.argv[2]};
 web.urlopen(web.Request(sys.argv[1], method="DELETE", headers=head), timeout=20)' "$url" "$agent";
 };

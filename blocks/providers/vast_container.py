@@ -14,7 +14,7 @@ FAREWELL = (
     f"""url="${{VAST_API_URL:-{URL}}}/api/v0/instances/$(own CONTAINER_ID)/"; """
     """PATH="$PATH:/opt/conda/bin:/venv/main/bin"; key=$(own CONTAINER_API_KEY); """
     """{ printf 'header = "Authorization: Bearer %s"\\n' "$key" """
-    """| curl -sS -m 60 -K - -X DELETE "$url" || printf %s "$key" | python3 -c """
+    """| curl -sS -m 60 -K - -X DELETE "$url" || printf %s "$key" | python3 -I -c """
     """"import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], """
     """method='DELETE', headers={'Authorization': 'Bearer ' + sys.stdin.read(), """
     """\'User-Agent': 'training-orchestrator'}), timeout=60).read().decode())" "$url"; } """

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from blocks.providers.gpu_names import matches
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.custom_code import references
 from trainer.errors import ConfigError, TrainingFailed, from_dict
+from trainer.own_python import own_python
 
 PATIENCE_SECONDS = 900
 UTILISATION = 0.33
@@ -76,7 +76,7 @@ def estimated(job: TrainingJob) -> dict[str, Any]:
         path.write_text(job.model_dump_json(), encoding="utf-8")
         try:
             done = subprocess.run(  # noqa: S603 - our own interpreter
-                [sys.executable, "-m", "trainer.estimate", str(path)],
+                own_python("-m", "trainer.estimate", str(path)),
                 env=environment,
                 capture_output=True,
                 text=True,

@@ -26,6 +26,7 @@ from blocks.machines.base import Machine
 from flows.setup import environment_builder
 from flows.setup.pythons import FULL, PROBE, Python, Survey, lacks_torch, survey, unwritable
 from trainer.errors import DependencyError, DiskFull
+from trainer.own_python import own_python
 
 BUILDER = Path(environment_builder.__file__).read_text(encoding="utf-8")
 NEWEST = "3.12"  # what uv installs where there is no Python that serves
@@ -160,9 +161,10 @@ class _Preparation:
             "environment": environment,
             "sites": list(sites),
             "wheel": copy,
-            "probe": ["-c", PROBE, *(wanted.name for wanted in self.requirements)],
+            "probe": ["-P", "-c", PROBE, *(wanted.name for wanted in self.requirements)],
         }
-        command = [best.executable, "-c", BUILDER, "build", json.dumps(settings)]
+        words = ("-c", BUILDER, "build", json.dumps(settings))
+        command = own_python(*words, python=best.executable)
         loop = asyncio.get_running_loop()
         word = loop.call_later(BUSY_SECONDS, self.log, "waiting: another job installs there")
         try:
@@ -197,7 +199,8 @@ class _Preparation:
             "reused": reused,
         }
         python = f"{environment}/bin/python"
-        script = shlex.join([python, "-c", BUILDER, "install", json.dumps(settings)])
+        words = ("-c", BUILDER, "install", json.dumps(settings))
+        script = shlex.join(own_python(*words, python=python))
         lines = _Lines(self.log)
         try:
             await self.machine.run_shell([script], cwd=self.base, log=lines)

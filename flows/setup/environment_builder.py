@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 READY = "ready"  # the file that is there while the environment is whole
-PIP = '#!/bin/sh\nexec "$(dirname "$0")/python" -m pip "$@"\n'
+PIP = '#!/bin/sh\nexec "$(dirname "$0")/python" -P -m pip "$@"\n'
 """pip of the Python below, run by the environment's own, so that it installs there."""
 
 
@@ -76,7 +76,7 @@ def _installers(folder: Path, uv: str, *, reused: bool) -> Iterator[list[str]]:
     """Yield the commands to run; the last ends where the requirements begin."""
     python = str(folder / "bin/python")
     with_uv = [uv, "pip", "install", "--python", python]
-    with_pip = [python, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    with_pip = [python, "-P", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     if uv and not reused:  # uv does not see what is reused, and would fetch torch once more
         if shutil.which("nvidia-smi"):
             os.environ.setdefault("UV_TORCH_BACKEND", "auto")  # as new as the driver can take
@@ -84,17 +84,17 @@ def _installers(folder: Path, uv: str, *, reused: bool) -> Iterator[list[str]]:
     elif _has(python, "pip"):
         yield with_pip
     elif importlib.util.find_spec("ensurepip"):
-        yield [python, "-c", "import ensurepip; ensurepip.bootstrap()"]
+        yield [python, "-P", "-c", "import ensurepip; ensurepip.bootstrap()"]
         yield with_pip
     elif uv:
         yield with_uv
     else:
-        yield [sys.executable, "-c", "raise SystemExit('ERROR: there is neither pip nor uv')"]
+        yield [sys.executable, "-P", "-c", "raise SystemExit('ERROR: there is neither pip nor uv')"]
 
 
 def _has(python: str, module: str) -> bool:
     code = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([python, "-c", code], check=False, cwd="/").returncode == 0  # noqa: S603
+    return subprocess.run([python, "-P", "-c", code], check=False, cwd="/").returncode == 0  # noqa: S603
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from trainer.checkpoints import newest_valid
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.errors import ConnectionLost, MachineLost, TrainingFailed
 from trainer.job_directory import Desired, JobState, Status, parse_status
+from trainer.own_python import own_python
 
 HOME_SECONDS = 0.5  # between two looks at status.json on this computer
 AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back
@@ -204,7 +205,10 @@ class RemoteTraining:
         """Run a module by the machine's Python that has the trainer."""
         try:
             return await self.machine.run(
-                [self._python, "-m", *words], env=self._environment(), timeout=COMMAND_SECONDS
+                own_python("-m", *words, python=self._python),
+                env=self._environment(),
+                cwd=None if self._at_home else self._base(),
+                timeout=COMMAND_SECONDS,
             )
         except TimeoutError:
             raise ConnectionLost(

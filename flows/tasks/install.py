@@ -26,6 +26,7 @@ from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.errors import DependencyError
 from trainer.extras import check_extras, extras_of
+from trainer.own_python import own_python, users_variables
 
 SETUP_DONE = "setup-done"  # the file in the job directory that says so
 SECRETS = (
@@ -103,12 +104,13 @@ async def run_setup(
         return
     programs = shlex.quote(str(PurePosixPath(python).parent))
     path = f'export PATH={programs}:"$PATH"'
-    await machine.run_shell([path, *lines], env=secrets(), cwd=workspace, log=log)
+    variables = {**secrets(), **users_variables()}
+    await machine.run_shell([path, *lines], env=variables, cwd=workspace, log=log)
     await machine.write(marker, b"")
 
 
 async def _check_packages(machine: Machine, log: Log) -> None:
-    result = await machine.run([sys.executable, "-c", PROBE, *NEEDED], timeout=60)
+    result = await machine.run(own_python("-c", PROBE, *NEEDED), timeout=60)
     if result.exit_code:
         raise DependencyError(f"{sys.executable} does not run: {result.stderr.strip()[-300:]}.")
     found: dict[str, str | None] = json.loads(result.stdout)

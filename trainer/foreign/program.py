@@ -21,6 +21,7 @@ from typing import Self
 
 from trainer.errors import ConfigError
 from trainer.foreign.plan import Plan
+from trainer.own_python import users_variables
 
 TICK = 0.2  # seconds between two looks at wishes and checkpoints
 DRAIN_SECONDS = 1.0  # for the output of processes that outlive the one we started
@@ -115,7 +116,8 @@ class Program:
 def environment_of(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the command: ours, our Python first on the PATH, and its own."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", **env}
+    ours = {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **users_variables(), **ours, **env}
 
 
 def _die_with_parent() -> None:
