@@ -26,9 +26,14 @@ def start_in_background(run_id: UUID) -> None:
 
     While another process still executes it, the new one waits for the run's lock.
     """
-    with (RunFolder(run_id).root / "flow.log").open("ab") as log:
+    start_beside(RunFolder(run_id), "flows.background", str(run_id))
+
+
+def start_beside(run: RunFolder, module: str, *words: str) -> None:
+    """Start a module of ours that outlives this process; what it prints goes to the run's flow.log."""
+    with (run.root / "flow.log").open("ab") as log:
         subprocess.Popen(  # noqa: S603 - our own interpreter
-            own_python("-m", "flows.background", str(run_id)),
+            own_python("-m", module, *words),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

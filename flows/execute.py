@@ -11,6 +11,7 @@ from prefect.flow_engine import run_flow_async
 from prefect.states import Cancelled, Pending, Scheduled
 
 from flows.outcome import job_state
+from flows.saved import STOPPED
 from flows.train import train
 from trainer.config import TrainingJob
 from trainer.errors import ConfigError
@@ -60,7 +61,7 @@ async def _cancelled_too_late(run_id: UUID) -> State[Any] | None:
         run = await client.read_flow_run(run_id)
         if run.state is None or not run.state.is_cancelling():
             return None
-        stopped: State[Any] = Cancelled(name="Stopped", message="the job had ended already")
+        stopped: State[Any] = Cancelled(name=STOPPED, message="the job had ended already")
         return (await client.set_flow_run_state(run_id, stopped, force=True)).state
 
 

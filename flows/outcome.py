@@ -23,7 +23,7 @@ from prefect.states import Cancelled, Failed, Paused, Running
 
 from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
-from trainer.checkpoints import newest_valid, step_of
+from flows.saved import STOPPED, saved
 from trainer.config import TrainingJob
 from trainer.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
 from trainer.job_directory import JobState
@@ -80,17 +80,16 @@ def of_error(run: RunFolder, error: OrchestratorError) -> State[Any]:
     get_run_logger().error("%s: %s %s", type(error).__name__, error.message, error.suggestion)
     if isinstance(error, BudgetExceeded):
         alerts.cancelled(run, error.message)
-        return Cancelled(name="Stopped", message=f"{error.message} {error.suggestion}")
+        return Cancelled(name=STOPPED, message=f"{error.message} {error.suggestion}")
     alerts.failed(run, error)
     return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
 
 
 def of_cancelled(run: RunFolder) -> State[Any]:
     """Return the state of a job that was cancelled while no training ran that could save."""
-    checkpoint, _ = newest_valid(run.checkpoints)
-    saved = f"saved at step {step_of(checkpoint)}" if checkpoint else "it had not begun to train"
-    alerts.cancelled(run, f"cancelled; {saved}")
-    return Cancelled(name="Stopped", message=f"cancelled; {saved}")
+    message = f"cancelled; {saved(run)}"
+    alerts.cancelled(run, message)
+    return Cancelled(name=STOPPED, message=message)
 
 
 async def of_completed(run: RunFolder, report: dict[str, Any]) -> dict[str, Any] | State[Any]:
@@ -100,7 +99,7 @@ async def of_completed(run: RunFolder, report: dict[str, Any]) -> dict[str, Any]
     alerts.completed(run)  # for the artifact is there
     if state and state.is_cancelling():
         return Cancelled(
-            name="Stopped", message=f"the training had ended already; artifact {report['file']}"
+            name=STOPPED, message=f"the training had ended already; artifact {report['file']}"
         )
     return report
 
@@ -113,10 +112,10 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
     """
     match JobState(status["state"]):
         case JobState.PAUSED:
-            await _pause(status)
+            await _pause(_why(run, status))
         case JobState.STOPPED:
-            alerts.cancelled(run, _why(status))
-            return Cancelled(name="Stopped", message=_why(status))
+            alerts.cancelled(run, _why(run, status))
+            return Cancelled(name=STOPPED, message=_why(run, status))
         case JobState.FAILED if status.get("error"):
             return of_error(run, from_dict(status["error"]))
         case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING:
@@ -128,7 +127,7 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
     )
 
 
-async def _pause(status: dict[str, Any]) -> None:
+async def _pause(why: str) -> None:
     async with get_client() as client:
         run = await client.read_flow_run(this_run_id())
         if run.state and (run.state.is_scheduled() or run.state.is_pending()):
@@ -138,11 +137,10 @@ async def _pause(status: dict[str, Any]) -> None:
         state: State[Any] = Paused(
             timeout_seconds=PAUSE_SECONDS, reschedule=run.deployment_id is not None
         )
-        state.message = _why(status)
+        state.message = why
         answer = await client.set_flow_run_state(run.id, state, force=True)
     raise Pause(state=answer.state)
 
 
-def _why(status: dict[str, Any]) -> str:
-    reason = status.get("reason") or "as asked"
-    return f"{reason}; saved at step {status.get('step', 0)} of {status.get('total_steps', 0)}"
+def _why(run: RunFolder, status: dict[str, Any]) -> str:
+    return f"{status.get('reason') or 'as asked'}; {saved(run)}"

@@ -36,6 +36,7 @@ from flows.renting.settling import settle_run
 from flows.reporting import alerts
 from flows.reporting.leftovers import deliver_leftovers
 from flows.run_folder import RunFolder, run_folders
+from flows.saved import STOPPED, saved
 from trainer.config import TrainingJob
 from trainer.errors import OrchestratorError, TrainingFailed
 from trainer.files import read_json, replace_json
@@ -292,7 +293,7 @@ async def _tell_end(run: FlowRun) -> None:
     if run.state is None or run.state.is_final() or run.state.is_paused():
         return
     end: State[Any] = (
-        Cancelled(name="Stopped", message="cancelled; what it held is home")
+        Cancelled(name=STOPPED, message=f"cancelled; {saved(RunFolder(run.id))}")
         if run.state.is_cancelling()
         else Failed(message="its process died again and again; 'trainctl resume' goes on with it")
     )

@@ -24,6 +24,7 @@ from flows.renting.settling import settle_run
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder, sole_owner
+from flows.saved import saved
 from flows.streaming.wishes import CancelAsked, unless_cancelled
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install
@@ -72,7 +73,7 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
             except asyncio.CancelledError:
                 if await outcome.cancel_was_asked():  # else our process ends, and not the training
                     await asyncio.shield(settle_run(job, run, "cancelled"))
-                    alerts.cancelled(run, "cancelled")
+                    alerts.cancelled(run, f"cancelled; {saved(run)}")
                 raise
         if report is None:
             return await outcome.of_unfinished(job, run, status)

@@ -16,14 +16,14 @@ from flows.locks import is_held, locked
 from flows.outcome import PAUSING, is_cancelled, job_state
 from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
+from flows.saved import STOPPED, saved
 from gateway.jobs import SHORT
-from trainer.checkpoints import newest_valid, step_of
 from trainer.config import TrainingJob
 from trainer.errors import ConfigError, TrainingFailed
-from trainer.job_directory import JobState, Status
-from trainer.metrics import read_metrics
+from trainer.job_directory import JobState
 
 POLL_SECONDS = 0.5
+LAST_WORD_SECONDS = 20.0  # for our word to follow that of Prefect's worker; see flows.last_word
 ABANDONED_SECONDS = 3.0  # with no process at work on the run: longer than a start takes
 
 
@@ -73,7 +73,9 @@ async def ask_cancel(client: PrefectClient, run: FlowRun) -> None:
     """
     state = job_state(run)
     if state is JobState.PAUSED:  # nobody is at work who could obey
-        stopped: State[Any] = Cancelled(name="Stopped", message="cancelled while it was paused")
+        how_far = ((run.state and run.state.message) or "").partition("; ")[2]
+        message = f"cancelled while it was paused; {how_far}".rstrip("; ")
+        stopped: State[Any] = Cancelled(name=STOPPED, message=message)
         await client.set_flow_run_state(run.id, stopped, force=True)
         return
     if not state.at_rest:
@@ -94,11 +96,15 @@ async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> F
     Without `wait` return as soon as somebody is sure to obey.
     """
     watch = AbandonmentWatch(run_id)
+    since: float | None = None
     while True:
         run = await client.read_flow_run(run_id)
         if job_state(run).at_rest:
-            return run
-        if watch.is_abandoned():
+            since = since or time.monotonic()
+            late = time.monotonic() - since > LAST_WORD_SECONDS
+            if run.state is None or run.state.name != "Cancelled" or late:
+                return run
+        elif watch.is_abandoned():
             return await _stop_abandoned(client, run)
         if not wait and watch.somebody_works():
             return run
@@ -167,24 +173,10 @@ async def _stop_abandoned(client: PrefectClient, run: FlowRun) -> FlowRun:
             f"Not everything of job {_short(run)} has ended.",
             "Try again, or see: trainctl reconcile --dry-run",
         )
-    status = await asyncio.to_thread(_last_status, folder)
-    stopped: State[Any] = Cancelled(
-        name="Stopped",
-        message=f"cancelled; saved at step {status.step} of {status.total_steps}",
-    )
+    message = f"cancelled; {await asyncio.to_thread(saved, folder)}"
+    stopped: State[Any] = Cancelled(name=STOPPED, message=message)
     await client.set_flow_run_state(run.id, stopped, force=True)
     return await client.read_flow_run(run.id)
-
-
-def _last_status(folder: RunFolder) -> Status:
-    """Return the job's status on this computer; of a machine elsewhere, what is known of it."""
-    directory = folder.job_directory()
-    if directory:
-        return directory.read_status()
-    steps, _ = read_metrics(folder.metrics)
-    checkpoint, _ = newest_valid(folder.checkpoints)
-    total = next((r["total_steps"] for r in reversed(steps.values()) if "total_steps" in r), 0)
-    return Status(step=step_of(checkpoint) if checkpoint else 0, total_steps=int(total))
 
 
 def _is_cancelling(run: FlowRun) -> bool:

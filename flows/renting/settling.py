@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from uuid import UUID
 
+from prefect import get_client
+
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.providers.base import Provider
@@ -22,6 +24,7 @@ from flows.logger import logger
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
 from flows.run_folder import RunFolder
+from flows.streaming.board import Board
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.log_shipper import ship_rest
@@ -66,6 +69,7 @@ async def settle(
     if provider.is_home:  # its job directory stays: it costs nothing, and can be resumed from
         async with provider.machine(instance) as machine:
             await _stop(job, machine, instance, cause)
+            await _bring_records_home(machine, instance, run)
         return True
     holds = hire.workspace and not hire.node  # of several machines the first holds the job
     if holds and not await _saved(job, run, journal, hire, instance, provider, cause):
@@ -116,9 +120,7 @@ async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: s
 async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
     """Fetch the rest of log and metrics, the newest checkpoint, and the output of a finished job."""
     workspace = instance.workspace
-    for name, mirror in (("train.log", run.log), ("metrics.jsonl", run.metrics)):
-        await _rest(machine, f"{workspace}/{name}", mirror)
-    await ship_rest(UUID(run.run_id), run)
+    await _bring_records_home(machine, instance, run)
     await CheckpointMirror(machine, workspace, run.checkpoints).sync()
     if (await _status(machine, instance)).state is JobState.COMPLETED:
         try:
@@ -126,6 +128,16 @@ async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> N
         except IntegrityError as error:  # it holds no result, so nothing is lost with it
             shutil.rmtree(run.rescued, ignore_errors=True)
             logger().error("the output is refused: %s", error)
+
+
+async def _bring_records_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
+    """Fetch the rest of log and metrics, and show it in Prefect."""
+    for name, mirror in (("train.log", run.log), ("metrics.jsonl", run.metrics)):
+        await _rest(machine, f"{instance.workspace}/{name}", mirror)
+    run_id = UUID(run.run_id)
+    await ship_rest(run_id, run)
+    async with get_client() as client:
+        await Board(client, run_id, run.metrics).finish()
 
 
 async def _rest(machine: Machine, source: str, mirror: Path) -> None:

@@ -19,8 +19,8 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.logging import get_run_logger
 
+from flows.logger import logger
 from flows.streaming.chart import data_uri, loss_curve, thinned
 from trainer.metrics import Record, by_step, parse_records
 
@@ -89,7 +89,7 @@ class Board:
                 await self._put(key, make(steps))
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             # The next round shows more than this one would have.
-            get_run_logger().debug("Prefect took no metrics: %s", error)
+            logger().debug("Prefect took no metrics: %s", error)
             self._tail.unseen = True
 
     async def _put(self, key: str, data: Any) -> None:

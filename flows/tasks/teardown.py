@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from blocks.models import Instance
 from blocks.registry import load_provider
+from flows.last_word import speak_last
 from flows.locks import locked
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
@@ -16,6 +17,7 @@ from flows.renting.keeping import keep
 from flows.renting.settling import settle_run
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
+from flows.saved import saved
 from flows.tasks.step import step
 from flows.together import all_of
 from trainer.config import TrainingJob
@@ -60,4 +62,6 @@ async def stop_training_of_dead_flow(
     run = RunFolder(flow_run.id)
     async with locked(run.lock):
         await settle_run(job, run, "cancelled")
-    alerts.cancelled(run, "cancelled")
+    message = f"cancelled; {saved(run)}"
+    alerts.cancelled(run, message)
+    speak_last(flow_run.id, message)

@@ -70,7 +70,7 @@ async def test_a_job_cancelled_while_its_machine_does_not_boot_waits_no_longer(s
     await cancel(run)
 
     await scene.ended(run, 60)
-    await survived(run, JobState.STOPPED, "cancelled; it had not begun to train")
+    await survived(run, JobState.STOPPED, "cancelled; before the first step")
 
 
 @pytest.mark.thorough

@@ -1,0 +1,37 @@
+"""How far a job is saved that came to rest: the one sentence for it."""
+
+from __future__ import annotations
+
+from flows.run_folder import RunFolder
+from trainer.checkpoints import all_checkpoints, step_of
+from trainer.job_directory import Status
+from trainer.metrics import read_metrics
+
+STOPPED = "Stopped"
+"""The name of the state, in Prefect, of a job that was stopped."""
+
+
+def saved(run: RunFolder) -> str:
+    """Return `saved at step 7 of 9`, by the newest checkpoint on this computer."""
+    directory = run.job_directory()
+    status = directory.read_status() if directory else Status()
+    folders = [run.checkpoints, *([directory.checkpoints] if directory else [])]
+    step = max((step_of(path) for folder in folders for path in all_checkpoints(folder)), default=0)
+    records, _ = read_metrics(run.metrics)
+    total = status.total_steps or next(
+        (int(r["total_steps"]) for r in reversed(records.values()) if r.get("total_steps")), 0
+    )
+    return as_sentence(step, total, max(status.step, *records, 0))
+
+
+def as_sentence(step: int, total: int, reached: int) -> str:
+    """Return how far a job is saved, in words.
+
+    Args:
+        step: of the newest checkpoint; 0: there is none.
+        total: how many steps the job has; 0: nobody knows yet.
+        reached: how many steps were done.
+    """
+    if step:
+        return f"saved at step {step} of {total}" if total else f"saved at step {step}"
+    return f"nothing was saved by step {reached}" if reached else "before the first step"
