@@ -13,6 +13,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 from rich.text import Text
 
+from flows.reporting.report import without_pictures
 from gateway import jobs
 from gateway.api import call
 from gateway.exits import say, say_json
@@ -82,6 +83,7 @@ def show_job(text: str, *, as_json: bool) -> None:
         return run, steps, await jobs.report_of(client, run)
 
     run, steps, report = call(work)
+    report = report and without_pictures(report)
     if as_json:
         record = jobs.record(run, steps)
         say_json({**record, "metrics": _last(steps), "report": report, "job": _asked(run)})

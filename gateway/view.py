@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.metrics import Record
+from trainer.words import NOTHING as NOTHING
+from trainer.words import duration as duration
+from trainer.words import number as number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK_CELLS = 32
-NOTHING = "–"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,20 +81,6 @@ def sparkline(values: Sequence[float], cells: int = SPARK_CELLS) -> str:
         return BLOCKS[3] * len(values)
     top = len(BLOCKS) - 1
     return "".join(BLOCKS[round((value - low) / (high - low) * top)] for value in values)
-
-
-def duration(seconds: float | None) -> str:
-    """Return a duration as 0:42, 12:05 or 3:04:05."""
-    if seconds is None or seconds < 0:
-        return NOTHING
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with so many significant digits, or a dash."""
-    return NOTHING if value is None else f"{value:.{digits}g}"
 
 
 def losses(view: View) -> str:

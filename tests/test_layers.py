@@ -31,7 +31,9 @@ CONTRACT = {
     "own_python",
     "presets",
     "rewards",
+    "summary",
     "verdict",
+    "words",
 }
 """The trainer's modules that an orchestrator may import; none of them imports torch."""
 ALLOWED = {
@@ -49,6 +51,7 @@ STANDARD_LIBRARY_ONLY = {
     "metrics",
     "checkpoints",
     "wish",
+    "words",
     "network",
     "own_python",
     "verdict",

@@ -74,7 +74,7 @@ def training_arguments(
         "output_dir": str(directory.checkpoints),
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": accumulation,
-        "learning_rate": config.learning_rate or default_learning_rate(config),
+        "learning_rate": config.initial_learning_rate,
         "data_seed": config.seed,
         "gradient_checkpointing": config.gradient_checkpointing is True,
         "use_cpu": not cuda,
@@ -101,12 +101,6 @@ def training_arguments(
     except (TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{_field_in(reason, ours)}: {reason}.") from error
-
-
-def default_learning_rate(config: TrainingConfig) -> float:
-    """Return the learning rate where the job names none: that of the adapters, or the method's."""
-    of_method = METHODS[config.method].learning_rate(adapters=config.peft is not None)
-    return config.peft.learning_rate or of_method if config.peft else of_method
 
 
 def _field_in(reason: str, given: dict[str, Any]) -> str:

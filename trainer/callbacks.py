@@ -18,16 +18,16 @@ from trainer.job_directory import JobDirectory, JobState, utc_now
 from trainer.log import append_line
 from trainer.loop import JobTrainer
 from trainer.methods import METHODS
-from trainer.metrics import event_line
+from trainer.metrics import OF_METHODS, event_line
 from trainer.parallelism import agree_on, agreed_end_state
 from trainer.ranks import own_rank
 from trainer.telemetry import Telemetry
 from trainer.trends import Trends
 from trainer.wish import Wish
+from trainer.words import duration, number
 
 OF_EVERY_METHOD = {"loss", "grad_norm", "learning_rate", "epoch", "num_tokens"}
 TIMINGS = ("_runtime", "_per_second")
-SHOWN = ("reward", "kl", "rewards/margins", "rewards/accuracies", "accuracy")
 STATUS_INTERVAL = 0.25  # seconds; status.json is for people and polls, not for every step
 
 
@@ -177,14 +177,13 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
             record["event"] = event
             print(event_line(state.global_step, event), flush=True)  # noqa: T201 - as _say
         self._append(record)
-        eta = record["eta_seconds"]
         _say(
             state,
-            f"loss {loss:.4f}{_shown(record)}",
-            f"lr {logs['learning_rate']:.2e}",
-            "grad overflow" if norm is None else f"grad {norm:.3f}",
-            f"{record['tokens_per_second']:.0f} tok/s",
-            f"eta {_clock(eta)}",
+            f"loss {number(loss)}{_shown(record)}",
+            f"lr {number(logs['learning_rate'])}",
+            "grad overflow" if norm is None else f"grad {number(norm)}",
+            f"{number(record['tokens_per_second'])} tokens/s",
+            f"ETA {duration(record['eta_seconds'])}",
         )
         if time.monotonic() - self._status_at > STATUS_INTERVAL:
             self._write_status(state)
@@ -206,8 +205,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         }
         self._append(record)
         perplexity = record.get("perplexity")
-        words = "" if perplexity is None else f"  perplexity {perplexity:.2f}"
-        _say(state, f"eval_loss {loss:.4f}{words}{_shown(record)}")
+        words = "" if perplexity is None else f"  perplexity {number(perplexity)}"
+        _say(state, f"eval_loss {number(loss)}{words}{_shown(record)}")
 
     def _perplexity(self, loss: float) -> dict[str, float | None]:
         """Return exp(loss) where the loss is that of the next token.
@@ -283,10 +282,10 @@ def of_method(logs: dict[str, Any]) -> dict[str, float | None]:
 def _shown(record: dict[str, Any]) -> str:
     """Return the one or two metrics that tell how well a method does, as words of a log line."""
     words = []
-    for name in SHOWN:
+    for name in OF_METHODS:
         value = record.get(name, record.get(f"eval_{name}"))
         if value is not None:
-            words.append(f"  {name.rpartition('/')[2]} {value:.4g}")
+            words.append(f"  {name.rpartition('/')[2]} {number(value)}")
     return "".join(words)
 
 
@@ -294,9 +293,3 @@ def _say(state: Any, *words: str) -> None:
     line = "  ".join([f"step {state.global_step}/{state.max_steps}", *words])
     with room_or_later():  # what was not written stays in the stream's buffer
         print(line, flush=True)  # noqa: T201 - standard output is the job's log
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

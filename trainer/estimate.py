@@ -25,7 +25,7 @@ from trainer.files import read_json
 from trainer.job_directory import JobDirectory
 from trainer.memory import available_gb, empty_model, predicted
 from trainer.methods import METHODS
-from trainer.parallelism import in_words
+from trainer.summary import batch_in_words
 from trainer.trackers import hide_unused
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         "longest_row_tokens": data["longest"],
         "truncated_rows": data["truncated"],
         "steps": steps,
-        "batch": in_words(config, processes),
+        "batch": batch_in_words(config, processes),
         "memory_kind": "GPU memory" if kind == "cuda" else "memory",
         "gradient_checkpointing": config.gradient_checkpointing,
         "memory_gb": {name: round(value, 4) for name, value in memory.items()},

@@ -14,6 +14,7 @@ from trainer.errors import ConfigError
 from trainer.files import read_json, replace_json
 from trainer.manifest import verify
 from trainer.model_card import is_on_hub, model_card
+from trainer.summary import Summary
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -138,10 +139,13 @@ def _operations(folder: Path, config: TrainingConfig) -> list[CommitOperationAdd
 
     manifest = verify(folder)
     public = published(config)
-    data, metrics = manifest.get("data", {}), manifest.get("metrics", {})
-    anew: dict[str, str] = {
-        CARD: model_card(public, data, metrics, place=config.push_to_hub or "."),
-    }
+    summary = Summary(
+        config=public,
+        metrics=manifest.get("metrics", {}),
+        data=manifest.get("data", {}),
+        made=manifest.get("training", {}),
+    )
+    anew: dict[str, str] = {CARD: model_card(summary, place=config.push_to_hub or ".")}
     if adapter := read_json(folder / ADAPTER_CONFIG):
         named = {key: public.model for key in BASES if adapter.get(key)}
         anew[ADAPTER_CONFIG] = json.dumps(adapter | named, indent=2, sort_keys=True) + "\n"

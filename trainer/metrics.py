@@ -23,6 +23,18 @@ NUMBERS = (
     *("grad_norm", "tokens_per_second", "samples_per_second", "eta_seconds"),
 )
 """What a record may hold, whoever trains."""
+GOALS = {
+    "eval_loss": "lower is better",
+    "train_loss": "lower is better",
+    "reward": "higher is better",
+    "kl": "",
+    "rewards/margins": "higher is better",
+    "rewards/accuracies": "higher is better",
+    "accuracy": "higher is better",
+}
+"""What shows how well a training does, and which way is good; TRL's names after the losses."""
+OF_METHODS = tuple(name for name in GOALS if not name.endswith("_loss"))
+"""Those that only some methods log, in training as they are and in evaluation as eval_…"""
 EVENT = re.compile(rb"event (\w+) at step (\d+): (.*)")
 """The log's line that tells of an event of a step: its kind, the step, and the message."""
 
@@ -76,19 +88,18 @@ def read_metrics(path: Path) -> tuple[dict[int, Record], int]:
 
 
 def final_metrics(path: Path) -> dict[str, float]:
-    """Return the last training loss, and the first, last and best evaluation loss."""
+    """Return the number of steps, and the first and the last of every metric that counts.
+
+    Of the evaluation loss the best too, and its step.
+    """
     steps, _ = read_metrics(path)
-    losses = [r["train_loss"] for r in steps.values() if r.get("train_loss") is not None]
-    evaluations = [r["eval_loss"] for r in steps.values() if r.get("eval_loss") is not None]
     facts = {"steps": float(max(steps, default=0))}
-    if losses:
-        facts |= {"train_loss_first": losses[0], "train_loss": losses[-1]}
-    if evaluations:
-        facts |= {
-            "eval_loss_first": evaluations[0],
-            "eval_loss": evaluations[-1],
-            "eval_loss_best": min(evaluations),
-        }
+    for name in ("train_loss", "eval_loss", *OF_METHODS, *(f"eval_{name}" for name in OF_METHODS)):
+        values = [(r[name], step) for step, r in steps.items() if _is_number(r.get(name))]
+        if values:
+            facts |= {f"{name}_first": values[0][0], name: values[-1][0]}
+        if values and name == "eval_loss":
+            facts["eval_loss_best"], facts["eval_loss_best_step"] = min(values)
     return facts
 
 
@@ -112,6 +123,10 @@ def _plain(name: str, value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, int) and abs(value) <= LARGEST)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_time(value: Any) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 from trainer.config import QuantizationConfig, TrainingConfig
 from trainer.methods import METHODS
+from trainer.summary import Summary, code, table
+from trainer.words import number
 
 MERGED, GGUF = "merged", "gguf"
 """Folders of an output: the merged model, and files for llama.cpp."""
@@ -18,49 +20,39 @@ NO_SETTINGS = {"model", "dataset", "report_to", "command", "trainer", "push_to_h
 """What is told elsewhere in the card, or says nothing of the model."""
 
 
-def model_card(
-    config: TrainingConfig, data: dict[str, Any], metrics: dict[str, Any], place: str = "."
-) -> str:
+def model_card(summary: Summary, place: str = ".") -> str:
     """Return the card.
 
     Args:
-        config: the job's settings, with names instead of paths where others shall read them.
-        data: facts about the dataset: rows, tokens, sha256.
-        metrics: the last of each.
+        summary: of the training, with names instead of paths where others shall read them.
         place: from where it is loaded: this folder, or a repository of the Hub.
     """
-    kind = "adapter" if config.peft else "model"
+    config, data = summary.config, summary.data
     settings = config.model_dump(exclude=NO_SETTINGS, exclude_none=True)
+    sections = {
+        "Results": table("metric", "before → after", summary.results()),
+        "Training": table("setting", "value", summary.settings()),
+        "Load": ["```python", *loading(config, place), "```"],
+        "Reproduce": [
+            f"Dataset: SHA-256 {code(str(data.get('sha256', 'unknown')))}, "
+            f"{number(data.get('rows'))} rows, {number(data.get('tokens'))} tokens. All settings:",
+            "",
+            *table("name", "value", {name: _text(value) for name, value in settings.items()}),
+            "",
+            *table("package", "version", _versions()),
+        ],
+    }
     return "\n".join(
         [
             "---",
             *_front_matter(config),
             "---",
             "",
-            f"# {config.method.upper()} {kind}",
+            f"# {config.method.upper()} {'adapter' if config.peft else 'model'}",
             "",
-            f"Base model: `{config.model}`. Dataset: `{config.dataset.path}`, "
-            f"SHA-256 `{data.get('sha256', 'unknown')}`, {data.get('rows', 0)} rows, "
-            f"{data.get('tokens', 0)} tokens.",
-            "",
-            "## Load",
-            "",
-            "```python",
-            *_loading(config, place),
-            "```",
-            "",
-            "## Metrics",
-            "",
-            *_table(metrics),
-            "",
-            "## Settings",
-            "",
-            *_table(settings),
-            "",
-            "## Versions",
-            "",
-            *_table({name: _version(name) for name in VERSIONS}),
-            f"| training-orchestrator | {_own_version()} |",
+            summary.headline(),
+            *(f"\n**Note:** {warning}" for warning in summary.warnings()),
+            *(line for name, body in sections.items() for line in ("", f"## {name}", "", *body)),
             "",
         ]
     )
@@ -89,7 +81,8 @@ def _is_hub_dataset(config: TrainingConfig) -> bool:
     return is_on_hub(name) and not Path(name).suffix
 
 
-def _loading(config: TrainingConfig, place: str) -> list[str]:
+def loading(config: TrainingConfig, place: str) -> list[str]:
+    """Return the lines of Python that load the result from a folder, or a repository of the Hub."""
     method = METHODS[config.method]
     kind = method.auto_class(adapters=config.peft is not None)
     package = "peft" if config.peft else "transformers"
@@ -101,6 +94,8 @@ def _loading(config: TrainingConfig, place: str) -> list[str]:
         f"model = {kind}.from_pretrained({where})" + ("  # this folder" if place == "." else ""),
         f"tokenizer = AutoTokenizer.from_pretrained({where})",
     ]
+    if config.peft:
+        lines += ["", *_loading_base_first(config, where)]
     if config.quantization:
         lines += ["", *_loading_quantised(config.quantization, kind, where)]
     if config.merge:
@@ -117,6 +112,20 @@ def _loading(config: TrainingConfig, place: str) -> list[str]:
     return lines
 
 
+def _loading_base_first(config: TrainingConfig, where: str) -> list[str]:
+    method = METHODS[config.method]
+    base = method.auto_class(adapters=False)
+    head = ", num_labels=1" if method.is_classifier else ""
+    return [
+        "# Or the base model first, then the adapter on top:",
+        "from peft import PeftModel",
+        f"from transformers import {base}",
+        "",
+        f"base = {base}.from_pretrained({json.dumps(config.model)}{head})",
+        f"model = PeftModel.from_pretrained(base, {where})",
+    ]
+
+
 def _loading_quantised(quantization: QuantizationConfig, kind: str, where: str) -> list[str]:
     names = ["load_in_8bit"]
     if quantization.load_in_4bit:
@@ -131,14 +140,12 @@ def _loading_quantised(quantization: QuantizationConfig, kind: str, where: str) 
     ]
 
 
-def _table(facts: dict[str, Any]) -> list[str]:
-    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items()]
-    return ["| name | value |", "| --- | --- |", *rows]
+def _text(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
 
 
-def _cell(value: Any) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|")
+def _versions() -> dict[str, str]:
+    return {name: _version(name) for name in VERSIONS} | {"training-orchestrator": _own_version()}
 
 
 def _own_version() -> str:

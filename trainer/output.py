@@ -20,6 +20,7 @@ from trainer.manifest import verify, write_manifest
 from trainer.merging import let_go, needs_merging, write_merged
 from trainer.metrics import final_metrics
 from trainer.model_card import GGUF, MERGED, model_card
+from trainer.summary import Summary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,8 +54,9 @@ def write_output(
         trainer: a `JobTrainer` with the trained model; of a PEFT model only the adapters are
             written. It is of no use afterwards where the job merges.
         tokenizer: as used, chat template included.
-        facts: what the manifest tells besides: `data`, the dataset's rows, tokens and sha256;
-            `usage`, memory and time predicted and used; `code`, the SHA-256 of the user's own.
+        facts: what else the manifest holds: `data`, the dataset's rows, tokens and sha256; `usage`,
+            memory and time predicted and used; `training`, what was decided here; `code`, the
+            SHA-256 of the user's own.
         weights: the model's, by name, where each process holds a part of them only.
     """
     staged = directory.root / ".output"
@@ -72,9 +74,8 @@ def write_output(
             with_room(lambda: _export(config, staged, tokenizer))
         if not config.merge:
             shutil.rmtree(staged / MERGED, ignore_errors=True)
-        (staged / "README.md").write_text(
-            model_card(named, facts["data"], metrics), encoding="utf-8"
-        )
+        summary = Summary(config=named, metrics=metrics, data=facts["data"], made=facts["training"])
+        (staged / "README.md").write_text(model_card(summary), encoding="utf-8")
         manifest = write_manifest(staged, method=config.method, metrics=metrics, **facts)
     except Exception as error:
         named_error = translate(error, directory.root)  # first: it tells how full the disk was

@@ -137,18 +137,3 @@ def _agreed(control: Any, *others: int) -> list[int]:
     for name, flag in zip(names, agreed[len(others) :], strict=True):
         setattr(control, name, bool(flag))
     return agreed[: len(others)]
-
-
-def in_words(config: TrainingConfig, processes: int, divisor: int = 1) -> str:
-    """Return of how many examples an optimizer step is, and why.
-
-    Args:
-        config: the config.
-        processes: how many train.
-        divisor: see `Status.batch_divisor`.
-    """
-    batch = config.per_device_train_batch_size // divisor
-    accumulation = config.gradient_accumulation_steps * divisor
-    factors = f"{batch} per device × {accumulation} accumulated"
-    several = f" × {processes} processes" if processes > 1 else ""
-    return f"{batch * accumulation * processes} examples: {factors}{several}"

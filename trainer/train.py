@@ -36,9 +36,10 @@ from trainer.methods import METHODS
 from trainer.model import check_model_files, load_model, load_tokenizer
 from trainer.old_names import old_names_allowed
 from trainer.output import is_whole, write_output
-from trainer.parallelism import agreed_end_state, check_parallelism, full_weights, in_words
+from trainer.parallelism import agreed_end_state, check_parallelism, full_weights
 from trainer.ranks import own_rank, record_failure
 from trainer.rewards.scorer import check_scorer
+from trainer.summary import batch_in_words
 from trainer.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
 from trainer.wish import Interrupted, Wish
 
@@ -128,12 +129,16 @@ def _train(directory: JobDirectory, config: TrainingConfig, wish: Wish) -> JobSt
     if obedience.end_state:
         return obedience.end_state
 
-    if (best := evaluation.best_steps()) and own_rank().on_first_machine:
-        _load_best(trainer, directory, max(best))
+    made = _made(run)
+    if best := evaluation.best_steps():
+        made["weights_of_step"] = max(best)
+        if own_rank().on_first_machine:
+            _load_best(trainer, directory, max(best))
     weights = full_weights(trainer)
     if own_rank().is_first:
         named, code = as_named(directory, config), code_hashes(config)
-        facts = {"data": data, "usage": usage.facts, **({"code": code} if code else {})}
+        facts = {"data": data, "usage": usage.facts, "training": made}
+        facts |= {"code": code} if code else {}
         write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)
     return _completed(directory, config)
 
@@ -212,13 +217,37 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
         batch_divisor=divisor,
         learning_rate_factor=status.learning_rate_factor,
     )
-    trained = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in run.model.parameters())
+    trained, total = _parameters(run.model)
     _say(f"training {trained:,} of {total:,} parameters on {data.facts['rows']} rows")
-    _say(f"an optimizer step has {in_words(decided, own_rank().world_size, divisor)}")
+    _say(f"an optimizer step has {batch_in_words(decided, own_rank().world_size, divisor)}")
     saved = ", with gradient checkpointing" if decided.gradient_checkpointing else ""
     _say(f"predicted memory {memory['peak']:.2f} GB{saved}")
     return run, data.facts, Usage(memory)
+
+
+def _made(run: Run) -> dict[str, Any]:
+    """Return what was decided here, for the report: the job leaves it to the trainer."""
+    from trainer.arguments import precision
+
+    trained, total = _parameters(run.model)
+    return {
+        "parameters": total,
+        "trainable_parameters": trained,
+        "processes": own_rank().world_size,
+        "batch_divisor": run.batch_divisor,
+        "learning_rate_factor": run.learning_rate_factor,
+        "gradient_checkpointing": run.config.gradient_checkpointing is True,
+        "dtype": precision(run.config),
+    }
+
+
+def _parameters(model: Any) -> tuple[int, int]:
+    """Return the number of parameters that are trained, and of all."""
+    if hasattr(model, "get_nb_trainable_parameters"):  # PEFT unpacks weights of few bits
+        trained, total = model.get_nb_trainable_parameters()
+        return int(trained), int(total)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
 
 
 def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:

@@ -21,8 +21,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.logger import logger
-from flows.streaming.chart import data_uri, loss_curve, thinned
-from trainer.metrics import Record, by_step, parse_records
+from flows.streaming.chart import Panel, chart, data_uri, thinned
+from trainer.metrics import OF_METHODS, Record, by_step, parse_records
+from trainer.summary import table as markdown_table
+from trainer.words import duration, number
 
 UPDATE_SECONDS = 2.0
 REST = 4.0  # times as long as publishing took, it waits at least before it publishes again
@@ -55,6 +57,27 @@ SHOWN = (
     "eta_seconds",
     "timestamp",
 )
+OF_METHOD = tuple(name for plain in OF_METHODS for name in (plain, f"eval_{plain}"))
+JUDGED_BY = ("reward", "rewards/margins", "accuracy")
+"""What is drawn beside the loss: the first of these that a method logs."""
+TITLES = {"train_loss": "loss", "rewards/margins": "reward margins"}
+NOW = {
+    "epoch": ("epoch", ""),
+    "train_loss": ("training loss", ""),
+    "eval_loss": ("evaluation loss", ""),
+    "perplexity": ("perplexity", ""),
+    **{name: (name.replace("eval_", "evaluation "), "") for name in OF_METHOD},
+    "learning_rate": ("learning rate", ""),
+    "grad_norm": ("gradient norm", ""),
+    "tokens_per_second": ("speed", " tokens/s"),
+    "samples_per_second": ("rows", " rows/s"),
+    "gpu_memory_allocated_gb": ("GPU memory in use", " GB"),
+    "gpu_memory_reserved_gb": ("GPU memory reserved", " GB"),
+    "gpu_utilization_percent": ("GPU", " %"),
+    "cpu_percent": ("CPU", " %"),
+    "ram_gb": ("main memory", " GB"),
+}
+"""What the table under the curve shows: the metric, its name in words, and its unit."""
 
 
 class Board:
@@ -172,19 +195,41 @@ def progress(steps: dict[int, Record]) -> float:
 
 
 def curve(steps: dict[int, Record]) -> str:
-    """Return markdown: the picture of the losses, and the current metrics under it."""
+    """Return markdown: the picture of the curves, and the current metrics under it."""
+    rows = current(steps)
+    return "\n".join([picture(steps), "", *markdown_table("metric", "now", rows)])
+
+
+def picture(steps: dict[int, Record]) -> str:
+    """Return the curves as an image of Markdown: the loss, and what the method is judged by."""
+    last = steps[max(steps)]
+    total = last.get("total_steps")
+    place = f"step {number(last['step'])}{f' of {number(total)}' if total else ''}"
+    names = ["train_loss", next((n for n in JUDGED_BY if _has(steps, n)), None)]
+    if names[1] == "reward":  # there the loss says little
+        names.reverse()
+    panels = [
+        Panel(TITLES.get(name, name), _points(steps, name), _points(steps, _of_evaluation(name)))
+        for name in names
+        if name
+    ]
+    first = panels[0]
+    panels[0] = Panel(f"{first.title}, {place}", first.train, first.evaluation)
+    return f"![curves at {place}]({data_uri(chart(panels))})"
+
+
+def current(steps: dict[int, Record]) -> dict[str, str]:
+    """Return the newest value of each metric in words, by name; what is not known is left out."""
     last: Record = {}
     for record in steps.values():
-        last |= record
-    picture = data_uri(
-        loss_curve(
-            _points(steps, "train_loss"),
-            _points(steps, "eval_loss"),
-            f"loss at step {last['step']} of {last.get('total_steps', 0)}",
-        )
-    )
-    rows = [f"| {name} | {_cell(last.get(name))} |" for name in SHOWN]
-    return "\n".join([f"![loss curve]({picture})", "", "| metric | now |", "| --- | --- |", *rows])
+        last |= {name: value for name, value in record.items() if value is not None}
+    total = f" of {number(last['total_steps'])}" if last.get("total_steps") else ""
+    rows = {"step": f"{number(last['step'])}{total}"}
+    for name, (words, unit) in NOW.items():
+        if name in last:
+            rows[words] = f"{number(last[name])}{unit}"
+    left = last.get("eta_seconds")
+    return rows | ({"time left": duration(left)} if left is not None else {})
 
 
 def table(steps: dict[int, Record]) -> str:
@@ -192,7 +237,9 @@ def table(steps: dict[int, Record]) -> str:
     numbers = [int(x) for x, _ in thinned([(float(s), 0.0) for s in steps], METRIC_ROWS)]
     evaluated = [s for s, record in steps.items() if record.get("eval_loss") is not None]
     kept = sorted({*numbers, *evaluated[-METRIC_ROWS:]})
-    return json.dumps([{name: steps[s].get(name) for name in SHOWN} for s in kept])
+    known = [name for name in OF_METHOD if _has(steps, name)]
+    rows = [{name: _short(steps[s].get(name)) for name in (*SHOWN, *known)} for s in kept]
+    return json.dumps(rows)
 
 
 MAKERS: dict[str, Callable[[dict[int, Record]], Any]] = {
@@ -206,7 +253,14 @@ def _points(steps: dict[int, Record], name: str) -> list[tuple[float, float]]:
     return [(s, r[name]) for s, r in steps.items() if isinstance(r.get(name), int | float)]
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _has(steps: dict[int, Record], name: str) -> bool:
+    return any(isinstance(record.get(name), int | float) for record in steps.values())
+
+
+def _of_evaluation(name: str) -> str:
+    return "eval_loss" if name == "train_loss" else f"eval_{name}"
+
+
+def _short(value: Any) -> Any:
+    """Return a number with four significant digits, anything else as it is."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -28,6 +28,7 @@ from trainer.files import read_json, sha256_of
 from trainer.job_directory import JobState
 from trainer.manifest import verify
 from trainer.metrics import read_metrics
+from trainer.words import number, time_taken
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
 
@@ -95,10 +96,14 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     kinds = ("curve", "machines", "metrics", "progress", "report")
     assert keys == [f"training-{kind}" for kind in kinds]
     told = str(next(artifact.data for artifact in found if artifact.key == "training-report"))
-    for name, words in (("memory_gb", "peak memory"), ("seconds", "training time")):
-        used, expected = (report["usage"][key] for key in (name, f"{name}_predicted"))
-        assert f"| {words} | {used:.2f} " in told
-        assert f"(predicted {expected:.2f} " in told
+    usage = report["usage"]
+    memory = (number(usage["memory_gb"]), number(usage["memory_gb_predicted"]))
+    assert f"| peak memory | {memory[0]} GB (predicted {memory[1]} GB) |" in told
+    took = (time_taken(usage["seconds"]), time_taken(usage["seconds_predicted"]))
+    assert f"| time in training steps | {took[0]} (predicted {took[1]}) |" in told
+    assert "| rows | 114 trained on, 6 held out, 0 dropped" in told
+    assert "![curves at step 20 of 20](data:image/svg+xml;base64," in told
+    assert "| |" not in told
     assert not job.directory.root.exists()
     assert job.is_gone()
 

@@ -59,7 +59,7 @@ def test_the_artifact_arrives_with_a_card_of_its_own(hub, run):
     assert arrived["adapter_model.safetensors"] == b"w" * 4096
     card = arrived["README.md"].decode()
     assert 'base_model: "org/base"' in card
-    assert "Dataset: `rows.jsonl`" in card
+    assert "| dataset | `rows.jsonl` |" in card
     assert "7 rows" in card
     adapter = json.loads(arrived["adapter_config.json"])
     assert adapter.pop("r") == 8

@@ -126,12 +126,13 @@ def test_nothing_that_arrives_names_a_path_of_this_computer(hub, pushed):
 def test_the_card_tells_what_a_stranger_needs(hub, pushed):
     card = hub.repositories["lab/tiny"]["README.md"].decode()
 
-    assert "Base model: `base`. Dataset: `chats.jsonl`" in card
+    assert "| base model | `base` |" in card
+    assert "| dataset | `chats.jsonl` |" in card
     assert "base_model:" not in card.split("---")[1]  # no name of the Hub
     assert "pipeline_tag: text-generation" in card
     assert 'AutoPeftModelForCausalLM.from_pretrained("lab/tiny")' in card
     assert 'from_pretrained("lab/tiny", subfolder="merged")' in card
-    assert "| train_loss | " in card
+    assert "| train_loss (lower is better) | " in card
     assert "| per_device_train_batch_size | 2 |" in card
 
 

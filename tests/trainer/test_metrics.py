@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.metrics import MAX_LINE, by_step, parse_records, read_metrics
+from trainer.metrics import MAX_LINE, by_step, final_metrics, parse_records, read_metrics
 
 
 def test_records_are_read_by_step(tmp_path):
@@ -71,3 +71,26 @@ def test_a_step_and_its_evaluation_are_one_record():
     records = [{"step": 3, "train_loss": 2.0}, {"step": 3, "eval_loss": 2.5}]
 
     assert by_step(records) == {3: {"step": 3, "train_loss": 2.0, "eval_loss": 2.5}}
+
+
+def test_the_final_metrics_are_the_first_and_last_of_all_that_count(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 0, "eval_loss": 5}\n{"step": 1, "train_loss": 4.5, "reward": -1.0}\n'
+        '{"step": 2, "train_loss": null, "reward": 0.5, "eval_loss": 3.0, "eval_reward": 0.25}\n'
+        '{"step": 3, "train_loss": 4.0, "eval_loss": 3.5, "grad_norm": 1.0, "kl": true}\n'
+    )
+
+    assert final_metrics(path) == {
+        "steps": 3.0,
+        "train_loss_first": 4.5,
+        "train_loss": 4.0,
+        "eval_loss_first": 5,
+        "eval_loss": 3.5,
+        "eval_loss_best": 3.0,
+        "eval_loss_best_step": 2,
+        "reward_first": -1.0,
+        "reward": 0.5,
+        "eval_reward_first": 0.25,
+        "eval_reward": 0.25,
+    }

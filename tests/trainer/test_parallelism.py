@@ -6,7 +6,8 @@ from trainer.arguments import training_arguments
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
-from trainer.parallelism import check_parallelism, deepspeed_config, in_words, shares
+from trainer.parallelism import check_parallelism, deepspeed_config, shares
+from trainer.summary import batch_in_words
 
 pytestmark = pytest.mark.xdist_group("torch")
 
@@ -96,9 +97,9 @@ def test_every_gpu_has_its_process(resources, processes):
 def test_the_users_batch_is_that_of_a_device():
     asked = config(per_device_train_batch_size=4, gradient_accumulation_steps=3)
 
-    assert in_words(asked, 1) == "12 examples: 4 per device × 3 accumulated"
-    assert in_words(asked, 2) == "24 examples: 4 per device × 3 accumulated × 2 processes"
-    assert in_words(asked, 2, 4) == "24 examples: 1 per device × 12 accumulated × 2 processes"
+    assert batch_in_words(asked, 1) == "12 examples: 4 per device × 3 accumulated"
+    assert batch_in_words(asked, 2) == "24 examples: 4 per device × 3 accumulated × 2 processes"
+    assert batch_in_words(asked, 2, 4) == "24 examples: 1 per device × 12 accumulated × 2 processes"
 
 
 def test_what_is_shared_out_needs_less_memory():

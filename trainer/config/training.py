@@ -171,6 +171,13 @@ class TrainingConfig(Settings):
         return self.packing if self.packing is not None else self.method == "cpt"
 
     @property
+    def initial_learning_rate(self) -> float:
+        """The learning rate; where the job names none, that of the adapters, or the method's."""
+        of_method = METHODS[self.method].learning_rate(adapters=self.peft is not None)
+        of_adapters = self.peft.learning_rate if self.peft else None
+        return self.learning_rate or of_adapters or of_method
+
+    @property
     def shares_weights(self) -> bool:
         """Whether each of several processes holds a part of the weights only."""
         return self.parallelism == "fsdp" or (

@@ -228,10 +228,14 @@ def _plan(directory: JobDirectory, config: dict[str, Any], checkpoint: Path | No
 def _facts(directory: JobDirectory, config: dict[str, Any]) -> dict[str, str]:
     """Return what the model card tells: model and dataset as their user names them."""
     named = (read_json(directory.job) or {}).get("named") or {}
-    return {
-        "trainer": str(config.get("trainer", "command")),
-        **{name: str(value) for name, value in named.items()},
-    }
+    trainer = str(config.get("trainer", "command"))
+    facts = {"trainer": trainer, **{name: str(value) for name, value in named.items()}}
+    if trainer == "command":
+        return facts
+    from trainer.config import TrainingConfig
+    from trainer.summary import Summary
+
+    return Summary(config=TrainingConfig.model_validate(config)).settings() | facts
 
 
 def _is_whole(folder: Path) -> bool:

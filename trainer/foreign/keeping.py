@@ -27,6 +27,7 @@ from trainer.foreign.plan import Plan
 from trainer.job_directory import JobDirectory
 from trainer.manifest import MANIFEST, refuse_pickles, write_manifest
 from trainer.metrics import final_metrics
+from trainer.words import number
 
 Signature = tuple[tuple[str, int, int], ...]
 LOOK_SECONDS = 1.0
@@ -169,7 +170,8 @@ def keep_output(directory: JobDirectory, plan: Plan, facts: dict[str, str]) -> N
         refuse_pickles(p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file())
         card = staged / "README.md"
         if not card.exists():
-            rows = [f"| {name} | {value} |" for name, value in {**facts, **metrics}.items()]
+            told = {**facts, **{name: number(value) for name, value in metrics.items()}}
+            rows = [f"| {name} | {value} |" for name, value in told.items()]
             table = "\n".join(["| name | value |", "| --- | --- |", *rows])
             card.write_text(f"# Trained by {plan.trainer}\n\n{table}\n", encoding="utf-8")
         write_manifest(staged, trainer=plan.trainer, metrics=metrics, data={})

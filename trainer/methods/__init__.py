@@ -13,6 +13,8 @@ class Method:
 
     module: str
     """Where it is; imported only when it is used."""
+    title: str
+    """Its name in full."""
     config: str
     """The class of its arguments, as module:Class."""
     formats: tuple[str, ...]
@@ -54,9 +56,12 @@ DPO_LOSSES = (
 )
 
 METHODS = {
-    "cpt": Method("trainer.methods.cpt", "trl:SFTConfig", ("text",), has_beta=False),
+    "cpt": Method(
+        "trainer.methods.cpt", "continued pretraining", "trl:SFTConfig", ("text",), has_beta=False
+    ),
     "dpo": Method(
         "trainer.methods.dpo",
+        "direct preference optimisation",
         "trl:DPOConfig",
         ("preference",),
         (1e-5, 1e-6),
@@ -65,6 +70,7 @@ METHODS = {
     ),
     "grpo": Method(
         "trainer.methods.grpo",
+        "group relative policy optimisation",
         "trl:GRPOConfig",
         ("prompts",),
         (1e-5, 1e-6),
@@ -72,6 +78,7 @@ METHODS = {
     ),
     "kto": Method(
         "trainer.methods.kto",
+        "Kahneman-Tversky optimisation",
         "trl:KTOConfig",
         ("unpaired", "preference"),
         (1e-5, 1e-6),
@@ -79,6 +86,7 @@ METHODS = {
     ),
     "orpo": Method(
         "trainer.methods.orpo",
+        "odds ratio preference optimisation",
         "trl.experimental.orpo:ORPOConfig",
         ("preference",),
         (8e-5, 8e-6),
@@ -86,12 +94,14 @@ METHODS = {
     ),
     "ppo": Method(
         "trainer.methods.ppo",
+        "proximal policy optimisation",
         "trainer.methods.ppo_parts.config:PPOConfig",
         ("prompts",),
         (1e-5, 1e-6),
     ),
     "reward": Method(
         "trainer.methods.reward",
+        "reward modelling",
         "trl:RewardConfig",
         ("preference",),
         (1e-4, 1e-5),
@@ -99,7 +109,19 @@ METHODS = {
         is_classifier=True,
         has_beta=False,
     ),
-    "rloo": Method("trainer.methods.rloo", "trl:RLOOConfig", ("prompts",), (1e-5, 1e-6)),
-    "sft": Method("trainer.methods.sft", "trl:SFTConfig", CHATS_AND_TEXTS, has_beta=False),
+    "rloo": Method(
+        "trainer.methods.rloo",
+        "REINFORCE leave-one-out",
+        "trl:RLOOConfig",
+        ("prompts",),
+        (1e-5, 1e-6),
+    ),
+    "sft": Method(
+        "trainer.methods.sft",
+        "supervised fine-tuning",
+        "trl:SFTConfig",
+        CHATS_AND_TEXTS,
+        has_beta=False,
+    ),
 }
 """The methods by the names that TRL gives them."""

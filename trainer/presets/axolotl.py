@@ -34,7 +34,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "max_steps": config.max_steps if config.max_steps > 0 else None,
         "micro_batch_size": start.batch_size,
         "gradient_accumulation_steps": start.accumulation,
-        "learning_rate": start.learning_rate,
+        "learning_rate": start.config.initial_learning_rate,
         "lr_scheduler": config.lr_scheduler_type,
         **({"warmup_ratio": warmup} if warmup < 1 else {"warmup_steps": int(warmup)}),
         "weight_decay": config.weight_decay,

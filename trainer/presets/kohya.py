@@ -57,7 +57,7 @@ def _settings(start: Start) -> dict[str, Any]:
         **_network(config),
         **({"max_train_steps": steps} if steps > 0 else {"max_train_epochs": epochs}),
         "gradient_accumulation_steps": start.accumulation,
-        "learning_rate": start.learning_rate,
+        "learning_rate": start.config.initial_learning_rate,
         "lr_scheduler": config.lr_scheduler_type,
         "lr_warmup_steps": warmup if warmup < 1 else int(warmup),
         "optimizer_type": OPTIMIZERS[config.optim],

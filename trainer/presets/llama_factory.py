@@ -53,7 +53,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "max_steps": config.max_steps,
         "per_device_train_batch_size": start.batch_size,
         "gradient_accumulation_steps": start.accumulation,
-        "learning_rate": start.learning_rate,
+        "learning_rate": start.config.initial_learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
         "warmup_steps": warmup if warmup < 1 else int(warmup),
         "weight_decay": config.weight_decay,

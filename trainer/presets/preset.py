@@ -71,12 +71,6 @@ class Start:
         return self.config.gradient_accumulation_steps * self.batch_divisor
 
     @property
-    def learning_rate(self) -> float:
-        """The learning rate, by the rule that our own trainer has too."""
-        default = METHODS[self.config.method].learning_rate(adapters=self.config.peft is not None)
-        return self.config.learning_rate or default
-
-    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps, as far as the number of rows tells."""
         return max(1, self.row_count // (self.batch_size * self.accumulation))

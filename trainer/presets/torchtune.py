@@ -62,7 +62,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "gradient_accumulation_steps": start.accumulation,
         "optimizer": {
             **OPTIMIZERS[config.optim],
-            "lr": start.learning_rate,
+            "lr": start.config.initial_learning_rate,
             "weight_decay": config.weight_decay,
         },
         "optimizer_in_bwd": None if config.peft else False,

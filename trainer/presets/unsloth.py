@@ -40,7 +40,7 @@ def _settings(start: Start) -> dict[str, Any]:
             "max_steps": max(0, config.max_steps),
             "batch_size": start.batch_size,
             "gradient_accumulation_steps": start.accumulation,
-            "learning_rate": start.learning_rate,
+            "learning_rate": start.config.initial_learning_rate,
             "warmup_steps": _warmup(config),
             "weight_decay": config.weight_decay,
             "random_seed": config.seed,

@@ -2,39 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
-import xml.etree.ElementTree as ElementTree
+import re
 
-from flows.streaming.board import MetricsTail, curve, progress, table
-from flows.streaming.chart import MAX_POINTS, data_uri, loss_curve, thinned
+from flows.streaming.board import MetricsTail, current, curve, picture, progress, table
 
 
 def steps(count: int) -> dict[int, dict[str, float | int]]:
     return {s: {"step": s, "total_steps": count, "train_loss": 5 / s} for s in range(1, count + 1)}
-
-
-def test_the_curve_is_an_svg_with_both_losses():
-    svg = loss_curve([(1, 5.0), (2, 4.0)], [(2, 4.5)], "a <title>")
-
-    root = ElementTree.fromstring(svg)  # noqa: S314 - our own picture
-    lines = root.findall("{http://www.w3.org/2000/svg}polyline")
-    assert [len(line.attrib["points"].split()) for line in lines] == [2, 1]
-    assert "a &lt;title&gt;" in svg
-
-
-def test_a_curve_of_nothing_and_of_one_value_can_be_drawn():
-    ElementTree.fromstring(loss_curve([], [], "empty"))  # noqa: S314
-    ElementTree.fromstring(loss_curve([(3, 2.0)], [], "one"))  # noqa: S314
-    assert data_uri("<svg/>").startswith("data:image/svg+xml;base64,")
-
-
-def test_thinning_keeps_the_ends():
-    points = [(float(number), 0.0) for number in range(100_000)]
-
-    kept = thinned(points)
-
-    assert len(kept) == MAX_POINTS
-    assert (kept[0], kept[-1]) == (points[0], points[-1])
 
 
 def test_progress_is_the_share_of_the_last_step():
@@ -53,12 +29,68 @@ def test_the_table_is_short_and_keeps_evaluations_and_the_last_step():
     assert [row["eval_loss"] for row in rows if row["eval_loss"]] == [1.5]
 
 
-def test_the_markdown_shows_the_newest_value_of_each_metric():
-    text = curve({1: {"step": 1, "eval_loss": 3.25}, 2: {"step": 2, "train_loss": 2.5}})
+def test_no_number_of_the_table_has_more_than_four_digits():
+    records = {
+        1: {"step": 1, "train_loss": 0.123456789, "learning_rate": 4.25684e-08},
+        123_456: {"step": 123_456, "train_loss": 1234.5678, "tokens_per_second": 98765.4},
+    }
 
-    assert "| eval_loss | 3.25 |" in text
-    assert "| train_loss | 2.5 |" in text
-    assert "| gpu_utilization_percent | – |" in text
+    first, last = json.loads(table(records))
+
+    assert (first["train_loss"], first["learning_rate"]) == (0.1235, 4.257e-08)
+    assert (last["train_loss"], last["tokens_per_second"]) == (1235.0, 98770.0)
+    assert last["step"] == 123_456
+
+
+def test_the_markdown_shows_what_is_known_in_words_and_four_digits():
+    records = {
+        1: {"step": 1, "total_steps": 430, "eval_loss": 3.25, "cpu_percent": 98.7654},
+        2: {"step": 2, "train_loss": 2.567891, "eta_seconds": 761.0, "ram_gb": None},
+    }
+
+    text = curve(records)
+
+    assert "| step | 2 of 430 |" in text
+    assert "| evaluation loss | 3.25 |" in text
+    assert "| training loss | 2.568 |" in text
+    assert "| CPU | 98.77 % |" in text
+    assert "| time left | 12:41 |" in text
+    assert "main memory" not in text
+    assert "GPU" not in text
+
+
+def drawn(markdown: str) -> str:
+    """The SVG inside the image of a markdown text."""
+    return base64.b64decode(re.findall(r"base64,([^)]+)", markdown)[0]).decode()
+
+
+def test_the_picture_names_the_step_and_the_newest_losses():
+    svg = drawn(picture({1: {"step": 1, "total_steps": 2, "train_loss": 2.3456, "eval_loss": 3.0}}))
+
+    assert ">loss, step 1 of 2<" in svg
+    assert ">train 2.346<" in svg
+    assert ">eval 3<" in svg
+
+
+def test_a_reward_is_drawn_above_the_loss_with_its_evaluations():
+    record = {"step": 1, "train_loss": 0.01, "reward": -1.5, "eval_reward": -1.25, "kl": 0.2}
+
+    svg = drawn(picture({1: record}))
+
+    assert re.findall(r'font-size="13">([^<]+)<', svg) == ["reward, step 1", "loss"]
+    assert ">train -1.5<" in svg
+    assert ">eval -1.25<" in svg
+
+
+def test_margins_are_drawn_below_the_loss_of_preferences():
+    record = {"step": 1, "train_loss": 0.69, "rewards/margins": 0.02, "rewards/accuracies": 0.5}
+
+    assert re.findall(r'font-size="13">([^<]+)<', drawn(picture({1: record}))) == [
+        "loss, step 1",
+        "reward margins",
+    ]
+    assert current({1: record})["rewards/accuracies"] == "0.5"
+    assert json.loads(table({1: record}))[0]["rewards/margins"] == 0.02
 
 
 def test_the_tail_waits_for_whole_lines_and_counts_what_it_cannot_read(tmp_path):
