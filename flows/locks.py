@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator
@@ -21,6 +20,8 @@ async def locked(path: Path, *, wait: bool = True) -> AsyncIterator[bool]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         held = _take(descriptor)
+        import asyncio  # who only asks whether a lock is held does without it: it takes 8 MB
+
         while wait and not held:
             await asyncio.sleep(LOOK_SECONDS)
             held = _take(descriptor)

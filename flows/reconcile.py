@@ -27,9 +27,11 @@ from blocks.models import Instance
 from blocks.names import HiredName, ours
 from blocks.providers.base import Provider
 from blocks.registry import configured_providers, provider_class
+from flows.attended import forget, is_left, is_worked_on
 from flows.background import revive
-from flows.locks import is_held, locked
+from flows.locks import locked
 from flows.logger import logger
+from flows.outcome import job_state
 from flows.renting.giving_back import until_gone
 from flows.renting.journal import Hire, Journal
 from flows.renting.settling import settle_run
@@ -47,6 +49,7 @@ ZOMBIE_SECONDS = (
 PENDING_SECONDS = 600.0
 KEPT_SECONDS = 120.0  # for a kept machine to end itself once its time is up
 ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it goes
+UNFINISHED = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED}
 REVIVE_WITHIN = timedelta(days=1)
 RECONCILED = "reconciled.json"
 MAX_REVIVALS = 3  # of one run by us; a run that crashes again and again is brought to its end
@@ -114,6 +117,7 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
             *(_each_alone(client, id, _of(found, id), dry_run) for id in sorted(run_ids)),
         )
         if not dry_run:
+            await _forget_ended(client)
             await deliver_leftovers()
             replace_json(home() / RECONCILED, {"time": time.time()}, durable=False)
     return [finding for some in findings for finding in some]
@@ -168,15 +172,28 @@ async def _unattended(client: PrefectClient) -> list[UUID]:
     since = datetime.now(UTC) - REVIVE_WITHIN
     found = []
     for folder in run_folders():
-        if is_held(folder / ".lock") or folder.stat().st_mtime < since.timestamp():
+        if is_worked_on(folder) or folder.stat().st_mtime < since.timestamp():
             continue
         try:
             run = await client.read_flow_run(UUID(folder.name))
         except ObjectNotFound:
             continue
-        if run.state and run.state.type in {StateType.RUNNING, StateType.CRASHED}:
+        if run.state and run.state.type in UNFINISHED:
             found.append(run.id)
     return found
+
+
+async def _forget_ended(client: PrefectClient) -> None:
+    """Remove the marks of processes that died after their run had come to rest."""
+    for folder in filter(is_left, run_folders()):
+        try:
+            run = await client.read_flow_run(UUID(folder.name))
+        except ObjectNotFound:
+            forget(folder)
+            continue
+        given_up = Journal.of(RunFolder(run.id)).revivals >= MAX_REVIVALS
+        if job_state(run).at_rest and (given_up or not (run.state and run.state.is_crashed())):
+            forget(folder)
 
 
 async def _kept(item: Found, dry_run: bool) -> list[Finding]:  # noqa: FBT001
@@ -236,7 +253,7 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
         found: whether it has a machine.
     """
     folder = runs() / str(run.id)
-    if is_here and is_held(folder / ".lock"):
+    if is_here and is_worked_on(folder):
         return Act.KEEP, "a process works on it"
     state = run.state
     if state is None:
@@ -245,7 +262,7 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
     match state.type:
         case StateType.SCHEDULED:
             return Act.KEEP, "it is scheduled"
-        case StateType.PENDING if age < PENDING_SECONDS or not is_here:
+        case StateType.PENDING if not is_here or (age < PENDING_SECONDS and not is_left(folder)):
             return Act.KEEP, "it is about to begin"
         case StateType.RUNNING | StateType.CANCELLING if not is_here:
             return Act.KEEP, "another computer works on it"

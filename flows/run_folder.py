@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 
 from blocks.home import artifacts, instances, private_folder, runs
 from blocks.names import ours, run_prefix
+from flows.attended import LOCK
 from flows.locks import locked
 from flows.logger import logger
 from trainer.errors import ConfigError
@@ -56,7 +57,7 @@ class RunFolder:
         """What TensorBoard, wandb and mlflow wrote on the machine."""
         self.rescued = self.root / "rescued"
         """An output that came home from a machine whose flow had ended."""
-        self.lock = self.root / ".lock"
+        self.lock = self.root / LOCK
 
     @classmethod
     def of_this_run(cls) -> RunFolder:

@@ -15,7 +15,7 @@ from flows.background import start_in_background
 from flows.execute import create_run, schedule_again
 from flows.outcome import job_state
 from flows.run_folder import RunFolder
-from gateway import control, jobs, running, watch
+from gateway import attendant, control, jobs, running, watch
 from gateway.api import call
 from gateway.download import download as copy_artifact
 from gateway.ending import rest_line, tell_end, tell_report
@@ -56,6 +56,7 @@ def resume(text: str, *, detach: bool, logs: bool) -> Exit:
 
 
 async def _execute(client: PrefectClient, run: FlowRun, *, detach: bool, logs: bool) -> Exit:
+    attendant.start(replace=True)
     if detach:
         start_in_background(run.id)
         running.tell_detached(run.id)

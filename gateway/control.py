@@ -12,7 +12,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Cancelling, Running
 
 from blocks.home import runs
-from flows.locks import is_held, locked
+from flows.attended import forget, is_worked_on
+from flows.locks import locked
 from flows.outcome import PAUSING, is_cancelled, job_state
 from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
@@ -122,7 +123,7 @@ def refuse_resume(run: FlowRun) -> None:
         raise ConfigError(
             f"Job {_short(run)} is completed; there is nothing to resume.", "Run it as a new job."
         )
-    if is_worked_on(run.id):
+    if is_worked_on(runs() / str(run.id)):
         raise ConfigError(
             f"Job {_short(run)} is {state}; a process executes it now.",
             f"Follow it: trainctl monitor {_short(run)} --follow",
@@ -132,11 +133,6 @@ def refuse_resume(run: FlowRun) -> None:
             f"Job {_short(run)} is {state}, and not on this computer.",
             f"Follow it: trainctl monitor {_short(run)} --follow",
         )
-
-
-def is_worked_on(run_id: UUID) -> bool:
-    """Return whether a process of this computer executes the run now."""
-    return is_held(runs() / str(run_id) / ".lock")
 
 
 class AbandonmentWatch:
@@ -149,7 +145,7 @@ class AbandonmentWatch:
 
     def somebody_works(self) -> bool:
         """Return whether a process executes it, as far as this computer can tell."""
-        return not self._is_here or is_worked_on(self._run_id)
+        return not self._is_here or is_worked_on(runs() / str(self._run_id))
 
     def is_abandoned(self) -> bool:
         """Return whether nobody has for a while; call it again and again."""
@@ -173,6 +169,7 @@ async def _stop_abandoned(client: PrefectClient, run: FlowRun) -> FlowRun:
             f"Not everything of job {_short(run)} has ended.",
             "Try again, or see: trainctl reconcile --dry-run",
         )
+    forget(folder.root)
     message = f"cancelled; {await asyncio.to_thread(saved, folder)}"
     stopped: State[Any] = Cancelled(name=STOPPED, message=message)
     await client.set_flow_run_state(run.id, stopped, force=True)

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from blocks.home import home
+from gateway import attendant
 from gateway.exits import ApiUnreachable
 from trainer.files import read_json, replace_json
 from trainer.own_python import own_python
@@ -111,6 +112,7 @@ def start() -> str:
             server = _spawn(_free_port())
             replace_json(record_file(), asdict(server))
         _wait_until_healthy(server)
+        attendant.start(replace=False)
         return server.url
 
 
@@ -120,6 +122,7 @@ def stop() -> Server | None:
     Raises:
         ApiUnreachable: it does not end.
     """
+    attendant.stop()
     with _one_at_a_time():
         server = known()
         if server is None:

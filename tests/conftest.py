@@ -24,6 +24,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
+    TRAINING_ORCHESTRATOR_ATTEND_SECONDS="0",  # what a test leaves behind stays so
 )
 for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_KEY"):
     os.environ.pop(_name, None)

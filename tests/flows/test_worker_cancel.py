@@ -20,7 +20,6 @@ from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from flows.streaming.board import METRICS
-from gateway.control import until_stopped
 from trainer.checkpoints import all_checkpoints, step_of
 
 pytestmark = pytest.mark.slow
@@ -87,7 +86,13 @@ async def test_a_cancelled_job_of_a_worker_says_where_it_is_saved_and_its_log_is
 
     async with get_client() as client:
         await client.set_flow_run_state(run.id, Cancelling())  # as the button in Prefect's UI
-        ended = await until_stopped(client, run.id, wait=True)
+
+    async def stopped() -> FlowRun | None:
+        async with get_client() as client:
+            now = await client.read_flow_run(run.id)
+        return now if now.state and now.state.name == "Stopped" else None
+
+    ended = await until(stopped)
 
     saved = step_of(all_checkpoints(job.directory.checkpoints)[0])
     assert saved == job.status().step >= 60

@@ -1,0 +1,159 @@
+"""Looks after the runs of this computer where no worker does: `python -m gateway.attendant`.
+
+`trainctl run` starts it, in the background, with its own environment: the keys of providers are
+there and nowhere else. It looks once a minute, at files alone, and starts `trainctl reconcile`
+when the process of a run died, or a machine is left whose run nobody executes. It ends when no
+run is unfinished and no machine is left. Nothing here imports Prefect, or asyncio.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from blocks.home import home, instances, runs
+from flows.attended import MARK, is_left, is_marked, is_worked_on
+from flows.locks import is_held
+from trainer.files import read_json
+from trainer.own_python import own_python
+
+SECONDS = "TRAINING_ORCHESTRATOR_ATTEND_SECONDS"
+"""The variable with the seconds between two looks; 0: nobody attends."""
+LOOK_SECONDS = 60.0
+LONGEST_SHARE = 16  # looks at most between two reconciles that changed nothing
+FORGOTTEN_SECONDS = 24 * 3600.0  # after which reconcile does not revive a run any more
+END_SECONDS = 10.0
+_started: list[subprocess.Popen[bytes]] = []  # whoever forgets one is warned that it runs
+
+
+def start(*, replace: bool) -> None:
+    """Start an attendant with this environment; another one stays, or with `replace` ends."""
+    if not _look_seconds() or (not replace and is_held(_lock())):
+        return
+    stop()
+    environment = dict(os.environ)
+    ours = (read_json(home() / "server.json") or {}).get("url")
+    if environment.get("PREFECT_API_URL") == ours:
+        environment.pop("PREFECT_API_URL", None)  # it may have another port when it is wanted
+    with _log().open("ab") as log:
+        _started.append(
+            subprocess.Popen(  # noqa: S603 - our own interpreter
+                own_python("-m", "gateway.attendant"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=home(),
+                start_new_session=True,
+            )
+        )
+
+
+def stop() -> None:
+    """End the attendant, if there is one; a reconcile that it started goes on."""
+    if not is_held(_lock()):
+        return
+    with suppress(OSError, ValueError):
+        os.kill(int(_lock().read_text()), signal.SIGTERM)
+
+
+def main() -> int:
+    """Attend to the runs until none is left that needs it."""
+    descriptor = os.open(_lock(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if not _taken(descriptor):
+        return 1  # another is at work, and knows as much
+    os.truncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    look = _look_seconds()
+    before: set[str] = set()
+    pause, again = look, 0.0
+    while unfinished():
+        time.sleep(look)
+        left = left_alone()
+        if left and (left != before or time.monotonic() >= again):
+            _say(f"reconciling: {', '.join(sorted(left))}")
+            subprocess.run(own_python("-m", "gateway", "reconcile"), check=False)  # noqa: S603
+            pause = min(2 * pause, LONGEST_SHARE * look) if left == before else look
+            again = time.monotonic() + pause
+        before = left
+    return 0
+
+
+def unfinished() -> bool:
+    """Whether there is something to do: a run that was to be executed here, or a machine."""
+    return any(_is_awaited(folder) or _machines(folder) for folder in _run_folders())
+
+
+def left_alone() -> set[str]:
+    """Return the runs whose process died, or that nobody works on and that hold a machine."""
+    return {
+        folder.name
+        for folder in _run_folders()
+        if (is_left(folder) and _is_awaited(folder))
+        or (not is_worked_on(folder) and any(until < time.time() for until in _machines(folder)))
+    }
+
+
+def _is_awaited(folder: Path) -> bool:
+    """Whether a run is marked, and not for so long that nobody waits for it any more."""
+    try:
+        age = time.time() - (folder / MARK).stat().st_mtime
+    except OSError:
+        return False
+    return age < FORGOTTEN_SECONDS or (is_marked(folder) and not is_left(folder))
+
+
+def _machines(folder: Path) -> list[float]:
+    """Return of each machine elsewhere that a run has not given back until when it is kept."""
+    rows = (read_json(folder / "machines.json") or {}).get("machines") or []
+    at_home = str(instances())
+    return [
+        float(row.get("kept_until") or 0.0)
+        for row in rows
+        if row.get("ended_at") is None and not str(row.get("workspace")).startswith(at_home)
+    ]
+
+
+def _run_folders() -> list[Path]:
+    return [folder for folder in runs().iterdir() if folder.is_dir()]
+
+
+def _taken(descriptor: int) -> bool:
+    """Take the lock; whoever holds it was told to end."""
+    deadline = time.monotonic() + END_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _look_seconds() -> float:
+    try:
+        return max(0.0, float(os.environ.get(SECONDS) or LOOK_SECONDS))
+    except ValueError:
+        return LOOK_SECONDS
+
+
+def _lock() -> Path:
+    return home() / "attendant.lock"
+
+
+def _log() -> Path:
+    return home() / "attendant.log"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Whose process died is revived without anybody typing anything, and then nobody stays."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+from commanding import Trainctl, call_trainctl, job_file, until
+
+from blocks.home import instances, runs
+from flows import attended
+from flows.locks import is_held
+from gateway import attendant
+
+pytestmark = pytest.mark.xdist_group("trainctl-run")
+
+
+@pytest.fixture
+def ask(prefect_server: str, home: Path) -> Iterator[Trainctl]:
+    environment = {"PREFECT_API_URL": prefect_server, attendant.SECONDS: "1"}
+    yield lambda *arguments: call_trainctl(*arguments, **environment)
+    attendant.stop()
+
+
+def process_of(job: str) -> psutil.Process:
+    """Return the process that executes a job."""
+    return until(
+        lambda: next(
+            (
+                process
+                for process in psutil.process_iter(["cmdline"])
+                if {"flows.background", job} <= set(process.info["cmdline"] or ())
+            ),
+            None,
+        )
+    )
+
+
+def state_of(ask: Trainctl, job: str) -> str:
+    return json.loads(ask("status", job, "--json").stdout)["state"]
+
+
+@pytest.mark.slow
+def test_a_job_whose_process_is_killed_completes_by_itself(
+    ask: Trainctl, tmp_path: Path, home: Path
+):
+    started = ask("run", job_file(tmp_path, max_steps=400, save_steps=100), "--detach")
+    job = started.stdout.split()[1]
+    mirror = runs() / job / "train.log"
+    until(lambda: mirror.exists() and b"step 3/400" in mirror.read_bytes())
+    first = process_of(job)
+
+    first.send_signal(signal.SIGKILL)
+
+    until(lambda: state_of(ask, job) == "completed", 150)
+    log = mirror.read_text().splitlines()
+    assert len([line for line in log if line.startswith("step 400/400")]) == 1
+    assert not attended.is_marked(runs() / job)
+    until(lambda: not is_held(home / "attendant.lock"), 30)
+
+
+def test_it_costs_little_and_ends_when_it_is_told_to(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(attendant.SECONDS, "60")
+    folder = runs() / str(uuid4())
+    folder.mkdir()
+    with attended.marked(folder):  # a run that is executed
+        attendant.start(replace=False)
+        until(lambda: is_held(home / "attendant.lock"))
+        pid = int(until(lambda: (home / "attendant.lock").read_text()))
+        attendant.start(replace=False)
+        process = psutil.Process(pid)
+        until(lambda: process.status() == psutil.STATUS_SLEEPING)
+
+        assert process.memory_info().rss < 20e6
+        assert not any("prefect" in m.path for m in process.memory_maps())
+
+        attendant.start(replace=True)
+        newer = int(until(lambda: (p := (home / "attendant.lock").read_text()) != str(pid) and p))
+        assert not psutil.pid_exists(pid) or process.status() == psutil.STATUS_ZOMBIE
+        attendant.stop()
+        assert newer != pid
+        until(lambda: not is_held(home / "attendant.lock"))
+
+
+def hold(folder: Path, **machine: object) -> None:
+    folder.mkdir()
+    row = {"ended_at": None, "kept_until": 0.0, "workspace": "", **machine}
+    (folder / "machines.json").write_text(json.dumps({"machines": [row]}))
+
+
+def test_it_goes_by_what_lies_in_the_folders():
+    left, kept, home_again, ended, held = (runs() / name for name in "abcde")
+    hold(left)
+    hold(kept, kept_until=time.time() + 60)
+    hold(home_again, workspace=str(instances() / "to-x"))
+    hold(ended, ended_at="2026-01-01")
+    held.mkdir()
+    with attended.marked(held):
+        assert attendant.left_alone() == {"a"}
+        assert attendant.unfinished()
+    assert attendant.left_alone() == {"a", "e"}
+
+    day_old = time.time() - attendant.FORGOTTEN_SECONDS - 1
+    os.utime(held / attended.MARK, (day_old, day_old))
+    assert attendant.left_alone() == {"a"}
+
+
+def test_of_two_processes_the_last_removes_the_mark(tmp_path: Path):
+    with attended.marked(tmp_path) as first, attended.marked(tmp_path) as second:
+        attended.unmark(tmp_path, first)
+        assert attended.is_marked(tmp_path)
+        fcntl.flock(first, fcntl.LOCK_UN)
+        attended.unmark(tmp_path, second)
+        assert not attended.is_marked(tmp_path)
