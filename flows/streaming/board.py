@@ -24,7 +24,7 @@ from flows.logger import logger
 from flows.streaming.chart import Panel, chart, data_uri, thinned
 from trainer.metrics import OF_METHODS, Record, by_step, parse_records
 from trainer.summary import table as markdown_table
-from trainer.words import duration, number
+from trainer.words import number, time_taken
 
 UPDATE_SECONDS = 2.0
 REST = 4.0  # times as long as publishing took, it waits at least before it publishes again
@@ -70,7 +70,7 @@ NOW = {
     "learning_rate": ("learning rate", ""),
     "grad_norm": ("gradient norm", ""),
     "tokens_per_second": ("speed", " tokens/s"),
-    "samples_per_second": ("rows", " rows/s"),
+    "samples_per_second": ("rows per second", ""),
     "gpu_memory_allocated_gb": ("GPU memory in use", " GB"),
     "gpu_memory_reserved_gb": ("GPU memory reserved", " GB"),
     "gpu_utilization_percent": ("GPU", " %"),
@@ -229,7 +229,7 @@ def current(steps: dict[int, Record]) -> dict[str, str]:
         if name in last:
             rows[words] = f"{number(last[name])}{unit}"
     left = last.get("eta_seconds")
-    return rows | ({"time left": duration(left)} if left is not None else {})
+    return rows | ({"time left": time_taken(left)} if left is not None else {})
 
 
 def table(steps: dict[int, Record]) -> str:

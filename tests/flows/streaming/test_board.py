@@ -54,7 +54,7 @@ def test_the_markdown_shows_what_is_known_in_words_and_four_digits():
     assert "| evaluation loss | 3.25 |" in text
     assert "| training loss | 2.568 |" in text
     assert "| CPU | 98.77 % |" in text
-    assert "| time left | 12:41 |" in text
+    assert "| time left | 12:41 min |" in text
     assert "main memory" not in text
     assert "GPU" not in text
 
