@@ -31,6 +31,7 @@ GOALS = {
     "rewards/margins": "higher is better",
     "rewards/accuracies": "higher is better",
     "accuracy": "higher is better",
+    "margin": "higher is better",
 }
 """What shows how well a training does, and which way is good; TRL's names after the losses."""
 OF_METHODS = tuple(name for name in GOALS if not name.endswith("_loss"))
