@@ -10,8 +10,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.flow_engine import run_flow_async
 from prefect.states import Cancelled, Pending, Scheduled
 
-from flows.outcome import job_state
 from flows.saved import STOPPED
+from flows.shown import job_state
 from flows.train import train
 from trainer.config import TrainingJob
 from trainer.errors import ConfigError

@@ -1,15 +1,4 @@
-"""How a job's state shows in Prefect: created, initializing, running, paused, completed, …
-
-| job state    | Prefect's type and name                    |
-| ------------ | ------------------------------------------ |
-| created      | SCHEDULED or PENDING, before the flow runs |
-| initializing | RUNNING "Initializing"                     |
-| running      | RUNNING "Running"                          |
-| paused       | PAUSED "Paused"                            |
-| completed    | COMPLETED "Completed"                      |
-| failed       | FAILED "Failed"                            |
-| stopped      | CANCELLED "Stopped"                        |
-"""
+"""How a job ends, and what its flow run shows meanwhile; `flows.shown` has the table."""
 
 from __future__ import annotations
 
@@ -17,7 +6,7 @@ from typing import Any
 
 import httpx
 from prefect import get_client, get_run_logger
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Pause, PrefectHTTPStatusError
 from prefect.states import Cancelled, Failed, Paused, Running
 
@@ -28,30 +17,7 @@ from trainer.config import TrainingJob
 from trainer.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
 from trainer.job_directory import JobState
 
-PAUSING = "Pausing"
-"""The state's name by which a running job is asked to pause."""
 PAUSE_SECONDS = 10 * 365 * 24 * 3600  # Prefect fails a pause at its end; ours has none
-
-STATE_OF_TYPE = {
-    StateType.SCHEDULED: JobState.CREATED,
-    StateType.PENDING: JobState.CREATED,
-    StateType.RUNNING: JobState.RUNNING,
-    StateType.CANCELLING: JobState.RUNNING,
-    StateType.PAUSED: JobState.PAUSED,
-    StateType.COMPLETED: JobState.COMPLETED,
-    StateType.FAILED: JobState.FAILED,
-    StateType.CRASHED: JobState.FAILED,
-    StateType.CANCELLED: JobState.STOPPED,
-}
-
-
-def job_state(run: FlowRun) -> JobState:
-    """Return the job's state that a flow run stands for."""
-    if run.state is None:
-        return JobState.CREATED
-    if run.state.type is StateType.RUNNING and run.state.name == "Initializing":
-        return JobState.INITIALIZING
-    return STATE_OF_TYPE[run.state.type]
 
 
 async def announce(state: JobState) -> None:

@@ -31,7 +31,6 @@ from flows.attended import forget, is_left, is_worked_on
 from flows.background import revive
 from flows.locks import locked
 from flows.logger import logger
-from flows.outcome import job_state
 from flows.renting.giving_back import until_gone
 from flows.renting.journal import Hire, Journal
 from flows.renting.settling import settle_run
@@ -39,6 +38,7 @@ from flows.reporting import alerts
 from flows.reporting.leftovers import deliver_leftovers
 from flows.run_folder import RunFolder, run_folders
 from flows.saved import STOPPED, saved
+from flows.shown import job_state
 from trainer.config import TrainingJob
 from trainer.errors import OrchestratorError, TrainingFailed
 from trainer.files import read_json, replace_json

@@ -21,6 +21,7 @@ from blocks.names import ours, run_prefix
 from flows.attended import LOCK
 from flows.locks import locked
 from flows.logger import logger
+from flows.shown import short_id
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
 from trainer.manifest import MANIFEST
@@ -81,7 +82,7 @@ class RunFolder:
         """Return where the verified result of a job goes."""
         if output_dir:
             return Path(output_dir).expanduser().absolute()
-        return artifacts() / f"{job_name}-{self.run_id[:8]}"
+        return artifacts() / f"{job_name}-{short_id(self.run_id)}"
 
 
 def run_folders() -> list[Path]:

@@ -1,11 +1,10 @@
-"""Prefect's API for one command: found or started, its log quiet, its errors in our words."""
+"""Prefect's own client for the commands that change a job; `gateway.client` is for those that look."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,10 +15,10 @@ from prefect.context import refresh_global_settings_context
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings
-from rich.console import Console
 
-from gateway import server
-from gateway.exits import ApiUnreachable, note
+from gateway.connecting import Api, api_url, refused, silent
+from gateway.exits import note
+from gateway.prefect_settings import PrefectSettings
 from gateway.waiting import Ask
 
 T = TypeVar("T")
@@ -41,17 +40,10 @@ def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
     try:
         return asyncio.run(main())
     except httpx.TransportError as error:
-        raise ApiUnreachable(f"Prefect's API at {url} does not answer: {_reason(error)}.") from None
+        raise silent(url, error) from None
     except PrefectHTTPStatusError as error:
-        status = error.response.status_code
-        if status in {401, 403}:
-            raise ApiUnreachable(
-                f"Prefect's API at {url} refuses us (HTTP {status}).", "Set PREFECT_API_KEY."
-            ) from None
-        raise ApiUnreachable(
-            f"Prefect's API at {url} failed (HTTP {status}): {error.response.text[:200]}.",
-            "Look into the server's log.",
-        ) from None
+        answer = error.response
+        raise refused(url, PrefectSettings(), answer.status_code, answer.text) from None
 
 
 def asking(client: PrefectClient) -> Ask:
@@ -68,37 +60,17 @@ def asking(client: PrefectClient) -> Ask:
 def connect() -> str:
     """Return the URL of the API that is configured, or of our own server, started if need be.
 
-    Prefect would otherwise start a temporary server in every process, and lose sight of the
-    runs of the others.
-
     Raises:
+        ConfigError: what is configured is no address.
         ApiUnreachable: what is configured does not answer, or our server does not come up.
     """
-    url = get_current_settings().api.url
-    if url is None:
-        url = _own_server()
+    settings = PrefectSettings()
+    url = api_url(settings)
+    Api(url, settings).must_answer()
+    if get_current_settings().api.url != url:
         os.environ["PREFECT_API_URL"] = url  # for this process and for those it starts
         refresh_global_settings_context()
-    elif not server.listens(url):
-        raise ApiUnreachable(f"Prefect's API at {url} does not answer.")
     hush_prefect(note)
-    return url
-
-
-def _own_server() -> str:
-    running = server.known()
-    if running and server.answers(running.url):
-        return running.url
-    began = time.monotonic()
-    message = "starting the Prefect server (once; it stays) …"
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(message):
-            url = server.start()
-    else:
-        note(message)
-        url = server.start()
-    note(f"the Prefect server answers at {url} ({time.monotonic() - began:.1f} s)")
     return url
 
 
@@ -124,7 +96,3 @@ class _Quiet(logging.Handler):
         if not told_anyway:
             first = record.getMessage().strip().partition("\n")[0]
             self._write(f"{record.levelname.lower()}: {first}")
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__

@@ -139,9 +139,9 @@ def logs(
     Example: trainctl logs quickstart --follow --tail 20
     """
     with reported():
-        from gateway import commands
+        from gateway import looking
 
-        commands.logs(job, follow=follow, tail=tail)
+        looking.logs(job, follow=follow, tail=tail)
 
 
 @app.command()
@@ -151,9 +151,9 @@ def monitor(job: JobId, follow: Follow = False) -> None:  # noqa: FBT002
     Example: trainctl monitor 1a2b --follow
     """
     with reported():
-        from gateway import commands
+        from gateway import looking
 
-        raise typer.Exit(commands.monitor(job, follow=follow))
+        raise typer.Exit(looking.monitor(job, follow=follow))
 
 
 @app.command()
@@ -204,9 +204,9 @@ def download(
     Example: trainctl download quickstart --to ./adapter
     """
     with reported():
-        from gateway import commands
+        from gateway import looking
 
-        commands.download(job, to)
+        looking.download(job, to)
 
 
 @app.command()
@@ -219,9 +219,9 @@ def push(
     Example: trainctl push quickstart --to ada/quickstart
     """
     with reported():
-        from gateway import commands
+        from gateway import looking
 
-        commands.push(job, to)
+        looking.push(job, to)
 
 
 @app.command()

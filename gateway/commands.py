@@ -1,11 +1,10 @@
-"""What the commands do that speak with Prefect about one job."""
+"""What the commands do that change a job: run, resume, pause and cancel."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
@@ -13,16 +12,12 @@ from rich.console import Console
 
 from flows.background import start_in_background
 from flows.execute import create_run, schedule_again
-from flows.outcome import job_state
 from flows.run_folder import RunFolder
-from gateway import attendant, control, jobs, running, watch
+from flows.shown import job_state
+from gateway import attendant, control, jobs, looking, running
 from gateway.api import call
-from gateway.download import download as copy_artifact
-from gateway.ending import rest_line, tell_end, tell_report
+from gateway.ending import rest_line, tell_end
 from gateway.exits import Exit, code_of_state, note, say
-from gateway.live import display
-from gateway.logs import print_log
-from gateway.push import push as upload
 from gateway.view import printable
 from trainer.config import TrainingJob
 from trainer.job_directory import JobState
@@ -42,9 +37,10 @@ def run(job: TrainingJob, *, detach: bool, logs: bool) -> Exit:
 
 def resume(text: str, *, detach: bool, logs: bool) -> Exit:
     """Execute a job again: through its deployment's worker, or here."""
+    run_id = looking.found(text).id
 
     async def work(client: PrefectClient) -> Exit:
-        found = await jobs.find(client, text)
+        found = await client.read_flow_run(run_id)
         control.refuse_resume(found)
         say(f"job {found.id}")
         if await schedule_again(found.id):
@@ -64,37 +60,12 @@ async def _execute(client: PrefectClient, run: FlowRun, *, detach: bool, logs: b
     return await running.run_here(client, run.id, show_logs=logs)
 
 
-def monitor(text: str, *, follow: bool) -> Exit:
-    """Show a job as Prefect knows it, once or until it is at rest."""
-
-    async def work(client: PrefectClient) -> Exit:
-        found = await jobs.find(client, text)
-        steps = watch.published(client, found.id)
-        with display() as screen:
-            show = watch.until_rest if follow else watch.show
-            found = await show(client, found.id, steps, screen)
-        if message := jobs.message_of(found):
-            say(printable(message))
-        return code_of_state(job_state(found)) if follow else Exit.OK
-
-    return call(work)
-
-
-def logs(text: str, *, follow: bool, tail: int | None) -> None:
-    """Print a job's training log."""
-
-    async def work(client: PrefectClient) -> None:
-        found = await jobs.find(client, text)
-        await print_log(client, found, say, follow=follow, tail=tail)
-
-    call(work)
-
-
 def pause(text: str, *, wait: bool) -> Exit:
     """Ask a job to pause, and wait for it."""
+    run_id = looking.found(text).id
 
     async def work(client: PrefectClient) -> Exit:
-        found = await jobs.find(client, text)
+        found = await client.read_flow_run(run_id)
         await control.ask_pause(client, found)
         if not wait:
             say(f"asked job {found.id} to pause")
@@ -108,9 +79,10 @@ def pause(text: str, *, wait: bool) -> Exit:
 
 def cancel(text: str, *, wait: bool) -> Exit:
     """Ask a job to stop, and wait for it."""
+    run_id = looking.found(text).id
 
     async def work(client: PrefectClient) -> Exit:
-        found = await jobs.find(client, text)
+        found = await client.read_flow_run(run_id)
         await control.ask_cancel(client, found)
         async with _waiting("stopping: the training saves a checkpoint first …"):
             found = await control.until_stopped(client, found.id, wait=wait)
@@ -120,19 +92,6 @@ def cancel(text: str, *, wait: bool) -> Exit:
         return _tell(found, JobState.STOPPED)
 
     return call(work)
-
-
-def download(text: str, to: Path | None) -> None:
-    """Copy a job's artifact and say where it is."""
-    found = call(lambda client: jobs.find(client, text))
-    target = to or Path(f"{found.name}-{str(found.id)[: jobs.SHORT]}")
-    tell_report(copy_artifact(found, target.expanduser().absolute()))
-
-
-def push(text: str, repository: str | None) -> None:
-    """Upload a job's artifact and say where to."""
-    found = call(lambda client: jobs.find(client, text))
-    say(f"{upload(found, repository)} has the artifact of {found.name}")
 
 
 def _tell(run: FlowRun, wanted: JobState) -> Exit:

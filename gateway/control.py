@@ -14,11 +14,11 @@ from prefect.states import Cancelled, Cancelling, Running
 from blocks.home import runs
 from flows.attended import forget, is_worked_on
 from flows.locks import locked
-from flows.outcome import PAUSING, is_cancelled, job_state
+from flows.outcome import is_cancelled
 from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
 from flows.saved import STOPPED, saved
-from gateway.jobs import SHORT
+from flows.shown import PAUSING, job_state, short_id
 from trainer.config import TrainingJob
 from trainer.errors import ConfigError, TrainingFailed
 from trainer.job_directory import JobState
@@ -181,4 +181,4 @@ def _is_cancelling(run: FlowRun) -> bool:
 
 
 def _short(run: FlowRun) -> str:
-    return str(run.id)[:SHORT]
+    return short_id(run.id)

@@ -6,18 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from prefect.client.schemas.objects import FlowRun
-
 from blocks.home import runs
-from flows.outcome import job_state
-from gateway.jobs import SHORT
+from flows.shown import ShownRun, job_state, short_id
 from trainer.errors import ConfigError, DiskFull, IntegrityError
 from trainer.files import fsync_directory, read_json
 from trainer.job_directory import JobState
 from trainer.manifest import MANIFEST, verify
 
 
-def download(run: FlowRun, target: Path) -> dict[str, Any]:
+def download(run: ShownRun, target: Path) -> dict[str, Any]:
     """Copy the artifact of a completed job into `target`; return its report, paths made new.
 
     Raises:
@@ -34,13 +31,13 @@ def download(run: FlowRun, target: Path) -> dict[str, Any]:
     return {**report, "path": str(target), "file": str(weights)}
 
 
-def report_of(run: FlowRun) -> dict[str, Any]:
+def report_of(run: ShownRun) -> dict[str, Any]:
     """Return the report of a completed job.
 
     Raises:
         ConfigError: the job is not completed, or was executed elsewhere.
     """
-    short = str(run.id)[:SHORT]
+    short = short_id(run.id)
     if job_state(run) is not JobState.COMPLETED:
         raise ConfigError(
             f"Job {short} is {job_state(run)}; it has no artifact yet.",

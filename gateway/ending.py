@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect.client.schemas.objects import FlowRun
-
-from flows.outcome import job_state
-from flows.run_folder import RunFolder
+from flows.shown import ShownRun, job_state, short_id
 from gateway import jobs
 from gateway.exits import complain, say
 from gateway.view import duration, number, printable
 from trainer.files import read_json
 from trainer.job_directory import JobState
 
+if TYPE_CHECKING:
+    from flows.run_folder import RunFolder  # it imports Prefect
 
-def tell_end(run: FlowRun, folder: RunFolder) -> None:
+
+def tell_end(run: ShownRun, folder: RunFolder) -> None:
     """Write the job's end; for a completed one the last two lines name file and SHA-256."""
     message = printable(jobs.message_of(run)).strip()
-    short = str(run.id)[: jobs.SHORT]
+    short = short_id(run.id)
     match job_state(run):
         case JobState.COMPLETED:
             say(f"completed in {duration(jobs.seconds(run))}")

@@ -1,99 +1,96 @@
-"""Jobs as Prefect knows them: found by id, prefix or name, with their metrics."""
+"""Jobs as Prefect knows them: found by id, a part of one or name, with their metrics."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import (
-    ArtifactFilter,
-    ArtifactFilterFlowRunId,
-    ArtifactFilterKey,
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterName,
+from flows.shown import (
+    FLOW,
+    METRICS,
+    PAUSING,
+    REPORT,
+    ShownRun,
+    job_state,
+    short_id,
 )
-from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
-from prefect.utilities.urls import url_for
-
-from flows.outcome import PAUSING, job_state
-from flows.streaming.board import METRICS
+from gateway.client import PAGE, JobRun, LightClient
+from gateway.prefect_settings import PrefectSettings
 from gateway.view import View, view_of
 from trainer.errors import ConfigError
 from trainer.job_directory import JobState
 from trainer.metrics import Record, by_step, parse_records
 
-FLOW = FlowFilter(name=FlowFilterName(any_=["train"]))
-PAGE = 200
-SHORT = 8  # characters of an id that are shown
+PHRASES = {"All states completed.", "Flow run scheduled"}  # Prefect's own, which say nothing
 LEAST = 4  # characters of an id that are taken
-REPORT = "training-report"
-PREFIX = re.compile(rf"[0-9a-fA-F-]{{{LEAST},36}}")
+PART = re.compile(r"[0-9a-fA-F-]{1,36}")
 
 
-async def find(client: PrefectClient, text: str) -> FlowRun:
-    """Return the job of an id, of the beginning of one, or the newest job of a name.
+def find(client: LightClient, text: str) -> JobRun:
+    """Return the job of an id, of the beginning or the end of one, or the newest job of a name.
 
     Raises:
-        ConfigError: there is none, or the beginning is that of several.
+        ConfigError: there is none, or the part is that of several.
     """
     try:
-        return await client.read_flow_run(UUID(text))
-    except ObjectNotFound:
-        raise _no_job(text) from None
+        whole = UUID(text)
     except ValueError:
-        pass
-    named = FlowRunFilter(name=FlowRunFilterName(any_=[text]))
-    newest = await client.read_flow_runs(
-        flow_filter=FLOW,
-        flow_run_filter=named,
-        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=1,
-    )
-    if newest:
-        return newest[0]
-    if not PREFIX.fullmatch(text):
+        return _by_name(client, text) or _by_part(client, text)
+    return client.read_flow_run(whole)
+
+
+def _by_name(client: LightClient, text: str) -> JobRun | None:
+    newest = client.flow_runs(FLOW, limit=1, name={"any_": [text]})
+    return newest[0] if newest else None
+
+
+def _by_part(client: LightClient, text: str) -> JobRun:
+    if not PART.fullmatch(text):
         raise _no_job(text)
-    found = [run async for run in runs(client) if str(run.id).startswith(text.lower())]
+    if len(text) < LEAST:
+        raise ConfigError(
+            f"There is no job named {text!r}, and of an id at least {LEAST} characters are taken.",
+            "'trainctl list' shows all jobs.",
+        )
+    part = text.lower()
+    found = [
+        run for run in runs(client) if str(run.id).startswith(part) or str(run.id).endswith(part)
+    ]
     if len(found) > 1:
         ids = ", ".join(str(run.id) for run in found[:5])
-        raise ConfigError(f"{text} is the beginning of {len(found)} jobs: {ids}.", "Give more.")
+        more = ", …" if len(found) > 5 else ""
+        raise ConfigError(
+            f"{text!r} begins or ends the ids of {len(found)} jobs: {ids}{more}.",
+            f"Give more of it, or the end, such as {short_id(found[0].id)}.",
+        )
     if not found:
         raise _no_job(text)
     return found[0]
 
 
-async def runs(client: PrefectClient) -> AsyncIterator[FlowRun]:
+def runs(client: LightClient) -> Iterator[JobRun]:
     """Yield all runs of the training flow, newest first."""
     offset = 0
     while True:
-        page = await client.read_flow_runs(
-            flow_filter=FLOW,
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=PAGE,
-            offset=offset,
-        )
-        for run in page:
-            yield run
+        page = client.flow_runs(FLOW, limit=PAGE, offset=offset)
+        yield from page
         if len(page) < PAGE:
             return
         offset += PAGE
 
 
-async def newest(
-    client: PrefectClient, limit: int, state: JobState | None, provider: str | None
-) -> list[FlowRun]:
+def newest(
+    client: LightClient, limit: int, state: JobState | None, provider: str | None
+) -> list[JobRun]:
     """Return the newest jobs, of one state and of one provider where these are given."""
-    found: list[FlowRun] = []
-    async for run in runs(client):
+    if state is None and provider is None and limit < PAGE:
+        return client.flow_runs(FLOW, limit=limit)
+    found: list[JobRun] = []
+    for run in runs(client):
         if state not in {None, job_state(run)} or provider not in {None, provider_of(run)}:
             continue
         found.append(run)
@@ -102,60 +99,48 @@ async def newest(
     return found
 
 
-async def metrics(client: PrefectClient, ids: Iterable[UUID]) -> dict[UUID, dict[int, Record]]:
+def metrics(client: LightClient, ids: Iterable[UUID]) -> dict[UUID, dict[int, Record]]:
     """Return the metrics of jobs by step, from their artifacts, in one call per 200 jobs."""
     wanted = list(ids)
     found: dict[UUID, dict[int, Record]] = {}
     for start in range(0, len(wanted), PAGE):
-        artifacts = await client.read_artifacts(
-            artifact_filter=ArtifactFilter(
-                key=ArtifactFilterKey(any_=[METRICS]),
-                flow_run_id=ArtifactFilterFlowRunId(any_=wanted[start : start + PAGE]),
-            )
-        )
-        for artifact in artifacts:
-            if artifact.flow_run_id:
-                found[artifact.flow_run_id] = _steps(artifact.data)
+        for artifact in client.artifacts(METRICS, wanted[start : start + PAGE]):
+            found.setdefault(UUID(artifact["flow_run_id"]), _steps(artifact["data"]))
     return found
 
 
-async def report_of(client: PrefectClient, run: FlowRun) -> str | None:
+def report_of(client: LightClient, run: JobRun) -> str | None:
     """Return the report of a completed job, in Markdown."""
-    artifacts = await client.read_artifacts(
-        artifact_filter=ArtifactFilter(
-            key=ArtifactFilterKey(any_=[REPORT]),
-            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]),
-        )
-    )
-    return str(artifacts[-1].data) if artifacts else None
+    artifacts = client.artifacts(REPORT, [run.id])
+    return str(artifacts[0]["data"]) if artifacts else None
 
 
-def provider_of(run: FlowRun) -> str:
+def provider_of(run: ShownRun) -> str:
     """Return the provider that the job asks for; several in its order, with commas."""
     job = run.parameters.get("job")
     asked = job.get("provider", "local") if isinstance(job, dict) else "local"
     return ",".join(map(str, asked)) if isinstance(asked, list) else str(asked)
 
 
-def state_shown(run: FlowRun) -> str:
+def state_shown(run: ShownRun) -> str:
     """Return the job's state in a word; what it is on the way to, where it was asked."""
     if run.state and run.state.name in {PAUSING, "Cancelling"}:
         return "pausing" if run.state.name == PAUSING else "stopping"
     return str(job_state(run))
 
 
-def message_of(run: FlowRun) -> str:
+def message_of(run: ShownRun) -> str:
     """Return why the job is in its state, where Prefect was told; its own phrases tell nothing."""
     message = (run.state.message if run.state else None) or ""
-    return "" if message == "All states completed." else message
+    return "" if message in PHRASES else message
 
 
-def view(run: FlowRun, steps: dict[int, Record]) -> View:
+def view(run: ShownRun, steps: dict[int, Record]) -> View:
     """Return what a person sees of a job."""
     return view_of(str(run.id), run.name, state_shown(run), message_of(run), steps)
 
 
-def seconds(run: FlowRun) -> float | None:
+def seconds(run: ShownRun) -> float | None:
     """Return how long the job ran, or has run so far."""
     if run.start_time is None:
         return None
@@ -163,7 +148,7 @@ def seconds(run: FlowRun) -> float | None:
     return max(0.0, (end - run.start_time).total_seconds())
 
 
-def record(run: FlowRun, steps: dict[int, Record]) -> dict[str, Any]:
+def record(run: JobRun, steps: dict[int, Record]) -> dict[str, Any]:
     """Return a job as JSON values."""
     shown = view(run, steps)
     return {
@@ -173,6 +158,8 @@ def record(run: FlowRun, steps: dict[int, Record]) -> dict[str, Any]:
         "prefect_state": run.state.name if run.state else None,
         "message": shown.message,
         "provider": provider_of(run),
+        "pool": run.work_pool_name,
+        "queue": run.work_queue_name,
         "step": shown.step,
         "total_steps": shown.total_steps,
         "train_loss": shown.train_loss,
@@ -186,7 +173,7 @@ def record(run: FlowRun, steps: dict[int, Record]) -> dict[str, Any]:
 
 def link(run_id: UUID) -> str:
     """Return the address of the run's page in Prefect's UI."""
-    return url_for("flow-run", obj_id=run_id) or ""
+    return PrefectSettings().page_of_run(run_id)
 
 
 def _steps(data: Any) -> dict[int, Record]:

@@ -3,100 +3,79 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from typing import Any
 
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
-from rich.console import Console
-from rich.markdown import Markdown
-from rich.table import Table
-from rich.text import Text
-
-from flows.reporting.report import without_pictures
+from flows.shown import short_id, without_pictures
 from gateway import jobs
-from gateway.api import call
+from gateway.client import JobRun, connected
 from gateway.exits import say, say_json
-from gateway.live import COLOURS
-from gateway.view import NOTHING, duration, losses, number, printable, sparkline, speed
+from gateway.table import print_table
+from gateway.view import NOTHING, age, duration, losses, number, printable, sparkline, speed
 from trainer.job_directory import JobState
 from trainer.metrics import Record
 
-COLUMNS = ("ID", "NAME", "STATE", "PROVIDER", "STEP", "LOSS", "EVAL", "CREATED", "TOOK")
+COLUMNS = ("ID", "NAME", "STATE", "PROVIDER", "STEP", "LOSS", "EVAL", "AGE", "TOOK")
 
 
 def list_jobs(state: JobState | None, provider: str | None, limit: int, *, as_json: bool) -> None:
     """Print the newest jobs."""
-
-    async def work(client: PrefectClient) -> list[tuple[FlowRun, dict[int, Record]]]:
-        found = await jobs.newest(client, limit, state, provider)
-        steps = await jobs.metrics(client, [run.id for run in found])
-        return [(run, steps.get(run.id, {})) for run in found]
-
-    found = call(work)
+    client = connected()
+    runs = jobs.newest(client, limit, state, provider)
+    steps = jobs.metrics(client, [run.id for run in runs])
+    found = [(run, steps.get(run.id, {})) for run in runs]
     if as_json:
         say_json([jobs.record(run, steps) for run, steps in found])
     elif not found:
         say("no jobs")
     else:
-        print_table([row(run, steps) for run, steps in found])
+        rows = [row(run, steps) for run, steps in found]
+        one_place = len({cells[COLUMNS.index("PROVIDER")] for cells in rows}) == 1
+        least = ("PROVIDER", "TOOK", "EVAL") if one_place else ("TOOK", "EVAL", "PROVIDER")
+        print_table(COLUMNS, rows, named=COLUMNS.index("NAME"), least=least)
 
 
-def row(run: FlowRun, steps: dict[int, Record]) -> tuple[str, ...]:
+def row(run: JobRun, steps: dict[int, Record]) -> tuple[str, ...]:
     """Return a job as the cells of the table."""
     view = jobs.view(run, steps)
-    created = run.created.astimezone().strftime("%Y-%m-%d %H:%M") if run.created else NOTHING
     return (
-        view.id[: jobs.SHORT],
+        short_id(view.id),
         printable(view.name),
         view.state,
         printable(jobs.provider_of(run)),
         f"{view.step}/{view.total_steps}" if view.total_steps else NOTHING,
         number(view.train_loss),
         number(view.eval_loss),
-        created,
+        age(run.created),
         duration(jobs.seconds(run)),
     )
 
 
-def print_table(rows: Iterable[tuple[str, ...]]) -> None:
-    """Print rows: coloured and fitted on a terminal, else columns as wide as they are."""
-    rows = list(rows)
-    if sys.stdout.isatty():
-        table = Table(*COLUMNS, box=None, pad_edge=False, header_style="bold")
-        for cells in rows:
-            table.add_row(*(Text(c, style=COLOURS.get(c, "")) for c in cells))
-        Console().print(table)
-        return
-    widths = [max(len(cells[i]) for cells in [COLUMNS, *rows]) for i in range(len(COLUMNS))]
-    for cells in [COLUMNS, *rows]:
-        padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        say("  ".join(padded).rstrip())
-
-
 def show_job(text: str, *, as_json: bool) -> None:
     """Print everything about one job."""
-
-    async def work(client: PrefectClient) -> tuple[FlowRun, dict[int, Record], str | None]:
-        run = await jobs.find(client, text)
-        steps = (await jobs.metrics(client, [run.id])).get(run.id, {})
-        return run, steps, await jobs.report_of(client, run)
-
-    run, steps, report = call(work)
+    client = connected()
+    run = jobs.find(client, text)
+    steps = jobs.metrics(client, [run.id]).get(run.id, {})
+    report = jobs.report_of(client, run)
+    waiting = client.waiting(run)
     report = report and without_pictures(report)
     if as_json:
-        record = jobs.record(run, steps)
+        record = jobs.record(run, steps) | {"waiting": waiting}
         say_json({**record, "metrics": _last(steps), "report": report, "job": _asked(run)})
         return
-    for name, value in facts(run, steps).items():
+    for name, value in facts(run, steps, waiting).items():
         say(f"{name:<10} {value}")
     if report and sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
         Console().print(Markdown(report))
     elif report:
         say(f"\n{report}")
 
 
-def facts(run: FlowRun, steps: dict[int, Record]) -> dict[str, str]:
+def facts(
+    run: JobRun, steps: dict[int, Record], waiting: dict[str, Any] | None = None
+) -> dict[str, str]:
     """Return what is to be said of a job, by name; what is not known is left out."""
     view = jobs.view(run, steps)
     asked = _asked(run).get("training") or {}
@@ -107,6 +86,7 @@ def facts(run: FlowRun, steps: dict[int, Record]) -> dict[str, str]:
         "name": view.name,
         "state": view.state,
         "message": view.message,
+        "waiting": waiting["text"] if waiting else "",
         "provider": jobs.provider_of(run),
         "method": asked.get("method"),
         "model": asked.get("model"),
@@ -123,7 +103,7 @@ def facts(run: FlowRun, steps: dict[int, Record]) -> dict[str, str]:
     return {name: printable(str(value)) for name, value in found.items() if value}
 
 
-def _asked(run: FlowRun) -> dict[str, Any]:
+def _asked(run: JobRun) -> dict[str, Any]:
     job = run.parameters.get("job")
     return job if isinstance(job, dict) else {}
 

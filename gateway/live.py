@@ -14,20 +14,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gateway.view import View, duration, losses, plain_line, printable, sparkline, speed
+from flows.shown import short_id
+from gateway.view import COLOURS, View, duration, losses, plain_line, printable, sparkline, speed
 
 PLAIN_SECONDS = 5.0
-COLOURS = {
-    "created": "dim",
-    "initializing": "cyan",
-    "running": "green",
-    "pausing": "yellow",
-    "stopping": "yellow",
-    "paused": "yellow",
-    "stopped": "yellow",
-    "failed": "red",
-    "completed": "bold green",
-}
 
 
 class Display(ABC):
@@ -119,7 +109,7 @@ def panel(view: View) -> Group:
     """Return the lines of the panel."""
     title = Text(printable(view.name), style="bold")
     title.append(f"  {view.state}", style=COLOURS.get(view.state, ""))
-    title.append(f"  {view.id[:8]}", style="dim")
+    title.append(f"  {short_id(view.id)}", style="dim")
     if not view.total_steps:
         return Group(title)
     bar = Table.grid(padding=(0, 1))

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.client.schemas.objects import FlowRun
-from prefect.client.schemas.sorting import LogSort
-
 from blocks.home import runs
-from flows.outcome import job_state
-from flows.streaming.log_shipper import LOGGER
+from flows.shown import LOGGER, job_state
+from gateway.client import PAGE, JobRun, LightClient
 from gateway.view import printable
 
-PAGE = 200
 POLL_SECONDS = 1.0
 READ_BYTES = 1 << 20
 
@@ -31,31 +25,31 @@ def mirror_of(run_id: UUID) -> Path | None:
     return path if path.is_file() else None
 
 
-async def print_log(
-    client: PrefectClient, run: FlowRun, write: Write, *, follow: bool, tail: int | None
+def print_log(
+    client: LightClient, run: JobRun, write: Write, *, follow: bool, tail: int | None
 ) -> None:
     """Write the log's lines; with `follow` on and on until the job is at rest."""
     mirror = mirror_of(run.id)
     reader = MirrorReader(mirror) if mirror else ShippedReader(client, run.id)
     at_rest = not follow or job_state(run).at_rest
     if tail is None:
-        await _write_new(reader, write)
+        _write_new(reader, write)
     else:
         last: deque[str] = deque(maxlen=tail)
-        await _write_new(reader, last.append)
+        _write_new(reader, last.append)
         for line in last:
             write(line)
     while not at_rest:
-        await asyncio.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
         # Ask first: what was written before the job came to rest is read after.
-        at_rest = job_state(await client.read_flow_run(run.id)).at_rest
-        await _write_new(reader, write)
+        at_rest = job_state(client.read_flow_run(run.id)).at_rest
+        _write_new(reader, write)
     if rest := reader.unfinished():
         write(rest)
 
 
-async def _write_new(reader: MirrorReader | ShippedReader, write: Write) -> None:
-    async for line in reader.new_lines():
+def _write_new(reader: MirrorReader | ShippedReader, write: Write) -> None:
+    for line in reader.new_lines():
         write(line)
 
 
@@ -67,10 +61,9 @@ class MirrorReader:
         self._offset = 0
         self._started = b""
 
-    async def new_lines(self) -> AsyncIterator[str]:
+    def new_lines(self) -> Iterator[str]:
         """Yield the lines that are new."""
-        for line in self.read():
-            yield line
+        yield from self.read()
 
     def read(self) -> list[str]:
         """Return the lines that are new; a mirror that is not there yet has none."""
@@ -93,21 +86,19 @@ class MirrorReader:
 class ShippedReader:
     """Reads on in what Prefect holds, by pages."""
 
-    def __init__(self, client: PrefectClient, run_id: UUID) -> None:
+    def __init__(self, client: LightClient, run_id: UUID) -> None:
         self._client = client
-        self._filter = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id]))
+        self._run_id = run_id
         self._offset = 0
 
-    async def new_lines(self) -> AsyncIterator[str]:
+    def new_lines(self) -> Iterator[str]:
         """Yield the lines that are new."""
         while True:
-            page = await self._client.read_logs(
-                self._filter, limit=PAGE, offset=self._offset, sort=LogSort.TIMESTAMP_ASC
-            )
+            page = self._client.logs(self._run_id, offset=self._offset)
             self._offset += len(page)
             for log in page:
-                if log.name == LOGGER:
-                    for line in log.message.splitlines():
+                if log["name"] == LOGGER:
+                    for line in log["message"].splitlines():
                         yield printable(line)
             if len(page) < PAGE:
                 return

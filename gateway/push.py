@@ -6,16 +6,15 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from prefect.client.schemas.objects import FlowRun
-
 from blocks.home import runs
+from flows.shown import ShownRun
 from gateway.download import report_of
 from trainer.config import TrainingJob
 from trainer.errors import ConfigError, DependencyError, ProviderError
 from trainer.hub import check_hub, push_output
 
 
-def push(run: FlowRun, repository: str | None) -> str:
+def push(run: ShownRun, repository: str | None) -> str:
     """Upload and return the repository's name.
 
     Args:

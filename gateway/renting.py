@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, market
 from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
+from flows.shown import short_id
 from gateway.api import asking, call
 from gateway.checks import checked_job
 from gateway.exits import Exit, complain, note, say, say_json, sentence
 from gateway.keeper import last_reconcile
+from gateway.table import print_table
 from gateway.view import NOTHING, duration, printable
 from trainer.config import TrainingJob
 from trainer.errors import OrchestratorError
@@ -44,7 +46,7 @@ def show_offers(file: Path, providers: str | None, *, limit: int, as_json: bool)
     if as_json:
         say_json([_offer(job, choice, facts) for choice in choices])
     elif choices:
-        _table(OFFERS, [_cells(job, choice, facts) for choice in choices])
+        print_table(OFFERS, [_cells(job, choice, facts) for choice in choices])
         more = len(found.choices) - len(choices)
         if more:
             note(f"and {more} more; see --limit")
@@ -63,7 +65,7 @@ def show_costs(by: str, *, as_json: bool) -> None:
     names = call(lambda client: _names(client, rows)) if by == "job" else {}
     found = [
         {
-            by: f"{names.get(key, '')} {key[:8]}".strip() if by == "job" else key,
+            by: f"{names.get(key, '')} {short_id(key)}".strip() if by == "job" else key,
             "machines": len(hires),
             "hours": sum(hire.seconds() for hire in hires) / 3600,
             "usd": sum(hire.cost() for hire in hires),
@@ -78,7 +80,7 @@ def show_costs(by: str, *, as_json: bool) -> None:
         (str(row[by]), str(row["machines"]), f"{row['hours']:.3f}", f"{row['usd']:.4f}")
         for row in found
     ]
-    _table((COSTS[by], "MACHINES", "HOURS", "USD"), cells)
+    print_table((COSTS[by], "MACHINES", "HOURS", "USD"), cells)
     say(f"total {total:.4f} USD")
 
 
@@ -188,9 +190,3 @@ async def _names(client: PrefectClient, ids: Iterable[str]) -> dict[str, str]:
         except ObjectNotFound:
             names[id] = "(deleted)"
     return names
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(cells[i]) for cells in [head, *rows]) for i in range(len(head))]
-    for cells in [head, *rows]:
-        say("  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip())

@@ -18,8 +18,8 @@ from prefect.states import Cancelling
 
 from flows.background import start_in_background
 from flows.execute import execute
-from flows.outcome import job_state
 from flows.run_folder import RunFolder
+from flows.shown import job_state, short_id
 from gateway import jobs, watch
 from gateway.api import hush_prefect
 from gateway.ending import tell_end
@@ -88,9 +88,10 @@ class RunHere:
         if self._phase is Phase.ASKED:
             return
         try:
-            await watch.show(self._client, self._run_id, self._steps, self._screen)
+            run = await self._client.read_flow_run(self._run_id)
         except (httpx.TransportError, PrefectHTTPStatusError):
             return  # training goes on without the API, and so does its view later
+        self._screen.show(jobs.view(run, self._steps()))
 
     async def _settle(self, state: State[Any] | None) -> None:
         """Set the last state when Prefect refused it: a stop that came too late, after the end.
@@ -160,7 +161,7 @@ async def _executed(run_id: UUID) -> State[Any] | None:
 
 def tell_detached(run_id: UUID) -> None:
     """Say how to follow and how to stop a job in the background."""
-    short = str(run_id)[: jobs.SHORT]
+    short = short_id(run_id)
     say(f"job {run_id} goes on in the background")
     say(f"follow it:  trainctl monitor {short} --follow")
     say(f"stop it:    trainctl cancel {short}")

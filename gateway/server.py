@@ -86,17 +86,6 @@ def answers(url: str, timeout: float = 2.0) -> bool:
         return False
 
 
-def listens(url: str, timeout: float = 5.0) -> bool:
-    """Return whether anything speaks HTTP at `url`, be it to refuse us."""
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=timeout):  # noqa: S310 - the user's
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except (OSError, ValueError):
-        return False
-
-
 def start() -> str:
     """Start the server unless one answers already; return the URL of its API.
 

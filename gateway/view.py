@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from trainer.metrics import Record
@@ -14,6 +15,18 @@ from trainer.words import number as number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK_CELLS = 32
+AGES = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+COLOURS = {
+    "created": "dim",
+    "initializing": "cyan",
+    "running": "green",
+    "pausing": "yellow",
+    "stopping": "yellow",
+    "paused": "yellow",
+    "stopped": "yellow",
+    "failed": "red",
+    "completed": "bold green",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +94,15 @@ def sparkline(values: Sequence[float], cells: int = SPARK_CELLS) -> str:
         return BLOCKS[3] * len(values)
     top = len(BLOCKS) - 1
     return "".join(BLOCKS[round((value - low) / (high - low) * top)] for value in values)
+
+
+def age(moment: datetime | None) -> str:
+    """Return how long ago a moment was, by its largest unit: 12s, 5m, 3h or 40d."""
+    if moment is None:
+        return NOTHING
+    passed = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    unit, size = next((u, s) for u, s in AGES if passed >= s or s == 1)
+    return f"{passed // size:.0f}{unit}"
 
 
 def losses(view: View) -> str:

@@ -2,71 +2,69 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from uuid import UUID
 
-import httpx
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import PrefectHTTPStatusError
-
-from flows.outcome import job_state
-from flows.run_folder import RunFolder
-from flows.streaming.board import MetricsTail
+from flows.shown import job_state
 from gateway import jobs
+from gateway.client import JobRun, LightClient
+from gateway.exits import ApiUnreachable
 from gateway.live import Display
 from trainer.metrics import Record
 
 POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0  # for an API that does not answer; Prefect's own client retries as well
+PATIENCE_SECONDS = 60.0  # for an API that does not answer
 
-Steps = Callable[[], Awaitable[dict[int, Record]]]
+Steps = Callable[[], dict[int, Record]]
 
 
 def mirrored(run_id: UUID) -> Steps:
     """Return a reader of the metrics that this computer's mirror of the run holds."""
+    # They import Prefect, and who only looks at what is published does without.
+    from flows.run_folder import RunFolder
+    from flows.streaming.board import MetricsTail
+
     tail = MetricsTail(RunFolder(run_id).metrics)
 
-    async def read() -> dict[int, Record]:
+    def read() -> dict[int, Record]:
         tail.read_new()
         return tail.steps
 
     return read
 
 
-def published(client: PrefectClient, run_id: UUID) -> Steps:
+def published(client: LightClient, run_id: UUID) -> Steps:
     """Return a reader of the metrics that Prefect holds; it works from anywhere."""
 
-    async def read() -> dict[int, Record]:
-        return (await jobs.metrics(client, [run_id])).get(run_id, {})
+    def read() -> dict[int, Record]:
+        return (jobs.metrics(client, [run_id])).get(run_id, {})
 
     return read
 
 
-async def show(client: PrefectClient, run_id: UUID, steps: Steps, screen: Display) -> FlowRun:
+def show(client: LightClient, run_id: UUID, steps: Steps, screen: Display) -> JobRun:
     """Show the job once and return its run."""
-    run = await client.read_flow_run(run_id)
-    screen.show(jobs.view(run, await steps()))
+    run = client.read_flow_run(run_id)
+    screen.show(jobs.view(run, steps()))
     return run
 
 
-async def until_rest(client: PrefectClient, run_id: UUID, steps: Steps, screen: Display) -> FlowRun:
+def until_rest(client: LightClient, run_id: UUID, steps: Steps, screen: Display) -> JobRun:
     """Show the job until it is at rest and return its run.
 
     Raises:
-        httpx.TransportError: the API did not answer for a minute.
+        ApiUnreachable: the API did not answer for a minute.
     """
     answered = time.monotonic()
     while True:
         try:
-            run = await show(client, run_id, steps, screen)
+            run = show(client, run_id, steps, screen)
             answered = time.monotonic()
             if job_state(run).at_rest:
                 # The last metrics are published just before the state is set.
-                return await show(client, run_id, steps, screen)
-        except (httpx.TransportError, PrefectHTTPStatusError):
+                return show(client, run_id, steps, screen)
+        except ApiUnreachable:
             if time.monotonic() - answered > PATIENCE_SECONDS:
                 raise
-        await asyncio.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 import sys
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from trainer.summary import Summary, code, table
 from trainer.words import number, size, time_taken
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
-PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
 TEXTS = {"format": set(get_args(DatasetFormat)), "dtype": {"float32", "bfloat16", "float16"}}
 """The words that are taken from a machine; whatever else it writes is no number and left out."""
 
@@ -87,11 +85,6 @@ def as_markdown(job: TrainingJob, report: Mapping[str, Any], picture: str = "") 
         python = "\n".join(loading(job.training, report["path"]))
         parts += ["## Load it", f"```python\n{python}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def without_pictures(markdown: str) -> str:
-    """Return a report for a terminal, which shows no pictures."""
-    return PICTURE.sub("", markdown)
 
 
 def seconds_trained(steps: Mapping[int, Record]) -> float:

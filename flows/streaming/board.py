@@ -21,6 +21,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.logger import logger
+from flows.shown import CURVE, METRICS, PROGRESS
 from flows.streaming.chart import Panel, chart, data_uri, thinned
 from trainer.metrics import OF_METHODS, Record, by_step, parse_records
 from trainer.summary import table as markdown_table
@@ -28,7 +29,6 @@ from trainer.words import number, time_taken
 
 UPDATE_SECONDS = 2.0
 REST = 4.0  # times as long as publishing took, it waits at least before it publishes again
-PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
 KINDS = {
     PROGRESS: ("progress", "How much of the training is done"),
     CURVE: ("markdown", "The loss curve and the current metrics; refreshes every 2 s"),

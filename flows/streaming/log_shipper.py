@@ -32,9 +32,9 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from blocks.machines.transfer import in_thread
 from flows.logger import logger
 from flows.run_folder import RunFolder
+from flows.shown import LOGGER
 from trainer.files import read_json, replace_json
 
-LOGGER = "train.log"
 INTERVAL_SECONDS = 0.4
 READ_BYTES = 1 << 20  # of the mirror at a time
 SINGLE_LINES = 40  # up to so many lines at once, each is a record of its own

@@ -13,8 +13,9 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
-from flows.outcome import PAUSING, cancel_was_asked, is_cancelled
+from flows.outcome import cancel_was_asked, is_cancelled
 from flows.renting.budget import Budget
+from flows.shown import PAUSING
 from trainer.job_directory import Desired
 
 POLL_SECONDS = 1.0

@@ -11,6 +11,7 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from flows.reporting.report import as_markdown, make_report
 from flows.run_folder import RunFolder
+from flows.shown import REPORT, short_id
 from flows.streaming.board import picture
 from flows.streaming.outputs import put_aside, verify_output
 from flows.tasks.download import partial_of
@@ -42,11 +43,11 @@ async def verify(job: TrainingJob, folder: str, warning: str = "") -> dict[str, 
     steps, _ = await asyncio.to_thread(read_metrics, run.metrics)
     report = make_report(job, run, Path(folder), manifest, steps)
     report["warning"] = (
-        f"{warning}. Do it with: trainctl push {run.run_id[:8]}" if warning else None
+        f"{warning}. Do it with: trainctl push {short_id(run.run_id)}" if warning else None
     )
     replace_json(run.report, report)
     await acreate_markdown_artifact(
-        key="training-report",
+        key=REPORT,
         markdown=as_markdown(job, report, picture(steps) if steps else ""),
         description="What was trained, how well, and where the result is",
     )

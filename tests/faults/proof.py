@@ -18,7 +18,8 @@ from scene import Scene
 
 from flows.reconcile import reconcile_once
 from flows.run_folder import RunFolder
-from flows.streaming.log_shipper import LOGGER, shown
+from flows.shown import LOGGER
+from flows.streaming.log_shipper import shown
 from tests.flows.flow_runs import shipped_lines
 from trainer.checkpoints import all_checkpoints, check
 from trainer.config import TrainingJob

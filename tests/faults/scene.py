@@ -23,9 +23,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.execute import create_run
 from flows.locks import is_held
-from flows.outcome import job_state
 from flows.renting.journal import Hire, Journal
 from flows.run_folder import RunFolder
+from flows.shown import job_state
 from tests.clouds.cloud import Cloud
 from tests.clouds.machines import SshdMachine
 from tests.clouds.proxy import Proxy

@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.sorting import LogSort
 
 from flows.run_folder import RunFolder
-from flows.streaming.log_shipper import LOGGER
+from flows.shown import LOGGER
 from trainer.config import TrainingJob
 from trainer.job_directory import JobDirectory, Status
 

@@ -12,7 +12,7 @@ from prefect import get_client
 
 from blocks.keys import MachineKeys
 from flows.execute import create_run
-from flows.outcome import job_state
+from flows.shown import job_state
 from flows.streaming.log_shipper import shown
 from tests.clouds.machines import SshdMachine
 from trainer.config import TrainingJob

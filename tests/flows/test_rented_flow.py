@@ -12,9 +12,9 @@ from prefect import get_client
 from blocks.home import artifacts
 from blocks.keys import MachineKeys
 from flows.execute import create_run
-from flows.outcome import job_state
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
+from flows.shown import job_state
 from tests.clouds.lambda_cloud import LambdaCloud
 from tests.clouds.machines import SshdMachine
 from tests.clouds.runpod import RunPodCloud

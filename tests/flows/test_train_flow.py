@@ -21,7 +21,7 @@ from prefect.states import Cancelling, Running
 
 from flows import outcome
 from flows.execute import create_run, execute
-from flows.outcome import PAUSING, job_state
+from flows.shown import PAUSING, job_state, short_id
 from flows.streaming.log_shipper import shown
 from tests.clouds.hub import TOKEN, running_hub
 from trainer.files import read_json, sha256_of
@@ -85,7 +85,7 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     assert report["sha256"] == sha256_of(Path(report["file"]))
     verify(Path(report["path"]))
     assert "NOT uploaded to ada/small" in report["warning"]
-    assert f"trainctl push {str(run.id)[:8]}" in report["warning"]
+    assert f"trainctl push {short_id(run.id)}" in report["warning"]
     assert any(name.startswith("tensorboard/") for name in verify(job.mirror / "reports")["files"])
     assert await shipped_lines(run.id) == mirrored_lines(job)
     async with get_client() as client:

@@ -17,9 +17,9 @@ from prefect import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
 from flows.execute import create_run
-from flows.outcome import job_state
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
+from flows.shown import job_state
 from gateway.control import ask_cancel, ask_pause
 from tests.clouds.lambda_cloud import LambdaCloud
 from tests.flows.two_hosts import two_hosts

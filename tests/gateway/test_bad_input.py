@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,28 @@ def test_what_needs_no_prefect_does_not_import_it(arguments: list[str], tmp_path
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
 
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["list", "--json"], ["status", "x"], ["monitor", "x"], ["logs", "x"], ["push", "x"]],
+)
+def test_a_command_that_only_looks_does_without_prefect(arguments: list[str], prefect_server: str):
+    program = (
+        "import sys\nfrom gateway.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
+        "assert not {'prefect', 'torch', 'httpx'} & sys.modules.keys()"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PREFECT_API_URL": prefect_server},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert arguments[0] == "list" or "There is no job 'x'" in done.stderr
 
 
 def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[str]):

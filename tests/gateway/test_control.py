@@ -16,9 +16,9 @@ from prefect.states import Cancelling, Completed, Paused, Running
 
 from blocks.home import runs
 from flows.execute import create_run
-from flows.outcome import job_state
 from flows.run_folder import RunFolder
-from gateway import control, jobs
+from flows.shown import job_state
+from gateway import control
 from trainer.errors import ConfigError
 from trainer.job_directory import JobState
 
@@ -132,54 +132,3 @@ async def test_cancelling_a_job_whose_process_died_before_it_trained_stops_it(pr
 
         assert job_state(run) is JobState.STOPPED
         assert time.monotonic() - began >= control.ABANDONED_SECONDS
-
-
-async def test_a_job_is_found_by_id_beginning_and_name(prefect_api: str):
-    async with get_client() as client:
-        run = await _run_in(client)
-        newer = await client.create_flow_run(
-            _flow(), parameters={"job": make_job().model_dump(mode="json")}, name=f"j-{uuid4()}"
-        )
-
-        for text in (str(run.id), str(run.id)[:13], str(run.id)[:13].upper()):
-            assert (await jobs.find(client, text)).id == run.id
-        assert (await jobs.find(client, newer.name)).id == newer.id
-
-
-@pytest.mark.parametrize(
-    "text", ["no-such-job", "ab", "zzzz", "00000000-0000-4000-8000-000000000000", "../../etc"]
-)
-async def test_a_job_that_is_not_there_is_no_traceback(text: str, prefect_api: str):
-    async with get_client() as client:
-        with pytest.raises(ConfigError, match="There is no job"):
-            await jobs.find(client, text)
-
-
-async def test_the_beginning_of_several_jobs_is_refused(
-    prefect_api: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(jobs, "PAGE", 5)  # several pages
-    async with get_client() as client:
-        ids = [str((await _run_in(client)).id) for _ in range(17)]  # two begin alike, of 16 digits
-        twin = next(a for n, a in enumerate(ids) if any(a[0] == b[0] for b in ids[:n]))
-        monkeypatch.setattr(jobs, "PREFIX", jobs.re.compile("[0-9a-f]"))
-
-        with pytest.raises(ConfigError, match="is the beginning of"):
-            await jobs.find(client, twin[0])
-
-
-async def test_the_list_filters_by_state_and_provider(prefect_api: str):
-    async with get_client() as client:
-        paused = await _run_in(client, Paused())
-
-        found = await jobs.newest(client, 1000, JobState.PAUSED, "local")
-
-        assert paused.id in {run.id for run in found}
-        assert {job_state(run) for run in found} == {JobState.PAUSED}
-        assert await jobs.newest(client, 1000, None, "nowhere") == []
-
-
-def _flow() -> object:
-    from flows.train import train
-
-    return train

@@ -13,7 +13,7 @@ from gateway.logs import MirrorReader
 from gateway.view import view_of
 
 VIEW = view_of(
-    "1a2b3c4d-0000",
+    "0193-0000-1a2b3c4d",
     "quickstart",
     "running",
     "",

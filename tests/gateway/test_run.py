@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from commanding import Trainctl, call_trainctl, job_file, until
 
+from flows.shown import short_id
 from trainer.files import sha256_of
 from trainer.manifest import verify
 
@@ -95,7 +96,7 @@ def test_the_list_shows_the_job_with_step_and_loss(job: str, ask: Trainctl):
 
     (record,) = (record for record in listed if record["id"] == job)
     assert (record["step"], record["total_steps"], record["name"]) == (6, 6, "by-hand")
-    assert re.search(rf"^{job[:8]}  by-hand +completed +local +6/6 ", table, re.MULTILINE)
+    assert re.search(rf"^{short_id(job)}  by-hand +completed +local +6/6 ", table, re.MULTILINE)
 
 
 def test_the_status_holds_metrics_and_report(job: str, ask: Trainctl):

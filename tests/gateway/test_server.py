@@ -83,4 +83,3 @@ def test_what_does_not_answer_is_no_prefect():
         url = f"http://{server.HOST}:{listener.getsockname()[1]}/api"
 
         assert not server.answers(url)
-        assert not server.listens(url)

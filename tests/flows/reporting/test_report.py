@@ -15,8 +15,9 @@ from rich.markdown import Markdown
 
 from blocks.models import Offer
 from flows.renting.journal import Journal
-from flows.reporting.report import as_markdown, make_report, seconds_trained, without_pictures
+from flows.reporting.report import as_markdown, make_report, seconds_trained
 from flows.run_folder import RunFolder
+from flows.shown import without_pictures
 from flows.streaming.board import picture
 from trainer.config import TrainingJob
 

@@ -9,7 +9,7 @@ from prefect.states import Cancelling
 from receiver import KEY, TOKEN
 
 from flows.execute import create_run
-from flows.outcome import job_state
+from flows.shown import job_state
 from trainer.job_directory import JobState
 from trainer.metrics import read_metrics
 

@@ -1,0 +1,121 @@
+"""How a job shows in Prefect: the states, and the names of what it leaves there.
+
+| job state    | Prefect's type and name                    |
+| ------------ | ------------------------------------------ |
+| created      | SCHEDULED or PENDING, before the flow runs |
+| initializing | RUNNING "Initializing"                     |
+| running      | RUNNING "Running"                          |
+| paused       | PAUSED "Paused"                            |
+| completed    | COMPLETED "Completed"                      |
+| failed       | FAILED "Failed"                            |
+| stopped      | CANCELLED "Stopped"                        |
+
+Nothing here imports Prefect, which costs two seconds: who only reads needs no more than this.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from trainer.job_directory import JobState
+
+FLOW = "train"
+PAUSING = "Pausing"
+"""The state's name by which a running job is asked to pause."""
+INITIALIZING = "Initializing"
+
+PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
+REPORT = "training-report"
+"""The keys of a run's artifacts."""
+LOGGER = "train.log"
+"""The logger's name that the lines of the training log bear."""
+
+STATE_OF_TYPE = {
+    "SCHEDULED": JobState.CREATED,
+    "PENDING": JobState.CREATED,
+    "RUNNING": JobState.RUNNING,
+    "CANCELLING": JobState.RUNNING,
+    "PAUSED": JobState.PAUSED,
+    "COMPLETED": JobState.COMPLETED,
+    "FAILED": JobState.FAILED,
+    "CRASHED": JobState.FAILED,
+    "CANCELLED": JobState.STOPPED,
+}
+"""The job's state by Prefect's type of state, as its API writes it."""
+
+SHORT = 8
+PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
+
+
+class ShownState(Protocol):
+    """The state of a run: Prefect's own object, or what its API answers."""
+
+    @property
+    def type(self) -> str:
+        """Prefect's type, such as RUNNING."""
+
+    @property
+    def name(self) -> str | None:
+        """The state's name, such as Initializing."""
+
+    @property
+    def message(self) -> str | None:
+        """Why it is so, where somebody said."""
+
+
+class ShownRun(Protocol):
+    """A flow run: Prefect's own object, or what its API answers."""
+
+    @property
+    def id(self) -> UUID:
+        """The job's id."""
+
+    @property
+    def name(self) -> str:
+        """The job's name."""
+
+    @property
+    def state(self) -> ShownState | None:
+        """Where it stands."""
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the flow was given: `job`."""
+
+    @property
+    def created(self) -> datetime | None:
+        """When it was asked for."""
+
+    @property
+    def start_time(self) -> datetime | None:
+        """When it first ran."""
+
+    @property
+    def end_time(self) -> datetime | None:
+        """When it ended."""
+
+
+def job_state(run: ShownRun) -> JobState:
+    """Return the job's state that a flow run stands for."""
+    if run.state is None:
+        return JobState.CREATED
+    if run.state.type == "RUNNING" and run.state.name == INITIALIZING:
+        return JobState.INITIALIZING
+    return STATE_OF_TYPE[run.state.type]
+
+
+def short_id(run_id: UUID | str) -> str:
+    """Return the end of a run's id, by which people name it.
+
+    The end, for ids that Prefect's scheduler gives begin with the time: runs that are scheduled
+    together begin alike.
+    """
+    return str(run_id)[-SHORT:]
+
+
+def without_pictures(markdown: str) -> str:
+    """Return a report for a terminal, which shows no pictures."""
+    return PICTURE.sub("", markdown)

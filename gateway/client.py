@@ -1,0 +1,177 @@
+"""Prefect's REST API for the commands that only look, or hand a job over.
+
+Prefect's own client costs two seconds to import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+from gateway.connecting import Api, api_url
+from gateway.prefect_settings import PrefectSettings
+from gateway.waiting import waiting_for
+from trainer.errors import ConfigError
+
+PAGE = 200  # what the API gives at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """A run's state as the API writes it."""
+
+    type: str
+    name: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRun:
+    """A run of the training flow, as the API writes it."""
+
+    id: UUID
+    name: str
+    state: RunState | None = None
+    parameters: dict[str, Any] = field(default_factory=dict)
+    created: datetime | None = None
+    expected_start_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    deployment_id: UUID | None = None
+    work_pool_name: str | None = None
+    work_queue_name: str | None = None
+    value: dict[str, Any] = field(default_factory=dict, repr=False)
+    """All of what the API wrote."""
+
+    @classmethod
+    def of(cls, value: dict[str, Any]) -> JobRun:
+        """Return the run in an answer of the API."""
+        state = value.get("state")
+        deployment = value.get("deployment_id")
+        return cls(
+            id=UUID(value["id"]),
+            name=value["name"],
+            state=RunState(**{k: state.get(k) for k in ("type", "name", "message")})
+            if state
+            else None,
+            parameters=value.get("parameters") or {},
+            created=_time(value.get("created")),
+            expected_start_time=_time(value.get("expected_start_time")),
+            start_time=_time(value.get("start_time")),
+            end_time=_time(value.get("end_time")),
+            deployment_id=UUID(deployment) if deployment else None,
+            work_pool_name=value.get("work_pool_name"),
+            work_queue_name=value.get("work_queue_name"),
+            value=value,
+        )
+
+
+def connected() -> LightClient:
+    """Return a client of the API that is configured, or of our own server.
+
+    Raises:
+        ConfigError: what is configured is no address of an API.
+        ApiUnreachable: our own server does not come up.
+    """
+    settings = PrefectSettings()
+    url = api_url(settings)
+    if settings.url is None:
+        os.environ["PREFECT_API_URL"] = url  # so that links to its pages are known
+    return LightClient(Api(url, settings))
+
+
+class LightClient:
+    """What is asked of Prefect's API to see jobs, and to hand one over.
+
+    Every method raises `ApiUnreachable` when the API does not answer, or refuses us.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self._ask = api.ask
+
+    def read_flow_run(self, run_id: UUID, /) -> JobRun:
+        """Return a run.
+
+        Raises:
+            ConfigError: there is none of that id.
+        """
+        answer = self._ask("GET", f"flow_runs/{run_id}")
+        if answer is None:
+            raise ConfigError(f"There is no job {run_id}.", "'trainctl list' shows all jobs.")
+        return JobRun.of(answer)
+
+    def flow_runs(self, flow: str, *, limit: int, offset: int = 0, **of: Any) -> list[JobRun]:
+        """Return runs of a flow, the newest first.
+
+        Args:
+            flow: the flow's name.
+            limit: at most so many.
+            offset: after so many.
+            of: filters of runs, as the API takes them.
+        """
+        body = {
+            "flows": {"name": {"any_": [flow]}},
+            "flow_runs": of or None,
+            "sort": "EXPECTED_START_TIME_DESC",
+            "limit": limit,
+            "offset": offset,
+        }
+        return [JobRun.of(value) for value in self._ask("POST", "flow_runs/filter", body)]
+
+    def artifacts(self, key: str, run_ids: list[UUID]) -> list[dict[str, Any]]:
+        """Return the artifacts of this key that runs have, the newest first."""
+        artifacts = {"key": {"any_": [key]}, "flow_run_id": {"any_": list(map(str, run_ids))}}
+        body = {"artifacts": artifacts, "sort": "CREATED_DESC", "limit": PAGE}
+        found: list[dict[str, Any]] = self._ask("POST", "artifacts/filter", body)
+        return found
+
+    def waiting(self, run: JobRun) -> dict[str, Any] | None:
+        """Return where a run waits and for what; see `gateway.waiting`."""
+
+        async def ask(path: str, body: dict[str, Any] | None) -> Any:
+            return self._ask("GET" if body is None else "POST", path.lstrip("/"), body)
+
+        return asyncio.run(waiting_for(ask, run.value))
+
+    def logs(self, run_id: UUID, *, offset: int) -> list[dict[str, Any]]:
+        """Return a page of a run's log records, the oldest first."""
+        body = {
+            "logs": {"flow_run_id": {"any_": [str(run_id)]}},
+            "sort": "TIMESTAMP_ASC",
+            "limit": PAGE,
+            "offset": offset,
+        }
+        page: list[dict[str, Any]] = self._ask("POST", "logs/filter", body)
+        return page
+
+    def deployment(self, name: str) -> UUID | None:
+        """Return the id of the deployment FLOW/NAME, or None when there is none."""
+        flow, _, own = name.partition("/")
+        if not flow or not own:
+            return None
+        path = f"deployments/name/{quote(flow, safe='')}/{quote(own, safe='')}"
+        found = self._ask("GET", path)
+        return UUID(found["id"]) if found else None
+
+    def run_of_deployment(self, deployment: UUID, **values: Any) -> JobRun:
+        """Create a run of a deployment, once however often the request is sent.
+
+        Args:
+            deployment: its id.
+            values: name, parameters and the like, as the API takes them.
+
+        Raises:
+            ConfigError: the deployment does not take these parameters.
+        """
+        body = {"state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4()), **values}
+        created = self._ask("POST", f"deployments/{deployment}/create_flow_run", body)
+        return JobRun.of(created)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,168 @@
+"""Which Prefect API is configured, found where Prefect itself looks for it, without importing it.
+
+In this order: the environment, .env, prefect.toml and pyproject.toml of the working directory,
+and the active profile. Importing Prefect for it would cost every command two seconds.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trainer.errors import ConfigError
+
+CLOUD = "https://api.prefect.cloud/api"
+TRUE = {"1", "true", "t", "yes", "y", "on"}
+TEST_MODES = ("TEST_MODE", "UNIT_TEST_MODE", "TESTING_UNIT_TEST_MODE", "TESTING_TEST_MODE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """How the API is to know us."""
+
+    setting: str
+    """The setting's name."""
+    header: str
+    """The value of the header Authorization."""
+
+
+class PrefectSettings:
+    """The settings of Prefect's client as they are in this moment."""
+
+    @property
+    def url(self) -> str | None:
+        """The API's address without a slash at its end; None when none is configured."""
+        return (self.text("PREFECT_API_URL") or "").strip().rstrip("/") or None
+
+    @property
+    def credential(self) -> Credential | None:
+        """What is sent to be let in; like Prefect, the name and password before the key."""
+        if basic := self.text("PREFECT_API_AUTH_STRING"):
+            token = base64.b64encode(basic.encode()).decode()
+            return Credential(setting="PREFECT_API_AUTH_STRING", header=f"Basic {token}")
+        if key := self.text("PREFECT_API_KEY"):
+            return Credential(setting="PREFECT_API_KEY", header=f"Bearer {key}")
+        return None
+
+    @property
+    def certificates(self) -> str | bool:
+        """The file of authorities that are trusted; True: the usual ones, False: anybody."""
+        if (self.text("PREFECT_API_TLS_INSECURE_SKIP_VERIFY") or "").lower() in TRUE:
+            return False
+        return self.text("PREFECT_API_SSL_CERT_FILE") or os.environ.get("SSL_CERT_FILE") or True
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one request may take."""
+        try:
+            return float(self.text("PREFECT_API_REQUEST_TIMEOUT") or 60)
+        except ValueError:
+            return 60.0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers to send with every request."""
+        given = self._value("PREFECT_CLIENT_CUSTOM_HEADERS")
+        try:
+            given = json.loads(given) if isinstance(given, str) and given else given
+        except ValueError:
+            given = None
+        headers = {str(k): str(v) for k, v in given.items()} if isinstance(given, dict) else {}
+        if self.credential:
+            headers["Authorization"] = self.credential.header
+        return headers
+
+    def page_of_run(self, run_id: object) -> str:
+        """Return the address of a run's page in Prefect's UI."""
+        ui = self.text("PREFECT_UI_URL") or self._ui_of(self.url)
+        return f"{ui.rstrip('/')}/runs/flow-run/{run_id}" if ui else ""
+
+    def _ui_of(self, api_url: str | None) -> str | None:
+        if api_url is None:
+            return None
+        cloud = self.text("PREFECT_CLOUD_API_URL") or CLOUD
+        if api_url.startswith(cloud):
+            cloud_ui = self.text("PREFECT_CLOUD_UI_URL") or _cloud_ui(cloud)
+            api_url = api_url.replace(cloud, cloud_ui)
+        page = api_url.removesuffix("/api").replace("/api/", "/")
+        return page.replace("/accounts/", "/account/").replace("/workspaces/", "/workspace/")
+
+    def text(self, name: str) -> str | None:
+        """Return a setting as text, or None when it is set nowhere."""
+        value = self._value(name)
+        return None if value is None else str(value)
+
+    def _value(self, name: str) -> Any:
+        for variables in (self._environment, self._dotenv):
+            if name in variables:
+                return variables[name]
+        section, _, field = name.removeprefix("PREFECT_").lower().partition("_")
+        for table in (_toml("prefect.toml"), _toml("pyproject.toml", "tool", "prefect")):
+            inner = table.get(section)
+            if isinstance(inner, dict) and field in inner:
+                return inner[field]
+            if name.removeprefix("PREFECT_").lower() in table:
+                return table[name.removeprefix("PREFECT_").lower()]
+        return self._profile.get(name)
+
+    @cached_property
+    def _environment(self) -> dict[str, str]:
+        return {k.upper(): v for k, v in os.environ.items() if k.upper().startswith("PREFECT_")}
+
+    @cached_property
+    def _dotenv(self) -> dict[str, str]:
+        if not Path(".env").is_file():
+            return {}
+        from dotenv import dotenv_values  # seldom needed
+
+        return {k.upper(): v for k, v in dotenv_values(".env").items() if v is not None}
+
+    @cached_property
+    def _profile(self) -> dict[str, Any]:
+        if any(os.environ.get(f"PREFECT_{name}") for name in TEST_MODES):
+            return {}
+        known = _toml(self._profiles_path())
+        active = os.environ.get("PREFECT_PROFILE") or known.get("active")
+        profile = known.get("profiles", {}).get(active)
+        return profile if isinstance(profile, dict) else {}
+
+    def _profiles_path(self) -> Path:
+        chosen = (
+            os.environ.get("PREFECT_PROFILES_PATH")
+            or self._dotenv.get("PREFECT_PROFILES_PATH")
+            or _toml("prefect.toml").get("profiles_path")
+            or _toml("pyproject.toml", "tool", "prefect").get("profiles_path")
+        )
+        if chosen:
+            return Path(chosen)
+        return Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect") / "profiles.toml"
+
+
+def _cloud_ui(cloud: str) -> str:
+    if re.match(r"^https://api[\.\w]*.prefect.[^\.]+/", cloud):
+        cloud = cloud.replace("https://api", "https://app", 1)
+    return cloud.removesuffix("/api")
+
+
+def _toml(path: str | Path, *tables: str) -> dict[str, Any]:
+    """Return a table of a TOML file; where there is none, an empty one.
+
+    Raises:
+        ConfigError: the file is no TOML; Prefect refuses it too.
+    """
+    try:
+        value: Any = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}.", "Correct the file.") from None
+    for name in tables:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}

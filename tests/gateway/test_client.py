@@ -1,0 +1,282 @@
+"""Prefect's API without Prefect: jobs are found, and what goes wrong has its remedy."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from commanding import until
+from prefect.client.schemas.objects import StateType
+
+from flows.run_folder import RunFolder
+from flows.shown import STATE_OF_TYPE, job_state, short_id
+from gateway import jobs
+from gateway.client import LightClient
+from gateway.connecting import Api, api_url, refused
+from gateway.exits import ApiUnreachable
+from gateway.prefect_settings import PrefectSettings
+from trainer.errors import ConfigError, OrchestratorError
+from trainer.job_directory import JobState
+
+NAME_AND_PASSWORD = "ada:correct horse"  # noqa: S105 - of a server of this test
+
+
+@pytest.fixture
+def client(prefect_server: str) -> LightClient:
+    """Return a client of the shared server."""
+    return LightClient(Api(prefect_server, PrefectSettings()))
+
+
+@pytest.fixture
+def scheduled(prefect_server: str) -> Iterator[list[UUID]]:
+    """Yield the ids of three jobs that Prefect's scheduler made together, for one deployment."""
+    with httpx.Client(base_url=prefect_server, timeout=60) as api:
+
+        def post(path: str, **values: object) -> Any:
+            def answer() -> httpx.Response | None:
+                found = api.post(path, json=values)
+                return None if found.status_code == 503 else found  # its database is busy
+
+            return until(answer).raise_for_status().json()
+
+        flow = post("/flows/", name="train")["id"]
+        hourly = {"schedule": {"interval": 3600.0}, "active": True}
+        name = f"hourly-{time.time_ns()}"
+        target = post("/deployments/", name=name, flow_id=flow, schedules=[hourly])["id"]
+        post(f"/deployments/{target}/schedule", min_runs=3, max_runs=3)
+        runs = post("/flow_runs/filter", deployments={"id": {"any_": [target]}}, limit=3)
+        yield [UUID(run["id"]) for run in runs]
+        api.delete(f"/deployments/{target}")
+
+
+def test_jobs_scheduled_together_have_short_ids_and_folders_of_their_own(scheduled: list[UUID]):
+    assert len({str(run_id)[:8] for run_id in scheduled}) == 1
+    assert len({short_id(run_id) for run_id in scheduled}) == 3
+    assert len({RunFolder(run_id).artifact("nightly", None) for run_id in scheduled}) == 3
+
+
+def test_a_job_is_found_by_id_beginning_end_and_name(client: LightClient, scheduled: list[UUID]):
+    first, second, third = scheduled
+
+    assert jobs.find(client, str(first)).id == first
+    assert jobs.find(client, second.hex.upper()).id == second
+    assert jobs.find(client, str(third)[:24]).id == third
+    assert jobs.find(client, short_id(third)).id == third
+    assert jobs.find(client, short_id(third)[-4:].upper()).id == third
+    assert jobs.find(client, client.read_flow_run(second).name).id == second
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("abc", "of an id at least 4 characters are taken"),
+        ("", "There is no job ''"),
+        ("../../etc", "There is no job"),
+        ("zzzz", "There is no job 'zzzz'"),
+        ("00000000-0000-0000-0000-000000000000", "There is no job 00000000"),
+        ("no such job", "There is no job 'no such job'"),
+        ("fffffffffffffffffff", "There is no job"),
+    ],
+)
+def test_what_is_no_job_is_said(text: str, message: str, client: LightClient):
+    with pytest.raises(ConfigError, match=message):
+        jobs.find(client, text)
+
+
+def test_a_part_of_several_ids_names_them(client: LightClient, scheduled: list[UUID]):
+    with pytest.raises(ConfigError, match=r"begins or ends the ids of 3 jobs") as caught:
+        jobs.find(client, str(scheduled[0])[:13])
+
+    assert short_id(scheduled[-1]) in str(caught.value)
+
+
+def test_jobs_of_several_pages_are_all_looked_at(
+    client: LightClient, scheduled: list[UUID], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(jobs, "PAGE", 1)
+
+    assert {run.id for run in jobs.runs(client)} >= set(scheduled)
+
+
+def test_the_list_filters_by_state_and_provider(client: LightClient, scheduled: list[UUID]):
+    waiting = jobs.newest(client, 1000, JobState.CREATED, "local")
+
+    assert {run.id for run in waiting} >= set(scheduled)
+    assert {job_state(run) for run in waiting} == {JobState.CREATED}
+    assert jobs.newest(client, 1000, None, "nowhere") == []
+    assert len(jobs.newest(client, 2, None, None)) == 2
+
+
+def test_every_state_of_prefect_is_one_of_a_job():
+    assert {str(StateType(name).value) for name in STATE_OF_TYPE} == {t.value for t in StateType}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the URL of a real server that wants a password, and tokens against forged requests."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    guard = {
+        "PREFECT_SERVER_API_AUTH_STRING": NAME_AND_PASSWORD,
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_HOME": str(folder),
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "prefect", "server", "start"),
+                *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
+            ],
+            env={**os.environ, **guard},
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}/api"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/health").status_code == 200:
+                break
+        except httpx.TransportError:
+            time.sleep(0.2)
+    yield url
+    process.kill()
+    process.wait()
+
+
+def test_a_guarded_server_answers_who_knows_the_password(
+    guarded: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", NAME_AND_PASSWORD)
+
+    assert list(jobs.runs(LightClient(Api(guarded, PrefectSettings())))) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "remedy"),
+    [
+        ({}, "Set PREFECT_API_AUTH_STRING to the name:password"),
+        ({"PREFECT_API_KEY": "pnu_1"}, "PREFECT_API_KEY is for Prefect Cloud"),
+        (
+            {"PREFECT_API_AUTH_STRING": "ada:wrong"},
+            "PREFECT_SERVER_API_AUTH_STRING, and is another",
+        ),
+    ],
+)
+def test_a_refusal_names_the_variable_that_is_wanted(
+    guarded: str, variables: dict[str, str], remedy: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    client = LightClient(Api(guarded, PrefectSettings()))
+
+    with pytest.raises(ApiUnreachable, match=r"refuses us \(HTTP 401\)") as caught:
+        jobs.find(client, "x")
+
+    assert remedy in str(caught.value)
+
+
+CLOUD = "https://api.prefect.cloud/api/accounts/1/workspaces/2"
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "status", "remedy"),
+    [
+        (CLOUD, {}, 401, "The key in PREFECT_API_KEY is not set"),
+        (CLOUD, {"PREFECT_API_KEY": "pnu"}, 401, "The key in PREFECT_API_KEY no longer holds"),
+        (CLOUD, {"PREFECT_API_KEY": "pnu"}, 403, "the workspace in PREFECT_API_URL"),
+        (CLOUD, {"PREFECT_API_AUTH_STRING": "a:b"}, 401, "unset PREFECT_API_AUTH_STRING"),
+        ("http://h:4200/api", {}, 403, "PREFECT_CLIENT_CUSTOM_HEADERS"),
+        ("http://h:4200", {}, 404, "ends in /api: http://h:4200/api"),
+        ("http://h:4200/api", {}, 500, "Look into the server's log"),
+    ],
+)
+def test_what_is_advised_fits_who_answers(
+    url: str, variables: dict[str, str], status: int, remedy: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert remedy in str(refused(url, PrefectSettings(), status, "no"))
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """A site for people: whatever is asked, it answers with a page."""
+
+    def do_GET(self) -> None:
+        """Answer with a page."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html>hello</html>")
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def page() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def problem(url: str, monkeypatch: pytest.MonkeyPatch) -> OrchestratorError:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    settings = PrefectSettings()
+    with pytest.raises(OrchestratorError) as caught:
+        jobs.find(LightClient(Api(api_url(settings), settings)), "x")
+    return caught.value
+
+
+def test_an_address_that_leads_elsewhere_is_said(page: str, monkeypatch: pytest.MonkeyPatch):
+    assert f"it ends in /api: {page}/api." in str(problem(page, monkeypatch))
+    assert "is not Prefect's API" in str(problem(f"{page}/api", monkeypatch))
+    assert f"set PREFECT_API_URL to http{page[4:]}." in str(
+        problem(f"https{page[4:]}", monkeypatch)
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("127.0.0.1:4200/api", "begins with neither http:// nor https://"),
+        ("ftp://h/api", "begins with neither http:// nor https://"),
+        ("http://127.0.0.1:9/api", "does not answer: Connection refused"),
+        ("http://127.0.0.1:port/api", "does not answer"),
+        ("http://[::1/api", "does not answer"),
+        ("http://nowhere.invalid/api", "does not answer"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_said(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch
+):
+    assert message in str(problem(url, monkeypatch))
+
+
+def test_a_slash_at_the_end_does_no_harm(prefect_server: str, monkeypatch: pytest.MonkeyPatch):
+    assert "There is no job 'x'" in str(problem(f"{prefect_server}/", monkeypatch))
+
+
+def test_a_file_of_certificates_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PREFECT_API_SSL_CERT_FILE", str(tmp_path / "none.pem"))
+
+    assert "none.pem': No such file" in str(problem("https://127.0.0.1:9/api", monkeypatch))
