@@ -318,7 +318,7 @@ def read_log(job: JobDirectory, tally: Tally) -> None:
             torn.discard(name)
         elif line.startswith("resuming from ") and name in torn:
             tally.faults.append(f"{name} was torn, and resumed from")
-        elif line.startswith("warning: passed over a checkpoint: "):
+        elif line.startswith("warning: skipped a checkpoint: "):
             tally.passed_over += 1
             if name not in torn:
                 tally.faults.append(f"nobody tore it, but: {line}")

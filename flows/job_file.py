@@ -37,7 +37,7 @@ def parse_job(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: is larger than 1 MiB; this is no job file.", REMEDY)
+            raise ConfigError(f"{path}: is larger than 1 MiB; that is not a job file.", REMEDY)
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -57,7 +57,7 @@ def parse_job(path: Path) -> Any:
     except YAMLError as error:
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise ConfigError(
-            f"{path}, line {_line(error)}: this is no YAML: {reason}.", "Correct that line."
+            f"{path}, line {_line(error)}: this is not valid YAML: {reason}.", "Correct that line."
         ) from None
     if value is None:
         raise ConfigError(f"{path}: is empty.", REMEDY)

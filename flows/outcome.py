@@ -89,7 +89,7 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
         case JobState.FAILED | JobState.COMPLETED:
             pass
     return of_error(
-        run, TrainingFailed(f"{job.name} came to rest as {status['state']} without telling why.")
+        run, TrainingFailed(f"{job.name} ended as {status['state']} without giving a reason.")
     )
 
 

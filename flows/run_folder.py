@@ -103,7 +103,7 @@ def check_artifact_folder(folder: Path) -> None:
     """
     if folder.exists() and not _is_ours(folder):
         raise ConfigError(
-            f"output_dir = {folder}: it is there already and holds no artifact of ours.",
+            f"output_dir = {folder}: it already exists and does not hold an artifact.",
             "Name a folder that does not exist yet, or an empty one.",
         )
     try:

@@ -66,7 +66,7 @@ def supervise(job: JobDirectory, terms: Terms) -> int:
     with ownership(job) as lock:
         if lock is None:
             pid = job.read_status().pid
-            _complain(f"{job.root} is owned by somebody else (process {pid}); wait for its end.")
+            _complain(f"{job.root} is in use by another process ({pid}); wait until it ends.")
             return NOT_OURS
         state = Supervisor(job, terms, lock, echo=True).run()
     if state is not JobState.COMPLETED:

@@ -53,7 +53,7 @@ def choose_attention(model: PreTrainedModel, wanted: str | None) -> None:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
             f"training.attn_implementation: {wanted} cannot be had: {reason}",
-            "Leave it out, and the best that is there is taken.",
+            "Leave it out to use the best one available.",
         ) from error
 
 

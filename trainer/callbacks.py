@@ -193,7 +193,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         if not math.isfinite(loss) and state.global_step == 0:
             raise TrainingFailed(
                 f"Before the first step the evaluation loss was {loss}.",
-                "Look for held-out rows in which there is nothing to learn, and for broken weights "
+                "Check for held-out rows with nothing to learn from, and for broken weights "
                 "in training.model.",
             )
         if not math.isfinite(loss):

@@ -84,7 +84,8 @@ def _names_in(path: Path, field: str) -> list[str]:
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise ConfigError(
-            f"training.{field}: {path}{where}: this is no Python: {reason}.", "Correct that line."
+            f"training.{field}: {path}{where}: this is not valid Python: {reason}.",
+            "Correct that line.",
         ) from None
     names: list[str] = []
     for node in tree.body:
@@ -135,7 +136,7 @@ def load_callbacks(config: TrainingConfig) -> list[Any]:
     """Return the user's callbacks, made without arguments; their errors name file and line.
 
     Raises:
-        ConfigError: one is no subclass of transformers' TrainerCallback.
+        ConfigError: one is not a subclass of transformers' TrainerCallback.
         CodeError: one cannot be made.
     """
     from transformers import TrainerCallback
@@ -146,7 +147,7 @@ def load_callbacks(config: TrainingConfig) -> list[Any]:
         path, _ = split_reference(text, "callbacks")
         if not (isinstance(kind, type) and issubclass(kind, TrainerCallback)):
             raise ConfigError(
-                f"training.callbacks: {text} is no subclass of transformers.TrainerCallback.",
+                f"training.callbacks: {text} is not a subclass of transformers.TrainerCallback.",
                 "Derive it from TrainerCallback.",
             )
         with in_own_code(path, "training.callbacks"):

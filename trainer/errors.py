@@ -111,7 +111,7 @@ class TrainingStalled(OrchestratorError):
 class TrainerKilled(OrchestratorError):
     action = Action.RETRY
     default_suggestion = (
-        "If nobody killed it, the machine ran out of memory: lower max_length or the batch size."
+        "If no one killed it, the machine ran out of memory: lower max_length or the batch size."
     )
 
 
@@ -132,12 +132,12 @@ class DiskFull(OrchestratorError):
 
 
 class IntegrityError(OrchestratorError):
-    default_suggestion = "The file was not kept. Run the job again to fetch or make it anew."
+    default_suggestion = "The file was not kept. Run the job again to fetch or make it again."
 
 
 class ConnectionLost(OrchestratorError):
     action = Action.RETRY
-    default_suggestion = "The connection is tried again; training goes on meanwhile."
+    default_suggestion = "The connection is retried; training continues meanwhile."
 
 
 class MachineLost(OrchestratorError):

@@ -55,7 +55,7 @@ def check_hub(config: TrainingConfig) -> None:
 
     if constants.is_offline_mode():
         raise ConfigError(
-            f"{FIELD} = {config.push_to_hub!r}: HF_HUB_OFFLINE forbids to reach the Hub.",
+            f"{FIELD} = {config.push_to_hub!r}: HF_HUB_OFFLINE does not allow access to the Hub.",
             "Unset HF_HUB_OFFLINE, or leave push_to_hub out.",
         )
     api = _api()

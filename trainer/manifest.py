@@ -21,7 +21,7 @@ LONGEST_NAME = 240  # bytes of each part; file systems take 255, and we append t
 WEIGHTS = ".safetensors"
 PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth"}
 """What pickles are called: to load one is to run what its maker put there."""
-NOT_KEPT = "The output was not kept. Let the trainer write it anew, on a machine that you trust."
+NOT_KEPT = "The output was not kept. Let the trainer write it again, on a machine that you trust."
 MAX_FILES = 100_000  # more than this in one manifest is an attack, not a model
 
 
@@ -62,7 +62,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise IntegrityError(f"{folder / MANIFEST} cannot be read: {error}.") from error
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or len(files) > MAX_FILES:
-        raise IntegrityError(f"{folder / MANIFEST} is no manifest.")
+        raise IntegrityError(f"{folder / MANIFEST} is not a manifest.")
     for name, facts in files.items():
         check_name(name)
         if not _is_usable(facts):
@@ -88,14 +88,14 @@ def check_name(name: str) -> None:
     plain = name.isprintable() and "\\" not in name and str(path) == name and name != "."
     short = plain and max(map(len, map(str.encode, path.parts))) <= LONGEST_NAME
     if not short or path.is_absolute() or ".." in path.parts or name == MANIFEST:
-        raise IntegrityError(f"{name[:300]!r} is no name of a file inside the folder.")
+        raise IntegrityError(f"{name[:300]!r} is not the name of a file inside the folder.")
 
 
 def verify(folder: Path) -> dict[str, Any]:
     """Check every file of `folder` against its manifest and return the manifest.
 
     Raises:
-        IntegrityError: naming the first file that is missing, is no plain file, or differs.
+        IntegrityError: naming the first file that is missing, is not a regular file, or differs.
     """
     manifest = read_manifest(folder)
     for name, facts in manifest["files"].items():
@@ -105,7 +105,7 @@ def verify(folder: Path) -> dict[str, Any]:
         except OSError:
             raise IntegrityError(f"{path} is missing.") from None
         if not stat.S_ISREG(status.st_mode):
-            raise IntegrityError(f"{path} is no plain file.")
+            raise IntegrityError(f"{path} is not a regular file.")
         if status.st_size != facts["bytes"]:
             raise IntegrityError(
                 f"{path} has {status.st_size} bytes, its manifest says {facts['bytes']}."

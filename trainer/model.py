@@ -34,7 +34,7 @@ def check_model_files(
     path = Path(model).expanduser()
     looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
     if looks_like_path and not any((path / name).is_file() for name in needed):
-        what = f"has no {' or '.join(needed)}" if path.is_dir() else "is no folder"
+        what = f"has no {' or '.join(needed)}" if path.is_dir() else "is not a folder"
         raise ModelNotFound(f"{field}: {path} {what}.")
 
 

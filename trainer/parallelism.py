@@ -40,8 +40,8 @@ def check_parallelism(config: TrainingConfig, processes: int) -> None:
 
     if processes == 1 or not torch.cuda.is_available():
         raise ConfigError(
-            f"training.parallelism: {config.parallelism} shares a model out among GPUs, and here "
-            f"{'one process trains' if processes == 1 else 'are none'}.",
+            f"training.parallelism: {config.parallelism} splits a model across GPUs, and here "
+            f"{'only one process trains' if processes == 1 else 'there is no GPU'}.",
             "Set resources.gpu_count: 2 or more, or parallelism: ddp.",
         )
 

@@ -63,5 +63,5 @@ def seconds_per_step(config: TrainingConfig, folder: Path) -> float:
     steps, _ = read_metrics(directory.metrics)
     times = [datetime.fromisoformat(steps[step]["timestamp"]) for step in sorted(steps)]
     if len(times) < 2:
-        raise TrainingFailed("not two steps were done in time")
+        raise TrainingFailed("fewer than two steps finished in time")
     return (times[-1] - times[0]).total_seconds() / (len(times) - 1)

@@ -46,7 +46,7 @@ def job_terms(job: JobDirectory) -> Terms:
     record = read_json(job.job)
     if record is None:
         raise ConfigError(
-            f"{job.job} is missing or is no JSON object.",
+            f"{job.job} is missing or not a JSON object.",
             "Give the path of a job directory, the folder that holds job.json.",
         )
     return read_terms(record)

@@ -88,7 +88,7 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     """Run the job from wherever it stands to its end; return the state it ended in."""
     config = read_config(directory)
     if is_whole(directory.output):
-        _say("the output is there already")
+        _say("the output already exists")
         return _completed(directory, config)
     check_parallelism(config, own_rank().world_size)
     check_model_files(config.model)
@@ -293,11 +293,11 @@ def _resume_point(directory: JobDirectory) -> Path | None:
 def _newest_valid(folder: Path) -> Path | None:
     checkpoint, rejected = checkpoints.newest_valid(folder)
     for reason in rejected:
-        _say(f"warning: passed over a checkpoint: {reason}")
+        _say(f"warning: skipped a checkpoint: {reason}")
     if checkpoint and (before := checkpoints.processes_of(checkpoint)) != own_rank().world_size:
         _say(
-            f"warning: {checkpoint.name} was saved by {before} processes and goes on with "
-            f"{own_rank().world_size}: dropout and the order of the data will be others"
+            f"warning: {checkpoint.name} was saved by {before} processes and continues with "
+            f"{own_rank().world_size}: dropout and the order of the data will differ"
         )
     return checkpoint
 
@@ -318,7 +318,7 @@ def _load_best(trainer: Any, directory: JobDirectory, step: int) -> None:
     best = directory.checkpoints / f"checkpoint-{step}"
     checkpoints.check(best)
     trainer._load_from_checkpoint(str(best))
-    _say(f"took the weights of step {step}, the best evaluation")
+    _say(f"using the weights of step {step}, the best evaluation")
 
 
 def _fail(directory: JobDirectory, error: Exception) -> int:

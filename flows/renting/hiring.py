@@ -160,7 +160,7 @@ class Hiring:
                 continue
             if claimed:
                 hire, instance = claimed
-                logger().info("goes on with the kept machine %s", instance.id)
+                logger().info("continuing with the kept machine %s", instance.id)
                 if ready := await self._ready(hire, instance):
                     return [ready]
         return []

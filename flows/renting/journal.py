@@ -24,6 +24,7 @@ from blocks.names import HiredName, ours, run_name
 from flows.logger import logger
 from flows.run_folder import RunFolder, run_folders
 from trainer.files import read_json, replace_json
+from trainer.words import time_taken
 
 MACHINES = "training-machines"
 HOUR = 3600.0
@@ -240,9 +241,9 @@ class Journal:
                 "provider": hire.provider,
                 "offer": hire.instance_type + (" (spot)" if hire.spot else ""),
                 "region": hire.region,
-                "USD/h": round(hire.price_per_hour, 4),
-                "seconds": round(hire.seconds(), 1),
-                "USD": round(hire.cost(), 4),
+                "USD/h": float(f"{hire.price_per_hour:.4g}"),
+                "time": time_taken(hire.seconds()),
+                "USD": float(f"{hire.cost():.4g}"),
                 "outcome": hire.cause or "in use",
                 "instance": hire.instance_id,
             }

@@ -99,7 +99,7 @@ async def _saved(
     journal.save()
     waited = time.time() - hire.held_since
     if job.limits.teardown == "always" or waited > job.limits.lease_minutes * 60:
-        logger().error("%s is given back all the same", instance.id)
+        logger().error("%s is given back anyway", instance.id)
         return True
     return False
 

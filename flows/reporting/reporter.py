@@ -159,4 +159,4 @@ async def _guarded(work: Awaitable[None]) -> None:
     try:
         await work
     except Exception as error:  # noqa: BLE001 - the outer edge: a report is worth no job
-        logger().warning("reporting stopped (%s); reconcile goes on with it", type(error).__name__)
+        logger().warning("reporting stopped (%s); reconcile takes over", type(error).__name__)

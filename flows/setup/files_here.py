@@ -181,7 +181,7 @@ def _walk(field: str, folder: Path) -> dict[str, Path]:
             if path.is_dir():  # a link to one leads to files that have their own names here
                 continue
             if not stat.S_ISREG(_status(path).st_mode):
-                raise ConfigError(f"{field}: {path} is no plain file.", "Remove it.")
+                raise ConfigError(f"{field}: {path} is not a regular file.", "Remove it.")
             found[path.relative_to(folder).as_posix()] = path
     return found
 

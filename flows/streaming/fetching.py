@@ -42,7 +42,7 @@ async def fetch_folder(
 
     Raises:
         FileNotFoundError: there is no manifest, or a file of it is gone.
-        IntegrityError: a file is not what the manifest says, or the manifest is no manifest.
+        IntegrityError: a file is not what the manifest says, or the manifest is not a manifest.
         DiskFull: it does not fit here; nothing was fetched.
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """

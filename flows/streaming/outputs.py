@@ -71,7 +71,7 @@ def verify_output(folder: Path) -> dict[str, Any]:
     refuse_pickles(manifest["files"])
     for name in manifest["files"]:
         if name.endswith(WEIGHTS) and not _is_safetensors(folder / name):
-            raise IntegrityError(f"{folder / name} is no safetensors file.", NOT_KEPT)
+            raise IntegrityError(f"{folder / name} is not a safetensors file.", NOT_KEPT)
     return manifest
 
 

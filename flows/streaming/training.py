@@ -151,8 +151,8 @@ class RemoteTraining:
                 return facts
             revivals += 1
             if revivals > MAX_REVIVALS:
-                raise TrainingFailed("The supervisor vanished again and again.")
-            logger().warning("nobody works in %s; starting anew", self.workspace)
+                raise TrainingFailed("The supervisor keeps disappearing.")
+            logger().warning("no process is at work in %s; starting again", self.workspace)
             if ended.state.at_rest:  # it stopped because we were away for too long
                 await self.ask(Desired.RUN, "")
             await self.start()

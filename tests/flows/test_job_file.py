@@ -31,7 +31,10 @@ def refusal(tmp_path, content: str | bytes) -> str:
         (GOOD.replace("name: a", "name: ../../etc"), "name = '../../etc': must be 1 to 63"),
         (GOOD.replace("m,", "m, learning_rate: -1,"), "training.learning_rate = -1: must be"),
         (GOOD.replace("m,", "m, learning_rate: fast,"), "training.learning_rate = 'fast': must be"),
-        (GOOD.replace("m,", "m, method: magic,"), "is no training method; there are: cpt, dpo, "),
+        (
+            GOOD.replace("m,", "m, method: magic,"),
+            "is not a training method; there are: cpt, dpo, ",
+        ),
         (GOOD.replace("m,", "m, peft: {rank: 8},"), "training.peft.rank is not a field"),
         ("name: a\ntraining: {model: m}\n", "job.yaml: training.dataset is missing."),
         ("x" * (2 << 20), "job.yaml: is larger than 1 MiB"),

@@ -12,7 +12,7 @@ from trainer.manifest import MANIFEST
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
 
-    with pytest.raises(ConfigError, match="holds no artifact of ours"):
+    with pytest.raises(ConfigError, match="does not hold an artifact"):
         check_artifact_folder(tmp_path)
 
     assert (tmp_path / "thesis.tex").read_text() == "years of work"

@@ -32,7 +32,7 @@ def _complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tupl
     [
         ({"max_stepps": 3}, r"training.max_stepps is not a field; did you mean max_steps?"),
         ({"learning_rate": -3}, "training.learning_rate = -3: must be greater than 0"),
-        ({"model": "./none"}, "none is no folder"),
+        ({"model": "./none"}, "none is not a folder"),
         ({"dataset": "./none.jsonl"}, "none.jsonl': there is no such file or folder"),
         ({"method": "dpoo"}, "dpoo"),
         ({"init": "random", "peft": {}}, "set peft: null"),

@@ -33,10 +33,10 @@ def test_a_command_needs_neither_model_nor_dataset_and_finds_its_files(tmp_path)
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ({"metrics": ["loss (?P<train_loss>"]}, "is no regular expression"),
-        ({"metrics": ["loss (?P<lost>.*)"]}, "'lost' is no metric; there are: step"),
+        ({"metrics": ["loss (?P<train_loss>"]}, "is not a regular expression"),
+        ({"metrics": ["loss (?P<lost>.*)"]}, "'lost' is not a metric; there are: step"),
         ({"metrics": ["loss .*"]}, "names no group"),
-        ({"run": ["python", "{modle}"]}, "{modle} is no placeholder; there are: job_directory"),
+        ({"run": ["python", "{modle}"]}, "{modle} is not a placeholder; there are: job_directory"),
         ({"run": ["no-such-program"]}, "there is no program 'no-such-program'"),
         ({"run": "no-such-program --fast"}, "there is no program 'no-such-program'"),
         ({"run": []}, "needs command.run"),

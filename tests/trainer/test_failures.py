@@ -88,7 +88,7 @@ def test_another_process_that_hangs_or_dies_is_told_apart(tmp_path, fault, name)
 
 
 def test_what_has_a_name_keeps_it(tmp_path):
-    error = ConfigError("training.model: is no folder.")
+    error = ConfigError("training.model: is not a folder.")
 
     assert translate(error, tmp_path) is error
 

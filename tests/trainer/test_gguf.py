@@ -210,5 +210,5 @@ def test_what_cannot_be_exported_is_told_before_training(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
     )
-    with pytest.raises(ConfigError, match=r"the tokenizer of .* is none that is written"):
+    with pytest.raises(ConfigError, match=r"the tokenizer of .* is not supported"):
         check_vocabulary(AutoTokenizer.from_pretrained(tmp_path), str(tmp_path))

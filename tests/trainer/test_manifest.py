@@ -112,14 +112,14 @@ def test_a_link_in_place_of_a_file_is_refused(folder):
     shutil.move(folder / WEIGHTS, folder.parent / "elsewhere")
     (folder / WEIGHTS).symlink_to(folder.parent / "elsewhere")
 
-    assert refusal(folder) == f"{folder / WEIGHTS} is no plain file."
+    assert refusal(folder) == f"{folder / WEIGHTS} is not a regular file."
 
 
 def test_a_device_in_place_of_a_file_is_refused(folder):
     (folder / WEIGHTS).unlink()
     os.mkfifo(folder / WEIGHTS)  # to read it would wait for ever
 
-    assert refusal(folder) == f"{folder / WEIGHTS} is no plain file."
+    assert refusal(folder) == f"{folder / WEIGHTS} is not a regular file."
 
 
 def test_a_link_is_never_described(folder):
@@ -143,7 +143,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(folder, name):
     (folder.parent / "secret").write_text("ok")
     rewrite(folder, name, bytes=2, sha256="0" * 64)
 
-    assert refusal(folder) == f"{name!r} is no name of a file inside the folder."
+    assert refusal(folder) == f"{name!r} is not the name of a file inside the folder."
 
 
 @pytest.mark.parametrize("name", ["a", "a/b", "..a", "a b", "...", "ä"])
@@ -164,7 +164,7 @@ def test_a_manifest_that_is_no_json_is_refused(folder, content):
 def test_a_manifest_of_another_shape_is_refused(folder, content):
     (folder / MANIFEST).write_text(content)
 
-    assert refusal(folder) == f"{folder / MANIFEST} is no manifest."
+    assert refusal(folder) == f"{folder / MANIFEST} is not a manifest."
 
 
 @pytest.mark.parametrize(

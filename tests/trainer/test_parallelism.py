@@ -59,8 +59,8 @@ def test_deepspeed_gathers_weights_that_it_shares_out(stage):
     ("settings", "processes", "complaint"),
     [
         ({"parallelism": "fsdp"}, 1, "parallelism: fsdp .* one process trains"),
-        ({"parallelism": "fsdp"}, 2, "parallelism: fsdp .* here are none"),
-        ({"parallelism": "deepspeed"}, 2, "parallelism: deepspeed .* here are none"),
+        ({"parallelism": "fsdp"}, 2, "parallelism: fsdp .* here there is no GPU"),
+        ({"parallelism": "deepspeed"}, 2, "parallelism: deepspeed .* here there is no GPU"),
         ({"method": "ppo", "reward_functions": ["exact_match"]}, 2, "ppo generates .* are 2"),
     ],
 )

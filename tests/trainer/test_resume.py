@@ -97,7 +97,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_passed_over(at_6, uninterrupted, cap
     assert_ends_like(uninterrupted, at_6)
 
     printed = capfd.readouterr().out
-    assert f"warning: passed over a checkpoint: {damaged} does not have the SHA-256" in printed
+    assert f"warning: skipped a checkpoint: {damaged} does not have the SHA-256" in printed
     assert "resuming from checkpoint-3\n" in printed
 
 
@@ -127,7 +127,7 @@ def test_without_any_good_checkpoint_it_begins_again(at_6, uninterrupted, capfd)
     assert_ends_like(uninterrupted, at_6)
 
     printed = capfd.readouterr().out
-    assert printed.count("warning: passed over a checkpoint: ") == 2
+    assert printed.count("warning: skipped a checkpoint: ") == 2
     assert "resuming" not in printed
 
 

@@ -243,4 +243,4 @@ def test_a_finished_job_is_not_trained_again(adapters, capsys):
     assert adapters.train() is JobState.COMPLETED
 
     assert adapters.directory.metrics.read_bytes() == before
-    assert "the output is there already" in capsys.readouterr().out
+    assert "the output already exists" in capsys.readouterr().out

@@ -43,7 +43,11 @@ def config(**changes: object) -> dict[str, object]:
 
 
 MISTAKES = {
-    "a missing model": (config(), "ModelNotFound", "training.model: no/such/model is no folder."),
+    "a missing model": (
+        config(),
+        "ModelNotFound",
+        "training.model: no/such/model is not a folder.",
+    ),
     "a folder that is no model": (config(model="/tmp"), "ModelNotFound", "/tmp has no config.json"),
     "a missing dataset": (config(model="{model}"), "DataError", "missing.jsonl"),
     "bad rows": (

@@ -34,7 +34,7 @@ def _known_placeholders(text: str) -> str:
     for name in PLACEHOLDER.findall(text):
         if name not in PLACEHOLDERS:
             raise ValueError(
-                f"{{{name}}} is no placeholder; there are: {', '.join(PLACEHOLDERS)} "
+                f"{{{name}}} is not a placeholder; there are: {', '.join(PLACEHOLDERS)} "
                 f"(write {{{{{name}}}}} for the word in braces itself)"
             )
     return text
@@ -44,7 +44,7 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"is no regular expression: {error}") from None
+        raise ValueError(f"is not a regular expression: {error}") from None
     return text
 
 
@@ -54,7 +54,7 @@ def _metric_pattern(text: str) -> str:
         raise ValueError("names no group such as (?P<train_loss>...)")
     for name in groups:
         if name not in NUMBERS:
-            raise ValueError(f"{name!r} is no metric; there are: {', '.join(NUMBERS)}")
+            raise ValueError(f"{name!r} is not a metric; there are: {', '.join(NUMBERS)}")
     return text
 
 

@@ -27,19 +27,19 @@ class DatasetConfig(Settings):
     path: Text
     """A file (JSONL, JSON, CSV, Parquet), a folder of such files, or a dataset on the Hub."""
     format: DatasetFormat = "auto"
-    """How rows are laid out. auto: told from the column names of the first row."""
+    """How rows are laid out. auto: recognised by the column names of the first row."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Your names for the columns, by ours: {instruction: question, output: answer}."""
+    """The names of your columns: {instruction: question, output: answer}."""
     subset: Text | None = None
     """A Hub dataset's configuration, where it has several."""
     split: Text = "train"
     """A Hub dataset's split."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Read no more rows than this; for a quick trial."""
+    """Read at most this many rows; for a quick trial."""
     eval_path: Text | None = None
-    """Held-out rows, in the same format, from here."""
+    """Where the held-out rows are, in the same format."""
     eval_fraction: float = Field(default=0.0, ge=0.0, le=0.5)
-    """Hold out this share of the rows, the same rows for the same seed."""
+    """Hold out this share of the rows; the same seed picks the same rows."""
 
     @model_validator(mode="after")
     def _one_source_of_evaluation(self) -> DatasetConfig:

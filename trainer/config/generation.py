@@ -65,7 +65,7 @@ def _check_name(name: str) -> None:
     close = difflib.get_close_matches(name, BUILTIN, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     raise ValueError(
-        f"reward_functions: {name!r} is no reward function; {hint}"
+        f"reward_functions: {name!r} is not a reward function; {hint}"
         f"There are: {_names()}; your own is path.py:function"
     )
 

@@ -17,12 +17,12 @@ class Resources(Settings):
     """What the machine must have."""
 
     gpu_count: int | None = Field(default=None, ge=0)
-    """How many GPUs of a machine train together; see training.parallelism. 0: none is used.
-    null: one, but here the CPU will do without one."""
+    """How many GPUs of a machine train together; see training.parallelism. 0: use no GPU. null: one, or
+    the CPU if this computer has none."""
     cpu_processes: int | None = Field(default=None, ge=1)
-    """How many processes train together where no GPU is used (gpu_count: 0). null: one."""
+    """How many processes train together without a GPU (gpu_count: 0). null: one."""
     nodes: int = Field(default=1, ge=1, le=MAX_NODES)
-    """How many machines train the job together, each with so many GPUs or processes: of one provider
+    """How many machines train the job together, each with that many GPUs or processes: of one provider
     and region, hired, started and replaced as one. For ssh and lambda, whose machines reach each
     other."""
     min_vram_gb: float | None = Field(default=None, gt=0)
@@ -30,15 +30,15 @@ class Resources(Settings):
     disk_gb: float | None = Field(default=None, gt=0)
     """Free disk that the machine must have, in GiB. null: as much as the provider's default."""
     gpu_types: list[Text] = Field(default_factory=list)
-    """Only these GPUs, such as [RTX 4090, A100]; parts of a name will do. []: any."""
+    """Only these GPUs, such as [RTX 4090, A100]; part of a name is enough. []: any."""
     min_ram_gb: float | None = Field(default=None, gt=0)
     """Main memory that the machine must have, in GiB."""
     spot: bool | None = False
-    """true: only machines that may be taken back at any time, which cost less. null: either."""
+    """true: only machines that the provider may take back at any time, which cost less. null: either."""
     regions: list[Text] = Field(default_factory=list)
-    """Only these regions, in the provider's words. []: any."""
+    """Only these regions, by the provider's names. []: any."""
     cpu_threads: int | None = Field(default=None, ge=1)
-    """Threads for CPU arithmetic. null: as torch decides."""
+    """CPU threads for computing. null: let torch decide."""
 
 
 class Limits(Settings):
@@ -47,35 +47,35 @@ class Limits(Settings):
     max_runtime_minutes: float | None = Field(default=None, gt=0)
     """Stop with a saved checkpoint after this long. null: no limit."""
     stall_timeout_minutes: float = Field(default=30.0, gt=0)
-    """No batch trained or evaluated for this long (outside of training: no log line): dump the
-    stacks and restart."""
+    """Dump the stacks and restart when no batch was trained or evaluated for this long (outside of
+    training: no log line)."""
     max_restarts: int = Field(default=2, ge=0)
     """Restarts after a stall or a killed trainer, each from the newest valid checkpoint."""
     stop_grace_seconds: float = Field(default=120.0, gt=0)
-    """How long a pause or a stop may take to save before the trainer is killed."""
+    """How long the trainer may take to save on a pause or stop before it is killed."""
     max_cost: float | None = Field(default=None, gt=0)
-    """USD for the whole job, failed boots included; then it stops with a saved checkpoint."""
+    """USD for the whole job, failed boots included; at the limit it saves a checkpoint and stops."""
     max_price_per_hour: float | None = Field(default=None, gt=0)
-    """USD per hour and machine; dearer ones are not hired."""
+    """USD per hour and machine; more expensive ones are not rented."""
     boot_timeout_minutes: float | None = Field(default=None, gt=0)
-    """How long a machine may take to boot. null: as long as is usual at its provider."""
+    """How long a machine may take to boot. null: what is usual for its provider."""
     max_offers: int = Field(default=10, ge=1)
-    """How many offers are tried, one after the other, before placing the job fails."""
+    """How many offers to try, one after the other, before giving up."""
     max_machine_losses: int = Field(default=5, ge=0)
-    """How many lost or taken back machines the job survives."""
+    """How many machines may be lost or taken back before the job fails."""
     max_lost_steps: int | None = Field(default=None, ge=0)
-    """How many steps may have to be trained again after losses. null: any number."""
+    """How many steps may be trained again after losing machines. null: any number."""
     lease_minutes: float = Field(default=30.0, ge=0.05)
-    """A rented machine that nobody has renewed for so long saves, stops and ends itself."""
+    """A rented machine whose lease was not renewed for this long saves, stops and shuts down."""
     teardown: Literal["verified", "always"] = "verified"
-    """verified: a rented machine that holds the only copy of a result is kept until it is home."""
+    """verified: keep a rented machine that holds the only copy of a result until it is home."""
 
 
 class TrainingJob(Settings):
     """One training job: what to train, on what, where, and within which limits."""
 
     name: JobName
-    """Letters, digits, '.', '_' and '-'; it names folders and machines."""
+    """Letters, digits, '.', '_' and '-'; used in the names of folders and machines."""
     training: TrainingConfig
     """What to train."""
     provider: Text | list[Text] = "local"
@@ -88,12 +88,12 @@ class TrainingJob(Settings):
     setup: list[str] = Field(default_factory=list)
     """Shell commands to run on the machine before training."""
     ssh_compression: bool = False
-    """Compress what goes to and from a rented machine. It makes checkpoints smaller by less than a
-    tenth and takes a core there: for a slow line only."""
+    """Compress transfers to and from a rented machine. Checkpoints shrink by less than a tenth, and it
+    takes a CPU core there: only for slow connections."""
     keep_minutes: float = Field(default=0.0, ge=0)
-    """Keep a rented machine for so long after the job, for the next job of the same shape."""
+    """Keep a rented machine this long after the job, for the next job of the same shape."""
     output_dir: Text | None = None
-    """Where the verified adapter goes. null: artifacts/ in the orchestrator's home."""
+    """Where the verified result goes. null: artifacts/ in the orchestrator's home folder."""
 
     @model_validator(mode="after")
     def _several_machines(self) -> TrainingJob:
@@ -135,7 +135,7 @@ class TrainingJob(Settings):
             )
         if training.parallelism != "ddp" and gpus < 2:
             raise ValueError(
-                f"training.parallelism = {training.parallelism} shares a model out among GPUs. "
+                f"training.parallelism = {training.parallelism} splits a model across GPUs. "
                 "Set resources.gpu_count: 2 or more, or parallelism: ddp"
             )
         if processes > 1 and METHODS[training.method].generates:

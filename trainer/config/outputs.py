@@ -21,7 +21,7 @@ _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 def _quantization(name: str) -> str:
     if name.upper() not in QUANTIZATIONS:
         raise ValueError(
-            f"is none that is made here; there are: {', '.join(QUANTIZATIONS)}. For others export "
+            f"is not supported; choose from: {', '.join(QUANTIZATIONS)}. For others export "
             "F16, and run llama.cpp's llama-quantize on the file"
         )
     return name.upper()
@@ -29,7 +29,7 @@ def _quantization(name: str) -> str:
 
 def _repository(name: str) -> str:
     if not _REPOSITORY.fullmatch(name) or "--" in name or ".." in name or len(name) > 96:
-        raise ValueError("must be owner/name, as the Hub's repositories are called")
+        raise ValueError("must be owner/name, like the repositories of the Hub")
     return name
 
 

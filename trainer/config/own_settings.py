@@ -47,7 +47,7 @@ def _check_loss(method: str, loss: str, label_smoothing: float | None) -> None:
         close = difflib.get_close_matches(loss, known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise ValueError(
-            f"loss_type = {loss!r} is no loss of {method}; {hint}There are: {', '.join(known)}"
+            f"loss_type = {loss!r} is not a loss of {method}; {hint}There are: {', '.join(known)}"
         )
     if loss == "exo_pair" and not label_smoothing:
         raise ValueError(

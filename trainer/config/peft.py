@@ -90,11 +90,11 @@ class PromptTuningConfig(PeftSettings):
     peft_type: Literal["prompt_tuning"]
     """This kind."""
     num_virtual_tokens: int = Field(default=20, ge=1, le=4096)
-    """How many vectors."""
+    """The number of vectors."""
     prompt_tuning_init: Literal["random", "sample_vocab", "text"] = "random"
-    """Begin with noise, with random tokens, or with a text."""
+    """Start from noise, from random tokens, or from a text."""
     prompt_tuning_init_text: Text | None = None
-    """Such as the task in words; repeated or cut."""
+    """For example the task in words; repeated or cut to fit."""
 
     @model_validator(mode="after")
     def _has_its_text(self) -> PromptTuningConfig:
@@ -119,9 +119,9 @@ class PrefixTuningConfig(PeftSettings):
     peft_type: Literal["prefix_tuning"]
     """This kind."""
     num_virtual_tokens: int = Field(default=20, ge=1, le=4096)
-    """How many keys and values in each layer."""
+    """The number of keys and values in each layer."""
     init_weights: Literal["zero"] | None = None
-    """null: begin with noise. zero: with zeros."""
+    """null: start from noise. zero: from zeros."""
 
 
 KINDS: tuple[type[PeftSettings], ...] = (LoraConfig, PromptTuningConfig, PrefixTuningConfig)

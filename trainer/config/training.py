@@ -19,7 +19,7 @@ from trainer.methods import METHODS
 
 def _known_method(name: str) -> str:
     if name not in METHODS:
-        raise ValueError(f"is no training method; there are: {', '.join(METHODS)}")
+        raise ValueError(f"is not a training method; there are: {', '.join(METHODS)}")
     return name
 
 
@@ -42,9 +42,9 @@ class TrainingConfig(Settings):
     """What the trainer reads: method, model, dataset, adapters and hyperparameters."""
 
     trainer: TrainerName = "builtin"
-    """Who trains: builtin (this product), command (any command), or another project by name."""
+    """The trainer: builtin (this product), command (any command), or another project by name."""
     command: CommandConfig | None = None
-    """The command of `trainer: command`; of another project, how to start it."""
+    """For `trainer: command`, the command; for another project, how to start it."""
     method: MethodName = "sft"
     """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
     from pairs of a better and a worse answer. kto: from single answers that are good or bad.
@@ -57,17 +57,17 @@ class TrainingConfig(Settings):
     dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
     """The examples. A path alone will do."""
     peft: Peft = LoraConfig()
-    """What to train beside the model, which stays as it is: adapters (peft_type: lora, prompt_tuning
+    """What to train while the model itself stays frozen: adapters (peft_type: lora, prompt_tuning
     or prefix_tuning). null: train all weights."""
     quantization: QuantizationConfig | None = None
     """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,
     {load_in_8bit: true} is more exact. null: not at all."""
     num_train_epochs: float = Field(default=3.0, gt=0)
-    """How often to go over the dataset."""
+    """How many times to go over the dataset."""
     max_steps: Annotated[int, AfterValidator(_some_steps)] = Field(default=-1, ge=-1)
-    """Stop after so many optimizer steps; -1: as num_train_epochs says."""
+    """Stop after this many optimizer steps; -1: use num_train_epochs."""
     per_device_train_batch_size: int = Field(default=8, ge=1)
-    """Examples per device and forward pass; a step has them times accumulation times devices."""
+    """Examples per device and forward pass; a step has this × accumulation × devices."""
     per_device_eval_batch_size: int = Field(default=8, ge=1)
     """Examples per device in evaluation."""
     gradient_accumulation_steps: int = Field(default=1, ge=1)
@@ -76,19 +76,19 @@ class TrainingConfig(Settings):
     """null: the method's own, such as 2e-4 for sft with adapters and 2e-5 for all weights;
     prompt_tuning 3e-2, prefix_tuning 1e-2."""
     beta: float | None = Field(default=None, ge=0)
-    """How much the model is held to what it was (dpo, kto, grpo, rloo, ppo), or how much
+    """How strongly the model is held to its starting point (dpo, kto, grpo, rloo, ppo), or how much
     preferences weigh (orpo). null: the method's own, 0.1; grpo: 0; rloo, ppo: 0.05."""
     loss_type: Text | None = None
     """The loss of dpo (sigmoid, ipo, hinge, …), kto or grpo (dapo, grpo, dr_grpo, …), by TRL's
     name. null: the method's own."""
     reward_functions: list[Text] = Field(default_factory=list)
-    """Who scores the answers of grpo, rloo and ppo: names such as exact_match, or your own
-    functions as path.py:function. Several are added up."""
+    """What scores the answers of grpo, rloo and ppo: names such as exact_match, or your own
+    functions as path.py:function. Several are summed."""
     reward_model: Text | None = None
-    """A model with one score that scores the answers too: a folder, such as the output of method
+    """A model with a single score that also scores the answers: a folder, such as the output of method
     reward, or a model on the Hub."""
     num_generations: int | None = Field(default=None, ge=2)
-    """How many answers to each prompt are compared. null: TRL's own, 8 for grpo and 2 for rloo."""
+    """How many answers per prompt are compared. null: TRL's own, 8 for grpo and 2 for rloo."""
     max_completion_length: int = Field(default=256, ge=1)
     """Longest answer that is generated, in tokens; max_length holds prompt and answer."""
     temperature: float = Field(default=1.0, gt=0)
@@ -98,9 +98,9 @@ class TrainingConfig(Settings):
     formatting: Text | None = None
     """Your own function from a row to a row in one of the formats, as path.py:function."""
     lr_scheduler_type: Text = "cosine"
-    """How the learning rate falls; any name that transformers knows."""
+    """How the learning rate changes over time; any name that transformers knows."""
     warmup_steps: float = Field(default=0.03, ge=0)
-    """Steps until the full learning rate; below 1 a share of all steps."""
+    """Steps until the full learning rate; below 1, a share of all steps."""
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0: never."""
@@ -124,31 +124,31 @@ class TrainingConfig(Settings):
     """Trade time for memory: recompute activations in the backward pass. auto: only where the
     predicted memory would not fit otherwise."""
     parallelism: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
-    """How several GPUs train one model. ddp: each has all of it. fsdp, deepspeed: they share it out,
-    so that larger models fit."""
+    """How several GPUs train one model. ddp: each holds all of it. fsdp, deepspeed: it is split across
+    them, so that larger models fit."""
     zero_stage: Literal[1, 2, 3] = 2
-    """What parallelism: deepspeed shares out. 1: the optimizer's state. 2: gradients too.
+    """What parallelism: deepspeed splits. 1: the optimizer's state. 2: gradients too.
     3: weights too."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision. auto: bfloat16 where the GPU has it, else float32."""
     seed: int = Field(default=42, ge=0, lt=2**32)
-    """Of initialisation, dropout, data order and split."""
+    """For initialisation, dropout, data order and split."""
     logging_steps: int = Field(default=1, ge=1)
-    """Write metrics every so many steps."""
+    """Write metrics every this many steps."""
     save_steps: int = Field(default=100, ge=1)
-    """Write a checkpoint every so many steps."""
+    """Write a checkpoint every this many steps."""
     save_total_limit: int = Field(default=2, ge=1)
-    """Keep so many checkpoints; the newest valid one and the best are never removed."""
+    """Keep this many checkpoints; the newest valid one and the best are never removed."""
     async_save: bool = True
-    """Train on while a checkpoint is written, from a copy in memory where that is large enough."""
+    """Keep training while a checkpoint is written, from a copy in memory if there is room for it."""
     eval_steps: int | None = Field(default=None, ge=1)
-    """Evaluate every so many steps. null: at the end of each epoch."""
+    """Evaluate every this many steps. null: at the end of each epoch."""
     eval_on_start: bool = True
-    """Evaluate once before training, to see what training gained."""
+    """Evaluate once before training, to see what it gained."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """Stop when eval_loss was not better for so many evaluations, and keep the best."""
+    """Stop when eval_loss has not improved for this many evaluations, and keep the best."""
     early_stopping_threshold: float = Field(default=0.0, ge=0)
-    """Better means lower by more than this."""
+    """An improvement is a drop of more than this."""
     merge: bool = False
     """Also write the base model with the adapter merged in, in full precision, to output/merged/."""
     export: list[Literal["gguf"]] = Field(default_factory=list)
@@ -158,9 +158,9 @@ class TrainingConfig(Settings):
     push_to_hub: Repository | None = None
     """Upload the result to this repository of the Hub, as owner/name, by the token in HF_TOKEN."""
     hub_private_repo: bool = True
-    """Whether that repository is made private, where it is made."""
+    """Whether the repository is private, if it has to be created."""
     report_to: list[Tracker] = Field(default=["tensorboard"])
-    """Where else metrics go: tensorboard; wandb, offline without WANDB_API_KEY; mlflow, into a file
+    """Where else to send metrics: tensorboard; wandb, offline without WANDB_API_KEY; mlflow, into a file
     without MLFLOW_TRACKING_URI. []: nowhere."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Any further argument of the method's TRL or transformers config, by its own name."""

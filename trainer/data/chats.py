@@ -134,8 +134,8 @@ class ChatEncoder:
             end = self._end_by_probe(text, messages, i)
         if not before or not text.startswith(before) or end is None or end < len(before):
             raise DataError(
-                f"{place}: the chat template of {self._name} renders a part of this chat not as "
-                "it renders the whole, so the assistant's part cannot be told.",
+                f"{place}: the chat template of {self._name} renders part of this chat "
+                "differently from the whole, so the assistant's part cannot be located.",
                 REMEDY,
             )
         return len(before), end

@@ -157,7 +157,8 @@ def _read_parquet(path: Path, name: str) -> Iterator[Row]:
                     yield Row(name, number, "row", value)
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read as Parquet after row {number}: {error}.", "Write it anew."
+            f"{path} cannot be read as Parquet after row {number}: {error}.",
+            "Write the file again.",
         ) from error
 
 
@@ -210,7 +211,7 @@ def _not_json(error: Exception, place: str, remedy: str) -> NoReturn:
 def _row(name: str, number: int, counted: Literal["line", "row"], value: Any, place: str) -> Row:
     if not isinstance(value, dict):
         raise DataError(
-            f"{place}: is no JSON object but {json.dumps(value, ensure_ascii=False)[:60]}.",
+            f"{place}: is not a JSON object but {json.dumps(value, ensure_ascii=False)[:60]}.",
             'Write every row as an object such as {"text": "…"}.',
         )
     return Row(name, number, counted, value)

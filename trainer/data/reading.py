@@ -186,7 +186,7 @@ def _load_from_hub(path: str, subset: str | None, split: str) -> Any:
         from datasets import load_dataset
     except ImportError as error:
         raise DependencyError(
-            f"dataset.path = {path!r} is no file here, and a dataset on the Hub needs 'datasets'.",
+            f"dataset.path = {path!r} is not a file here, and a dataset on the Hub needs 'datasets'.",
             "Run: pip install 'training-orchestrator[trainer]'. Or correct the path.",
         ) from error
     try:

@@ -154,7 +154,7 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
     unknown = sorted(set(dataset.columns) - set(OUR_COLUMNS))
     if unknown:
         raise DataError(
-            f"dataset.columns: {listed(unknown)} is no column of ours.",
+            f"dataset.columns: {listed(unknown)} is not a column that is known.",
             f"There are: {', '.join(OUR_COLUMNS)}; yours stand on the right of the colon.",
         )
     renamed = {ours for ours, theirs in dataset.columns.items() if theirs in first.value}

@@ -118,7 +118,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     name = tokenizer.name_or_path or "the model"
     if not tokenizer.is_fast:
         raise ConfigError(
-            f"The tokenizer of {name} is no fast one, so tokens cannot be traced to the text.",
+            f"The tokenizer of {name} is not a fast one, which is needed to trace tokens to the text.",
             "Use a model that ships tokenizer.json.",
         )
     if tokenizer.eos_token_id is None:

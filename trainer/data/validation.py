@@ -105,7 +105,7 @@ def inspect_source(
 
 def _one_label(name: str, label: bool) -> DataError:  # noqa: FBT001 - it is what was read
     return DataError(
-        f"{name}: every row is labelled {str(label).lower()}, and there is nothing to tell apart.",
+        f"{name}: every row is labelled {str(label).lower()}, so there is nothing to compare.",
         f"Add answers labelled {str(not label).lower()}, or learn good ones alone by method: sft.",
     )
 

@@ -64,7 +64,7 @@ def main(job_directory: str) -> int:
 def train(directory: JobDirectory, wish: Wish) -> JobState:
     """Run the command from wherever the job stands to its end; return the state it ended in."""
     if _is_whole(directory.output):
-        _say("the output is there already")
+        _say("the output already exists")
         return JobState.COMPLETED
     config = (read_json(directory.job) or {}).get("config") or {}
     directory.checkpoints.mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     CheckpointKeeper(directory, plan).catch_up()
     checkpoint, rejected = resume_point(directory)
     for reason in rejected:
-        _say(f"warning: passed over a checkpoint: {reason}")
+        _say(f"warning: skipped a checkpoint: {reason}")
     if checkpoint:
         _say(f"resuming from {checkpoint.name}")
         directory.update_status(step=step_of(checkpoint))

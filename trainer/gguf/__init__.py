@@ -19,7 +19,7 @@ def refuse_export(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) ->
     """Refuse, before training, what could not be written after it.
 
     Raises:
-        ConfigError: the model's architecture or its tokenizer is none that is written.
+        ConfigError: the model's architecture or its tokenizer is not supported.
     """
     if config.export:
         check_architecture(config, load_architecture(config))

@@ -26,8 +26,9 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     state = _state(tokenizer)
     if not _split_name(state) and not _is_sentencepiece(state):
         raise ConfigError(
-            f"training.export: gguf: the tokenizer of {model} is none that is written: SentencePiece "
-            f"BPE as Llama 2 has it, or byte-level BPE as GPT-2, SmolLM, {', '.join(SPLITS)} have it.",
+            f"training.export: gguf: the tokenizer of {model} is not supported: it must be "
+            f"SentencePiece BPE as in Llama 2, or byte-level BPE as in GPT-2, SmolLM, "
+            f"{', '.join(SPLITS)}.",
             "Leave export out and set merge: true; llama.cpp's convert_hf_to_gguf.py may know more, "
             "and takes the folder merged/.",
         )

@@ -110,7 +110,7 @@ def _check(config: TrainingConfig) -> None:
         )
     folder = Path(config.dataset.path).expanduser()
     if not folder.is_dir():
-        raise DataError(f"dataset.path = {config.dataset.path!r}: is no folder of images.")
+        raise DataError(f"dataset.path = {config.dataset.path!r}: is not a folder of images.")
     images = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES]
     if not images:
         raise DataError(

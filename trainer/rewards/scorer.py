@@ -29,7 +29,7 @@ def check_scorer(path: str) -> None:
 
     Raises:
         ModelNotFound: it is a path, and no model is there.
-        ConfigError: it is no sequence classifier with one score.
+        ConfigError: it is not a sequence classifier with one score.
     """
     path = model_in(path)
     check_model_files(path, FIELD, ("config.json", ADAPTER))
@@ -38,7 +38,7 @@ def check_scorer(path: str) -> None:
         if (folder / name).is_file():
             if not fits(json.loads((folder / name).read_text(encoding="utf-8"))):
                 raise ConfigError(
-                    f"{FIELD}: {path} is no sequence classifier with one score.",
+                    f"{FIELD}: {path} is not a sequence classifier with one score.",
                     "Train one with method: reward, and name its output folder.",
                 )
             return

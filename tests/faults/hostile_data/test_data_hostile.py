@@ -48,23 +48,23 @@ MANIFESTS = {
     "missing": (None, f"{MANIFEST} is missing on the machine"),
     "no JSON": ("{", "cannot be read"),
     "deep": ("[" * 100_000, "cannot be read"),
-    "a list": ([], "is no manifest"),
+    "a list": ([], "is not a manifest"),
     "lying": ({"files": {WEIGHTS: {"bytes": 3, "sha256": SHA}}}, WEIGHTS),
-    "upwards": ({"files": {"../../etc/passwd": SMALL}}, r"'\.\./\.\./etc/passwd' is no name"),
-    "upwards within": ({"files": {"a/../../b": SMALL}}, "is no name"),
-    "absolute": ({"files": {"/tmp/evil": SMALL}}, "'/tmp/evil' is no name"),
-    "a dot": ({"files": {".": SMALL}}, "is no name"),
-    "a folder": ({"files": {"a/": SMALL}}, "is no name"),
-    "itself": ({"files": {MANIFEST: SMALL}}, "is no name"),
-    "a NUL": ({"files": {"a\0b": SMALL}}, "is no name"),
-    "a line break": ({"files": {"a\nb": SMALL}}, "is no name"),
-    "an escape": ({"files": {"\x1b[2J": SMALL}}, "is no name"),
-    "half a character": ('{"files": {"\\ud800": {"bytes": 3, "sha256": ""}}}', "is no name"),
-    "too long": ({"files": {"x" * 300: SMALL}}, "is no name"),
+    "upwards": ({"files": {"../../etc/passwd": SMALL}}, r"'\.\./\.\./etc/passwd' is not the name"),
+    "upwards within": ({"files": {"a/../../b": SMALL}}, "is not the name"),
+    "absolute": ({"files": {"/tmp/evil": SMALL}}, "'/tmp/evil' is not the name"),
+    "a dot": ({"files": {".": SMALL}}, "is not the name"),
+    "a folder": ({"files": {"a/": SMALL}}, "is not the name"),
+    "itself": ({"files": {MANIFEST: SMALL}}, "is not the name"),
+    "a NUL": ({"files": {"a\0b": SMALL}}, "is not the name"),
+    "a line break": ({"files": {"a\nb": SMALL}}, "is not the name"),
+    "an escape": ({"files": {"\x1b[2J": SMALL}}, "is not the name"),
+    "half a character": ('{"files": {"\\ud800": {"bytes": 3, "sha256": ""}}}', "is not the name"),
+    "too long": ({"files": {"x" * 300: SMALL}}, "is not the name"),
     "file and folder": ({"files": {WEIGHTS: SMALL, f"{WEIGHTS}/b": SMALL}}, "a file and a folder"),
     "words for a size": ({"files": {WEIGHTS: {"bytes": "3", "sha256": SHA}}}, "nothing usable"),
     "less than nothing": ({"files": {WEIGHTS: {"bytes": -9, "sha256": SHA}}}, "nothing usable"),
-    "too many files": ({"files": {f"f{n}": 0 for n in range(150_000)}}, "is no manifest"),
+    "too many files": ({"files": {f"f{n}": 0 for n in range(150_000)}}, "is not a manifest"),
     "a terabyte": ({"files": {WEIGHTS: {"bytes": 10**15, "sha256": SHA}}}, f"has {10**15} bytes"),
 }
 
@@ -158,7 +158,7 @@ async def test_weights_that_are_no_safetensors_are_refused(hostile, arriving, we
     (hostile.output / WEIGHTS).write_bytes(weights)
     write_manifest(hostile.output)
 
-    with pytest.raises(IntegrityError, match=f"{WEIGHTS} is no safetensors file"):
+    with pytest.raises(IntegrityError, match=f"{WEIGHTS} is not a safetensors file"):
         await fetch_output(hostile.machine, str(hostile.workspace), arriving)
 
 

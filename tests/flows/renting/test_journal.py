@@ -37,6 +37,16 @@ def test_every_machine_of_a_run_gets_a_name_of_its_own(journal):
     assert [hire.attempt for hire in Journal.of(journal.run).hires] == [1, 2, 3]
 
 
+def test_the_table_shows_minutes_and_four_digits(journal):
+    hire = journal.begin(OFFER, "runpod")
+    hire.instance_id, hire.metered_seconds, hire.price_per_hour = "abc", 761.0, 0.123456
+    journal.end(hire, "completed")
+
+    [row] = journal.table()
+
+    assert (row["time"], row["USD/h"], row["USD"]) == ("12:41 min", 0.1235, 0.0261)
+
+
 def test_a_machine_costs_until_it_is_gone(journal):
     hire = journal.begin(OFFER, "runpod")
     hire.instance_id = "abc"

@@ -211,7 +211,7 @@ async def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs(base, tmp_path
 
 async def test_what_cannot_be_sent_is_refused_by_name(base, model):
     os.mkfifo(model / "pipe.json")
-    with pytest.raises(ConfigError, match=r"pipe\.json is no plain file"):
+    with pytest.raises(ConfigError, match=r"pipe\.json is not a regular file"):
         await ship(LocalMachine(), base, config(model), print)
 
 

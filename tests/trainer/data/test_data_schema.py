@@ -67,7 +67,9 @@ def test_columns_can_bear_other_names(convert):
 
 
 def test_a_column_name_that_we_do_not_have_is_refused(convert):
-    with pytest.raises(DataError, match=r"'answer' is no column of ours. There are: messages"):
+    with pytest.raises(
+        DataError, match=r"'answer' is not a column that is known. There are: messages"
+    ):
         convert({"text": "x"}, columns={"answer": "text"})
 
 

@@ -73,7 +73,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     process.wait(30)
 
     assert job.status.state is JobState.COMPLETED
-    assert "passed over a checkpoint" in job.log
+    assert "skipped a checkpoint" in job.log
     assert "resumed at 5" in job.log
 
 

@@ -77,7 +77,7 @@ def test_a_model_trained_by_method_reward_scores_answers(tmp_path, make_online, 
 def test_no_language_model_is_taken_for_a_reward_model(tmp_path, make_online, base_model):
     job = make_online(tmp_path / "job", **TWO_STEPS, reward_model=str(base_model))
 
-    with pytest.raises(ConfigError, match="is no sequence classifier with one score"):
+    with pytest.raises(ConfigError, match="is not a sequence classifier with one score"):
         job.train()
 
 

@@ -207,7 +207,7 @@ def test_rows_without_a_chat_are_told(tmp_path):
         ("kohya", {"peft": None}, "peft = None"),
         ("kohya", {"max_length": 77}, "max_length = 77"),
         ("kohya", {"command": None}, "needs to know where its script is"),
-        ("kohya", {}, "/images': is no folder of images"),
+        ("kohya", {}, "/images': is not a folder of images"),
         ("command", {"learning_rate": 0.1}, "learning_rate = 0.1"),
         ("command", {"dataset": {"path": "d", "max_rows": 3}}, "dataset.max_rows = 3"),
     ],

@@ -70,7 +70,11 @@ def test_files_are_checked_without_being_run(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("no.py:f", "No such file"), ("r.py", "not written as"), ("r.py:f", "line 1: this is no Py")],
+    [
+        ("no.py:f", "No such file"),
+        ("r.py", "not written as"),
+        ("r.py:f", "line 1: this is not valid Py"),
+    ],
 )
 def test_a_wrong_reference_is_told_with_its_field(tmp_path, text, problem):
     (tmp_path / "r.py").write_text("def f(:\n")
