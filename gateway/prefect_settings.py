@@ -99,18 +99,29 @@ class PrefectSettings:
         value = self._value(name)
         return None if value is None else str(value)
 
+    def place(self, name: str) -> str:
+        """Return in words where a setting that is set was found."""
+        return self._found(name)[1]
+
     def _value(self, name: str) -> Any:
-        for variables in (self._environment, self._dotenv):
+        return self._found(name)[0]
+
+    def _found(self, name: str) -> tuple[Any, str]:
+        for variables, place in ((self._environment, "the environment"), (self._dotenv, ".env")):
             if name in variables:
-                return variables[name]
+                return variables[name], f"{name} in {place}"
         section, _, field = name.removeprefix("PREFECT_").lower().partition("_")
-        for table in (_toml("prefect.toml"), _toml("pyproject.toml", "tool", "prefect")):
+        for table, file in (
+            (_toml("prefect.toml"), "prefect.toml"),
+            (_toml("pyproject.toml", "tool", "prefect"), "pyproject.toml"),
+        ):
             inner = table.get(section)
             if isinstance(inner, dict) and field in inner:
-                return inner[field]
+                return inner[field], f"{section}.{field} in {file}"
             if name.removeprefix("PREFECT_").lower() in table:
-                return table[name.removeprefix("PREFECT_").lower()]
-        return self._profile.get(name)
+                key = name.removeprefix("PREFECT_").lower()
+                return table[key], f"{key} in {file}"
+        return self._profile.get(name), f"{name} in Prefect's active profile"
 
     @cached_property
     def _environment(self) -> dict[str, str]:

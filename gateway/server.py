@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from blocks.home import home
 from gateway import attendant
-from gateway.exits import ApiUnreachable
+from gateway.exits import ApiUnreachable, note
+from gateway.prefect_settings import PrefectSettings
 from trainer.files import read_json, replace_json
 from trainer.own_python import own_python
 
@@ -87,7 +89,9 @@ def answers(url: str, timeout: float = 2.0) -> bool:
 
 
 def start() -> str:
-    """Start the server unless one answers already; return the URL of its API.
+    """Start our server unless it answers already; return the URL of its API.
+
+    A server that somebody else started is never taken for ours: another port is free.
 
     Raises:
         ApiUnreachable: it does not come up.
@@ -95,14 +99,52 @@ def start() -> str:
     with _one_at_a_time():
         server = known()
         if server is None:
-            usual = f"http://{HOST}:{_usual_port()}/api"
-            if answers(usual):
-                return usual  # somebody's Prefect server, where one is looked for
-            server = _spawn(_free_port())
+            port = _free_port()
+            if port != (usual := _usual_port()):
+                note(_whose(usual, port))
+            server = _spawn(port)
             replace_json(record_file(), asdict(server))
         _wait_until_healthy(server)
         attendant.start(replace=False)
         return server.url
+
+
+def _whose(usual: int, port: int) -> str:
+    """Return why our server has another port than people expect."""
+    theirs = f"http://{HOST}:{usual}/api"
+    if answers(theirs):
+        return (
+            f"port {usual} belongs to another Prefect server; ours takes port {port}. "
+            f"To use that one: export PREFECT_API_URL={theirs}"
+        )
+    return f"port {usual} belongs to another program; our Prefect server takes port {port}"
+
+
+def status() -> dict[str, Any]:
+    """Return which server the commands use and why, and how our own is."""
+    settings, ours = PrefectSettings(), known()
+    facts: dict[str, Any] = {
+        "used": settings.url or (ours.url if ours else None),
+        "configured_by": settings.place("PREFECT_API_URL") if settings.url else None,
+        "running": ours is not None,
+    }
+    if ours:
+        facts |= {"url": ours.url, "pid": ours.pid, "healthy": answers(ours.url)}
+    return facts
+
+
+def as_words(facts: dict[str, Any]) -> list[str]:
+    """Return that for people, a line each."""
+    if facts["configured_by"]:
+        used = f"in use: {facts['used']}, configured by {facts['configured_by']}"
+    elif facts["used"]:
+        used = f"in use: {facts['used']}, our own; none is configured"
+    else:
+        used = "in use: our own, which the next command starts; none is configured"
+    if not facts["running"]:
+        return [used, "our own: not running"]
+    health = "healthy" if facts["healthy"] else "does not answer"
+    return [used, f"our own: {facts['url']}, process {facts['pid']}, {health}"]
 
 
 def stop() -> Server | None:

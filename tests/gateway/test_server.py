@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
-from threading import Thread
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -30,35 +30,59 @@ def alone(home: Path, tmp_path: Path) -> Iterator[Callable[..., CompletedProcess
 
 
 @pytest.mark.slow
-def test_the_server_is_started_once_and_kept_and_stopped(
-    alone: Callable[..., CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+def test_our_own_server_is_started_once_beside_somebody_elses_and_kept_and_stopped(
+    alone: Callable[..., CompletedProcess[str]],
+    prefect_server: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    with socket.socket() as taken:  # by something that is no Prefect
-        taken.bind((server.HOST, 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        monkeypatch.setenv("PREFECT_SERVER_API_PORT", port)
-        Thread(target=_hang_up, args=(taken,), daemon=True).start()
-        first = alone("list")
-        taken.shutdown(socket.SHUT_RDWR)
+    port = str(urlsplit(prefect_server).port)
+    monkeypatch.setenv("PREFECT_SERVER_API_PORT", port)  # where one is looked for
+
+    first = alone("list")
 
     assert (first.returncode, first.stdout) == (0, "no jobs\n"), first.stderr
     assert "starting the Prefect server" in first.stderr
+    assert f"port {port} belongs to another Prefect server; ours takes port" in first.stderr
     known = server.known()
     assert known
-    assert port not in known.url
+    assert known.url != prefect_server
+    assert f"answers at {known.url}" in first.stderr
     assert "starting" not in alone("list").stderr
-    assert json.loads(alone("server", "status", "--json").stdout)["pid"] == known.pid
+    status = json.loads(alone("server", "status", "--json").stdout)
+    assert (status["pid"], status["used"], status["configured_by"]) == (known.pid, known.url, None)
     assert alone("server", "stop").stdout == f"stopped {known.url}\n"
     assert server.known() is None
 
 
-def _hang_up(listener: socket.socket) -> None:
-    try:
-        while True:
-            listener.accept()[0].close()
-    except OSError:
-        return
+@pytest.mark.parametrize(
+    ("where", "content", "place"),
+    [
+        (".env", "PREFECT_API_URL=http://there/api", "PREFECT_API_URL in .env"),
+        ("prefect.toml", '[api]\nurl = "http://there/api"', "api.url in prefect.toml"),
+        (
+            "profiles.toml",
+            'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://there/api"',
+            "PREFECT_API_URL in Prefect's active profile",
+        ),
+    ],
+)
+def test_the_status_says_what_configures_the_server_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, content: str, place: str
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    (tmp_path / where).write_text(content)
+
+    assert server.as_words(server.status()) == [
+        f"in use: http://there/api, configured by {place}",
+        "our own: not running",
+    ]
+
+
+def test_the_environment_comes_before_all_else(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://here/api")
+
+    assert "configured by PREFECT_API_URL in the environment" in server.as_words(server.status())[0]
 
 
 def test_a_process_id_that_was_used_again_is_not_our_server():
