@@ -1,23 +1,62 @@
-"""Which runs are executed here without a worker, and whether their process is alive.
+"""Start what executes a run without a terminal or a worker, and see whether it is alive.
 
 A mark lies in the folder of such a run from before its process starts until the run is at rest.
 The process holds the mark's lock for as long as it lives, so a mark that nobody holds is that of a
-process that died. Standard library only: `gateway.attendant` looks at the marks again and again.
+process that died. Nothing here imports Prefect: `gateway.attendant` looks at the marks again and again.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID
 
+from blocks.home import private_folder, runs
 from flows.locks import is_held
+from trainer.own_python import own_python
 
+FLOW_LOG = "flow.log"
+"""What the process of a run printed."""
 MARK = ".process"
 LOCK = ".lock"
 """Held by the one process that works on a run, whoever started it."""
+
+_started: list[subprocess.Popen[bytes]] = []  # whoever forgets one is warned that it runs
+
+
+def start_in_background(run_id: UUID) -> subprocess.Popen[bytes]:
+    """Start a process that executes the run, in a session of its own.
+
+    While another process still executes it, the new one waits for the run's lock.
+    """
+    with marked(_folder(run_id)) as mark:
+        return start_beside(run_id, "flows.background", str(run_id), str(mark), pass_fds=(mark,))
+
+
+def start_beside(
+    run_id: UUID, module: str, *words: str, pass_fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a module of ours that outlives this process; what it prints goes to the run's flow.log."""
+    with (_folder(run_id) / FLOW_LOG).open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            own_python("-m", module, *words),
+            pass_fds=pass_fds,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=os.environ,
+            start_new_session=True,
+        )
+    _started.append(process)
+    return process
+
+
+def _folder(run_id: UUID) -> Path:
+    return private_folder(runs() / str(run_id))
 
 
 @contextmanager

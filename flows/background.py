@@ -6,45 +6,21 @@ It outlives the terminal that started it. What it prints goes to the run's flow.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from uuid import UUID
 
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import Pause
+from prefect.logging.configuration import setup_logging
 from prefect.states import Scheduled
 
-from flows.attended import marked, unmark
+from flows.attended import start_in_background, unmark
+from flows.logger import OneLine
 from flows.run_folder import RunFolder
 from trainer.errors import OrchestratorError
-from trainer.own_python import own_python
-
-
-def start_in_background(run_id: UUID) -> None:
-    """Start a process that executes the run without a terminal.
-
-    While another process still executes it, the new one waits for the run's lock.
-    """
-    run = RunFolder(run_id)
-    with marked(run.root) as mark:
-        start_beside(run, "flows.background", str(run_id), str(mark), pass_fds=(mark,))
-
-
-def start_beside(run: RunFolder, module: str, *words: str, pass_fds: Sequence[int] = ()) -> None:
-    """Start a module of ours that outlives this process; what it prints goes to the run's flow.log."""
-    with (run.root / "flow.log").open("ab") as log:
-        subprocess.Popen(  # noqa: S603 - our own interpreter
-            own_python("-m", module, *words),
-            pass_fds=pass_fds,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=os.environ,
-            start_new_session=True,
-        )
 
 
 async def revive(run: FlowRun) -> None:
@@ -67,6 +43,10 @@ def main(run_id: str, mark: str) -> int:
 
     os.set_inheritable(int(mark), False)  # noqa: FBT003 - its only parameter
     code = 0
+    run = RunFolder(run_id)
+    setup_logging()  # before the first run of a flow would do it
+    notes = run.notes.open("a", encoding="utf-8", buffering=1)
+    logging.getLogger().addHandler(OneLine(lambda line: notes.write(f"{line}\n")))
     try:
         state = asyncio.run(execute(UUID(run_id)))
         code = 1 if state.is_failed() or state.is_crashed() else 0
@@ -77,7 +57,7 @@ def main(run_id: str, mark: str) -> int:
     except OrchestratorError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 1
-    unmark(RunFolder(run_id).root, int(mark))
+    unmark(run.root, int(mark))
     return code
 
 

@@ -16,8 +16,7 @@ from prefect import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
 
-from flows.background import start_beside
-from flows.run_folder import RunFolder
+from flows.attended import start_beside
 from flows.saved import STOPPED
 
 POLL_SECONDS = 0.3
@@ -27,7 +26,7 @@ AGAIN_SECONDS = 5.0  # in which Prefect may say it once more
 
 def speak_last(run_id: UUID, message: str) -> None:
     """Let the run's last state be ours, and return at once."""
-    start_beside(RunFolder(run_id), "flows.last_word", str(run_id), message)
+    start_beside(run_id, "flows.last_word", str(run_id), message)
 
 
 async def speak(run_id: UUID, message: str) -> None:

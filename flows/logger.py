@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
+
+RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+
+
+class OneLine(logging.Handler):
+    """Writes warnings and errors, each as one line; how a run ended is said elsewhere."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        super().__init__(logging.WARNING)
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        said_anyway = record.levelno > logging.WARNING and record.name in RUN_LOGGERS
+        if not said_anyway:
+            first = record.getMessage().strip().partition("\n")[0]
+            self._write(f"{record.levelname.lower()}: {first}")
 
 
 def logger() -> logging.Logger | logging.LoggerAdapter[Any]:

@@ -7,20 +7,12 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
-
-from prefect import get_client
-from prefect.exceptions import Abort
-from prefect.runtime import flow_run
 
 from blocks.home import artifacts, instances, private_folder, runs
 from blocks.names import ours, run_prefix
 from flows.attended import LOCK
-from flows.locks import locked
-from flows.logger import logger
 from flows.shown import short_id
 from trainer.errors import ConfigError
 from trainer.job_directory import JobDirectory
@@ -35,6 +27,8 @@ def this_run_id() -> UUID:
     Raises:
         RuntimeError: no flow run calls.
     """
+    from prefect.runtime import flow_run  # who only names files does without it
+
     run_id = flow_run.get_id()
     if run_id is None:
         raise RuntimeError("this is called outside of a flow run")
@@ -50,6 +44,8 @@ class RunFolder:
         self.log = self.root / "train.log"
         self.metrics = self.root / "metrics.jsonl"
         self.log_cursor = self.root / "log-cursor.json"
+        self.notes = self.root / "notes.log"
+        """What is to be said in the terminal of whoever looks on."""
         self.report = self.root / "report.json"
         self.journal = self.root / "machines.json"
         self.checkpoints = self.root / "checkpoints"
@@ -119,31 +115,3 @@ def check_artifact_folder(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
-
-
-@asynccontextmanager
-async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
-    """Be the only process that works on this run; wait while another one does.
-
-    A run can be delivered twice: resumed before the first process ended, say.
-    """
-    async with locked(run.lock, wait=False) as free:
-        if free:
-            yield
-            return
-    logger().warning("another process works on this run; waiting for it")
-    async with locked(run.lock):
-        await _still_wanted(run)
-        yield
-
-
-async def _still_wanted(run: RunFolder) -> None:
-    """Step aside when the other process brought the run to its end meanwhile.
-
-    Raises:
-        Abort: it did; Prefect then leaves the run's state as it is.
-    """
-    async with get_client() as client:
-        state = (await client.read_flow_run(UUID(run.run_id))).state
-    if state and (state.is_final() or state.is_paused()):
-        raise Abort(f"another process brought this run to {state.name}")

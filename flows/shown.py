@@ -16,7 +16,7 @@ Nothing here imports Prefect, which costs two seconds: who only reads needs no m
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -94,8 +94,8 @@ class ShownRun(Protocol):
         """When it first ran."""
 
     @property
-    def end_time(self) -> datetime | None:
-        """When it ended."""
+    def estimated_run_time(self) -> timedelta:
+        """How long it was in a state of work, the present one included."""
 
 
 def job_state(run: ShownRun) -> JobState:

@@ -23,8 +23,9 @@ from flows.renting.losses import write_off
 from flows.renting.settling import settle_run
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
-from flows.run_folder import RunFolder, sole_owner
+from flows.run_folder import RunFolder
 from flows.saved import saved
+from flows.sole_owner import sole_owner
 from flows.streaming.wishes import CancelAsked, unless_cancelled
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install

@@ -16,13 +16,13 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings
 
+from flows.logger import OneLine
 from gateway.connecting import Api, api_url, refused, silent
 from gateway.exits import note
 from gateway.prefect_settings import PrefectSettings
 from gateway.waiting import Ask
 
 T = TypeVar("T")
-RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
@@ -83,16 +83,4 @@ def hush_prefect(write: Callable[[str], None]) -> None:
     root = logging.getLogger()
     for handler in [h for h in root.handlers if type(h).__name__ != "LogCaptureHandler"]:
         root.removeHandler(handler)
-    root.addHandler(_Quiet(write))
-
-
-class _Quiet(logging.Handler):
-    def __init__(self, write: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._write = write
-
-    def emit(self, record: logging.LogRecord) -> None:
-        told_anyway = record.levelno > logging.WARNING and record.name in RUN_LOGGERS
-        if not told_anyway:
-            first = record.getMessage().strip().partition("\n")[0]
-            self._write(f"{record.levelname.lower()}: {first}")
+    root.addHandler(OneLine(write))

@@ -49,7 +49,6 @@ def start(*, replace: bool) -> None:
                 stdout=log,
                 stderr=log,
                 env=environment,
-                cwd=home(),
                 start_new_session=True,
             )
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.exceptions import TyperException
@@ -70,10 +70,10 @@ def run(
     Example: trainctl run examples/quickstart.yaml --provider runpod,vast --max-cost 2
     """
     with reported():
-        from gateway import checks, commands
+        from gateway import checks, running
 
         job = checks.checked_job(file, provider, keep=keep, max_cost=max_cost)
-        raise typer.Exit(commands.run(job, detach=detach, logs=logs))
+        raise typer.Exit(running.run(job, detach=detach, logs=logs))
 
 
 @app.command()
@@ -344,6 +344,9 @@ def server_start() -> None:
         from gateway import server
 
         say(server.start())
+        facts = server.status()
+        if facts["configured_by"] and facts["used"] != facts.get("url"):
+            note(server.as_words(facts)[0])
 
 
 @servers.command(name="stop")
@@ -361,21 +364,19 @@ def server_stop() -> None:
 
 @servers.command(name="status")
 def server_status(json: AsJson = False) -> None:  # noqa: FBT002
-    """Tell whether the server runs, and where.
+    """Say which server is in use and why, and how our own is.
 
     Example: trainctl server status
     """
     with reported():
         from gateway import server
 
-        known = server.known()
-        facts: dict[str, Any] = {"running": known is not None}
-        if known:
-            facts |= {"url": known.url, "pid": known.pid, "healthy": server.answers(known.url)}
+        facts = server.status()
         if json:
             say_json(facts)
         else:
-            say("  ".join(f"{name} {value}" for name, value in facts.items()))
+            for line in server.as_words(facts):
+                say(line)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
+from flows.shown import FLOW
 from gateway.connecting import Api, api_url
 from gateway.prefect_settings import PrefectSettings
 from gateway.waiting import waiting_for
@@ -41,7 +42,7 @@ class JobRun:
     created: datetime | None = None
     expected_start_time: datetime | None = None
     start_time: datetime | None = None
-    end_time: datetime | None = None
+    estimated_run_time: timedelta = timedelta()
     deployment_id: UUID | None = None
     work_pool_name: str | None = None
     work_queue_name: str | None = None
@@ -63,7 +64,7 @@ class JobRun:
             created=_time(value.get("created")),
             expected_start_time=_time(value.get("expected_start_time")),
             start_time=_time(value.get("start_time")),
-            end_time=_time(value.get("end_time")),
+            estimated_run_time=timedelta(seconds=value.get("estimated_run_time") or 0.0),
             deployment_id=UUID(deployment) if deployment else None,
             work_pool_name=value.get("work_pool_name"),
             work_queue_name=value.get("work_queue_name"),
@@ -157,6 +158,23 @@ class LightClient:
         path = f"deployments/name/{quote(flow, safe='')}/{quote(own, safe='')}"
         found = self._ask("GET", path)
         return UUID(found["id"]) if found else None
+
+    def create_run(self, name: str, parameters: dict[str, Any]) -> UUID:
+        """Create a run of the training flow that nobody executes yet, once; return its id."""
+        flow = self._ask("POST", "flows/", {"name": FLOW})
+        body = {
+            "flow_id": flow["id"],
+            "name": name,
+            "parameters": parameters,
+            "state": {"type": "PENDING"},
+            "idempotency_key": str(uuid4()),
+        }
+        return UUID(self._ask("POST", "flow_runs/", body)["id"])
+
+    def set_state(self, run_id: UUID, type: str, *, force: bool = False) -> None:
+        """Ask for a state of a run; Prefect may refuse it without an error, unless by force."""
+        body = {"state": {"type": type}, "force": force}
+        self._ask("POST", f"flow_runs/{run_id}/set_state", body)
 
     def run_of_deployment(self, deployment: UUID, **values: Any) -> JobRun:
         """Create a run of a deployment, once however often the request is sent.

@@ -1,4 +1,4 @@
-"""What the commands do that change a job: run, resume, pause and cancel."""
+"""What the commands do that change a job: resume, pause and cancel."""
 
 from __future__ import annotations
 
@@ -10,54 +10,37 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from rich.console import Console
 
-from flows.background import start_in_background
-from flows.execute import create_run, schedule_again
+from flows.execute import schedule_again
 from flows.run_folder import RunFolder
 from flows.shown import job_state
-from gateway import attendant, control, jobs, looking, running
+from gateway import control, jobs, looking, running
 from gateway.api import call
+from gateway.client import connected
 from gateway.ending import rest_line, tell_end
 from gateway.exits import Exit, code_of_state, note, say
+from gateway.signals import Signals
 from gateway.view import printable
-from trainer.config import TrainingJob
 from trainer.job_directory import JobState
-
-
-def run(job: TrainingJob, *, detach: bool, logs: bool) -> Exit:
-    """Create a run of a checked job, and execute it here or in the background."""
-
-    async def work(client: PrefectClient) -> Exit:
-        created = await create_run(job)
-        say(f"job {created.id}")
-        say(f"link {jobs.link(created.id)}")
-        return await _execute(client, created, detach=detach, logs=logs)
-
-    return call(work)
 
 
 def resume(text: str, *, detach: bool, logs: bool) -> Exit:
     """Execute a job again: through its deployment's worker, or here."""
     run_id = looking.found(text).id
 
-    async def work(client: PrefectClient) -> Exit:
+    async def work(client: PrefectClient) -> bool:
         found = await client.read_flow_run(run_id)
         control.refuse_resume(found)
-        say(f"job {found.id}")
-        if await schedule_again(found.id):
-            say(f"its worker goes on with it; follow it: trainctl monitor {found.id} --follow")
-            return Exit.OK
-        return await _execute(client, found, detach=detach, logs=logs)
+        say(f"job {run_id}")
+        return await schedule_again(run_id)
 
-    return call(work)
-
-
-async def _execute(client: PrefectClient, run: FlowRun, *, detach: bool, logs: bool) -> Exit:
-    attendant.start(replace=True)
-    if detach:
-        start_in_background(run.id)
-        running.tell_detached(run.id)
+    if call(work):
+        say(f"its worker goes on with it; follow it: trainctl monitor {run_id} --follow")
         return Exit.OK
-    return await running.run_here(client, run.id, show_logs=logs)
+    client = connected()
+    with Signals() as signals:
+        # So that nobody takes the state in which it rested for its new end.
+        client.set_state(run_id, "PENDING", force=True)
+        return running.execute(client, run_id, signals, detach=detach, logs=logs)
 
 
 def pause(text: str, *, wait: bool) -> Exit:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flows.run_folder import RunFolder
 from flows.shown import ShownRun, job_state, short_id
 from gateway import jobs
 from gateway.exits import complain, say
 from gateway.view import duration, number, printable
 from trainer.files import read_json
 from trainer.job_directory import JobState
-
-if TYPE_CHECKING:
-    from flows.run_folder import RunFolder  # it imports Prefect
 
 
 def tell_end(run: ShownRun, folder: RunFolder) -> None:

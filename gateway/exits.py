@@ -24,12 +24,15 @@ class Exit(IntEnum):
     PAUSED = 3
     STOPPED = 4
     UNREACHABLE = 5
+    HUNG_UP = 129
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 EXIT_CODES = (
     "Exit codes: 0 completed, 1 failed, 2 bad input, 3 paused, 4 stopped, "
-    "5 Prefect's API is unreachable, 130 interrupted."
+    "5 Prefect's API is unreachable; ended by a signal: 129 the terminal closed, 130 Ctrl-C, "
+    "143 SIGTERM."
 )
 
 

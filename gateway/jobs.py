@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -141,11 +140,8 @@ def view(run: ShownRun, steps: dict[int, Record]) -> View:
 
 
 def seconds(run: ShownRun) -> float | None:
-    """Return how long the job ran, or has run so far."""
-    if run.start_time is None:
-        return None
-    end = run.end_time or datetime.now(UTC)
-    return max(0.0, (end - run.start_time).total_seconds())
+    """Return how long the job was at work, or is so far: neither paused nor stopped nor waiting."""
+    return None if run.start_time is None else run.estimated_run_time.total_seconds()
 
 
 def record(run: JobRun, steps: dict[int, Record]) -> dict[str, Any]:

@@ -56,9 +56,10 @@ def _write_new(reader: MirrorReader | ShippedReader, write: Write) -> None:
 class MirrorReader:
     """Reads on in the mirror; a line that has no end yet waits."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, whole: bool = True) -> None:
+        """Begin with the first line, or with those that are appended from now on."""
         self._path = path
-        self._offset = 0
+        self._offset = 0 if whole or not path.is_file() else path.stat().st_size
         self._started = b""
 
     def new_lines(self) -> Iterator[str]:

@@ -1,34 +1,42 @@
-"""Execute a job in this process, with a view of it; Ctrl-C asks what to do."""
+"""Run a job: a process in the background executes it, and the terminal looks on.
+
+So the job goes on when the terminal closes, or when this process ends. Ctrl-C asks what to do.
+Nothing here imports Prefect.
+"""
 
 from __future__ import annotations
 
-import asyncio
+import errno
 import os
 import signal
+import subprocess
 import sys
+from contextlib import suppress
 from enum import Enum, auto
-from typing import Any
+from typing import NoReturn
 from uuid import UUID
 
-import httpx
-from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import Pause, PrefectHTTPStatusError
-from prefect.states import Cancelling
-
-from flows.background import start_in_background
-from flows.execute import execute
+from flows.attended import FLOW_LOG, start_in_background
 from flows.run_folder import RunFolder
 from flows.shown import job_state, short_id
-from gateway import jobs, watch
-from gateway.api import hush_prefect
+from gateway import attendant, jobs, watch
+from gateway.client import JobRun, LightClient, connected
 from gateway.ending import tell_end
-from gateway.exits import Exit, code_of_state, note, say
-from gateway.live import Display, display
+from gateway.exits import ApiUnreachable, Exit, code_of_state, say
+from gateway.live import display
 from gateway.logs import MirrorReader
+from gateway.signals import ENDING, Signals, Told
+from trainer.config import TrainingJob
+from trainer.errors import TrainingFailed
+from trainer.job_directory import JobState
 
 POLL_SECONDS = 0.5
 QUESTION = "\n[d]etach: it goes on in the background   [s]top: save and stop   [c]ontinue ? "
+CODES = {
+    signal.SIGINT: Exit.INTERRUPTED,
+    signal.SIGTERM: Exit.TERMINATED,
+    signal.SIGHUP: Exit.HUNG_UP,
+}
 
 
 class Phase(Enum):
@@ -39,97 +47,132 @@ class Phase(Enum):
     STOPPING = auto()
 
 
-async def run_here(client: PrefectClient, run_id: UUID, *, show_logs: bool) -> Exit:
-    """Execute the run in this process, show it until it is at rest, and tell how it ended."""
-    with display() as screen:
-        hush_prefect(screen.line)
-        here = RunHere(client, run_id, screen, show_logs=show_logs)
-        run = await here.to_its_rest()
-    tell_end(run, RunFolder(run_id))
-    return code_of_state(job_state(run))
+def run(job: TrainingJob, *, detach: bool, logs: bool) -> Exit:
+    """Create a run of a checked job, execute it in the background, and look on."""
+    client = connected()
+    with Signals() as signals:  # from the moment there is a run, somebody executes it
+        created = client.create_run(job.name, {"job": job.model_dump(mode="json")})
+        say(f"job {created}")
+        say(f"link {jobs.link(created)}")
+        return execute(client, created, signals, detach=detach, logs=logs)
 
 
-class RunHere:
-    """One execution and the view of it."""
+def execute(
+    client: LightClient, run_id: UUID, signals: Signals, *, detach: bool, logs: bool
+) -> Exit:
+    """Execute a run in the background, and look on until it is at rest; tell how it ended."""
+    folder = RunFolder(run_id)
+    notes = MirrorReader(folder.notes, whole=False)
+    process = start_in_background(run_id)
+    attendant.start(replace=True)
+    if detach:
+        tell_detached(run_id)
+        return Exit.OK
+    view = Viewer(client, run_id, process, signals, notes, show_logs=logs)
+    ended = view.until_rest()
+    tell_end(ended, folder)
+    return code_of_state(job_state(ended))
+
+
+class Viewer:
+    """One person who looks on while a process executes a run."""
 
     def __init__(
-        self, client: PrefectClient, run_id: UUID, screen: Display, *, show_logs: bool
+        self,
+        client: LightClient,
+        run_id: UUID,
+        process: subprocess.Popen[bytes],
+        signals: Signals,
+        notes: MirrorReader,
+        *,
+        show_logs: bool,
     ) -> None:
         self._client = client
         self._run_id = run_id
-        self._screen = screen
-        self._log = MirrorReader(RunFolder(run_id).log) if show_logs else None
+        self._process = process
+        self._signals = signals
+        folder = RunFolder(run_id)
+        self._lines = [notes, *([MirrorReader(folder.log)] if show_logs else [])]
         self._steps = watch.mirrored(run_id)
+        self._screen = display()
         self._phase = Phase.WATCHING
-        self._stopping: asyncio.Task[None] | None = None
 
-    async def to_its_rest(self) -> FlowRun:
-        """Execute and show; return the run as it is at the end."""
-        loop = asyncio.get_running_loop()
-        executing = asyncio.create_task(_executed(self._run_id))
-        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+    def until_rest(self) -> JobRun:
+        """Show the run until it is at rest, and return it as it is then.
+
+        Raises:
+            TrainingFailed: the process ended before it had begun.
+        """
         try:
-            while not executing.done():
-                await self._show()
-                await asyncio.wait({executing}, timeout=POLL_SECONDS)
-            state = executing.result()
+            self._signals.raise_from_now(*ENDING)
+            while True:
+                run = self._look()
+                if run and job_state(run).at_rest:
+                    self._show(run)
+                    return run
+                self._wait()
+        except Told as told:
+            self._leave(CODES[signal.Signals(told.number)])
+        except BrokenPipeError:
+            if self._phase is Phase.STOPPING:  # Ctrl-C ended who read our output, too
+                self._leave(Exit.INTERRUPTED)
+            raise
+        except OSError as error:
+            if error.errno == errno.EIO:  # the terminal is gone, and its signal on the way
+                self._leave(Exit.HUNG_UP)
+            raise
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
-            if self._phase is Phase.ASKED:
-                loop.remove_reader(sys.stdin)
-        await self._settle(state)
-        self._phase = Phase.WATCHING
-        await self._show()
-        return await self._client.read_flow_run(self._run_id)
+            self._screen.close()
 
-    async def _show(self) -> None:
-        for line in self._log.read() if self._log else []:
-            self._screen.line(line)
-        if self._phase is Phase.ASKED:
-            return
+    def _look(self) -> JobRun | None:
+        has_ended = self._process.poll() is not None  # asked first: then its state is its last
         try:
-            run = await self._client.read_flow_run(self._run_id)
-        except (httpx.TransportError, PrefectHTTPStatusError):
-            return  # training goes on without the API, and so does its view later
+            run = self._client.read_flow_run(self._run_id)
+        except ApiUnreachable:
+            run = None  # training goes on without the API, and so does its view later
+        for reader in self._lines:
+            for line in reader.read():
+                self._screen.line(line)
+        if run and self._phase is not Phase.ASKED:
+            self._show(run)
+        if has_ended and run and job_state(run) is JobState.CREATED:
+            raise TrainingFailed(
+                "The process that was to execute the job ended at once.",
+                f"The cause is at the end of {RunFolder(self._run_id).root / FLOW_LOG}",
+            )
+        return run
+
+    def _show(self, run: JobRun) -> None:
         self._screen.show(jobs.view(run, self._steps()))
 
-    async def _settle(self, state: State[Any] | None) -> None:
-        """Set the last state when Prefect refused it: a stop that came too late, after the end.
-
-        Prefect lets a run that is asked to cancel become nothing but cancelled.
-        """
-        run = await self._client.read_flow_run(self._run_id)
-        if run.state and run.state.type is StateType.CANCELLING and state and state.is_final():
-            await self._client.set_flow_run_state(self._run_id, state, force=True)
+    def _wait(self) -> None:
+        stdin = [sys.stdin.fileno()] if self._phase is Phase.ASKED else []
+        # The terminal hands over whole lines, so reading one does not block.
+        if self._signals.wait(POLL_SECONDS, stdin):
+            self._answered(sys.stdin.readline())
+        while self._signals.heard:
+            self._signals.heard.pop()
+            self._interrupted()
 
     def _interrupted(self) -> None:
-        match self._phase:
-            case Phase.WATCHING if sys.stdin.isatty() and sys.stdout.isatty():
-                self._ask()
-            case Phase.WATCHING:
-                self._stop()
-            case Phase.ASKED:
-                self._answered("s")
-            case Phase.STOPPING:
-                self._screen.hide()  # the terminal's cursor comes back
-                note(f"\nleft at once; see: trainctl status {self._run_id}")
-                _leave(Exit.INTERRUPTED)
+        if self._phase is Phase.ASKED:
+            self._answered("s")
+        elif sys.stdin.isatty() and sys.stdout.isatty():
+            self._ask()
+        else:
+            self._stop()
 
     def _ask(self) -> None:
         self._phase = Phase.ASKED
         self._screen.hide()
         sys.stdout.write(QUESTION)
         sys.stdout.flush()
-        loop = asyncio.get_running_loop()
-        # The terminal hands over whole lines, so reading one does not block.
-        loop.add_reader(sys.stdin, lambda: self._answered(sys.stdin.readline()))
 
     def _answered(self, answer: str) -> None:
-        asyncio.get_running_loop().remove_reader(sys.stdin)
         self._phase = Phase.WATCHING
         match answer.strip().lower()[:1]:
             case "d":
-                self._detach()
+                self._leave(Exit.OK)
             case "s":
                 self._stop()
             case _:
@@ -137,26 +180,26 @@ class RunHere:
 
     def _stop(self) -> None:
         self._phase = Phase.STOPPING
-        self._screen.line("stopping: the training saves a checkpoint first; Ctrl-C again leaves")
-        self._stopping = asyncio.create_task(self._ask_to_stop())
-
-    async def _ask_to_stop(self) -> None:
+        self._signals.raise_from_now(signal.SIGINT, *ENDING)
         try:
-            await self._client.set_flow_run_state(self._run_id, Cancelling())
-        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            self._client.set_state(self._run_id, "CANCELLING")
+        except ApiUnreachable as error:
             self._screen.line(f"Prefect's API did not take the stop: {error}; Ctrl-C again leaves")
+        else:
+            self._screen.line(
+                "stopping: the training saves a checkpoint first; Ctrl-C again leaves"
+            )
 
-    def _detach(self) -> None:
-        start_in_background(self._run_id)
-        tell_detached(self._run_id)
-        _leave(Exit.OK)
-
-
-async def _executed(run_id: UUID) -> State[Any] | None:
-    try:
-        return await execute(run_id)
-    except Pause:
-        return None  # its state is set
+    def _leave(self, code: Exit) -> NoReturn:
+        """End this process, and say how to follow the job, where somebody may still read it."""
+        with suppress(OSError):
+            self._screen.close()  # the terminal's cursor comes back
+            if self._phase is Phase.STOPPING:
+                say(f"left at once; the job stops; see: trainctl status {short_id(self._run_id)}")
+            else:
+                tell_detached(self._run_id)
+        # Without flushing: a terminal that is gone would have the last word, and the exit code.
+        os._exit(code)
 
 
 def tell_detached(run_id: UUID) -> None:
@@ -165,10 +208,3 @@ def tell_detached(run_id: UUID) -> None:
     say(f"job {run_id} goes on in the background")
     say(f"follow it:  trainctl monitor {short} --follow")
     say(f"stop it:    trainctl cancel {short}")
-
-
-def _leave(code: Exit) -> None:
-    """End this process without Prefect marking the run as crashed; the training lives on."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+from flows.run_folder import RunFolder
 from flows.shown import job_state
+from flows.streaming.metrics_tail import MetricsTail
 from gateway import jobs
 from gateway.client import JobRun, LightClient
 from gateway.exits import ApiUnreachable
@@ -21,10 +23,6 @@ Steps = Callable[[], dict[int, Record]]
 
 def mirrored(run_id: UUID) -> Steps:
     """Return a reader of the metrics that this computer's mirror of the run holds."""
-    # They import Prefect, and who only looks at what is published does without.
-    from flows.run_folder import RunFolder
-    from flows.streaming.board import MetricsTail
-
     tail = MetricsTail(RunFolder(run_id).metrics)
 
     def read() -> dict[int, Record]:

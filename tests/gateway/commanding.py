@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ruamel.yaml import YAML
 
@@ -61,6 +62,18 @@ def call_trainctl(*arguments: object, **environment: str) -> subprocess.Complete
         timeout=120,
         check=False,
     )
+
+
+def process_of(job: str) -> psutil.Process:
+    """Return the process that executes a job in the background."""
+
+    def found() -> psutil.Process | None:
+        for process in psutil.process_iter(["cmdline"]):
+            if {"flows.background", job} <= set(process.info["cmdline"] or ()):
+                return process
+        return None
+
+    return until(found)
 
 
 def until(condition: Callable[[], Any], seconds: float = 90) -> Any:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from commanding import Trainctl, call_trainctl, job_file, until
+from commanding import Trainctl, call_trainctl, job_file, process_of, until
 
 from blocks.home import instances, runs
 from flows import attended
@@ -28,20 +28,6 @@ def ask(prefect_server: str, home: Path) -> Iterator[Trainctl]:
     environment = {"PREFECT_API_URL": prefect_server, attendant.SECONDS: "1"}
     yield lambda *arguments: call_trainctl(*arguments, **environment)
     attendant.stop()
-
-
-def process_of(job: str) -> psutil.Process:
-    """Return the process that executes a job."""
-    return until(
-        lambda: next(
-            (
-                process
-                for process in psutil.process_iter(["cmdline"])
-                if {"flows.background", job} <= set(process.info["cmdline"] or ())
-            ),
-            None,
-        )
-    )
 
 
 def state_of(ask: Trainctl, job: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commanding import Trainctl, call_trainctl, job_file, until
+from commanding import Trainctl, call_trainctl, job_file, process_of, until
 
 from flows.shown import short_id
 from trainer.files import sha256_of
@@ -178,8 +178,7 @@ def test_a_training_whose_flow_was_killed_is_stopped_all_the_same(
     running: subprocess.Popen[str], ask: Trainctl, tmp_path: Path
 ):
     job = (tmp_path / "run.out").read_text().split()[1]
-    running.kill()
-    running.wait()
+    process_of(job).kill()
 
     stopped = ask("cancel", job)
 

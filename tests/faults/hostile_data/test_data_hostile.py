@@ -20,9 +20,10 @@ from flows.execute import create_run
 from flows.reporting.report import seconds_trained
 from flows.run_folder import RunFolder
 from flows.streaming import board
-from flows.streaming.board import MAKERS, MetricsTail
+from flows.streaming.board import MAKERS
 from flows.streaming.file_mirror import mirror_file
 from flows.streaming.log_shipper import LINE_CHARACTERS, ship_rest
+from flows.streaming.metrics_tail import MetricsTail
 from flows.streaming.outputs import fetch_output
 from tests.flows.flow_runs import make_job, shipped_lines
 from trainer.errors import DiskFull, IntegrityError

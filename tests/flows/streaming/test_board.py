@@ -6,7 +6,8 @@ import base64
 import json
 import re
 
-from flows.streaming.board import MetricsTail, current, curve, picture, progress, table
+from flows.streaming.board import current, curve, picture, progress, table
+from flows.streaming.metrics_tail import MetricsTail
 
 
 def steps(count: int) -> dict[int, dict[str, float | int]]:

@@ -1,0 +1,42 @@
+"""One process works on a run at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from prefect import get_client
+from prefect.exceptions import Abort
+
+from flows.locks import locked
+from flows.logger import logger
+from flows.run_folder import RunFolder
+
+
+@asynccontextmanager
+async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
+    """Be the only process that works on this run; wait while another one does.
+
+    A run can be delivered twice: resumed before the first process ended, say.
+    """
+    async with locked(run.lock, wait=False) as free:
+        if free:
+            yield
+            return
+    logger().warning("another process works on this run; waiting for it")
+    async with locked(run.lock):
+        await _still_wanted(run)
+        yield
+
+
+async def _still_wanted(run: RunFolder) -> None:
+    """Step aside when the other process brought the run to its end meanwhile.
+
+    Raises:
+        Abort: it did; Prefect then leaves the run's state as it is.
+    """
+    async with get_client() as client:
+        state = (await client.read_flow_run(UUID(run.run_id))).state
+    if state and (state.is_final() or state.is_paused()):
+        raise Abort(f"another process brought this run to {state.name}")

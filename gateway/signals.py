@@ -1,0 +1,74 @@
+"""Hear signals instead of dying by them, while there is something to tell or to ask first."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+class Told(BaseException):
+    """The process was told to end, by a signal; like KeyboardInterrupt, no error."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Signals:
+    """A context in which signals are heard. What was ignored before, as by nohup, stays ignored.
+
+    It must be the main thread's.
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.raised: frozenset[int] = frozenset()
+        """Those that raise `Told` at once, wherever the process is."""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, *ENDING):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def raise_from_now(self, *numbers: int) -> None:
+        """Let these signals raise `Told`; one that came already does so now."""
+        self.raised = frozenset(numbers)
+        for number in self.heard:
+            if number in self.raised:
+                raise Told(number)
+
+    def wait(self, seconds: float, also: Sequence[int] = ()) -> list[int]:
+        """Sleep until a signal comes or one of the descriptors `also` can be read; return these."""
+        ready, _, _ = select.select([self._reader, *also], [], [], seconds)
+        if self._reader in ready:
+            os.read(self._reader, 512)
+        return [descriptor for descriptor in ready if descriptor != self._reader]
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        if number in self.raised:
+            raise Told(number)
+        self.heard.append(number)
