@@ -41,8 +41,8 @@ def tell_report(report: dict[str, Any]) -> None:
     for name in ("eval_loss", "train_loss"):
         if name in metrics:
             first = metrics.get(f"{name}_first")
-            before = f"{number(first, 5)} → " if first is not None else ""
-            say(f"{name} {before}{number(metrics[name], 5)}")
+            before = f"{number(first)} → " if first is not None else ""
+            say(f"{name} {before}{number(metrics[name])}")
     if report.get("warning"):
         complain(f"warning: {report['warning']}")
     if report.get("file"):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import TrainingDiverged
+from trainer.words import number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,8 +57,8 @@ def diverged(what: str, state: Any) -> TrainingDiverged:
     """
     history = (entry for entry in state.log_history if math.isfinite(entry.get("loss", math.nan)))
     steps = list(deque(history, LOSSES_TOLD))
-    before = ", ".join(f"{entry['loss']:.4g} at step {entry['step']}" for entry in steps)
-    rate = f"; the learning rate was {steps[-1]['learning_rate']:.3g}" if steps else ""
+    before = ", ".join(f"{number(entry['loss'])} at step {entry['step']}" for entry in steps)
+    rate = f"; the learning rate was {number(steps[-1]['learning_rate'])}" if steps else ""
     return TrainingDiverged(f"{what}{f'; the losses before: {before}' if before else ''}{rate}.")
 
 

@@ -6,6 +6,8 @@ from collections import deque
 from statistics import median
 from typing import Any
 
+from trainer.words import number
+
 WINDOW = 50  # logged losses that a new one is held against
 LEAST = 20  # of them, before anything is judged
 SPIKE = 10.0  # times the usual distance from the median (its median: Hampel 1974)
@@ -47,7 +49,9 @@ class Trends:
         self._spiking = loss - usual > max(SPIKE * distance, RISE * abs(usual))
         if not self._spiking or was_spiking:
             return None
-        message = f"the loss rose to {loss:.4g} at step {step}; before it was about {usual:.4g}"
+        message = (
+            f"the loss rose to {number(loss)} at step {step}; before it was about {number(usual)}"
+        )
         return {"kind": "loss_spike", "message": message}
 
     def _plateau(self, step: int, before: list[float], total_steps: int) -> dict[str, str] | None:
@@ -59,5 +63,5 @@ class Trends:
         ):
             return None
         since, self._best = self._best[0], (step, level)
-        message = f"the loss has not fallen since step {since}; it is about {level:.4g}"
+        message = f"the loss has not fallen since step {since}; it is about {number(level)}"
         return {"kind": "loss_plateau", "message": message}

@@ -17,11 +17,16 @@ def number(value: float | None, digits: int = 4) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     short = f"{value:.{digits}g}"
-    rounded = float(short)
-    if not 1000 <= abs(rounded) < PLAIN:
+    shown = float(short)
+    if not 1000 <= abs(shown) < PLAIN:
         return short
     decimals = 0 if "e" in short else len(short.partition(".")[2])
-    return f"{rounded:,.{decimals}f}"
+    return f"{shown:,.{decimals}f}"
+
+
+def rounded(value: float) -> float:
+    """Return a number with four significant digits, for tables that want numbers."""
+    return float(f"{value:.4g}")
 
 
 def duration(seconds: float | None) -> str:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from flows.renting.journal import HOUR, Journal
 from trainer.config import TrainingJob
 from trainer.errors import BudgetExceeded
+from trainer.words import number
 
 MOST_SECONDS = 10 * 365 * 24 * HOUR  # what asyncio's timers are sure to take
 
@@ -35,7 +36,7 @@ class Budget:
     def exceeded(self) -> BudgetExceeded:
         """Return the error that says what was spent of what."""
         return BudgetExceeded(
-            f"limits.max_cost reached: {self._journal.cost():.4f} of {self._cap:g} USD are spent."
+            f"limits.max_cost reached: {number(self._journal.cost())} of {self._cap:g} USD are spent."
         )
 
     @asynccontextmanager

@@ -24,7 +24,7 @@ from blocks.names import HiredName, ours, run_name
 from flows.logger import logger
 from flows.run_folder import RunFolder, run_folders
 from trainer.files import read_json, replace_json
-from trainer.words import time_taken
+from trainer.words import rounded, time_taken
 
 MACHINES = "training-machines"
 HOUR = 3600.0
@@ -241,9 +241,9 @@ class Journal:
                 "provider": hire.provider,
                 "offer": hire.instance_type + (" (spot)" if hire.spot else ""),
                 "region": hire.region,
-                "USD/h": float(f"{hire.price_per_hour:.4g}"),
+                "USD/h": rounded(hire.price_per_hour),
                 "time": time_taken(hire.seconds()),
-                "USD": float(f"{hire.cost():.4g}"),
+                "USD": rounded(hire.cost()),
                 "outcome": hire.cause or "in use",
                 "instance": hire.instance_id,
             }

@@ -26,7 +26,7 @@ from flows.streaming.chart import Panel, chart, data_uri, thinned
 from flows.streaming.metrics_tail import MetricsTail
 from trainer.metrics import OF_METHODS, Record
 from trainer.summary import table as markdown_table
-from trainer.words import number, time_taken
+from trainer.words import number, rounded, time_taken
 
 UPDATE_SECONDS = 2.0
 REST = 4.0  # times as long as publishing took, it waits at least before it publishes again
@@ -216,4 +216,4 @@ def _of_evaluation(name: str) -> str:
 
 def _short(value: Any) -> Any:
     """Return a number with four significant digits, anything else as it is."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    return rounded(value) if isinstance(value, float) else value
