@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,27 @@ MAX_BYTES = 1 << 20  # a job file is written by hand
 REMEDY = "Start from the file that 'trainctl init' writes."
 
 
+STANDARD_INPUT = Path("-")
+
+
 def load_job(path: Path) -> TrainingJob:
-    """Return the job in a file; relative paths in it are relative to the file's folder.
+    """Return the job in a file, or in standard input, for which the path is `-`.
+
+    Relative paths in it are relative to the file's folder; in standard input to the working directory.
 
     Raises:
         ConfigError: naming the file and the line, or the field, the value and the remedy.
     """
     value = parse_job(path)
     if isinstance(value, dict):
-        value = with_absolute_paths(value, path.expanduser().absolute().parent)
-    return validated(TrainingJob, value, str(path))
+        folder = Path.cwd() if path == STANDARD_INPUT else path.expanduser().absolute().parent
+        value = with_absolute_paths(value, folder)
+    return validated(TrainingJob, value, source_of(path))
+
+
+def source_of(path: Path) -> str:
+    """Return how messages call a job file."""
+    return "standard input" if path == STANDARD_INPUT else str(path)
 
 
 def parse_job(path: Path) -> Any:
@@ -35,33 +47,56 @@ def parse_job(path: Path) -> Any:
     Raises:
         ConfigError: it cannot be read, or is no YAML; duplicate keys are refused.
     """
+    name = source_of(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: is larger than 1 MiB; that is not a job file.", REMEDY)
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: byte {error.start} is not UTF-8.", "Save the file as UTF-8."
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}.", "Name a job file; 'trainctl init' writes one."
-        ) from None
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
+        value = YAML(typ="safe", pure=True).load(_text_of(path))
     except DuplicateKeyError as error:
         raise ConfigError(
-            f"{path}, line {_line(error)}: {str(error.problem).split(' with ')[0]} again.",
+            f"{name}, line {_line(error)}: {str(error.problem).split(' with ')[0]} again.",
             "Keep one of the two.",
         ) from None
     except YAMLError as error:
         reason = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise ConfigError(
-            f"{path}, line {_line(error)}: this is not valid YAML: {reason}.", "Correct that line."
+            f"{name}, line {_line(error)}: this is not valid YAML: {reason}.", "Correct that line."
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{name}: is nested too deeply.", REMEDY) from None
+    except (ValueError, TypeError, AttributeError) as error:  # of a date or a number, say
+        raise ConfigError(
+            f"{name}: a value in it cannot be read: {error}.", "Put it in quotes, or correct it."
         ) from None
     if value is None:
-        raise ConfigError(f"{path}: is empty.", REMEDY)
+        raise ConfigError(f"{name}: is empty.", REMEDY)
     return value
+
+
+def _text_of(path: Path) -> str:
+    """Return what is in a file, or in standard input.
+
+    Raises:
+        ConfigError: it cannot be read, is not UTF-8 or is too large.
+    """
+    name = source_of(path)
+    try:
+        if path == STANDARD_INPUT:
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with path.expanduser().open("rb") as stream:
+                data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ConfigError(f"{name}: is larger than 1 MiB; that is not a job file.", REMEDY)
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{name}: byte {error.start} is not UTF-8.", "Save the file as UTF-8."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"{name}: {error.strerror}.", "Name a job file; 'trainctl init' writes one."
+        ) from None
+    except (ValueError, RuntimeError) as error:  # a NUL in the path, or ~ of nobody
+        raise ConfigError(f"{name!r}: {error}.", "Name a job file.") from None
 
 
 def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from gateway.exits import EXIT_CODES, Exit, complain, note, reported, say, say_json
+from gateway.cli_server import servers
+from gateway.completion import job_ids
+from gateway.exits import (
+    EXIT_CODES,
+    Exit,
+    complain,
+    make_printable,
+    note,
+    reported,
+    say,
+    say_json,
+    unexpected,
+)
 from trainer.job_directory import JobState
 from trainer.own_python import forget_working_folder
 
@@ -21,16 +33,30 @@ app = typer.Typer(
     name="trainctl",
     help=f"Fine-tune language models: one YAML file, one command.\n\n{EXIT_CODES}",
     epilog="Begin with: trainctl init; trainctl validate job.yaml; trainctl run job.yaml",
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-servers = typer.Typer(help="The Prefect server that trainctl starts where none is configured.")
 app.add_typer(servers, name="server")
 
-JobFile = Annotated[Path, typer.Argument(metavar="FILE", help="The job file.")]
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with what was given
+    if wanted:
+        from importlib.metadata import version as version_of
+
+        say(f"trainctl {version_of('training-orchestrator')}")
+        raise typer.Exit
+
+
+JobFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The job file; - reads it from standard input."),
+]
 JobId = Annotated[
     str,
-    typer.Argument(metavar="ID", help="A job's id, its first 4 or more characters, or its name."),
+    typer.Argument(
+        metavar="ID",
+        help="A job's id, 4 or more characters of its beginning or end, or its name.",
+        autocompletion=job_ids,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is at rest.")]
@@ -132,7 +158,9 @@ def status(job: JobId, json: AsJson = False) -> None:  # noqa: FBT002
 def logs(
     job: JobId,
     follow: Follow = False,  # noqa: FBT002
-    tail: Annotated[int | None, typer.Option(min=0, help="Only the last so many lines.")] = None,
+    tail: Annotated[
+        int | None, typer.Option(min=0, max=10**9, help="Only the last so many lines.")
+    ] = None,
 ) -> None:
     """Print a job's training log.
 
@@ -324,70 +352,52 @@ def init(
 
 
 @app.command()
+def show(file: JobFile, json: AsJson = False) -> None:  # noqa: FBT002
+    """Show a job as it is understood: paths absolute, defaults filled in. Nothing is looked at.
+
+    With --json it is what Prefect's own command line takes:
+    prefect deployment run train/local --param job="$(trainctl show job.yaml --json)"
+
+    Example: trainctl show job.yaml
+    """
+    with reported():
+        from gateway.showing import show_job
+
+        show_job(file, as_json=json)
+
+
+@app.callback()
+def options(
+    version: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Take what is said before a command."""
+
+
+@app.command()
 def version() -> None:
     """Print the version.
 
     Example: trainctl version
     """
-    from importlib.metadata import version as version_of
-
-    say(f"trainctl {version_of('training-orchestrator')}")
-
-
-@servers.command(name="start")
-def server_start() -> None:
-    """Start the server in the background, once.
-
-    Example: trainctl server start
-    """
-    with reported():
-        from gateway import server
-
-        say(server.start())
-        facts = server.status()
-        if facts["configured_by"] and facts["used"] != facts.get("url"):
-            note(server.as_words(facts)[0])
-
-
-@servers.command(name="stop")
-def server_stop() -> None:
-    """Stop the server that trainctl started; jobs in training go on.
-
-    Example: trainctl server stop
-    """
-    with reported():
-        from gateway import server
-
-        stopped = server.stop()
-        say(f"stopped {stopped.url}" if stopped else "no server of trainctl runs")
-
-
-@servers.command(name="status")
-def server_status(json: AsJson = False) -> None:  # noqa: FBT002
-    """Say which server is in use and why, and how our own is.
-
-    Example: trainctl server status
-    """
-    with reported():
-        from gateway import server
-
-        facts = server.status()
-        if json:
-            say_json(facts)
-        else:
-            for line in server.as_words(facts):
-                say(line)
+    _version(wanted=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `trainctl`: a mistake in its use is one line too, with exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     forget_working_folder()
+    make_printable()
     command = typer.main.get_command(app)
     try:
         code = command.main(arguments or ["--help"], prog_name="trainctl", standalone_mode=False)
     except TyperException as error:
-        complain(f"{error.format_message()} See: trainctl --help")
+        context = getattr(error, "ctx", None)
+        asked = context.command_path if context else "trainctl"
+        text = error.format_message().rstrip()
+        complain(f"{text}{'' if text.endswith(('.', '?', ')')) else '.'} See: {asked} --help")
         sys.exit(Exit.BAD_INPUT)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
@@ -395,4 +405,7 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output has seen enough; Python would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.OK)
+    except Exception as error:  # noqa: BLE001 - whatever else: a person can do nothing with a traceback
+        complain(unexpected(error))
+        sys.exit(Exit.FAILED)
     sys.exit(code if isinstance(code, int) else Exit.OK)

@@ -153,7 +153,7 @@ class LightClient:
     def deployment(self, name: str) -> UUID | None:
         """Return the id of the deployment FLOW/NAME, or None when there is none."""
         flow, _, own = name.partition("/")
-        if not flow or not own:
+        if not flow or not own or not name.isprintable():
             return None
         path = f"deployments/name/{quote(flow, safe='')}/{quote(own, safe='')}"
         found = self._ask("GET", path)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from io import TextIOWrapper
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import typer
@@ -106,3 +111,27 @@ def note(text: str) -> None:
 def say_json(value: Any) -> None:
     """Write a value as JSON to standard output."""
     say(json.dumps(value, indent=1, default=str))
+
+
+def make_printable() -> None:
+    """Let every text be written, whatever the terminal's encoding; a closed stream takes nothing."""
+    nothing = Path(os.devnull)  # opened for as long as the process lives
+    sys.stdin = sys.stdin or nothing.open()
+    sys.stdout = sys.stdout or nothing.open("w")
+    sys.stderr = sys.stderr or nothing.open("w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def unexpected(error: Exception) -> str:
+    """Return a line about an error that is nobody's mistake but ours; its traceback goes to a file."""
+    text = " ".join(str(error).split())[:300]
+    with NamedTemporaryFile(
+        "w", prefix="trainctl-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
+    ) as file:
+        traceback.print_exception(error, file=file)
+    return (
+        f"trainctl failed unexpectedly: {type(error).__name__}: {text}. "
+        f"The traceback is in {file.name}; please report it."
+    )

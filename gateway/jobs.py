@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flows.shown import (
@@ -24,6 +24,9 @@ from trainer.errors import ConfigError
 from trainer.job_directory import JobState
 from trainer.metrics import Record, by_step, parse_records
 
+if TYPE_CHECKING:
+    from trainer.config import TrainingJob
+
 PHRASES = {"All states completed.", "Flow run scheduled"}  # Prefect's own, which say nothing
 LEAST = 4  # characters of an id that are taken
 PART = re.compile(r"[0-9a-fA-F-]{1,36}")
@@ -35,6 +38,8 @@ def find(client: LightClient, text: str) -> JobRun:
     Raises:
         ConfigError: there is none, or the part is that of several.
     """
+    if not text or not text.isprintable():
+        raise _no_job(text)
     try:
         whole = UUID(text)
     except ValueError:
@@ -112,6 +117,18 @@ def report_of(client: LightClient, run: JobRun) -> str | None:
     """Return the report of a completed job, in Markdown."""
     artifacts = client.artifacts(REPORT, [run.id])
     return str(artifacts[0]["data"]) if artifacts else None
+
+
+def job_of(run: ShownRun) -> TrainingJob:
+    """Return what a run was asked to train.
+
+    Raises:
+        ConfigError: it is of another version, or nobody checked it.
+    """
+    from trainer.config import TrainingJob  # it costs CPU time that most commands need not spend
+    from trainer.explain import validated
+
+    return validated(TrainingJob, run.parameters.get("job"), f"job {short_id(run.id)}")
 
 
 def provider_of(run: ShownRun) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from blocks.home import runs
 from flows.shown import ShownRun
 from gateway.download import report_of
-from trainer.config import TrainingJob
+from gateway.jobs import job_of
 from trainer.errors import ConfigError, DependencyError, ProviderError
+from trainer.explain import validated
 from trainer.hub import check_hub, push_output
 
 
@@ -27,10 +28,11 @@ def push(run: ShownRun, repository: str | None) -> str:
         ProviderError: the Hub did not take it.
     """
     report = report_of(run)
-    job = TrainingJob.model_validate(run.parameters["job"])
-    settings = job.training.model_dump()
-    settings["push_to_hub"] = repository or job.training.push_to_hub
-    config = type(job.training).model_validate(settings)
+    job = job_of(run)
+    config = job.training
+    if repository is not None:
+        settings = {**config.model_dump(), "push_to_hub": repository}
+        config = validated(type(config), settings, "--to")
     if config.push_to_hub is None:
         raise ConfigError("The job names no repository.", "Name one: --to owner/name.")
     if importlib.util.find_spec("huggingface_hub") is None:

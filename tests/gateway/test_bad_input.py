@@ -70,7 +70,9 @@ def test_a_bad_row_is_named_by_its_line(tmp_path: Path, capsys: pytest.CaptureFi
         (["runn"], "No such command 'runn'"),
         (["list", "--state", "sleeping"], "sleeping"),
         (["list", "--limit", "0"], "'--limit'"),
-        (["list", "--limt", "3"], "--limt"),
+        (["list", "--limt", "3"], "Possible options: --limit) See: trainctl list --help"),
+        (["lst"], "Did you mean 'list'?"),
+        (["server", "strat"], "Did you mean 'start'"),
         (["submit", "job.yaml", "--priority", "urgent"], "high, default, low"),
     ],
 )
@@ -82,6 +84,82 @@ def test_a_mistake_in_the_command_is_one_line(
     assert code == Exit.BAD_INPUT
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"a\0b", "this is not valid YAML"),
+        (b"\x89PNG\r\n\xff", "is not UTF-8"),
+        (b"[" * 3000, "is nested too deeply"),
+        (b"name: 2024-13-45\n", "a value in it cannot be read"),
+        (b"x: " + b"1" * 5000, "a value in it cannot be read"),
+        (b"? [a]\n: b\n", "must be strings"),
+        (b"- a\n", "not a mapping"),
+        (b"a: b: c\n", "line 1: this is not valid YAML"),
+        (b"x" * ((1 << 20) + 1), "is larger than 1 MiB"),
+    ],
+)
+def test_what_is_no_job_file_is_one_line(
+    data: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(data)
+
+    code, error = _complaint(["show", str(path)], capsys)
+
+    assert (code, error.count("\n")) == (Exit.BAD_INPUT, 1)
+    assert error.startswith(f"error: {path}")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "x" * 5000, "a\0b", "~nobody-of-that-name/x", "/dev/zero"]
+)
+def test_what_is_no_file_is_one_line(name: str, capsys: pytest.CaptureFixture[str]):
+    code, error = _complaint(["show", name], capsys)
+
+    assert (code, error.count("\n")) == (Exit.BAD_INPUT, 1)
+
+
+@pytest.mark.parametrize("text", ["", "\udcff", "a\0b", "x" * 5000, "%", "a\nb", "🙂", "{x}"])
+def test_what_is_no_id_is_one_line(text: str, prefect_api: str, capsys: pytest.CaptureFixture[str]):
+    for command in ("status", "push", "logs"):
+        code, error = _complaint([command, text], capsys)
+
+        assert code == Exit.BAD_INPUT
+        assert "There is no job" in error
+
+
+def test_an_error_of_ours_is_one_line_and_its_traceback_is_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from gateway import showing
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(showing, "show_job", broken)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    code, error = _complaint(["show", "job.yaml"], capsys)
+
+    (log,) = tmp_path.glob("trainctl-*.log")
+    assert (code, error.count("\n")) == (Exit.FAILED, 1)
+    assert "ZeroDivisionError: nobody foresaw this" in error
+    assert str(log) in error
+    assert "in broken" in log.read_text()
+
+
+def test_a_terminal_that_knows_few_characters_is_no_obstacle(tmp_path: Path):
+    path = job_file(tmp_path, dataset="./ü.jsonl")
+
+    done = call_trainctl("run", path, PYTHONIOENCODING="ascii")
+
+    assert done.returncode == Exit.BAD_INPUT
+    assert "there is no such file" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_api_that_does_not_answer_has_its_own_exit_code():
@@ -112,7 +190,9 @@ def test_every_end_of_a_job_has_an_exit_code_of_its_own():
     assert [int(code_of_state(state)) for state in ends] == [0, 1, 3, 4]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["init", "new.yaml"], ["version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["init", "new.yaml"], ["version"], ["--version"], ["list", "--help"]]
+)
 def test_what_needs_no_prefect_does_not_import_it(arguments: list[str], tmp_path: Path):
     program = (
         "import sys\nfrom gateway.cli import main\n"
@@ -152,7 +232,7 @@ def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[
 
     commands = [*app.registered_commands, *servers.registered_commands]
 
-    assert len(commands) == 21
+    assert len(commands) == 22
     for command in commands:
         assert "Example: trainctl " in ((command.callback and command.callback.__doc__) or "")
 

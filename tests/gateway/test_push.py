@@ -82,3 +82,18 @@ def test_a_repository_must_be_named_and_the_job_completed(hub, run):
     run.state = Running()
     with pytest.raises(ConfigError, match="it has no artifact yet"):
         push(run, "ada/bot")
+
+
+@pytest.mark.parametrize("name", ["bot", "", "ada/bot/x", "ada/..", "ada/" + "x" * 200, "a b/c"])
+def test_a_name_that_is_none_of_a_repository_is_one_message(run, name: str):
+    with pytest.raises(ConfigError, match=r"^--to: push_to_hub = .*must") as caught:
+        push(run, name)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_was_given_no_job_is_said(run):
+    run.parameters = {"job": {"name": "bot", "trainning": {}}}
+
+    with pytest.raises(ConfigError, match=r"job .*training is missing"):
+        push(run, "ada/bot")

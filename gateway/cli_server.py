@@ -1,0 +1,57 @@
+"""`trainctl server`: the Prefect server that is started where none is configured."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gateway.exits import note, reported, say, say_json
+
+servers = typer.Typer(help="The Prefect server that trainctl starts where none is configured.")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@servers.command(name="start")
+def server_start() -> None:
+    """Start the server in the background, once.
+
+    Example: trainctl server start
+    """
+    with reported():
+        from gateway import server
+
+        say(server.start())
+        facts = server.status()
+        if facts["configured_by"] and facts["used"] != facts.get("url"):
+            note(server.as_words(facts)[0])
+
+
+@servers.command(name="stop")
+def server_stop() -> None:
+    """Stop the server that trainctl started; jobs in training go on.
+
+    Example: trainctl server stop
+    """
+    with reported():
+        from gateway import server
+
+        stopped = server.stop()
+        say(f"stopped {stopped.url}" if stopped else "no server of trainctl runs")
+
+
+@servers.command(name="status")
+def server_status(json: AsJson = False) -> None:  # noqa: FBT002
+    """Say which server is in use and why, and how our own is.
+
+    Example: trainctl server status
+    """
+    with reported():
+        from gateway import server
+
+        facts = server.status()
+        if json:
+            say_json(facts)
+        else:
+            for line in server.as_words(facts):
+                say(line)
