@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from trainer.config import TrainingJob
+from trainer.data.reading import names_hub_dataset
 from trainer.errors import ConfigError
 from trainer.explain import validated
+from trainer.model import looks_like_path
 
 MAX_BYTES = 1 << 20  # a job file is written by hand
 REMEDY = "Start from the file that 'trainctl init' writes."
@@ -100,25 +103,25 @@ def _text_of(path: Path) -> str:
 
 
 def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the job with its relative paths made absolute where they lead to something.
+    """Return the job with its relative paths made absolute.
 
-    A name that leads nowhere stays as it is: it may be a model or a dataset on the Hub.
+    A name that leads nowhere and that the Hub could have stays as it is.
     """
     training = value.get("training")
     if isinstance(training, dict):
         training = dict(training)
-        _resolve(training, "model", folder)
-        _resolve(training, "reward_model", folder)
+        _resolve(training, "model", folder, looks_like_path)
+        _resolve(training, "reward_model", folder, looks_like_path)
         for field in ("reward_functions", "callbacks", "formatting"):
             if field in training:
                 training[field] = _with_code(training[field], folder)
         dataset = training.get("dataset")
         if isinstance(dataset, dict):
             training["dataset"] = dataset = dict(dataset)
-            _resolve(dataset, "path", folder)
-            _resolve(dataset, "eval_path", folder)
+            _resolve(dataset, "path", folder, _is_file)
+            _resolve(dataset, "eval_path", folder, _is_file)
         else:
-            _resolve(training, "dataset", folder)
+            _resolve(training, "dataset", folder, _is_file)
         command = training.get("command")
         if isinstance(command, dict) and isinstance(command.get("files"), list):
             files = [_absolute(f, folder) if isinstance(f, str) else f for f in command["files"]]
@@ -130,12 +133,18 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
     return value
 
 
-def _resolve(settings: dict[str, Any], name: str, folder: Path) -> None:
+def _resolve(
+    settings: dict[str, Any], name: str, folder: Path, is_path: Callable[[str], bool]
+) -> None:
     text = settings.get(name)
     if isinstance(text, str) and text:
         path = _absolute(text, folder)
-        if path.exists() or text.startswith((".", "/", "~")):
+        if path.exists() or is_path(text):
             settings[name] = str(path)
+
+
+def _is_file(dataset: str) -> bool:
+    return not names_hub_dataset(dataset)
 
 
 def _with_code(value: Any, folder: Path) -> Any:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.job_file import load_job
 from flows.renting.estimating import can_estimate, estimated
-from gateway.exits import sentence
+from gateway.exits import note, sentence
 from gateway.foreign_checks import check_foreign
 from gateway.view import duration
 from trainer.config import FOREIGN_DATA, TrainingJob
@@ -19,9 +19,9 @@ from trainer.custom_code import check_code, code_hashes, references
 from trainer.data import DatasetReport, inspect_dataset
 from trainer.data.reading import names_hub_dataset
 from trainer.errors import ConfigError, OrchestratorError
-from trainer.extras import check_extras, extras_of
+from trainer.extras import check_extras, check_trainer, extras_of
 from trainer.gguf import check_export
-from trainer.model import check_model_files
+from trainer.model import check_model_files, looks_like_path
 from trainer.rewards.scorer import check_scorer
 
 
@@ -41,6 +41,7 @@ def checked_job(
     *,
     keep: str | None = None,
     max_cost: float | None = None,
+    for_worker: bool = False,
 ) -> TrainingJob:
     """Return the job in a file after looking at what it names on this computer.
 
@@ -49,6 +50,8 @@ def checked_job(
         providers: names separated by commas, instead of those in the file.
         keep: how long to keep a rented machine, such as 10m, instead of what the file says.
         max_cost: USD, instead of what the file says.
+        for_worker: a worker trains it, perhaps on another computer: what is not here is noted and
+            left to it, what is here is looked at all the same.
 
     Raises:
         ConfigError: the file, an option, the dataset or the model is wrong.
@@ -62,13 +65,43 @@ def checked_job(
         job = job.model_copy(update={"keep_minutes": _minutes(keep)})
     if providers:
         job = job.model_copy(update={"provider": _names(providers)})
-    check_foreign(job)
-    check_dataset(job)
-    check_model(job)
-    check_packages(job)
-    check_own_parts(job)
+    away = dict(not_here(job)) if for_worker else {}
+    for field, name in away.items():
+        note(f"{field}: {name} is not on this computer; the worker must have it")
+    if not any(field.startswith("training.command") for field in away):
+        check_foreign(job)
+    if not any(field.startswith("training.dataset") for field in away):
+        check_dataset(job)
+    if "training.model" not in away:
+        check_model(job)
+    if not for_worker:
+        check_packages(job)
+    check_own_parts(job, elsewhere=away)
     _check_provider(job)
     return job
+
+
+def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
+    """Yield field and name of every file or folder that a job names and that is not here."""
+    config = job.training
+    named = [("training.model", config.model)] if config.trainer != "command" else []
+    if config.reward_model:
+        named.append(("training.reward_model", config.reward_model))
+    yield from ((f, name) for f, name in named if looks_like_path(name) and not _is_here(name))
+    for field in ("path", "eval_path"):
+        name = getattr(config.dataset, field)
+        if name and not names_hub_dataset(name) and not _is_here(name):
+            yield f"training.dataset.{field}", name
+    for field, text in references(config):
+        if not _is_here(text.rpartition(":")[0]):
+            yield f"training.{field} {text}", text
+    for name in config.command.files if config.command else []:
+        if not _is_here(name):
+            yield f"training.command.files {name}", name
+
+
+def _is_here(name: str) -> bool:
+    return Path(name).expanduser().exists()
 
 
 def _minutes(text: str) -> float:
@@ -101,23 +134,26 @@ def check_dataset(job: TrainingJob) -> DatasetReport | None:
 
 
 def check_packages(job: TrainingJob) -> None:
-    """Look for packages that this job needs beyond the usual; elsewhere they are installed.
+    """Look for what the flow will look for when it trains here; elsewhere it is installed.
 
     Raises:
         DependencyError: naming the field that wants one, and the command that installs it.
     """
     if job.providers == ["local"]:
+        if job.training.trainer == "builtin":
+            check_trainer()
         check_extras(job.training)
 
 
-def check_own_parts(job: TrainingJob) -> None:
+def check_own_parts(job: TrainingJob, *, elsewhere: Mapping[str, str] | None = None) -> None:
     """Look at the user's own code, without running it, and at the model that gives rewards.
 
     Raises:
         ConfigError: a file is missing, is no Python, or does not have the name.
     """
-    check_code(job.training)
-    if job.training.reward_model:
+    away = elsewhere or {}
+    check_code(job.training, elsewhere=set(away.values()))
+    if job.training.reward_model and "training.reward_model" not in away:
         check_scorer(job.training.reward_model)
 
 
@@ -152,7 +188,7 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Check]:
     say("reading the dataset")
     checks.append(_attempt("dataset", lambda: _dataset(job)))
     checks.append(_attempt("model", lambda: _model(job)))
-    if extras_of(job.training):
+    if extras_of(job.training) or _is_trained_here(job):
         checks.append(_attempt("packages", lambda: _packages(job)))
     if job.training.reward_model or any(references(job.training)):
         checks.append(_attempt("code", lambda: _own_parts(job)))
@@ -197,10 +233,19 @@ def _dataset(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     return text, asdict(report)
 
 
+def _is_trained_here(job: TrainingJob) -> bool:
+    return job.training.trainer == "builtin" and job.providers == ["local"]
+
+
 def _packages(job: TrainingJob) -> tuple[str, dict[str, Any]]:
     check_packages(job)
-    where = "here" if job.providers == ["local"] else "installed on the machine"
-    return f"{', '.join(extras_of(job.training))}, {where}", {}
+    extras = extras_of(job.training)
+    if not _is_trained_here(job):
+        where = "here" if job.providers == ["local"] else "installed on the machine"
+        return f"{', '.join(extras)}, {where}", {}
+    found = check_trainer()
+    names = [*(f"{name} {found[name]}" for name in ("torch", "transformers", "trl")), *extras]
+    return f"{', '.join(names)}, here", {"versions": found}
 
 
 def _own_parts(job: TrainingJob) -> tuple[str, dict[str, Any]]:

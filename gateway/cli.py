@@ -112,7 +112,9 @@ def submit(
     follow: Follow = False,  # noqa: FBT002
     json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Hand a job to a deployment; a worker trains it.
+    """Hand a job to a deployment; a worker trains it, perhaps on another computer.
+
+    A file or folder that is not on this computer must be on the worker's, under the same path.
 
     Example: trainctl submit job.yaml --priority high --follow
     """
@@ -120,7 +122,7 @@ def submit(
         from gateway import checks, submitting
 
         submitting.check_priority(priority)
-        job = checks.checked_job(file)
+        job = checks.checked_job(file, for_worker=True)
         code = submitting.submit(job, deployment, priority, follow=follow, as_json=json)
         raise typer.Exit(code)
 

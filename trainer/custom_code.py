@@ -10,7 +10,7 @@ import ast
 import difflib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,14 +54,20 @@ def references(config: TrainingConfig) -> Iterator[tuple[str, str]]:
         yield "formatting", config.formatting
 
 
-def check_code(config: TrainingConfig) -> None:
+def check_code(config: TrainingConfig, *, elsewhere: Collection[str] = ()) -> None:
     """Read the files without running them: they are there, they are Python, they have the names.
+
+    Args:
+        config: the job's config.
+        elsewhere: references to files of another computer, which are passed over.
 
     Raises:
         ConfigError: naming the field, the file and what is wrong with it.
     """
     for field, text in references(config):
         path, name = split_reference(text, field)
+        if text in elsewhere:
+            continue
         found = _names_in(path, field)
         if name not in found:
             close = difflib.get_close_matches(name, found, n=1)

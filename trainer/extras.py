@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from trainer.errors import DependencyError
@@ -23,6 +25,29 @@ MODULES = {
 """What an extra lets us import, by the extra's name."""
 BITSANDBYTES_OPTIMIZER = re.compile(r"(?<!torch_)8bit|bnb|paged|ademamix|^lion_")
 """The names that transformers gives to optimizers that need bitsandbytes, and to no other."""
+
+
+NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
+"""What our own trainer cannot do without."""
+
+
+def check_trainer() -> dict[str, str]:
+    """Return the versions of what our trainer needs in this Python, without importing any.
+
+    Raises:
+        DependencyError: something is missing; with the command that installs it.
+    """
+    found: dict[str, str] = {}
+    for name in NEEDED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    missing = [name for name in NEEDED if name not in found]
+    if missing:
+        raise DependencyError(
+            f"{sys.executable} lacks {', '.join(missing)}.",
+            f"Run: {sys.executable} -m pip install 'training-orchestrator[trainer]'",
+        )
+    return found
 
 
 def extras_of(config: TrainingConfig) -> list[str]:

@@ -32,10 +32,16 @@ def check_model_files(
         ModelNotFound: `model` is a path, and no folder with such a file is there.
     """
     path = Path(model).expanduser()
-    looks_like_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or path.exists()
-    if looks_like_path and not any((path / name).is_file() for name in needed):
+    if (looks_like_path(model) or path.exists()) and not any(
+        (path / name).is_file() for name in needed
+    ):
         what = f"has no {' or '.join(needed)}" if path.is_dir() else "is not a folder"
         raise ModelNotFound(f"{field}: {path} {what}.")
+
+
+def looks_like_path(model: str) -> bool:
+    """Return whether a name can only mean a folder, whether it is there or not."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1
 
 
 def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
 import sys
@@ -24,9 +23,8 @@ from flows.setup.environment import Log, prepare
 from flows.setup.wheel import extra_requirements, trainer_wheel
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.errors import DependencyError
-from trainer.extras import check_extras, extras_of
-from trainer.own_python import own_python, users_variables
+from trainer.extras import check_extras, check_trainer, extras_of
+from trainer.own_python import users_variables
 
 SETUP_DONE = "setup-done"  # the file in the job directory that says so
 SECRETS = (
@@ -39,15 +37,6 @@ ADDRESSES = (
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
 )
 """Where they are valid."""
-NEEDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
-PROBE = (
-    "import importlib.metadata as m, json, sys\n"
-    "found = {}\n"
-    "for name in sys.argv[1:]:\n"
-    "    try: found[name] = m.version(name)\n"
-    "    except m.PackageNotFoundError: found[name] = None\n"
-    "print(json.dumps(found))"
-)
 
 
 @step
@@ -68,7 +57,8 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
     async def work(machine: Machine) -> str:
         if provider.is_home:
             if job.training.trainer == "builtin":  # another's packages are known to him alone
-                await _check_packages(machine, log)
+                found = check_trainer()
+                log(f"environment: {', '.join(f'{name} {v}' for name, v in found.items())}")
             check_extras(job.training)
             python = sys.executable
         else:
@@ -107,17 +97,3 @@ async def run_setup(
     variables = {**secrets(), **users_variables()}
     await machine.run_shell([path, *lines], env=variables, cwd=workspace, log=log)
     await machine.write(marker, b"")
-
-
-async def _check_packages(machine: Machine, log: Log) -> None:
-    result = await machine.run(own_python("-c", PROBE, *NEEDED), timeout=60)
-    if result.exit_code:
-        raise DependencyError(f"{sys.executable} does not run: {result.stderr.strip()[-300:]}.")
-    found: dict[str, str | None] = json.loads(result.stdout)
-    missing = [name for name, version in found.items() if version is None]
-    if missing:
-        raise DependencyError(
-            f"{sys.executable} lacks {', '.join(missing)}.",
-            f"Run: {sys.executable} -m pip install 'training-orchestrator[trainer]'",
-        )
-    log(f"environment: {', '.join(f'{name} {version}' for name, version in found.items())}")
