@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import conclude, fail, median, options, place, spread
 
-from trainer.metrics import read_metrics
+from trainer.contract.metrics import read_metrics
 
 GOAL = 1.10
 

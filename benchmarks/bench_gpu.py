@@ -25,7 +25,7 @@ from common import EXAMPLES, Place, conclude, median, options, place, write_chat
 
 from blocks.providers.gpu_names import matches
 from flows.renting.estimating import OPERATIONS, TERAFLOPS
-from trainer.metrics import read_metrics
+from trainer.contract.metrics import read_metrics
 
 GOAL = 1.0
 WARM_UP = 5

@@ -40,7 +40,7 @@ from common import (
 )
 
 from tests.clouds.runpod import RunPodCloud
-from trainer.metrics import read_metrics
+from trainer.contract.metrics import read_metrics
 
 GOAL = 10.0  # seconds
 BOOT_SECONDS = 5.0
@@ -98,7 +98,9 @@ def first_step_alone(here: Place, number: int) -> float:
     assert isinstance(training, dict)
     directory = here.job_directory(f"alone-{number}", training)
     began = time.time()
-    trainer = here.start([sys.executable, "-m", "trainer", directory.root], "trainer.log")
+    trainer = here.start(
+        [sys.executable, "-m", "trainer", directory.root], "trainer.supervision.log"
+    )
     seconds = first_metric(directory.metrics, trainer) - began
     trainer.finished()
     return seconds

@@ -22,7 +22,7 @@ from typing import Any
 
 from common import Place, conclude, fail, median, options, place, spread
 
-from trainer.metrics import read_metrics
+from trainer.contract.metrics import read_metrics
 
 GOAL = 1.02
 HERE = Path(__file__).parent

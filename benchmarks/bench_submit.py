@@ -29,8 +29,8 @@ from typing import Any
 import httpx
 from common import EXAMPLES, Place, conclude, fail, median, options, place, spread, wait_until
 
-from trainer.files import replace_json
-from trainer.metrics import read_metrics
+from trainer.contract.files import replace_json
+from trainer.contract.metrics import read_metrics
 
 POLLS = {"default": 10.0, "1": 1.0}
 TRAINCTL = Path(sys.executable).with_name("trainctl")

@@ -74,7 +74,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc] # transformers is not ch
 
 def ours(job_directory: str) -> int:
     """Run the trainer's own process, as its supervisor would."""
-    from trainer.train import main
+    from trainer.training.train import main
 
     _carry(Path(job_directory) / "clock.json", supervised=True)
     return main(job_directory)
@@ -118,7 +118,7 @@ def plain(spec_file: str) -> int:
 
     from trainer.config import TrainingConfig
     from trainer.data.tokenization import prepare_datasets
-    from trainer.model import add_adapters, load_model, load_tokenizer
+    from trainer.engine.model import add_adapters, load_model, load_tokenizer
 
     spec = json.loads(Path(spec_file).read_text())
     given = TrainingConfig.model_validate(spec["config"])

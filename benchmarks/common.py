@@ -21,8 +21,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainer.files import replace_json
-from trainer.job_directory import JobDirectory
+from trainer.contract.files import replace_json
+from trainer.contract.job_directory import JobDirectory
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 MAKE_LLAMA = """

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.job_file import load_job
-from trainer.job_directory import JobDirectory, JobState
-from trainer.methods import METHODS
-from trainer.metrics import read_metrics
+from trainer.config.methods import METHODS
+from trainer.contract.job_directory import JobDirectory, JobState
+from trainer.contract.metrics import read_metrics
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 EXACT = ("train_loss", "eval_loss", "grad_norm", "learning_rate")

@@ -29,12 +29,12 @@ from typing import Any
 from common import place
 from methods import directory_of, supervised, weights
 
-from trainer.checkpoints import STAGING, all_checkpoints
-from trainer.job_directory import JobDirectory, JobState
-from trainer.log import append_line
-from trainer.manifest import MANIFEST, read_manifest
-from trainer.methods import METHODS
-from trainer.metrics import Record, parse_records
+from trainer.config.methods import METHODS
+from trainer.contract.checkpoints import STAGING, all_checkpoints
+from trainer.contract.job_directory import JobDirectory, JobState
+from trainer.contract.manifest import MANIFEST, read_manifest
+from trainer.contract.metrics import Record, parse_records
+from trainer.supervision.log import append_line
 
 STEPS, SAVE_STEPS, EVAL_STEPS = 24, 2, 8
 PHASES = {"start": 4, "step": 6, "save": 5, "evaluation": 2, "output": 3}

@@ -1,6 +1,6 @@
 """A trainer that trains nothing, for machines that must be cheap: it speaks the job directory.
 
-A job's `setup` puts it in the place of `trainer/train.py` on its machine, and nowhere else. It
+A job's `setup` puts it in the place of `trainer/training/train.py` on its machine, and nowhere else. It
 writes a line, a metric and its status every second, a checkpoint, and in the end an output, until
 the trainers of `STAND_IN_COUNT` machines have been at it together for `max_steps` seconds: each
 leaves a file in the folder `STAND_IN_TOGETHER` when it begins. See bench_remote_fleet.
@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from trainer.checkpoints import NEEDED, STAGING, commit
-from trainer.files import read_json
-from trainer.job_directory import JobDirectory, JobState, utc_now
-from trainer.manifest import write_manifest
+from trainer.contract.checkpoints import NEEDED, STAGING, commit
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobDirectory, JobState, utc_now
+from trainer.contract.manifest import write_manifest
 
 SAVE_STEPS = 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 HOME_VARIABLE = "TRAINING_ORCHESTRATOR_HOME"
 

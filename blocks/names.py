@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from blocks.home import home
-from trainer.files import fsync_directory
+from trainer.contract.files import fsync_directory
 
 PREFIX = "to"
 _NAME = re.compile(

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from blocks.providers.base import Provider
-from trainer.errors import ConfigError, DependencyError
+from trainer.contract.errors import ConfigError, DependencyError
 
 GROUP = "training_orchestrator.providers"
 """The entry point group by which another package adds a provider: name = module:Class."""

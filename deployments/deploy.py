@@ -14,7 +14,7 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from trainer.own_python import own_python
+from trainer.contract.own_python import own_python
 
 POOL = "local-gpu"
 CLOUD_POOL = "cloud"

@@ -22,9 +22,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from flows.job_file import load_job
-from trainer.files import replace_json
-from trainer.job_directory import JobDirectory
-from trainer.own_python import own_python
+from trainer.contract.files import replace_json
+from trainer.contract.job_directory import JobDirectory
+from trainer.contract.own_python import own_python
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "tiny-llama"

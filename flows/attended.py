@@ -17,7 +17,7 @@ from uuid import UUID
 
 from blocks.home import private_folder, runs
 from flows.locks import is_held
-from trainer.own_python import own_python
+from trainer.contract.own_python import own_python
 
 FLOW_LOG = "flow.log"
 """What the process of a run printed."""

@@ -20,7 +20,7 @@ from prefect.states import Scheduled
 from flows.attended import start_in_background, unmark
 from flows.logger import OneLine
 from flows.run_folder import RunFolder
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 
 async def revive(run: FlowRun) -> None:

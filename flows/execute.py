@@ -14,8 +14,8 @@ from flows.saved import STOPPED
 from flows.shown import job_state
 from flows.train import train
 from trainer.config import TrainingJob
-from trainer.errors import ConfigError
-from trainer.job_directory import JobState
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import JobState
 
 
 async def create_run(job: TrainingJob) -> FlowRun:

@@ -12,10 +12,10 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from trainer.config import TrainingJob
+from trainer.config.explain import validated
+from trainer.config.model_files import looks_like_path
+from trainer.contract.errors import ConfigError
 from trainer.data.reading import names_hub_dataset
-from trainer.errors import ConfigError
-from trainer.explain import validated
-from trainer.model import looks_like_path
 
 MAX_BYTES = 1 << 20  # a job file is written by hand
 REMEDY = "Start from the file that 'trainctl init' writes."

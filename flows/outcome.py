@@ -14,8 +14,8 @@ from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
 from flows.saved import STOPPED, saved
 from trainer.config import TrainingJob
-from trainer.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
-from trainer.job_directory import JobState
+from trainer.contract.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
+from trainer.contract.job_directory import JobState
 
 PAUSE_SECONDS = 10 * 365 * 24 * 3600  # Prefect fails a pause at its end; ours has none
 

@@ -40,8 +40,8 @@ from flows.run_folder import RunFolder, run_folders
 from flows.saved import STOPPED, saved
 from flows.shown import job_state
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError, TrainingFailed
-from trainer.files import read_json, replace_json
+from trainer.contract.errors import OrchestratorError, TrainingFailed
+from trainer.contract.files import read_json, replace_json
 
 ZOMBIE_SECONDS = (
     30.0  # in a state of work with nobody at work: longer than a process takes to start

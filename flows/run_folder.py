@@ -14,9 +14,9 @@ from blocks.home import artifacts, instances, private_folder, runs
 from blocks.names import ours, run_prefix
 from flows.attended import LOCK
 from flows.shown import short_id
-from trainer.errors import ConfigError
-from trainer.job_directory import JobDirectory
-from trainer.manifest import MANIFEST
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import JobDirectory
+from trainer.contract.manifest import MANIFEST
 
 RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

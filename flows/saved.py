@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flows.run_folder import RunFolder
-from trainer.checkpoints import all_checkpoints, step_of
-from trainer.job_directory import Status
-from trainer.metrics import read_metrics
+from trainer.contract.checkpoints import all_checkpoints, step_of
+from trainer.contract.job_directory import Status
+from trainer.contract.metrics import read_metrics
 
 STOPPED = "Stopped"
 """The name of the state, in Prefect, of a job that was stopped."""

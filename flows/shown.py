@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from trainer.job_directory import JobState
+from trainer.contract.job_directory import JobState
 
 FLOW = "train"
 PAUSING = "Pausing"

@@ -36,8 +36,8 @@ from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
 from flows.together import all_of
 from trainer.config import TrainingJob
-from trainer.errors import MachineLost, OrchestratorError
-from trainer.job_directory import JobState
+from trainer.contract.errors import MachineLost, OrchestratorError
+from trainer.contract.job_directory import JobState
 
 
 @flow(

@@ -20,8 +20,8 @@ from pathlib import Path
 from blocks.home import home, instances, runs
 from flows.attended import MARK, is_left, is_marked, is_worked_on
 from flows.locks import is_held
-from trainer.files import read_json
-from trainer.own_python import own_python
+from trainer.contract.files import read_json
+from trainer.contract.own_python import own_python
 
 SECONDS = "TRAINING_ORCHESTRATOR_ATTEND_SECONDS"
 """The variable with the seconds between two looks; 0: nobody attends."""

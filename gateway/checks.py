@@ -15,13 +15,13 @@ from gateway.exits import note, sentence
 from gateway.foreign_checks import check_foreign
 from gateway.view import duration
 from trainer.config import FOREIGN_DATA, TrainingJob
-from trainer.custom_code import check_code, code_hashes, references
+from trainer.config.code_references import check_code, code_hashes, references
+from trainer.config.extras import check_extras, check_trainer, extras_of
+from trainer.config.model_files import check_model_files, looks_like_path
+from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.data import DatasetReport, inspect_dataset
 from trainer.data.reading import names_hub_dataset
-from trainer.errors import ConfigError, OrchestratorError
-from trainer.extras import check_extras, check_trainer, extras_of
-from trainer.gguf import check_export
-from trainer.model import check_model_files, looks_like_path
+from trainer.results.gguf import check_export
 from trainer.rewards.scorer import check_scorer
 
 

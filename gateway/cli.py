@@ -26,8 +26,8 @@ from gateway.exits import (
     say_json,
     unexpected,
 )
-from trainer.job_directory import JobState
-from trainer.own_python import forget_working_folder
+from trainer.contract.job_directory import JobState
+from trainer.contract.own_python import forget_working_folder
 
 app = typer.Typer(
     name="trainctl",

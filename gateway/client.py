@@ -17,7 +17,7 @@ from flows.shown import FLOW
 from gateway.connecting import Api, api_url
 from gateway.prefect_settings import PrefectSettings
 from gateway.waiting import waiting_for
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 PAGE = 200  # what the API gives at most
 

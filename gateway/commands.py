@@ -20,7 +20,7 @@ from gateway.ending import rest_line, tell_end
 from gateway.exits import Exit, code_of_state, note, say
 from gateway.signals import Signals
 from gateway.view import printable
-from trainer.job_directory import JobState
+from trainer.contract.job_directory import JobState
 
 
 def resume(text: str, *, detach: bool, logs: bool) -> Exit:

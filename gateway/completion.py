@@ -12,7 +12,7 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     from gateway.client import LightClient
     from gateway.connecting import Api
     from gateway.prefect_settings import PrefectSettings
-    from trainer.errors import OrchestratorError
+    from trainer.contract.errors import OrchestratorError
 
     try:
         settings = PrefectSettings()

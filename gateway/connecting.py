@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from gateway.exits import ApiUnreachable, note
 from gateway.prefect_settings import CLOUD, PrefectSettings
-from trainer.errors import ConfigError, OrchestratorError
+from trainer.contract.errors import ConfigError, OrchestratorError
 
 PROBE_SECONDS = 5.0
 BUSY = {408, 429, 502, 503}  # Prefect's own client tries again too

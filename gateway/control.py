@@ -20,8 +20,8 @@ from flows.run_folder import RunFolder
 from flows.saved import STOPPED, saved
 from flows.shown import PAUSING, job_state, short_id
 from trainer.config import TrainingJob
-from trainer.errors import ConfigError, TrainingFailed
-from trainer.job_directory import JobState
+from trainer.contract.errors import ConfigError, TrainingFailed
+from trainer.contract.job_directory import JobState
 
 POLL_SECONDS = 0.5
 LAST_WORD_SECONDS = 20.0  # for our word to follow that of Prefect's worker; see flows.last_word

@@ -8,10 +8,10 @@ from typing import Any
 
 from blocks.home import runs
 from flows.shown import ShownRun, job_state, short_id
-from trainer.errors import ConfigError, DiskFull, IntegrityError
-from trainer.files import fsync_directory, read_json
-from trainer.job_directory import JobState
-from trainer.manifest import MANIFEST, verify
+from trainer.contract.errors import ConfigError, DiskFull, IntegrityError
+from trainer.contract.files import fsync_directory, read_json
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import MANIFEST, verify
 
 
 def download(run: ShownRun, target: Path) -> dict[str, Any]:

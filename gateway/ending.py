@@ -9,8 +9,8 @@ from flows.shown import ShownRun, job_state, short_id
 from gateway import jobs
 from gateway.exits import complain, say
 from gateway.view import duration, number, printable
-from trainer.files import read_json
-from trainer.job_directory import JobState
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobState
 
 
 def tell_end(run: ShownRun, folder: RunFolder) -> None:

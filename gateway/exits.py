@@ -16,8 +16,8 @@ from typing import Any
 
 import typer
 
-from trainer.errors import ConfigError, OrchestratorError
-from trainer.job_directory import JobState
+from trainer.contract.errors import ConfigError, OrchestratorError
+from trainer.contract.job_directory import JobState
 
 
 class Exit(IntEnum):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from trainer.config import CommandConfig, TrainingConfig, TrainingJob
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 from trainer.presets import PRESETS, check_foreign_settings
 
 SCRIPT = re.compile(r"(\./)?[\w.-]+(/[\w.-]+)*\.(py|sh)")

@@ -25,7 +25,7 @@ from trainer.config import (
     TrainingConfig,
     TrainingJob,
 )
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 WIDTH = 96
 CHOSEN: dict[tuple[type[BaseModel], str], Any] = {

@@ -20,9 +20,9 @@ from flows.shown import (
 from gateway.client import PAGE, JobRun, LightClient
 from gateway.prefect_settings import PrefectSettings
 from gateway.view import View, view_of
-from trainer.errors import ConfigError
-from trainer.job_directory import JobState
-from trainer.metrics import Record, by_step, parse_records
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import JobState
+from trainer.contract.metrics import Record, by_step, parse_records
 
 if TYPE_CHECKING:
     from trainer.config import TrainingJob
@@ -126,7 +126,7 @@ def job_of(run: ShownRun) -> TrainingJob:
         ConfigError: it is of another version, or nobody checked it.
     """
     from trainer.config import TrainingJob  # it costs CPU time that most commands need not spend
-    from trainer.explain import validated
+    from trainer.config.explain import validated
 
     return validated(TrainingJob, run.parameters.get("job"), f"job {short_id(run.id)}")
 

@@ -11,8 +11,8 @@ from gateway.client import JobRun, connected
 from gateway.exits import say, say_json
 from gateway.table import print_table
 from gateway.view import NOTHING, age, duration, losses, number, printable, sparkline, speed
-from trainer.job_directory import JobState
-from trainer.metrics import Record
+from trainer.contract.job_directory import JobState
+from trainer.contract.metrics import Record
 
 COLUMNS = ("ID", "NAME", "STATE", "PROVIDER", "STEP", "LOSS", "EVAL", "AGE", "TOOK")
 

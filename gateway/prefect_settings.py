@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 CLOUD = "https://api.prefect.cloud/api"
 TRUE = {"1", "true", "t", "yes", "y", "on"}

@@ -10,9 +10,9 @@ from blocks.home import runs
 from flows.shown import ShownRun
 from gateway.download import report_of
 from gateway.jobs import job_of
-from trainer.errors import ConfigError, DependencyError, ProviderError
-from trainer.explain import validated
-from trainer.hub import check_hub, push_output
+from trainer.config.explain import validated
+from trainer.contract.errors import ConfigError, DependencyError, ProviderError
+from trainer.results.hub import check_hub, push_output
 
 
 def push(run: ShownRun, repository: str | None) -> str:

@@ -28,7 +28,7 @@ from gateway.keeper import last_reconcile
 from gateway.table import print_table
 from gateway.view import NOTHING, duration, printable
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 OFFERS = ("PROVIDER", "MACHINE", "GPU", "VRAM", "REGION", "SPOT", "USD/H", "TIME", "USD")
 COSTS = {"job": "JOB", "provider": "PROVIDER", "day": "DAY"}

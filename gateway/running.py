@@ -27,8 +27,8 @@ from gateway.live import display
 from gateway.logs import MirrorReader
 from gateway.signals import ENDING, Signals, Told
 from trainer.config import TrainingJob
-from trainer.errors import TrainingFailed
-from trainer.job_directory import JobState
+from trainer.contract.errors import TrainingFailed
+from trainer.contract.job_directory import JobState
 
 POLL_SECONDS = 0.5
 QUESTION = "\n[d]etach: it goes on in the background   [s]top: save and stop   [c]ontinue ? "

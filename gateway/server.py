@@ -26,8 +26,8 @@ from blocks.home import home
 from gateway import attendant
 from gateway.exits import ApiUnreachable, note
 from gateway.prefect_settings import PrefectSettings
-from trainer.files import read_json, replace_json
-from trainer.own_python import own_python
+from trainer.contract.files import read_json, replace_json
+from trainer.contract.own_python import own_python
 
 HOST = "127.0.0.1"
 PORT = 4200  # Prefect's own; PREFECT_SERVER_API_PORT chooses another, as it does for Prefect

@@ -6,7 +6,7 @@ from gateway import jobs, looking
 from gateway.client import connected
 from gateway.exits import Exit, say, say_json
 from trainer.config import TrainingJob
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 PRIORITIES = ("high", "default", "low")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from trainer.metrics import Record
-from trainer.words import NOTHING as NOTHING
-from trainer.words import duration as duration
-from trainer.words import number as number
+from trainer.contract.metrics import Record
+from trainer.contract.words import NOTHING as NOTHING
+from trainer.contract.words import duration as duration
+from trainer.contract.words import number as number
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARK_CELLS = 32

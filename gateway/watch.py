@@ -13,7 +13,7 @@ from gateway import jobs
 from gateway.client import JobRun, LightClient
 from gateway.exits import ApiUnreachable
 from gateway.live import Display
-from trainer.metrics import Record
+from trainer.contract.metrics import Record
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0  # for an API that does not answer

@@ -4,7 +4,7 @@ What `job.json` may hold for the supervisor:
 
     limits    max_restarts, stall_timeout_minutes, stop_grace_seconds, max_runtime_minutes
     config    per_device_train_batch_size, which is divided when memory runs out
-    world     how many processes train together, on which machines; see trainer.ranks
+    world     how many processes train together, on which machines; see trainer.contract.world
     command   the trainer's command line as a list of words, instead of this package's trainer
 """
 
@@ -18,11 +18,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.errors import ConfigError
-from trainer.job_directory import Desired, JobDirectory, JobState
-from trainer.process import detach
-from trainer.supervisor import Supervisor, job_terms, ownership
-from trainer.verdict import Terms
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import Desired, JobDirectory, JobState
+from trainer.supervision.process import detach
+from trainer.supervision.supervisor import Supervisor, job_terms, ownership
+from trainer.supervision.verdict import Terms
 
 BAD_USAGE = 2
 NOT_OURS = 5

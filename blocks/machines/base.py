@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 CAPTURE_LIMIT = 1 << 20  # bytes kept of each output of a command, from its end
 FOLLOW_CHUNK = 256 << 10  # bytes at most that `follow` yields at once

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from blocks.machines.base import CANNOT_START, CommandResult
 from blocks.machines.lines import Tail
-from trainer.errors import DependencyError
+from trainer.contract.errors import DependencyError
 
 CLOSE_SECONDS = 1.0  # for the outputs to close after the group was killed
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from blocks.machines.base import Machine
 from blocks.machines.hardware import ASK, Hardware, read_hardware, same_gpu
 from blocks.machines.shell import FOLDER, all_of, last_of, marked, run_script, script
-from trainer.errors import BootError
+from trainer.contract.errors import BootError
 
 READY_SECONDS = 120.0  # in all; half of it for the GPUs to compute
 DISK_SHARE = 0.9  # of what was asked for: a file system keeps some, and vendors count in 10^9

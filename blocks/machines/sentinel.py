@@ -18,7 +18,7 @@ import time
 
 from blocks.machines.base import Machine
 from blocks.machines.shell import last_of, marked, run_script, script
-from trainer.errors import BootError, ConnectionLost, OrchestratorError
+from trainer.contract.errors import BootError, ConnectionLost, OrchestratorError
 
 GRACE_SECONDS = 120.0
 AGAIN_SECONDS = 60  # from one farewell to the next

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.errors import DependencyError
+from trainer.contract.errors import DependencyError
 
 _MARK = "\x1e"  # ASCII's record separator: comes before each command that failed
 

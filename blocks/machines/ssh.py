@@ -21,7 +21,12 @@ from blocks.machines.lines import LineWriter, Tail
 from blocks.machines.setup import setup_failed, setup_script
 from blocks.machines.ssh_channel import Channel, Cut
 from blocks.machines.ssh_connections import Connections, Patience
-from trainer.errors import ConnectionLost, DependencyError, IntegrityError, OrchestratorError
+from trainer.contract.errors import (
+    ConnectionLost,
+    DependencyError,
+    IntegrityError,
+    OrchestratorError,
+)
 
 END_SECONDS = 5.0  # for a command to tell its end after it was told to end
 SMALL_FILE = 64 << 20  # bytes; what `read` takes at most

@@ -14,7 +14,7 @@ import asyncssh
 from blocks.machines.ssh_channel import Channel, Cut
 from blocks.machines.ssh_host_key import HostKeyPin, PinningClient, key_types
 from blocks.machines.ssh_script import BOOT
-from trainer.errors import ConfigError, ConnectionLost
+from trainer.contract.errors import ConfigError, ConnectionLost
 
 Result = TypeVar("Result")
 CONNECT_SECONDS = 15.0

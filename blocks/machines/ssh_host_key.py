@@ -10,8 +10,8 @@ import asyncssh
 from typing_extensions import override
 
 from blocks.home import private_folder
-from trainer.errors import ConfigError, HostKeyChanged
-from trainer.files import fsync_directory
+from trainer.contract.errors import ConfigError, HostKeyChanged
+from trainer.contract.files import fsync_directory
 
 KEY_TYPES = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"rsa-sha2-512", b"rsa-sha2-256")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 from blocks.machines.transfer import PART
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 # Quoted so that every login shell reads it alike. `read` takes byte by byte: what follows the
 # line on standard input is left for the script.

@@ -15,8 +15,8 @@ from blocks.machines.base import Transfer
 from blocks.machines.ssh_channel import Channel, Cut
 from blocks.machines.ssh_connections import Connections, Patience
 from blocks.machines.transfer import Part, check_limit, chunks, disk_full, in_thread
-from trainer.errors import DiskFull, IntegrityError, OrchestratorError
-from trainer.files import CHUNK
+from trainer.contract.errors import DiskFull, IntegrityError, OrchestratorError
+from trainer.contract.files import CHUNK
 
 WINDOW = 16 << 20  # bytes that may be under way: 100 ms at 1.3 Gbit/s
 MAX_LINE = 4 << 10  # bytes; of the lines that come before the content

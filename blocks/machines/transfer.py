@@ -14,8 +14,8 @@ from threading import Event
 from typing import BinaryIO, TypeVar
 
 from blocks.machines.base import Transfer
-from trainer.errors import DiskFull, IntegrityError
-from trainer.files import CHUNK, fsync_directory
+from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.files import CHUNK, fsync_directory
 
 Result = TypeVar("Result")
 PART = ".part"  # what a file is called until it is whole

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from trainer.errors import ConnectionLost, RateLimited
+from trainer.contract.errors import ConnectionLost, RateLimited
 
 T = TypeVar("T")
 CONNECT_SECONDS = 10.0

@@ -18,7 +18,7 @@ class Provider(Block, ABC):
     """Somewhere machines come from: a Prefect block, so that an account can be saved by name.
 
     No call waits for a machine to boot: whoever calls does. Every call raises errors of
-    `trainer.errors` only: `CredentialsError`, `RateLimited` and `ConnectionLost` besides those
+    `trainer.contract.errors` only: `CredentialsError`, `RateLimited` and `ConnectionLost` besides those
     named. The account is the ledger: the name of an instance tells which run owns it
     (`blocks.names`), so nothing about it need be kept elsewhere.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from trainer.errors import CapacityError
+from trainer.contract.errors import CapacityError
 
 GIB = 1 << 30
 

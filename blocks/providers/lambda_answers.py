@@ -10,7 +10,7 @@ from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.gpu_names import matches
 from trainer.config import Limits, Resources
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConnectionLost,
     CredentialsError,

@@ -31,7 +31,7 @@ from blocks.providers.lambda_answers import (
 )
 from blocks.providers.settle import settled
 from trainer.config import Limits, Resources
-from trainer.errors import CapacityError, ConfigError, CredentialsError, OrchestratorError
+from trainer.contract.errors import CapacityError, ConfigError, CredentialsError, OrchestratorError
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from blocks.providers.gpu_names import matches
 from blocks.providers.gpus import GIB, Gpu, choose, gpus, grouped, visible
 from blocks.providers.occupants import end_occupants
 from trainer.config import Limits, Resources
-from trainer.errors import CapacityError, ConfigError, ProviderError
-from trainer.files import read_json, replace_json
+from trainer.contract.errors import CapacityError, ConfigError, ProviderError
+from trainer.contract.files import read_json, replace_json
 
 RECORD = "instance.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from trainer.job_directory import JobDirectory
+from trainer.contract.job_directory import JobDirectory
 
 TERM_SECONDS = 10.0  # from SIGTERM to SIGKILL
 KILL_SECONDS = 5.0  # for the kernel to clear away what was killed

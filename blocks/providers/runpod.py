@@ -28,7 +28,7 @@ from blocks.providers.runpod_answers import (
 from blocks.providers.runpod_offers import cpu_offers, gpu_offers
 from blocks.providers.settle import settled
 from trainer.config import Limits, Resources
-from trainer.errors import CapacityError, CredentialsError, ProviderError
+from trainer.contract.errors import CapacityError, CredentialsError, ProviderError
 
 URL = "https://api.runpod.io/v2"
 CREATE_SECONDS = 60.0  # that a create may be silent

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Api
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConfigError,
     CredentialsError,

@@ -11,7 +11,7 @@ from blocks.models import Offer
 from blocks.providers.gpu_names import matches
 from blocks.providers.runpod_answers import CpuType, GpuType, Place
 from trainer.config import Limits, Resources
-from trainer.errors import CapacityError
+from trainer.contract.errors import CapacityError
 
 VCPUS = 4
 """How many vCPUs a pod without GPU has where no more are asked for."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from blocks.models import Instance
-from trainer.errors import CapacityError, ConnectionLost
+from trainer.contract.errors import CapacityError, ConnectionLost
 
 PAUSE = 0.5  # seconds between the first two looks; then each is half as long again
 LONGEST_PAUSE = 5.0

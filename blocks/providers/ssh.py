@@ -36,7 +36,7 @@ from blocks.providers.ssh_jobs import (
 )
 from blocks.providers.ssh_offers import Survey, fitting_offers
 from trainer.config import Limits, Resources
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConfigError,
     ConnectionLost,

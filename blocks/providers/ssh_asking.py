@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from blocks.machines.base import Machine
 from blocks.machines.shell import marked, run_script
 from blocks.providers.ssh_hosts import Host, host_key_file, known_lines
-from trainer.errors import BootError, ConnectionLost, HostKeyChanged, OrchestratorError
+from trainer.contract.errors import BootError, ConnectionLost, HostKeyChanged, OrchestratorError
 
 ASK_SECONDS = 15.0  # for a host to answer, in all
 PATIENCE_SECONDS = 8.0  # for a host to be reached

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.home import keys, private_folder
-from trainer.errors import ConfigError, CredentialsError
-from trainer.files import replace_text
+from trainer.contract.errors import ConfigError, CredentialsError
+from trainer.contract.files import replace_text
 
 HOSTS_VARIABLE = "SSH_HOSTS"
 KEY_VARIABLE = "SSH_KEY_FILE"

@@ -17,8 +17,8 @@ from blocks.machines.shell import FOLDER, all_of, script
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.names import PREFIX
 from blocks.providers.ssh_hosts import Host
-from trainer.errors import ConfigError
-from trainer.files import NOT_JSON
+from trainer.contract.errors import ConfigError
+from trainer.contract.files import NOT_JSON
 
 NAME = re.compile(rf"{PREFIX}-[0-9a-f]{{8}}-[0-9a-z][0-9a-z-]{{0,79}}")
 """The names that `blocks.names` gives, of any installation; no other folder is ever touched."""

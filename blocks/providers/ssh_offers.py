@@ -11,7 +11,7 @@ from blocks.models import Instance, Offer
 from blocks.providers.gpus import Gpu, choose, grouped
 from blocks.providers.ssh_hosts import Host
 from trainer.config import Limits, Resources
-from trainer.errors import CapacityError
+from trainer.contract.errors import CapacityError
 
 Ranked = tuple[tuple[float, ...], Offer]
 

@@ -31,7 +31,7 @@ from blocks.providers.vast_answers import (
 from blocks.providers.vast_container import FAREWELL, URL, onstart
 from blocks.providers.vast_offers import PAGE_ROWS, bid_for, fitting, query_for, wishes_of
 from trainer.config import Limits, Resources
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConfigError,
     CredentialsError,

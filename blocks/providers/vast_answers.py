@@ -10,7 +10,7 @@ from typing import Any
 
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Api, Unanswered
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConnectionLost,
     CredentialsError,

@@ -11,7 +11,7 @@ from blocks.models import Offer
 from blocks.providers.gpu_names import matches
 from blocks.providers.vast_answers import hired_gb, number, offer_of, storage_price
 from trainer.config import Limits, Resources
-from trainer.errors import CapacityError
+from trainer.contract.errors import CapacityError
 
 LAST_DIGIT = 1e-6  # USD per hour by which equal prices may differ
 PAGE_ROWS = 64  # that a search gives at most

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from blocks.home import home
 from blocks.models import Offer
-from trainer.files import read_json, replace_json
+from trainer.contract.files import read_json, replace_json
 
 AVOID_SECONDS = 3600.0
 

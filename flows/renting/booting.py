@@ -13,7 +13,7 @@ from blocks.providers.base import Provider
 from flows.logger import logger
 from flows.renting.journal import Hire
 from trainer.config import TrainingJob
-from trainer.errors import BootError, ConnectionLost
+from trainer.contract.errors import BootError, ConnectionLost
 
 LOOK_SECONDS = 0.5  # providers that must not be asked so often answer from their last list
 GONE_SECONDS = 5.0  # a provider that says gone must go on saying so: its lists lag

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 from flows.renting.journal import HOUR, Journal
 from trainer.config import TrainingJob
-from trainer.errors import BudgetExceeded
-from trainer.words import number
+from trainer.contract.errors import BudgetExceeded
+from trainer.contract.words import number
 
 MOST_SECONDS = 10 * 365 * 24 * HOUR  # what asyncio's timers are sure to take
 

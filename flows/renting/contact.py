@@ -13,7 +13,7 @@ from blocks.providers.base import Provider
 from flows.logger import logger
 from flows.renting.journal import Journal
 from trainer.config import TrainingJob
-from trainer.errors import ConnectionLost, MachineLost, OrchestratorError
+from trainer.contract.errors import ConnectionLost, MachineLost, OrchestratorError
 
 T = TypeVar("T")
 LOOK_SECONDS = 5.0

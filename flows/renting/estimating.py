@@ -19,9 +19,9 @@ from typing import Any
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
 from trainer.config import TrainingConfig, TrainingJob
-from trainer.custom_code import references
-from trainer.errors import ConfigError, TrainingFailed, from_dict
-from trainer.own_python import own_python
+from trainer.config.code_references import references
+from trainer.contract.errors import ConfigError, TrainingFailed, from_dict
+from trainer.contract.own_python import own_python
 
 PATIENCE_SECONDS = 900
 UTILISATION = 0.33
@@ -64,7 +64,7 @@ def can_estimate(job: TrainingJob) -> bool:
 
 
 def estimated(job: TrainingJob) -> dict[str, Any]:
-    """Return what `trainer.estimate` finds out about a job, in a process of its own; blocks.
+    """Return what `trainer.training.estimate` finds out about a job, in a process of its own; blocks.
 
     Raises:
         OrchestratorError: the job is wrong, or cannot be estimated.
@@ -76,7 +76,7 @@ def estimated(job: TrainingJob) -> dict[str, Any]:
         path.write_text(job.model_dump_json(), encoding="utf-8")
         try:
             done = subprocess.run(  # noqa: S603 - our own interpreter
-                own_python("-m", "trainer.estimate", str(path)),
+                own_python("-m", "trainer.training.estimate", str(path)),
                 env=environment,
                 capture_output=True,
                 text=True,

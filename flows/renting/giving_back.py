@@ -11,7 +11,7 @@ from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.logger import logger
 from flows.renting.journal import Hire, Journal
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 PATIENCE_SECONDS = 120.0
 LOOK_SECONDS = 1.0

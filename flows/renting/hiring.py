@@ -23,7 +23,7 @@ from flows.renting.market import Choice, Market, market, providers_of
 from flows.run_folder import RunFolder
 from flows.together import all_of
 from trainer.config import TrainingJob
-from trainer.errors import (
+from trainer.contract.errors import (
     Action,
     BootError,
     CapacityError,

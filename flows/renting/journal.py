@@ -23,8 +23,8 @@ from blocks.models import Offer
 from blocks.names import HiredName, ours, run_name
 from flows.logger import logger
 from flows.run_folder import RunFolder, run_folders
-from trainer.files import read_json, replace_json
-from trainer.words import rounded, time_taken
+from trainer.contract.files import read_json, replace_json
+from trainer.contract.words import rounded, time_taken
 
 MACHINES = "training-machines"
 HOUR = 3600.0

@@ -17,7 +17,7 @@ from flows.logger import logger
 from flows.renting.journal import Hire, Journal
 from flows.renting.lease import base_of
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 MARGIN_SECONDS = 30.0  # a machine that ends itself within this is of no use to a new job
 

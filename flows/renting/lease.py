@@ -10,7 +10,7 @@ from blocks.machines.sentinel import arm, renew
 from blocks.models import Instance
 from blocks.registry import load_provider
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 MOST_SECONDS = 30.0  # between two renewals
 

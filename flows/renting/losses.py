@@ -6,10 +6,10 @@ from flows.logger import logger
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
-from trainer.checkpoints import newest_valid, step_of
 from trainer.config import TrainingJob
-from trainer.errors import MachineLost
-from trainer.metrics import read_metrics
+from trainer.contract.checkpoints import newest_valid, step_of
+from trainer.contract.errors import MachineLost
+from trainer.contract.metrics import read_metrics
 
 
 async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineLost) -> None:

@@ -16,7 +16,7 @@ from blocks.registry import (
 )
 from flows.renting.bad_hosts import is_bad
 from trainer.config import Limits, Resources, TrainingJob
-from trainer.errors import CapacityError, ConfigError, OrchestratorError
+from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError
 
 ANY = "any"
 

@@ -31,8 +31,8 @@ from flows.streaming.log_shipper import ship_rest
 from flows.streaming.outputs import fetch_output
 from flows.streaming.training import ask, parse_status_text
 from trainer.config import TrainingJob
-from trainer.errors import IntegrityError, OrchestratorError
-from trainer.job_directory import Desired, JobState, Status
+from trainer.contract.errors import IntegrityError, OrchestratorError
+from trainer.contract.job_directory import Desired, JobState, Status
 
 LOOK_SECONDS = 1.0
 EXTRA_SECONDS = 15.0  # beyond the grace that the training has to save

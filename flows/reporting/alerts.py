@@ -15,8 +15,8 @@ from typing import Any
 from flows.logger import logger
 from flows.reporting.spool import Cursor, Spool
 from flows.run_folder import RunFolder
-from trainer.errors import OrchestratorError, OutOfMemory
-from trainer.metrics import Record, parse_records
+from trainer.contract.errors import OrchestratorError, OutOfMemory
+from trainer.contract.metrics import Record, parse_records
 
 TAIL = 64 * 1024  # bytes of the metrics in which the newest record is looked for
 GPU_WORDS = ("CUDA", "CUBLAS", "CUDNN")  # in what torch says when a GPU's memory is full

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.reporting.spool import Cursor
-from trainer.metrics import Record, parse_records
+from trainer.contract.metrics import Record, parse_records
 
 MOST_POINTS = 100  # in one request
 READ_BYTES = 1 << 20  # of the metrics at a time

@@ -12,10 +12,10 @@ from typing import Any, get_args
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from trainer.config import FOREIGN_DATA, DatasetFormat, TrainingJob
-from trainer.metrics import Record
-from trainer.model_card import loading
-from trainer.summary import Summary, code, table
-from trainer.words import number, size, time_taken
+from trainer.contract.metrics import Record
+from trainer.contract.words import number, size, time_taken
+from trainer.results.model_card import loading
+from trainer.results.summary import Summary, code, table
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
 TEXTS = {"format": set(get_args(DatasetFormat)), "dtype": {"float32", "bfloat16", "float16"}}

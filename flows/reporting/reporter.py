@@ -21,7 +21,7 @@ from flows.reporting.spool import Spool, Who
 from flows.reporting.watching import Watch
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError, TrainingFailed
+from trainer.contract.errors import OrchestratorError, TrainingFailed
 
 INTERVAL_SECONDS = 1.0
 FINISH_SECONDS = 10.0  # that the flow's end waits for a receiver that is down

@@ -13,7 +13,7 @@ from typing import Any
 
 from blocks.home import private_folder
 from flows.run_folder import RunFolder
-from trainer.files import NOT_JSON, read_json, replace_json, replace_text
+from trainer.contract.files import NOT_JSON, read_json, replace_json, replace_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

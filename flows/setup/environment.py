@@ -25,8 +25,8 @@ from packaging.requirements import Requirement
 from blocks.machines.base import Machine
 from flows.setup import environment_builder
 from flows.setup.pythons import FULL, PROBE, Python, Survey, lacks_torch, survey, unwritable
-from trainer.errors import DependencyError, DiskFull
-from trainer.own_python import own_python
+from trainer.contract.errors import DependencyError, DiskFull
+from trainer.contract.own_python import own_python
 
 BUILDER = Path(environment_builder.__file__).read_text(encoding="utf-8")
 NEWEST = "3.12"  # what uv installs where there is no Python that serves

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.home import home, private_folder
-from trainer.checkpoints import NO_PART_OF_A_MODEL
 from trainer.config import FOREIGN_DATA, TrainingConfig
-from trainer.custom_code import references, split_reference
+from trainer.config.code_references import references, split_reference
+from trainer.config.model_files import check_model_files
+from trainer.contract.checkpoints import NO_PART_OF_A_MODEL
+from trainer.contract.errors import ConfigError, DataError
+from trainer.contract.files import read_json, replace_json, sha256_of
 from trainer.data.reading import names_hub_dataset, open_source
-from trainer.errors import ConfigError, DataError
-from trainer.files import read_json, replace_json, sha256_of
-from trainer.model import check_model_files
 from trainer.rewards.scorer import model_in
 
 WORTH_NOTING = 16 << 20  # bytes; a smaller file is hashed sooner than its note is read

@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from blocks.machines.base import Machine
 from blocks.machines.shell import all_of, last_of, marked, run_script
-from trainer.errors import DependencyError, DiskFull, OrchestratorError
+from trainer.contract.errors import DependencyError, DiskFull, OrchestratorError
 
 OLDEST = Version("3.11")
 LOOK_SECONDS = 120.0  # for all Pythons of a machine to answer, on a slow disk too

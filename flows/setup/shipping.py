@@ -33,9 +33,9 @@ from flows.setup.files_here import (
 )
 from flows.setup.pythons import unwritable
 from trainer.config import TrainingConfig
-from trainer.custom_code import is_reference, split_reference
-from trainer.errors import ConfigError, IntegrityError, OrchestratorError
-from trainer.files import sha256_of
+from trainer.config.code_references import is_reference, split_reference
+from trainer.contract.errors import ConfigError, IntegrityError, OrchestratorError
+from trainer.contract.files import sha256_of
 
 PARALLEL = 4  # files on their way at once
 BIG = 64 << 20  # bytes; of a bigger file the progress is told

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import trainer
-from trainer.errors import DependencyError
+from trainer.contract.errors import DependencyError
 
 PROJECT = "training-orchestrator"
 WHEEL_PROJECT = f"{PROJECT}-trainer"

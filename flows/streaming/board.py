@@ -24,9 +24,9 @@ from flows.logger import logger
 from flows.shown import CURVE, METRICS, PROGRESS
 from flows.streaming.chart import Panel, chart, data_uri, thinned
 from flows.streaming.metrics_tail import MetricsTail
-from trainer.metrics import OF_METHODS, Record
-from trainer.summary import table as markdown_table
-from trainer.words import number, rounded, time_taken
+from trainer.contract.metrics import OF_METHODS, Record
+from trainer.contract.words import number, rounded, time_taken
+from trainer.results.summary import table as markdown_table
 
 UPDATE_SECONDS = 2.0
 REST = 4.0  # times as long as publishing took, it waits at least before it publishes again

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 from flows.streaming.axes import CHARACTER, Axis, of_steps, of_values, visible
-from trainer.words import number
+from trainer.contract.words import number
 
 WIDTH, HEIGHT = 640, 260  # of a panel, in pixels
 RIGHT, TOP, BOTTOM = 20, 40, 30  # margins around the plot; the left one follows the labels

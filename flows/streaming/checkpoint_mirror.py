@@ -9,10 +9,10 @@ from pathlib import Path
 from blocks.machines.base import Machine
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
-from trainer.checkpoints import all_checkpoints, check, step_of
-from trainer.errors import DiskFull, IntegrityError
-from trainer.files import fsync_directory
-from trainer.manifest import MANIFEST, read_manifest
+from trainer.contract.checkpoints import all_checkpoints, check, step_of
+from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.files import fsync_directory
+from trainer.contract.manifest import MANIFEST, read_manifest
 
 LOOK_SECONDS = 2.0
 KEPT = 2  # checkpoints at home: the newest, and one more should that be refused

@@ -9,7 +9,7 @@ from prefect.events import emit_event
 
 from flows.run_folder import RunFolder
 from flows.streaming.log_shipper import READ_BYTES, split_lines
-from trainer.metrics import EVENT
+from trainer.contract.metrics import EVENT
 
 INTERVAL_SECONDS = 2.0
 

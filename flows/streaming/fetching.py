@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from blocks.machines.base import Machine
-from trainer.errors import DiskFull, IntegrityError
-from trainer.files import sha256_of
-from trainer.manifest import MANIFEST, read_manifest
+from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.files import sha256_of
+from trainer.contract.manifest import MANIFEST, read_manifest
 
 MAX_MANIFEST = 64 << 20  # bytes; a hundred thousand files need less
 SPARE = 256 << 20  # bytes that stay free on our disk

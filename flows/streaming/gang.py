@@ -34,9 +34,9 @@ from flows.streaming.nodes import (
 )
 from flows.streaming.training import RemoteTraining, ask
 from flows.together import all_of
-from trainer.checkpoints import newest_valid
 from trainer.config import TrainingJob
-from trainer.errors import (
+from trainer.contract.checkpoints import newest_valid
+from trainer.contract.errors import (
     Action,
     ConfigError,
     MachineLost,
@@ -44,8 +44,8 @@ from trainer.errors import (
     PeerLost,
     TrainingFailed,
 )
-from trainer.job_directory import Desired, JobState, Status, parse_status
-from trainer.verdict import WISHED, read_terms, retry_after
+from trainer.contract.job_directory import Desired, JobState, Status, parse_status
+from trainer.supervision.verdict import WISHED, read_terms, retry_after
 
 PATIENCE_SECONDS = 10.0  # for the others to end by themselves once one has failed
 END_SECONDS = 60.0  # and once the first has ended: they have nothing left to do

@@ -33,7 +33,7 @@ from blocks.machines.transfer import in_thread
 from flows.logger import logger
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
-from trainer.files import read_json, replace_json
+from trainer.contract.files import read_json, replace_json
 
 INTERVAL_SECONDS = 0.4
 READ_BYTES = 1 << 20  # of the mirror at a time

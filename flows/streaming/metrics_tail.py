@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from trainer.metrics import Record, by_step, parse_records
+from trainer.contract.metrics import Record, by_step, parse_records
 
 READ_BYTES = 1 << 20  # of the metrics at a time; a line that is longer is no record
 MOST_STEPS = 100_000  # kept in memory; of more, every second one is let go

@@ -13,12 +13,12 @@ from blocks.providers.base import Provider
 from flows.run_folder import RunFolder
 from flows.streaming.checkpoint_mirror import put_back
 from flows.streaming.training import LEASE_EXPIRED, RemoteTraining
-from trainer.checkpoints import step_of
 from trainer.config import TrainingJob
-from trainer.errors import OrchestratorError, TrainerKilled, TrainingFailed
-from trainer.job_directory import Desired, JobState, Status, parse_status
+from trainer.contract.checkpoints import step_of
+from trainer.contract.errors import OrchestratorError, TrainerKilled, TrainingFailed
+from trainer.contract.job_directory import Desired, JobState, Status, parse_status
 
-NETWORK = "trainer.network"  # the module by which machines find each other
+NETWORK = "trainer.supervision.network"  # the module by which machines find each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ async def join(training: RemoteTraining, world: dict[str, Any]) -> None:
 
 
 async def network(training: RemoteTraining, *words: str) -> dict[str, Any]:
-    """Return what `trainer.network` answers on a machine.
+    """Return what `trainer.supervision.network` answers on a machine.
 
     Raises:
         TrainingFailed: it failed; the message says why.

@@ -10,9 +10,9 @@ from typing import Any
 from blocks.machines.base import Machine
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
-from trainer.checkpoints import all_checkpoints
-from trainer.errors import DiskFull, IntegrityError
-from trainer.manifest import NOT_KEPT, WEIGHTS, refuse_pickles, verify
+from trainer.contract.checkpoints import all_checkpoints
+from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.manifest import NOT_KEPT, WEIGHTS, refuse_pickles, verify
 
 LENGTH_BYTES = 8  # of the number that a safetensors file begins with: the size of its header
 

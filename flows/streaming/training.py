@@ -15,14 +15,14 @@ from flows.outcome import announce
 from flows.renting.lease import base_of
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
+from flows.setup.secrets import secrets
 from flows.setup.shipping import ship
 from flows.streaming.checkpoint_mirror import put_back
-from flows.tasks.install import secrets
-from trainer.checkpoints import newest_valid
 from trainer.config import TrainingConfig, TrainingJob
-from trainer.errors import ConnectionLost, MachineLost, TrainingFailed
-from trainer.job_directory import Desired, JobState, Status, parse_status
-from trainer.own_python import own_python
+from trainer.contract.checkpoints import newest_valid
+from trainer.contract.errors import ConnectionLost, MachineLost, TrainingFailed
+from trainer.contract.job_directory import Desired, JobState, Status, parse_status
+from trainer.contract.own_python import own_python
 
 HOME_SECONDS = 0.5  # between two looks at status.json on this computer
 AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back

@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 from flows.outcome import cancel_was_asked, is_cancelled
 from flows.renting.budget import Budget
 from flows.shown import PAUSING
-from trainer.job_directory import Desired
+from trainer.contract.job_directory import Desired
 
 POLL_SECONDS = 1.0
 

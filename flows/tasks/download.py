@@ -17,8 +17,8 @@ from flows.run_folder import RunFolder, check_artifact_folder
 from flows.streaming.outputs import fetch_output, fetch_reports, verify_output
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.errors import IntegrityError
-from trainer.files import fsync_directory, read_json
+from trainer.contract.errors import IntegrityError
+from trainer.contract.files import fsync_directory, read_json
 
 
 @step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import sys
 from pathlib import PurePosixPath
@@ -20,23 +19,14 @@ from flows.renting.journal import Journal
 from flows.renting.lease import base_of
 from flows.run_folder import RunFolder
 from flows.setup.environment import Log, prepare
+from flows.setup.secrets import secrets
 from flows.setup.wheel import extra_requirements, trainer_wheel
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.extras import check_extras, check_trainer, extras_of
-from trainer.own_python import users_variables
+from trainer.config.extras import check_extras, check_trainer, extras_of
+from trainer.contract.own_python import users_variables
 
 SETUP_DONE = "setup-done"  # the file in the job directory that says so
-SECRETS = (
-    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"),
-    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
-)
-"""The tokens that a trainer or a job's `setup` may need."""
-ADDRESSES = (
-    *("HF_ENDPOINT", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT"),
-    *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
-)
-"""Where they are valid."""
 
 
 @step
@@ -71,18 +61,6 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
 
     journal = Journal.of(RunFolder.of_this_run())
     return await in_contact(job, provider, where, journal, work)
-
-
-def secrets() -> dict[str, str]:
-    """Return the tokens that are set here, as the environment of a command on the machine.
-
-    An address goes along unless it is a file's: that one is on this computer.
-    """
-    given = {name: value for name in (*SECRETS, *ADDRESSES) if (value := os.environ.get(name))}
-    tracking = given.get("MLFLOW_TRACKING_URI", "https:")
-    if not tracking.startswith(("http:", "https:", "databricks")):
-        del given["MLFLOW_TRACKING_URI"]
-    return given
 
 
 async def run_setup(

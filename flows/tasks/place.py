@@ -12,9 +12,9 @@ from flows.renting.market import market, providers_of
 from flows.run_folder import RunFolder, check_artifact_folder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.errors import ConfigError, TrainingFailed
-from trainer.gguf import check_export
-from trainer.hub import check_token
+from trainer.contract.errors import ConfigError, TrainingFailed
+from trainer.results.gguf import check_export
+from trainer.results.hub import check_token
 
 
 @step

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -28,8 +28,8 @@ from flows.streaming.training import RemoteTraining
 from flows.streaming.wishes import watch_budget, watch_wishes
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.errors import ConnectionLost
-from trainer.job_directory import Desired, JobState, parse_status
+from trainer.contract.errors import ConnectionLost
+from trainer.contract.job_directory import Desired, JobState, parse_status
 
 
 @functools.partial(step, name="train")

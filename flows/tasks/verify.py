@@ -17,9 +17,9 @@ from flows.streaming.outputs import put_aside, verify_output
 from flows.tasks.download import partial_of
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.errors import IntegrityError
-from trainer.files import replace_json
-from trainer.metrics import read_metrics
+from trainer.contract.errors import IntegrityError
+from trainer.contract.files import replace_json
+from trainer.contract.metrics import read_metrics
 
 
 @step

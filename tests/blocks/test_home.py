@@ -3,7 +3,7 @@ import stat
 import pytest
 
 from blocks import home
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 
 def test_home_is_where_the_variable_says_and_private(tmp_path, monkeypatch):

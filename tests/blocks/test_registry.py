@@ -6,7 +6,7 @@ import pytest
 
 from blocks.providers.local import Local
 from blocks.registry import PROVIDERS, load_provider, provider_class, provider_names
-from trainer.errors import ConfigError, DependencyError
+from trainer.contract.errors import ConfigError, DependencyError
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,7 +19,7 @@ from table import FIGURES, PROPERTY, rows_of, written
 
 from tests.clouds.__main__ import CLOUDS
 from tests.clouds.cloud import Cloud
-from trainer.job_directory import JobState
+from trainer.contract.job_directory import JobState
 
 Survived = Callable[..., Awaitable[None]]
 

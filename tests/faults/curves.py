@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flows.locks import locked
 from trainer.config import TrainingConfig
-from trainer.metrics import read_metrics
+from trainer.contract.metrics import read_metrics
 
 Losses = dict[int, tuple[float | None, float | None]]
 

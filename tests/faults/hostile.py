@@ -13,7 +13,7 @@ from blocks.keys import MachineKeys
 from blocks.machines.ssh import SshMachine
 from tests.clouds.machines import SshdMachine
 from tests.clouds.proxy import Proxy
-from trainer.manifest import MANIFEST, write_manifest
+from trainer.contract.manifest import MANIFEST, write_manifest
 
 HEADER = b'{"__metadata__":{}}'
 WEIGHTS = "adapter_model.safetensors"

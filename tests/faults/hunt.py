@@ -20,7 +20,7 @@ from flows.renting.budget import Budget
 from flows.renting.hiring import Hiring
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 E = TypeVar("E", bound=OrchestratorError)
 SECONDS = 90  # no fault may hold a hunt for longer

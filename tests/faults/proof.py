@@ -21,11 +21,11 @@ from flows.run_folder import RunFolder
 from flows.shown import LOGGER
 from flows.streaming.log_shipper import shown
 from tests.flows.flow_runs import shipped_lines
-from trainer.checkpoints import all_checkpoints, check
 from trainer.config import TrainingJob
-from trainer.errors import IntegrityError
-from trainer.job_directory import JobState
-from trainer.manifest import verify
+from trainer.contract.checkpoints import all_checkpoints, check
+from trainer.contract.errors import IntegrityError
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import verify
 
 WARNING = 30
 

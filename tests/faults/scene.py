@@ -32,8 +32,8 @@ from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
 from tests.flows.flow_runs import make_job, until
 from trainer.config import TrainingJob
-from trainer.job_directory import JobDirectory, JobState
-from trainer.metrics import read_metrics
+from trainer.contract.job_directory import JobDirectory, JobState
+from trainer.contract.metrics import read_metrics
 
 MEDIUM = {"max_steps": 200, "eval_steps": 100, "save_steps": 20}
 LONG = {"max_steps": 400, "eval_steps": 200, "save_steps": 40}

@@ -22,9 +22,9 @@ from flows.renting.lease import base_of
 from flows.setup.environment import prepare
 from flows.setup.wheel import trainer_wheel
 from tests.clouds.machines import Profile
-from trainer.errors import CapacityError, DependencyError, HostKeyChanged
-from trainer.files import read_json
-from trainer.job_directory import JobState
+from trainer.contract.errors import CapacityError, DependencyError, HostKeyChanged
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobState
 
 GPU = {"gpu_count": 1}
 NOWHERE = "http://127.0.0.1:9/simple"

@@ -25,8 +25,8 @@ from flows.run_folder import RunFolder
 from flows.setup.shipping import ship
 from tests.flows.flow_runs import make_job, until
 from trainer.config import TrainingJob
-from trainer.errors import BudgetExceeded
-from trainer.job_directory import JobState
+from trainer.contract.errors import BudgetExceeded
+from trainer.contract.job_directory import JobState
 
 # 41: the same again.
 

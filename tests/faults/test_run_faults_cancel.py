@@ -8,8 +8,8 @@ from prefect.states import Cancelling
 
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel, until_stopped
-from trainer.checkpoints import newest_valid
-from trainer.job_directory import JobState
+from trainer.contract.checkpoints import newest_valid
+from trainer.contract.job_directory import JobState
 
 pytestmark = pytest.mark.slow
 TRAINING = r"checkpoint-\d+ is home"

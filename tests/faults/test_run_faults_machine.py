@@ -12,8 +12,8 @@ from scene import MEDIUM
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel
 from tests.flows.flow_runs import until
-from trainer.checkpoints import newest_valid, step_of
-from trainer.job_directory import JobState
+from trainer.contract.checkpoints import newest_valid, step_of
+from trainer.contract.job_directory import JobState
 
 pytestmark = pytest.mark.slow
 SHORT_LEASE = {"lease_minutes": 0.25, "stop_grace_seconds": 10}

@@ -20,7 +20,7 @@ from flows import reconcile
 from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
 from tests.flows.flow_runs import until
-from trainer.job_directory import JobState
+from trainer.contract.job_directory import JobState
 
 pytestmark = pytest.mark.slow
 BOUNDARIES = (

@@ -22,14 +22,14 @@ from scene import MEDIUM
 from flows.run_folder import RunFolder
 from tests.clouds.machines import Profile
 from tests.flows.flow_runs import until
-from trainer.checkpoints import newest_valid
-from trainer.job_directory import JobState
+from trainer.contract.checkpoints import newest_valid
+from trainer.contract.job_directory import JobState
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 EXIT_AT_ONCE = """
 folder=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-echo 'import os, sys; "trainer.train" in sys.orig_argv and os._exit(0)' > "$folder/gone.pth"
+echo 'import os, sys; "trainer.training.train" in sys.orig_argv and os._exit(0)' > "$folder/gone.pth"
 """
 
 

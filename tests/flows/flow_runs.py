@@ -19,7 +19,7 @@ from prefect.client.schemas.sorting import LogSort
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
 from trainer.config import TrainingJob
-from trainer.job_directory import JobDirectory, Status
+from trainer.contract.job_directory import JobDirectory, Status
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXECUTE = (

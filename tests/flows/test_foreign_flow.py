@@ -16,10 +16,10 @@ from flows.shown import job_state
 from flows.streaming.log_shipper import shown
 from tests.clouds.machines import SshdMachine
 from trainer.config import TrainingJob
-from trainer.files import read_json
-from trainer.job_directory import JobState
-from trainer.manifest import verify
-from trainer.metrics import read_metrics
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import verify
+from trainer.contract.metrics import read_metrics
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_api"),

@@ -9,8 +9,9 @@ import pytest
 from sshd import over_ssh
 
 from blocks.machines.local import LocalMachine
-from flows.tasks.install import SETUP_DONE, run_setup, secrets
-from trainer.errors import DependencyError
+from flows.setup.secrets import secrets
+from flows.tasks.install import SETUP_DONE, run_setup
+from trainer.contract.errors import DependencyError
 
 
 async def test_setup_runs_once_and_its_python_is_the_trainers(tmp_path):

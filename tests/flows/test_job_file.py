@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flows.job_file import load_job
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 GOOD = "name: a\ntraining: {model: m, dataset: d.jsonl}\n"
 

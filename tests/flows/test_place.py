@@ -8,7 +8,7 @@ import pytest
 from flow_runs import make_job
 
 from flows.tasks.place import place
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 
 async def test_a_missing_token_is_told_before_anything_is_hired(monkeypatch):

@@ -20,10 +20,10 @@ from tests.clouds.machines import SshdMachine
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.vast import VastCloud
 from trainer.config import TrainingJob
-from trainer.files import read_json
-from trainer.job_directory import JobState
-from trainer.manifest import verify
-from trainer.metrics import read_metrics
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import verify
+from trainer.contract.metrics import read_metrics
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
 CLOUDS = {"runpod": RunPodCloud, "lambda": LambdaCloud, "vast": VastCloud}

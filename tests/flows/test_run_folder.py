@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from flows.run_folder import check_artifact_folder
-from trainer.errors import ConfigError
-from trainer.manifest import MANIFEST
+from trainer.contract.errors import ConfigError
+from trainer.contract.manifest import MANIFEST
 
 
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):

@@ -24,11 +24,11 @@ from flows.execute import create_run, execute
 from flows.shown import PAUSING, job_state, short_id
 from flows.streaming.log_shipper import shown
 from tests.clouds.hub import TOKEN, running_hub
-from trainer.files import read_json, sha256_of
-from trainer.job_directory import JobState
-from trainer.manifest import verify
-from trainer.metrics import read_metrics
-from trainer.words import number, time_taken
+from trainer.contract.files import read_json, sha256_of
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import verify
+from trainer.contract.metrics import read_metrics
+from trainer.contract.words import number, time_taken
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
 

@@ -24,10 +24,10 @@ from gateway.control import ask_cancel, ask_pause
 from tests.clouds.lambda_cloud import LambdaCloud
 from tests.flows.two_hosts import two_hosts
 from trainer.config import TrainingJob
-from trainer.files import read_json
-from trainer.job_directory import JobDirectory, JobState
-from trainer.manifest import verify
-from trainer.metrics import read_metrics
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobDirectory, JobState
+from trainer.contract.manifest import verify
+from trainer.contract.metrics import read_metrics
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.thorough]
 STEPS = {"max_steps": 40, "eval_steps": 20, "save_steps": 5}

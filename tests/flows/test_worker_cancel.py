@@ -20,7 +20,7 @@ from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from flows.streaming.board import METRICS
-from trainer.checkpoints import all_checkpoints, step_of
+from trainer.contract.checkpoints import all_checkpoints, step_of
 
 pytestmark = pytest.mark.slow
 

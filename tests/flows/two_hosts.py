@@ -10,7 +10,7 @@ import pytest
 
 from blocks.keys import MachineKeys
 from tests.clouds.machines import SshdMachine
-from trainer.job_directory import JobDirectory
+from trainer.contract.job_directory import JobDirectory
 
 
 class TwoHosts:

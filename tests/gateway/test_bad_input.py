@@ -13,8 +13,8 @@ from commanding import EXAMPLES, call_trainctl, job_file
 
 from gateway.cli import main
 from gateway.exits import ApiUnreachable, Exit, code_of_error, code_of_state
-from trainer.errors import ConfigError, DataError, DiskFull, OrchestratorError
-from trainer.job_directory import JobState
+from trainer.contract.errors import ConfigError, DataError, DiskFull, OrchestratorError
+from trainer.contract.job_directory import JobState
 
 
 def _complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

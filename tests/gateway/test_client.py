@@ -26,8 +26,8 @@ from gateway.client import LightClient
 from gateway.connecting import Api, api_url, refused
 from gateway.exits import ApiUnreachable
 from gateway.prefect_settings import PrefectSettings
-from trainer.errors import ConfigError, OrchestratorError
-from trainer.job_directory import JobState
+from trainer.contract.errors import ConfigError, OrchestratorError
+from trainer.contract.job_directory import JobState
 
 NAME_AND_PASSWORD = "ada:correct horse"  # noqa: S105 - of a server of this test
 

@@ -19,8 +19,8 @@ from flows.execute import create_run
 from flows.run_folder import RunFolder
 from flows.shown import job_state
 from gateway import control
-from trainer.errors import ConfigError
-from trainer.job_directory import JobState
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import JobState
 
 
 async def _run_in(client: PrefectClient, state: State | None = None) -> FlowRun:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.download import copy_verified, refuse_if_too_large
-from trainer.errors import DiskFull, IntegrityError
-from trainer.manifest import verify, write_manifest
+from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.manifest import verify, write_manifest
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from gateway.checks import checked_job
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 
 def command_file(folder: Path, **command: Any) -> Path:

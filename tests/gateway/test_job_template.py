@@ -21,7 +21,7 @@ from trainer.config import (
     TrainingConfig,
     TrainingJob,
 )
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 DEFAULT = re.compile(r"^( *)#(\w+: .*)$", re.MULTILINE)
 

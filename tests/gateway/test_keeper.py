@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from trainer.files import replace_json
+from trainer.contract.files import replace_json
 
 RECONCILE = "import asyncio; from flows.reconcile import reconcile; asyncio.run(reconcile())"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.prefect_settings import PrefectSettings
-from trainer.errors import ConfigError
+from trainer.contract.errors import ConfigError
 
 PROFILES = """
 active = "team"

@@ -13,10 +13,10 @@ from prefect.states import Completed, Running
 from blocks.home import runs
 from gateway.push import push
 from tests.clouds.hub import TOKEN, running_hub
-from trainer import hub as uploading
-from trainer.errors import ConfigError, ProviderError
-from trainer.files import replace_json
-from trainer.manifest import write_manifest
+from trainer.contract.errors import ConfigError, ProviderError
+from trainer.contract.files import replace_json
+from trainer.contract.manifest import write_manifest
+from trainer.results import hub as uploading
 
 
 @pytest.fixture

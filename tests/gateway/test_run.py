@@ -15,8 +15,8 @@ import pytest
 from commanding import Trainctl, call_trainctl, job_file, process_of, until
 
 from flows.shown import short_id
-from trainer.files import sha256_of
-from trainer.manifest import verify
+from trainer.contract.files import sha256_of
+from trainer.contract.manifest import verify
 
 pytestmark = pytest.mark.xdist_group("trainctl-run")
 

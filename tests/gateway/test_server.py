@@ -15,7 +15,7 @@ import pytest
 from commanding import call_trainctl
 
 from gateway import server
-from trainer.files import replace_json
+from trainer.contract.files import replace_json
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from commanding import EXAMPLES, Trainctl, call_trainctl, job_file
 
 from flows.job_file import load_job
 from gateway.checks import checked_job, not_here
-from trainer.errors import OrchestratorError
+from trainer.contract.errors import OrchestratorError
 
 ROOT = Path(__file__).parents[2]
 

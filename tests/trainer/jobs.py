@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from trainer import checkpoints
-from trainer.job_directory import Desired, JobDirectory, JobState, Status
-from trainer.metrics import read_metrics
-from trainer.train import main, train
-from trainer.wish import Wish
+from trainer.contract import checkpoints
+from trainer.contract.job_directory import Desired, JobDirectory, JobState, Status
+from trainer.contract.metrics import read_metrics
+from trainer.engine.control import Wish
+from trainer.training.train import main, train
 
 TINY_LLAMA = Path(__file__).parents[2] / "examples" / "tiny-llama"
 EXACT = ("train_loss", "grad_norm", "learning_rate", "eval_loss")

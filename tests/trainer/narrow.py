@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from trainer.loop import Run
+from trainer.engine.job_trainer import Run
 from trainer.methods import sft
 
 LIMIT = "NARROW_BATCH_LIMIT"  # the environment variable that holds it

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import trainer
-from trainer.job_directory import JobDirectory, JobState, Status
+from trainer.contract.job_directory import JobDirectory, JobState, Status
 
 PRELUDE = """
 import os, signal, subprocess, sys, time
-from trainer.errors import *
-from trainer.job_directory import *
+from trainer.contract.errors import *
+from trainer.contract.job_directory import *
 job = JobDirectory(sys.argv[1])
 attempt = job.read_status().attempt
 def state(name, **changes):

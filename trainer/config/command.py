@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from trainer.config.settings import Settings, Text
-from trainer.metrics import NUMBERS
+from trainer.contract.metrics import NUMBERS
 
 TrainerName = Literal[
     "builtin", "command", "axolotl", "kohya", "llama-factory", "torchtune", "unsloth"
@@ -120,21 +120,3 @@ def without_model(value: Any) -> Any:
     if isinstance(value, dict) and value.get("trainer") == "command":
         return {"model": NONE, "dataset": NONE, **value}
     return value
-
-
-def check_trainer(trainer: TrainerName, command: CommandConfig | None) -> None:
-    """Refuse settings of a command that do not belong to this trainer, or are missing.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    if trainer == "builtin" and command is not None:
-        raise ValueError("command needs a trainer that runs it: set trainer: command")
-    if trainer == "command" and not (command and command.run):
-        raise ValueError("trainer: command needs command.run, the command that trains")
-    if trainer not in {"builtin", "command"} and command:
-        translated = {"run", "files", "env", "stop_signal"}
-        plain = CommandConfig()  # a job that was written out again gives every field
-        given = {n for n in CommandConfig.model_fields if getattr(command, n) != getattr(plain, n)}
-        if extra := sorted(given - translated):
-            raise ValueError(f"command.{extra[0]} is what trainer: {trainer} sets by itself")

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from trainer.config.methods import METHODS
 from trainer.config.settings import JobName, Settings, Text
 from trainer.config.training import TrainingConfig
-from trainer.methods import METHODS
 
 MAX_NODES = 128
 

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-    from trainer.config.training import TrainingConfig
 
-SOFT_PROMPT_METHODS = ("sft", "cpt")
-"""Others compare answers, or generate them, by code that knows nothing of virtual tokens."""
 HEAD = "lm_head"
 
 
@@ -165,35 +162,3 @@ Peft = Annotated[
     ),
     _AsAnyOf(),
 ]
-
-
-def check_peft(config: TrainingConfig) -> None:
-    """Refuse what a kind of adapter cannot do.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    peft = config.peft
-    if peft is None or not peft.is_soft_prompt:
-        return
-    if config.method not in SOFT_PROMPT_METHODS:
-        raise ValueError(
-            f"peft.peft_type: {peft.peft_type} works with {' and '.join(SOFT_PROMPT_METHODS)}, "
-            f"not with {config.method}: set peft_type: lora"
-        )
-    for name in ("packing", "padding_free") if config.method == "sft" else ():
-        if getattr(config, name):
-            raise ValueError(
-                f"{name}: with {peft.peft_type} the rows of one sequence cannot be kept apart: "
-                f"set {name}: false"
-            )
-    if config.shares_weights:
-        raise ValueError(
-            f"parallelism: {config.parallelism} would leave a part of what {peft.peft_type} trains "
-            "to each process, which PEFT saves from one: set parallelism: ddp"
-        )
-    if config.gradient_checkpointing is True and not peft.allows_gradient_checkpointing:
-        raise ValueError(
-            f"gradient_checkpointing drops what {peft.peft_type} trains: set it to false, or use "
-            "another peft_type"
-        )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from trainer.config.settings import Settings
-
-if TYPE_CHECKING:
-    from trainer.config.training import TrainingConfig
 
 
 class QuantizationConfig(Settings):
@@ -40,21 +37,3 @@ class QuantizationConfig(Settings):
         if self.load_in_4bit == self.load_in_8bit:
             raise ValueError("set load_in_4bit: true or load_in_8bit: true, one of them")
         return self
-
-
-def check_quantization(config: TrainingConfig) -> None:
-    """Refuse to quantise weights that are to be trained, or cut in pieces.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    if config.quantization and config.peft is None:
-        raise ValueError(
-            "quantization: weights of so few bits cannot be trained: set peft, such as {r: 16}, "
-            "or leave quantization out"
-        )
-    if config.quantization and config.shares_weights:
-        raise ValueError(
-            f"quantization: {config.parallelism} would share out weights whose scales it does not "
-            "know: set parallelism: ddp, or deepspeed with zero_stage: 2"
-        )

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.attention import Isolation
 from trainer.data.chats import NO_LOSS
+from trainer.engine.attention import Isolation
 
 if TYPE_CHECKING:
     import torch

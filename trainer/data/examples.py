@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.contract.errors import DataError
 from trainer.data.chats import leading_tokens, tokens_of
 from trainer.data.judged import Judged, Preference, Prompt, Said
 from trainer.data.parsing import Row
 from trainer.data.schema import Chat, Example, PlainText
-from trainer.errors import DataError
-from trainer.methods import METHODS
+from trainer.data.tally import Tally
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from trainer.data.tokenization import Tally
 
 
 def example_batch(

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainer.config import TrainingConfig
-from trainer.custom_code import load, split_reference
+from trainer.config.code_references import split_reference
+from trainer.contract.errors import DataError
+from trainer.contract.files import sha256_of
 from trainer.data.parsing import Row
 from trainer.data.turns import kind_of_value
-from trainer.errors import DataError
-from trainer.failures import in_own_code
-from trainer.files import sha256_of
+from trainer.engine.custom_code import load
+from trainer.engine.failures import in_own_code
 
 
 def formatted(rows: Iterator[Row], config: TrainingConfig) -> Iterator[Row]:

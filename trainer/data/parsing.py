@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, NoReturn
 
-from trainer.errors import DataError
+from trainer.contract.errors import DataError
 
 MAX_CSV_FIELD = 1 << 30  # characters; Python's own limit, 131,072, is shorter than a long text
 PARQUET_BATCH = 1024  # rows decoded at a time

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainer.contract.errors import DataError, DependencyError
+from trainer.contract.files import sha256_of
 from trainer.data.parsing import READERS, Row, kind_of, read_file
-from trainer.errors import DataError, DependencyError
-from trainer.files import sha256_of
 
 SUPPORTED = ", ".join(sorted(READERS))
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

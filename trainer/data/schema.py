@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.contract.errors import DataError
 from trainer.data.judged import Judged, Preference, Prompt, judged, preference, question
 from trainer.data.parsing import Row
 from trainer.data.turns import RowProblem, a_text, chat_of, kind_of_value, listed
-from trainer.errors import DataError
-from trainer.methods import METHODS
 
 Format = Literal[
     "messages",

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -18,6 +18,9 @@ import pyarrow as pa
 from datasets import Dataset
 
 from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.contract.errors import ConfigError, DataError
+from trainer.contract.files import read_json, replace_json
 from trainer.data.chats import (
     NO_LOSS,
     ChatEncoder,
@@ -31,10 +34,8 @@ from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
 from trainer.data.schema import Chat, Example, PlainText
+from trainer.data.tally import Tally
 from trainer.data.validation import CheckedReading, open_eval_source
-from trainer.errors import ConfigError, DataError
-from trainer.files import read_json, replace_json
-from trainer.methods import METHODS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -59,23 +60,6 @@ class PreparedData:
     eval: Dataset | None
     facts: dict[str, Any]
     """rows, tokens, dropped, truncated, format, sha256 of dataset.path; train_rows, eval_rows."""
-
-
-@dataclass
-class Tally:
-    """What became of the rows of one source; kept beside its Arrow file."""
-
-    rows: int = 0
-    tokens: int = 0
-    """Tokens of the rows that were kept."""
-    dropped: int = 0
-    """Rows with nothing to learn within max_length."""
-    truncated: int = 0
-    longest: int = 0
-    """Tokens of the longest row that was kept; of a pair, of the longer answer with its prompt."""
-    format: str = ""
-    sha256: str = ""
-    file_bytes: int = field(default=0, repr=False)
 
 
 def prepare_datasets(

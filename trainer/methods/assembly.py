@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trainer.arguments import training_arguments
-from trainer.loop import JobTrainer, Run
-from trainer.old_names import old_names_allowed
-from trainer.quantization import masters_kept
+from trainer.engine.arguments import training_arguments
+from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.job_trainer import JobTrainer, Run
+from trainer.engine.quantization import masters_kept
 
 if TYPE_CHECKING:
     from transformers import Trainer

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config.generation import generation_arguments
-from trainer.errors import DataError
-from trainer.loop import JobTrainer, Run
+from trainer.contract.errors import DataError
+from trainer.engine.job_trainer import JobTrainer, Run
 from trainer.methods.assembly import assemble
 from trainer.rewards.assembly import rewards_of
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.loop import Run
+from trainer.engine.job_trainer import Run
 from trainer.methods.assembly import assemble
 
 if TYPE_CHECKING:

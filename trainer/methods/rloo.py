@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.loop import Run
+from trainer.engine.job_trainer import Run
 from trainer.methods.online import build_online
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trainer.attention import Isolation, attend_by_document, isolation_of
 from trainer.config import TrainingConfig
-from trainer.errors import ConfigError
-from trainer.loop import Run
+from trainer.contract.errors import ConfigError
+from trainer.engine.attention import Isolation, attend_by_document, isolation_of
+from trainer.engine.job_trainer import Run
 from trainer.methods.assembly import assemble
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import CommandConfig, TrainingConfig
-from trainer.explain import validated
-from trainer.files import read_json
-from trainer.job_directory import JobDirectory
+from trainer.config.explain import validated
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobDirectory
 from trainer.presets.axolotl import PRESET as AXOLOTL
 from trainer.presets.kohya import PRESET as KOHYA
 from trainer.presets.llama_factory import PRESET as LLAMA_FACTORY

@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoints import step_of
 from trainer.config import LoraConfig, TrainingConfig
-from trainer.errors import ConfigError, DataError
+from trainer.contract.checkpoints import step_of
+from trainer.contract.errors import ConfigError, DataError
 from trainer.presets.preset import FOLDER, NUMBER, OUT, Preset, Start
 
 SETTINGS, DATASET = f"{FOLDER}/kohya.toml", f"{FOLDER}/dataset.toml"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
 from trainer.config.settings import Settings
-from trainer.errors import ConfigError
-from trainer.methods import METHODS
+from trainer.contract.errors import ConfigError
 
 FOLDER = "preset"
 """Where a project's own settings and the rows lie, in the job directory."""

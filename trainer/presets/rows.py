@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from trainer.config import TrainingConfig
+from trainer.contract.errors import DataError
 from trainer.data.reading import Source, open_source
 from trainer.data.schema import Chat, Example, PlainText
 from trainer.data.validation import CheckedReading, open_eval_source
-from trainer.errors import DataError
 from trainer.presets.preset import Start
 
 SAID = {"role", "content"}

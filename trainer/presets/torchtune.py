@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import LoraConfig, TrainingConfig
-from trainer.errors import ConfigError
-from trainer.files import read_json
+from trainer.contract.errors import ConfigError
+from trainer.contract.files import read_json
 from trainer.presets.preset import FOLDER, LORA, NUMBER, OUT, Preset, Start
 
 SETTINGS = f"{FOLDER}/torchtune.yaml"

@@ -10,7 +10,7 @@ import shutil
 from typing import Any
 
 from trainer.config import LoraConfig, TrainingConfig
-from trainer.files import link_or_copy
+from trainer.contract.files import link_or_copy
 from trainer.presets.preset import FOLDER, LORA, OUT, PRINTED, Preset, Start, as_yaml
 
 SETTINGS = f"{FOLDER}/unsloth.yaml"

@@ -3,9 +3,3 @@
 A reward function has TRL's signature: it is called with `prompts`, `completions` and every other
 column of the dataset, lists of the same length, and returns one number for each completion.
 """
-
-from __future__ import annotations
-
-from trainer.rewards.builtin import BUILTIN, Builtin
-
-__all__ = ["BUILTIN", "Builtin"]

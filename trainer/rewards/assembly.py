@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainingConfig
-from trainer.custom_code import is_reference, load, split_reference
-from trainer.errors import CodeError, ConfigError
-from trainer.failures import in_own_code
-from trainer.rewards import BUILTIN
+from trainer.config.code_references import is_reference, split_reference
+from trainer.config.rewards import BUILTIN_REWARDS
+from trainer.contract.errors import CodeError, ConfigError
+from trainer.engine.custom_code import load
+from trainer.engine.failures import in_own_code
+from trainer.rewards.builtin import FUNCTIONS
 from trainer.rewards.scorer import Scorer
 
 FIELD = "training.reward_functions"
@@ -72,17 +74,17 @@ def rewards_of(config: TrainingConfig, columns: Collection[str], device: Any) ->
 
 
 def _builtin(name: str, columns: Collection[str]) -> Reward:
-    builtin = BUILTIN[name]
-    for column in builtin.columns:
+    for column in BUILTIN_REWARDS[name]:
         if column not in columns:
             raise ConfigError(
                 f"{FIELD}: {name} compares with the column {column!r}, and the dataset has "
                 f"{', '.join(sorted(columns))}.",
                 f"Add the column {column!r}, or choose another reward function.",
             )
-    function = CheckedReward(builtin.function, name, Path(inspect.getfile(builtin.function)))
-    function.__doc__ = builtin.function.__doc__
-    return function
+    function = FUNCTIONS[name]
+    reward = CheckedReward(function, name, Path(inspect.getfile(function)))
+    reward.__doc__ = function.__doc__
+    return reward
 
 
 def _parameters(function: Callable[..., Any]) -> set[str] | None:

@@ -5,21 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 Completions = list[Any]
 """Texts, or lists of messages with `role` and `content`."""
 TARGET_LENGTH = 200  # characters: a short paragraph
 REASONED = r"\s*<think>.*?</think>\s*<answer>.*?</answer>\s*"
-
-
-@dataclass(frozen=True)
-class Builtin:
-    """A reward function and the columns it cannot do without."""
-
-    function: Callable[..., list[float]]
-    columns: tuple[str, ...] = ()
 
 
 def text_of(completion: Any) -> str:
@@ -100,11 +91,11 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).removesuffix(".")
 
 
-BUILTIN = {
-    "contains_answer": Builtin(contains_answer, ("answer",)),
-    "exact_match": Builtin(exact_match, ("answer",)),
-    "format": Builtin(follows_format),
-    "json": Builtin(valid_json),
-    "length": Builtin(length),
+FUNCTIONS: dict[str, Callable[..., list[float]]] = {
+    "contains_answer": contains_answer,
+    "exact_match": exact_match,
+    "format": follows_format,
+    "json": valid_json,
+    "length": length,
 }
-"""The reward functions by the names that a job file has for them."""
+"""By their names in a job file; `trainer.config.rewards` says which columns each needs."""

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainer.errors import ConfigError, ModelNotFound
-from trainer.model import check_model_files
-from trainer.model_card import MERGED
+from trainer.config.model_files import check_model_files
+from trainer.contract.errors import ConfigError, ModelNotFound
+from trainer.contract.job_directory import MERGED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -10,7 +10,7 @@ from blocks.machines.hardware import same_gpu
 from blocks.machines.readiness import become_ready
 from blocks.machines.ssh import SshMachine
 from tests.clouds.machines import Profile, SshdMachine
-from trainer.errors import BootError
+from trainer.contract.errors import BootError
 
 GPU = "NVIDIA GeForce RTX 4090, 24564"
 

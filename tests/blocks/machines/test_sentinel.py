@@ -14,8 +14,8 @@ from blocks.machines.sentinel import arm, renew
 from blocks.machines.shell import script
 from blocks.machines.ssh import SshMachine
 from tests.clouds.machines import Profile, SshdMachine
-from trainer.errors import OrchestratorError
-from trainer.job_directory import Desired, JobDirectory, JobState
+from trainer.contract.errors import OrchestratorError
+from trainer.contract.job_directory import Desired, JobDirectory, JobState
 
 ROOT = Path(__file__).parents[3]
 LONG = 600.0
@@ -25,7 +25,7 @@ CANARY = "canary-5c1f"
 # Holds a job directory as a supervisor does, and ends when it is asked to unless it is deaf.
 WORK = """
 import sys, time
-from trainer.job_directory import Desired, JobDirectory, JobState, utc_now
+from trainer.contract.job_directory import Desired, JobDirectory, JobState, utc_now
 job = JobDirectory(sys.argv[1])
 with job.owned():
     job.update_status(state=JobState.RUNNING)

@@ -9,7 +9,7 @@ from starlette.routing import Route
 from blocks.providers import api
 from blocks.providers.api import Api, Unanswered
 from tests.clouds.cloud import Cloud, Fault
-from trainer.errors import ConnectionLost, RateLimited
+from trainer.contract.errors import ConnectionLost, RateLimited
 
 KEY = "canary-5f1c"
 AMBIGUOUS = [

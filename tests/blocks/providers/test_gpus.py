@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from blocks.providers.gpus import Gpu, choose, gpus, grouped, visible
-from trainer.errors import CapacityError
+from trainer.contract.errors import CapacityError
 
 ROOT = Path(__file__).parents[3]
 SMALL = Gpu(index=0, uuid="GPU-aa11", name="NVIDIA T4", free_gb=3.14)

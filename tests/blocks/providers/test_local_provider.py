@@ -15,8 +15,8 @@ from blocks.providers import occupants
 from blocks.providers.gpus import gpus
 from blocks.providers.local import Local
 from trainer.config import Limits, Resources
-from trainer.errors import CapacityError, ConfigError, ProviderError
-from trainer.job_directory import JobDirectory
+from trainer.contract.errors import CapacityError, ConfigError, ProviderError
+from trainer.contract.job_directory import JobDirectory
 
 ROOT = Path(__file__).parents[3]
 OFFER = Offer(
@@ -171,7 +171,7 @@ def test_the_home_of_a_block_is_the_installations_home_by_default(tmp_path, monk
 # leads a group of its own, and a data loader in that group holds nothing.
 WORK = """
 import os, signal, subprocess, sys, time
-from trainer.job_directory import JobDirectory
+from trainer.contract.job_directory import JobDirectory
 directory, deaf = JobDirectory(sys.argv[1]), sys.argv[2] == "deaf"
 if deaf:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

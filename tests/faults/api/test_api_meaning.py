@@ -8,7 +8,7 @@ from api_trouble import EVERYWHERE, orders
 from blocks.registry import load_provider
 from flows.renting import giving_back
 from tests.flows.flow_runs import until
-from trainer.errors import (
+from trainer.contract.errors import (
     BootError,
     CapacityError,
     CredentialsError,

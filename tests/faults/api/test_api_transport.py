@@ -14,7 +14,7 @@ from blocks.providers import api, lambda_cloud, runpod
 from blocks.providers.api import Api
 from tests.clouds.cloud import Fault
 from tests.flows.flow_runs import until
-from trainer.errors import (
+from trainer.contract.errors import (
     ConnectionLost,
 )
 

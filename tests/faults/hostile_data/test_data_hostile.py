@@ -26,10 +26,10 @@ from flows.streaming.log_shipper import LINE_CHARACTERS, ship_rest
 from flows.streaming.metrics_tail import MetricsTail
 from flows.streaming.outputs import fetch_output
 from tests.flows.flow_runs import make_job, shipped_lines
-from trainer.errors import DiskFull, IntegrityError
-from trainer.job_directory import JobState
-from trainer.manifest import MANIFEST, write_manifest
-from trainer.metrics import read_metrics
+from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import MANIFEST, write_manifest
+from trainer.contract.metrics import read_metrics
 
 
 def everything(folder):
@@ -167,7 +167,7 @@ PLANT = """
 import json, os, pathlib, signal, sys, time
 from contextlib import suppress
 sys.path[:0] = [{packages!r}]
-from trainer.manifest import write_manifest
+from trainer.contract.manifest import write_manifest
 output = pathlib.Path("output")
 pathlib.Path("planted").touch()
 def signalled(number):

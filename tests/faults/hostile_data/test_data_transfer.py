@@ -14,9 +14,9 @@ from hostile import WEIGHTS, flip
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.outputs import fetch_output
 from tests.flows.flow_runs import until
-from trainer.checkpoints import NEEDED, OPTIMIZERS, check, newest_valid
-from trainer.errors import IntegrityError
-from trainer.manifest import verify, write_manifest
+from trainer.contract.checkpoints import NEEDED, OPTIMIZERS, check, newest_valid
+from trainer.contract.errors import IntegrityError
+from trainer.contract.manifest import verify, write_manifest
 
 # 35: cut, changed, short.
 

@@ -23,7 +23,7 @@ from flows.run_folder import RunFolder
 from tests.clouds.lambda_cloud import LambdaCloud
 from tests.flows.two_hosts import two_hosts
 from trainer.config import TrainingJob
-from trainer.errors import Action, CapacityError, ConfigError, MachineLost
+from trainer.contract.errors import Action, CapacityError, ConfigError, MachineLost
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

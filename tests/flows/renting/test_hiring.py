@@ -21,8 +21,8 @@ from flows.run_folder import RunFolder
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.vast import VastCloud
 from trainer.config import TrainingJob
-from trainer.errors import CapacityError
-from trainer.files import read_json, replace_json
+from trainer.contract.errors import CapacityError
+from trainer.contract.files import read_json, replace_json
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

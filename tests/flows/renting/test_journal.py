@@ -9,8 +9,8 @@ from flows.renting.budget import Budget
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
-from trainer.errors import BudgetExceeded
-from trainer.files import read_json, replace_json
+from trainer.contract.errors import BudgetExceeded
+from trainer.contract.files import read_json, replace_json
 
 OFFER = Offer(provider="runpod", instance_type="L4", region="X", price_per_hour=3600.0)
 

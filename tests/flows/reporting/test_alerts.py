@@ -13,7 +13,7 @@ from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.reporting.spool import Spool
 from trainer.config import Limits
-from trainer.errors import OutOfMemory, TrainingDiverged
+from trainer.contract.errors import OutOfMemory, TrainingDiverged
 
 pytestmark = pytest.mark.usefixtures("hasty")
 FULL = "Memory ran out (OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB)."

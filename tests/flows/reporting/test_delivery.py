@@ -20,7 +20,7 @@ from flows.reporting.leftovers import deliver_leftovers
 from flows.reporting.platform import Address, Platform
 from flows.reporting.reporter import _unless, reporting
 from flows.reporting.spool import Spool
-from trainer.metrics import read_metrics
+from trainer.contract.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("hasty")
 

@@ -12,7 +12,7 @@ from receiver import lines_of
 from flows.reporting import points as points_module
 from flows.reporting.points import MOST_POINTS, as_point, next_points
 from flows.reporting.spool import Cursor
-from trainer.metrics import read_metrics
+from trainer.contract.metrics import read_metrics
 
 
 def all_points(path, cursor=None, *, at_rest=True):

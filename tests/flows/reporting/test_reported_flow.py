@@ -10,8 +10,8 @@ from receiver import KEY, TOKEN
 
 from flows.execute import create_run
 from flows.shown import job_state
-from trainer.job_directory import JobState
-from trainer.metrics import read_metrics
+from trainer.contract.job_directory import JobState
+from trainer.contract.metrics import read_metrics
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.thorough]
 

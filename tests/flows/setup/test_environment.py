@@ -19,7 +19,7 @@ from flows.setup import environment as environment_module
 from flows.setup.environment import prepare
 from flows.setup.wheel import trainer_wheel
 from tests.clouds.machines import Profile
-from trainer.errors import DependencyError, DiskFull
+from trainer.contract.errors import DependencyError, DiskFull
 
 BIN = str(Path(sys.executable).parent)
 SYSTEM = "/usr/local/bin:/usr/bin:/bin"
@@ -279,7 +279,7 @@ async def test_uv_fetches_a_python_where_there_is_none(tmp_path, base, monkeypat
 
     python = await prepare(LocalMachine(), base, wheel, print)
 
-    assert answer(python, "-c", "import trainer.errors") == ""
+    assert answer(python, "-c", "import trainer.contract.errors") == ""
 
 
 async def test_a_base_that_cannot_be_written_is_one_sentence(tmp_path):

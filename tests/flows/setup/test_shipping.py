@@ -15,7 +15,7 @@ from blocks.machines.local import LocalMachine
 from flows.setup import files_here, shipping
 from flows.setup.shipping import ship
 from trainer.config import TrainingConfig
-from trainer.errors import ConfigError, DataError, IntegrityError, ModelNotFound
+from trainer.contract.errors import ConfigError, DataError, IntegrityError, ModelNotFound
 
 ROWS = b'{"text": "one"}\n{"text": "two"}\n'
 

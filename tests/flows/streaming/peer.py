@@ -12,9 +12,9 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 
-from trainer.checkpoints import STAGING, commit, newest_valid, step_of
-from trainer.errors import OrchestratorError, PeerLost, from_dict
-from trainer.job_directory import JobDirectory, JobState
+from trainer.contract.checkpoints import STAGING, commit, newest_valid, step_of
+from trainer.contract.errors import OrchestratorError, PeerLost, from_dict
+from trainer.contract.job_directory import JobDirectory, JobState
 
 STEP_SECONDS = 0.02
 

@@ -11,7 +11,7 @@ from prefect.events.worker import EventsWorker
 
 from flows.run_folder import RunFolder
 from flows.streaming.events import Events
-from trainer.metrics import event_line
+from trainer.contract.metrics import event_line
 
 MESSAGE = "the loss rose to 9; before it was about 1.2"
 SPIKE = event_line(32, {"kind": "loss_spike", "message": MESSAGE}) + "\n"

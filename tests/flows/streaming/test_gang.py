@@ -27,9 +27,9 @@ from flows.streaming.gang import GangTraining
 from flows.streaming.nodes import Node
 from flows.streaming.training import RemoteTraining
 from tests.flows.two_hosts import TwoHosts, two_hosts
-from trainer.errors import CodeError, ConfigError, OutOfMemory
-from trainer.job_directory import Desired, JobState
-from trainer.metrics import read_metrics
+from trainer.contract.errors import CodeError, ConfigError, OutOfMemory
+from trainer.contract.job_directory import Desired, JobState
+from trainer.contract.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 PEER = Path(__file__).with_name("peer.py")

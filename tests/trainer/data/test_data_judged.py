@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from trainer.contract.errors import DataError
 from trainer.data import inspect_dataset
 from trainer.data.judged import Judged, Preference, Prompt
 from trainer.data.parsing import Row
 from trainer.data.schema import choose_schema
 from trainer.data.turns import RowProblem
-from trainer.errors import DataError
 
 USER = {"role": "user", "content": "2+2?"}
 GOOD = {"role": "assistant", "content": "4"}

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trainer.contract.errors import DataError
 from trainer.data.reading import names_hub_dataset, open_source
-from trainer.errors import DataError
 
 
 def rows_of(path):
@@ -263,7 +263,7 @@ def test_what_only_the_hub_can_mean(path, is_hub):
 READ_FROM_HUB = """
 import sys
 from trainer.data.reading import open_source
-from trainer.errors import DataError
+from trainer.contract.errors import DataError
 try:
     source = open_source("org/tiny", split=sys.argv[1])
     print([(row.place, row.value) for row in source.rows()], len(source.sha256()))

@@ -1,9 +1,9 @@
 import pytest
 
+from trainer.contract.errors import DataError
 from trainer.data.parsing import Row
 from trainer.data.schema import Chat, PlainText, choose_schema
 from trainer.data.turns import RowProblem
-from trainer.errors import DataError
 
 USER = {"role": "user", "content": "2+2?"}
 ASSISTANT = {"role": "assistant", "content": "4"}

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.contract.errors import ConfigError, DataError
 from trainer.data.chats import NO_LOSS
 from trainer.data.tokenization import prepare_datasets
-from trainer.errors import ConfigError, DataError
 
 CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the answer"}]
 

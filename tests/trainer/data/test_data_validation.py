@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from trainer.contract.errors import DataError
 from trainer.data import inspect_dataset
-from trainer.errors import DataError
 
 
 def test_a_report_tells_what_the_dataset_holds(make_config, write_rows):

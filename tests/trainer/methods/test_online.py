@@ -7,9 +7,9 @@ import shutil
 import pytest
 from jobs import TINY_LLAMA
 
-from trainer.errors import CodeError, ConfigError, DataError
-from trainer.job_directory import JobState
-from trainer.manifest import verify
+from trainer.contract.errors import CodeError, ConfigError, DataError
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import verify
 from trainer.rewards.scorer import Scorer
 
 pytestmark = [

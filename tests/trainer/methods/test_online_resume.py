@@ -5,7 +5,7 @@ import shutil
 import pytest
 from jobs import EXACT, PausesAfter
 
-from trainer.job_directory import Desired, JobState
+from trainer.contract.job_directory import Desired, JobState
 
 pytestmark = [
     pytest.mark.xdist_group("torch"),

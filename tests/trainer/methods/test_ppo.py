@@ -3,7 +3,7 @@
 import pytest
 from jobs import TINY_LLAMA
 
-from trainer.job_directory import JobState
+from trainer.contract.job_directory import JobState
 
 pytestmark = pytest.mark.xdist_group("torch")
 

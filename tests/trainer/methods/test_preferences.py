@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from jobs import Job, PausesAfter
 
-from trainer.job_directory import Desired, JobState
+from trainer.contract.job_directory import Desired, JobState
 
 pytestmark = pytest.mark.xdist_group("torch")
 EXAMPLES = Path(__file__).parents[3] / "examples" / "methods"

@@ -13,9 +13,9 @@ import pytest
 from jobs import TINY_LLAMA
 from supervised import Supervised
 
-from trainer.job_directory import JobState
-from trainer.manifest import verify
-from trainer.metrics import read_metrics
+from trainer.contract.job_directory import JobState
+from trainer.contract.manifest import verify
+from trainer.contract.metrics import read_metrics
 
 PROGRAMS = {
     "torchtune": os.environ.get("TORCHTUNE") or shutil.which("tune"),

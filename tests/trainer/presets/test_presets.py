@@ -13,12 +13,12 @@ import pytest
 from preset_configs import CONFIGS, IN_4BIT, IN_8BIT, config_of
 from ruamel.yaml import YAML
 
+from trainer.command.plan import make_plan
+from trainer.command.reading import MetricsReader
 from trainer.config import TrainingConfig
-from trainer.errors import ConfigError, DataError
-from trainer.foreign.plan import make_plan
-from trainer.foreign.reading import MetricsReader
-from trainer.job_directory import JobDirectory
-from trainer.metrics import read_metrics
+from trainer.contract.errors import ConfigError, DataError
+from trainer.contract.job_directory import JobDirectory
+from trainer.contract.metrics import read_metrics
 from trainer.presets import PRESETS, as_command, check_foreign_settings, translate
 from trainer.presets.preset import Start
 

@@ -2,21 +2,22 @@
 
 import pytest
 
-from trainer.rewards import BUILTIN
+from trainer.config.rewards import BUILTIN_REWARDS
+from trainer.rewards.builtin import FUNCTIONS
 
 
 def reward(name, text, **columns):
     said = [text, [{"role": "assistant", "content": text}]]
-    both = BUILTIN[name].function(
+    both = FUNCTIONS[name](
         prompts=["?", "?"], completions=said, **{k: [v, v] for k, v in columns.items()}
     )
     assert both[0] == both[1], "a text and messages differ"
     return both[0]
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_function_says_what_it_rewards(name):
-    assert BUILTIN[name].function.__doc__.startswith("Return 1")
+    assert FUNCTIONS[name].__doc__.startswith("Return 1")
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,7 @@ def test_format_wants_tags_or_the_columns_pattern():
 
 def test_json_wants_an_object_or_a_list():
     assert [reward("json", text) for text in ('{"a": [1]}', "[]", "42", "{")] == [1, 1, 0, 0]
+
+
+def test_the_jobs_know_every_function_and_no_other():
+    assert FUNCTIONS.keys() == BUILTIN_REWARDS.keys()

@@ -3,8 +3,8 @@
 import pytest
 
 from trainer.config import TrainingConfig
-from trainer.custom_code import check_code
-from trainer.errors import CodeError, ConfigError
+from trainer.config.code_references import check_code
+from trainer.contract.errors import CodeError, ConfigError
 from trainer.rewards.assembly import rewards_of
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from every_machine import FAMILY, dice, is_running, pids_in, until
 
-from trainer.errors import DependencyError
+from trainer.contract.errors import DependencyError
 
 
 @pytest.mark.parametrize("verb", ["upload", "download"])

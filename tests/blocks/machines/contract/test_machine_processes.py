@@ -10,7 +10,7 @@ import pytest
 from every_machine import FAMILY, dice, is_running, pids_in, until
 
 from blocks.machines.base import CAPTURE_LIMIT, FOLLOW_CHUNK
-from trainer.errors import DependencyError
+from trainer.contract.errors import DependencyError
 
 
 def python(code, *arguments):

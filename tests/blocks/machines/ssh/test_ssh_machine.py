@@ -15,7 +15,7 @@ import pytest
 from clouds.machines import SshdMachine
 from over_ssh import python, until
 
-from trainer.errors import DiskFull, HostKeyChanged, IntegrityError
+from trainer.contract.errors import DiskFull, HostKeyChanged, IntegrityError
 
 ODD = {"A": 'it\'s "$HOME" `x` \\n', "B": "two\nlines\n", "C": "zażółć Łódź \udcff", "_D": ""}
 

@@ -10,7 +10,7 @@ import pytest
 from over_ssh import python, until
 
 from blocks.machines import ssh_connections
-from trainer.errors import ConnectionLost
+from trainer.contract.errors import ConnectionLost
 
 SLEEPER = (
     "import os, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text('on'); time.sleep(600)"

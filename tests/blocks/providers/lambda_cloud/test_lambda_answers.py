@@ -11,7 +11,7 @@ from blocks.providers import lambda_cloud
 from blocks.providers.lambda_answers import instance_of, offer_of
 from blocks.providers.lambda_cloud import LambdaCloud
 from tests.clouds.cloud import Fault
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConnectionLost,
     CredentialsError,

@@ -13,7 +13,7 @@ from blocks.providers import lambda_cloud
 from blocks.providers.lambda_cloud import LambdaCloud
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
 )
 

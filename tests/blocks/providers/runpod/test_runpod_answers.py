@@ -13,7 +13,7 @@ from runpod_account import NAME, connection, launched, until
 from blocks.models import InstanceStatus
 from blocks.providers.runpod import RunPod
 from tests.clouds.cloud import Fault
-from trainer.errors import (
+from trainer.contract.errors import (
     CredentialsError,
     ProviderError,
     RateLimited,

@@ -10,7 +10,7 @@ from blocks.models import InstanceStatus
 from blocks.providers.gpu_names import matches
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConfigError,
     CredentialsError,

@@ -14,13 +14,13 @@ from blocks.home import keys
 from blocks.models import InstanceStatus
 from blocks.providers import ssh
 from blocks.providers.ssh import SshHost
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     CredentialsError,
     HostKeyChanged,
     ProviderError,
 )
-from trainer.job_directory import JobDirectory
+from trainer.contract.job_directory import JobDirectory
 
 ROOT = Path(__file__).parents[4]
 
@@ -47,7 +47,7 @@ async def test_terminate_removes_that_folder_alone_and_is_idempotent(host, tmp_p
 # leads a group of its own, and a data loader in that group holds nothing.
 WORK = """
 import os, signal, subprocess, sys
-from trainer.job_directory import JobDirectory
+from trainer.contract.job_directory import JobDirectory
 directory, deaf = JobDirectory(sys.argv[1]), sys.argv[2] == "deaf"
 if deaf:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

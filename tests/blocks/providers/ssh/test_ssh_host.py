@@ -11,7 +11,7 @@ from blocks.names import run_name
 from blocks.providers.ssh import SshHost
 from blocks.providers.ssh_hosts import Host, parse_host
 from trainer.config import Limits, Resources
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConfigError,
     ConnectionLost,

@@ -10,7 +10,7 @@ from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
 from blocks.providers.vast_answers import address_of, instance_of, status_of
 from tests.clouds.cloud import Fault
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     ConnectionLost,
     CredentialsError,

@@ -11,7 +11,7 @@ from vast_account import launched
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
 from blocks.providers.vast_container import FAREWELL
-from trainer.errors import (
+from trainer.contract.errors import (
     CredentialsError,
     ProviderError,
 )

@@ -10,7 +10,7 @@ from vast_account import ASKS, answered, launched, offered
 from blocks.models import InstanceStatus
 from tests.clouds.cloud import Fault
 from tests.clouds.vast_catalog import Ask
-from trainer.errors import (
+from trainer.contract.errors import (
     CapacityError,
     FundsError,
 )

@@ -1,0 +1,130 @@
+"""From a job file to TRL's arguments: nothing is dropped, and nothing is set twice."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.config import TrainingConfig
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import JobDirectory
+from trainer.engine.arguments import faster_here, split_batch, training_arguments
+from trainer.supervision.verdict import next_divisor
+
+pytestmark = pytest.mark.xdist_group("torch")
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Return a maker of TRL's arguments from settings."""
+
+    def make(divisor: int = 1, **settings: Any) -> Any:
+
+        config = TrainingConfig.model_validate({"model": "m", "dataset": "d"} | settings)
+        directory = JobDirectory(tmp_path)
+        return training_arguments(config, directory, batch_divisor=divisor)
+
+    return make
+
+
+def refusal(make: Any, **given: Any) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        make(arguments=given)
+    return caught.value
+
+
+def test_what_the_job_says_arrives(arguments):
+    made = arguments(
+        learning_rate=0.5, per_device_train_batch_size=3, warmup_steps=0.1, seed=9, optim="sgd"
+    )
+
+    assert (made.learning_rate, made.per_device_train_batch_size) == (0.5, 3)
+    assert (made.warmup_steps, made.seed, made.data_seed, made.optim) == (0.1, 9, 9, "sgd")
+
+
+def test_further_arguments_arrive(arguments):
+    made = arguments(arguments={"neftune_noise_alpha": 5, "adam_beta2": 0.9})
+
+    assert (made.neftune_noise_alpha, made.adam_beta2) == (5, 0.9)
+
+
+def test_the_learning_rate_depends_on_what_is_trained(arguments):
+    assert arguments().learning_rate == 2e-4
+    assert arguments(peft=None).learning_rate == 2e-5
+    assert arguments(method="dpo").learning_rate == 1e-5
+
+
+def test_what_trl_would_choose_in_silence_is_said(arguments):
+    made = arguments()
+
+    assert (made.gradient_checkpointing, made.logging_steps, made.push_to_hub) == (False, 1, False)
+    assert made.logging_nan_inf_filter is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"tf32": True, "use_liger_kernel": True}),
+        ({"dtype": "float32"}, {"tf32": False, "use_liger_kernel": True}),
+        ({"method": "dpo"}, {"tf32": True, "use_liger_kernel": False}),
+    ],
+)
+def test_a_gpu_does_what_it_does_faster(monkeypatch, settings, expected):
+    for there in (
+        "torch.cuda.is_available",
+        "transformers.utils.is_torch_tf32_available",
+        "transformers.utils.is_liger_kernel_available",
+    ):
+        monkeypatch.setattr(there, lambda: True)
+
+    assert faster_here(TrainingConfig(model="m", dataset="d", **settings)) == expected
+
+
+def test_an_unknown_argument_is_answered_with_the_right_one(arguments):
+    error = refusal(arguments, neftune_noise_alfa=5)
+
+    assert error.message == (
+        "training.arguments.neftune_noise_alfa: SFTConfig has no such argument."
+    )
+    assert error.suggestion == "Did you mean neftune_noise_alpha?"
+
+
+def test_a_field_of_its_own_is_pointed_to(arguments):
+    error = refusal(arguments, learning_rate=1)
+
+    assert error.message == "training.arguments.learning_rate: this is a field of its own."
+    assert error.suggestion == "Set training.learning_rate instead."
+
+
+@pytest.mark.parametrize("name", ["output_dir", "save_strategy", "eval_strategy", "data_seed"])
+def test_what_is_the_orchestrators_to_set_is_refused(arguments, name):
+    error = refusal(arguments, **{name: "x"})
+
+    assert error.message == f"training.arguments.{name}: this is set by the orchestrator."
+
+
+@pytest.mark.parametrize("name", ["optim", "lr_scheduler_type"])
+def test_a_name_that_transformers_does_not_know_is_refused(arguments, name):
+    with pytest.raises(ConfigError, match=rf"^training\.{name}: adamm is not a valid "):
+        arguments(**{name: "adamm"})
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 4])
+def test_a_divided_batch_is_accumulated(arguments, divisor):
+    made = arguments(divisor, per_device_train_batch_size=4, gradient_accumulation_steps=3)
+
+    assert made.per_device_train_batch_size == 4 // divisor
+    assert made.per_device_train_batch_size * made.gradient_accumulation_steps == 12
+
+
+@given(batch=st.integers(1, 500), accumulation=st.integers(1, 64))
+def test_however_often_the_batch_is_divided_the_product_stays(batch, accumulation):
+    divisor: int | None = 1
+    while divisor is not None:
+        smaller, more = split_batch(batch, accumulation, divisor)
+
+        assert smaller >= 1
+        assert smaller * more == batch * accumulation
+        divisor = next_divisor(batch, divisor)
+    assert smaller == 1

@@ -1,0 +1,115 @@
+"""Rows that lie in one sequence do not see each other, in whatever kind of model."""
+
+import pytest
+
+from trainer.config import TrainingConfig
+from trainer.contract.errors import ConfigError
+from trainer.data.collation import ALIKE, FlatCollator
+from trainer.engine.attention import Isolation, attend_by_document, choose_attention, isolation_of
+from trainer.methods.sft import isolation
+
+pytestmark = pytest.mark.xdist_group("torch")
+LENGTHS = (5, 40, 1, 2 * ALIKE + 44, ALIKE + 22, 3)  # three rectangles
+ROUNDING = 2e-6  # of logits up to about 1
+
+MODELS = {
+    "llama": {},
+    "mistral": {"sliding_window": 16},
+    "qwen3": {},
+    "gemma3_text": {"sliding_window": 16},
+    "phi3": {},
+    "gpt2": {},
+}
+
+
+def made(kind: str, **settings):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model(kind, **sizes | MODELS.get(kind, {}) | settings)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def documents():
+    import torch
+
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randint(3, 64, (length,), generator=draw).tolist() for length in LENGTHS]
+
+
+def difference(model, isolation: Isolation) -> float:
+    """Return by how much logits in one sequence differ from those of each document alone."""
+    import torch
+
+    rows = [{"input_ids": ids, "labels": ids} for ids in documents()]
+    batch = FlatCollator(isolation, head_can_skip=False)(rows)
+    del batch["labels"], batch["shift_labels"]
+    with torch.no_grad():
+        together = model(**batch, use_cache=False).logits[0]
+        alone = [model(torch.tensor([ids]), use_cache=False).logits[0] for ids in documents()]
+    return float((together - torch.cat(alone)).abs().max())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_documents_in_one_sequence_are_as_if_alone(kind):
+    model = made(kind)
+    assert isolation_of(model) is Isolation.BY_DOCUMENT
+
+    by_mask = difference(model, Isolation.MASK)
+    attend_by_document(model)
+    by_document = difference(model, Isolation.BY_DOCUMENT)
+
+    assert max(by_mask, by_document) < ROUNDING
+
+
+def test_without_isolation_the_documents_would_differ():
+    import torch
+
+    model = made("llama")
+    joined = torch.tensor([[token for ids in documents() for token in ids]])
+    last = torch.tensor([documents()[-1]])
+
+    with torch.no_grad():
+        together = model(joined, use_cache=False).logits[0, -LENGTHS[-1] :]
+        alone = model(last, use_cache=False).logits[0]
+
+    assert (together - alone).abs().max() > 1000 * ROUNDING
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "mamba",  # a state goes from token to token
+        "bloom",  # does not attend by transformers' interface
+        "gpt_oss",  # does not tell its mask where documents begin
+    ],
+)
+def test_a_model_that_cannot_keep_documents_apart_is_known(kind):
+    assert isolation_of(made(kind)) is None
+
+
+@pytest.mark.parametrize("name", ["flash_attention_2", "flash_atention"])
+def test_an_attention_that_cannot_be_had_is_refused_by_its_field(name):
+    with pytest.raises(ConfigError, match=rf"^training\.attn_implementation: {name} cannot be had"):
+        choose_attention(made("llama"), name)
+
+
+@pytest.mark.parametrize("field", ["packing", "padding_free"])
+def test_rows_in_one_sequence_are_refused_where_nothing_keeps_them_apart(field):
+    wanted = TrainingConfig.model_validate({"model": "m", "dataset": "d", field: True})
+
+    with pytest.raises(ConfigError, match=rf"^training\.{field}: the attention of BloomFor"):
+        isolation(made("bloom"), wanted)
+    assert isolation(made("bloom"), wanted.model_copy(update={field: None})) is None

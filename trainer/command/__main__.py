@@ -1,0 +1,259 @@
+"""The process that lets another train: `python -m trainer.command JOBDIR`, under the supervisor.
+
+It runs the command of job.json, copies what it prints into the log, reads metrics out of it,
+gives its checkpoints manifests, obeys pause and stop, and leaves the end in status.json.
+Standard library only, but for the presets, which translate our settings into another project's.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from trainer.command.keeping import CheckpointKeeper, keep_output, resume_point
+from trainer.command.plan import Plan, make_plan
+from trainer.command.program import Program
+from trainer.command.reading import GrowingFile, Lines, MetricsReader
+from trainer.contract.checkpoints import step_of
+from trainer.contract.errors import (
+    ConfigError,
+    IntegrityError,
+    OrchestratorError,
+    TrainerKilled,
+    TrainingFailed,
+)
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobDirectory, JobState
+from trainer.contract.manifest import verify
+from trainer.engine.control import Interrupted, Wish
+from trainer.engine.failures import named_by, translate
+
+GRACE_SHARE = 0.9  # of the grace; the rest is for taking over what was saved
+QUOTED_LINES = 3  # of the log, in the error of a command that failed
+MAX_QUOTE = 400  # characters
+
+
+def main(job_directory: str) -> int:
+    """Run the job's command and return the exit code: 0 for a clean end, 1 for a failure."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the watchdog asks where it hangs
+    directory = JobDirectory(job_directory)
+    wish = Wish(directory)
+    try:
+        wish.listen()
+        state = train(directory, wish)
+    except Interrupted:
+        state = wish.end_state() or JobState.STOPPED
+    except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
+        ours = translate(error, directory.root)
+        _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")
+        directory.update_status(state=JobState.FAILED, error=ours.to_dict())
+        return 1
+    reason = "" if state is JobState.COMPLETED else wish.control().reason
+    directory.update_status(state=state, reason=reason)
+    _say(f"{state}{f': {reason}' if reason else ''}")
+    return 0
+
+
+def train(directory: JobDirectory, wish: Wish) -> JobState:
+    """Run the command from wherever the job stands to its end; return the state it ended in."""
+    if _is_whole(directory.output):
+        _say("the output already exists")
+        return JobState.COMPLETED
+    config = (read_json(directory.job) or {}).get("config") or {}
+    directory.checkpoints.mkdir(exist_ok=True)
+    plan = _plan(directory, config, None)
+    CheckpointKeeper(directory, plan).catch_up()
+    checkpoint, rejected = resume_point(directory)
+    for reason in rejected:
+        _say(f"warning: skipped a checkpoint: {reason}")
+    if checkpoint:
+        _say(f"resuming from {checkpoint.name}")
+        directory.update_status(step=step_of(checkpoint))
+        plan = _plan(directory, config, checkpoint)
+    place_files(plan, directory.root)
+    wish.training = True
+    if state := wish.end_state():
+        return state
+    _say(f"running {' '.join(plan.words)}")
+    run = Run(directory, plan, wish)
+    if state := run.to_its_end():
+        return state
+    keep_output(directory, plan, _facts(directory, config))
+    return JobState.COMPLETED
+
+
+class Run:
+    """One run of the command."""
+
+    def __init__(self, directory: JobDirectory, plan: Plan, wish: Wish) -> None:
+        self._directory = directory
+        self._plan = plan
+        self._wish = wish
+        self._reader = MetricsReader(directory, plan.patterns, plan.success, plan.first_step)
+        self._keeper = CheckpointKeeper(directory, plan)
+        self._keeper.catch_up()
+        self._lines = Lines()
+        self._line_open = False  # it printed a line, such as a progress bar, that nothing ended yet
+        self._file = GrowingFile(directory.root / plan.metrics_file) if plan.metrics_file else None
+        self._asked_at: float | None = None
+        self._killed = False
+
+    def to_its_end(self) -> JobState | None:
+        """Run it; return the state that it was asked to end in, or None when it is done.
+
+        Raises:
+            OrchestratorError: it failed.
+        """
+        with Program(self._plan, self._directory.root) as program:
+            self._reader.show(now=True)
+            for chunk in program.output():
+                self._take(chunk)
+                self._obey(program)
+            code = program.code
+        for line in self._lines.end():
+            self._reader.read(line)
+        self._look_around()
+        orderly = code == 0 or (self._asked_at is not None and not self._killed and code > 0)
+        self._tell(self._keeper.finish(self._reader.step, orderly=orderly))
+        self._reader.show(now=True)
+        if self._asked_at is not None:
+            state = self._wish.end_state()
+            if state and not (code == 0 and self._is_done()):
+                return state
+        if code:
+            raise failure(code, list(self._reader.last), self._directory.root)
+        if not self._reader.succeeded and self._plan.success:
+            raise TrainingFailed(
+                "The command ended with exit code 0, but printed nothing that matches "
+                f"training.command.success = {self._plan.success.pattern!r}."
+            )
+        return None
+
+    def _is_done(self) -> bool:
+        """Whether it had reached its end when it was asked to end: there is nothing to resume."""
+        return self._plan.success is not None and self._reader.succeeded
+
+    def _take(self, chunk: bytes) -> None:
+        if chunk:
+            _write(chunk)
+            self._line_open = not chunk.endswith(b"\n")
+            for line in self._lines.feed(chunk):
+                self._reader.read(line)
+        self._look_around()
+        self._tell(self._keeper.look(self._reader.step))
+
+    def _look_around(self) -> None:
+        if self._file:
+            for line in self._file.new_lines():
+                self._reader.understand(line)
+        self._reader.show()
+
+    def _obey(self, program: Program) -> None:
+        if self._wish.end_state() is None:
+            return
+        now = time.monotonic()
+        if self._asked_at is None:
+            self._asked_at = now
+            self._say(f"asking the command to save and end ({self._plan.stop_signal})")
+            program.ask_to_end(self._plan.stop_signal)
+        elif not self._killed and now - self._asked_at > self._grace():
+            self._killed = True
+            self._say("the command did not end within stop_grace_seconds and is killed")
+            program.kill()
+
+    def _grace(self) -> float:
+        return GRACE_SHARE * max(0.0, self._wish.control().grace_seconds)
+
+    def _tell(self, kept: list[Path]) -> None:
+        for path in kept:
+            self._say(f"kept {path.name}")
+        if kept:
+            self._reader.show(now=True)
+
+    def _say(self, line: str) -> None:
+        """Say something on a line of its own."""
+        _say(f"\n{line}" if self._line_open else line)
+        self._line_open = False
+
+
+def place_files(plan: Plan, root: Path) -> None:
+    """Copy the command's own files into the job directory, unless an earlier start did.
+
+    Raises:
+        ConfigError: one is not there.
+    """
+    for source in plan.files:
+        target = root / source.name
+        if target.exists():
+            continue
+        staged = root / f".{source.name}.arriving"
+        shutil.rmtree(staged, ignore_errors=True)
+        if source.is_dir():
+            shutil.copytree(source, staged)
+        elif source.is_file():
+            shutil.copy2(source, staged)
+        else:
+            raise ConfigError(f"training.command.files: {source} is not there.")
+        staged.rename(target)
+
+
+def failure(code: int, lines: list[str], folder: Path) -> OrchestratorError:
+    """Return the error that a command's exit code and its last lines tell of."""
+    if named := named_by(lines, folder):
+        return named
+    last = re.sub(r"\s+", " ", " | ".join(lines[-QUOTED_LINES:]))[-MAX_QUOTE:]
+    said = last.rstrip(".") or "it printed nothing"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return TrainerKilled(f"{name} ended the command; it printed last: {said}.")
+    return TrainingFailed(f"The command ended with exit code {code}; it printed last: {said}.")
+
+
+def _plan(directory: JobDirectory, config: dict[str, Any], checkpoint: Path | None) -> Plan:
+    command = config.get("command") or {}
+    if config.get("trainer", "command") != "command":
+        from trainer.presets import translate as translate_preset
+
+        command = translate_preset(directory, checkpoint)
+    return make_plan(directory, config, command, checkpoint)
+
+
+def _facts(directory: JobDirectory, config: dict[str, Any]) -> dict[str, str]:
+    """Return what the model card tells: model and dataset as their user names them."""
+    named = (read_json(directory.job) or {}).get("named") or {}
+    trainer = str(config.get("trainer", "command"))
+    facts = {"trainer": trainer, **{name: str(value) for name, value in named.items()}}
+    if trainer == "command":
+        return facts
+    from trainer.config import TrainingConfig
+    from trainer.results.summary import Summary
+
+    return Summary(config=TrainingConfig.model_validate(config)).settings() | facts
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        verify(folder)
+    except IntegrityError:
+        return False
+    return True
+
+
+def _write(chunk: bytes) -> None:
+    while chunk:
+        chunk = chunk[os.write(1, chunk) :]
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - standard output is the job's log
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,33 @@
+"""Whether a model's files can be there, judged without importing anything heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.contract.errors import ModelNotFound
+
+
+def check_model_files(
+    model: str, field: str = "training.model", needed: tuple[str, ...] = ("config.json",)
+) -> None:
+    """Refuse a model that cannot be there, without importing anything heavy.
+
+    Args:
+        model: as the user names it.
+        field: where, for the error.
+        needed: files of which one must be there.
+
+    Raises:
+        ModelNotFound: `model` is a path, and no folder with such a file is there.
+    """
+    path = Path(model).expanduser()
+    if (looks_like_path(model) or path.exists()) and not any(
+        (path / name).is_file() for name in needed
+    ):
+        what = f"has no {' or '.join(needed)}" if path.is_dir() else "is not a folder"
+        raise ModelNotFound(f"{field}: {path} {what}.")
+
+
+def looks_like_path(model: str) -> bool:
+    """Return whether a name can only mean a folder, whether it is there or not."""
+    return model.startswith((".", "/", "~")) or model.count("/") > 1

@@ -1,0 +1,241 @@
+"""Which settings of a training go together. Each rule refuses with one sentence.
+
+A rule raises ValueError, naming the field, its value and the remedy; pydantic reports it together
+with whatever else is wrong in the job.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from trainer.config.code_references import is_reference
+from trainer.config.command import CommandConfig
+from trainer.config.methods import METHODS, NUM_GENERATIONS
+from trainer.config.rewards import BUILTIN_REWARDS
+from trainer.config.training_fields import TrainingFields
+
+HAS: dict[str, Callable[[str], bool]] = {
+    "beta": lambda method: METHODS[method].has_beta,
+    "loss_type": lambda method: bool(METHODS[method].losses),
+    "packing": lambda method: METHODS[method].learns_from_tokens,
+    "assistant_only_loss": lambda method: METHODS[method].learns_from_tokens,
+    "reward_functions": lambda method: METHODS[method].generates,
+    "reward_model": lambda method: METHODS[method].generates,
+    "num_generations": lambda method: method in NUM_GENERATIONS,
+    "max_completion_length": lambda method: METHODS[method].generates,
+    "temperature": lambda method: METHODS[method].generates,
+}
+"""The settings, and which methods have them."""
+SOFT_PROMPT_METHODS = ("sft", "cpt")
+"""Others compare answers, or generate them, by code that knows nothing of virtual tokens."""
+
+
+def check(config: TrainingFields) -> None:
+    """Apply every rule.
+
+    Raises:
+        ValueError: one sentence with the field, its value and the remedy.
+    """
+    check_trainer(config)
+    check_consistency(config)
+    check_own_settings(config)
+    check_peft(config)
+    check_quantization(config)
+    check_generation(config)
+    check_outputs(config)
+
+
+def check_consistency(config: TrainingFields) -> None:
+    """Refuse settings that contradict each other."""
+    held_out = config.dataset.eval_path or config.dataset.eval_fraction
+    if config.early_stopping_patience and not held_out:
+        raise ValueError(
+            "early_stopping_patience needs held-out rows: "
+            "set dataset.eval_fraction or dataset.eval_path"
+        )
+    if config.method == "kto" and config.per_device_train_batch_size < 2:
+        raise ValueError(
+            "kto compares the rows of a batch: set per_device_train_batch_size to 2 or more"
+        )
+    if config.padding_free and config.method not in {"sft", "cpt"}:
+        raise ValueError(f"padding_free is for sft: {config.method} has its own batches")
+    if config.init == "random" and config.peft:
+        raise ValueError("init: random has no weights to adapt: set peft: null")
+
+
+def check_own_settings(config: TrainingFields) -> None:
+    """Refuse settings that the method does not have, and a loss that it does not know.
+
+    Raises:
+        ValueError: one sentence with the field, its value and the remedy.
+    """
+    for name, has in HAS.items():
+        # Values are compared: a job that was written down again gives every field.
+        default = type(config).model_fields[name].get_default(call_default_factory=True)
+        if getattr(config, name) != default and not has(config.method):
+            raise ValueError(f"{name} is nothing that {config.method} has: remove it")
+    if config.loss_type is not None:
+        _check_loss(config.method, config.loss_type, config.arguments.get("label_smoothing"))
+
+
+def _check_loss(method: str, loss: str, label_smoothing: float | None) -> None:
+    known = METHODS[method].losses
+    if loss not in known:
+        close = difflib.get_close_matches(loss, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise ValueError(
+            f"loss_type = {loss!r} is not a loss of {method}; {hint}There are: {', '.join(known)}"
+        )
+    if loss == "exo_pair" and not label_smoothing:
+        raise ValueError(
+            "loss_type = 'exo_pair' needs to doubt the labels a little: "
+            "set arguments: {label_smoothing: 0.001}"
+        )
+
+
+def check_peft(config: TrainingFields) -> None:
+    """Refuse what a kind of adapter cannot do.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    peft = config.peft
+    if peft is None or not peft.is_soft_prompt:
+        return
+    if config.method not in SOFT_PROMPT_METHODS:
+        raise ValueError(
+            f"peft.peft_type: {peft.peft_type} works with {' and '.join(SOFT_PROMPT_METHODS)}, "
+            f"not with {config.method}: set peft_type: lora"
+        )
+    for name in ("packing", "padding_free") if config.method == "sft" else ():
+        if getattr(config, name):
+            raise ValueError(
+                f"{name}: with {peft.peft_type} the rows of one sequence cannot be kept apart: "
+                f"set {name}: false"
+            )
+    if config.shares_weights:
+        raise ValueError(
+            f"parallelism: {config.parallelism} would leave a part of what {peft.peft_type} trains "
+            "to each process, which PEFT saves from one: set parallelism: ddp"
+        )
+    if config.gradient_checkpointing is True and not peft.allows_gradient_checkpointing:
+        raise ValueError(
+            f"gradient_checkpointing drops what {peft.peft_type} trains: set it to false, or use "
+            "another peft_type"
+        )
+
+
+def check_quantization(config: TrainingFields) -> None:
+    """Refuse to quantise weights that are to be trained, or cut in pieces.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if config.quantization and config.peft is None:
+        raise ValueError(
+            "quantization: weights of so few bits cannot be trained: set peft, such as {r: 16}, "
+            "or leave quantization out"
+        )
+    if config.quantization and config.shares_weights:
+        raise ValueError(
+            f"quantization: {config.parallelism} would share out weights whose scales it does not "
+            "know: set parallelism: ddp, or deepspeed with zero_stage: 2"
+        )
+
+
+def check_generation(config: TrainingFields) -> None:
+    """Refuse settings that do not fit the method, or each other.
+
+    Raises:
+        ValueError: one sentence with the field, its value and the remedy.
+    """
+    if not METHODS[config.method].generates:
+        return
+    if not config.reward_functions and not config.reward_model:
+        raise ValueError(
+            f"{config.method} needs to know which answers are good: "
+            f"set reward_functions (such as {_names()}, or path.py:function) or reward_model"
+        )
+    for name in config.reward_functions:
+        _check_name(name)
+    if config.max_completion_length >= config.max_length:
+        raise ValueError(
+            f"max_completion_length = {config.max_completion_length} leaves no room for a prompt "
+            f"in max_length = {config.max_length}: lower the one or raise the other"
+        )
+    if config.method in NUM_GENERATIONS:
+        _check_batches(config)
+
+
+def _check_name(name: str) -> None:
+    if is_reference(name) or name in BUILTIN_REWARDS:
+        return
+    close = difflib.get_close_matches(name, BUILTIN_REWARDS, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise ValueError(
+        f"reward_functions: {name!r} is not a reward function; {hint}"
+        f"There are: {_names()}; your own is path.py:function"
+    )
+
+
+def _check_batches(config: TrainingFields) -> None:
+    answers = config.num_generations or NUM_GENERATIONS[config.method]
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    if batch % answers:
+        raise ValueError(
+            f"per_device_train_batch_size × gradient_accumulation_steps = {batch} must be a "
+            f"multiple of num_generations = {answers}, so that all answers to a prompt are in one "
+            "batch: change one of them"
+        )
+    held_out = config.dataset.eval_path or config.dataset.eval_fraction
+    if held_out and config.per_device_eval_batch_size % answers:
+        raise ValueError(
+            f"per_device_eval_batch_size = {config.per_device_eval_batch_size} must be a multiple "
+            f"of num_generations = {answers}: change one of them"
+        )
+
+
+def _names() -> str:
+    return ", ".join(BUILTIN_REWARDS)
+
+
+def check_outputs(config: TrainingFields) -> None:
+    """Refuse what cannot come of this training.
+
+    Raises:
+        ValueError: one sentence with the field, its value and the remedy.
+    """
+    if config.trainer != "builtin":
+        for name in ("merge", "export", "push_to_hub"):
+            if getattr(config, name):
+                raise ValueError(f"{name} is for trainer: builtin; what others leave is theirs")
+    if config.merge and config.peft is None:
+        raise ValueError("merge: peft: null leaves a whole model, no adapter: set merge: false")
+    if config.peft and config.peft.is_soft_prompt and (config.merge or config.export):
+        field = "merge" if config.merge else "export"
+        raise ValueError(
+            f"{field}: peft_type {config.peft.peft_type} trains tokens before the text, and there is "
+            f"nothing in the weights to merge: leave {field} out, or choose another peft_type"
+        )
+    if config.export and config.method == "reward":
+        raise ValueError("export: gguf is for models that write text, and reward gives a score")
+
+
+def check_trainer(config: TrainingFields) -> None:
+    """Refuse settings of a command that do not belong to this trainer, or are missing.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    trainer, command = config.trainer, config.command
+    if trainer == "builtin" and command is not None:
+        raise ValueError("command needs a trainer that runs it: set trainer: command")
+    if trainer == "command" and not (command and command.run):
+        raise ValueError("trainer: command needs command.run, the command that trains")
+    if trainer not in {"builtin", "command"} and command:
+        translated = {"run", "files", "env", "stop_signal"}
+        plain = CommandConfig()  # a job that was written out again gives every field
+        given = {n for n in CommandConfig.model_fields if getattr(command, n) != getattr(plain, n)}
+        if extra := sorted(given - translated):
+            raise ValueError(f"command.{extra[0]} is what trainer: {trainer} sets by itself")

@@ -1,0 +1,185 @@
+"""The fields of a training config; `trainer.config.rules` says which of them go together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from trainer.config.command import CommandConfig, TrainerName, without_model
+from trainer.config.dataset import DatasetConfig
+from trainer.config.methods import METHODS
+from trainer.config.outputs import Quantization, Repository, Tracker
+from trainer.config.peft import LoraConfig, Peft
+from trainer.config.quantization import QuantizationConfig
+from trainer.config.settings import Settings, Text
+
+
+def _known_method(name: str) -> str:
+    if name not in METHODS:
+        raise ValueError(f"is not a training method; there are: {', '.join(METHODS)}")
+    return name
+
+
+def _some_steps(steps: int) -> int:
+    if steps == 0:  # to transformers it means: as num_train_epochs says
+        raise ValueError("must be 1 or more, or -1 for no limit")
+    return steps
+
+
+MethodName = Annotated[
+    str, AfterValidator(_known_method), Field(json_schema_extra={"enum": sorted(METHODS)})
+]
+
+
+def _dataset_shorthand(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class TrainingFields(Settings):
+    """What the trainer reads: method, model, dataset, adapters and hyperparameters."""
+
+    trainer: TrainerName = "builtin"
+    """The trainer: builtin (this product), command (any command), or another project by name."""
+    command: CommandConfig | None = None
+    """For `trainer: command`, the command; for another project, how to start it."""
+    method: MethodName = "sft"
+    """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
+    from pairs of a better and a worse answer. kto: from single answers that are good or bad.
+    reward: a model that scores answers, from such pairs. grpo, rloo, ppo: from prompts alone; the
+    model answers, and reward_functions or a reward_model say how well."""
+    model: Text
+    """The base model: a folder, or a model on the Hub."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """pretrained: start from the weights. random: start from the config alone."""
+    dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
+    """The examples. A path alone will do."""
+    peft: Peft = LoraConfig()
+    """What to train while the model itself stays frozen: adapters (peft_type: lora, prompt_tuning
+    or prefix_tuning). null: train all weights."""
+    quantization: QuantizationConfig | None = None
+    """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,
+    {load_in_8bit: true} is more exact. null: not at all."""
+    num_train_epochs: float = Field(default=3.0, gt=0)
+    """How many times to go over the dataset."""
+    max_steps: Annotated[int, AfterValidator(_some_steps)] = Field(default=-1, ge=-1)
+    """Stop after this many optimizer steps; -1: use num_train_epochs."""
+    per_device_train_batch_size: int = Field(default=8, ge=1)
+    """Examples per device and forward pass; a step has this × accumulation × devices."""
+    per_device_eval_batch_size: int = Field(default=8, ge=1)
+    """Examples per device in evaluation."""
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward passes per optimizer step."""
+    learning_rate: float | None = Field(default=None, gt=0, le=10)
+    """null: the method's own, such as 2e-4 for sft with adapters and 2e-5 for all weights;
+    prompt_tuning 3e-2, prefix_tuning 1e-2."""
+    beta: float | None = Field(default=None, ge=0)
+    """How strongly the model is held to its starting point (dpo, kto, grpo, rloo, ppo), or how much
+    preferences weigh (orpo). null: the method's own, 0.1; grpo: 0; rloo, ppo: 0.05."""
+    loss_type: Text | None = None
+    """The loss of dpo (sigmoid, ipo, hinge, …), kto or grpo (dapo, grpo, dr_grpo, …), by TRL's
+    name. null: the method's own."""
+    reward_functions: list[Text] = Field(default_factory=list)
+    """What scores the answers of grpo, rloo and ppo: names such as exact_match, or your own
+    functions as path.py:function. Several are summed."""
+    reward_model: Text | None = None
+    """A model with a single score that also scores the answers: a folder, such as the output of method
+    reward, or a model on the Hub."""
+    num_generations: int | None = Field(default=None, ge=2)
+    """How many answers per prompt are compared. null: TRL's own, 8 for grpo and 2 for rloo."""
+    max_completion_length: int = Field(default=256, ge=1)
+    """Longest answer that is generated, in tokens; max_length holds prompt and answer."""
+    temperature: float = Field(default=1.0, gt=0)
+    """How freely answers are generated; near 0 always the likeliest token."""
+    callbacks: list[Text] = Field(default_factory=list)
+    """Your own subclasses of transformers' TrainerCallback, as path.py:Class."""
+    formatting: Text | None = None
+    """Your own function from a row to a row in one of the formats, as path.py:function."""
+    lr_scheduler_type: Text = "cosine"
+    """How the learning rate changes over time; any name that transformers knows."""
+    warmup_steps: float = Field(default=0.03, ge=0)
+    """Steps until the full learning rate; below 1, a share of all steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are clipped to this norm; 0: never."""
+    optim: Text = "adamw_torch_fused"
+    """The optimizer; any name that transformers knows. adamw_8bit and paged_adamw_8bit keep their
+    state in a quarter of the memory."""
+    max_length: int = Field(default=1024, ge=8)
+    """Longest example in tokens; longer ones are cut (cpt: the length of a packed block)."""
+    packing: bool | None = None
+    """Fill every sequence up to max_length. null: for cpt only. sft keeps the rows of a sequence
+    apart; cpt cuts the joined text into blocks."""
+    padding_free: bool | None = None
+    """sft: train on a batch as one sequence without padding; its rows do not see each other, so the
+    result is the same. null: where the model's attention makes that faster."""
+    attn_implementation: Text | None = None
+    """How the model attends, by transformers' name. null: flash_attention_2 where flash-attn is
+    installed and the weights are held in 16 bits, else sdpa."""
+    assistant_only_loss: bool = True
+    """Learn from the assistant's (or the completion's) tokens only."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Trade time for memory: recompute activations in the backward pass. auto: only where the
+    predicted memory would not fit otherwise."""
+    parallelism: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    """How several GPUs train one model. ddp: each holds all of it. fsdp, deepspeed: it is split across
+    them, so that larger models fit."""
+    zero_stage: Literal[1, 2, 3] = 2
+    """What parallelism: deepspeed splits. 1: the optimizer's state. 2: gradients too.
+    3: weights too."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision. auto: bfloat16 where the GPU has it, else float32."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """For initialisation, dropout, data order and split."""
+    logging_steps: int = Field(default=1, ge=1)
+    """Write metrics every this many steps."""
+    save_steps: int = Field(default=100, ge=1)
+    """Write a checkpoint every this many steps."""
+    save_total_limit: int = Field(default=2, ge=1)
+    """Keep this many checkpoints; the newest valid one and the best are never removed."""
+    async_save: bool = True
+    """Keep training while a checkpoint is written, from a copy in memory if there is room for it."""
+    eval_steps: int | None = Field(default=None, ge=1)
+    """Evaluate every this many steps. null: at the end of each epoch."""
+    eval_on_start: bool = True
+    """Evaluate once before training, to see what it gained."""
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop when eval_loss has not improved for this many evaluations, and keep the best."""
+    early_stopping_threshold: float = Field(default=0.0, ge=0)
+    """An improvement is a drop of more than this."""
+    merge: bool = False
+    """Also write the base model with the adapter merged in, in full precision, to output/merged/."""
+    export: list[Literal["gguf"]] = Field(default_factory=list)
+    """Other formats to write as well. gguf: for llama.cpp and Ollama, to output/gguf/."""
+    gguf_quantization: Quantization = "F16"
+    """Of the exported weights: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0."""
+    push_to_hub: Repository | None = None
+    """Upload the result to this repository of the Hub, as owner/name, by the token in HF_TOKEN."""
+    hub_private_repo: bool = True
+    """Whether the repository is private, if it has to be created."""
+    report_to: list[Tracker] = Field(default=["tensorboard"])
+    """Where else to send metrics: tensorboard; wandb, offline without WANDB_API_KEY; mlflow, into a file
+    without MLFLOW_TRACKING_URI. []: nowhere."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Any further argument of the method's TRL or transformers config, by its own name."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether sequences are filled up to max_length."""
+        return self.packing if self.packing is not None else self.method == "cpt"
+
+    @property
+    def initial_learning_rate(self) -> float:
+        """The learning rate; where the job names none, that of the adapters, or the method's."""
+        of_method = METHODS[self.method].learning_rate(adapters=self.peft is not None)
+        of_adapters = self.peft.learning_rate if self.peft else None
+        return self.learning_rate or of_adapters or of_method
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether each of several processes holds a part of the weights only."""
+        return self.parallelism == "fsdp" or (
+            self.parallelism == "deepspeed" and self.zero_stage == 3
+        )
+
+    _without_model = model_validator(mode="before")(without_model)

@@ -1,0 +1,133 @@
+"""Checkpoints: whole or not there. Standard library only.
+
+A checkpoint is written into a hidden folder, every file is synced to disk, its manifest is
+written last, and then the folder is renamed to `checkpoint-<step>`. Resuming takes the newest
+one whose manifest holds; transformers alone would take a torn one, or a flipped bit, unnoticed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from trainer.contract.errors import IntegrityError
+from trainer.contract.files import fsync_directory
+from trainer.contract.manifest import read_manifest, verify, write_manifest
+
+STAGING = ".saving"
+NEEDED = {"trainer_state.json"}
+OPTIMIZERS = (
+    {"optimizer.pt", "scheduler.pt"},
+    {"optimizer.bin", "scheduler.pt"},  # of FSDP
+    {"latest", "scheduler.pt"},  # of DeepSpeed, which names a folder
+)
+"""Without these transformers resumes silently with a fresh optimizer or scheduler."""
+UNWANTED = ("training_args.bin", "README.md")
+"""A pickle that resuming does not read, and a model card that only the output needs."""
+NO_PART_OF_A_MODEL = (
+    *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
+    *("adapter_model.pt", "trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
+)
+"""What training left beside a model."""
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return N of `checkpoint-N`, or -1 for another name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    return int(match[1]) if match else -1
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, newest first, valid or not."""
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
+
+
+def commit(staged: Path, folder: Path, *, trainer: str = "builtin", processes: int = 1) -> Path:
+    """Move a finished checkpoint from the staging folder to its place; return that place.
+
+    Args:
+        staged: the checkpoint.
+        folder: where it goes.
+        trainer: who wrote it; of another's files nobody but he knows which are needed.
+        processes: how many trained; each has its own random numbers in it.
+    """
+    if trainer == "builtin":
+        for name in UNWANTED:
+            (staged / name).unlink(missing_ok=True)
+    write_manifest(staged, step=step_of(staged), trainer=trainer, processes=processes)
+    final = folder / staged.name
+    shutil.rmtree(final, ignore_errors=True)
+    staged.rename(final)
+    fsync_directory(folder)
+    return final
+
+
+def check(checkpoint: Path) -> None:
+    """Refuse a checkpoint that is torn, corrupted, or lacks what resuming needs.
+
+    Raises:
+        IntegrityError: naming the file that is missing or differs.
+    """
+    manifest = verify(checkpoint)
+    if manifest.get("trainer", "builtin") != "builtin":
+        return
+    names = set(manifest["files"])
+    optimizer = OPTIMIZERS[0]
+    for known in OPTIMIZERS:
+        if known <= names:
+            optimizer = known
+    if missing := sorted((NEEDED | optimizer | _rng_states(manifest.get("processes", 1))) - names):
+        raise IntegrityError(f"{checkpoint} lacks {', '.join(missing)}.")
+
+
+def processes_of(checkpoint: Path) -> int:
+    """Return how many processes trained when a checkpoint was saved."""
+    return int(read_manifest(checkpoint).get("processes", 1))
+
+
+def _rng_states(processes: int) -> set[str]:
+    if processes == 1:
+        return {"rng_state.pth"}
+    return {f"rng_state_{rank}.pth" for rank in range(processes)}
+
+
+def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
+    """Return the newest checkpoint that holds, and why newer ones were passed over."""
+    rejected = []
+    for checkpoint in all_checkpoints(folder):
+        try:
+            check(checkpoint)
+        except IntegrityError as error:
+            rejected.append(error.message)
+        else:
+            return checkpoint, rejected
+    return None, rejected
+
+
+def size_of_newest(folder: Path) -> int | None:
+    """Return how many bytes the newest checkpoint takes; None when there is none."""
+    for checkpoint in all_checkpoints(folder):
+        return sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+    return None
+
+
+def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> list[Path]:
+    """Remove all but the newest `keep` checkpoints and those of the `protected` steps.
+
+    The newest valid checkpoint stays in any case. Returns what was removed.
+    """
+    checkpoints = all_checkpoints(folder)
+    candidates = [p for p in checkpoints[keep:] if step_of(p) not in protected]
+    if not candidates:
+        return []
+    newest, _ = newest_valid(folder)
+    removed = [p for p in candidates if p != newest]
+    for checkpoint in removed:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    return removed

@@ -1,0 +1,137 @@
+"""metrics.jsonl: one object per logging step, append only. Standard library only.
+
+After a resume steps are written again, with the same values; readers keep the last of each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from trainer.contract.files import NOT_JSON
+
+Record = dict[str, Any]
+MAX_LINE = 64 * 1024  # bytes; a longer line is no record of ours
+LARGEST = 1 << 53  # whole numbers up to here are exact as floats too
+NUMBERS = (
+    *("step", "total_steps", "epoch", "train_loss", "eval_loss", "perplexity", "learning_rate"),
+    *("grad_norm", "tokens_per_second", "samples_per_second", "eta_seconds"),
+)
+"""What a record may hold, whoever trains."""
+GOALS = {
+    "eval_loss": "lower is better",
+    "train_loss": "lower is better",
+    "reward": "higher is better",
+    "kl": "",
+    "rewards/margins": "higher is better",
+    "rewards/accuracies": "higher is better",
+    "accuracy": "higher is better",
+    "margin": "higher is better",
+}
+"""What shows how well a training does, and which way is good; TRL's names after the losses."""
+OF_METHODS = tuple(name for name in GOALS if not name.endswith("_loss"))
+"""Those that only some methods log, in training as they are and in evaluation as eval_…"""
+EVENT = re.compile(rb"event (\w+) at step (\d+): (.*)")
+"""The log's line that tells of an event of a step: its kind, the step, and the message."""
+
+
+def event_line(step: int, event: dict[str, str]) -> str:
+    """Return that line."""
+    return f"event {event['kind']} at step {step}: {event['message']}"
+
+
+def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
+    """Return the records in `lines` and how many lines were passed over as unreadable."""
+    records: list[Record] = []
+    skipped = 0
+    for line in lines:
+        try:
+            record = json.loads(line) if len(line) <= MAX_LINE else None
+        except NOT_JSON:
+            record = None
+        if isinstance(record, dict) and _is_step(record.get("step")):
+            records.append({name: v for name, v in record.items() if _plain(name, v)})
+        else:
+            skipped += 1
+    return records, skipped
+
+
+def by_step(
+    records: Iterable[Record], earlier: Mapping[int, Record] | None = None
+) -> dict[int, Record]:
+    """Return one record per step, in order; of a step written twice, the last wins.
+
+    An evaluation and a training record of the same step are one.
+
+    Args:
+        records: as they were written.
+        earlier: what was returned for the records before these.
+    """
+    steps = dict(earlier or {})
+    for record in records:
+        steps[record["step"]] = steps.get(record["step"], {}) | record
+    return dict(sorted(steps.items()))
+
+
+def read_metrics(path: Path) -> tuple[dict[int, Record], int]:
+    """Return the records of a metrics file by step, and the count of unreadable lines."""
+    try:
+        with path.open("rb") as stream:
+            records, skipped = parse_records(_lines(stream))
+    except FileNotFoundError:
+        return {}, 0
+    return by_step(records), skipped
+
+
+def final_metrics(path: Path) -> dict[str, float]:
+    """Return the number of steps, and the first and the last of every metric that counts.
+
+    Of the evaluation loss the best too, and its step.
+    """
+    steps, _ = read_metrics(path)
+    facts = {"steps": float(max(steps, default=0))}
+    for name in ("train_loss", "eval_loss", *OF_METHODS, *(f"eval_{name}" for name in OF_METHODS)):
+        values = [(r[name], step) for step, r in steps.items() if _is_number(r.get(name))]
+        if values:
+            facts |= {f"{name}_first": values[0][0], name: values[-1][0]}
+        if values and name == "eval_loss":
+            facts["eval_loss_best"], facts["eval_loss_best_step"] = min(values)
+    return facts
+
+
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a file; of one that is too long only so much that it shows."""
+    while line := stream.readline(MAX_LINE + 2):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            rest = stream.readline(MAX_LINE + 2)
+        yield line.removesuffix(b"\n")
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST
+
+
+def _plain(name: str, value: Any) -> bool:
+    """Whether a value can be shown and added up: NaN, words and nested values cannot."""
+    if name == "timestamp":
+        return _is_time(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or (isinstance(value, int) and abs(value) <= LARGEST)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_time(value: Any) -> bool:
+    try:
+        return datetime.fromisoformat(value).utcoffset() is not None
+    except (TypeError, ValueError):
+        return False

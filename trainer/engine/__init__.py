@@ -1,0 +1,1 @@
+"""What every method's trainer is made of: model, arguments, callbacks, saving, memory."""

@@ -1,0 +1,246 @@
+"""What every method's trainer shares: one run's inputs, token counts, checkpoints that hold."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trainer.config import TrainingConfig
+from trainer.contract import checkpoints
+from trainer.contract.errors import DiskFull
+from trainer.contract.job_directory import JobDirectory
+from trainer.contract.world import own_rank
+from trainer.engine import saving
+from trainer.engine.collectives import all_to_first, wait_for_all
+from trainer.engine.divergence import Recent, diverged, lower_rates
+from trainer.engine.failures import tensors_expected, translate
+from trainer.engine.heartbeat import Pulse
+from trainer.engine.oom_retry import InParts
+from trainer.engine.parallelism import is_sharded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+T = TypeVar("T")
+MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
+
+
+@dataclass(kw_only=True)
+class Run:
+    """What a method needs to build its trainer."""
+
+    config: TrainingConfig
+    directory: JobDirectory
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    train_dataset: Dataset
+    """See `trainer.data.tokenization.PreparedData`."""
+    eval_dataset: Dataset | None
+    batch_divisor: int = 1
+    learning_rate_factor: float = 1.0
+    """See `Status`, as for `batch_divisor`."""
+    protected_steps: Callable[[], set[int]] = field(default=set)
+    """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
+
+    def with_room(self, work: Callable[[], T]) -> T:
+        """Do `work`; where the disk is full, once more with the newest and best checkpoint only."""
+        folder = self.directory.checkpoints
+        try:
+            return work()
+        except Exception as error:
+            full = isinstance(translate(error, folder), DiskFull)
+            removed = checkpoints.prune(folder, 1, self.protected_steps()) if full else []
+            if not removed:
+                raise
+        names = ", ".join(checkpoint.name for checkpoint in removed)
+        print(f"the disk is full: removed {names} and save again", flush=True)  # noqa: T201 - standard output is the job's log
+        return work()
+
+
+class JobTrainer(InParts):
+    """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.contract.checkpoints`."""
+
+    def __init__(self, run: Run, **kwargs: Any) -> None:
+        self.run = run
+        self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
+        self.samples_seen: Any = 0  # see tokens_seen
+        self.saves = saving.Saves()
+        self.pulse = Pulse(run.directory.pulse)
+        self.recent = Recent(kwargs["args"].gradient_accumulation_steps)
+        super().__init__(**kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; whichever way it ends, the last save is over by then."""
+        with self.pulse, self.saves, self._walking_less():
+            return super().train(*args, **kwargs)  # type: ignore[misc] # mixin
+
+    @contextmanager
+    def _walking_less(self) -> Iterator[None]:
+        """Spare two walks over all modules a step: adapters are many, and few have gradients."""
+        model: Any = self.model  # type: ignore[attr-defined] # mixin
+
+        def train(mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - as torch has it
+            return model if model.training == mode else type(model).train(model, mode)
+
+        model.train()  # adapters make a new root, which says so of itself alone
+        model.train = train
+        model.zero_grad = lambda: self.optimizer.zero_grad()  # type: ignore[attr-defined] # mixin
+        try:
+            yield
+        finally:
+            del model.train, model.zero_grad
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """Clip what the optimizer has, where that is all there is: see `_walking_less`."""
+        if self.args.parallel_mode.name != "NOT_PARALLEL":
+            return super()._clip_grad_norm(model)  # type: ignore[misc] # mixin
+        groups = self.optimizer.param_groups  # type: ignore[attr-defined] # mixin
+        trained = [parameter for group in groups for parameter in group["params"]]
+        return self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)  # type: ignore[attr-defined] # mixin
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch."""
+        self.pulse.beat()
+        self.saves.check()
+        self.count(inputs)
+        loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
+        self.recent.add(loss, inputs)
+        return loss
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate one batch."""
+        self.pulse.beat()
+        return super().prediction_step(*args, **kwargs)  # type: ignore[misc] # mixin
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        """Count what is trained on: masks are of shape (batch, length), one or one an answer."""
+        if "position_ids" in inputs:  # no padding: each document's positions begin at 0
+            self.tokens_seen += inputs["input_ids"].numel()
+            self.samples_seen += (inputs["position_ids"] == 0).sum()
+            return
+        masks = [inputs[name] for name in MASKS if name in inputs] or [inputs["input_ids"] >= 0]
+        self.tokens_seen += sum(mask.sum() for mask in masks)
+        self.samples_seen += masks[0].shape[0]
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        """Return the sampler; one that groups by length gets an order that a resumed run has too.
+
+        transformers lets it draw from the global generator, which a resume sets later.
+        """
+        import torch
+        from transformers.trainer_pt_utils import LengthGroupedSampler
+
+        sampler = super()._get_train_sampler(dataset)  # type: ignore[misc] # mixin
+        if isinstance(sampler, LengthGroupedSampler):
+            generator = torch.Generator()
+            sampler.generator = generator
+            sampler.set_epoch = lambda epoch: generator.manual_seed(self.run.config.seed + epoch)
+        return sampler
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count none: nobody reads the sum, and counting walks all parameters at every step."""
+        return 0
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.run.directory.checkpoints / checkpoints.STAGING)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save; with `async_save` this returns as soon as there is a copy in memory."""
+        from transformers import Trainer
+
+        self._refuse_broken_weights()
+        self.saves.wait()
+        folder, rank = self.run.directory.checkpoints, own_rank()
+        # Only the first process has time: the others' files must be there when it ends the save,
+        # and those of other machines are sent here from the disk.
+        waits = (
+            not self.run.config.async_save
+            or not rank.is_first
+            or is_sharded(self)
+            or rank.on_several_machines
+        )
+
+        def save() -> list[saving.Write]:
+            if rank.is_first_here:
+                shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+            wait_for_all()
+            with saving.writes_put_off(0 if waits else saving.memory_for_copies()) as writes:
+                # Not TRL's own, which writes a model card at every checkpoint.
+                Trainer._save_checkpoint(self, model, trial)
+            return writes
+
+        with named_failures(folder):
+            # The other ranks would not save once more.
+            writes = self.run.with_room(save) if rank.world_size == 1 else save()
+        wait_for_all()
+        if not rank.is_first:
+            if rank.is_first_here:  # of another machine, whose part is with the first by now
+                shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+            return
+        self.saves.begin(partial(self._finish_save, self.state.global_step, writes))  # type: ignore[attr-defined] # mixin
+        if waits:
+            self.saves.wait()
+
+    def _finish_save(self, step: int, writes: list[saving.Write]) -> None:
+        """Write what was put off, and let the checkpoint take its place; in the background."""
+        folder = self.run.directory.checkpoints
+
+        def finish() -> Path:
+            for write in writes:
+                write()
+            staged = folder / checkpoints.STAGING / f"checkpoint-{step}"
+            return checkpoints.commit(staged, folder, processes=own_rank().world_size)
+
+        with named_failures(folder):
+            saved = self.run.with_room(finish)
+        checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
+        print(f"saved {saved.name}", flush=True)  # noqa: T201 - standard output is the job's log
+
+    def _refuse_broken_weights(self) -> None:
+        """Keep the last good checkpoint: the loss is logged less often than steps are saved."""
+        import torch
+
+        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin
+        if not torch.stack([torch.isfinite(p).all() for p in trained]).all():
+            step = self.state.global_step  # type: ignore[attr-defined] # mixin
+            raise diverged(f"After step {step} a weight was NaN or infinite", self.state)  # type: ignore[attr-defined] # mixin
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save this process's; the first machine gets those of the others, whose disk is another."""
+        super()._save_rng_state(output_dir)  # type: ignore[misc] # mixin
+        rank = own_rank()
+        if not rank.on_several_machines:
+            return
+        path = Path(output_dir) / f"rng_state_{rank.rank}.pth"
+        elsewhere = rank.rank >= rank.local_world_size
+        for name, content in all_to_first((path.name, path.read_bytes() if elsewhere else None)):
+            if content is not None:
+                (path.parent / name).write_bytes(content)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        with tensors_expected(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc] # mixin
+        if checkpoint is not None and self.run.learning_rate_factor != 1:
+            lower_rates(self.optimizer, self.lr_scheduler, self.args.learning_rate)  # type: ignore[attr-defined] # mixin
+
+    def _load_rng_state(self, checkpoint: Any) -> None:
+        with tensors_expected(checkpoint):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc] # mixin
+
+
+@contextmanager
+def named_failures(folder: Path) -> Iterator[None]:
+    """Name what goes wrong in a save, and leave nothing half of it: the disk may be full."""
+    try:
+        yield
+    except Exception as error:
+        shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+        raise translate(error, folder, needed=checkpoints.size_of_newest(folder)) from error

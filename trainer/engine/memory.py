@@ -1,0 +1,284 @@
+"""Predict what training holds in memory, without holding it.
+
+    weights       bytes of every parameter, in the precision or the bits it is held in
+    gradients     4 bytes per trained parameter (masters are float32)
+    optimizer     its state per trained parameter, such as Adam's two moments in float32
+    activations   what one forward and backward pass holds besides, at most
+
+Activations are traced: PyTorch runs the pass on tensors that have shapes and no storage, and the
+storages that would live at the same time are added up. That is done for one layer and for two; each
+further layer adds what the second did. A model that cannot be traced is reckoned: per layer 34 ×
+batch × length × hidden bytes in half precision, twice that in float32 (Korthikanti et al. 2022,
+arXiv:2205.05198, equation 2, without the attention matrix, which fused attention does not keep); with
+gradient checkpointing a layer's input each and one whole layer; and the logits about three times.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.engine.arguments import precision, split_batch
+from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.parallelism import shares
+from trainer.engine.quantization import weight_bytes
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+GB = 1e9
+OVERHEAD_GB = {"cuda": 0.8, "cpu": 0.6}
+"""Python, torch and the libraries: CUDA's context on a GPU, main memory without one."""
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+GRADIENT_BYTES = 4
+ACTIVATION_BYTES = 34  # per token, hidden unit and layer, in half precision
+LOGIT_COPIES = 3  # the logits, their softmax and its gradient
+CPU_SPARE = 1.75
+"""Main memory that is freed is not given back at once: so many times the activations, as measured
+on Llamas of 1 to 30 million parameters."""
+ROOM = 0.9
+"""The share of the free memory that may be used up by what is predicted."""
+
+
+def predicted(
+    config: TrainingConfig,
+    longest: int,
+    *,
+    divisor: int = 1,
+    model: PreTrainedModel | None = None,
+    processes: int = 1,
+) -> tuple[TrainingConfig, dict[str, float]]:
+    """Return the config with gradient checkpointing decided, and the memory it will take.
+
+    auto: off where that fits into what is free, and where memory has not run out before.
+
+    Args:
+        config: the config.
+        longest: tokens of the longest row, as `trainer.data.tally.Tally` has it.
+        divisor: see `Status.batch_divisor`; above 1, memory ran out.
+        model: see `memory_gb`.
+        processes: see `memory_gb`.
+    """
+    length = config.max_length if config.packs else min(longest, config.max_length)
+    if METHODS[config.method].generates:
+        length = min(longest + config.max_completion_length, config.max_length)
+    wanted = config.gradient_checkpointing
+    if config.peft and not config.peft.allows_gradient_checkpointing:
+        wanted = False
+    memory = None
+    for choice in [False, True] if wanted == "auto" else [wanted]:
+        if wanted == "auto" and not choice and divisor > 1:
+            continue
+        config = config.model_copy(update={"gradient_checkpointing": choice})
+        memory = memory_gb(config, length, divisor=divisor, model=model, processes=processes)
+        if memory["peak"] <= ROOM * available_gb(processes)[1]:
+            break
+    assert memory  # noqa: S101 - for the type checker: at least one choice was looked at
+    return config, memory
+
+
+def memory_gb(
+    config: TrainingConfig,
+    length: int,
+    *,
+    divisor: int = 1,
+    model: PreTrainedModel | None = None,
+    processes: int = 1,
+) -> dict[str, float]:
+    """Return the parts of the peak in GB of 1e9 bytes, and their sum as `peak`.
+
+    Args:
+        config: the config; gradient_checkpointing is decided.
+        length: tokens of a row.
+        divisor: see `Status.batch_divisor`.
+        model: the model, on whatever device; None: it is made without storage.
+        processes: how many train together; all is of one of them.
+    """
+    model = model or empty_model(config)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    batch, accumulation = split_batch(
+        config.per_device_train_batch_size, config.gradient_accumulation_steps, divisor
+    )
+    rows = batch * METHODS[config.method].sequences
+    parts = {
+        "weights": weight_bytes(model, config.quantization),
+        "gradients": trained * GRADIENT_BYTES,
+        "optimizer": trained * optimizer_bytes(config.optim),
+    }
+    passing = _traced(config, rows, length) or _reckoned(config, model, rows, length)
+    # The first gradients come when most activations are gone; with accumulation they stay.
+    kept = parts["gradients"] if accumulation > 1 else 0.0
+    parts["activations"] = max(0.0, passing + kept - parts["gradients"])
+    held = shares(config, processes)
+    found = {name: held.get(name, 1.0) * size / GB for name, size in parts.items()}
+    kind, _ = available_gb()
+    found["activations"] *= CPU_SPARE if kind == "cpu" else 1.0
+    found["overhead"] = OVERHEAD_GB[kind]
+    return {**found, "peak": sum(found.values())}
+
+
+def available_gb(processes: int = 1) -> tuple[str, float]:
+    """Return cuda or cpu, and the memory that is free there for each of so many processes."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", torch.cuda.mem_get_info()[0] / GB
+    return "cpu", psutil.virtual_memory().available / GB / processes
+
+
+def optimizer_bytes(name: str) -> float:
+    """Return what an optimizer of transformers keeps per trained parameter."""
+    moments = {"sgd": 0, "adafactor": 0, "adagrad": 1, "rmsprop": 1, "lion": 1}
+    count = next((n for kind, n in moments.items() if kind in name), 2)  # Adam and its kin: 2
+    return count * (1 if "8bit" in name else 4)
+
+
+def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrainedModel:
+    """Return the model with its adapters on the meta device: shapes without storage.
+
+    Args:
+        config: the config.
+        layers: how many layers it shall have; None: all.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    import torch
+    import transformers
+
+    from trainer.engine.model import add_adapters, load_architecture
+
+    architecture = load_architecture(config)
+    if layers is not None:
+        text = architecture.get_text_config()
+        text.num_hidden_layers = layers
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:layers]
+    dtype = getattr(torch, precision(config)) if config.peft else torch.float32
+    kind = getattr(transformers, METHODS[config.method].auto_class(adapters=False))
+    with torch.device("meta"):
+        model: PreTrainedModel = kind.from_config(architecture, dtype=dtype)
+        return add_adapters(model, config) if config.peft else model
+
+
+def _traced(config: TrainingConfig, rows: int, length: int) -> float | None:
+    """Return the bytes of one pass besides weights; None where the model cannot be traced."""
+    from trainer.engine.model import load_architecture
+
+    layers: int = load_architecture(config).get_text_config().num_hidden_layers
+    try:
+        one, two = (_trace(config, rows, length, layers=count) for count in (1, 2))
+    except Exception:  # noqa: BLE001 - models are many, and most of their code is not ours
+        return None
+    return one + (two - one) * (layers - 1)
+
+
+def _trace(config: TrainingConfig, rows: int, length: int, *, layers: int) -> float:
+    """Return the most bytes that live at once in a forward and backward pass, without weights."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    half = BYTES[precision(config)] == 2
+    model = empty_model(config, layers)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
+        _give_shapes(model)
+        model.train()
+        if config.gradient_checkpointing is True:
+            with old_names_allowed():
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+                model.enable_input_require_grads()
+        tokens = torch.ones(rows, length, dtype=torch.long)
+        autocast = torch.autocast("cpu", torch.bfloat16) if half else nullcontext()
+        with living_storages() as living:
+            with autocast:
+                out = model(input_ids=tokens, use_cache=False, **_labels(config, tokens))
+            if half:  # accelerate gives every output back in float32
+                out.logits = out.logits.float()
+            out.loss.backward()
+        return float(living.most)
+
+
+def _labels(config: TrainingConfig, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what makes the model compute a loss; a score's is over its row."""
+    is_classifier = METHODS[config.method].is_classifier
+    return {"labels": tokens[:, 0].float() if is_classifier else tokens}
+
+
+def _give_shapes(model: PreTrainedModel) -> None:
+    """Move the model from the meta device to the fake CPU; tied weights stay tied."""
+    import torch
+
+    moved: dict[torch.Tensor, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, old in list(module._parameters.items()):
+            if old is not None:
+                new = moved.get(old)
+                if new is None:
+                    empty = torch.empty(old.shape, dtype=old.dtype)
+                    new = moved[old] = torch.nn.Parameter(empty, requires_grad=old.requires_grad)
+                module._parameters[name] = new
+        for name, old in list(module._buffers.items()):
+            if old is not None:
+                module._buffers[name] = torch.empty(old.shape, dtype=old.dtype)
+
+
+def living_storages() -> Any:
+    """Return a mode under which the bytes of the storages that are made are counted: `most`."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    class Living(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.now = self.most = 0
+            self._seen = WeakIdKeyDictionary()
+
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            # What goes in was made outside, or is known already.
+            for tensor in self._tensors((args, kwargs)):
+                self._seen.setdefault(tensor.untyped_storage(), 0)  # type: ignore[no-untyped-call]
+            out = function(*args, **(kwargs or {}))
+            for tensor in self._tensors(out):
+                self._count(tensor.untyped_storage())
+            return out
+
+        @staticmethod
+        def _tensors(values: Any) -> list[Any]:
+            import torch
+
+            return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
+
+        def _count(self, storage: Any) -> None:
+            if storage in self._seen:
+                return
+            size = self._seen[storage] = storage.nbytes()
+            self.now += size
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self._forget, size)
+
+        def _forget(self, size: int) -> None:
+            self.now -= size
+
+    return Living()
+
+
+def _reckoned(config: TrainingConfig, model: PreTrainedModel, rows: int, length: int) -> float:
+    """Return what `_traced` returns, by the formula at the top of this file."""
+    tokens = rows * length
+    text = model.config.get_text_config()
+    width = BYTES[precision(config)] / 2  # 34 bytes are for half precision
+    layer = ACTIVATION_BYTES * width * text.hidden_size * tokens
+    layers = text.num_hidden_layers * layer
+    if config.gradient_checkpointing is True:
+        layers = text.num_hidden_layers * 2 * width * text.hidden_size * tokens + layer
+    outputs = 1 if METHODS[config.method].is_classifier else text.vocab_size
+    logits = LOGIT_COPIES * 4 * outputs * tokens
+    return float(layers + logits)

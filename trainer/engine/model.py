@@ -1,0 +1,163 @@
+"""Load tokenizer and model, and put adapters on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import LoraConfig, PromptTuningConfig, TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.config.model_files import check_model_files
+from trainer.contract.errors import ConfigError, ModelNotFound
+from trainer.engine.arguments import precision
+from trainer.engine.attention import choose_attention
+from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.quantization import keep_differentiable, loading_options
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
+    """Load the model's tokenizer; without a padding token the end-of-text token pads."""
+    from transformers import AutoTokenizer
+
+    check_model_files(config.model)
+    tokenizer = loaded(AutoTokenizer.from_pretrained, config)
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"training.model: {config.model} has no fast tokenizer (tokenizer.json).",
+            "Save it once with transformers' convert_slow_tokenizer, or choose another model.",
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_architecture(config: TrainingConfig) -> PretrainedConfig:
+    """Load the model's config alone.
+
+    Raises:
+        ModelNotFound: there is none.
+    """
+    from transformers import AutoConfig
+
+    check_model_files(config.model)
+    options = {"num_labels": 1} if METHODS[config.method].is_classifier else {}
+    architecture: PretrainedConfig = loaded(AutoConfig.from_pretrained, config, **options)
+    return architecture
+
+
+def load_model(config: TrainingConfig) -> PreTrainedModel:
+    """Load or initialise the model, with adapters where the job asks for them.
+
+    Weights that are trained are float32 (masters of a mixed-precision run); frozen weights take
+    the precision of the run, or few bits. It is on the CPU, but where it is quantised.
+    """
+    import torch
+    import transformers
+    from transformers import set_seed
+
+    set_seed(config.seed)  # adapters and random weights are the same for the same seed
+    frozen = config.peft is not None
+    dtype = getattr(torch, precision(config)) if frozen else torch.float32
+    method = METHODS[config.method]
+    kind = getattr(transformers, method.auto_class(adapters=False))
+    options = {"num_labels": 1} if method.is_classifier else {}
+    if config.init == "random":
+        model = kind.from_config(load_architecture(config), dtype=dtype)
+    else:
+        options |= loading_options(config)
+        model = loaded(kind.from_pretrained, config, dtype=dtype, **options)
+        keep_differentiable(model)
+    choose_attention(model, config.attn_implementation)
+    if config.peft is not None:
+        model = add_adapters(model, config)
+        # Without autocast, as on a CPU or where answers are generated, precisions must not be mixed.
+        if torch.cuda.is_available() and not method.generates:
+            as_masters(model)
+        # FSDP and DeepSpeed gather weights when a layer is called; a compiler fuses by itself.
+        if config.parallelism == "ddp" and not config.arguments.get("torch_compile"):
+            from trainer.engine.fused_lora import fuse
+
+            fuse(model)
+    return model
+
+
+def as_masters(model: PreTrainedModel) -> None:
+    """Hold what is trained in float32: PEFT does so with adapters, not with `modules_to_save`."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
+    """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained.
+
+    Raises:
+        ConfigError: naming the layers that the model has not, or that cannot be trained.
+    """
+    import peft
+
+    if isinstance(config.peft, LoraConfig):
+        _check_modules_to_save(model, config.peft.modules_to_save or [])
+    try:
+        with old_names_allowed():
+            return peft.get_peft_model(model, _peft_config(config))
+    except ValueError as error:
+        raise ConfigError(
+            f"training.peft: {str(error).splitlines()[0]}",
+            "Use target_modules: all-linear, or names of layers that this model has.",
+        ) from error
+
+
+def _check_modules_to_save(model: PreTrainedModel, wanted: list[str]) -> None:
+    """Refuse layers that PEFT would pass over in silence, and weights that have no gradient."""
+    layers = dict(model.named_modules())
+    for name in wanted:
+        found = [layer for path, layer in layers.items() if path.endswith(name)]  # as PEFT does
+        if not found:
+            raise ConfigError(
+                f"training.peft.modules_to_save: the model has no layer {name!r}.",
+                "Name layers by the end of their names, such as embed_tokens, lm_head or norm.",
+            )
+        if not all(p.is_floating_point() for layer in found for p in layer.parameters()):
+            raise ConfigError(
+                f"training.peft.modules_to_save: {name} is quantised, and cannot be trained in full.",
+                f"Name {name} and lm_head in training.quantization.llm_int8_skip_modules, or leave "
+                "it to the adapter.",
+            )
+
+
+def _peft_config(config: TrainingConfig) -> PeftConfig:
+    """Return the settings as PEFT's own, which says its words in capitals."""
+    import peft
+
+    settings = config.peft
+    assert settings is not None  # noqa: S101 - for the type checker: callers have looked
+    task = "SEQ_CLS" if METHODS[config.method].is_classifier else "CAUSAL_LM"
+    given = settings.model_dump() | {"peft_type": settings.peft_type.upper(), "task_type": task}
+    if isinstance(settings, PromptTuningConfig):
+        given["prompt_tuning_init"] = settings.prompt_tuning_init.upper()
+        if settings.prompt_tuning_init == "text":
+            given["tokenizer_name_or_path"] = _source(config)
+    return peft.get_peft_config(given)
+
+
+def _source(config: TrainingConfig) -> str:
+    path = Path(config.model).expanduser()
+    return str(path) if path.exists() else config.model
+
+
+def loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
+    """Return what `load`, a `from_pretrained`, makes of the job's model.
+
+    Raises:
+        ModelNotFound: it cannot be loaded; the reason is transformers' own.
+    """
+    try:
+        return load(_source(config), **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFound(f"training.model: {config.model} cannot be loaded: {reason}") from error

@@ -1,0 +1,139 @@
+"""How one model is trained by several processes: DDP, FSDP or DeepSpeed's ZeRO.
+
+With ddp every process has the whole model, and they average their gradients. fsdp and deepspeed
+share out weights, gradients and the optimizer's state, so that larger models fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import JobState
+from trainer.engine.collectives import highest
+from trainer.engine.control import Wish
+
+ENDS = (None, JobState.PAUSED, JobState.STOPPED)
+FLAGS = (
+    *("should_training_stop", "should_epoch_stop"),
+    *("should_save", "should_evaluate", "should_log"),
+)
+
+
+def check_parallelism(config: TrainingConfig, processes: int) -> None:
+    """Refuse what so many processes on this machine's devices cannot do.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    if processes > 1 and METHODS[config.method].generates:
+        raise ConfigError(
+            f"training.method: {config.method} generates answers in one process only, and there "
+            f"are {processes}.",
+            "Set resources.gpu_count: 1 (without a GPU cpu_processes: 1), or another method.",
+        )
+    if config.parallelism == "ddp":
+        return
+    import torch
+
+    if processes == 1 or not torch.cuda.is_available():
+        raise ConfigError(
+            f"training.parallelism: {config.parallelism} splits a model across GPUs, and here "
+            f"{'only one process trains' if processes == 1 else 'there is no GPU'}.",
+            "Set resources.gpu_count: 2 or more, or parallelism: ddp.",
+        )
+
+
+def parallel_arguments(config: TrainingConfig) -> dict[str, Any]:
+    """Return what transformers' arguments say of it."""
+    if config.parallelism == "fsdp":
+        return {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # by the model's own _no_split_modules
+                "reshard_after_forward": True,
+                "state_dict_type": "FULL_STATE_DICT",  # one file, which any number of GPUs resumes
+                # That of transformers would gather the weights of a layer once more than FSDP's.
+                "activation_checkpointing": config.gradient_checkpointing is True,
+            },
+            "gradient_checkpointing": False,
+        }
+    if config.parallelism == "deepspeed":
+        return {"deepspeed": deepspeed_config(config)}
+    return {}
+
+
+def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
+    """Return DeepSpeed's own settings; transformers fills in whatever is auto."""
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+    }
+    if config.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # any that transformers knows
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "gradient_clipping": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+    }
+
+
+def shares(config: TrainingConfig, processes: int) -> dict[str, float]:
+    """Return what each process holds of weights, gradients and the optimizer's state; 1: all."""
+    part = 1 / processes
+    match config.parallelism, config.zero_stage:
+        case "ddp", _:  # what is averaged lies in buckets beside the gradients
+            return {"gradients": 2.0 if processes > 1 else 1.0}
+        case "deepspeed", 1:
+            return {"optimizer": part}
+        case "deepspeed", 2:
+            return {"optimizer": part, "gradients": part}
+        case _:
+            return {"optimizer": part, "gradients": part, "weights": part}
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Whether each process holds a part of the model only."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def full_weights(trainer: Any) -> dict[str, Any] | None:
+    """Return all weights by name where each process holds a part; all processes must ask."""
+    if not is_sharded(trainer):
+        return None
+    wrapped = trainer.model if trainer.is_fsdp_enabled else trainer.deepspeed
+    weights: dict[str, Any] = trainer.accelerator.get_state_dict(wrapped)
+    return weights
+
+
+def agreed_end_state(wish: Wish, control: Any = None) -> JobState | None:
+    """Return in which state to end: if any process was told to, all do.
+
+    Args:
+        wish: what this process was told.
+        control: transformers' flags, which become the same in all processes too.
+    """
+    [end] = _agreed(control, ENDS.index(wish.end_state()))
+    return ENDS[end]
+
+
+def agree_on(control: Any) -> None:
+    """Let transformers' flags be the same in all processes."""
+    _agreed(control)
+
+
+def _agreed(control: Any, *others: int) -> list[int]:
+    names = FLAGS if control else ()
+    agreed = highest([*others, *(int(getattr(control, name)) for name in names)])
+    for name, flag in zip(names, agreed[len(others) :], strict=True):
+        setattr(control, name, bool(flag))
+    return agreed[: len(others)]

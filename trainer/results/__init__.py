@@ -1,0 +1,1 @@
+"""What a training leaves: the output, merged and exported models, uploads, the model card."""

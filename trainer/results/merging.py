@@ -1,0 +1,82 @@
+"""Merge an adapter onto its base model, in full precision, in main memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.contract.errors import ConfigError
+from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.model import load_architecture, loaded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHARD = "5GB"  # the largest file; a download goes on after a cut, but a hash covers a whole file
+
+
+def refuse_quantised_base(config: TrainingConfig) -> None:
+    """Refuse to merge where the base model's own weights are quantised.
+
+    Raises:
+        ConfigError: they are: what is merged into them is rounded away.
+        ModelNotFound: the model's config cannot be read.
+    """
+    if not needs_merging(config):
+        return
+    if getattr(load_architecture(config), "quantization_config", None):
+        field = "merge" if config.merge else "export"
+        raise ConfigError(
+            f"training.{field}: the weights of {config.model} are quantised themselves, and a "
+            "merged adapter would be rounded away.",
+            f"Name the unquantised model it was made of as training.model, or leave {field} out.",
+        )
+
+
+def needs_merging(config: TrainingConfig) -> bool:
+    """Whether the job asks for something that is made of merged weights."""
+    return config.peft is not None and bool(config.merge or config.export)
+
+
+def let_go(trainer: Any) -> None:
+    """Free what training needed: weights, gradients, optimizer. The trainer is of no use then."""
+    import torch
+
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer.accelerator.free_memory()
+    for parameter in trainer.model.parameters():
+        parameter.grad = None
+        if type(parameter.data) is torch.Tensor:  # a sharded model's share may stay
+            parameter.data = torch.empty(0, dtype=parameter.dtype)
+    trainer.accelerator.free_memory()  # collects garbage, and gives it back to the GPU
+
+
+def write_merged(
+    config: TrainingConfig, adapter: Path, target: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Load the base anew as its checkpoint has it, merge, and write a plain model.
+
+    Not the model in memory is merged: that may be quantised, or rounded to the GPU's precision.
+    It is done on the CPU, where there is room for the model once.
+
+    Args:
+        config: the job's settings, with the model where it lies.
+        adapter: the folder of the trained adapter.
+        target: where the model goes, in shards.
+        tokenizer: as used.
+    """
+    import peft
+    import transformers
+
+    method = METHODS[config.method]
+    kind = getattr(transformers, method.auto_class(adapters=False))
+    options = {"num_labels": 1} if method.is_classifier else {}
+    base = loaded(kind.from_pretrained, config, dtype="auto", **options)
+    with old_names_allowed():
+        merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
+    if method.is_classifier:  # the score is that of the last token that is none of padding
+        merged.config.pad_token_id = tokenizer.pad_token_id
+    merged.save_pretrained(target, max_shard_size=SHARD)
+    tokenizer.save_pretrained(target)

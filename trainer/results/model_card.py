@@ -1,0 +1,160 @@
+"""README.md of an output: how it was made, from what, how good it is, how to load it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+from trainer.config import QuantizationConfig, TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.contract.job_directory import GGUF, MERGED
+from trainer.contract.words import number
+from trainer.results.summary import Summary, code, table
+
+VERSIONS = ("torch", "transformers", "trl", "peft")
+MISSING = "not installed"
+NO_SETTINGS = {"model", "dataset", "report_to", "command", "trainer", "push_to_hub"}
+"""What is told elsewhere in the card, or says nothing of the model."""
+
+
+def model_card(summary: Summary, place: str = ".") -> str:
+    """Return the card.
+
+    Args:
+        summary: of the training, with names instead of paths where others shall read them.
+        place: from where it is loaded: this folder, or a repository of the Hub.
+    """
+    config, data = summary.config, summary.data
+    settings = config.model_dump(exclude=NO_SETTINGS, exclude_none=True)
+    sections = {
+        "Results": table("metric", "before → after", summary.results()),
+        "Training": table("setting", "value", summary.settings()),
+        "Load": ["```python", *loading(config, place), "```"],
+        "Reproduce": [
+            f"Dataset: SHA-256 {code(str(data.get('sha256', 'unknown')))}, "
+            f"{number(data.get('rows'))} rows, {number(data.get('tokens'))} tokens. All settings:",
+            "",
+            *table("name", "value", {name: _text(value) for name, value in settings.items()}),
+            "",
+            *table("package", "version", _versions()),
+        ],
+    }
+    return "\n".join(
+        [
+            "---",
+            *_front_matter(config),
+            "---",
+            "",
+            f"# {config.method.upper()} {'adapter' if config.peft else 'model'}",
+            "",
+            summary.headline(),
+            *(f"\n**Note:** {warning}" for warning in summary.warnings()),
+            *(line for name, body in sections.items() for line in ("", f"## {name}", "", *body)),
+            "",
+        ]
+    )
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether a model or dataset is a repository of the Hub, as owner/name, rather than a path."""
+    return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
+
+
+def _front_matter(config: TrainingConfig) -> list[str]:
+    """Return what the Hub reads of a card; it knows bases and datasets by their names there."""
+    library = "peft" if config.peft else "transformers"
+    task = "text-classification" if METHODS[config.method].is_classifier else "text-generation"
+    return [
+        *([f"base_model: {json.dumps(config.model)}"] if is_on_hub(config.model) else []),
+        *([f"datasets: [{json.dumps(config.dataset.path)}]"] if _is_hub_dataset(config) else []),
+        f"library_name: {library}",
+        f"pipeline_tag: {task}",
+        f"tags: [training-orchestrator, {config.method}]",
+    ]
+
+
+def _is_hub_dataset(config: TrainingConfig) -> bool:
+    name = config.dataset.path
+    return is_on_hub(name) and not Path(name).suffix
+
+
+def loading(config: TrainingConfig, place: str) -> list[str]:
+    """Return the lines of Python that load the result from a folder, or a repository of the Hub."""
+    method = METHODS[config.method]
+    kind = method.auto_class(adapters=config.peft is not None)
+    package = "peft" if config.peft else "transformers"
+    where = json.dumps(place)
+    lines = [
+        f"from {package} import {kind}",
+        "from transformers import AutoTokenizer",
+        "",
+        f"model = {kind}.from_pretrained({where})" + ("  # this folder" if place == "." else ""),
+        f"tokenizer = AutoTokenizer.from_pretrained({where})",
+    ]
+    if config.peft:
+        lines += ["", *_loading_base_first(config, where)]
+    if config.quantization:
+        lines += ["", *_loading_quantised(config.quantization, kind, where)]
+    if config.merge:
+        plain = method.auto_class(adapters=False)
+        lines += [
+            "",
+            "# Or the base model with the adapter merged in, without PEFT:",
+            f"from transformers import {plain}",
+            "",
+            f'model = {plain}.from_pretrained({where}, subfolder="{MERGED}")',
+        ]
+    if config.export:
+        lines += ["", f"# For llama.cpp, Ollama and the like: {GGUF}/*.gguf"]
+    return lines
+
+
+def _loading_base_first(config: TrainingConfig, where: str) -> list[str]:
+    method = METHODS[config.method]
+    base = method.auto_class(adapters=False)
+    head = ", num_labels=1" if method.is_classifier else ""
+    return [
+        "# Or the base model first, then the adapter on top:",
+        "from peft import PeftModel",
+        f"from transformers import {base}",
+        "",
+        f"base = {base}.from_pretrained({json.dumps(config.model)}{head})",
+        f"model = PeftModel.from_pretrained(base, {where})",
+    ]
+
+
+def _loading_quantised(quantization: QuantizationConfig, kind: str, where: str) -> list[str]:
+    names = ["load_in_8bit"]
+    if quantization.load_in_4bit:
+        names = ["load_in_4bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant"]
+    given = ", ".join(f"{name}={getattr(quantization, name)!r}" for name in names)
+    return [
+        f"# Or on a base of {quantization.bits} bits, as it was trained:",
+        "from transformers import BitsAndBytesConfig",
+        "",
+        f"bits = BitsAndBytesConfig({given})",
+        f"model = {kind}.from_pretrained({where}, quantization_config=bits)",
+    ]
+
+
+def _text(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _versions() -> dict[str, str]:
+    return {name: _version(name) for name in VERSIONS} | {"training-orchestrator": _own_version()}
+
+
+def _own_version() -> str:
+    """Return our version; on a rented machine only the trainer is installed."""
+    own = _version("training-orchestrator")
+    return own if own != MISSING else _version("training-orchestrator-trainer")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return MISSING

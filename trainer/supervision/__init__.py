@@ -1,0 +1,1 @@
+"""The process that starts the training, watches it and restarts it. Standard library only."""

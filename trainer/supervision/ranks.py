@@ -1,0 +1,227 @@
+"""The processes that train one job together on this machine. Standard library only.
+
+All are of one process group, so nothing of them can be left running. The first on a machine owns
+the job directory's status and writes into its log; what the others say on standard error goes to
+the log too, with their rank before every line. `trainer.contract.world` says who they are.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from trainer.contract.errors import (
+    OrchestratorError,
+    PeerLost,
+    TrainingStalled,
+    from_dict,
+)
+from trainer.contract.files import read_json, replace_json
+from trainer.contract.job_directory import JobDirectory, JobState, Status
+from trainer.contract.world import Rank, World
+from trainer.supervision.log import append_line, last_lines
+from trainer.supervision.network import free_port
+from trainer.supervision.process import Trainer
+
+SETTLE_SECONDS = 2.0  # in which the rank that made the others fail ends too
+LEAVE_SECONDS = 30.0  # for the others to end when the first has ended well
+CHUNK = 1 << 20  # bytes of another rank's output that are taken over at one look
+
+
+def record_failure(job: JobDirectory, rank: Rank, error: OrchestratorError) -> None:
+    """Say what this process failed with, for the supervisor to find out who was the first."""
+    job.ranks.mkdir(exist_ok=True)
+    # The monotonic clock is the same in all processes of a machine.
+    record = {"error": error.to_dict(), "at": time.monotonic()}
+    replace_json(_record(job, rank.local_rank), record, durable=False)
+
+
+class Ranks:
+    """The processes of this machine, to be watched as if they were one.
+
+    They end as one, too: the first that fails takes the others with it, and its end is theirs.
+    Leaving the context ends every process of their group.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        job: JobDirectory,
+        lock: int,
+        world: World,
+        stall_seconds: float,
+    ) -> None:
+        """Prepare to start them.
+
+        Args:
+            command: the program and its arguments.
+            job: the job directory.
+            lock: descriptor of its lock, held.
+            world: who trains together.
+            stall_seconds: see `World.variables`.
+        """
+        self._command = command
+        self._job = job
+        self._lock = lock
+        self._world = world
+        self._stall_seconds = stall_seconds
+        self._trainers: list[Trainer] = []
+        self._stack = ExitStack()
+        self._offsets = [0] * world.processes_here
+        self._failed_at: float | None = None
+        self._left_at: float | None = None
+        self._culprit = 0
+        self.code: int | None = None
+
+    def __enter__(self) -> Self:
+        """Start all behind their gates."""
+        shutil.rmtree(self._job.ranks, ignore_errors=True)
+        if self._world.processes_here > 1:
+            self._job.ranks.mkdir()
+            for local_rank in range(1, self._world.processes_here):
+                self._log(local_rank).touch()
+        port = self._world.master_port or free_port()
+        with ExitStack() as stack:
+            for local_rank in range(self._world.processes_here):
+                trainer = Trainer(
+                    self._command,
+                    log=self._log(local_rank),
+                    lock=self._lock,
+                    group=self._trainers[0].pid if self._trainers else 0,
+                    variables=self._world.variables(local_rank, port, self._stall_seconds),
+                    silent=local_rank > 0,
+                )
+                self._trainers.append(stack.enter_context(trainer))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+        self._take_over(to_the_end=True)
+
+    @property
+    def pid(self) -> int:
+        """The first one's process id, which is that of the group."""
+        return self._trainers[0].pid
+
+    def release(self) -> None:
+        """Open the gates."""
+        for trainer in self._trainers:
+            trainer.release()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every one of them, but not to what they started."""
+        for trainer in self._trainers:
+            trainer.signal(number)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to them and every process that they started."""
+        self._trainers[0].signal_group(number)
+
+    def poll(self) -> int | None:
+        """Return the exit code of all: of the one that failed first, or 0; None while they live."""
+        if self.code is None:
+            self._take_over()
+            self.code = self._common_code([trainer.poll() for trainer in self._trainers])
+        return self.code
+
+    def status(self) -> Status:
+        """Return what the one whose end counts recorded of it."""
+        status = self._job.read_status()
+        if not self._culprit and self._failure(0) is None:
+            return status
+        error = self._failure(self._culprit)
+        if error is None:  # it had no time to say so; what the first wrote is of another end
+            return replace(status, state=JobState.RUNNING, error=None)
+        error = type(error)(f"On {self.who}: {error.message}", error.suggestion)
+        return replace(status, state=JobState.FAILED, error=error.to_dict())
+
+    @property
+    def who(self) -> str:
+        """Whose end counts, in words."""
+        alone = self._world.processes == 1
+        return "the trainer" if alone else f"rank {self._world.rank_of(self._culprit)}"
+
+    def printed(self, offset: int) -> tuple[str, ...]:
+        """Return the last lines of the one whose end counts; `offset` is where the log was."""
+        return last_lines(self._log(self._culprit), 0 if self._culprit else offset)
+
+    # Who was it ------------------------------------------------------------------------------
+
+    def _common_code(self, codes: list[int | None]) -> int | None:
+        failed = [n for n, code in enumerate(codes) if code]
+        if codes[0] == 0:  # all had agreed on this end, and it is on record
+            now = time.monotonic()
+            self._left_at = self._left_at or now
+            over = None not in codes or now - self._left_at >= LEAVE_SECONDS
+            return 0 if over else None
+        return self._code_of_first(failed, codes) if failed else None
+
+    def _code_of_first(self, failed: list[int], codes: list[int | None]) -> int | None:
+        """Return the code of the one that failed first, once that is certain."""
+        now = time.monotonic()
+        self._failed_at = self._failed_at or now
+        first = min(failed, key=self._order)
+        follows = isinstance(self._failure(first), PeerLost)
+        if follows and None in codes and now - self._failed_at < SETTLE_SECONDS:
+            return None  # it lost another, which is about to end
+        self._culprit = first
+        return codes[first]
+
+    def _order(self, local_rank: int) -> tuple[bool, float]:
+        """Return what sorts the first failure before those that follow from it."""
+        record = read_json(_record(self._job, local_rank)) or {}
+        return isinstance(self._failure(local_rank), PeerLost), float(record.get("at", 0.0))
+
+    def _failure(self, local_rank: int) -> OrchestratorError | None:
+        record = read_json(_record(self._job, local_rank)) or {}
+        return from_dict(record["error"]) if isinstance(record.get("error"), dict) else None
+
+    @property
+    def one_hangs(self) -> bool:
+        """Whether one ended for it waited in vain for another, which still lives."""
+        return self.live() and isinstance(self._failure(self._culprit), TrainingStalled)
+
+    def live(self) -> bool:
+        """Whether any of them does."""
+        self._take_over()
+        return None in [trainer.poll() for trainer in self._trainers]
+
+    # What the others say ---------------------------------------------------------------------
+
+    def _log(self, local_rank: int) -> Path:
+        return self._job.ranks / f"{local_rank}.log" if local_rank else self._job.log
+
+    def _take_over(self, *, to_the_end: bool = False) -> None:
+        """Append to the log what the other ranks said meanwhile."""
+        for local_rank in range(1, len(self._trainers)):
+            lines = list(self._new_lines(local_rank, to_the_end=to_the_end))
+            if lines:
+                append_line(self._job.log, "\n".join(lines))
+
+    def _new_lines(self, local_rank: int, *, to_the_end: bool) -> Iterator[str]:
+        with self._log(local_rank).open("rb") as stream:
+            stream.seek(self._offsets[local_rank])
+            content = stream.read(-1 if to_the_end else CHUNK)
+        whole = (
+            content if to_the_end or len(content) == CHUNK else content[: content.rfind(b"\n") + 1]
+        )
+        self._offsets[local_rank] += len(whole)
+        for line in whole.decode(errors="replace").splitlines():
+            yield f"[rank {self._world.rank_of(local_rank)}] {line}"
+
+
+def _record(job: JobDirectory, local_rank: int) -> Path:
+    return job.ranks / f"{local_rank}.json"

@@ -1,0 +1,215 @@
+"""Owns a job directory: starts the trainer, watches it, retries, records how it ended. Stdlib only.
+
+The trainer writes `status.json` while it lives, the supervisor while none lives. So a state of
+rest is final only when `finished_at` is set or nobody holds the directory any more.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from trainer.contract.errors import ConfigError
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState, Status, utc_now
+from trainer.contract.own_python import own_python
+from trainer.supervision.log import Echo, append_line
+from trainer.supervision.process import Bell
+from trainer.supervision.ranks import Ranks
+from trainer.supervision.verdict import (
+    WISHED,
+    Ended,
+    Terms,
+    Verdict,
+    judge,
+    read_terms,
+    retry_after,
+    usable_divisor,
+)
+from trainer.supervision.watchdog import Watchdog
+
+# Who asks whether a directory is in use holds its lock for a moment; that is no owner.
+MOMENT = 0.5  # seconds
+
+
+def job_terms(job: JobDirectory) -> Terms:
+    """Return what the job's `job.json` tells the supervisor.
+
+    Raises:
+        ConfigError: there is none that can be read, or an entry is not what it should be.
+    """
+    record = read_json(job.job)
+    if record is None:
+        raise ConfigError(
+            f"{job.job} is missing or not a JSON object.",
+            "Give the path of a job directory, the folder that holds job.json.",
+        )
+    return read_terms(record)
+
+
+@contextmanager
+def ownership(job: JobDirectory) -> Iterator[int | None]:
+    """Hold the directory; yields the lock's descriptor, or None when somebody else owns it."""
+    deadline = time.monotonic() + MOMENT
+    while True:
+        with job.owned() as lock:
+            if lock is not None or time.monotonic() >= deadline:
+                yield lock
+                return
+        time.sleep(MOMENT / 25)
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+class Supervisor:
+    """Brings one job to rest: completed, failed, paused or stopped.
+
+    It must run in the main thread, for it handles signals.
+    """
+
+    def __init__(
+        self,
+        job: JobDirectory,
+        terms: Terms,
+        lock: int,
+        *,
+        echo: bool = False,
+        announce: Callable[[], None] = _nothing,
+    ) -> None:
+        """Prepare to supervise.
+
+        Args:
+            job: the directory.
+            terms: what its `job.json` says.
+            lock: descriptor of the directory's lock, held.
+            echo: show on standard output what is appended to the log.
+            announce: called once, when the first trainer's start is on record.
+        """
+        self._job = job
+        self._terms = terms
+        self._lock = lock
+        self._announce = announce
+        self._book = _first_book(job.read_status(), terms)
+        self._bell = Bell()
+        self._echo = Echo(job.log, on=echo)
+        self._watchdog = Watchdog(job, terms, self._bell, self._echo)
+        self._command = terms.command or own_python("-m", terms.module, str(job.root.resolve()))
+
+    def run(self) -> JobState:
+        """Supervise until the job is at rest; a completed job is left as it is.
+
+        A machine that only took part begins again when the first does.
+        """
+        if self._book.state is JobState.COMPLETED and self._terms.world.leads:
+            return JobState.COMPLETED
+        while True:
+            wish = self._wish()
+            if wish.desired is not Desired.RUN:
+                return self._rest(Verdict(state=WISHED[wish.desired], reason=wish.reason))
+            ended = self._attempt()
+            verdict = judge(ended, self._terms)
+            if not self._goes_on(ended, verdict):
+                return self._rest(verdict, ended)
+
+    def _attempt(self) -> Ended:
+        """Start the trainer and watch it to its end; nothing of it is left running."""
+        self._job.pulse.unlink(missing_ok=True)  # of one that was killed
+        with Ranks(
+            self._command,
+            job=self._job,
+            lock=self._lock,
+            world=self._terms.world,
+            stall_seconds=self._terms.stall_seconds,
+        ) as trainer:
+            self._book = self._job.update_status(
+                state=JobState.INITIALIZING,
+                pid=os.getpid(),
+                trainer_pid=trainer.pid,
+                attempt=self._book.attempt + 1,
+                restarts=self._book.restarts,
+                batch_divisor=self._book.batch_divisor,
+                learning_rate_factor=self._book.learning_rate_factor,
+                started_at=self._book.started_at or utc_now(),
+                finished_at=None,
+                exit_code=None,
+                error=None,
+                reason="",
+            )
+            announce, self._announce = self._announce, _nothing
+            announce()
+            return self._watchdog.watch(trainer)
+
+    def _goes_on(self, ended: Ended, verdict: Verdict) -> bool:
+        """Whether the trainer is started again; says in the log why it is, or what failed."""
+        if verdict.error is None:
+            return self._superseded(ended, verdict)
+        line = f"error {type(verdict.error).__name__}: {verdict.error}".replace("\n", " ")
+        if line not in ended.printed:
+            append_line(self._job.log, line)
+        if self._terms.world.nodes > 1:
+            return False  # none goes on alone: whoever started them all starts them again
+        retry = retry_after(verdict.error, self._book, self._terms)
+        if retry is None:
+            return False
+        append_line(self._job.log, retry.line)
+        self._book = replace(self._book, **retry.changes)
+        return True
+
+    def _superseded(self, ended: Ended, verdict: Verdict) -> bool:
+        """Whether the trainer obeyed a wish that was withdrawn meanwhile: run is wanted again."""
+        withdrawn = (
+            verdict.state is not JobState.COMPLETED
+            and ended.wish_changed
+            and self._wish().desired is Desired.RUN
+        )
+        if withdrawn:
+            append_line(self._job.log, f"{verdict.state} but wanted to run again: start")
+        return withdrawn
+
+    def _wish(self) -> Control:
+        if self._bell.requests:
+            return Control(desired=Desired.STOP, reason=self._bell.requests[0])
+        return self._watchdog.wish()
+
+    def _rest(self, verdict: Verdict, ended: Ended | None = None) -> JobState:
+        """Record how it ended, with what this supervisor knows better than the trainer."""
+        self._job.update_status(
+            state=verdict.state,
+            reason=verdict.reason,
+            error=verdict.error.to_dict() if verdict.error else None,
+            exit_code=ended.code if ended else None,
+            pid=os.getpid(),
+            attempt=self._book.attempt,
+            restarts=self._book.restarts,
+            batch_divisor=self._book.batch_divisor,
+            learning_rate_factor=self._book.learning_rate_factor,
+            started_at=self._book.started_at,
+            finished_at=utc_now(),
+            peak_rss_bytes=max(self._book.peak_rss_bytes, _peak_rss_bytes()),
+        )
+        self._echo.show(patience=1.0, chunks=sys.maxsize)
+        return verdict.state
+
+
+def _first_book(status: Status, terms: Terms) -> Status:
+    """Return what to begin with; who starts a job anew that was at rest allows new restarts."""
+    return replace(
+        status,
+        restarts=0 if status.state.at_rest else status.restarts,
+        batch_divisor=usable_divisor(
+            terms.batch_size, max(status.batch_divisor, terms.world.batch_divisor)
+        ),
+        learning_rate_factor=min(status.learning_rate_factor, terms.world.learning_rate_factor),
+    )
+
+
+def _peak_rss_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

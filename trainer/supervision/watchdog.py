@@ -1,0 +1,276 @@
+"""Watching a trainer: signs of life, wishes, deadlines. Standard library only."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+
+from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState
+from trainer.supervision.log import Echo, append_line
+from trainer.supervision.process import Bell
+from trainer.supervision.ranks import Ranks
+from trainer.supervision.verdict import Ended, Terms
+
+TICK = 0.25  # seconds between two looks; a child's end and a signal wake at once
+KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the grace is over
+DUMP_SECONDS = 2.0  # at most, for a hung trainer to write its stacks
+BLINK = 5.0  # seconds; when a look comes later than this, we were suspended
+
+
+class Order(StrEnum):
+    """What the watchdog does next."""
+
+    WAIT = "wait"
+    TERMINATE = "terminate"
+    KILL = "kill"
+    DUMP = "dump"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What the watchdog sees at one look. Times are seconds since; None: it is not so."""
+
+    requests: int = 0
+    """Signals to the supervisor that asked it to end."""
+    initializing: bool = False
+    """Whether the trainer has nothing to save yet."""
+    still: float = 0.0
+    """Since the last sign of life."""
+    resting: float | None = None
+    """Since the trainer said how it ended."""
+    wished: float | None = None
+    """Since a wish to pause or stop was first seen."""
+    grace: float = 0.0
+    """How long the wish lets the trainer save."""
+    terminated: float | None = None
+    """Since SIGTERM was sent."""
+    kill_after: float = KILL_AFTER
+    """How long after SIGTERM the trainer is killed."""
+
+
+def next_order(view: View, terms: Terms) -> Order:
+    """Return what to do about the trainer."""
+    if view.requests > 1:
+        return Order.KILL
+    if view.terminated is not None:
+        return Order.KILL if view.terminated >= view.kill_after else Order.WAIT
+    if view.resting is not None:
+        return Order.KILL if view.resting >= terms.grace_seconds else Order.WAIT
+    if view.requests:
+        return Order.TERMINATE
+    if view.wished is not None:
+        patience = 0.0 if view.initializing else view.grace
+        return Order.TERMINATE if view.wished >= patience else Order.WAIT
+    return Order.DUMP if view.still >= terms.stall_seconds else Order.WAIT
+
+
+class Clock:
+    """Counts the seconds in which we watched: not those of a sleeping laptop or a frozen VM."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._read = time.monotonic()
+
+    def now(self) -> float:
+        """Return the seconds watched so far."""
+        reading = time.monotonic()
+        self._now += min(reading - self._read, BLINK)
+        self._read = reading
+        return self._now
+
+
+class Stillness:
+    """Tells for how long nothing changed about some files, by our own clock alone."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._seen: list[tuple[int, ...] | None] | None = None
+        self._since = 0.0
+
+    def seconds(self, now: float) -> float:
+        """Return the seconds since the last change that was seen."""
+        seen = [_signature(path) for path in self._paths]
+        if seen != self._seen:
+            self._seen, self._since = seen, now
+        return now - self._since
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watch:
+    """What is remembered between two looks at the same trainer."""
+
+    progress: Stillness
+    printed: Stillness
+    log_offset: int
+    control_before: tuple[int, ...] | None
+    wish: Control | None = None
+    wished_at: float | None = None
+    resting_at: float | None = None
+    terminated_at: float | None = None
+    kill_after: float = KILL_AFTER
+    stalled: bool = False
+    lingered: bool = False
+    signalled: bool = False
+
+
+class Watchdog:
+    """Watches the trainers of one supervisor, one after the other."""
+
+    def __init__(self, job: JobDirectory, terms: Terms, bell: Bell, echo: Echo) -> None:
+        self._job = job
+        self._terms = terms
+        self._bell = bell
+        self._echo = echo
+        self._clock = Clock()
+        self._lease = Stillness(job.lease)
+
+    def watch(self, trainer: Ranks) -> Ended:
+        """Release the trainer and wait for its end; bring it about when it is due."""
+        job = self._job
+        watch = _Watch(
+            progress=Stillness(job.metrics, job.status, job.pulse),
+            printed=Stillness(job.log),
+            log_offset=_size(job.log),
+            control_before=_signature(job.control),
+        )
+        trainer.release()
+        while (code := trainer.poll()) is None:
+            self._obey(next_order(self._look(watch), self._terms), trainer, watch)
+            self._echo.show()
+            self._bell.wait(TICK)
+        if trainer.one_hangs:
+            self._dump_stacks(trainer, "a process waited in vain for another; where that hangs:")
+        return Ended(
+            code=code,
+            status=trainer.status(),
+            wish=self._wish(watch),
+            wish_changed=_signature(job.control) != watch.control_before,
+            terminated=watch.signalled,
+            lingered=watch.lingered,
+            stalled=watch.stalled,
+            who=trainer.who,
+            printed=trainer.printed(watch.log_offset),
+        )
+
+    def wish(self) -> Control:
+        """Return what is wanted now, after asking for an end ourselves where one is due."""
+        control = self._job.read_control()
+        due = self._due()
+        if control.desired is not Desired.RUN or not due:
+            return control
+        wish = Control(desired=Desired.STOP, grace_seconds=self._terms.grace_seconds, reason=due)
+        try:
+            self._job.request(wish.desired, grace_seconds=wish.grace_seconds, reason=wish.reason)
+        except OSError:  # the disk is full: the trainer cannot be told so, but it can be signalled
+            return replace(wish, grace_seconds=0.0)
+        return wish
+
+    def _due(self) -> str:
+        """Return why the job must end now, or nothing."""
+        now = self._clock.now()
+        unrenewed = self._lease.seconds(now)
+        term = _seconds_in(self._job.lease)
+        if 0 < term <= unrenewed:
+            return f"lease expired: nobody renewed it for {term:g} seconds"
+        if now >= self._terms.max_runtime_seconds:
+            return "max_runtime_minutes reached"
+        return ""
+
+    def _look(self, watch: _Watch) -> View:
+        control = self.wish()
+        now = self._clock.now()
+        if control.desired is Desired.RUN:
+            watch.wished_at = None
+        else:
+            watch.wish = control
+            watch.wished_at = now if watch.wished_at is None else watch.wished_at
+        state = self._job.read_status().state
+        if not state.at_rest:
+            watch.resting_at = None
+        elif watch.resting_at is None:
+            watch.resting_at = now
+        return View(
+            requests=len(self._bell.requests),
+            initializing=state is JobState.INITIALIZING,
+            still=self._still(watch, now),
+            resting=_since(watch.resting_at, now),
+            wished=_since(watch.wished_at, now),
+            grace=max(0.0, control.grace_seconds),
+            terminated=_since(watch.terminated_at, now),
+            kill_after=watch.kill_after,
+        )
+
+    def _still(self, watch: _Watch, now: float) -> float:
+        """Return the seconds without a sign of life; what is printed while it trains is none."""
+        progress, printed = watch.progress.seconds(now), watch.printed.seconds(now)
+        return progress if self._job.pulse.exists() else min(progress, printed)
+
+    def _obey(self, order: Order, trainer: Ranks, watch: _Watch) -> None:
+        match order:
+            case Order.WAIT:
+                return
+            case Order.TERMINATE:
+                watch.terminated_at = self._clock.now()
+                if self._bell.requests:
+                    # The signal is the wish, so the grace begins now. The ranks alone get it: to
+                    # save, they need the processes that they started.
+                    watch.kill_after = self._terms.grace_seconds
+                    trainer.signal(signal.SIGTERM)
+                else:
+                    trainer.signal_group(signal.SIGTERM)
+            case Order.KILL:
+                watch.lingered = watch.resting_at is not None
+                trainer.signal_group(signal.SIGKILL)
+            case Order.DUMP:
+                watch.stalled = True
+                minutes = self._terms.stall_seconds / 60
+                self._dump_stacks(
+                    trainer, f"no sign of life for {minutes:g} minutes; where it hangs:"
+                )
+                trainer.signal_group(signal.SIGKILL)
+        watch.signalled = True
+
+    def _dump_stacks(self, trainer: Ranks, why: str) -> None:
+        """Let a hung trainer write where it hangs; it has faulthandler listen to SIGUSR1."""
+        append_line(self._job.log, why)
+        log, before = Stillness(self._job.log), _size(self._job.log)
+        trainer.signal(signal.SIGUSR1)
+        deadline = time.monotonic() + DUMP_SECONDS
+        while trainer.live() and (now := time.monotonic()) < deadline:
+            if log.seconds(now) > TICK and _size(self._job.log) > before:
+                return
+            self._bell.wait(TICK / 5)
+
+    def _wish(self, watch: _Watch) -> Control | None:
+        """Return the wish that the trainer obeyed or was made to obey, a withdrawn one too."""
+        self._look(watch)  # the last one may have come after our last look
+        if watch.wish is None and self._bell.requests:
+            return Control(desired=Desired.STOP, reason=self._bell.requests[0])
+        return watch.wish
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _size(path: Path) -> int:
+    return (_signature(path) or (0,))[0]
+
+
+def _since(then: float | None, now: float) -> float | None:
+    return None if then is None else now - then
+
+
+def _seconds_in(lease: Path) -> float:
+    """Return the number of seconds in the lease; 0 when there is no lease."""
+    try:
+        return float(lease.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0.0

@@ -1,0 +1,173 @@
+"""Estimate what a job takes: `python -m trainer.training.estimate JOB.json` prints one JSON object.
+
+Memory is predicted by `trainer.engine.memory`. Time is measured: a few steps of the real training on real
+rows, where that is cheap.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainingConfig, TrainingJob
+from trainer.config.explain import validated
+from trainer.config.generation import generation_arguments, uses_of_prompt
+from trainer.config.methods import METHODS
+from trainer.contract.errors import OrchestratorError
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobDirectory
+from trainer.engine.arguments import training_arguments
+from trainer.engine.memory import available_gb, empty_model, predicted
+from trainer.engine.trackers import hide_unused
+from trainer.results.summary import batch_in_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SAMPLE_ROWS = 500  # tokenised to know the lengths; the rest is taken to be like them
+PROBE_PARAMETERS = 200e6  # on a CPU a larger model is not tried
+
+
+def estimate(job: TrainingJob) -> dict[str, Any]:
+    """Return what the job takes; times are seconds, memory is GB of 1e9 bytes.
+
+    Raises:
+        OrchestratorError: an argument, the model or a row is wrong.
+    """
+    config = job.training
+    with tempfile.TemporaryDirectory() as folder:
+        check_arguments(config, JobDirectory(folder))
+        data = lengths(config, Path(folder))
+        model = empty_model(config)
+        processes = job.processes_per_machine
+        config, memory = predicted(config, data["longest"], model=model, processes=processes)
+        kind, available = available_gb(processes)
+        steps = total_steps(config, data, processes)
+        total, trained = parameters(model)
+        per_step, note = probe(config, total, Path(folder))
+    return {
+        "parameters": total,
+        "trainable_parameters": trained,
+        "rows": data["rows"],
+        "tokens": data["tokens"],
+        "longest_row_tokens": data["longest"],
+        "truncated_rows": data["truncated"],
+        "steps": steps,
+        "batch": batch_in_words(config, processes),
+        "memory_kind": "GPU memory" if kind == "cuda" else "memory",
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "memory_gb": {name: round(value, 4) for name, value in memory.items()},
+        "available_gb": round(available, 2),
+        "fits": memory["peak"] <= available,
+        "seconds_per_step": per_step,
+        "seconds": None if per_step is None else per_step * steps,
+        "time_note": note,
+    }
+
+
+def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
+    """Build the method's arguments, so that a wrong one is found before training.
+
+    Raises:
+        ConfigError: naming the argument.
+    """
+    generates = METHODS[config.method].generates
+    own = generation_arguments(config) if generates else {"max_length": config.max_length}
+    # DeepSpeed need not be installed where a job is only checked.
+    training_arguments(config.model_copy(update={"parallelism": "ddp"}), directory, **own)
+
+
+def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
+    """Tokenise some rows; return rows, tokens, the longest row and how many are cut, of all."""
+    from trainer.data import inspect_dataset
+
+    rows = inspect_dataset(config).rows
+    sampled = min(rows, SAMPLE_ROWS)
+    prepared = _sample(config, sampled, folder)
+    scale = rows / sampled
+    return {
+        "rows": rows,
+        "train_rows": math.ceil(len(prepared.train) * scale),
+        "tokens": round(prepared.facts["tokens"] * scale),
+        "longest": prepared.facts["longest"],
+        "truncated": round(prepared.facts.get("truncated", 0) * scale),
+    }
+
+
+def total_steps(config: TrainingConfig, data: dict[str, Any], processes: int = 1) -> int:
+    """Return the number of optimizer steps that so many processes make together."""
+    if config.max_steps > 0:
+        return int(config.max_steps)
+    examples: int = data["train_rows"]
+    if config.packs:
+        examples = math.ceil(data["tokens"] / config.max_length)
+    examples *= uses_of_prompt(config)
+    batches = math.ceil(examples / config.per_device_train_batch_size / processes)
+    per_epoch = max(1, math.ceil(batches / config.gradient_accumulation_steps))
+    return math.ceil(config.num_train_epochs * per_epoch)
+
+
+def parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """Return the number of all parameters and of those that are trained."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
+
+
+def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | None, str]:
+    """Return the seconds of one optimizer step, or None and why it was not measured."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not cuda and total > PROBE_PARAMETERS:
+        return None, "the model is too large to be tried on a CPU"
+    try:
+        # Imported here: this is the only estimate that needs the whole trainer.
+        from trainer.training.probe import seconds_per_step
+
+        return seconds_per_step(config, folder / "probe"), "measured"
+    except OrchestratorError as error:
+        return None, error.message
+    except torch.OutOfMemoryError:
+        return None, "memory ran out when it was tried"
+
+
+def _sample(config: TrainingConfig, rows: int, folder: Path) -> Any:
+    from trainer.data.tokenization import prepare_datasets
+    from trainer.engine.model import load_tokenizer
+
+    dataset = config.dataset.model_copy(update={"max_rows": rows})
+    sampled = config.model_copy(update={"dataset": dataset})
+    return prepare_datasets(sampled, load_tokenizer(config), folder)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Send what the libraries print to standard error: standard output is for the one object."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def main(path: str) -> int:
+    """Print the estimate, or the error as a record, of the job in a JSON file."""
+    try:
+        with _quiet_libraries():
+            found = estimate(validated(TrainingJob, read_json(Path(path)), path))
+    except OrchestratorError as error:
+        print(json.dumps(error.to_dict()))  # noqa: T201 - this is the answer
+        return 1
+    print(json.dumps(found))  # noqa: T201 - this is the answer
+    return 0
+
+
+if __name__ == "__main__":
+    hide_unused({})  # a few steps are reported nowhere
+    sys.exit(main(sys.argv[1]))

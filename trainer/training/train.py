@@ -1,0 +1,351 @@
+"""The process that trains: `python -m trainer.training.train JOBDIR`, started by the supervisor.
+
+It reads job.json, resumes from the newest valid checkpoint, and leaves its end in status.json:
+completed, paused, stopped, or failed with an error class, a sentence and a suggestion.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainingConfig
+from trainer.config.code_references import check_code, code_hashes
+from trainer.config.explain import validated
+from trainer.config.extras import check_extras
+from trainer.config.methods import METHODS
+from trainer.config.model_files import check_model_files
+from trainer.contract import checkpoints
+from trainer.contract.errors import ConfigError, PeerLost
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobDirectory, JobState
+from trainer.contract.world import own_rank
+from trainer.data import inspect_dataset
+from trainer.engine.collectives import first_here_first, highest, of_first, together
+from trainer.engine.control import Interrupted, Wish
+from trainer.engine.custom_code import load_callbacks
+from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.failures import translate
+from trainer.engine.malloc import keep_freed_memory
+from trainer.engine.model import load_model, load_tokenizer
+from trainer.engine.parallelism import agreed_end_state, check_parallelism, full_weights
+from trainer.engine.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
+from trainer.results.gguf import check_export, refuse_export
+from trainer.results.hub import check_hub, push_output
+from trainer.results.merging import refuse_quantised_base
+from trainer.results.output import is_whole, write_output
+from trainer.results.summary import batch_in_words
+from trainer.rewards.scorer import check_scorer
+from trainer.supervision.log import outlive_full_disks
+from trainer.supervision.ranks import record_failure
+
+if TYPE_CHECKING:
+    from trainer.engine.callbacks import Evaluation, Obedience
+    from trainer.engine.job_trainer import Run
+    from trainer.training.usage import Usage
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer otherwise
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the log is a file
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    # Threads that spin while they wait make each other wait: on two shared cores training was
+    # five times slower without this.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "WANDB_ERROR_REPORTING": "false",
+}
+
+
+def main(job_directory: str) -> int:
+    """Train the job and return the exit code: 0 for a clean end, 1 for a failure."""
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # the watchdog asks for the stacks
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    keep_freed_memory()
+    directory = JobDirectory(job_directory)
+    wish = Wish(directory)
+    try:
+        wish.listen()
+        state = train(directory, wish)
+    except Interrupted:
+        state = wish.end_state() or JobState.STOPPED
+    except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
+        return _fail(directory, error)
+    reason = "" if state is JobState.COMPLETED else wish.control().reason
+    if own_rank().is_first_here:
+        directory.update_status(state=state, reason=reason)
+    _say(f"{state}{f': {reason}' if reason else ''}")
+    return 0
+
+
+def train(directory: JobDirectory, wish: Wish) -> JobState:
+    """Run the job from wherever it stands to its end; return the state it ended in."""
+    config = read_config(directory)
+    if is_whole(directory.output):
+        _say("the output already exists")
+        return _completed(directory, config)
+    check_parallelism(config, own_rank().world_size)
+    check_model_files(config.model)
+    check_export(config)
+    check_code(config)
+    check_extras(config)
+    if config.reward_model:
+        check_scorer(config.reward_model)
+    if own_rank().is_first:
+        check_hub(config)
+        start_trackers(directory, config)
+    if own_rank().is_first_here:
+        report = inspect_dataset(config)
+        _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
+    with together():
+        return _train(directory, config, wish)
+
+
+def _train(directory: JobDirectory, config: TrainingConfig, wish: Wish) -> JobState:
+    """Do what needs torch, and the other processes where there are several."""
+    run, data, usage = _prepare(directory, config)
+    trainer, obedience, evaluation = _assemble(run, wish)
+    trainer.add_callback(usage)
+    resume = _resume_point(directory)
+    trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
+
+    wish.training = True
+    if state := agreed_end_state(wish):
+        return state
+    if resume and evaluation.has_ended(_state_of(resume)):
+        trainer._load_from_checkpoint(str(resume))  # only the output is missing
+    else:
+        with old_names_allowed():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    wish.training = False
+    if own_rank().is_first:
+        end_trackers(directory, config)
+    if obedience.end_state:
+        return obedience.end_state
+
+    made = _made(run)
+    if best := evaluation.best_steps():
+        made["weights_of_step"] = max(best)
+        if own_rank().on_first_machine:
+            _load_best(trainer, directory, max(best))
+    weights = full_weights(trainer)
+    if own_rank().is_first:
+        named, code = as_named(directory, config), code_hashes(config)
+        facts = {"data": data, "usage": usage.facts, "training": made}
+        facts |= {"code": code} if code else {}
+        write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)
+    return _completed(directory, config)
+
+
+def _completed(directory: JobDirectory, config: TrainingConfig) -> JobState:
+    """Upload the output where the job says so; it is whole, so whatever comes of that."""
+    if not own_rank().is_first:
+        return JobState.COMPLETED
+    named = as_named(directory, config)
+    directory.update_status(warning=push_output(directory.output, named, directory.uploaded))
+    return JobState.COMPLETED
+
+
+def as_named(directory: JobDirectory, config: TrainingConfig) -> TrainingConfig:
+    """Return the config with model and dataset as the user names them, not as they lie here."""
+    named = (read_json(directory.job) or {}).get("named")
+    if not isinstance(named, dict):
+        return config
+    dataset = config.dataset.model_copy(
+        update={"path": str(named.get("dataset", config.dataset.path))}
+    )
+    model = str(named.get("model", config.model))
+    return config.model_copy(update={"model": model, "dataset": dataset})
+
+
+def read_config(directory: JobDirectory) -> TrainingConfig:
+    """Return the training config in job.json.
+
+    Raises:
+        ConfigError: there is none, or it is not valid.
+    """
+    job = read_json(directory.job)
+    if job is None:
+        raise ConfigError(
+            f"{directory.job} is missing or no JSON object.",
+            "Write the job with 'trainctl run', or by hand: {\"config\": {...}}.",
+        )
+    return validated(TrainingConfig, job.get("config"), str(directory.job))
+
+
+def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict[str, Any], Usage]:
+    """Load model and tokenizer, tokenise the data, predict the memory; this imports torch."""
+    _say("loading libraries")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels not used here
+    from trainer.data.tokenization import prepare_datasets
+    from trainer.engine.job_trainer import Run
+    from trainer.engine.memory import predicted
+    from trainer.training.usage import Usage
+
+    directory.cache.mkdir(exist_ok=True)
+    directory.checkpoints.mkdir(exist_ok=True)
+    _say(f"loading {config.model}")
+    tokenizer = load_tokenizer(config)
+    refuse_quantised_base(config)
+    refuse_export(config, tokenizer)
+    with first_here_first():
+        data = prepare_datasets(config, tokenizer, directory.cache)
+    model, status = load_model(config), directory.read_status()
+    [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only
+    decided, memory = of_first(
+        lambda: predicted(
+            config,
+            data.facts["longest"],
+            divisor=divisor,
+            model=model,
+            processes=own_rank().world_size,
+        )
+    )
+    run = Run(
+        config=decided,
+        directory=directory,
+        model=model,
+        tokenizer=tokenizer,
+        train_dataset=data.train,
+        eval_dataset=data.eval,
+        batch_divisor=divisor,
+        learning_rate_factor=status.learning_rate_factor,
+    )
+    trained, total = _parameters(run.model)
+    _say(f"training {trained:,} of {total:,} parameters on {data.facts['rows']} rows")
+    _say(f"an optimizer step has {batch_in_words(decided, own_rank().world_size, divisor)}")
+    saved = ", with gradient checkpointing" if decided.gradient_checkpointing else ""
+    _say(f"predicted memory {memory['peak']:.2f} GB{saved}")
+    return run, data.facts, Usage(memory)
+
+
+def _made(run: Run) -> dict[str, Any]:
+    """Return what was decided here, for the report: the job leaves it to the trainer."""
+    from trainer.engine.arguments import precision
+
+    trained, total = _parameters(run.model)
+    return {
+        "parameters": total,
+        "trainable_parameters": trained,
+        "processes": own_rank().world_size,
+        "batch_divisor": run.batch_divisor,
+        "learning_rate_factor": run.learning_rate_factor,
+        "gradient_checkpointing": run.config.gradient_checkpointing is True,
+        "dtype": precision(run.config),
+    }
+
+
+def _parameters(model: Any) -> tuple[int, int]:
+    """Return the number of parameters that are trained, and of all."""
+    if hasattr(model, "get_nb_trainable_parameters"):  # PEFT unpacks weights of few bits
+        trained, total = model.get_nb_trainable_parameters()
+        return int(trained), int(total)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
+
+
+def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
+    """Build the method's trainer and hang our callbacks into it."""
+    import transformers
+
+    from trainer.engine.callbacks import Evaluation, Obedience, Recorder
+
+    transformers.utils.logging.set_verbosity_warning()
+    obedience, evaluation = Obedience(wish), Evaluation(run.config)
+    run.protected_steps = evaluation.best_steps
+    trainer = importlib.import_module(METHODS[run.config.method].module).build(run)
+    trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    trainer.add_callback(Recorder(run.directory, trainer, run.directory.read_status().attempt))
+    if run.eval_dataset is not None:
+        trainer.add_callback(evaluation)
+    for callback in load_callbacks(run.config):
+        trainer.add_callback(callback)
+    trainer.add_callback(obedience)
+    return trainer, obedience, evaluation
+
+
+def _evaluates_on_start(run: Run) -> bool:
+    return run.eval_dataset is not None and run.config.eval_on_start
+
+
+def _resume_point(directory: JobDirectory) -> Path | None:
+    """Return the newest checkpoint that holds on the first machine; every other has it too.
+
+    Raises:
+        IntegrityError: this machine does not.
+    """
+    checkpoint = of_first(lambda: _newest_valid(directory.checkpoints))
+    if checkpoint is None:
+        return None
+    here = directory.checkpoints / checkpoint.name
+    if not own_rank().is_first and own_rank().is_first_here:
+        checkpoints.check(here)
+    _say(f"resuming from {here.name}")
+    return here
+
+
+def _newest_valid(folder: Path) -> Path | None:
+    checkpoint, rejected = checkpoints.newest_valid(folder)
+    for reason in rejected:
+        _say(f"warning: skipped a checkpoint: {reason}")
+    if checkpoint and (before := checkpoints.processes_of(checkpoint)) != own_rank().world_size:
+        _say(
+            f"warning: {checkpoint.name} was saved by {before} processes and continues with "
+            f"{own_rank().world_size}: dropout and the order of the data will differ"
+        )
+    return checkpoint
+
+
+def _state_of(checkpoint: Path) -> Any:
+    """Return transformers' state at a checkpoint: steps done, steps planned, what was logged."""
+    from transformers import TrainerState
+
+    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+
+def _load_best(trainer: Any, directory: JobDirectory, step: int) -> None:
+    """Put the best checkpoint's weights into the model.
+
+    Raises:
+        IntegrityError: the best checkpoint no longer holds.
+    """
+    best = directory.checkpoints / f"checkpoint-{step}"
+    checkpoints.check(best)
+    trainer._load_from_checkpoint(str(best))
+    _say(f"using the weights of step {step}, the best evaluation")
+
+
+def _fail(directory: JobDirectory, error: Exception) -> int:
+    """Write the failure where people and programs look for it; the sentence before the stack."""
+    ours, rank = translate(error, directory.root), own_rank()
+    if rank.world_size > 1:
+        record_failure(directory, rank, ours)
+    _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")
+    if not isinstance(ours, ConfigError | PeerLost):
+        traceback.print_exception(error)  # a person's mistake needs no stack, a failure does
+    if rank.is_first_here:
+        directory.update_status(state=JobState.FAILED, error=ours.to_dict())
+    fail_trackers()  # last: a server that is away is asked for minutes
+    if rank.world_size > 1:  # an orderly end would wait for the others
+        sys.stderr.flush()
+        os._exit(1)
+    return 1
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - standard output is the job's log
+
+
+if __name__ == "__main__":
+    outlive_full_disks()
+    hide_unused((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
+    sys.exit(main(sys.argv[1]))
