@@ -35,7 +35,7 @@ def main() -> int:
 
 def gpu_count() -> int:
     """Return how many jobs may train here at once: one per GPU, or one on the CPU."""
-    from blocks.providers.gpus import gpus
+    from blocks.providers.local.gpus import gpus
 
     return max(1, len(gpus()))
 

@@ -33,11 +33,11 @@ from flows.locks import locked
 from flows.logger import logger
 from flows.renting.giving_back import until_gone
 from flows.renting.journal import Hire, Journal
-from flows.renting.settling import settle_run
 from flows.reporting import alerts
 from flows.reporting.leftovers import deliver_leftovers
 from flows.run_folder import RunFolder, run_folders
 from flows.saved import STOPPED, saved
+from flows.settling import settle_run
 from flows.shown import job_state
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError, TrainingFailed

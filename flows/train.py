@@ -19,14 +19,15 @@ from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
-from flows.renting.losses import write_off
-from flows.renting.settling import settle_run
+from flows.renting.lost_machines import write_off
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder
 from flows.saved import saved
+from flows.settling import settle_run
 from flows.sole_owner import sole_owner
 from flows.streaming.wishes import CancelAsked, unless_cancelled
+from flows.task_scope import all_of
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install
 from flows.tasks.place import place
@@ -34,7 +35,6 @@ from flows.tasks.provision import provision
 from flows.tasks.stream import stream
 from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
-from flows.together import all_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import MachineLost, OrchestratorError
 from trainer.contract.job_directory import JobState

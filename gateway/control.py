@@ -15,9 +15,9 @@ from blocks.home import runs
 from flows.attended import forget, is_worked_on
 from flows.locks import locked
 from flows.outcome import is_cancelled
-from flows.renting.settling import settle_run
 from flows.run_folder import RunFolder
 from flows.saved import STOPPED, saved
+from flows.settling import settle_run
 from flows.shown import PAUSING, job_state, short_id
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError, TrainingFailed

@@ -21,7 +21,7 @@ from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, Market, market, providers_of
 from flows.run_folder import RunFolder
-from flows.together import all_of
+from flows.task_scope import all_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import (
     Action,

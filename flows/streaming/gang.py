@@ -33,7 +33,7 @@ from flows.streaming.nodes import (
     takes_part,
 )
 from flows.streaming.training import RemoteTraining, ask
-from flows.together import all_of
+from flows.task_scope import all_of
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import newest_valid
 from trainer.contract.errors import (

@@ -14,12 +14,12 @@ from flows.locks import locked
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
 from flows.renting.keeping import keep
-from flows.renting.settling import settle_run
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.saved import saved
+from flows.settling import settle_run
+from flows.task_scope import all_of
 from flows.tasks.step import step
-from flows.together import all_of
 from trainer.config import TrainingJob
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from over_ssh import python, until
 
-from blocks.machines import ssh_connections
+from blocks.machines.ssh import connections as ssh_connections
 from trainer.contract.errors import ConnectionLost
 
 SLEEPER = (

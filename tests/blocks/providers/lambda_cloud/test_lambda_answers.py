@@ -8,8 +8,8 @@ from rented_account import NAME, true, until
 
 from blocks.models import InstanceStatus
 from blocks.providers import lambda_cloud
-from blocks.providers.lambda_answers import instance_of, offer_of
 from blocks.providers.lambda_cloud import LambdaCloud
+from blocks.providers.lambda_cloud.answers import instance_of, offer_of
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CapacityError,

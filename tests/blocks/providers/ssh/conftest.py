@@ -3,7 +3,7 @@
 import asyncssh
 import pytest
 
-from blocks.providers import ssh_asking
+from blocks.providers.ssh import asking as ssh_asking
 from tests.clouds.machines import Profile, SshdMachine
 
 

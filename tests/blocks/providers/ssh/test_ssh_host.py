@@ -9,7 +9,7 @@ from ssh_owned import RUN, launched, offers_of, provider_of
 from blocks.models import InstanceStatus
 from blocks.names import run_name
 from blocks.providers.ssh import SshHost
-from blocks.providers.ssh_hosts import Host, parse_host
+from blocks.providers.ssh.hosts import Host, parse_host
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,

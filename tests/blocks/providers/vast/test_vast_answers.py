@@ -8,7 +8,7 @@ from vast_account import ASKS, answered, launched, offered
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
-from blocks.providers.vast_answers import address_of, instance_of, status_of
+from blocks.providers.vast.answers import address_of, instance_of, status_of
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CapacityError,

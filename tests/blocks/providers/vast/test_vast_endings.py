@@ -10,7 +10,7 @@ from vast_account import launched
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
-from blocks.providers.vast_container import FAREWELL
+from blocks.providers.vast.container import FAREWELL
 from trainer.contract.errors import (
     CredentialsError,
     ProviderError,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
-from blocks.providers.runpod_answers import CpuType, GpuType, Place
+from blocks.providers.runpod.answers import CpuType, GpuType, Place
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError
 

@@ -18,7 +18,7 @@ from blocks.models import Instance, InstanceStatus, Offer
 from blocks.names import PREFIX, installation_id
 from blocks.providers.api import Answer, Api, Unanswered
 from blocks.providers.base import Provider
-from blocks.providers.lambda_answers import (
+from blocks.providers.lambda_cloud.answers import (
     ABSENT,
     SET_KEY,
     code_of,

@@ -14,8 +14,8 @@ from blocks.machines.hardware import ASK, read_hardware
 from blocks.machines.shell import last_of
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider
-from blocks.providers.ssh_asking import ASK_SECONDS, Lines, answers_of, ask, connection
-from blocks.providers.ssh_hosts import (
+from blocks.providers.ssh.asking import ASK_SECONDS, Lines, answers_of, ask, connection
+from blocks.providers.ssh.hosts import (
     HOSTS_VARIABLE,
     Host,
     chosen_hosts,
@@ -25,7 +25,7 @@ from blocks.providers.ssh_hosts import (
     parse_host,
     usable_key,
 )
-from blocks.providers.ssh_jobs import (
+from blocks.providers.ssh.jobs import (
     END,
     LIST,
     MAKE,
@@ -34,7 +34,7 @@ from blocks.providers.ssh_jobs import (
     record_of,
     whole,
 )
-from blocks.providers.ssh_offers import Survey, fitting_offers
+from blocks.providers.ssh.offers import Survey, fitting_offers
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,

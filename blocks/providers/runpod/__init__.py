@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr
 from blocks.models import Instance, Offer
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.base import Provider
-from blocks.providers.runpod_answers import (
+from blocks.providers.runpod.answers import (
     HOST_VARIABLE,
     SET_KEY,
     RunPodApi,
@@ -25,7 +25,7 @@ from blocks.providers.runpod_answers import (
     refused,
     rows_of,
 )
-from blocks.providers.runpod_offers import cpu_offers, gpu_offers
+from blocks.providers.runpod.offers import cpu_offers, gpu_offers
 from blocks.providers.settle import settled
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, CredentialsError, ProviderError
@@ -35,7 +35,7 @@ CREATE_SECONDS = 60.0  # that a create may be silent
 LIST_SECONDS = 2.0  # how old the list of pods may be
 PAGE = 1000
 MOST_PAGES = 1000
-_FAREWELL = Path(__file__).with_name("runpod_farewell.sh")
+_FAREWELL = Path(__file__).with_name("farewell.sh")
 
 
 def _one_line(script: str) -> str:

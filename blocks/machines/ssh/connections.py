@@ -11,9 +11,9 @@ from typing import TypeVar
 
 import asyncssh
 
-from blocks.machines.ssh_channel import Channel, Cut
-from blocks.machines.ssh_host_key import HostKeyPin, PinningClient, key_types
-from blocks.machines.ssh_script import BOOT
+from blocks.machines.ssh.channel import Channel, Cut
+from blocks.machines.ssh.host_key import HostKeyPin, PinningClient, key_types
+from blocks.machines.ssh.script import BOOT
 from trainer.contract.errors import ConfigError, ConnectionLost
 
 Result = TypeVar("Result")

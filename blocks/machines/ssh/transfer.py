@@ -10,10 +10,10 @@ from pathlib import Path
 from threading import Event
 from typing import BinaryIO
 
-from blocks.machines import ssh_script
 from blocks.machines.base import Transfer
-from blocks.machines.ssh_channel import Channel, Cut
-from blocks.machines.ssh_connections import Connections, Patience
+from blocks.machines.ssh import script as ssh_script
+from blocks.machines.ssh.channel import Channel, Cut
+from blocks.machines.ssh.connections import Connections, Patience
 from blocks.machines.transfer import Part, check_limit, chunks, disk_full, in_thread
 from trainer.contract.errors import DiskFull, IntegrityError, OrchestratorError
 from trainer.contract.files import CHUNK

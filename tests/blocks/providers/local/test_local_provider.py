@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from blocks.models import InstanceStatus, Offer
-from blocks.providers import occupants
-from blocks.providers.gpus import gpus
-from blocks.providers.local import Local
+from blocks.providers.local import Local, occupants
+from blocks.providers.local.gpus import gpus
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, ProviderError
 from trainer.contract.job_directory import JobDirectory

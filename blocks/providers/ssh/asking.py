@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from blocks.machines.base import Machine
 from blocks.machines.shell import marked, run_script
-from blocks.providers.ssh_hosts import Host, host_key_file, known_lines
+from blocks.providers.ssh.hosts import Host, host_key_file, known_lines
 from trainer.contract.errors import BootError, ConnectionLost, HostKeyChanged, OrchestratorError
 
 ASK_SECONDS = 15.0  # for a host to answer, in all

@@ -9,7 +9,7 @@ from typing import Any
 
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
-from blocks.providers.vast_answers import hired_gb, number, offer_of, storage_price
+from blocks.providers.vast.answers import hired_gb, number, offer_of, storage_price
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError
 

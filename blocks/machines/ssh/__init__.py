@@ -10,7 +10,6 @@ from uuid import uuid4
 
 from typing_extensions import override
 
-from blocks.machines import ssh_script, ssh_transfer
 from blocks.machines.base import (
     FOLLOW_CHUNK,
     CommandResult,
@@ -19,8 +18,10 @@ from blocks.machines.base import (
 )
 from blocks.machines.lines import LineWriter, Tail
 from blocks.machines.setup import setup_failed, setup_script
-from blocks.machines.ssh_channel import Channel, Cut
-from blocks.machines.ssh_connections import Connections, Patience
+from blocks.machines.ssh import script as ssh_script
+from blocks.machines.ssh import transfer as ssh_transfer
+from blocks.machines.ssh.channel import Channel, Cut
+from blocks.machines.ssh.connections import Connections, Patience
 from trainer.contract.errors import (
     ConnectionLost,
     DependencyError,

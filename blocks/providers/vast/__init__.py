@@ -16,7 +16,7 @@ from blocks.models import Instance, Offer
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.base import Provider
 from blocks.providers.settle import settled
-from blocks.providers.vast_answers import (
+from blocks.providers.vast.answers import (
     ABSENT,
     GPUS_VARIABLE,
     SET_KEY,
@@ -28,8 +28,8 @@ from blocks.providers.vast_answers import (
     instance_of,
     number,
 )
-from blocks.providers.vast_container import FAREWELL, URL, onstart
-from blocks.providers.vast_offers import PAGE_ROWS, bid_for, fitting, query_for, wishes_of
+from blocks.providers.vast.container import FAREWELL, URL, onstart
+from blocks.providers.vast.offers import PAGE_ROWS, bid_for, fitting, query_for, wishes_of
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,

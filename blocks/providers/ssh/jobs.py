@@ -16,7 +16,7 @@ from typing import Any
 from blocks.machines.shell import FOLDER, all_of, script
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.names import PREFIX
-from blocks.providers.ssh_hosts import Host
+from blocks.providers.ssh.hosts import Host
 from trainer.contract.errors import ConfigError
 from trainer.contract.files import NOT_JSON
 

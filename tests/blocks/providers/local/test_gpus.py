@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.providers.gpus import Gpu, choose, gpus, grouped, visible
+from blocks.providers.local.gpus import Gpu, choose, gpus, grouped, visible
 from trainer.contract.errors import CapacityError
 
 ROOT = Path(__file__).parents[3]
@@ -70,7 +70,7 @@ def test_no_gpu_is_told_with_the_way_to_train_without():
 def test_without_the_nvml_package_there_are_no_gpus():
     code = (
         "import sys; sys.modules['pynvml'] = None\n"
-        "from blocks.providers.gpus import gpus; print(gpus())"
+        "from blocks.providers.local.gpus import gpus; print(gpus())"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -19,8 +19,8 @@ from blocks.machines.local import LocalMachine
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider
 from blocks.providers.gpu_names import matches
-from blocks.providers.gpus import GIB, Gpu, choose, gpus, grouped, visible
-from blocks.providers.occupants import end_occupants
+from blocks.providers.local.gpus import GIB, Gpu, choose, gpus, grouped, visible
+from blocks.providers.local.occupants import end_occupants
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, ProviderError
 from trainer.contract.files import read_json, replace_json
