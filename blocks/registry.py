@@ -13,13 +13,13 @@ GROUP = "training_orchestrator.providers"
 """The entry point group by which another package adds a provider: name = module:Class."""
 
 PROVIDERS = {
-    "lambda": ("blocks.providers.lambda_cloud:LambdaCloud", "pip install training-orchestrator"),
-    "local": ("blocks.providers.local:Local", "pip install training-orchestrator"),
-    "runpod": ("blocks.providers.runpod:RunPod", "pip install training-orchestrator"),
-    "ssh": ("blocks.providers.ssh:SshHost", "pip install training-orchestrator"),
-    "vast": ("blocks.providers.vast:VastAI", "pip install training-orchestrator"),
+    "lambda": "blocks.providers.lambda_cloud:LambdaCloud",
+    "local": "blocks.providers.local:Local",
+    "runpod": "blocks.providers.runpod:RunPod",
+    "ssh": "blocks.providers.ssh:SshHost",
+    "vast": "blocks.providers.vast:VastAI",
 }
-"""Our own, sorted: name, place of the class, and how to install what it needs."""
+"""Our own, sorted: the place of the class by the provider's name."""
 
 
 def provider_names() -> list[str]:
@@ -112,7 +112,7 @@ async def _saved(kind: type[Provider]) -> list[str]:
 def _place(name: str) -> tuple[str, str]:
     """Return where the class of a provider is and how to install it; ours come first."""
     if name in PROVIDERS:
-        return PROVIDERS[name]
+        return PROVIDERS[name], "pip install training-orchestrator"
     for entry in entry_points(group=GROUP, name=name):
         package = entry.dist.name if entry.dist else "the package that has it"
         return entry.value, f"pip install --force-reinstall {package}"

@@ -1,4 +1,4 @@
-"""Imports point downward only: gateway → flows → blocks → the trainer's contract."""
+"""Imports point downward only, between packages and between the trainer's rooms, in no circle."""
 
 from __future__ import annotations
 
@@ -6,79 +6,65 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-CONTRACT = {
-    "checkpoints",
-    "config",
-    "custom_code",
-    "data",
-    "errors",
-    "explain",
-    "extras",
-    "files",
-    "gguf",
-    "hub",
-    "job_directory",
-    "manifest",
-    "methods",
-    "metrics",
-    "model",
-    "model_card",
-    "own_python",
-    "presets",
-    "rewards",
-    "summary",
-    "verdict",
-    "words",
-}
-"""The trainer's modules that an orchestrator may import; none of them imports torch."""
+PACKAGES = ("trainer", "blocks", "flows", "deployments", "gateway")
 ALLOWED = {
     "trainer": {"trainer"},
     "blocks": {"blocks", "trainer"},
     "flows": {"flows", "blocks", "trainer"},
     "deployments": {"deployments", "flows", "blocks", "trainer"},
-    "gateway": {"gateway", "flows", "blocks", "trainer"},
+    "gateway": {"gateway", "deployments", "flows", "blocks", "trainer"},
 }
-STANDARD_LIBRARY_ONLY = {
-    "errors",
-    "files",
-    "manifest",
-    "job_directory",
-    "metrics",
-    "checkpoints",
-    "wish",
-    "words",
-    "network",
-    "own_python",
-    "verdict",
-    "supervisor",
-    "ranks",
-    "__main__",
-    "foreign/plan",
-    "foreign/reading",
-    "foreign/keeping",
-    "foreign/program",
-    "foreign/__main__",
-}
+ROOMS = (
+    *("contract", "config", "supervision", "engine", "data", "rewards", "methods"),
+    *("presets", "results", "training", "command"),
+)
+"""The trainer's folders; each imports what stands before it, and itself."""
+FOR_ALL = {"contract", "config", "data", "presets", "results", "rewards", "supervision"}
+"""The rooms that an orchestrator may import; none of them imports torch by being imported."""
+STANDARD_LIBRARY_ONLY = ("contract", "supervision")
+
+
+def modules(*packages: str) -> dict[str, Path]:
+    """Return every module of these packages by its dotted name."""
+    found = {}
+    for package in packages:
+        for path in (ROOT / package).rglob("*.py"):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = modules(*PACKAGES)
 
 
 def imports_of(path: Path) -> Iterator[str]:
+    """Yield what a file imports anywhere in it, modules of ours by their full names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
 
 
-@pytest.mark.parametrize("package", sorted(ALLOWED))
+def room(module: str) -> str | None:
+    """Return the trainer's folder that a module lies in."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "trainer" and len(parts) > 1 and parts[1] in ROOMS else None
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_imports_point_downward(package):
     upward = [
-        (str(path.relative_to(ROOT)), name)
-        for path in (ROOT / package).rglob("*.py")
+        (module, name)
+        for module, path in modules(package).items()
         for name in imports_of(path)
         if name.split(".")[0] in ALLOWED and name.split(".")[0] not in ALLOWED[package]
     ]
@@ -86,33 +72,73 @@ def test_imports_point_downward(package):
     assert upward == []
 
 
-@pytest.mark.parametrize("package", sorted(set(ALLOWED) - {"trainer"}))
-def test_only_the_trainers_contract_is_imported_from_above(package):
-    inner = [
-        (str(path.relative_to(ROOT)), name)
-        for path in (ROOT / package).rglob("*.py")
+def test_every_folder_of_the_trainer_is_a_room():
+    folders = {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")}
+
+    assert folders == set(ROOMS)
+
+
+def test_the_rooms_of_the_trainer_import_downward():
+    upward = [
+        (module, name)
+        for module, path in modules("trainer").items()
         for name in imports_of(path)
-        if name.startswith("trainer.") and name.split(".")[1] not in CONTRACT
+        if (here := room(module))
+        and (there := room(name))
+        and ROOMS.index(there) > ROOMS.index(here)
+    ]
+
+    assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    imported = {
+        module: {name for name in imports_of(path) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+    }
+
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        pytest.fail(f"a circle: {' → '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", sorted(set(PACKAGES) - {"trainer"}))
+def test_only_the_trainers_outer_rooms_are_imported_from_above(package):
+    inner = [
+        (module, name)
+        for module, path in modules(package).items()
+        for name in imports_of(path)
+        if name.startswith("trainer.") and room(name) not in FOR_ALL
     ]
 
     assert inner == []
 
 
-@pytest.mark.parametrize("module", sorted(STANDARD_LIBRARY_ONLY))
-def test_the_supervisors_modules_use_the_standard_library_alone(module):
-    foreign = [
-        name
-        for name in imports_of(ROOT / "trainer" / f"{module}.py")
-        if name.split(".")[0] not in sys.stdlib_module_names | {"trainer"}
-    ]
+@pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
+def test_some_rooms_need_the_standard_library_alone(name):
+    """Import every module of the room where nothing else can be imported."""
+    names = [module for module in MODULES if room(module) == name]
+    probe = (
+        "import importlib, sys\n"
+        "class Refuse:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] not in sys.stdlib_module_names | {'trainer'}:\n"
+        "            raise ImportError(f'{name} is not in the standard library')\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+        f"for name in {[*names, 'trainer.__main__']!r}: importlib.import_module(name)\n"
+    )
 
-    assert foreign == []
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=ROOT)
+
+    assert len(names) > 1
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_trainer_never_imports_prefect():
     named = [
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "trainer").rglob("*.py")
+        module
+        for module, path in modules("trainer").items()
         if "prefect" in {name.split(".")[0] for name in imports_of(path)}
     ]
 

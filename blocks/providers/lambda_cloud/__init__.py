@@ -6,18 +6,17 @@ import dataclasses
 import hashlib
 import logging
 import os
-import re
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.names import PREFIX, installation_id
-from blocks.providers.api import Answer, Api, Unanswered
-from blocks.providers.base import Provider
+from blocks.providers.api import Answer, Unanswered
+from blocks.providers.cloud import CloudProvider
 from blocks.providers.lambda_cloud.answers import (
     ABSENT,
     SET_KEY,
@@ -31,25 +30,28 @@ from blocks.providers.lambda_cloud.answers import (
 )
 from blocks.providers.settle import settled
 from trainer.config import Limits, Resources
-from trainer.contract.errors import CapacityError, ConfigError, CredentialsError, OrchestratorError
+from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError
 
 logger = logging.getLogger(__name__)
 
-URL = "https://cloud.lambda.ai/api/v1"
 LAUNCH_SECONDS = 120.0  # that a launch may be silent: nine are usual
 TYPES_SECONDS = 5.0  # how old what is for hire may be
 INSTANCES_SECONDS = 2.0  # how old the list of instances may be
 KEY_IDLE_SECONDS = 3600.0  # an SSH key may wait so long for its launch
 
 
-class LambdaCloud(Provider):
+class LambdaCloud(CloudProvider):
     """Hires virtual machines of Lambda Cloud, billed by the minute until they are terminated."""
 
     _block_type_name = "Lambda Cloud"
     _block_type_slug = "training-orchestrator-lambda"
 
     provider_name: ClassVar[str] = "lambda"
+    title: ClassVar[str] = "Lambda Cloud"
+    url: ClassVar[str] = "https://cloud.lambda.ai/api/v1"
+    url_variable: ClassVar[str] = "LAMBDA_API_URL"
     set_up_by: ClassVar[str] = "LAMBDA_API_KEY"
+    set_key: ClassVar[str] = SET_KEY
     boot_minutes: ClassVar[float] = 20.0
     settle_seconds: ClassVar[float] = 180.0
     has_network: ClassVar[bool] = True
@@ -58,22 +60,12 @@ class LambdaCloud(Provider):
     """Seconds between two calls of the account, and between two launches."""
     _keys_of: ClassVar[dict[str, list[str]]] = {}  # names of SSH keys by the id of an instance
 
-    api_key: SecretStr | None = Field(
-        default=None, description="Key of the account. Empty: LAMBDA_API_KEY."
-    )
-    api_url: str | None = Field(
-        default=None, description=f"Base URL. Empty: LAMBDA_API_URL, or {URL}."
-    )
     ssh_user: str | None = Field(
         default=None, description="Whom to log in as. Empty: LAMBDA_SSH_USER, or ubuntu."
     )
     ssh_port: int | None = Field(
         default=None, description="Port of sshd. Empty: LAMBDA_SSH_PORT, or 22."
     )
-
-    def is_configured(self) -> bool:
-        """Whether there is an API key."""
-        return bool(self._key())
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per type and region that has some; see `Provider.offers`."""
@@ -155,25 +147,11 @@ class LambdaCloud(Provider):
         self._data(answer)
         return True
 
-    def _key(self) -> str:
-        given = self.api_key.get_secret_value() if self.api_key else ""
-        return (given or os.environ.get(self.set_up_by, "")).strip()
-
     def _user(self) -> str:
         return self.ssh_user or os.environ.get("LAMBDA_SSH_USER") or "ubuntu"
 
     def _port(self) -> int:
         return self.ssh_port or int(os.environ.get("LAMBDA_SSH_PORT") or 22)
-
-    def _api(self) -> Api:
-        key = self._key()
-        if not re.fullmatch(r"[!-~]+", key):
-            raise CredentialsError(
-                f"Lambda Cloud needs an API key, {'none is set' if not key else 'not this one'}.",
-                SET_KEY,
-            )
-        url = self.api_url or os.environ.get("LAMBDA_API_URL") or URL
-        return Api("Lambda Cloud", url, {"Authorization": f"Bearer {key}"}, self.intervals)
 
     async def _call(self, method: str, path: str, **options: Any) -> Answer:
         return await self._api().call(method, path, **options)

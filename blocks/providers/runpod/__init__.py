@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from blocks.models import Instance, Offer
-from blocks.providers.api import Answer, Unanswered
-from blocks.providers.base import Provider
+from blocks.providers.api import Answer, Api, Unanswered
+from blocks.providers.cloud import CloudProvider
 from blocks.providers.runpod.answers import (
     HOST_VARIABLE,
     SET_KEY,
@@ -28,9 +26,8 @@ from blocks.providers.runpod.answers import (
 from blocks.providers.runpod.offers import cpu_offers, gpu_offers
 from blocks.providers.settle import settled
 from trainer.config import Limits, Resources
-from trainer.contract.errors import CapacityError, CredentialsError, ProviderError
+from trainer.contract.errors import CapacityError, ProviderError
 
-URL = "https://api.runpod.io/v2"
 CREATE_SECONDS = 60.0  # that a create may be silent
 LIST_SECONDS = 2.0  # how old the list of pods may be
 PAGE = 1000
@@ -43,23 +40,22 @@ def _one_line(script: str) -> str:
     return " ".join(line for line in lines if line and not line.startswith("#"))
 
 
-class RunPod(Provider):
+class RunPod(CloudProvider):
     """Hires pods of RunPod, billed by the second until they are terminated."""
 
     _block_type_name = "RunPod"
     _block_type_slug = "training-orchestrator-runpod"
 
     provider_name: ClassVar[str] = "runpod"
+    title: ClassVar[str] = "RunPod"
+    url: ClassVar[str] = "https://api.runpod.io/v2"
+    url_variable: ClassVar[str] = "RUNPOD_API_URL"
     set_up_by: ClassVar[str] = "RUNPOD_API_KEY"
+    set_key: ClassVar[str] = SET_KEY
+    api_class: ClassVar[type[Api]] = RunPodApi
     boot_minutes: ClassVar[float] = 15.0
     farewell: ClassVar[str] = _one_line(_FAREWELL.read_text(encoding="utf-8"))
 
-    api_key: SecretStr | None = Field(
-        default=None, description="Key of the account. Empty: RUNPOD_API_KEY."
-    )
-    api_url: str | None = Field(
-        default=None, description=f"Base URL. Empty: RUNPOD_API_URL, or {URL}."
-    )
     image: str = Field(
         default="runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",
         description="Container image; it must start sshd with the key in PUBLIC_KEY, as "
@@ -77,10 +73,6 @@ class RunPod(Provider):
     disk_gb: int = Field(
         default=60, ge=20, description="Container disk in GB where a job asks for none."
     )
-
-    def is_configured(self) -> bool:
-        """Whether there is an API key."""
-        return bool(self._key())
 
     async def check(self) -> str:
         """Verify the key by listing the pods; see `Provider.check`."""
@@ -143,19 +135,6 @@ class RunPod(Provider):
             return False
         self._instance(answer)
         return True
-
-    def _key(self) -> str:
-        given = self.api_key.get_secret_value() if self.api_key else ""
-        return (given or os.environ.get(self.set_up_by, "")).strip()
-
-    def _api(self) -> RunPodApi:
-        key = self._key()
-        if not re.fullmatch(r"[!-~]+", key):
-            raise CredentialsError(
-                f"RunPod needs an API key, {'none is set' if not key else 'not this one'}.", SET_KEY
-            )
-        url = self.api_url or os.environ.get("RUNPOD_API_URL") or URL
-        return RunPodApi("RunPod", url, {"Authorization": f"Bearer {key}"})
 
     async def _call(self, method: str, path: str, **options: Any) -> Answer:
         """Call the API and return the answer.

@@ -25,12 +25,12 @@ NAME = re.compile(rf"{PREFIX}-[0-9a-f]{{8}}-[0-9a-z][0-9a-z-]{{0,79}}")
 MAX_GPUS = 64
 
 _OWN = Path(__file__).parent
-_RECORDS = (_OWN / "ssh_jobs.sh").read_text(encoding="utf-8")
+_RECORDS = (_OWN / "jobs.sh").read_text(encoding="utf-8")
 LIST = _RECORDS + 'printf "@home %s\\n" "$HOME"; records "$1"\n'
 """$1: a name, or nothing for all. Prints `@home`, and `@job` with name and record of each."""
 MAKE = _RECORDS + 'make "$1" "$2" || exit; printf "@home %s\\n" "$HOME"; records "$1"\n'
 """$1: the name, $2: its record. Then as `LIST`."""
-END = script("occupied.sh") + (_OWN / "ssh_end.sh").read_text(encoding="utf-8")
+END = script("occupied.sh") + (_OWN / "end.sh").read_text(encoding="utf-8")
 """$1: the name, $2 and $3: seconds for SIGTERM and SIGKILL. Prints `@occupied` or `@left`."""
 
 

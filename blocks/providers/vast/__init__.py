@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from blocks.models import Instance, Offer
-from blocks.providers.api import Answer, Unanswered
-from blocks.providers.base import Provider
+from blocks.providers.api import Answer, Api, Unanswered
+from blocks.providers.cloud import CloudProvider
 from blocks.providers.settle import settled
 from blocks.providers.vast.answers import (
     ABSENT,
@@ -48,16 +47,21 @@ SEARCH_SECONDS = 30.0  # how old what is for hire may be: ten searches a minute 
 INSTANCES_SECONDS = 2.0  # how old the list of instances may be
 
 
-class VastAI(Provider):
+class VastAI(CloudProvider):
     """Hires containers of Vast.ai, billed by the second; their disks until they are destroyed."""
 
     _block_type_name = "Vast.ai"
     _block_type_slug = "training-orchestrator-vast"
 
     provider_name: ClassVar[str] = "vast"
+    title: ClassVar[str] = "Vast.ai"
+    url: ClassVar[str] = URL
+    url_variable: ClassVar[str] = "VAST_API_URL"
     set_up_by: ClassVar[str] = "VAST_API_KEY"
+    set_key: ClassVar[str] = SET_KEY
+    api_class: ClassVar[type[Api]] = VastApi
     boot_minutes: ClassVar[float] = 20.0
-    farewell: ClassVar[str] = f"{{ {FAREWELL}; }} || {Provider.farewell}"
+    farewell: ClassVar[str] = f"{{ {FAREWELL}; }} || {CloudProvider.farewell}"
     intervals: ClassVar[Mapping[str, float]] = {
         "search": 6.0,
         "create": 4.5,
@@ -69,12 +73,6 @@ class VastAI(Provider):
     }
     """Seconds between two calls of one kind."""
 
-    api_key: SecretStr | None = Field(
-        default=None, description="Key of the account. Empty: VAST_API_KEY."
-    )
-    api_url: str | None = Field(
-        default=None, description=f"Base URL. Empty: VAST_API_URL, or {URL}."
-    )
     ssh_user: str | None = Field(
         default=None, description="Whom to log in as. Empty: VAST_SSH_USER, or root."
     )
@@ -84,10 +82,6 @@ class VastAI(Provider):
     min_inet_down: float = Field(default=200.0, ge=0, description="Mbit/s from the Internet.")
     min_cuda: float = Field(default=12.8, description="CUDA that the driver must support.")
     bid_factor: float = Field(default=1.1, ge=1, description="Bid so many times the lowest bid.")
-
-    def is_configured(self) -> bool:
-        """Whether there is an API key."""
-        return bool(self._key())
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return what a search finds, on demand or by bid or both; see `Provider.offers`."""
@@ -142,22 +136,8 @@ class VastAI(Provider):
         self._data(answer)
         return True
 
-    def _key(self) -> str:
-        given = self.api_key.get_secret_value() if self.api_key else ""
-        return (given or os.environ.get(self.set_up_by, "")).strip()
-
     def _user(self) -> str:
         return self.ssh_user or os.environ.get("VAST_SSH_USER") or "root"
-
-    def _api(self) -> VastApi:
-        key = self._key()
-        if not re.fullmatch(r"[!-~]+", key):
-            raise CredentialsError(
-                f"Vast.ai needs an API key, {'none is set' if not key else 'not this one'}.",
-                SET_KEY,
-            )
-        url = self.api_url or os.environ.get("VAST_API_URL") or URL
-        return VastApi("Vast.ai", url, {"Authorization": f"Bearer {key}"}, self.intervals)
 
     async def _call(self, method: str, path: str, **options: Any) -> Answer:
         return await self._api().call(method, path, **options)

@@ -1,0 +1,62 @@
+"""What providers with an account, a key and a REST API have in common."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from blocks.providers.api import Api
+from blocks.providers.base import Provider
+from trainer.contract.errors import CredentialsError
+
+PRINTABLE = re.compile(r"[!-~]+")  # what an HTTP header may carry
+
+
+class CloudProvider(Provider):
+    """A provider that is set up by the key of an account."""
+
+    title: ClassVar[str]
+    """Its name in messages."""
+    url: ClassVar[str]
+    """The base URL of its API."""
+    url_variable: ClassVar[str]
+    """The environment variable that names another one."""
+    set_key: ClassVar[str]
+    """How to set the key, as the remedy of an error."""
+    api_class: ClassVar[type[Api]] = Api
+    intervals: ClassVar[Mapping[str, float]] = {}
+    """Seconds between two calls of one kind; "" is every call of the account."""
+
+    api_key: SecretStr | None = Field(
+        default=None, description="Key of the account. Empty: by the environment."
+    )
+    api_url: str | None = Field(
+        default=None, description="Base URL. Empty: by the environment, or the provider's own."
+    )
+
+    def is_configured(self) -> bool:
+        """Whether there is an API key."""
+        return bool(self._key())
+
+    def _key(self) -> str:
+        given = self.api_key.get_secret_value() if self.api_key else ""
+        return (given or os.environ.get(self.set_up_by, "")).strip()
+
+    def _api(self) -> Api:
+        """Return the account's API.
+
+        Raises:
+            CredentialsError: there is no key, or one that no HTTP header can carry.
+        """
+        key = self._key()
+        if not PRINTABLE.fullmatch(key):
+            raise CredentialsError(
+                f"{self.title} needs an API key, {'none is set' if not key else 'not this one'}.",
+                self.set_key,
+            )
+        url = self.api_url or os.environ.get(self.url_variable) or self.url
+        return self.api_class(self.title, url, {"Authorization": f"Bearer {key}"}, self.intervals)
