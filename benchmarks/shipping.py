@@ -16,6 +16,7 @@ from pathlib import Path
 from prefect import flow, get_client
 
 from blocks.machines.local import LocalMachine
+from blocks.task_scope import TaskScope
 from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.log_shipper import LogShipper
@@ -28,20 +29,17 @@ async def ship(source: Path, result: Path) -> None:
     result.with_suffix(".run").write_text(str(this_run_id()))
     async with get_client() as client:
         shipper = LogShipper(client, this_run_id(), run)
-        helpers = [
-            asyncio.create_task(mirror_file(LocalMachine(), str(source), run.log)),
-            asyncio.create_task(shipper.run()),
-        ]
-        while not source.with_suffix(".done").exists():
-            await asyncio.sleep(0.2)
-            for helper in helpers:
-                if helper.done():
-                    helper.result()
-        await until_size(run.log, source.stat().st_size)  # noqa: ASYNC240 - a microsecond
-        await shipper.finish()
-        for helper in helpers:
-            helper.cancel()
-        await asyncio.gather(*helpers, return_exceptions=True)
+        async with TaskScope() as scope:
+            scope.start(mirror_file(LocalMachine(), str(source), run.log))
+            scope.start(shipper.run())
+            await scope.result_of(_all_shipped(source, run, shipper))
+
+
+async def _all_shipped(source: Path, run: RunFolder, shipper: LogShipper) -> None:
+    while not source.with_suffix(".done").exists():  # noqa: ASYNC110 - of another process
+        await asyncio.sleep(0.2)
+    await until_size(run.log, source.stat().st_size)  # noqa: ASYNC240 - a microsecond
+    await shipper.finish()
 
 
 def main(source: str, result: str) -> None:

@@ -20,6 +20,7 @@ from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
+from blocks.task_scope import TaskScope
 from flows.logger import logger
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
@@ -145,16 +146,9 @@ async def _rest(machine: Machine, source: str, mirror: Path) -> None:
     result = await machine.run(["wc", "-c", source], timeout=60)
     count = result.stdout.split()[:1]
     size = int(count[0]) if count and count[0].isdecimal() else 0
-    mirroring = asyncio.create_task(mirror_file(machine, source, mirror))
-    arriving = asyncio.create_task(until_size(mirror, size))
-    try:
-        await asyncio.wait({mirroring, arriving}, return_when=asyncio.FIRST_COMPLETED)
-        if mirroring.done():
-            mirroring.result()  # it ends only by failing
-    finally:
-        for task in (mirroring, arriving):
-            task.cancel()
-        await asyncio.gather(mirroring, arriving, return_exceptions=True)
+    async with TaskScope() as scope:
+        scope.start(mirror_file(machine, source, mirror))  # it ends only by failing
+        await scope.result_of(until_size(mirror, size))
 
 
 async def _status(machine: Machine, instance: Instance) -> Status:

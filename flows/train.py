@@ -14,6 +14,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.models import Instance
+from blocks.task_scope import all_of
 from flows import outcome
 from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back_all
@@ -27,7 +28,6 @@ from flows.saved import saved
 from flows.settling import settle_run
 from flows.sole_owner import sole_owner
 from flows.streaming.wishes import CancelAsked, unless_cancelled
-from flows.task_scope import all_of
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install
 from flows.tasks.place import place

@@ -24,6 +24,7 @@ from blocks.machines.lines import LineWriter
 from blocks.machines.processes import kill_group, run_captured, start_detached
 from blocks.machines.setup import setup_failed, setup_script
 from blocks.machines.transfer import copy_file, in_thread
+from blocks.task_scope import TaskScope
 
 
 class LocalMachine(Machine):
@@ -90,17 +91,14 @@ class LocalMachine(Machine):
             output, failed = Path(folder) / "output", Path(folder) / "failed"
             output.touch()
             writer = LineWriter(log)
-            following = asyncio.ensure_future(self._pass_on(output, writer))
+            # Through a file because ShellOperation gives up on bytes that are not UTF-8, and
+            # because a file keeps nobody waiting that a background process holds it open.
+            script = setup_script(lines, output=f">{shlex.quote(str(output))}", failed=f">{failed}")
             try:
-                # Through a file because ShellOperation gives up on bytes that are not UTF-8, and
-                # because a file keeps nobody waiting that a background process holds it open.
-                script = setup_script(
-                    lines, output=f">{shlex.quote(str(output))}", failed=f">{failed}"
-                )
-                exit_code = await _run_script(script, env, cwd)
+                async with TaskScope() as scope:
+                    scope.start(self._pass_on(output, writer))
+                    exit_code = await _run_script(script, env, cwd)
             finally:
-                following.cancel()
-                await asyncio.gather(following, return_exceptions=True)
                 for chunk in _rest(output, writer.received):
                     writer.feed(chunk)
                 writer.finish()

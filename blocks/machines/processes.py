@@ -82,7 +82,10 @@ async def run_captured(
 async def _end(
     spawning: asyncio.Future[tuple[asyncio.SubprocessTransport, _Capture]], output: _Capture
 ) -> None:
-    """Kill what is left of the group and close the pipes."""
+    """Kill what is left of the group and close the pipes.
+
+    The spawning is waited for and not cancelled: what it started could not be found any more.
+    """
     [outcome] = await asyncio.gather(spawning, return_exceptions=True)
     if isinstance(outcome, BaseException):
         return

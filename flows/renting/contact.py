@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from blocks.machines.base import Machine
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.base import Provider
+from blocks.task_scope import TaskScope
 from flows.logger import logger
 from flows.renting.journal import Journal
 from trainer.config import TrainingJob
@@ -114,23 +115,11 @@ async def in_contact(
         try:
             if provider.is_home:
                 return await attempt()
-            return await _watched(attempt(), watch_provider(provider, instance, journal))
+            async with TaskScope() as scope:
+                scope.start(watch_provider(provider, instance, journal))
+                return await scope.result_of(attempt())
         except ConnectionLost as error:
             await contact.lost(error)
-
-
-async def _watched(work: Coroutine[Any, Any, T], watch: Coroutine[Any, Any, None]) -> T:
-    """Return what `work` returns, unless the watch, which never returns, fails before."""
-    working, watching = asyncio.create_task(work), asyncio.create_task(watch)
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            watching.result()
-        return await working
-    finally:
-        working.cancel()
-        watching.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
 
 
 async def _described(provider: Provider, instance: Instance) -> Instance | None:

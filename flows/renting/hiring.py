@@ -13,6 +13,7 @@ from uuid import UUID
 from blocks.models import Instance
 from blocks.names import ours
 from blocks.registry import load_provider
+from blocks.task_scope import all_of
 from flows.logger import logger
 from flows.renting import bad_hosts, keeping
 from flows.renting.booting import boot
@@ -21,7 +22,6 @@ from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, Market, market, providers_of
 from flows.run_folder import RunFolder
-from flows.task_scope import all_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import (
     Action,

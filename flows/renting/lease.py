@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from blocks.machines.sentinel import arm, renew
 from blocks.models import Instance
 from blocks.registry import load_provider
+from blocks.task_scope import TaskScope
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 
@@ -23,13 +24,10 @@ async def renewed(job: TrainingJob, instances: Sequence[Instance]) -> AsyncItera
         yield
         return
     term = job.limits.lease_minutes * 60
-    renewing = [asyncio.create_task(_renew(term, instance)) for instance in instances]
-    try:
+    async with TaskScope() as scope:
+        for instance in instances:
+            scope.start(_renew(term, instance))
         yield
-    finally:
-        for task in renewing:
-            task.cancel()
-        await asyncio.gather(*renewing, return_exceptions=True)
 
 
 async def _renew(term: float, instance: Instance) -> None:

@@ -50,10 +50,11 @@ async def reporting(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
         alerts.failed(run, TrainingFailed(f"The flow failed ({type(error).__name__})."))
         raise
     finally:
+        # No `TaskScope`: it would wait for however long it takes, and a disk may hang.
         reporter.close(at_rest=patience == FINISH_SECONDS)
         await asyncio.wait({running}, timeout=patience)
         running.cancel()
-        await asyncio.wait({running}, timeout=CANCELLED_SECONDS)  # a disk may hang; we do not
+        await asyncio.wait({running}, timeout=CANCELLED_SECONDS)
 
 
 def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:

@@ -21,6 +21,7 @@ from blocks.home import home, private_folder
 from blocks.machines.base import Machine
 from blocks.machines.transfer import PART
 from blocks.names import installation_id
+from blocks.task_scope import TaskScope, all_of
 from flows.setup.files_here import (
     CODE,
     REWARD_MODEL,
@@ -147,13 +148,7 @@ class _Shipment:
                 if there.get(remote) != self.facts[name].sha256:
                     await self._upload(name, f"{staging}/{remote}")
 
-        workers = [asyncio.create_task(work()) for _ in range(PARALLEL)]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await all_of(work() for _ in range(PARALLEL))
 
     async def _hashes_in(self, staging: str) -> dict[str, str]:
         """Return the SHA-256 of what an earlier attempt brought, by name."""
@@ -222,12 +217,9 @@ async def _progress(machine: Machine, remote: str, size: int, log: Log) -> Async
     if size < BIG:
         yield
         return
-    telling = asyncio.create_task(_tell(machine, remote, size, log))
-    try:
+    async with TaskScope() as scope:
+        scope.start(_tell(machine, remote, size, log))
         yield
-    finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
 
 
 async def _tell(machine: Machine, remote: str, size: int, log: Log) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from blocks.machines.base import Machine
 from blocks.providers.base import Provider
+from blocks.task_scope import TaskScope, all_of
 from flows.logger import logger
 from flows.renting.contact import in_contact
 from flows.renting.journal import Journal
@@ -33,7 +34,6 @@ from flows.streaming.nodes import (
     takes_part,
 )
 from flows.streaming.training import RemoteTraining, ask
-from flows.task_scope import all_of
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import newest_valid
 from trainer.contract.errors import (
@@ -189,14 +189,9 @@ class GangTraining(RemoteTraining):
                 ) from error
             return str(answer.get("interface") or "")
 
-        waiting = asyncio.create_task(
-            self.run_module(NETWORK, "listen", port, str(count), f"{MEET_SECONDS:g}")
-        )
-        try:
+        async with TaskScope() as scope:
+            scope.start(self.run_module(NETWORK, "listen", port, str(count), f"{MEET_SECONDS:g}"))
             interfaces = await self._on_all(arrive)
-        finally:
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
         book = self._book()
         world = {
             "processes": count * self.job.processes_per_machine,
@@ -216,9 +211,9 @@ class GangTraining(RemoteTraining):
         When the first has ended the others have nothing to do; when another has failed none of
         them can go on.
         """
-        resting = [asyncio.create_task(self._at(node, self._ended)) for node in self._nodes]
-        first, *others = resting
-        try:
+        async with TaskScope() as scope:
+            resting = [scope.start(self._at(node, self._ended)) for node in self._nodes]
+            first, *others = resting
             pending: set[asyncio.Task[dict[str, Any]]] = set(resting)
             while pending and not first.done() and not any(map(_has_failed, others)):
                 done, pending = await asyncio.wait(pending, return_when="FIRST_COMPLETED")
@@ -230,25 +225,16 @@ class GangTraining(RemoteTraining):
             if pending:
                 await self._stop_all("the training ended on another machine")
             return await asyncio.gather(*resting)
-        finally:
-            for task in resting:
-                task.cancel()
-            await asyncio.gather(*resting, return_exceptions=True)
 
     async def _ended(self, training: RemoteTraining) -> dict[str, Any]:
         """Wait until nobody works on a machine; the log of one beside the first comes home."""
         if training is self:
             return await self.until_nobody_works()
         log = self._run.node_log(training.instance.name)
-        mirroring = asyncio.create_task(
-            mirror_file(training.machine, f"{training.workspace}/train.log", log)
-        )
-        try:
+        async with TaskScope() as scope:
+            scope.start(mirror_file(training.machine, f"{training.workspace}/train.log", log))
             facts = await training.until_nobody_works()
             await until_size(log, facts.get("train_bytes"))
-        finally:
-            mirroring.cancel()
-            await asyncio.gather(mirroring, return_exceptions=True)
         return facts
 
     async def _stop_all(self, reason: str) -> None:

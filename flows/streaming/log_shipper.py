@@ -30,6 +30,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks.machines.transfer import in_thread
+from blocks.task_scope import TaskScope
 from flows.logger import logger
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
@@ -180,11 +181,9 @@ async def ship_rest(run_id: UUID, run: RunFolder) -> None:
     """Ship what Prefect lacks of the log of a run that nobody ships any more."""
     async with get_client() as client:
         shipper = LogShipper(client, run_id, run)
-        shipping = asyncio.create_task(shipper.run())
-        try:
-            await shipper.finish()
-        finally:
-            shipping.cancel()
+        async with TaskScope() as scope:
+            scope.start(shipper.run())
+            await scope.result_of(shipper.finish())
 
 
 async def persistently(call: Callable[[], Awaitable[T]]) -> T:

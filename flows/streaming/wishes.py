@@ -14,6 +14,8 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from flows.outcome import cancel_was_asked, is_cancelled
+from blocks.task_scope import TaskScope
+from flows.outcome import PAUSING, cancel_was_asked, is_cancelled
 from flows.renting.budget import Budget
 from flows.shown import PAUSING
 from trainer.contract.job_directory import Desired
@@ -37,12 +39,9 @@ async def unless_cancelled() -> AsyncIterator[None]:
     if await cancel_was_asked():
         raise CancelAsked
     try:
-        async with asyncio.timeout(None) as timer:
-            watching = asyncio.create_task(_watch_cancel(timer))
-            try:
-                yield
-            finally:
-                watching.cancel()
+        async with asyncio.timeout(None) as timer, TaskScope() as scope:
+            scope.start(_watch_cancel(timer))
+            yield
     except TimeoutError:
         if timer.expired():
             raise CancelAsked from None

@@ -12,6 +12,7 @@ from prefect import get_client
 from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
+from blocks.task_scope import TaskScope
 from flows.outcome import cancel_was_asked
 from flows.renting.budget import Budget
 from flows.renting.contact import Contact, watch_provider
@@ -117,19 +118,12 @@ async def _follow(
         ]
         if not provider.is_home:
             helpers += [mirror.run(), watch_provider(provider, training.instance, journal)]
-        tasks = [asyncio.create_task(helper) for helper in helpers]
-        ending = asyncio.create_task(_until_all_is_home(training, run, shipper, board, events))
-        try:
+        async with TaskScope() as scope:
+            for helper in helpers:
+                scope.start(helper)
             # A helper ends only by failing: nobody shall miss that, not even when only the last
             # bytes are missing.
-            done, _ = await asyncio.wait({ending, *tasks}, return_when="FIRST_COMPLETED")
-            for finished in done - {ending}:
-                finished.result()
-            return await ending
-        finally:
-            for task in (ending, *tasks):
-                task.cancel()
-            await asyncio.gather(ending, *tasks, return_exceptions=True)
+            return await scope.result_of(_until_all_is_home(training, run, shipper, board, events))
 
 
 async def _until_all_is_home(

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.last_word import speak_last
+from blocks.task_scope import all_of
 from flows.locks import locked
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
@@ -18,7 +19,6 @@ from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.saved import saved
 from flows.settling import settle_run
-from flows.task_scope import all_of
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 

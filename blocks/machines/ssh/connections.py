@@ -14,6 +14,7 @@ import asyncssh
 from blocks.machines.ssh.channel import Channel, Cut
 from blocks.machines.ssh.host_key import HostKeyPin, PinningClient, key_types
 from blocks.machines.ssh.script import BOOT
+from blocks.task_scope import ended
 from trainer.contract.errors import ConfigError, ConnectionLost
 
 Result = TypeVar("Result")
@@ -150,8 +151,7 @@ class Connections:
         """Close all connections."""
         self._closed = True
         if self._connecting:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
+            await ended([self._connecting])
         links, self._links = self._links, []
         for link in links:
             link.connection.close()

@@ -22,6 +22,7 @@ from flows.streaming.log_shipper import (
     RECORD_CHARACTERS,
     LogShipper,
     as_records,
+    ship_rest,
     shown,
     split_lines,
 )
@@ -49,6 +50,16 @@ async def ship_all(run_id: UUID, client=None) -> None:
         result = await asyncio.gather(running, return_exceptions=True)
         if isinstance(result[0], Exception):
             raise result[0]
+
+
+async def test_a_rest_that_cannot_be_shipped_is_said_and_not_waited_for(run_id):
+    run = RunFolder(run_id)
+    run.log.write_text("step 1/2\n")
+    run.log_cursor.mkdir()
+
+    async with asyncio.timeout(30):
+        with pytest.raises(IsADirectoryError):
+            await ship_rest(run_id, run)
 
 
 class LosesTheAnswer:
