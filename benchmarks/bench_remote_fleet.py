@@ -34,6 +34,7 @@ from common import Place, Process, conclude, fail, median, options, place, wait_
 from blocks.names import run_prefix
 from tests.clouds.machines import Profile
 from tests.clouds.runpod import RunPodCloud
+from trainer.contract.tail import TailReader
 
 MEMORY_GOAL = 1024.0  # MiB
 GAP_GOAL = 10.0  # seconds
@@ -60,25 +61,18 @@ class Mirror:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = 0
-        self._rest = b""
+        self._tail = TailReader(path)
         self.written: list[float] = []
         self.came: list[float] = []
 
     def look(self) -> None:
         """Read what is new; lines of the trainer tell when they were written."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as stream:
-            stream.seek(self._offset)
-            content = stream.read()
-        now = time.monotonic()
-        self._offset += len(content)
-        *lines, self._rest = (self._rest + content).split(b"\n")
-        for words in map(bytes.split, lines):
-            if words[2:3] == [b"step"]:
-                self.written.append(float(words[1]))
-                self.came.append(now)
+        for lines in self._tail.chunks():
+            now = time.monotonic()
+            for words in map(bytes.split, lines):
+                if words[2:3] == [b"step"]:
+                    self.written.append(float(words[1]))
+                    self.came.append(now)
 
     @property
     def longest_gap(self) -> float:

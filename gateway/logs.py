@@ -12,9 +12,9 @@ from blocks.home import runs
 from flows.shown import LOGGER, job_state
 from gateway.client import PAGE, JobRun, LightClient
 from gateway.view import printable
+from trainer.contract.tail import TailReader
 
 POLL_SECONDS = 1.0
-READ_BYTES = 1 << 20
 
 Write = Callable[[str], None]
 
@@ -58,9 +58,9 @@ class MirrorReader:
 
     def __init__(self, path: Path, *, whole: bool = True) -> None:
         """Begin with the first line, or with those that are appended from now on."""
-        self._path = path
-        self._offset = 0 if whole or not path.is_file() else path.stat().st_size
-        self._started = b""
+        begin = 0 if whole or not path.is_file() else path.stat().st_size
+        self._tail = TailReader(path, begin)
+        self._started = b""  # the pieces of a line that is longer than a chunk
 
     def new_lines(self) -> Iterator[str]:
         """Yield the lines that are new."""
@@ -68,20 +68,18 @@ class MirrorReader:
 
     def read(self) -> list[str]:
         """Return the lines that are new; a mirror that is not there yet has none."""
-        if not self._path.is_file():
-            return []
         found: list[str] = []
-        with self._path.open("rb") as stream:
-            stream.seek(self._offset)
-            while chunk := stream.read(READ_BYTES):
-                self._offset += len(chunk)
-                *lines, self._started = (self._started + chunk).split(b"\n")
-                found += [_text(line) for line in lines]
+        for lines in self._tail.chunks():
+            for line in lines:
+                self._started += line
+                if line.endswith(b"\n"):
+                    found.append(_text(self._started))
+                    self._started = b""
         return found
 
     def unfinished(self) -> str:
         """Return the last line when it has no end."""
-        return _text(self._started)
+        return _text(self._started + b"".join(self._tail.peek(rest=True)))
 
 
 class ShippedReader:
@@ -111,4 +109,4 @@ class ShippedReader:
 
 def _text(line: bytes) -> str:
     # A progress bar redraws its line with carriage returns: the last drawing is what was seen.
-    return printable(line.decode(errors="replace").rstrip("\r").rpartition("\r")[2])
+    return printable(line.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2])

@@ -15,6 +15,7 @@ from typing import Any
 
 from flows.reporting.spool import Cursor
 from trainer.contract.metrics import Record, parse_records
+from trainer.contract.tail import TailReader
 
 MOST_POINTS = 100  # in one request
 READ_BYTES = 1 << 20  # of the metrics at a time
@@ -39,27 +40,24 @@ def next_points(path: Path, cursor: Cursor, *, at_rest: bool) -> tuple[list[Reco
         cursor: how far they are.
         at_rest: whether no line is expected: then the newest step waits for nothing.
     """
-    content = _read(path, cursor.offset)
-    end = content.rfind(b"\n") + 1
-    full = len(content) == READ_BYTES
-    if end == 0:
-        end = len(content) if full else 0  # a line that fills the buffer is no record
+    tail = TailReader(path, cursor.offset, chunk=READ_BYTES)
+    lines = tail.read()
     steps: dict[int, Record] = {}
     starts: dict[int, int] = {}
-    for start, record in _records(content[:end]):
+    for start, record in _records(lines, cursor.offset):
         if _is_new(record, cursor):
             steps[record["step"]] = steps.get(record["step"], {}) | record
-            starts.setdefault(record["step"], cursor.offset + start)
+            starts.setdefault(record["step"], start)
     ready = sorted(steps)
-    # A full buffer without a later step holds repeated steps: waiting would be for ever.
-    if ready and ready[-1] > cursor.step and not at_rest and not (full and len(ready) == 1):
+    # A full chunk without a later step holds repeated steps: waiting would be for ever.
+    if ready and ready[-1] > cursor.step and not at_rest and not (tail.is_full and len(ready) == 1):
         ready.pop()
     taken = ready[:MOST_POINTS]
     left = [start for step, start in starts.items() if step not in taken]
     evaluated = [step for step in taken if steps[step].get("eval_loss") is not None]
     after = replace(
         cursor,
-        offset=min(left, default=cursor.offset + end),
+        offset=min(left, default=tail.offset),
         step=max([cursor.step, *taken]),
         evaluated=max([cursor.evaluated, *evaluated]),
     )
@@ -89,20 +87,10 @@ def _is_new(record: Record, cursor: Cursor) -> bool:
     return step > cursor.step or late
 
 
-def _records(content: bytes) -> Iterator[tuple[int, Record]]:
-    """Yield each record and where its line begins."""
-    start = 0
-    for line in content.splitlines(keepends=True):
-        records, _ = parse_records([line.rstrip(b"\n")])
+def _records(lines: list[bytes], start: int) -> Iterator[tuple[int, Record]]:
+    """Yield each record and where its line begins, the first one at `start`."""
+    for line in lines:
+        records, _ = parse_records([line])
         if records:
             yield start, records[0]
         start += len(line)
-
-
-def _read(path: Path, offset: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            stream.seek(offset)
-            return stream.read(READ_BYTES)
-    except FileNotFoundError:
-        return b""

@@ -8,8 +8,8 @@ from uuid import UUID, uuid5
 from prefect.events import emit_event
 
 from flows.run_folder import RunFolder
-from flows.streaming.log_shipper import READ_BYTES, split_lines
 from trainer.contract.metrics import EVENT
+from trainer.contract.tail import TailReader
 
 INTERVAL_SECONDS = 2.0
 
@@ -19,8 +19,7 @@ class Events:
 
     def __init__(self, run_id: UUID, run: RunFolder) -> None:
         self._run_id = run_id
-        self._run = run
-        self._offset = 0
+        self._tail = TailReader(run.log)
 
     async def run(self) -> None:
         """Emit what is new, again and again. Runs until it is cancelled."""
@@ -30,22 +29,10 @@ class Events:
 
     def look(self) -> None:
         """Read the log on, and emit the events in it."""
-        try:
-            with self._run.log.open("rb") as stream:
-                stream.seek(self._offset)
-                while content := stream.read(READ_BYTES):
-                    lines, size = split_lines(content, take_rest=False)
-                    if not size:
-                        return
-                    for line in lines:
-                        if found := EVENT.fullmatch(line):
-                            self._emit(
-                                line, *(part.decode(errors="replace") for part in found.groups())
-                            )
-                    self._offset += size
-                    stream.seek(self._offset)
-        except FileNotFoundError:
-            return
+        for lines in self._tail.chunks():
+            for line in (line.removesuffix(b"\n") for line in lines):
+                if found := EVENT.fullmatch(line):
+                    self._emit(line, *(part.decode(errors="replace") for part in found.groups()))
 
     def _emit(self, line: bytes, name: str, step: str, message: str) -> None:
         emit_event(

@@ -35,9 +35,9 @@ from flows.logger import logger
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
 from trainer.contract.files import read_json, replace_json
+from trainer.contract.tail import TailReader
 
 INTERVAL_SECONDS = 0.4
-READ_BYTES = 1 << 20  # of the mirror at a time
 SINGLE_LINES = 40  # up to so many lines at once, each is a record of its own
 RECORD_LINES = 200  # else so many lines are one record: the API takes records, not lines
 RECORD_CHARACTERS = 24_000
@@ -89,24 +89,17 @@ class LogShipper:
         await self._finished.wait()
 
     async def _ship_some(self) -> bool:
-        content = self._read()
-        lines, size = split_lines(content, take_rest=self._closing)
+        lines = self._next_lines(rest=self._closing)
         if not lines:
             return False
         records = as_records(lines)[:BATCH_RECORDS]
-        taken = sum(len(lines_of) for lines_of in records)
-        if taken < len(lines):
-            size = _size_of_lines(content, taken)
+        size = sum(len(line) for part in records for line in part)
         await self._send(["\n".join(shown(line) for line in part) for part in records], size)
         return True
 
-    def _read(self) -> bytes:
-        try:
-            with self._run.log.open("rb") as stream:
-                stream.seek(self._cursor.offset)
-                return stream.read(READ_BYTES)
-        except FileNotFoundError:
-            return b""
+    def _next_lines(self, *, rest: bool) -> list[bytes]:
+        """Return the lines that follow the cursor."""
+        return TailReader(self._run.log, self._cursor.offset).peek(rest=rest)
 
     async def _send(self, messages: list[str], size: int) -> None:
         last = datetime.fromisoformat(self._cursor.timestamp)
@@ -149,7 +142,8 @@ class LogShipper:
             return
         lines, timestamp = await persistently(self._stored)
         if lines:
-            await self._advance(_size_of_lines(self._read(), lines), timestamp)
+            stored = self._next_lines(rest=True)[:lines]
+            await self._advance(sum(map(len, stored)), timestamp)
 
     async def _stored(self) -> tuple[int, str]:
         """Return how many lines the server has beyond the cursor, and the time of the last.
@@ -199,22 +193,6 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(pause)
 
 
-def split_lines(content: bytes, *, take_rest: bool) -> tuple[list[bytes], int]:
-    """Return the whole lines in `content`, and how many bytes they take.
-
-    A last line without its end is taken only with `take_rest`, or when it fills the buffer.
-    """
-    end = content.rfind(b"\n") + 1
-    if end == 0 and len(content) >= READ_BYTES:
-        end = len(content)
-    if take_rest:
-        end = len(content)
-    lines = content[:end].split(b"\n")
-    if lines and lines[-1] == b"":
-        lines.pop()
-    return lines, end
-
-
 def as_records(lines: list[bytes]) -> list[list[bytes]]:
     """Group lines into records: one each while they are few, many each when they pour."""
     if len(lines) <= SINGLE_LINES:
@@ -236,14 +214,5 @@ def as_records(lines: list[bytes]) -> list[list[bytes]]:
 def shown(line: bytes) -> str:
     """Return a line made harmless to show: no escapes, no control characters, not too long."""
     text = line[: 4 * LINE_CHARACTERS].decode("utf-8", errors="replace")
-    text = _UNSHOWABLE.sub("", text.rstrip("\r").rpartition("\r")[2])
+    text = _UNSHOWABLE.sub("", text.rstrip("\r\n").rpartition("\r")[2])
     return text if len(text) <= LINE_CHARACTERS else f"{text[:LINE_CHARACTERS]}… (cut)"
-
-
-def _size_of_lines(content: bytes, count: int) -> int:
-    """Return how many bytes the first `count` lines take, with their ends."""
-    position = 0
-    for _ in range(count):
-        end = content.find(b"\n", position)
-        position = len(content) if end < 0 else end + 1
-    return position

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
 
 from trainer.contract.metrics import Record, by_step, parse_records
+from trainer.contract.tail import TailReader
 
-READ_BYTES = 1 << 20  # of the metrics at a time; a line that is longer is no record
 MOST_STEPS = 100_000  # kept in memory; of more, every second one is let go
 
 
@@ -15,8 +14,7 @@ class MetricsTail:
     """Reads what was appended to a metrics file; a line not yet finished waits."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
+        self._tail = TailReader(path)
         self.steps: dict[int, Record] = {}
         self.skipped = 0
         self.unseen = False
@@ -24,30 +22,13 @@ class MetricsTail:
     def read_new(self) -> bool:
         """Read on; return whether there is something that was not published."""
         fresh, self.unseen = self.unseen, False
-        try:
-            with self._path.open("rb") as stream:
-                while records := self._take(stream):
-                    fresh = True
-                    self.steps = _thinned_out(by_step(records, self.steps))
-        except FileNotFoundError:
-            pass
-        return fresh
-
-    def _take(self, stream: BinaryIO) -> list[Record]:
-        """Return the records of the next lines, however many lines hold none; none at the end."""
-        while True:
-            stream.seek(self._offset)
-            content = stream.read(READ_BYTES)
-            end = content.rfind(b"\n") + 1
-            if end == 0 and len(content) == READ_BYTES:
-                end = READ_BYTES
-            if end == 0:
-                return []
-            records, skipped = parse_records(content[:end].splitlines())
-            self._offset += end
+        for lines in self._tail.chunks():
+            records, skipped = parse_records(lines)
             self.skipped += skipped
             if records:
-                return records
+                fresh = True
+                self.steps = _thinned_out(by_step(records, self.steps))
+        return fresh
 
 
 def _thinned_out(steps: dict[int, Record]) -> dict[int, Record]:

@@ -13,7 +13,6 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
-from flows.outcome import cancel_was_asked, is_cancelled
 from blocks.task_scope import TaskScope
 from flows.outcome import PAUSING, cancel_was_asked, is_cancelled
 from flows.renting.budget import Budget

@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from blocks.models import Instance
 from blocks.registry import load_provider
-from flows.last_word import speak_last
 from blocks.task_scope import all_of
+from flows.last_word import speak_last
 from flows.locks import locked
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal

@@ -7,11 +7,13 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.contract.errors import TrainingDiverged
 from trainer.contract.job_directory import JobDirectory, JobState, utc_now
+from trainer.contract.tail import TailReader
 from trainer.supervision.log import append_line
 
 LONGEST = 4096  # characters of a line that are looked through
@@ -33,13 +35,18 @@ class Lines:
         *whole, self._rest = _END.split(self._rest + chunk)
         if len(self._rest) > CHUNK:
             whole, self._rest = [*whole, self._rest], b""
-        for line in whole:
-            if line.strip():
-                yield line[:LONGEST].decode(errors="replace")
+        yield from shown(whole)
 
     def end(self) -> Iterator[str]:
         """Yield the line that nothing ended."""
         yield from self.feed(b"\n")
+
+
+def shown(lines: Iterable[bytes]) -> Iterator[str]:
+    """Yield the lines that hold anything as text; of a long one only how it begins."""
+    for line in lines:
+        if line.strip():
+            yield line.rstrip(b"\r\n")[:LONGEST].decode(errors="replace")
 
 
 class MetricsReader:
@@ -145,21 +152,16 @@ class GrowingFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lines = Lines()
-        self._offset = path.stat().st_size if path.exists() else 0
+        size = path.stat().st_size if path.exists() else 0
+        self._tail = TailReader(path, size, chunk=CHUNK, redrawn=True)
 
     def new_lines(self) -> Iterator[str]:
         """Yield the lines that came since the last call."""
-        try:
-            with self._path.open("rb") as stream:
-                if stream.seek(0, 2) < self._offset:  # it was begun anew
-                    self._offset, self._lines = 0, Lines()
-                stream.seek(self._offset)
-                while chunk := stream.read(CHUNK):
-                    self._offset += len(chunk)
-                    yield from self._lines.feed(chunk)
-        except OSError:
-            return
+        with suppress(OSError):
+            if self._path.stat().st_size < self._tail.offset:  # it was begun anew
+                self._tail.offset = 0
+            for lines in self._tail.chunks():
+                yield from shown(lines)
 
 
 def _numbers(match: re.Match[str]) -> dict[str, float]:

@@ -46,12 +46,15 @@ def event_line(step: int, event: dict[str, str]) -> str:
 
 
 def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
-    """Return the records in `lines` and how many lines were passed over as unreadable."""
+    """Return the records in `lines` and how many lines were passed over as unreadable.
+
+    The lines may have their ends or not.
+    """
     records: list[Record] = []
     skipped = 0
     for line in lines:
         try:
-            record = json.loads(line) if len(line) <= MAX_LINE else None
+            record = json.loads(line) if len(line.removesuffix(b"\n")) <= MAX_LINE else None
         except NOT_JSON:
             record = None
         if isinstance(record, dict) and _is_step(record.get("step")):

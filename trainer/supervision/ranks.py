@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from trainer.contract.errors import (
 )
 from trainer.contract.files import read_json, replace_json
 from trainer.contract.job_directory import JobDirectory, JobState, Status
+from trainer.contract.tail import TailReader
 from trainer.contract.world import Rank, World
 from trainer.supervision.log import append_line, last_lines
 from trainer.supervision.network import free_port
@@ -31,7 +32,6 @@ from trainer.supervision.process import Trainer
 
 SETTLE_SECONDS = 2.0  # in which the rank that made the others fail ends too
 LEAVE_SECONDS = 30.0  # for the others to end when the first has ended well
-CHUNK = 1 << 20  # bytes of another rank's output that are taken over at one look
 
 
 def record_failure(job: JobDirectory, rank: Rank, error: OrchestratorError) -> None:
@@ -74,7 +74,7 @@ class Ranks:
         self._stall_seconds = stall_seconds
         self._trainers: list[Trainer] = []
         self._stack = ExitStack()
-        self._offsets = [0] * world.processes_here
+        self._tails = [TailReader(self._log(n)) for n in range(world.processes_here)]
         self._failed_at: float | None = None
         self._left_at: float | None = None
         self._culprit = 0
@@ -207,20 +207,11 @@ class Ranks:
     def _take_over(self, *, to_the_end: bool = False) -> None:
         """Append to the log what the other ranks said meanwhile."""
         for local_rank in range(1, len(self._trainers)):
-            lines = list(self._new_lines(local_rank, to_the_end=to_the_end))
-            if lines:
-                append_line(self._job.log, "\n".join(lines))
-
-    def _new_lines(self, local_rank: int, *, to_the_end: bool) -> Iterator[str]:
-        with self._log(local_rank).open("rb") as stream:
-            stream.seek(self._offsets[local_rank])
-            content = stream.read(-1 if to_the_end else CHUNK)
-        whole = (
-            content if to_the_end or len(content) == CHUNK else content[: content.rfind(b"\n") + 1]
-        )
-        self._offsets[local_rank] += len(whole)
-        for line in whole.decode(errors="replace").splitlines():
-            yield f"[rank {self._world.rank_of(local_rank)}] {line}"
+            tail, who = self._tails[local_rank], f"[rank {self._world.rank_of(local_rank)}]"
+            for said in tail.chunks(rest=True) if to_the_end else [tail.read()]:
+                lines = b"".join(said).decode(errors="replace").splitlines()
+                if lines:
+                    append_line(self._job.log, "\n".join(f"{who} {line}" for line in lines))
 
 
 def _record(job: JobDirectory, local_rank: int) -> Path:

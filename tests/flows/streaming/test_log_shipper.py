@@ -10,22 +10,19 @@ from uuid import UUID
 import httpx
 import pytest
 from flow_runs import shipped_lines
-from hypothesis import given
-from hypothesis import strategies as st
 from prefect import flow, get_client
 from prefect.client.schemas.actions import LogCreate
 
 from flows.run_folder import RunFolder
 from flows.streaming.log_shipper import (
     LINE_CHARACTERS,
-    READ_BYTES,
     RECORD_CHARACTERS,
     LogShipper,
     as_records,
     ship_rest,
     shown,
-    split_lines,
 )
+from trainer.contract.tail import CHUNK
 
 
 @flow
@@ -172,26 +169,14 @@ async def test_the_cursor_ends_at_the_size_of_the_log(run_id):
     assert await shipped_lines(run_id) == ["café", "", "�� broken", "no newline at the end"]
 
 
-@given(st.lists(st.binary(max_size=40).map(lambda b: b.replace(b"\n", b" ")), max_size=60))
-def test_splitting_keeps_every_line(lines):
-    content = b"".join(line + b"\n" for line in lines)
+async def test_a_last_line_at_the_edge_of_a_chunk_is_shipped_whole(run_id):
+    long = "x" * (CHUNK // 2)
+    RunFolder(run_id).log.write_text(f"{long}\n{long}\nthe last line")
 
-    found, size = split_lines(content, take_rest=False)
+    await ship_all(run_id)
 
-    assert found == lines
-    assert size == len(content)
-
-
-def test_an_unfinished_line_waits_for_its_end():
-    assert split_lines(b"one\ntw", take_rest=False) == ([b"one"], 4)
-    assert split_lines(b"one\ntw", take_rest=True) == ([b"one", b"tw"], 6)
-
-
-def test_a_line_that_fills_the_buffer_does_not_block_the_rest():
-    lines, size = split_lines(b"x" * READ_BYTES, take_rest=False)
-
-    assert len(lines) == 1
-    assert size == READ_BYTES
+    cut = f"{long[:LINE_CHARACTERS]}… (cut)"
+    assert await shipped_lines(run_id) == [cut, cut, "the last line"]
 
 
 def test_few_lines_are_records_of_their_own_and_many_share():
