@@ -30,11 +30,11 @@ from common import place
 from methods import directory_of, supervised, weights
 
 from trainer.config.methods import METHODS
-from trainer.contract.checkpoints import STAGING, all_checkpoints
+from trainer.contract.checkpoints import STAGING, all_checkpoints, step_of
+from trainer.contract.events import Kind, note_event, parse_events
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.manifest import MANIFEST, read_manifest
 from trainer.contract.metrics import Record, parse_records
-from trainer.supervision.log import append_line
 
 STEPS, SAVE_STEPS, EVAL_STEPS = 24, 2, 8
 PHASES = {"start": 4, "step": 6, "save": 5, "evaluation": 2, "output": 3}
@@ -142,7 +142,7 @@ def soak(method: str, folder: Path, count: int, seed: int) -> Tally:
         tally.faults += differences(expected, killed)
         if weights(killed) != weights(whole):
             tally.faults.append("other weights")
-        read_log(killed, tally)
+        read_events(killed, tally)
     tally.seconds = time.monotonic() - began
     why = [f"  {method}: {fault}" for fault in tally.faults[:SHOWN]]
     print("\n".join([str(tally), *why]), flush=True)
@@ -254,7 +254,7 @@ def strike(job: JobDirectory, supervisor: subprocess.Popen[bytes], kill: Kill) -
 
 
 def tear(job: JobDirectory, kill: Kill) -> None:
-    """Damage the newest checkpoint while nobody has it, and say so in the log."""
+    """Damage the newest checkpoint while nobody has it, and say so among the events."""
     if not kill.tear or not (found := all_checkpoints(job.checkpoints)):
         return
     files = sorted(read_manifest(found[0])["files"]) if (found[0] / MANIFEST).exists() else []
@@ -267,7 +267,8 @@ def tear(job: JobDirectory, kill: Kill) -> None:
         content = bytearray(victim.read_bytes())
         content[len(content) // 2] ^= 1
         victim.write_bytes(content)
-    append_line(job.log, f"soak: torn {found[0].name}")
+    name = found[0].name
+    note_event(job, "torn", f"torn {name}", step=step_of(found[0]), checkpoint=name)
 
 
 # Comparing ----------------------------------------------------------------------------------------
@@ -307,21 +308,22 @@ def differences(expected: dict[tuple[int, bool], Record], job: JobDirectory) -> 
     return found
 
 
-def read_log(job: JobDirectory, tally: Tally) -> None:
+def read_events(job: JobDirectory, tally: Tally) -> None:
     """Count the checkpoints passed over: those that were torn, and no others."""
     torn: set[str] = set()
-    for line in job.log.read_text(errors="replace").splitlines():
-        name = next(iter(re.findall(r"checkpoint-\d+", line)), "")
-        if line.startswith("soak: torn "):
-            torn.add(name)
-        elif line.startswith("saved "):
-            torn.discard(name)
-        elif line.startswith("resuming from ") and name in torn:
-            tally.faults.append(f"{name} was torn, and resumed from")
-        elif line.startswith("warning: skipped a checkpoint: "):
-            tally.passed_over += 1
-            if name not in torn:
-                tally.faults.append(f"nobody tore it, but: {line}")
+    for event in parse_events(job.events.read_bytes().splitlines()):
+        name = str(event.facts.get("checkpoint", ""))
+        match event.kind:
+            case "torn":
+                torn.add(name)
+            case Kind.SAVED:
+                torn.discard(name)
+            case Kind.RESUMED if name in torn:
+                tally.faults.append(f"{name} was torn, and resumed from")
+            case Kind.CHECKPOINT_PASSED_OVER:
+                tally.passed_over += 1
+                if name not in torn:
+                    tally.faults.append(f"nobody tore it, but: {event.message}")
 
 
 if __name__ == "__main__":

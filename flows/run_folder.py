@@ -1,6 +1,6 @@
-"""What the orchestrator itself keeps of a run: a mirror of the log and metrics, and cursors.
+"""What the orchestrator itself keeps of a run: mirrors of log, metrics and events, and cursors.
 
-The mirror is appended to and nothing else, so its size is the offset to follow on from.
+A mirror is appended to and nothing else, so its size is the offset to follow on from.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class RunFolder:
         self.root = private_folder(runs() / self.run_id)
         self.log = self.root / "train.log"
         self.metrics = self.root / "metrics.jsonl"
+        self.events = self.root / "events.jsonl"
         self.log_cursor = self.root / "log-cursor.json"
         self.notes = self.root / "notes.log"
         """What is to be said in the terminal of whoever looks on."""

@@ -119,7 +119,7 @@ async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: s
 
 
 async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
-    """Fetch the rest of log and metrics, the newest checkpoint, and the output of a finished job."""
+    """Fetch the rest of log, metrics and events, the newest checkpoint, and the output of a finished job."""
     workspace = instance.workspace
     await _bring_records_home(machine, instance, run)
     await CheckpointMirror(machine, workspace, run.checkpoints).sync()
@@ -132,9 +132,9 @@ async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> N
 
 
 async def _bring_records_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
-    """Fetch the rest of log and metrics, and show it in Prefect."""
-    for name, mirror in (("train.log", run.log), ("metrics.jsonl", run.metrics)):
-        await _rest(machine, f"{instance.workspace}/{name}", mirror)
+    """Fetch the rest of log, metrics and events, and show it in Prefect."""
+    for mirror in (run.log, run.metrics, run.events):
+        await _rest(machine, f"{instance.workspace}/{mirror.name}", mirror)
     run_id = UUID(run.run_id)
     await ship_rest(run_id, run)
     async with get_client() as client:

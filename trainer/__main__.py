@@ -91,7 +91,7 @@ def show_status(job: JobDirectory, terms: Terms) -> int:
     """Show what is so."""
     del terms
     alive = job.is_alive()  # asked first: a state of rest with nobody alive is then final
-    sizes = {f"{path.stem}_bytes": _size(path) for path in (job.log, job.metrics)}
+    sizes = {f"{path.stem}_bytes": _size(path) for path in (job.log, job.metrics, job.events)}
     _say({**dataclasses.asdict(job.read_status()), **sizes, "alive": alive})
     return 0
 

@@ -71,15 +71,15 @@ def cancelled(run: RunFolder, why: str) -> None:
     _note(run, Alert.CANCELLED, _once_an_execution(run, Alert.CANCELLED), error_message=why)
 
 
-def memory_ran_out(run: RunFolder, where: int, why: str) -> None:
+def memory_ran_out(run: RunFolder, when: str, why: str) -> None:
     """A GPU's memory ran out and the training goes on with a smaller batch.
 
     Args:
         run: whose it is.
-        where: the offset in the log that tells of it.
+        when: the event's time; an event that was seen before raises no second alert.
         why: the error's message.
     """
-    key = f"{Alert.GPU_OOM} at {where}"
+    key = f"{Alert.GPU_OOM} at {when}"
     _note(run, Alert.GPU_OOM, key, error_message=why, error_type=CUDA_OOM)
 
 

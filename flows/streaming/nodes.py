@@ -12,11 +12,11 @@ from blocks.models import Instance
 from blocks.providers.base import Provider
 from flows.run_folder import RunFolder
 from flows.streaming.checkpoint_mirror import put_back
-from flows.streaming.training import LEASE_EXPIRED, RemoteTraining
+from flows.streaming.training import RemoteTraining
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import step_of
 from trainer.contract.errors import OrchestratorError, TrainerKilled, TrainingFailed
-from trainer.contract.job_directory import Desired, JobState, Status, parse_status
+from trainer.contract.job_directory import LEASE_EXPIRED, Desired, JobState, Status, parse_status
 
 NETWORK = "trainer.supervision.network"  # the module by which machines find each other
 

@@ -21,14 +21,13 @@ from flows.streaming.checkpoint_mirror import put_back
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.contract.checkpoints import newest_valid
 from trainer.contract.errors import ConnectionLost, MachineLost, TrainingFailed
-from trainer.contract.job_directory import Desired, JobState, Status, parse_status
+from trainer.contract.job_directory import LEASE_EXPIRED, Desired, JobState, Status, parse_status
 from trainer.contract.own_python import own_python
 
 HOME_SECONDS = 0.5  # between two looks at status.json on this computer
 AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back
 SILENCE_SECONDS = 10.0  # without a change of status.json: ask whether anybody still works there
 COMMAND_SECONDS = 90.0  # for a word with the supervisor, on a machine that is busy
-LEASE_EXPIRED = "lease expired"  # how the reason begins when nobody renewed the lease
 MAX_REVIVALS = 3  # supervisors started anew after one vanished without leaving a word
 
 
@@ -113,16 +112,17 @@ class RemoteTraining:
         """Let the training go on where it ended on a machine that was lost.
 
         The log goes on where its mirror ends: the file there begins with a hole of that size, so
-        that both ends count the same bytes. The metrics go along, for the final report tells of
-        the whole training.
+        that both ends count the same bytes. Metrics and events go along, for the final report
+        tells of the whole training.
         """
-        log, metrics = self._run.log, self._run.metrics
+        log = self._run.log
         if log.exists():
             size = str(_with_last_line_ended(log))
             await self._run_here("truncate", "-s", size, f"{self.workspace}/train.log")
-        if metrics.exists():
-            _with_last_line_ended(metrics)
-            await self.machine.upload(metrics, f"{self.workspace}/metrics.jsonl")
+        for records in (self._run.metrics, self._run.events):
+            if records.exists():
+                _with_last_line_ended(records)
+                await self.machine.upload(records, f"{self.workspace}/{records.name}")
         checkpoint, _ = newest_valid(self._run.checkpoints)
         if checkpoint:
             logger().info("continuing from %s", checkpoint.name)
@@ -134,7 +134,7 @@ class RemoteTraining:
         await ask(self.machine, self.workspace, desired, reason, grace_seconds=grace)
 
     async def examine(self) -> dict[str, Any]:
-        """Return status, whether anybody works there, and the sizes of log and metrics."""
+        """Return status, whether anybody works there, and the sizes of log, metrics and events."""
         return await self._trainer("--status")
 
     async def until_rest(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from blocks.task_scope import TaskScope
-from flows.outcome import PAUSING, cancel_was_asked, is_cancelled
+from flows.outcome import cancel_was_asked, is_cancelled
 from flows.renting.budget import Budget
 from flows.shown import PAUSING
 from trainer.contract.job_directory import Desired

@@ -44,7 +44,7 @@ async def stream(
         machines: where, by rank; the first holds the job.
         pythons: the Python on each by which the trainer runs.
 
-    When this returns, every byte of log and metrics is here, every line of the log is with
+    When this returns, every byte of log, metrics and events is here, every line of the log is with
     Prefect, and so is the newest checkpoint of a job that did not complete. Trouble of ours, such
     as a lost connection, never ends the training. When this is cancelled the training is asked
     to save and stop.
@@ -110,6 +110,7 @@ async def _follow(
         helpers: list[Coroutine[Any, Any, None]] = [
             mirror_file(training.machine, f"{training.workspace}/train.log", run.log),
             mirror_file(training.machine, f"{training.workspace}/metrics.jsonl", run.metrics),
+            mirror_file(training.machine, f"{training.workspace}/events.jsonl", run.events),
             shipper.run(),
             board.run(),
             events.run(),
@@ -129,10 +130,11 @@ async def _follow(
 async def _until_all_is_home(
     training: RemoteTraining, run: RunFolder, shipper: LogShipper, board: Board, events: Events
 ) -> dict[str, Any]:
-    """Wait until the job is at rest and every byte of log and metrics is here and shown."""
+    """Wait until the job is at rest and every byte of log, metrics and events is here and shown."""
     status = await training.until_rest()
     await until_size(run.log, status.get("train_bytes"))
     await until_size(run.metrics, status.get("metrics_bytes"))
+    await until_size(run.events, status.get("events_bytes"))
     await shipper.finish()
     await board.finish()
     await asyncio.to_thread(events.look)

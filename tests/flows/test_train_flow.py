@@ -24,6 +24,7 @@ from flows.execute import create_run, execute
 from flows.shown import PAUSING, job_state, short_id
 from flows.streaming.log_shipper import shown
 from tests.clouds.hub import TOKEN, running_hub
+from trainer.contract.events import parse_events
 from trainer.contract.files import read_json, sha256_of
 from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import verify
@@ -88,6 +89,8 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     assert f"trainctl push {short_id(run.id)}" in report["warning"]
     assert any(name.startswith("tensorboard/") for name in verify(job.mirror / "reports")["files"])
     assert await shipped_lines(run.id) == mirrored_lines(job)
+    saved = parse_events((job.mirror / "events.jsonl").read_bytes().splitlines())
+    assert [(event.kind, event.step) for event in saved] == [("saved", 10), ("saved", 20)]
     async with get_client() as client:
         found = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))

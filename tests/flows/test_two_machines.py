@@ -24,6 +24,7 @@ from gateway.control import ask_cancel, ask_pause
 from tests.clouds.lambda_cloud import LambdaCloud
 from tests.flows.two_hosts import two_hosts
 from trainer.config import TrainingJob
+from trainer.contract.events import parse_events
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.manifest import verify
@@ -118,6 +119,8 @@ async def test_when_a_rented_machine_is_taken_back_both_are_replaced(
     assert [(hire.attempt, hire.node) for hire in journal.hires] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert journal.lost_machines == 1
     assert all(hire.cost() > 0 and not hire.is_open for hire in journal.hires)
+    kinds = [event.kind for event in parse_events(run.events.read_bytes().splitlines())]
+    assert kinds.index("saved") < kinds.index("resumed")  # of the first machine, and of its heir
     alone = await asyncio.to_thread(trained_by_two_processes, tmp_path / "alone")
     assert losses(run.metrics) == losses(alone.metrics)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract import checkpoints
+from trainer.contract.events import Event, parse_events
 from trainer.contract.job_directory import Desired, JobDirectory, JobState, Status
 from trainer.contract.metrics import read_metrics
 from trainer.engine.control import Wish
@@ -70,6 +71,10 @@ class Job:
         steps, skipped = read_metrics(self.directory.metrics)
         assert skipped == 0
         return steps
+
+    @property
+    def events(self) -> list[Event]:
+        return parse_events(self.directory.events.read_bytes().splitlines())
 
     @property
     def curve(self) -> dict[int, dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import trainer
+from trainer.contract.events import Event, parse_events
 from trainer.contract.job_directory import JobDirectory, JobState, Status
 
 PRELUDE = """
@@ -65,6 +66,10 @@ class Supervised:
     @property
     def log(self) -> str:
         return self.job.log.read_text()
+
+    @property
+    def events(self) -> list[Event]:
+        return parse_events(self.job.events.read_bytes().splitlines())
 
     def until(self, state: JobState) -> None:
         until(lambda: self.status.state is state)

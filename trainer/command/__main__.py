@@ -29,6 +29,7 @@ from trainer.contract.errors import (
     TrainerKilled,
     TrainingFailed,
 )
+from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.manifest import verify
@@ -71,11 +72,14 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     plan = _plan(directory, config, None)
     CheckpointKeeper(directory, plan).catch_up()
     checkpoint, rejected = resume_point(directory)
-    for reason in rejected:
+    for name, reason in rejected.items():
         _say(f"warning: skipped a checkpoint: {reason}")
+        note_event(directory, Kind.CHECKPOINT_PASSED_OVER, reason, checkpoint=name)
     if checkpoint:
-        _say(f"resuming from {checkpoint.name}")
-        directory.update_status(step=step_of(checkpoint))
+        _say(line := f"resuming from {checkpoint.name}")
+        step = step_of(checkpoint)
+        note_event(directory, Kind.RESUMED, line, step=step, checkpoint=checkpoint.name)
+        directory.update_status(step=step)
         plan = _plan(directory, config, checkpoint)
     place_files(plan, directory.root)
     wish.training = True
@@ -173,7 +177,9 @@ class Run:
 
     def _tell(self, kept: list[Path]) -> None:
         for path in kept:
-            self._say(f"kept {path.name}")
+            self._say(line := f"kept {path.name}")
+            step = step_of(path)
+            note_event(self._directory, Kind.SAVED, line, step=step, checkpoint=path.name)
         if kept:
             self._reader.show(now=True)
 

@@ -133,8 +133,8 @@ def number_in(name: str, otherwise: int) -> int:
     return int(numbers[-1]) if numbers else otherwise
 
 
-def resume_point(directory: JobDirectory) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that holds, and why newer ones were passed over.
+def resume_point(directory: JobDirectory) -> tuple[Path | None, dict[str, str]]:
+    """Return the newest checkpoint that holds, and by name why newer ones were passed over.
 
     Those that do not hold are removed: their steps are trained and saved again.
     """

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.contract.errors import TrainingDiverged
+from trainer.contract.files import append_line
 from trainer.contract.job_directory import JobDirectory, JobState, utc_now
 from trainer.contract.tail import TailReader
-from trainer.supervision.log import append_line
 
 LONGEST = 4096  # characters of a line that are looked through
 REMEMBERED = 40  # last lines, in which the cause of a failure is looked for

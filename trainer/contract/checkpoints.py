@@ -97,14 +97,14 @@ def _rng_states(processes: int) -> set[str]:
     return {f"rng_state_{rank}.pth" for rank in range(processes)}
 
 
-def newest_valid(folder: Path) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that holds, and why newer ones were passed over."""
-    rejected = []
+def newest_valid(folder: Path) -> tuple[Path | None, dict[str, str]]:
+    """Return the newest checkpoint that holds, and by name why newer ones were passed over."""
+    rejected = {}
     for checkpoint in all_checkpoints(folder):
         try:
             check(checkpoint)
         except IntegrityError as error:
-            rejected.append(error.message)
+            rejected[checkpoint.name] = error.message
         else:
             return checkpoint, rejected
     return None, rejected

@@ -45,6 +45,15 @@ def replace_json(path: Path, value: Any, *, durable: bool = True) -> None:
     replace_text(path, json.dumps(value, indent=1) + "\n", durable=durable)
 
 
+def append_line(log: Path, line: str) -> None:
+    """Append a line of our own to a log; it begins at the left even after a torn one."""
+    with log.open("ab+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        torn = stream.read(1) not in {b"", b"\n"}
+        stream.write(("\n" if torn else "").encode() + line.encode(errors="replace") + b"\n")
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in `path`, or None when there is none that can be read."""
     try:

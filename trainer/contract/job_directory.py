@@ -6,6 +6,7 @@
     status.json      out   what is so: state, step, process ids, error; replaced atomically
     train.log        out   everything printed, append only
     metrics.jsonl    out   one object per logging step, append only
+    events.jsonl     out   one object per event: restarts, spikes, checkpoints; append only
     checkpoints/     out   checkpoint-N/, whole only with its MANIFEST.json
     ranks/           out   what each process said and failed with, where several train
     output/          out   the adapter or model, whole only with its MANIFEST.json
@@ -33,6 +34,8 @@ from trainer.contract.files import read_json, replace_json
 
 MERGED, GGUF = "merged", "gguf"
 """Folders of an output: the merged model, and files for llama.cpp."""
+LEASE_EXPIRED = "lease expired"
+"""How the reason of a stop begins that came because nobody renewed the lease."""
 
 
 class JobState(StrEnum):
@@ -124,6 +127,7 @@ class JobDirectory:
         self.status = self.root / "status.json"
         self.log = self.root / "train.log"
         self.metrics = self.root / "metrics.jsonl"
+        self.events = self.root / "events.jsonl"
         self.pulse = self.root / ".pulse"
         self.checkpoints = self.root / "checkpoints"
         self.output = self.root / "output"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -36,13 +35,6 @@ GOALS = {
 """What shows how well a training does, and which way is good; TRL's names after the losses."""
 OF_METHODS = tuple(name for name in GOALS if not name.endswith("_loss"))
 """Those that only some methods log, in training as they are and in evaluation as eval_…"""
-EVENT = re.compile(rb"event (\w+) at step (\d+): (.*)")
-"""The log's line that tells of an event of a step: its kind, the step, and the message."""
-
-
-def event_line(step: int, event: dict[str, str]) -> str:
-    """Return that line."""
-    return f"event {event['kind']} at step {step}: {event['message']}"
 
 
 def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
@@ -57,7 +49,7 @@ def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
             record = json.loads(line) if len(line.removesuffix(b"\n")) <= MAX_LINE else None
         except NOT_JSON:
             record = None
-        if isinstance(record, dict) and _is_step(record.get("step")):
+        if isinstance(record, dict) and is_step(record.get("step")):
             records.append({name: v for name, v in record.items() if _plain(name, v)})
         else:
             skipped += 1
@@ -116,14 +108,15 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
         yield line.removesuffix(b"\n")
 
 
-def _is_step(value: Any) -> bool:
+def is_step(value: Any) -> bool:
+    """Whether it is the number of a step."""
     return type(value) is int and 0 <= value <= LARGEST
 
 
 def _plain(name: str, value: Any) -> bool:
     """Whether a value can be shown and added up: NaN, words and nested values cannot."""
     if name == "timestamp":
-        return _is_time(value)
+        return is_time(value)
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, int) and abs(value) <= LARGEST)
@@ -133,7 +126,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_time(value: Any) -> bool:
+def is_time(value: Any) -> bool:
+    """Whether it is a time as ISO 8601 that says its zone."""
     try:
         return datetime.fromisoformat(value).utcoffset() is not None
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Spikes and plateaus of the loss: told once each, in the log and in that step's metrics."""
+"""Spikes and plateaus of the loss: told once each, in the log and as events."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import deque
 from statistics import median
 from typing import Any
 
+from trainer.contract.events import Kind
 from trainer.contract.words import number
 
 WINDOW = 50  # logged losses that a new one is held against
@@ -52,7 +53,7 @@ class Trends:
         message = (
             f"the loss rose to {number(loss)} at step {step}; before it was about {number(usual)}"
         )
-        return {"kind": "loss_spike", "message": message}
+        return {"kind": Kind.LOSS_SPIKE, "message": message}
 
     def _plateau(self, step: int, before: list[float], total_steps: int) -> dict[str, str] | None:
         level = median(before)
@@ -64,4 +65,4 @@ class Trends:
             return None
         since, self._best = self._best[0], (step, level)
         message = f"the loss has not fallen since step {since}; it is about {number(level)}"
-        return {"kind": "loss_plateau", "message": message}
+        return {"kind": Kind.LOSS_PLATEAU, "message": message}

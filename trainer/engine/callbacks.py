@@ -12,8 +12,10 @@ from transformers import TrainerCallback
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import TrainingFailed
+from trainer.contract.events import note_event, write_held
+from trainer.contract.files import append_line
 from trainer.contract.job_directory import JobDirectory, JobState, utc_now
-from trainer.contract.metrics import OF_METHODS, event_line
+from trainer.contract.metrics import OF_METHODS
 from trainer.contract.trends import Trends
 from trainer.contract.words import duration, number
 from trainer.contract.world import own_rank
@@ -24,7 +26,6 @@ from trainer.engine.failures import room_or_later
 from trainer.engine.job_trainer import JobTrainer
 from trainer.engine.parallelism import agree_on, agreed_end_state
 from trainer.engine.telemetry import Telemetry
-from trainer.supervision.log import append_line
 
 OF_EVERY_METHOD = {"loss", "grad_norm", "learning_rate", "epoch", "num_tokens"}
 TIMINGS = ("_runtime", "_per_second")
@@ -174,8 +175,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         }
         event = self._trends.event(state.global_step, loss, state.max_steps)
         if event and self._judged:
-            record["event"] = event
-            print(event_line(state.global_step, event), flush=True)  # noqa: T201 - as _say
+            self._note(state.global_step, event, loss)
         self._append(record)
         _say(
             state,
@@ -187,6 +187,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         )
         if time.monotonic() - self._status_at > STATUS_INTERVAL:
             self._write_status(state)
+
+    def _note(self, step: int, event: dict[str, str], loss: float) -> None:
+        kind, message = event["kind"], event["message"]
+        print(f"event {kind} at step {step}: {message}", flush=True)  # noqa: T201 - as _say
+        if self._rank.is_first:
+            note_event(self._directory, kind, message, step=step, loss=loss)
 
     def _record_evaluation(self, state: Any, logs: dict[str, Any]) -> None:
         loss = logs["eval_loss"]
@@ -249,6 +255,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
     def _append(self, record: dict[str, Any]) -> None:
         if not self._rank.is_first:
             return
+        write_held(self._directory)
         self._unwritten.append(json.dumps(record))
         with room_or_later():
             while self._unwritten:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trainer.config import TrainingConfig
 from trainer.contract import checkpoints
 from trainer.contract.errors import DiskFull
+from trainer.contract.events import Kind, note_event
 from trainer.contract.job_directory import JobDirectory
 from trainer.contract.world import own_rank
 from trainer.engine import saving
@@ -60,8 +61,10 @@ class Run:
             removed = checkpoints.prune(folder, 1, self.protected_steps()) if full else []
             if not removed:
                 raise
-        names = ", ".join(checkpoint.name for checkpoint in removed)
-        print(f"the disk is full: removed {names} and save again", flush=True)  # noqa: T201 - standard output is the job's log
+        names = [checkpoint.name for checkpoint in removed]
+        line = f"the disk is full: removed {', '.join(names)} and save again"
+        print(line, flush=True)  # noqa: T201 - standard output is the job's log
+        note_event(self.directory, Kind.DISK_FULL, line, removed=names)
         return work()
 
 
@@ -185,7 +188,7 @@ class JobTrainer(InParts):
             if rank.is_first_here:  # of another machine, whose part is with the first by now
                 shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
             return
-        self.saves.begin(partial(self._finish_save, self.state.global_step, writes))  # type: ignore[attr-defined] # mixin
+        self.saves.begin(partial(self._finish_save, self.state.global_step, writes))
         if waits:
             self.saves.wait()
 
@@ -202,7 +205,9 @@ class JobTrainer(InParts):
         with named_failures(folder):
             saved = self.run.with_room(finish)
         checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
-        print(f"saved {saved.name}", flush=True)  # noqa: T201 - standard output is the job's log
+        line = f"saved {saved.name}"
+        note_event(self.run.directory, Kind.SAVED, line, step=step, checkpoint=saved.name)
+        print(line, flush=True)  # noqa: T201 - standard output is the job's log
 
     def _refuse_broken_weights(self) -> None:
         """Keep the last good checkpoint: the loss is logged less often than steps are saved."""
@@ -210,8 +215,8 @@ class JobTrainer(InParts):
 
         trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin
         if not torch.stack([torch.isfinite(p).all() for p in trained]).all():
-            step = self.state.global_step  # type: ignore[attr-defined] # mixin
-            raise diverged(f"After step {step} a weight was NaN or infinite", self.state)  # type: ignore[attr-defined] # mixin
+            step = self.state.global_step
+            raise diverged(f"After step {step} a weight was NaN or infinite", self.state)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save this process's; the first machine gets those of the others, whose disk is another."""

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from trainer.contract.events import Kind, note_event
+from trainer.contract.world import own_rank
 from trainer.engine.failures import runs_out
 
 T = TypeVar("T")
@@ -21,6 +23,9 @@ class InParts:
     """A mixin before a transformers Trainer: evaluates and generates in parts that fit."""
 
     args: Any
+    run: Any
+    """See `JobTrainer`, which has it."""
+    state: Any
     parts = 1
     """In how many parts answers are generated."""
     evaluation_seconds = 0.0
@@ -38,7 +43,9 @@ class InParts:
                 self.args.per_device_eval_batch_size = smaller
                 for noted in ("_metrics", "_stored_metrics"):  # by TRL, of a part of the rows
                     getattr(self, noted, {}).get("eval", {}).clear()
-                _say(f"memory ran out in the evaluation: again with batches of {smaller}")
+                self._fall_back(
+                    f"memory ran out in the evaluation: again with batches of {smaller}"
+                )
         self.evaluation_seconds += time.monotonic() - began
         return metrics
 
@@ -51,7 +58,7 @@ class InParts:
             if results is not None:
                 return results
             self.parts *= 2
-            _say(f"memory ran out for the answers: again in {self.parts} parts")
+            self._fall_back(f"memory ran out for the answers: again in {self.parts} parts")
 
     def _tried(self, work: Callable[[], T], *, again: bool) -> T | None:
         """Return what `work` returns; None: memory ran out, and nothing is left of the try.
@@ -74,6 +81,12 @@ class InParts:
             torch.cuda.set_rng_state(on_gpu)
         return None
 
+    def _fall_back(self, line: str) -> None:
+        print(line, flush=True)  # noqa: T201 - standard output is the job's log
+        if own_rank().is_first:
+            step = self.state.global_step
+            note_event(self.run.directory, Kind.FALLBACK, line, step=step)
+
     def _smaller_eval_batch(self) -> int:
         """Return half the batch, all answers to a prompt together; 0: it cannot be smaller."""
         group = getattr(self, "num_generations_eval", 1)
@@ -82,7 +95,3 @@ class InParts:
 
 def _each(work: Callable[[slice], T], parts: list[slice]) -> list[T]:
     return [work(part) for part in parts]
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201 - standard output is the job's log

@@ -37,15 +37,6 @@ class Echo:
                 break
 
 
-def append_line(log: Path, line: str) -> None:
-    """Append a line of our own to a log; it begins at the left even after a torn one."""
-    with log.open("ab+") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - 1))
-        torn = stream.read(1) not in {b"", b"\n"}
-        stream.write(("\n" if torn else "").encode() + line.encode(errors="replace") + b"\n")
-
-
 def last_lines(log: Path, offset: int = 0) -> tuple[str, ...]:
     """Return the last lines after `offset` that have anything to read in them."""
     try:

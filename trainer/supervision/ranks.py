@@ -22,11 +22,11 @@ from trainer.contract.errors import (
     TrainingStalled,
     from_dict,
 )
-from trainer.contract.files import read_json, replace_json
+from trainer.contract.files import append_line, read_json, replace_json
 from trainer.contract.job_directory import JobDirectory, JobState, Status
 from trainer.contract.tail import TailReader
 from trainer.contract.world import Rank, World
-from trainer.supervision.log import append_line, last_lines
+from trainer.supervision.log import last_lines
 from trainer.supervision.network import free_port
 from trainer.supervision.process import Trainer
 

@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from trainer.contract.errors import ConfigError
-from trainer.contract.files import read_json
+from trainer.contract.events import note_event, write_held
+from trainer.contract.files import append_line, read_json
 from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState, Status, utc_now
 from trainer.contract.own_python import own_python
-from trainer.supervision.log import Echo, append_line
+from trainer.supervision.log import Echo
 from trainer.supervision.process import Bell
 from trainer.supervision.ranks import Ranks
 from trainer.supervision.verdict import (
@@ -159,6 +160,14 @@ class Supervisor:
         if retry is None:
             return False
         append_line(self._job.log, retry.line)
+        note_event(
+            self._job,
+            retry.kind,
+            retry.line,
+            step=ended.status.step,
+            error=verdict.error.to_dict(),
+            **retry.changes,
+        )
         self._book = replace(self._book, **retry.changes)
         return True
 
@@ -194,6 +203,7 @@ class Supervisor:
             finished_at=utc_now(),
             peak_rss_bytes=max(self._book.peak_rss_bytes, _peak_rss_bytes()),
         )
+        write_held(self._job)
         self._echo.show(patience=1.0, chunks=sys.maxsize)
         return verdict.state
 

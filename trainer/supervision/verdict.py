@@ -18,6 +18,7 @@ from trainer.contract.errors import (
     TrainingStalled,
     from_dict,
 )
+from trainer.contract.events import Kind
 from trainer.contract.job_directory import Control, Desired, JobState, Status
 from trainer.contract.world import ALONE, World, read_world
 
@@ -82,6 +83,7 @@ class Verdict:
 class Retry:
     """Another start of the trainer, and the line for the log that says why."""
 
+    kind: Kind
     line: str
     changes: dict[str, Any]
     """Fields of `Status` that the next start begins with."""
@@ -173,17 +175,17 @@ def retry_after(error: OrchestratorError, status: Status, terms: Terms) -> Retry
             return None
         before, now = terms.batch_size // status.batch_divisor, terms.batch_size // divisor
         line = f"restart with batch size {now} instead of {before} {cause}"
-        return Retry(line=line, changes={"batch_divisor": divisor})
+        return Retry(kind=Kind.OUT_OF_MEMORY, line=line, changes={"batch_divisor": divisor})
     if isinstance(error, TrainingDiverged):
         if status.learning_rate_factor != 1 or terms.module != OWN_TRAINER:
             return None
         line = f"roll back to the last checkpoint, {LOWER_RATE:g} times the learning rate, {cause}"
-        return Retry(line=line, changes={"learning_rate_factor": LOWER_RATE})
+        return Retry(kind=Kind.ROLL_BACK, line=line, changes={"learning_rate_factor": LOWER_RATE})
     if status.restarts >= terms.max_restarts:
         return None
     restarts = status.restarts + 1
     line = f"restart {restarts} of {terms.max_restarts} {cause}"
-    return Retry(line=line, changes={"restarts": restarts})
+    return Retry(kind=Kind.RESTART, line=line, changes={"restarts": restarts})
 
 
 def next_divisor(batch_size: int, divisor: int) -> int | None:

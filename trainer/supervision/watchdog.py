@@ -8,8 +8,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
-from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState
-from trainer.supervision.log import Echo, append_line
+from trainer.contract.files import append_line
+from trainer.contract.job_directory import (
+    LEASE_EXPIRED,
+    Control,
+    Desired,
+    JobDirectory,
+    JobState,
+)
+from trainer.supervision.log import Echo
 from trainer.supervision.process import Bell
 from trainer.supervision.ranks import Ranks
 from trainer.supervision.verdict import Ended, Terms
@@ -174,7 +181,7 @@ class Watchdog:
         unrenewed = self._lease.seconds(now)
         term = _seconds_in(self._job.lease)
         if 0 < term <= unrenewed:
-            return f"lease expired: nobody renewed it for {term:g} seconds"
+            return f"{LEASE_EXPIRED}: nobody renewed it for {term:g} seconds"
         if now >= self._terms.max_runtime_seconds:
             return "max_runtime_minutes reached"
         return ""

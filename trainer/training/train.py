@@ -24,6 +24,7 @@ from trainer.config.methods import METHODS
 from trainer.config.model_files import check_model_files
 from trainer.contract import checkpoints
 from trainer.contract.errors import ConfigError, PeerLost
+from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
@@ -200,6 +201,8 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
     with first_here_first():
         data = prepare_datasets(config, tokenizer, directory.cache)
     model, status = load_model(config), directory.read_status()
+    if own_rank().is_first:
+        _note_dropped(directory, data.facts)
     [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only
     decided, memory = of_first(
         lambda: predicted(
@@ -253,6 +256,12 @@ def _parameters(model: Any) -> tuple[int, int]:
     return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
 
 
+def _note_dropped(directory: JobDirectory, facts: dict[str, Any]) -> None:
+    if dropped := facts["dropped"]:
+        message = f"{dropped} of {facts['rows']} rows were dropped: they hold nothing to learn"
+        note_event(directory, Kind.ROWS_DROPPED, message, dropped=dropped, rows=facts["rows"])
+
+
 def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
     """Build the method's trainer and hang our callbacks into it."""
     import transformers
@@ -283,20 +292,24 @@ def _resume_point(directory: JobDirectory) -> Path | None:
     Raises:
         IntegrityError: this machine does not.
     """
-    checkpoint = of_first(lambda: _newest_valid(directory.checkpoints))
+    checkpoint = of_first(lambda: _newest_valid(directory))
     if checkpoint is None:
         return None
     here = directory.checkpoints / checkpoint.name
     if not own_rank().is_first and own_rank().is_first_here:
         checkpoints.check(here)
-    _say(f"resuming from {here.name}")
+    _say(line := f"resuming from {here.name}")
+    if own_rank().is_first:
+        step = checkpoints.step_of(here)
+        note_event(directory, Kind.RESUMED, line, step=step, checkpoint=here.name)
     return here
 
 
-def _newest_valid(folder: Path) -> Path | None:
-    checkpoint, rejected = checkpoints.newest_valid(folder)
-    for reason in rejected:
+def _newest_valid(directory: JobDirectory) -> Path | None:
+    checkpoint, rejected = checkpoints.newest_valid(directory.checkpoints)
+    for name, reason in rejected.items():
         _say(f"warning: skipped a checkpoint: {reason}")
+        note_event(directory, Kind.CHECKPOINT_PASSED_OVER, reason, checkpoint=name)
     if checkpoint and (before := checkpoints.processes_of(checkpoint)) != own_rank().world_size:
         _say(
             f"warning: {checkpoint.name} was saved by {before} processes and continues with "

@@ -12,11 +12,22 @@ from receiver import USER, lines_of
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.reporting.spool import Spool
+from flows.run_folder import RunFolder
 from trainer.config import Limits
 from trainer.contract.errors import OutOfMemory, TrainingDiverged
+from trainer.contract.events import Kind, note_event
+from trainer.contract.job_directory import JobDirectory
 
 pytestmark = pytest.mark.usefixtures("hasty")
 FULL = "Memory ran out (OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB)."
+
+
+def note_restart(run: RunFolder, why: str) -> None:
+    """Note what the supervisor notes when it starts the trainer with a smaller batch."""
+    line = f"restart with batch size 4 instead of 8 after OutOfMemory: {why}"
+    error = OutOfMemory(why).to_dict()
+    job = JobDirectory(run.root)
+    note_event(job, Kind.OUT_OF_MEMORY, line, step=1, error=error, batch_divisor=2)
 
 
 async def test_a_completed_job_is_told_from_its_start_to_its_end(run, receiver):
@@ -102,12 +113,11 @@ async def test_a_cancel_that_came_too_late_does_not_undo_the_completion(run, rec
 
 async def test_memory_that_ran_out_on_a_gpu_is_told_though_training_goes_on(run, receiver):
     receiver.start()
-    line = f"restart with batch size 4 instead of 8 after OutOfMemory: {FULL}\n"
 
-    for _ in range(2):  # the flow is started anew, and reads the log again
+    for _ in range(2):  # the flow is started anew, and reads the events again
         async with reporting(make_job(), run):
-            if not run.log.exists():
-                run.log.write_text(f"step 1/60\n{line}step 1/60\n")
+            if not run.events.exists():
+                note_restart(run, FULL)
             await until(lambda: receiver.alerts)
 
     (alert,) = receiver.alerts
@@ -127,10 +137,7 @@ async def test_a_gpu_that_is_full_at_last_fails_the_job_with_its_own_type(run, r
 
 async def test_main_memory_that_ran_out_is_no_gpus(run, receiver):
     receiver.start()
-    line = (
-        "restart with batch size 1 instead of 2 after OutOfMemory: Memory ran out (MemoryError).\n"
-    )
-    run.log.write_text(line)
+    note_restart(run, "Memory ran out (MemoryError).")
 
     async with reporting(make_job(), run):
         alerts.failed(run, OutOfMemory("Memory ran out (MemoryError)."))

@@ -1,4 +1,4 @@
-"""What the log tells of as an event is an event of Prefect, once, whoever reads the log again."""
+"""What happens to a job is an event of Prefect, once, whoever reads the file again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from prefect.events.worker import EventsWorker
 
 from flows.run_folder import RunFolder
 from flows.streaming.events import Events
-from trainer.contract.metrics import event_line
+from trainer.contract.events import Kind, note_event
+from trainer.contract.job_directory import JobDirectory
 
 MESSAGE = "the loss rose to 9; before it was about 1.2"
-SPIKE = event_line(32, {"kind": "loss_spike", "message": MESSAGE}) + "\n"
-PLATEAU = event_line(90, {"kind": "loss_plateau", "message": "it has not fallen"}) + "\n"
 
 
 async def stored(resource: str) -> list[dict[str, Any]]:
@@ -26,12 +25,22 @@ async def stored(resource: str) -> list[dict[str, Any]]:
     return list(answer.json()["events"])
 
 
-async def test_each_event_in_the_log_is_stored_once(prefect_api):
+async def test_each_event_of_the_job_is_stored_once(prefect_api):
     run = RunFolder(run_id := uuid4())
-    run.log.write_text("step 1/9  loss 2.1\n" + SPIKE + PLATEAU[:20])
+    job = JobDirectory(run.root)
+    assert job.events == run.events
+    Events(run_id, run).look()  # of a job without any
+    note_event(job, Kind.LOSS_SPIKE, MESSAGE, step=32, loss=9.0)
+    note_event(job, Kind.RESTART, "restart 1 of 2", step=40, restarts=1)
+    whole = run.events.read_bytes()
+    run.events.write_bytes(whole[:-20])
     Events(run_id, run).look()
-    with run.log.open("a") as log:
-        log.write(PLATEAU[20:])
+    with run.events.open("ab") as file:
+        file.write(whole[-20:])
+    note_event(
+        job, Kind.LOSS_SPIKE, MESSAGE, step=32, loss=9.0
+    )  # a resumed training is there again
+    note_event(job, Kind.RESTART, "restart 1 of 2", step=40, restarts=1)  # and killed again
 
     await asyncio.to_thread(EventsWorker.drain_all)  # as the process before this one did
     later = Events(run_id, run)
@@ -41,12 +50,13 @@ async def test_each_event_in_the_log_is_stored_once(prefect_api):
 
     resource = f"prefect.flow-run.{run_id}"
     async with asyncio.timeout(30):
-        while len(found := await stored(resource)) < 2:
+        while len(found := await stored(resource)) < 3:
             await asyncio.sleep(0.1)
     told = {event["event"]: event["payload"] for event in found}
-    assert len(found) == 2
+    assert len(found) == 3
     assert told["training-orchestrator.loss_spike"] == {
         "step": 32,
         "message": MESSAGE,
+        "facts": {"loss": 9.0},
     }
-    assert told["training-orchestrator.loss_plateau"]["step"] == 90
+    assert told["training-orchestrator.restart"]["facts"] == {"restarts": 1}

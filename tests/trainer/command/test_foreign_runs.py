@@ -75,6 +75,9 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     assert job.status.state is JobState.COMPLETED
     assert "skipped a checkpoint" in job.log
     assert "resumed at 5" in job.log
+    found = [event for event in job.events if event.kind in {"checkpoint_passed_over", "resumed"}]
+    assert [event.facts["checkpoint"] for event in found] == ["checkpoint-10", "checkpoint-5"]
+    assert {5, 10, 15, 20} == {event.step for event in job.events if event.kind == "saved"}
 
 
 @pytest.mark.parametrize(
@@ -188,5 +191,5 @@ def test_what_is_torn_in_another_projects_folder_is_not_left_for_it_to_resume_fr
     CheckpointKeeper(directory, plan).catch_up()
 
     newest, rejected = resume_point(directory)
-    assert (newest, rejected) == (tmp_path / "checkpoints/checkpoint-10", [])
+    assert (newest, rejected) == (tmp_path / "checkpoints/checkpoint-10", {})
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-10"]

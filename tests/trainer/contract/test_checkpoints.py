@@ -52,32 +52,32 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     save(tmp_path, 5)
 
     newest, rejected = checkpoints.newest_valid(tmp_path)
-    assert (newest, rejected) == (tmp_path / "checkpoint-5", [])
+    assert (newest, rejected) == (tmp_path / "checkpoint-5", {})
 
 
 def test_newest_is_by_number_not_by_name(tmp_path):
     save(tmp_path, 9, 100, 20)
 
     assert steps_in(tmp_path) == [100, 20, 9]
-    assert checkpoints.newest_valid(tmp_path) == (tmp_path / "checkpoint-100", [])
+    assert checkpoints.newest_valid(tmp_path) == (tmp_path / "checkpoint-100", {})
 
 
 @pytest.mark.parametrize("name", [".saving", "checkpoint-", "checkpoint-5.old", "tmp-checkpoint-5"])
 def test_other_names_are_no_checkpoints(tmp_path, name):
     (tmp_path / name).mkdir()
 
-    assert checkpoints.newest_valid(tmp_path) == (None, [])
+    assert checkpoints.newest_valid(tmp_path) == (None, {})
 
 
 def test_without_a_folder_there_is_no_checkpoint(tmp_path):
-    assert checkpoints.newest_valid(tmp_path / "missing") == (None, [])
+    assert checkpoints.newest_valid(tmp_path / "missing") == (None, {})
 
 
 def test_what_a_crash_left_in_the_staging_folder_is_ignored(tmp_path):
     save(tmp_path, 4)
     write_manifest(stage(tmp_path, 8), step=8)  # whole, but not yet moved
 
-    assert checkpoints.newest_valid(tmp_path) == (tmp_path / "checkpoint-4", [])
+    assert checkpoints.newest_valid(tmp_path) == (tmp_path / "checkpoint-4", {})
 
 
 def tear(checkpoint: Path) -> str:
@@ -122,8 +122,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_file_named(tmp_path, damage
     newest, rejected = checkpoints.newest_valid(tmp_path)
 
     assert newest == tmp_path / "checkpoint-4"
-    assert len(rejected) == 1
-    assert expected in rejected[0]
+    assert list(rejected) == ["checkpoint-8"]
+    assert expected in rejected["checkpoint-8"]
 
 
 @pytest.mark.parametrize("name", [*FILES[1:], "trainer_state.json"])

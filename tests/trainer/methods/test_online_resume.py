@@ -102,6 +102,8 @@ def test_answers_that_do_not_fit_at_once_are_generated_in_parts(
     printed = capfd.readouterr().out
     assert "memory ran out for the answers: again in 2 parts" in printed
     assert printed.count("memory ran out") < 4  # the number of parts is remembered
+    fallback = next(event for event in parted.events if event.kind == "fallback")
+    assert fallback.message == "memory ran out for the answers: again in 2 parts"
     for step, record in curve(whole).items():
         numbers = {name: value for name, value in record.items() if value is not None}
         assert {name: curve(parted)[step][name] for name in numbers} == pytest.approx(

@@ -120,6 +120,9 @@ assert job.read_status().batch_divisor == 2
 
     assert job.run().returncode == 0
     assert "restart with batch size 4 instead of 8 after OutOfMemory: On rank 1: " in job.log
+    (event,) = job.events
+    assert (event.kind, event.facts["batch_divisor"]) == ("out_of_memory", 2)
+    assert event.cause == "On rank 1: Memory ran out."
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,11 @@ def test_a_killed_trainer_is_started_again(tmp_path):
     assert job.run().returncode == 0
     assert (job.status.attempt, job.status.restarts, job.status.error) == (2, 1, None)
     assert "\nrestart 1 of 2 after TrainerKilled: SIGKILL ended the trainer" in job.log
+    (event,) = job.events
+    assert event.kind == "restart"
+    assert f"\n{event.message}\n" in job.log
+    assert (event.facts["error"]["class"], event.facts["restarts"]) == ("TrainerKilled", 1)
+    assert event.facts["error"]["message"] == event.cause
 
 
 def test_restarts_come_to_an_end(tmp_path):

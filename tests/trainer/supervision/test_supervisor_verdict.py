@@ -14,6 +14,7 @@ from trainer.contract.errors import (
     TrainerKilled,
     TrainingDiverged,
 )
+from trainer.contract.events import Kind
 from trainer.contract.job_directory import Control, Desired, JobState, Status
 from trainer.supervision.verdict import (
     Ended,
@@ -113,7 +114,7 @@ def test_restarts_are_counted_up_to_the_limit():
 
     retry = retry_after(error, Status(restarts=1), TERMS)
 
-    assert retry.changes == {"restarts": 2}
+    assert (retry.kind, retry.changes) == (Kind.RESTART, {"restarts": 2})
     assert retry.line == "restart 2 of 2 after ConnectionLost: The Hub is away."
     assert retry_after(error, Status(restarts=2), TERMS) is None
 
@@ -121,7 +122,7 @@ def test_restarts_are_counted_up_to_the_limit():
 def test_out_of_memory_takes_a_smaller_batch_and_no_restart():
     retry = retry_after(OutOfMemory("Too big."), Status(restarts=2, batch_divisor=2), TERMS)
 
-    assert retry.changes == {"batch_divisor": 4}
+    assert (retry.kind, retry.changes) == (Kind.OUT_OF_MEMORY, {"batch_divisor": 4})
     assert "batch size 2 instead of 4" in retry.line
 
 
@@ -130,7 +131,7 @@ def test_a_loss_that_is_no_number_is_met_once_by_a_lower_rate():
 
     retry = retry_after(error, Status(restarts=2), TERMS)
 
-    assert retry.changes == {"learning_rate_factor": 0.5}
+    assert (retry.kind, retry.changes) == (Kind.ROLL_BACK, {"learning_rate_factor": 0.5})
     assert "roll back to the last checkpoint, 0.5 times the learning rate" in retry.line
     assert retry_after(error, Status(**retry.changes), TERMS) is None
     assert retry_after(error, Status(), replace(TERMS, module="trainer.command")) is None

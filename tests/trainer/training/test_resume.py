@@ -99,6 +99,13 @@ def test_a_checkpoint_with_a_flipped_bit_is_passed_over(at_6, uninterrupted, cap
     printed = capfd.readouterr().out
     assert f"warning: skipped a checkpoint: {damaged} does not have the SHA-256" in printed
     assert "resuming from checkpoint-3\n" in printed
+    passed_over, resumed = [
+        event for event in at_6.events if event.kind in {"checkpoint_passed_over", "resumed"}
+    ]
+    assert passed_over.facts == {"checkpoint": "checkpoint-6"}
+    assert f"{damaged} does not have the SHA-256" in passed_over.message
+    assert (resumed.kind, resumed.step) == ("resumed", 3)
+    assert [e.step for e in at_6.events if e.kind == "saved"][-1] == max(at_6.saved_steps)
 
 
 def test_a_checkpoint_without_a_manifest_is_passed_over(at_6, uninterrupted, capfd):

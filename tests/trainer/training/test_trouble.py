@@ -17,7 +17,7 @@ import pytest
 from jobs import WILD, Job, PausesAfter
 
 from trainer.config.methods import METHODS
-from trainer.contract import checkpoints
+from trainer.contract import checkpoints, trends
 from trainer.contract.errors import DiskFull, TrainingDiverged
 from trainer.contract.job_directory import Desired, JobState
 
@@ -200,7 +200,7 @@ def test_training_that_diverged_is_ended_with_a_good_checkpoint(
         assert "a row of that step: '" in printed
     newest, rejected = checkpoints.newest_valid(job.directory.checkpoints)
     assert newest is not None
-    assert rejected == []
+    assert rejected == {}
     for step in job.saved_steps:
         assert_finite(job.checkpoint(step))
 
@@ -298,8 +298,27 @@ def test_a_disk_that_fills_while_saving_is_named_and_the_checkpoint_before_is_go
     assert named == "DiskFull"
     free_and_needed = r"[0-9.]+ MiB of 4\.0 MiB are free, [0-9.]+ MiB are needed"
     assert re.search(free_and_needed, job.status.error["message"])
-    assert checkpoints.newest_valid(job.directory.checkpoints) == (job.checkpoint(2), [])
+    assert checkpoints.newest_valid(job.directory.checkpoints) == (job.checkpoint(2), {})
     assert not list(job.directory.checkpoints.glob(".saving/*"))
+
+
+@torch_group
+def test_a_loss_that_does_not_fall_is_an_event_in_the_log_and_in_the_file(
+    make_job, tmp_path, capfd, monkeypatch
+):
+    changes = {"WINDOW": 1, "LEAST": 1, "PLATEAU_SHARE": 0.0, "GAIN": 10.0, "RISE": 1e9}
+    for name, value in changes.items():
+        monkeypatch.setattr(trends, name, value)
+    job = make_job(tmp_path / "job", max_steps=4)
+
+    assert job.train() is JobState.COMPLETED
+
+    event = next(event for event in job.events if event.kind == "loss_plateau")
+    assert event.step == 4
+    assert event.facts == {"loss": job.metrics[4]["train_loss"]}
+    line = f"event loss_plateau at step 4: {event.message}\n"
+    assert capfd.readouterr().out.count(line) == 1
+    assert b"plateau" not in job.directory.metrics.read_bytes()
 
 
 @torch_group
@@ -311,6 +330,7 @@ def test_a_disk_that_fills_while_saving_loses_old_checkpoints_first(small_disk, 
 
     told = capfd.readouterr().out
     assert "the disk is full: removed checkpoint-" in told
+    assert "disk_full" in [event.kind for event in job.events]
     assert job.saved_steps[0] == 8
     assert len(job.saved_steps) < 8
     assert sorted(job.metrics) == list(range(1, 9))
