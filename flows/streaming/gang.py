@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from blocks.machines.base import Machine
+from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.task_scope import TaskScope, all_of
 from flows.logger import logger
@@ -24,7 +25,6 @@ from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.nodes import (
     NETWORK,
-    Member,
     Node,
     continue_from,
     error_of,
@@ -55,8 +55,8 @@ MEET_SECONDS = 20.0  # for all machines to get to where the trainers meet
 T = TypeVar("T")
 
 
-class GangTraining(RemoteTraining):
-    """The training of one run on several machines, seen from the first."""
+class GangTraining:
+    """The training of one run on several machines; `flows.streaming.training.Training` says how."""
 
     def __init__(
         self,
@@ -80,21 +80,35 @@ class GangTraining(RemoteTraining):
             journal: the run's.
             mirror: brings the first machine's checkpoints home.
         """
-        first = nodes[0]
-        super().__init__(
-            job, first.instance, machine, run, python=first.python, at_home=provider.is_home
-        )
+        self._job = job
+        self._run = run
         self._nodes = nodes
         self._provider = provider
         self._journal = journal
         self._mirror = mirror
         self._wished: tuple[Desired, str] | None = None
-        self._hire = next(hire for hire in journal.hires if hire.name == first.instance.name)
+        self._first = self._training(nodes[0], machine)
+        self._hire = next(hire for hire in journal.hires if hire.name == self.instance.name)
+
+    @property
+    def instance(self) -> Instance:
+        """The first machine."""
+        return self._first.instance
+
+    @property
+    def machine(self) -> Machine:
+        """An open connection to it."""
+        return self._first.machine
+
+    @property
+    def workspace(self) -> str:
+        """The job directory there."""
+        return self._first.workspace
 
     async def ask(self, desired: Desired, reason: str) -> None:
         """Write the wish on the first machine: the trainers agree among themselves."""
         self._wished = None if desired is Desired.RUN else (desired, reason)
-        await super().ask(desired, reason)
+        await self._first.ask(desired, reason)
 
     async def start_or_attach(self) -> None:
         """Follow the training if it is at work on all machines; else start it on all."""
@@ -129,7 +143,9 @@ class GangTraining(RemoteTraining):
             if self._wished and error.action is Action.RETRY:  # it is retried when it goes on
                 desired, reason = self._wished
                 return {**ended[0], "state": WISHED[desired], "reason": reason, "error": None}
-            retry = retry_after(error, self._book(), read_terms(self._job_file(self.job.training)))
+            retry = retry_after(
+                error, self._book(), read_terms(self._first.job_file(self._job.training))
+            )
             if retry is None:
                 return {**ended[0], "state": JobState.FAILED, "error": self._told(rank, error)}
             logger().warning("machine %d: %s", rank, retry.line)
@@ -145,7 +161,7 @@ class GangTraining(RemoteTraining):
         checkpoint, _ = newest_valid(self._run.checkpoints)
 
         async def continue_there(training: RemoteTraining) -> None:
-            await continue_from(training, checkpoint, anew=training is not self)
+            await continue_from(training, checkpoint, anew=training is not self._first)
 
         await self._on_all(continue_there)
         world, interfaces = await self._meet()
@@ -175,7 +191,7 @@ class GangTraining(RemoteTraining):
             ConfigError: a machine does not reach the first.
         """
         count, address = len(self._nodes), self._nodes[0].address
-        port = str((await network(self, "port"))["port"])
+        port = str((await network(self._first, "port"))["port"])
 
         async def arrive(training: RemoteTraining) -> str:
             try:
@@ -190,11 +206,12 @@ class GangTraining(RemoteTraining):
             return str(answer.get("interface") or "")
 
         async with TaskScope() as scope:
-            scope.start(self.run_module(NETWORK, "listen", port, str(count), f"{MEET_SECONDS:g}"))
+            patience = f"{MEET_SECONDS:g}"
+            scope.start(self._first.run_module(NETWORK, "listen", port, str(count), patience))
             interfaces = await self._on_all(arrive)
         book = self._book()
         world = {
-            "processes": count * self.job.processes_per_machine,
+            "processes": count * self._job.processes_per_machine,
             "nodes": count,
             "master_addr": address,
             "master_port": int(port),
@@ -228,8 +245,8 @@ class GangTraining(RemoteTraining):
 
     async def _ended(self, training: RemoteTraining) -> dict[str, Any]:
         """Wait until nobody works on a machine; the log of one beside the first comes home."""
-        if training is self:
-            return await self.until_nobody_works()
+        if training is self._first:
+            return await training.until_nobody_works()
         log = self._run.node_log(training.instance.name)
         async with TaskScope() as scope:
             scope.start(mirror_file(training.machine, f"{training.workspace}/train.log", log))
@@ -284,12 +301,23 @@ class GangTraining(RemoteTraining):
     async def _at(self, node: Node, work: Callable[[RemoteTraining], Coroutine[Any, Any, T]]) -> T:
         """Return what `work` returns of the training on one of the machines."""
         if node.rank == 0:
-            return await work(self)
+            return await work(self._first)
 
         async def reached(machine: Machine) -> T:
-            return await work(Member(self.job, machine, self._run, node, self._provider))
+            return await work(self._training(node, machine))
 
-        return await in_contact(self.job, self._provider, node.instance, self._journal, reached)
+        return await in_contact(self._job, self._provider, node.instance, self._journal, reached)
+
+    def _training(self, node: Node, machine: Machine) -> RemoteTraining:
+        return RemoteTraining(
+            self._job,
+            node.instance,
+            machine,
+            self._run,
+            python=node.python,
+            at_home=self._provider.is_home,
+            rank=node.rank,
+        )
 
 
 def _has_failed(ended: asyncio.Task[dict[str, Any]]) -> bool:

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blocks.machines.base import Machine
 from blocks.models import Instance
-from blocks.providers.base import Provider
-from flows.run_folder import RunFolder
 from flows.streaming.checkpoint_mirror import put_back
 from flows.streaming.training import RemoteTraining
-from trainer.config import TrainingJob
 from trainer.contract.checkpoints import step_of
 from trainer.contract.errors import OrchestratorError, TrainerKilled, TrainingFailed
-from trainer.contract.job_directory import LEASE_EXPIRED, Desired, JobState, Status, parse_status
+from trainer.contract.job_directory import LEASE_EXPIRED, Desired, JobState, parse_status
 
 NETWORK = "trainer.supervision.network"  # the module by which machines find each other
 
@@ -33,27 +29,6 @@ class Node:
     def address(self) -> str:
         """By which the others reach it."""
         return self.instance.private_address or self.instance.address
-
-
-class Member(RemoteTraining):
-    """What a machine beside the first does for the job; the first one tells of it."""
-
-    def __init__(
-        self, job: TrainingJob, machine: Machine, run: RunFolder, node: Node, provider: Provider
-    ) -> None:
-        super().__init__(
-            job, node.instance, machine, run, python=node.python, at_home=provider.is_home
-        )
-        self.rank = node.rank
-
-    async def _take_along(self) -> None:
-        """Keep a log of its own; the checkpoint comes when all start."""
-
-    def _tell_started(self) -> None:
-        """Say nothing."""
-
-    async def _tell_running(self, status: Status) -> None:
-        """Say nothing."""
 
 
 async def look(training: RemoteTraining) -> dict[str, Any] | None:
@@ -85,7 +60,7 @@ async def join(training: RemoteTraining, world: dict[str, Any]) -> None:
     """Tell a machine of the others, and that its trainer is wanted."""
     content = await training.machine.read(f"{training.workspace}/job.json")
     await training.write("job.json", {**json.loads(content or b"{}"), "world": world})
-    await RemoteTraining.ask(training, Desired.RUN, "")
+    await training.ask(Desired.RUN, "")
 
 
 async def network(training: RemoteTraining, *words: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from blocks.machines.base import CommandResult, Machine
 from blocks.models import Instance
@@ -39,11 +39,75 @@ async def ask(
     await machine.write(f"{workspace}/control.json", json.dumps(wish, indent=1).encode())
 
 
+class Training(Protocol):
+    """The training of one run as the flow sees it, on however many machines."""
+
+    @property
+    def instance(self) -> Instance:
+        """The machine that holds the job."""
+
+    @property
+    def machine(self) -> Machine:
+        """An open connection to it."""
+
+    @property
+    def workspace(self) -> str:
+        """The job directory there."""
+
+    async def start_or_attach(self) -> None:
+        """Start the training; one that is at work already is followed."""
+
+    async def ask(self, desired: Desired, reason: str) -> None:
+        """Write the wish that the training obeys."""
+
+    async def until_rest(self) -> dict[str, Any]:
+        """Wait until the job is at rest; return status and sizes as they are then."""
+
+
+class Lead:
+    """What is done for the job where it is held, and on no machine beside that one.
+
+    Its log and records go on where those of a machine before it ended, and people hear of it.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._ran = False
+
+    async def take_along(self, training: RemoteTraining) -> None:
+        """Let the training go on where it ended on a machine that was lost.
+
+        The log goes on where its mirror ends: the file there begins with a hole of that size, so
+        that both ends count the same bytes. Metrics and events go along, for the final report
+        tells of the whole training.
+        """
+        log = self._run.log
+        if log.exists():
+            size = str(_with_last_line_ended(log))
+            await training.run_here("truncate", "-s", size, f"{training.workspace}/train.log")
+        for records in (self._run.metrics, self._run.events):
+            if records.exists():
+                _with_last_line_ended(records)
+                await training.machine.upload(records, f"{training.workspace}/{records.name}")
+        checkpoint, _ = newest_valid(self._run.checkpoints)
+        if checkpoint:
+            logger().info("continuing from %s", checkpoint.name)
+            await put_back(training.machine, training.workspace, checkpoint)
+
+    def started(self) -> None:
+        """Note that a supervisor was started."""
+        alerts.supervisor_started(self._run)
+
+    async def running(self, status: Status) -> None:
+        """Tell, once, that it trains."""
+        if not self._ran:
+            self._ran = True
+            await announce(JobState.RUNNING)
+            alerts.started(self._run, status.total_steps)
+
+
 class RemoteTraining:
     """The training of one run on one machine."""
-
-    rank = 0
-    """Of the machine, among those that train the job together."""
 
     def __init__(
         self,
@@ -54,6 +118,7 @@ class RemoteTraining:
         *,
         python: str,
         at_home: bool,
+        rank: int = 0,
     ) -> None:
         """Prepare to speak with it.
 
@@ -64,7 +129,9 @@ class RemoteTraining:
             run: what is kept here of the run.
             python: the machine's Python with the trainer.
             at_home: whether the machine is this computer.
+            rank: of the machine, among those that train together; the first one holds the job.
         """
+        self.rank = rank
         self.job = job
         self.instance = instance
         self.machine = machine
@@ -72,7 +139,7 @@ class RemoteTraining:
         self._run = run
         self._python = python
         self._at_home = at_home
-        self._ran = False
+        self._lead = None if rank else Lead(run)
         self.variables: dict[str, str] = {}
         """Further variables for the trainer's environment."""
 
@@ -88,8 +155,8 @@ class RemoteTraining:
     async def start(self) -> dict[str, Any]:
         """Start the supervisor unless one is at work; return what it says."""
         answer = await self._trainer("--detach")
-        if not answer["already_running"]:
-            self._tell_started()
+        if self._lead and not answer["already_running"]:
+            self._lead.started()
         return answer
 
     async def move_in(self) -> bool:
@@ -102,31 +169,13 @@ class RemoteTraining:
             return False
         config = self.job.training
         if not self._at_home:
-            await self._run_here("mkdir", "-p", "--", self.workspace)
+            await self.run_here("mkdir", "-p", "--", self.workspace)
             config = await ship(self.machine, self._base(), config, logger().info)
-            await self._take_along()
-        await self.write("job.json", self._job_file(config))
+            # Beside the first, a log is a new one, and the checkpoint comes when all start.
+            if self._lead:
+                await self._lead.take_along(self)
+        await self.write("job.json", self.job_file(config))
         return True
-
-    async def _take_along(self) -> None:
-        """Let the training go on where it ended on a machine that was lost.
-
-        The log goes on where its mirror ends: the file there begins with a hole of that size, so
-        that both ends count the same bytes. Metrics and events go along, for the final report
-        tells of the whole training.
-        """
-        log = self._run.log
-        if log.exists():
-            size = str(_with_last_line_ended(log))
-            await self._run_here("truncate", "-s", size, f"{self.workspace}/train.log")
-        for records in (self._run.metrics, self._run.events):
-            if records.exists():
-                _with_last_line_ended(records)
-                await self.machine.upload(records, f"{self.workspace}/{records.name}")
-        checkpoint, _ = newest_valid(self._run.checkpoints)
-        if checkpoint:
-            logger().info("continuing from %s", checkpoint.name)
-            await put_back(self.machine, self.workspace, checkpoint)
 
     async def ask(self, desired: Desired, reason: str) -> None:
         """Write the wish that trainer and supervisor obey."""
@@ -165,8 +214,8 @@ class RemoteTraining:
         while True:
             content = await self.machine.read(f"{self.workspace}/status.json")
             status = parse_status_text(content)
-            if status.state is JobState.RUNNING:
-                await self._tell_running(status)
+            if self._lead and status.state is JobState.RUNNING:
+                await self._lead.running(status)
             silent = silent + look if content == seen else 0.0
             seen = content
             if status.state.at_rest or silent >= SILENCE_SECONDS:
@@ -176,16 +225,8 @@ class RemoteTraining:
                     return facts
             await asyncio.sleep(look)
 
-    def _tell_started(self) -> None:
-        alerts.supervisor_started(self._run)
-
-    async def _tell_running(self, status: Status) -> None:
-        if not self._ran:
-            self._ran = True
-            await announce(JobState.RUNNING)
-            alerts.started(self._run, status.total_steps)
-
-    def _job_file(self, config: TrainingConfig) -> dict[str, Any]:
+    def job_file(self, config: TrainingConfig) -> dict[str, Any]:
+        """Return the content of `job.json`."""
         limits, training = self.job.limits.model_dump(), self.job.training
         return {
             "version": 1,
@@ -228,7 +269,12 @@ class RemoteTraining:
             f"{self.instance.id}: {result.stderr.strip()[-300:]}"
         )
 
-    async def _run_here(self, *command: str) -> None:
+    async def run_here(self, *command: str) -> None:
+        """Run a short command on the machine.
+
+        Raises:
+            MachineLost: it failed there.
+        """
         result = await self.machine.run(command, timeout=COMMAND_SECONDS)
         if result.exit_code:
             raise MachineLost(f"{command[0]} failed on {self.instance.id}: {result.stderr.strip()}")

@@ -25,7 +25,7 @@ from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.gang import GangTraining
 from flows.streaming.log_shipper import LogShipper
 from flows.streaming.nodes import Node
-from flows.streaming.training import RemoteTraining
+from flows.streaming.training import RemoteTraining, Training
 from flows.streaming.wishes import watch_budget, watch_wishes
 from flows.tasks.step import step
 from trainer.config import TrainingJob
@@ -74,7 +74,7 @@ async def _attached(
     first = nodes[0]
     async with provider.machine(first.instance, compress=job.ssh_compression) as machine:
         mirror = CheckpointMirror(machine, first.instance.workspace, run.checkpoints)
-        training = (
+        training: Training = (
             GangTraining(job, machine, run, nodes, provider, journal=journal, mirror=mirror)
             if len(nodes) > 1
             else RemoteTraining(
@@ -96,7 +96,7 @@ async def _attached(
 
 async def _follow(
     job: TrainingJob,
-    training: RemoteTraining,
+    training: Training,
     provider: Provider,
     run: RunFolder,
     mirror: CheckpointMirror,
@@ -128,7 +128,7 @@ async def _follow(
 
 
 async def _until_all_is_home(
-    training: RemoteTraining, run: RunFolder, shipper: LogShipper, board: Board, events: Events
+    training: Training, run: RunFolder, shipper: LogShipper, board: Board, events: Events
 ) -> dict[str, Any]:
     """Wait until the job is at rest and every byte of log, metrics and events is here and shown."""
     status = await training.until_rest()

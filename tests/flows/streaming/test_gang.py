@@ -25,7 +25,7 @@ from flows.streaming import gang as gang_module
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.gang import GangTraining
 from flows.streaming.nodes import Node
-from flows.streaming.training import RemoteTraining
+from flows.streaming.training import Lead, RemoteTraining
 from tests.flows.two_hosts import TwoHosts, two_hosts
 from trainer.contract.errors import CodeError, ConfigError, OutOfMemory
 from trainer.contract.job_directory import Desired, JobState
@@ -50,7 +50,7 @@ async def gang(hosts, monkeypatch):
             command = [sys.executable, str(PEER), self.workspace, str(steps)]
             return {**job_file_of_ours(self, config), "command": command}
 
-        monkeypatch.setattr(RemoteTraining, "_job_file", job_file)
+        monkeypatch.setattr(RemoteTraining, "job_file", job_file)
         job = make_job(per_device_train_batch_size=4)
         job = job.model_copy(
             update={"limits": job.limits.model_copy(update=limits), "provider": "ssh"}
@@ -69,12 +69,12 @@ async def gang(hosts, monkeypatch):
         mirror = CheckpointMirror(machine, nodes[0].instance.workspace, run.checkpoints)
         return GangTraining(job, machine, run, nodes, provider, journal=journal, mirror=mirror)
 
-    job_file_of_ours = RemoteTraining._job_file
+    job_file_of_ours = RemoteTraining.job_file
 
-    async def silence(self: RemoteTraining, status: Any) -> None:
+    async def silence(self: Lead, status: Any) -> None:
         """There is no flow run to tell of it."""
 
-    monkeypatch.setattr(RemoteTraining, "_tell_running", silence)
+    monkeypatch.setattr(Lead, "running", silence)
     async with AsyncExitStack() as open_here:
         yield prepare
 
