@@ -27,7 +27,10 @@ from trainer.contract.metrics import Record, by_step, parse_records
 if TYPE_CHECKING:
     from trainer.config import TrainingJob
 
-PHRASES = {"All states completed.", "Flow run scheduled"}  # Prefect's own, which say nothing
+PHRASES = {
+    *("All states completed.", "Flow run scheduled", "Flow run was cancelled successfully."),
+}
+"""Prefect's own, which say nothing."""
 LEAST = 4  # characters of an id that are taken
 PART = re.compile(r"[0-9a-fA-F-]{1,36}")
 

@@ -35,8 +35,11 @@ def state_of(ask: Trainctl, job: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_job_whose_process_is_killed_completes_by_itself(
-    ask: Trainctl, tmp_path: Path, home: Path
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
+)
+def test_a_job_whose_process_is_ended_completes_by_itself(
+    ask: Trainctl, tmp_path: Path, home: Path, number: int
 ):
     started = ask("run", job_file(tmp_path, max_steps=400, save_steps=100), "--detach")
     job = started.stdout.split()[1]
@@ -44,11 +47,13 @@ def test_a_job_whose_process_is_killed_completes_by_itself(
     until(lambda: mirror.exists() and b"step 3/400" in mirror.read_bytes())
     first = process_of(job)
 
-    first.send_signal(signal.SIGKILL)
+    first.send_signal(number)
+    until(lambda: not is_held(runs() / job / attended.MARK))
 
+    assert state_of(ask, job) == "running"  # the training is
     until(lambda: state_of(ask, job) == "completed", 150)
     log = mirror.read_text().splitlines()
-    assert len([line for line in log if line.startswith("step 400/400")]) == 1
+    assert len([line for line in log if line.startswith("step 400/400  loss")]) == 1
     assert not attended.is_marked(runs() / job)
     until(lambda: not is_held(home / "attendant.lock"), 30)
 

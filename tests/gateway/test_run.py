@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -154,6 +155,9 @@ def test_a_job_is_paused_resumed_detached_and_cancelled(
     paused = ask("pause", job)
     assert (paused.returncode, running.wait(30)) == (0, 3), paused.stderr
     assert re.match(r"paused; saved at step \d+ of 5000", paused.stdout)
+    took = json.loads(ask("status", job, "--json").stdout)["seconds"]
+    time.sleep(1.1)
+    assert json.loads(ask("status", job, "--json").stdout)["seconds"] == took > 0  # a pause is free
 
     assert ask("resume", job, "--detach").returncode == 0
     until(lambda: json.loads(ask("status", job, "--json").stdout)["state"] == "running")
