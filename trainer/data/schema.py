@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
+from trainer.data.columns import ANSWERS, QUESTIONS, Ambiguous, Columns
 from trainer.data.judged import Judged, Preference, Prompt, judged, preference, question
 from trainer.data.parsing import Row
 from trainer.data.turns import RowProblem, a_text, chat_of, kind_of_value, listed
@@ -108,7 +109,8 @@ class Schema:
     def _instruction(self, row: dict[str, Any]) -> Chat:
         question = self._text(row, "instruction")
         # Many datasets leave `input` empty or out where the instruction says it all.
-        if row.get(self._name("input")) not in (None, ""):
+        is_apart = self._name("input") != self._name("instruction")
+        if is_apart and row.get(self._name("input")) not in (None, ""):
             question = f"{question}\n\n{self._text(row, 'input')}"
         answer = self._text(row, "output")
         return Chat(
@@ -157,13 +159,26 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
             f"dataset.columns: {listed(unknown)} is not a column that is known.",
             f"There are: {', '.join(OUR_COLUMNS)}; yours stand on the right of the colon.",
         )
-    renamed = {ours for ours, theirs in dataset.columns.items() if theirs in first.value}
-    columns = renamed | set(first.value)
     formats = METHODS[config.method].formats
-    given = dataset.format if dataset.format != "auto" else _told_from(columns, formats)
+    columns = Columns(first.value, dataset.columns)
+    wanted = formats if dataset.format == "auto" else (dataset.format,)
+    try:
+        given, names = _told_from(columns, wanted)
+    except Ambiguous as error:
+        raise DataError(
+            f"{first.place}: {error}; the columns are {listed(first.value)}.",
+            f"Say which in dataset.columns, such as {{{_example(formats)}}}.",
+        ) from None
+    if dataset.format != "auto":
+        given = dataset.format
     if given in formats:
-        return Schema(cast("Format", given), dataset.columns)
-    raise _unfit(first, config, given or _told_from(columns, tuple(NEEDED)))
+        return Schema(cast("Format", given), {**names, **dataset.columns})
+    raise _unfit(first, config, given or _exactly(first, tuple(NEEDED)))
+
+
+def _example(formats: Sequence[str]) -> str:
+    layout = "instruction" if "instruction" in formats else formats[0]
+    return ", ".join(f"{ours}: yours" for ours in NEEDED[cast("Format", layout)])
 
 
 def _unfit(first: Row, config: TrainingConfig, found: str | None) -> DataError:
@@ -175,7 +190,7 @@ def _unfit(first: Row, config: TrainingConfig, found: str | None) -> DataError:
         return DataError(
             f"{first.place}: {config.method} finds none of its formats in the columns "
             f"{listed(first.value)}.",
-            f"Name yours for one of these sets in dataset.columns: {sets}.",
+            f"Name yours for one of these sets in dataset.columns: {sets}.{_known(formats)}",
         )
     return DataError(
         f"{config.method} learns from {' or '.join(formats)}, and these rows are {found!r}.",
@@ -183,8 +198,30 @@ def _unfit(first: Row, config: TrainingConfig, found: str | None) -> DataError:
     )
 
 
-def _told_from(columns: Collection[str], formats: Sequence[str]) -> str | None:
+def _known(formats: Sequence[str]) -> str:
+    if "instruction" not in formats:
+        return ""
+    return (
+        f" A question ({', '.join(QUESTIONS)}) and an answer ({', '.join(ANSWERS)}) are known too."
+    )
+
+
+def _told_from(columns: Columns, formats: Sequence[str]) -> tuple[str | None, dict[str, str]]:
+    """Return the first layout that fits, by our names before others, and the dataset's names."""
+    for usual in (False, True):
+        for name in formats:
+            found = columns.of(name, NEEDED[cast("Format", name)], usual=usual)
+            if found is not None:
+                return name, found
+    return None, {}
+
+
+def _exactly(first: Row, formats: Sequence[str]) -> str | None:
     return next(
-        (name for name in formats if all(one in columns for one in NEEDED[cast("Format", name)])),
+        (
+            name
+            for name in formats
+            if all(one in first.value for one in NEEDED[cast("Format", name)])
+        ),
         None,
     )

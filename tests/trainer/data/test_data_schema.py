@@ -14,7 +14,8 @@ def convert(make_config):
     """Return a row as its own columns, and what dataset settings say, lay it out."""
 
     def convert(row, method="sft", **dataset):
-        config = make_config({"path": "d.jsonl", **dataset}, method=method)
+        rewards = {"reward_functions": ["length"]} if method == "grpo" else {}
+        config = make_config({"path": "d.jsonl", **dataset}, method=method, **rewards)
         return choose_schema(Row("d.jsonl", 1, "line", row), config).convert(row)
 
     return convert
@@ -64,6 +65,88 @@ def test_columns_can_bear_other_names(convert):
     assert convert(row, columns={"instruction": "question", "output": "answer"}) == Chat(
         [USER, ASSISTANT]
     )
+
+
+CHAT = Chat([USER, ASSISTANT])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "2+2?", "answer": "4"},
+        {"Question": "2+2?", " Answer": "4"},
+        {"query": "2+2?", "response": "4", "source": "x"},
+        {"problem": "2+2?", "solution": "4"},
+        {"input": "2+2?", "output": "4"},
+        {"instruction": "2+2?", "response": "4"},
+        {"prompt": "2+2?", "response": "4"},
+        {"user": "2+2?", "assistant": "4"},
+        {"question": "2+2?", "context": "", "answer": "4"},
+        {"conversation": [USER, ASSISTANT]},
+        {"dialog": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
+    ],
+)
+def test_the_names_that_are_usual_elsewhere_are_known(convert, row):
+    assert convert(row) == CHAT
+
+
+@pytest.mark.parametrize("about", ["input", "context"])
+@pytest.mark.parametrize(("asked", "said"), [("instruction", "output"), ("question", "answer")])
+def test_what_a_question_is_about_follows_it(convert, about, asked, said):
+    found = convert({asked: "Add.", about: "2+2", said: "4"})
+
+    assert found == Chat([{"role": "user", "content": "Add.\n\n2+2"}, ASSISTANT])
+
+
+@pytest.mark.parametrize(
+    ("row", "method", "problem"),
+    [
+        (
+            {"problem": "x", "solution": "long", "answer": "4"},
+            "sft",
+            "'answer' and 'solution' could each be the output; the columns are 'problem'",
+        ),
+        ({"question": "x", "query": "y", "answer": "4"}, "sft", "could each be the instruction"),
+        ({"question": "x", "problem": "y", "n": 1}, "grpo", "could each be the prompt"),
+        (
+            {"question": "x", "input": "a", "context": "b", "answer": "4"},
+            "sft",
+            "'input' and 'context' could each be the input",
+        ),
+    ],
+)
+def test_what_could_be_two_things_is_not_guessed(convert, row, method, problem):
+    with pytest.raises(DataError, match=problem) as caught:
+        convert(row, method=method)
+
+    assert "Say which in dataset.columns" in caught.value.suggestion
+
+
+def test_an_ambiguity_is_settled_by_the_job(convert):
+    row = {"problem": "2+2?", "solution": "long", "answer": "4"}
+
+    assert convert(row, columns={"output": "answer"}) == CHAT
+
+
+def test_our_own_names_go_before_others(convert):
+    row = {"prompt": "2+2=", "completion": "4", "question": "x", "answer": "y"}
+
+    assert convert(row) == PlainText("2+2=", "4")
+    assert convert({"text": "x", "question": "a", "answer": "b"}) == PlainText("", "x")
+
+
+def test_preferences_answers_and_prompts_know_the_usual_names_too(convert):
+    pair = convert({"question": "q", "chosen": "a", "rejected": "b"}, method="dpo")
+    judged = convert({"query": "q", "response": "a", "label": True}, method="kto")
+    asked = convert({"question": "q", "answer": "4"}, method="grpo")
+
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("q", "a", "b")
+    assert (judged.prompt, judged.completion, judged.label) == ("q", "a", True)
+    assert (asked.prompt, asked.others) == ("q", {"answer": "4"})
+
+
+def test_cpt_takes_the_text_of_documents(convert):
+    assert convert({"content": "x", "path": "a.py"}, method="cpt") == PlainText("", "x")
 
 
 def test_a_column_name_that_we_do_not_have_is_refused(convert):
