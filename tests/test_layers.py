@@ -22,10 +22,19 @@ ALLOWED = {
 }
 ROOMS = (
     *("contract", "config", "supervision", "engine", "data", "rewards", "methods"),
-    *("presets", "results", "training", "command"),
+    *("presets", "results", "preflight", "training", "command"),
 )
 """The trainer's folders; each imports what stands before it, and itself."""
-FOR_ALL = {"contract", "config", "data", "presets", "results", "rewards", "supervision"}
+FOR_ALL = {
+    "contract",
+    "config",
+    "data",
+    "preflight",
+    "presets",
+    "results",
+    "rewards",
+    "supervision",
+}
 """The rooms that an orchestrator may import; none of them imports torch by being imported."""
 STANDARD_LIBRARY_ONLY = ("contract", "supervision")
 

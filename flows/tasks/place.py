@@ -6,6 +6,7 @@ import asyncio
 
 from prefect import get_run_logger
 
+from flows.preflight import JOB, subject_of
 from flows.renting.estimating import can_estimate, cost_on, estimated, refuse_risk, seconds_on
 from flows.renting.journal import Journal
 from flows.renting.market import market, providers_of
@@ -13,8 +14,8 @@ from flows.run_folder import RunFolder, check_artifact_folder
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError, TrainingFailed
-from trainer.results.gguf import check_export
-from trainer.results.hub import check_token
+from trainer.preflight.table import Needs, refuse
+from trainer.preflight.training import TRAINING
 
 
 @step
@@ -26,15 +27,19 @@ async def place(job: TrainingJob) -> None:
             the result could not be exported or uploaded, the limits cannot pay it, or a spot
             machine would lose too much.
     """
-    check_token(job.training)
-    check_export(job.training)
     run = RunFolder.of_this_run()
-    check_artifact_folder(run.artifact(job.name, job.output_dir))
+    journal = Journal.of(run)
     providers = await providers_of(job)
     labels = [provider.label for provider in providers]
-    if not all(provider.is_home for provider in providers):
+    at_home = all(provider.is_home for provider in providers)
+    if not journal.hires:  # whoever has a machine may have what has gone here meanwhile
+        # Rows are read before a machine is paid for; here the trainer does so within seconds.
+        have = {Needs.KEEPER, Needs.TRAINER if at_home else Needs.ROWS}
+        subject = subject_of(job, for_worker=True)
+        await asyncio.to_thread(refuse, (*JOB, *TRAINING), subject, have)
+    check_artifact_folder(run.artifact(job.name, job.output_dir))
+    if not at_home:
         await _refuse_waste(job)
-    journal = Journal.of(run)
     spent = f"; {journal.cost():.4g} USD spent so far" if journal.hires else ""
     get_run_logger().info("providers in order: %s%s", ", ".join(labels), spent)
 

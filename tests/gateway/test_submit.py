@@ -13,7 +13,8 @@ import pytest
 from commanding import EXAMPLES, Trainctl, call_trainctl, job_file
 
 from flows.job_file import load_job
-from gateway.checks import checked_job, not_here
+from flows.preflight import not_here
+from gateway.checks import checked_job
 from trainer.contract.errors import OrchestratorError
 
 ROOT = Path(__file__).parents[2]

@@ -17,18 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig
-from trainer.config.code_references import check_code, code_hashes
+from trainer.config.code_references import code_hashes
 from trainer.config.explain import validated
-from trainer.config.extras import check_extras
 from trainer.config.methods import METHODS
-from trainer.config.model_files import check_model_files
 from trainer.contract import checkpoints
 from trainer.contract.errors import ConfigError, PeerLost
 from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
-from trainer.data import inspect_dataset
 from trainer.engine.collectives import first_here_first, highest, of_first, together
 from trainer.engine.control import Interrupted, Wish
 from trainer.engine.custom_code import load_callbacks
@@ -38,12 +35,13 @@ from trainer.engine.malloc import keep_freed_memory
 from trainer.engine.model import load_model, load_tokenizer
 from trainer.engine.parallelism import agreed_end_state, check_parallelism, full_weights
 from trainer.engine.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
-from trainer.results.gguf import check_export, refuse_export
-from trainer.results.hub import check_hub, push_output
+from trainer.preflight.table import Needs, Subject, refuse
+from trainer.preflight.training import TRAINING
+from trainer.results.gguf import refuse_export
+from trainer.results.hub import push_output
 from trainer.results.merging import refuse_quantised_base
 from trainer.results.output import is_whole, write_output
 from trainer.results.summary import batch_in_words
-from trainer.rewards.scorer import check_scorer
 from trainer.supervision.log import outlive_full_disks
 from trainer.supervision.ranks import record_failure
 
@@ -94,19 +92,17 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
     if is_whole(directory.output):
         _say("the output already exists")
         return _completed(directory, config)
-    check_parallelism(config, own_rank().world_size)
-    check_model_files(config.model)
-    check_export(config)
-    check_code(config)
-    check_extras(config)
-    if config.reward_model:
-        check_scorer(config.reward_model)
-    if own_rank().is_first:
-        check_hub(config)
+    rank = own_rank()
+    check_parallelism(config, rank.world_size)
+    have = {Needs.TRAINER, *({Needs.HUB} if rank.is_first else ())}
+    # One process of a machine reads all rows; the others wait for what it makes of them.
+    have |= {Needs.ROWS} if rank.is_first_here else set()
+    for result in refuse(TRAINING, Subject(config), have):
+        if result.name == "dataset" and result.found:
+            facts = result.found.facts
+            _say(f"dataset {config.dataset.path}: {facts['rows']} rows, format {facts['format']}")
+    if rank.is_first:
         start_trackers(directory, config)
-    if own_rank().is_first_here:
-        report = inspect_dataset(config)
-        _say(f"dataset {config.dataset.path}: {report.rows} rows, format {report.format}")
     with together():
         return _train(directory, config, wish)
 

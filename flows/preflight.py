@@ -1,0 +1,176 @@
+"""Everything that a job is refused for before it starts: the trainer's checks, and those of a job.
+
+`trainctl validate` walks all of them and reports what it finds; `run` and `submit` walk them as far
+as they can see from where they are, and stop at the first error; the flow looks again at what may
+have changed since, and the trainer at what only its machine can tell. So the same mistake gives
+the same message everywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.renting.estimating import can_estimate, estimated
+from flows.renting.market import ANY, market, refuse_apart
+from flows.run_folder import check_artifact_folder
+from trainer.config import TrainingJob
+from trainer.config.code_references import references
+from trainer.config.model_files import looks_like_path
+from trainer.contract.words import duration
+from trainer.data.reading import names_hub_dataset
+from trainer.preflight.commands import check_foreign
+from trainer.preflight.table import Check, Finding, Needs, Subject
+from trainer.preflight.training import TRAINING
+from trainer.results.hub import check_token
+
+
+def subject_of(job: TrainingJob, *, for_worker: bool = False) -> Subject:
+    """Return what is looked at.
+
+    Args:
+        job: what shall be trained.
+        for_worker: a worker trains it, perhaps on another computer: files that are not here are
+            left to it.
+    """
+    return Subject(job.training, job, dict(not_here(job)) if for_worker else {})
+
+
+def seen_from_here(job: TrainingJob, *, for_worker: bool = False) -> set[Needs]:
+    """Return what there is here that checks may need, before the job is started."""
+    if for_worker:
+        return {Needs.ROWS}
+    trains_here = {Needs.TRAINER} if job.providers == ["local"] else set()
+    return {Needs.ROWS, Needs.KEEPER, *trains_here}
+
+
+def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
+    """Yield field and name of every file or folder that a job names and that is not here."""
+    config = job.training
+    named = [("training.model", config.model)] if config.trainer != "command" else []
+    if config.reward_model:
+        named.append(("training.reward_model", config.reward_model))
+    yield from ((f, name) for f, name in named if looks_like_path(name) and not _is_here(name))
+    for field in ("path", "eval_path"):
+        name = getattr(config.dataset, field)
+        if name and not names_hub_dataset(name) and not _is_here(name):
+            yield f"training.dataset.{field}", name
+    for field, text in references(config):
+        if not _is_here(text.rpartition(":")[0]):
+            yield f"training.{field} {text}", text
+    for name in config.command.files if config.command else []:
+        if not _is_here(name):
+            yield f"training.command.files {name}", name
+
+
+def _is_here(name: str) -> bool:
+    return Path(name).expanduser().exists()
+
+
+def _job(subject: Subject) -> TrainingJob:
+    assert subject.job is not None  # noqa: S101 - these rows are walked with a job only
+    return subject.job
+
+
+def _trainer(subject: Subject) -> Finding:
+    return Finding(check_foreign(_job(subject)))
+
+
+def _provider(subject: Subject) -> Finding:
+    job = _job(subject)
+    for label in job.providers:
+        if label != ANY:
+            refuse_apart(job, label)
+    return Finding(", ".join(job.providers))
+
+
+def _token(subject: Subject) -> Finding:
+    check_token(subject.config)
+    return Finding("there is a token to upload with")
+
+
+def _output(subject: Subject) -> Finding:
+    folder = Path(str(_job(subject).output_dir)).expanduser().absolute()
+    check_artifact_folder(folder)
+    return Finding(str(folder))
+
+
+def _machine(subject: Subject) -> Finding:
+    found = asyncio.run(market(_job(subject)))
+    if not found.choices:
+        raise found.why_empty()
+    first = found.choices[0].offer
+    several = f"{first.gpu_count} × " if first.gpu_count > 1 else ""
+    gpu = "CPU, no GPU"
+    if first.gpu_count:
+        gpu = f"{several}{first.gpu_type}, {first.vram_gb:.0f} GiB{' each' if several else ''}"
+    ram = f", {first.ram_gb:.0f} GiB of memory" if first.ram_gb else ""
+    disk = f", {first.disk_gb:.0f} GiB of disk free" if first.disk_gb else ""
+    price = f", {first.price_per_hour:.4g} USD/h" if first.price_per_hour else ""
+    text = f"{found.choices[0].provider.label}: {gpu}{ram}{disk}{price}"
+    return Finding(text, {"offers": [choice.offer.to_dict() for choice in found.choices]})
+
+
+def _estimate(subject: Subject) -> Finding:
+    job = _job(subject)
+    if not can_estimate(job):
+        return Finding(f"unknown: {_why_no_estimate(job)}")
+    facts = estimated(job)
+    memory, time = facts["memory_gb"], facts["seconds"]
+    # Loading, evaluations and checkpoints come on top.
+    took = f"about {duration(time)}" if time is not None else f"unknown ({facts['time_note']})"
+    fits = "" if facts["fits"] else f", MORE than the {facts['available_gb']:.1f} GB there are"
+    saved = " with gradient checkpointing" if facts["gradient_checkpointing"] else ""
+    text = (
+        f"{facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained, "
+        f"{facts['tokens']:,} tokens, {facts['steps']:,} steps of {facts['batch']}; "
+        f"{facts['memory_kind']} peak {memory['peak']:.2f} GB{fits}{saved}; training {took}"
+    )
+    return Finding(text, facts)
+
+
+def _why_no_estimate(job: TrainingJob) -> str:
+    if job.training.trainer != "builtin":
+        return "the trainer is not ours"
+    if any(references(job.training)):
+        return "code of yours takes part, and is not run here"
+    return "torch is not installed here"
+
+
+JOB = (
+    Check(
+        name="trainer",
+        look=_trainer,
+        applies=lambda s: s.config.trainer != "builtin",
+        reads=("training.command",),
+    ),
+    Check(name="provider", look=_provider),
+    Check(
+        name="token",
+        look=_token,
+        applies=lambda s: s.config.push_to_hub is not None,
+        needs=frozenset({Needs.KEEPER}),
+    ),
+    Check(
+        name="output",
+        look=_output,
+        applies=lambda s: bool(_job(s).output_dir),
+        needs=frozenset({Needs.KEEPER}),
+    ),
+)
+"""What is looked at of a job, besides its training config."""
+MACHINE = Check(
+    name="machine",
+    look=_machine,
+    needs=frozenset({Needs.MARKET}),
+    notice="asking the provider",
+)
+ESTIMATE = Check(
+    name="estimate",
+    look=_estimate,
+    needs=frozenset({Needs.PROBE}),
+    notice="estimating memory and time",
+)
+PREFLIGHT = (*JOB, *TRAINING, MACHINE)
+"""All that can be wrong, cheap checks first. What it would take comes after, when nothing is."""

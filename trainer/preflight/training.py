@@ -1,0 +1,117 @@
+"""The checks of a training config: its model, packages, code and data. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from trainer.config import FOREIGN_DATA
+from trainer.config.code_references import check_code, code_hashes, references
+from trainer.config.extras import check_extras, check_trainer, extras_of
+from trainer.config.model_files import check_model_files
+from trainer.data import inspect_dataset
+from trainer.data.reading import names_hub_dataset
+from trainer.preflight.table import Check, Finding, Needs, Subject
+from trainer.results.gguf import check_export
+from trainer.results.hub import check_hub
+from trainer.rewards.scorer import check_scorer
+
+
+def _model(subject: Subject) -> Finding:
+    config = subject.config
+    if config.trainer in FOREIGN_DATA:
+        if config.trainer != "command":
+            check_model_files(config.model)
+        return Finding(f"{config.model}; the command loads it")
+    check_model_files(config.model)
+    check_export(config)
+    folder = Path(config.model).expanduser()
+    if not folder.exists():
+        text = f"{config.model} on the Hub; it is fetched when the job starts"
+        return Finding(text, {"on_hub": True})
+    size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    weights = f"{size / 1e6:.1f} MB of weights" if size else "no weights"
+    return Finding(f"{config.model}, {weights}", {"path": str(folder), "weight_bytes": size})
+
+
+def _packages(subject: Subject) -> Finding:
+    config = subject.config
+    found = check_trainer() if config.trainer == "builtin" else {}
+    check_extras(config)
+    shown = [f"{name} {found[name]}" for name in ("torch", "transformers", "trl") if name in found]
+    return Finding(f"{', '.join([*shown, *extras_of(config)])}, here", {"versions": found})
+
+
+def _code(subject: Subject) -> Finding:
+    check_code(subject.config, elsewhere=set(subject.away.values()))
+    hashes = {} if subject.away else code_hashes(subject.config)
+    return Finding(f"{', '.join(hashes)}; read, not run", {"sha256": hashes})
+
+
+def _reward_model(subject: Subject) -> Finding:
+    name = str(subject.config.reward_model)
+    check_scorer(name)
+    return Finding(name)
+
+
+def _dataset(subject: Subject) -> Finding:
+    config = subject.config
+    if config.trainer in FOREIGN_DATA:
+        return Finding(f"{config.dataset.path}; the command knows how it is laid out")
+    if later := _checked_later(subject):
+        return Finding(f"{config.dataset.path} {later}; its rows are checked when it starts")
+    report = inspect_dataset(config)
+    text = (
+        f"{report.rows:,} rows, format {report.format}, {report.bytes / 1e6:.2f} MB, "
+        f"{report.mean_characters:.0f} characters a row, no bad rows"
+    )
+    return Finding(text, asdict(report))
+
+
+def _checked_later(subject: Subject) -> str:
+    """Return why only the trainer can look at the rows; it can look at all of them."""
+    if subject.job is None:
+        return ""
+    dataset = subject.config.dataset
+    if subject.config.formatting:  # the user's code, which nothing runs here
+        return "is formatted by the trainer"
+    named = [path for path in (dataset.path, dataset.eval_path) if path]
+    on_hub = [p for p in named if names_hub_dataset(p) and not Path(p).expanduser().exists()]
+    return "is on the Hub" if on_hub else ""
+
+
+def _hub(subject: Subject) -> Finding:
+    check_hub(subject.config)
+    return Finding(str(subject.config.push_to_hub))
+
+
+TRAINING = (
+    Check(name="model", look=_model, reads=("training.model",)),
+    Check(
+        name="packages",
+        look=_packages,
+        applies=lambda s: s.config.trainer == "builtin" or bool(extras_of(s.config)),
+        needs=frozenset({Needs.TRAINER}),
+    ),
+    Check(name="code", look=_code, applies=lambda s: any(references(s.config))),
+    Check(
+        name="reward_model",
+        look=_reward_model,
+        applies=lambda s: bool(s.config.reward_model),
+        reads=("training.reward_model",),
+    ),
+    Check(
+        name="hub",
+        look=_hub,
+        applies=lambda s: s.config.push_to_hub is not None,
+        needs=frozenset({Needs.HUB}),
+    ),
+    Check(
+        name="dataset",
+        look=_dataset,
+        needs=frozenset({Needs.ROWS}),
+        reads=("training.dataset",),
+        notice="reading the dataset",
+    ),
+)
+"""Cheap ones first. Adding a check is a row here, or in `flows.preflight` if it is about a job."""
