@@ -38,13 +38,19 @@ demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in ab
 	@test "$$(id -u)" = 0 || { echo "faketime is missing: sudo apt-get install faketime"; exit 1; }
 	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq faketime >/dev/null
 
-test: $(VENV)/installed-dev /usr/sbin/sshd ## Run all tests, in parallel
+# The deployments are tested on a PostgreSQL server of the tests' own.
+/usr/lib/postgresql:
+	@echo "Installing postgresql with apt-get (the tests start their own server) …"
+	@test "$$(id -u)" = 0 || { echo "PostgreSQL is missing: sudo apt-get install postgresql"; exit 1; }
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null
+
+test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
 
 faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/bin/faketime ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m fault -n 4
 
-thorough: $(VENV)/installed-dev /usr/sbin/sshd ## Run the long tests that neither `make test` nor `make faults` runs
+thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run the long tests that neither `make test` nor `make faults` runs
 	@$(BIN)/python -m pytest --thorough -m "thorough and not fault" -n 3
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
@@ -65,13 +71,11 @@ format: $(VENV)/installed-dev ## Mend what can be mended
 bench: $(VENV)/installed-dev /usr/sbin/sshd ## Measure; each benchmark ends with its ratio and its goal
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
 
-deploy: $(VENV)/installed ## Make work pool, queues and deployments on the configured Prefect server
-	@$(BIN)/python -P -m deployments.deploy
+deploy: $(VENV)/installed ## Make work pools, queues and deployments on the configured Prefect server
+	@$(BIN)/trainctl deploy
 
-worker: $(VENV)/installed ## Start workers for this computer and for rented machines
-	@trap 'kill 0' EXIT; \
-	$(BIN)/prefect worker start --pool cloud --type process & \
-	$(BIN)/prefect worker start --pool local-gpu --type process
+worker: $(VENV)/installed ## Execute the jobs that are submitted, on this computer and on rented machines
+	@exec $(BIN)/trainctl worker
 
 clean: ## Remove what was built here (not the orchestrator's home)
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache build dist

@@ -1,6 +1,6 @@
 """From `trainctl submit` to the training's first log line in Prefect, and what the time is spent on.
 
-A work pool and the deployment are made as `make deploy` makes them, and a process worker waits
+A work pool and the deployment are made as `trainctl deploy` makes them, and a worker waits
 warm: once polling every 10 seconds (Prefect's default), once every second. The moment of
 submission within a polling interval is random. Stages:
 
@@ -44,7 +44,7 @@ def main() -> None:
     spent: dict[str, list[dict[str, float]]] = {name: [] for name in POLLS}
     with place() as here:
         api = httpx.Client(base_url=here.prefect_server(), timeout=60)
-        here.python("-m", "deployments.deploy")
+        here.python("-P", "-m", "gateway", "deploy")
         for _ in range(given.rounds):
             for name, seconds in POLLS.items():
                 spent[name].append(one_submission(here, api, name, seconds))
@@ -54,11 +54,11 @@ def main() -> None:
 
 def one_submission(here: Place, api: httpx.Client, poll: str, seconds: float) -> dict[str, float]:
     """Submit one job to a warm worker and return the seconds of each stage."""
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "local-gpu"]
+    command = [str(TRAINCTL), "worker", "--pool", "local-gpu"]
     setting = {} if poll == "default" else {"PREFECT_WORKER_QUERY_SECONDS": poll}
-    known = {worker["id"] for worker in workers(api)}
-    worker = here.start([*command, "--type", "process"], "worker.log", **setting)
-    wait_until(lambda: {w["id"] for w in workers(api)} - known or worker.must_live(), 120)
+    before = time.time()
+    worker = here.start(command, "worker.log", **setting)
+    wait_until(lambda: is_warm(api, before) or worker.must_live(), 120)
     time.sleep(random.uniform(0, seconds))  # noqa: S311 - the moment is arbitrary, not secret
 
     began = time.time()
@@ -126,6 +126,11 @@ def job_file(here: Place) -> Path:
     }
     replace_json(path, job)
     return path
+
+
+def is_warm(api: httpx.Client, since: float) -> bool:
+    """Whether a worker has been heard of since then, in seconds since the epoch."""
+    return any(epoch(worker["last_heartbeat_time"]) > since for worker in workers(api))
 
 
 def workers(api: httpx.Client) -> list[dict[str, Any]]:

@@ -1,95 +1,116 @@
-"""Make the work pool, its queues and the deployments on a Prefect server: `make deploy`."""
+"""Bring work pools, queues and deployments to a Prefect server: `trainctl deploy`.
+
+Doing it again changes only what follows from the code: entrypoint, description and form. Limits,
+schedules, parameters, tags, priorities and job variables belong to the server's administrator.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
-from prefect import get_client
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
-from trainer.contract.own_python import own_python
+from deployments.catalogue import Hosted, catalogue
+from deployments.pools import POOLS, QUEUES
+from trainer.contract.errors import ConfigError
 
-POOL = "local-gpu"
-CLOUD_POOL = "cloud"
-DESCRIPTIONS = {
-    POOL: "Training on this computer's GPUs, or its CPU. Start: make worker",
-    CLOUD_POOL: "Training on rented machines, and reconcile. Start: make worker",
-}
-QUEUES = {"high": 1, "default": 2, "low": 3}
-"""Work queues and their priorities; 1 goes first."""
-HERE = Path(__file__).resolve().parent
+Say = Callable[[str], None]
 
 
-def main() -> int:
-    """Deploy to the server that Prefect is configured for; return the exit code."""
-    asyncio.run(make_pools())
-    return deploy()
+async def deploy(client: PrefectClient, say: Say) -> None:
+    """Make what is not there, bring up to date what is ours, and say what was done and kept.
 
+    Args:
+        client: of the server.
+        say: takes a line about each thing.
 
-def gpu_count() -> int:
-    """Return how many jobs may train here at once: one per GPU, or one on the CPU."""
-    from blocks.providers.local.gpus import gpus
-
-    return max(1, len(gpus()))
-
-
-async def make_pools() -> None:
-    """Create the pools and their queues, or bring existing ones up to date.
-
-    The GPUs here limit what trains here at once; rented machines are limited by their price.
+    Raises:
+        ConfigError: the administrator's parameters of a deployment do not fit its form; the
+            others are done.
     """
-    async with get_client() as client:
-        for name, concurrency in {POOL: gpu_count(), CLOUD_POOL: None}.items():
-            await _make_pool(client, name, concurrency)
-            for queue, priority in QUEUES.items():
-                await _make_queue(client, name, queue, priority)
+    for name, description in POOLS.items():
+        await _pool(client, name, description, say)
+    refused = [why for hosted in catalogue() if (why := await _deployment(client, hosted, say))]
+    if refused:
+        raise ConfigError("; ".join(refused), "Correct the parameters in Prefect, then again.")
 
 
-async def _make_pool(client: PrefectClient, name: str, concurrency: int | None) -> None:
+async def _pool(client: PrefectClient, name: str, description: str, say: Say) -> None:
     try:
-        await client.read_work_pool(name)
+        pool = await client.read_work_pool(name)
     except ObjectNotFound:
+        template = ProcessWorker.get_default_base_job_template()
         await client.create_work_pool(
             WorkPoolCreate(
-                name=name,
-                type="process",
-                description=DESCRIPTIONS[name],
-                base_job_template=ProcessWorker.get_default_base_job_template(),
-                concurrency_limit=concurrency,
+                name=name, type="process", description=description, base_job_template=template
             )
         )
+        made = await client.read_work_queue_by_name("default", work_pool_name=name)
+        await client.update_work_queue(made.id, priority=QUEUES["default"])
+        say(f"created  work pool {name}")
     else:
-        await client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=concurrency))
+        say(f"kept     work pool {name}: {_pool_facts(pool)}")
+    queues = {queue.name: queue for queue in await client.read_work_queues(work_pool_name=name)}
+    for queue, priority in QUEUES.items():
+        if queue not in queues:
+            await client.create_work_queue(name=queue, work_pool_name=name, priority=priority)
+            say(f"created  queue {name}/{queue}: priority {priority}")
+        elif queues[queue].priority != priority:
+            say(f"kept     queue {name}/{queue}: priority {queues[queue].priority}")
 
 
-async def _make_queue(client: PrefectClient, pool: str, name: str, priority: int) -> None:
+def _pool_facts(pool: WorkPool) -> str:
+    limit = pool.concurrency_limit
+    facts = ["no limit" if limit is None else f"limit {limit}", *(["paused"] * pool.is_paused)]
+    return ", ".join([*facts, *([f"type {pool.type}"] if pool.type != "process" else [])])
+
+
+async def _deployment(client: PrefectClient, hosted: Hosted, say: Say) -> str | None:
+    """Create or update one deployment; return why the server refused that, if it did."""
+    ours = hosted.ours()
     try:
-        await client.create_work_queue(name=name, work_pool_name=pool, priority=priority)
-    except ObjectAlreadyExists:
-        queue = await client.read_work_queue_by_name(name, work_pool_name=pool)
-        await client.update_work_queue(queue.id, priority=priority)
+        found = await client.read_deployment_by_name(hosted.full_name)
+    except ObjectNotFound:
+        flow_id = await client.create_flow(hosted.flow)
+        await client.create_deployment(flow_id, hosted.name, **ours, **hosted.at_first())
+        say(f"created  {hosted.full_name}")
+        return None
+    changed = sorted(name for name, value in ours.items() if _differs(found, name, value))
+    kept = f"kept {', '.join(_theirs(found))}"
+    if not changed:
+        say(f"kept     {hosted.full_name}: unchanged; {kept}")
+        return None
+    try:
+        await client.update_deployment(found.id, DeploymentUpdate(**ours))
+    except PrefectHTTPStatusError as error:
+        return f"{hosted.full_name} is as it was: {error.response.text[:300]}"
+    say(f"updated  {hosted.full_name}: {', '.join(changed)}; {kept}")
+    return None
 
 
-def deploy() -> int:
-    """Let Prefect's own command read prefect.yaml; return its exit code."""
-    examples = HERE.parent / "examples"
-    return subprocess.run(  # noqa: S603 - our own command
-        [
-            *own_python("-m", "prefect", "--no-prompt", "deploy", "--all"),
-            *("--prefect-file", str(HERE / "prefect.yaml")),
-        ],
-        env={**os.environ, "TRAINING_ORCHESTRATOR_EXAMPLES": str(examples)},
-        cwd=HERE.parent,
-        check=False,
-    ).returncode
+def _differs(found: DeploymentResponse, name: str, value: Any) -> bool:
+    return (getattr(found, name) or None) != (value or None)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _theirs(found: DeploymentResponse) -> list[str]:
+    """Return in words what a deployment has that is not ours to change."""
+    schedules = [
+        f"schedule {_cadence(each.schedule)} ({'on' if each.active else 'off'})"
+        for each in found.schedules
+    ]
+    names = ("parameters", "tags", "job_variables")
+    others = [name.replace("_", " ") for name in names if getattr(found, name)]
+    return [f"queue {found.work_pool_name}/{found.work_queue_name}", *schedules, *others]
+
+
+def _cadence(schedule: Any) -> str:
+    interval = getattr(schedule, "interval", None)
+    if interval is not None:
+        return f"every {interval.total_seconds():g} s"
+    return str(getattr(schedule, "cron", None) or getattr(schedule, "rrule", ""))

@@ -18,6 +18,8 @@ from trainer.contract.errors import ConfigError
 from trainer.data.reading import names_hub_dataset
 
 MAX_BYTES = 1 << 20  # a job file is written by hand
+EXAMPLES = "examples:"
+"""How a path begins that is one of the examples, wherever the job runs."""
 REMEDY = "Start from the file that 'trainctl init' writes."
 
 
@@ -154,7 +156,25 @@ def _with_code(value: Any, folder: Path) -> Any:
     return str(_absolute(value, folder)) if isinstance(value, str) and ".py:" in value else value
 
 
+def examples() -> Path:
+    """Return the folder of the examples: of the clone, or what came with the installed package."""
+    installed = Path(__file__).parent / "examples"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "examples"
+
+
+def on_this_computer(job: TrainingJob) -> TrainingJob:
+    """Return a job of a form with its paths as they are on the computer where it runs.
+
+    Relative ones are relative to the home of the user, for a worker may start anywhere.
+    """
+    asked = job.model_dump(mode="json", exclude_unset=True)
+    here = with_absolute_paths(asked, Path.home())
+    return job if here == asked else TrainingJob.model_validate(here)
+
+
 def _absolute(text: str, folder: Path) -> Path:
+    if text.startswith(EXAMPLES):
+        return examples() / text.removeprefix(EXAMPLES)
     path = Path(text).expanduser()
     return path if path.is_absolute() else folder / path
 

@@ -20,7 +20,8 @@ from prefect.artifacts import acreate_table_artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Cancelled, Failed
+from prefect.runtime import deployment
+from prefect.states import Cancelled, Completed, Failed
 
 from blocks.home import home, runs
 from blocks.models import Instance
@@ -39,6 +40,7 @@ from flows.run_folder import RunFolder, run_folders
 from flows.saved import STOPPED, saved
 from flows.settling import settle_run
 from flows.shown import job_state
+from flows.tidying import ALL_WELL, forget_uneventful
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError, TrainingFailed
 from trainer.contract.files import read_json, replace_json
@@ -86,7 +88,7 @@ class Found:
 
 
 @flow(name="reconcile", persist_result=False)
-async def reconcile(dry_run: bool = False) -> list[dict[str, Any]]:  # noqa: FBT001, FBT002
+async def reconcile(dry_run: bool = False) -> list[dict[str, Any]] | State[Any]:  # noqa: FBT001, FBT002
     """Keep, revive or terminate every machine of this installation.
 
     Args:
@@ -95,8 +97,12 @@ async def reconcile(dry_run: bool = False) -> list[dict[str, Any]]:  # noqa: FBT
     findings = [asdict(finding) for finding in await reconcile_once(dry_run=dry_run)]
     for finding in findings:
         logger().info("%(act)s %(instance)s %(run_id)s: %(why)s", finding)
-    if any(finding["act"] != Act.KEEP for finding in findings):
-        await acreate_table_artifact(findings, key="reconcile", description="What was put right")
+    if deployment.id and not dry_run:
+        async with get_client() as client:
+            await forget_uneventful(client, deployment.id)
+    if all(finding["act"] == Act.KEEP for finding in findings):
+        return Completed(name=ALL_WELL, message=f"{len(findings)} looked at")
+    await acreate_table_artifact(findings, key="reconcile", description="What was put right")
     return findings
 
 

@@ -12,10 +12,12 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import deployment
 
 from blocks.models import Instance
 from blocks.task_scope import all_of
 from flows import outcome
+from flows.job_file import on_this_computer
 from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
@@ -53,6 +55,8 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
         job: what to train, on what, where, and within which limits.
     """
     run = RunFolder.of_this_run()
+    if deployment.id:
+        job = on_this_computer(job)
     async with reporting(job, run):
         async with sole_owner(run):
             try:

@@ -318,6 +318,41 @@ def check(json: AsJson = False) -> None:  # noqa: FBT002
 
 
 @app.command()
+def deploy() -> None:
+    """Make work pools, queues and deployments on the Prefect server, or bring them up to date.
+
+    What an administrator changed there, such as limits, schedules and parameters, is kept.
+
+    Example: trainctl deploy
+    """
+    with reported():
+        from gateway import hosting
+
+        hosting.deploy()
+
+
+@app.command()
+def worker(
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(help="The work pool to serve; may come again. Default: local-gpu and cloud."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs that may train here at once. Default: one per GPU, or one."),
+    ] = None,
+) -> None:
+    """Execute on this computer the jobs that are submitted. When it ends, jobs go on.
+
+    Example: trainctl worker --limit 2
+    """
+    with reported():
+        from gateway import hosting
+
+        hosting.work(pool or [], limit)
+
+
+@app.command()
 def validate(file: JobFile, json: AsJson = False) -> None:  # noqa: FBT002
     """Check job, data, model and machine without training; estimate memory and time.
 

@@ -180,7 +180,7 @@ def refused(url: str, settings: PrefectSettings, status: int, text: str) -> Orch
     if status in {409, 422}:
         return ConfigError(
             f"Prefect's API does not take what was sent: {text}.",
-            "It is of another version: install the same everywhere, and run 'make deploy' again.",
+            "It is of another version: install the same everywhere, and run 'trainctl deploy' again.",
         )
     if status in {404, 405}:
         return no_api(url)

@@ -6,10 +6,11 @@ import time
 from datetime import datetime
 from typing import Any
 
+from deployments.pools import CLOUD_POOL
 from flows.reconcile import reconciled_at
 from gateway.waiting import Ask, online_workers
 
-FLOW, POOL = "reconcile", "cloud"
+FLOW = "reconcile"
 LATE_SECONDS = 300.0  # it runs every minute
 MISSED = 3  # runs that a schedule of fewer may miss before it is late
 PROMISES = "nothing keeps the promises of rented machines, or revives jobs whose process died"
@@ -48,14 +49,14 @@ def _allowed(deployments: list[dict[str, Any]]) -> float:
 async def _remedy(ask: Ask, deployments: list[dict[str, Any]]) -> str:
     if not deployments:
         return (
-            "Make it a deployment: 'make deploy', then 'make worker'. "
+            "Make it a deployment: 'trainctl deploy', then 'trainctl worker'. "
             "Or call 'trainctl reconcile' now and then."
         )
     if not any(_is_on(deployment) for deployment in deployments):
         return f"Its schedule is off: switch it on, at {FLOW}/{deployments[0]['name']} in Prefect."
-    pools = {deployment["work_pool_name"] or POOL for deployment in deployments}
+    pools = {deployment["work_pool_name"] or CLOUD_POOL for deployment in deployments}
     if not any([await online_workers(ask, pool) for pool in pools]):
-        return f"Start a worker: 'make worker'. None is online in the pool {', '.join(pools)}."
+        return f"Start a worker: 'trainctl worker'. None is online in the pool {', '.join(pools)}."
     return "A worker is online; look for the cause in its log and in the Prefect server's."
 
 

@@ -29,7 +29,10 @@ def found(text: str) -> JobRun:
 def monitor(text: str, *, follow: bool) -> Exit:
     """Show a job as Prefect knows it, once or until it is at rest."""
     client = connected()
-    return _show(client, jobs.find(client, text).id, follow=follow)
+    run = jobs.find(client, text)
+    if waiting := client.waiting(run):
+        say(printable(waiting["text"]))
+    return _show(client, run.id, follow=follow)
 
 
 def follow(run_id: UUID) -> Exit:

@@ -178,6 +178,8 @@ def _spawn(port: int) -> Server:
         if name not in {"PREFECT_API_URL", "PREFECT_API_KEY"}
     }
     environment.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # Else a schedule of every minute shows 60 runs that are to come.
+    environment.setdefault("PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME", "PT5M")
     command = own_python("-m", "prefect", "server", "start", "--host", HOST)
     with log_file().open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from gateway import jobs, looking
 from gateway.client import connected
-from gateway.exits import Exit, say, say_json
+from gateway.exits import ApiUnreachable, Exit, say, say_json
+from gateway.view import printable
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
 
@@ -20,7 +23,7 @@ def submit(
     if target is None:
         raise ConfigError(
             f"Prefect has no deployment {deployment!r}.",
-            "Create it: run 'make deploy'. Or train without one: trainctl run.",
+            "Create it: run 'trainctl deploy'. Or train without one: trainctl run.",
         )
     created = client.run_of_deployment(
         target,
@@ -28,11 +31,17 @@ def submit(
         parameters={"job": job.model_dump(mode="json")},
         work_queue_name=priority,
     )
+    waiting = None
+    with suppress(ApiUnreachable):  # it is handed over, whatever the API says now
+        waiting = client.waiting(created)
     if as_json:
-        say_json({"id": str(created.id), "name": job.name, "link": jobs.link(created.id)})
+        facts = {"id": str(created.id), "name": job.name, "link": jobs.link(created.id)}
+        say_json({**facts, "waiting": waiting})
     else:
         say(f"job {created.id}")
         say(f"link {jobs.link(created.id)}")
+        if waiting:
+            say(printable(waiting["text"]))
     return looking.follow(created.id) if follow else Exit.OK
 
 

@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+from deployments.pools import LOCAL_POOL
+
 Json = dict[str, Any]
 Ask = Callable[[str, Json | None], Awaitable[Any]]
 """Ask the API for a path: GET without a body, POST with one; returns the JSON of the answer."""
-LOCAL_POOL = "local-gpu"
 WAITING = ("SCHEDULED", "PENDING")
 AT_WORK = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
 
@@ -40,6 +41,8 @@ async def waiting_for(ask: Ask, run: Json) -> Json | None:
         online_workers(ask, pool),
         ask("/flow_runs/count", {"flow_runs": AT_WORK, "work_pools": {"name": {"any_": [pool]}}}),
     )
+    if its_pool is None or its_queue is None:  # they were deleted, which no worker can serve
+        return None
     facts: Json = {
         "pool": pool,
         "queue": queue,
@@ -71,7 +74,7 @@ def _reason(facts: Json, run: Json) -> str:
     starts = datetime.fromisoformat(run["expected_start_time"] or "1970-01-01T00:00:00+00:00")
     if facts["workers_online"] == 0:
         place = "on the computer with the GPU" if facts["pool"] == LOCAL_POOL else "on a computer"
-        return f"no worker is online: start one with 'make worker' {place}"
+        return f"no worker is online: start one with 'trainctl worker' {place}"
     if facts["paused"]:
         return "the queue or its pool is paused: resume it in Prefect's UI, under Work Pools"
     if run["state"]["type"] == "SCHEDULED" and starts > datetime.now(UTC):

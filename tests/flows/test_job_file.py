@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flows.job_file import load_job
+from flows.job_file import examples, load_job, on_this_computer
+from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
 
 GOOD = "name: a\ntraining: {model: m, dataset: d.jsonl}\n"
@@ -77,3 +78,24 @@ def test_paths_of_own_code_are_relative_to_the_file(tmp_path):
     assert training.reward_functions == ["length", f"{tmp_path}/r.py:mine"]
     assert training.callbacks == [f"{tmp_path}/sub/c.py:C"]
     assert training.formatting == f"{tmp_path}/f.py:g"
+
+
+def test_a_jobs_paths_are_those_of_the_computer_where_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "chats.jsonl").touch()
+    values = {"model": "examples:tiny-llama", "dataset": {"path": "chats.jsonl"}}
+    job = TrainingJob.model_validate({"name": "a", "training": values})
+
+    here = on_this_computer(job)
+
+    assert here.training.model == str(examples() / "tiny-llama")
+    assert here.training.dataset.path == str(tmp_path / "chats.jsonl")
+    assert here.training.model_fields_set == job.training.model_fields_set
+
+
+def test_a_job_whose_paths_need_no_change_stays_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    values = {"model": "Qwen/Qwen3-0.6B", "dataset": {"path": "/data/chats.jsonl"}}
+    job = TrainingJob.model_validate({"name": "a", "training": values})
+
+    assert on_this_computer(job) is job

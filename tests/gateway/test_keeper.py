@@ -33,7 +33,7 @@ def test_check_says_when_reconcile_ran_here_or_elsewhere_or_that_it_never_did(
 
     assert not never["ok"]
     assert never["text"].startswith("has never run: nothing keeps the promises")
-    assert "make deploy" in never["text"]
+    assert "trainctl deploy" in never["text"]
     assert "LATE    reconcile    has not run for 25 min: nothing keeps" in late.stdout
     assert late.returncode == 0  # which is about the credentials
     assert here["ok"]

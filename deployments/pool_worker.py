@@ -1,0 +1,141 @@
+"""One worker of one pool, ended with its supervisor: `python -P -m deployments.pool_worker …`.
+
+A flow process that it started outlives it, and ends as it would have. Nothing is imported from the
+folder where a worker or a flow runs: a `json.py` there must not break jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect.settings import get_current_settings
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
+
+from blocks.home import runs
+from blocks.names import ours
+from blocks.providers.local import Local
+from flows.locks import is_held
+from trainer.contract.own_python import own_python
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+PR_SET_PDEATHSIG = 1
+POLL_SECONDS = 0.1
+ENDING_SECONDS = 10.0  # for runs that are just being started, when we are asked to end
+
+
+class SafeConfiguration(ProcessJobConfiguration):
+    """How a flow process is started: from a folder that it imports nothing from."""
+
+    def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:
+        """Fill in the command, unless the pool or the deployment has one of its own."""
+        if self.command is None:
+            self.command = shlex.join(own_python("-m", "prefect.engine"))
+        super().prepare_for_flow_run(*args, **kwargs)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # it takes the place of Prefect's own, as meant
+
+    class PoolWorker(ProcessWorker):
+        """Prefect's worker, which counts what else trains on this computer, and ends softly."""
+
+        job_configuration = SafeConfiguration
+        is_ending = False
+
+        def __init__(self, pool: str, limit: int | None) -> None:
+            """Serve a pool.
+
+            Args:
+                pool: its name; it must be there.
+                limit: how many jobs may train on this computer at once; None for any number.
+            """
+            settings = get_current_settings().worker
+            super().__init__(
+                work_pool_name=pool,
+                name=socket.gethostname(),
+                limit=limit,
+                prefetch_seconds=settings.prefetch_seconds,
+                heartbeat_interval_seconds=int(settings.heartbeat_seconds),
+                create_pool_if_not_found=False,
+            )
+            self._mine: set[UUID] = set()
+
+        async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+            """Start what is due, while there is room."""
+            if self.is_ending or not await self._make_room():
+                return []
+            return await super().get_and_submit_flow_runs()
+
+        async def run(self, flow_run: FlowRun, *args: Any, **kwargs: Any) -> Any:
+            """Execute a run in a process of its own, to its end."""
+            self._mine.add(flow_run.id)
+            try:
+                return await super().run(flow_run, *args, **kwargs)
+            finally:
+                self._mine.discard(flow_run.id)
+
+        async def _make_room(self) -> bool:
+            """Leave room for the jobs here that others started, such as the worker before us."""
+            if self._limit is None:
+                return True
+            left = self._limit - await others_at_work(self._mine)
+            if left < 1:
+                return False
+            self.limiter.total_tokens = left
+            return True
+
+        async def end(self) -> None:
+            """End this process once nothing is between being taken and being started.
+
+            Prefect's own way would kill the flow processes. Ours go on.
+            """
+            self.is_ending = True
+            loop = asyncio.get_running_loop()
+            deadline = loop.time() + ENDING_SECONDS
+            while self._submitting_flow_run_ids and loop.time() < deadline:  # noqa: ASYNC110
+                await asyncio.sleep(POLL_SECONDS)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+
+
+async def others_at_work(mine: set[UUID]) -> int:
+    """Return how many jobs train on this computer whose flow is executed by somebody else."""
+    names = [ours(instance.name) for instance in await Local().instances()]
+    ids = {name.run_id for name in names if name and name.run_id} - mine
+    return sum(is_held(runs() / str(id) / ".lock") for id in ids)
+
+
+async def serve(pool: str, limit: int | None) -> None:
+    """Serve a pool until SIGTERM or SIGINT."""
+    worker = PoolWorker(pool, limit)
+    ending: list[asyncio.Task[None]] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(
+            number, lambda: ending.append(asyncio.create_task(worker.end()))
+        )
+    await worker.start()
+
+
+def die_with(parent: int) -> None:
+    """Be killed when the parent ends, however it does; end at once when it has ended already."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    name, most, supervisor = sys.argv[1:]
+    die_with(int(supervisor))
+    asyncio.run(serve(name, int(most) or None))

@@ -1,0 +1,104 @@
+"""What `trainctl deploy` makes, and what it leaves to the administrator."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.xdist_group("hosting")
+
+
+def patch(site, path, body):
+    answer = httpx.patch(f"{site.url}{path}", json=body, timeout=30)
+    assert answer.is_success, answer.text
+
+
+def test_nothing_of_the_deployers_computer_is_in_a_deployment(site):
+    deployments = site.ask("/deployments/filter", {})
+
+    assert {d["name"] for d in deployments} == {
+        "quick",
+        "local",
+        "cloud",
+        "every-minute",
+        "nightly",
+    }
+    for deployment in deployments:
+        assert not deployment["pull_steps"]
+        assert deployment["path"] is None
+        assert deployment["entrypoint"] in {"flows.train.train", "flows.reconcile.reconcile"}
+        assert "/" not in str(deployment["parameters"])
+
+
+def test_a_pool_is_not_limited_by_the_gpus_of_the_deployers_computer(site):
+    assert {p["name"]: p["concurrency_limit"] for p in site.ask("/work_pools/filter", {})} == {
+        "local-gpu": None,
+        "cloud": None,
+    }
+
+
+def test_queues_have_their_priorities(site):
+    queues = site.ask("/work_pools/local-gpu/queues/filter", {})
+
+    assert {q["name"]: q["priority"] for q in queues} == {"high": 1, "default": 2, "low": 3}
+
+
+def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_set(site):
+    local, nightly = site.deployment("train/local"), site.deployment("train/nightly")
+    schedule = nightly["schedules"][0]
+    theirs = {
+        "parameters": {
+            "job": {"name": "mine", "training": {"model": "m", "dataset": {"path": "d"}}}
+        },
+        "tags": ["theirs"],
+        "job_variables": {"stream_output": False, "working_dir": "/srv"},
+        "work_pool_name": "cloud",
+        "work_queue_name": "low",
+    }
+    patch(site, f"/deployments/{nightly['id']}", theirs)
+    cron = {"schedule": {"cron": "0 5 * * 1", "timezone": "Europe/Berlin"}, "active": True}
+    patch(site, f"/deployments/{nightly['id']}/schedules/{schedule['id']}", cron)
+    patch(site, "/work_pools/local-gpu", {"concurrency_limit": 3})
+    queue = site.ask("/work_pools/local-gpu/queues/low")
+    patch(site, "/work_pools/local-gpu/queues/low", {"priority": 7})
+    baked = {"prefect.deployments.steps.set_working_directory": {"directory": "/home/gone"}}
+    patch(site, f"/deployments/{local['id']}", {"pull_steps": [baked], "description": "old"})
+    try:
+        done = site.trainctl("deploy")
+        again = site.deployment("train/nightly")
+
+        assert done.returncode == 0, done.stderr
+        assert {name: again[name] for name in theirs} == theirs
+        assert again["schedules"][0]["schedule"]["cron"] == "0 5 * * 1"
+        assert again["schedules"][0]["active"]
+        assert site.ask("/work_pools/local-gpu")["concurrency_limit"] == 3
+        assert site.ask("/work_pools/local-gpu/queues/low")["priority"] == 7
+        assert site.deployment("train/local")["description"] == local["description"]
+        assert not site.deployment("train/local")["pull_steps"]
+        assert "kept     work pool local-gpu: limit 3" in done.stdout
+        assert "kept     queue local-gpu/low: priority 7" in done.stdout
+        assert "updated  train/local: description, pull_steps; kept" in done.stdout
+        assert "schedule 0 5 * * 1 (on)" in done.stdout
+    finally:
+        patch(site, "/work_pools/local-gpu", {"concurrency_limit": None})
+        patch(site, "/work_pools/local-gpu/queues/low", {"priority": queue["priority"]})
+        httpx.delete(f"{site.url}/deployments/{nightly['id']}").raise_for_status()
+
+
+def test_the_fields_of_a_form_are_in_order_on_a_database_that_reorders_keys(site):
+    schema = site.deployment("train/quick")["parameter_openapi_schema"]
+    fields = schema["definitions"]["TrainingConfig"]["properties"]
+
+    assert list(fields) != sorted(fields, key=lambda name: fields[name]["position"])  # PostgreSQL
+    assert sorted(fields, key=lambda name: fields[name]["position"]) == [
+        "model",
+        "dataset",
+        "method",
+        "num_train_epochs",
+        "learning_rate",
+    ]
+    for name in ("train/local", "train/cloud"):
+        definitions = site.deployment(name)["parameter_openapi_schema"]["definitions"]
+        for definition in definitions.values():
+            positions = [field["position"] for field in definition["properties"].values()]
+            assert sorted(positions) == list(range(len(positions)))

@@ -1,0 +1,48 @@
+"""The package installed from a wheel, far from any clone, has all that deployments name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+NIGHTLY = """
+import json
+from deployments.catalogue import catalogue
+from flows.job_file import on_this_computer
+from gateway.checks import check_dataset, check_model
+from trainer.config import TrainingJob
+[nightly] = [each for each in catalogue() if each.name == "nightly"]
+job = on_this_computer(TrainingJob.model_validate(nightly.parameters["job"]))
+check_model(job)
+rows = check_dataset(job).rows
+print(json.dumps([job.training.model, job.training.dataset.path, rows]))
+"""
+
+
+def test_the_nightly_example_is_found_where_the_worker_is_installed(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    elsewhere = tmp_path / "elsewhere"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", elsewhere], check=True)
+    [packages] = elsewhere.glob("lib/python*/site-packages")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(packages)
+    # What we require, and not ourselves: a path that is named here has its own .pth files not read.
+    (packages / "required.pth").write_text(sysconfig.get_path("purelib"))
+
+    python = elsewhere / "bin" / "python"
+    done = subprocess.run(
+        [python, "-P", "-c", NIGHTLY], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    model, dataset, rows = json.loads(done.stdout)
+    assert Path(model) == packages / "flows" / "examples" / "tiny-llama"
+    assert Path(dataset).is_relative_to(packages)
+    assert rows == 378
