@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect import get_client, get_run_logger
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Pause, PrefectHTTPStatusError
 from prefect.states import Cancelled, Failed, Paused, Running
@@ -13,6 +16,7 @@ from prefect.states import Cancelled, Failed, Paused, Running
 from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
 from flows.saved import STOPPED, saved
+from flows.shown import PAUSING
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
 from trainer.contract.job_directory import JobState
@@ -21,9 +25,30 @@ PAUSE_SECONDS = 10 * 365 * 24 * 3600  # Prefect fails a pause at its end; ours h
 
 
 async def announce(state: JobState) -> None:
-    """Show `state` as the name of the running flow run's state."""
+    """Show `state` as the name of the running flow run's state; the wish to pause stays."""
+    name, run_id = state.capitalize(), this_run_id()
     async with get_client() as client:
-        await client.set_flow_run_state(this_run_id(), Running(name=state.capitalize()))
+        if pause_is_wanted((await client.read_flow_run(run_id)).state):
+            return
+        await client.set_flow_run_state(run_id, Running(name=name))
+        states = await client.read_flow_run_states(run_id)
+        before = [each for each in sorted(states, key=_when) if each.name != name][-1:]
+        if any(map(pause_is_wanted, before)):  # it came between the look and the word
+            await ask_to_pause(client, run_id)
+
+
+async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
+    """Leave the wish to pause in a run's state, where it lasts until the run has paused."""
+    await client.set_flow_run_state(run_id, Running(name=PAUSING), force=True)
+
+
+def pause_is_wanted(state: State | None) -> bool:
+    """Whether somebody asks a run to pause, in Prefect's words or in ours."""
+    return state is not None and (state.type is StateType.PAUSED or state.name == PAUSING)
+
+
+def _when(state: State) -> datetime:
+    return state.timestamp
 
 
 async def cancel_was_asked() -> bool:

@@ -30,6 +30,7 @@ from flows.saved import saved
 from flows.settling import settle_run
 from flows.sole_owner import sole_owner
 from flows.streaming.wishes import CancelAsked, unless_cancelled
+from flows.suspending import suspending_means_pausing
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install
 from flows.tasks.place import place
@@ -57,7 +58,7 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     run = RunFolder.of_this_run()
     if deployment.id:
         job = on_this_computer(job)
-    async with reporting(job, run):
+    async with reporting(job, run), suspending_means_pausing():
         async with sole_owner(run):
             try:
                 await outcome.announce(JobState.INITIALIZING)

@@ -9,14 +9,13 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from blocks.task_scope import TaskScope
-from flows.outcome import cancel_was_asked, is_cancelled
+from flows.outcome import cancel_was_asked, is_cancelled, pause_is_wanted
 from flows.renting.budget import Budget
-from flows.shown import PAUSING
 from trainer.contract.job_directory import Desired
 
 POLL_SECONDS = 1.0
@@ -89,6 +88,6 @@ def wish_of(state: State | None) -> Desired | None:
     """Return what a flow run's state asks of the training."""
     if is_cancelled(state):
         return Desired.STOP
-    if state and (state.type is StateType.PAUSED or state.name == PAUSING):
+    if pause_is_wanted(state):
         return Desired.PAUSE
     return None

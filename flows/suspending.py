@@ -1,0 +1,66 @@
+"""What Prefect's UI calls suspending is to us a wish to pause: save, give the machine back, rest.
+
+The UI sets a state that the server turns into Failed after 300 seconds, whatever the job is doing
+then, and Prefect's engine breaks off the flow at its next task, with its machines still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+
+import httpx
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, StateType
+from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectHTTPStatusError
+
+from flows.outcome import ask_to_pause
+from flows.run_folder import this_run_id
+
+POLL_SECONDS = 1.0  # the UI takes time limits from 5 seconds
+LASTING = timedelta(days=365)  # a pause of ours lasts longer
+
+
+@asynccontextmanager
+async def suspending_means_pausing() -> AsyncIterator[None]:
+    """Turn a suspension from outside into the wish to pause, for as long as what runs inside."""
+    _disarm()
+    watching = asyncio.create_task(_watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+def is_suspended(state: State | None) -> bool:
+    """Whether somebody else paused a run: for a time, at whose end the server fails it."""
+    if state is None or state.type is not StateType.PAUSED:
+        return False
+    end = state.state_details.pause_timeout
+    return end is not None and end < datetime.now(UTC) + LASTING
+
+
+def _disarm() -> None:
+    """Keep Prefect's engine from breaking off the flow at its next task."""
+    context = FlowRunContext.get()
+    request = getattr(context, "flow_run_suspension_request", None)
+    if request is not None:  # Prefect has it since 3.8
+        request.raise_if_requested = lambda: None
+
+
+async def _watch() -> None:
+    async with get_client() as client:
+        while True:
+            with suppress(httpx.HTTPError, PrefectHTTPStatusError):  # it may be away for a while
+                await _look(client)
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def _look(client: PrefectClient) -> None:
+    run = await client.read_flow_run(this_run_id())
+    if is_suspended(run.state):
+        await ask_to_pause(client, run.id)
