@@ -62,6 +62,17 @@ def stop() -> None:
         os.kill(int(_lock().read_text()), signal.SIGTERM)
 
 
+def why_no_schedule() -> str | None:
+    """Return why the runs of this computer need no schedule of reconcile, or None: they do."""
+    if not _look_seconds():
+        return None
+    if is_held(_lock()):
+        return "the attendant of 'trainctl run' looks after the runs of this computer"
+    if unfinished():
+        return None
+    return "no run of this computer is unfinished; 'trainctl run' starts an attendant"
+
+
 def main() -> int:
     """Attend to the runs until none is left that needs it."""
     descriptor = os.open(_lock(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -8,6 +8,7 @@ from typing import Any
 
 from deployments.pools import CLOUD_POOL
 from flows.reconcile import reconciled_at
+from gateway import attendant
 from gateway.waiting import Ask, online_workers
 
 FLOW = "reconcile"
@@ -31,6 +32,8 @@ async def last_reconcile(ask: Ask) -> dict[str, Any]:
     ago = time.time() - last if last else None
     if ago is not None and ago < _allowed(deployments):
         return {"ok": True, "text": f"last ran {_since(ago)} ago", "seconds_ago": ago}
+    if not deployments and (why := attendant.why_no_schedule()):
+        return {"ok": True, "text": why, "seconds_ago": ago}
     what = "has never run" if ago is None else f"has not run for {_since(ago)}"
     text = f"{what}: {PROMISES}. {await _remedy(ask, deployments)}"
     return {"ok": False, "text": text, "seconds_ago": ago}

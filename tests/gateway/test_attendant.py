@@ -111,3 +111,13 @@ def test_of_two_processes_the_last_removes_the_mark(tmp_path: Path):
         fcntl.flock(first, fcntl.LOCK_UN)
         attended.unmark(tmp_path, second)
         assert not attended.is_marked(tmp_path)
+
+
+def test_where_it_attends_no_schedule_is_missed(monkeypatch: pytest.MonkeyPatch):
+    assert attendant.why_no_schedule() is None  # there is none in tests
+    monkeypatch.setenv(attendant.SECONDS, "60")
+    assert "no run of this computer is unfinished" in (attendant.why_no_schedule() or "")
+
+    hold(runs() / "left")
+
+    assert attendant.why_no_schedule() is None

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Completed, Paused, Running
 
 from blocks.home import runs
+from flows.attended import is_worked_on
 from flows.execute import create_run
 from flows.run_folder import RunFolder
 from flows.shown import job_state
@@ -36,15 +37,15 @@ def test_a_run_is_worked_on_while_its_lock_is_held():
 
     with folder.lock.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        assert control.is_worked_on(run_id)
+        assert is_worked_on(folder.root)
 
-    assert not control.is_worked_on(run_id)
+    assert not is_worked_on(folder.root)
 
 
 def test_asking_about_a_run_leaves_no_folder():
     run_id = uuid4()
 
-    assert not control.is_worked_on(run_id)
+    assert not is_worked_on(runs() / str(run_id))
     assert not (runs() / str(run_id)).exists()
 
 
