@@ -54,7 +54,7 @@ def checked_job(
         )
     if keep is not None:
         job = job.model_copy(update={"keep_minutes": _minutes(keep)})
-    if providers:
+    if providers is not None:
         job = job.model_copy(update={"provider": _names(providers)})
     subject = subject_of(job, for_worker=for_worker)
     for field, name in subject.away.items():
@@ -105,4 +105,8 @@ def _minutes(text: str) -> float:
 
 def _names(text: str) -> str | list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ConfigError(
+            f"--provider = {text!r}: names no provider.", "Name one, such as local, or vast,runpod."
+        )
     return names[0] if len(names) == 1 else names

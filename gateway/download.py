@@ -38,11 +38,12 @@ def report_of(run: ShownRun) -> dict[str, Any]:
         ConfigError: the job is not completed, or was executed elsewhere.
     """
     short = short_id(run.id)
-    if job_state(run) is not JobState.COMPLETED:
-        raise ConfigError(
-            f"Job {short} is {job_state(run)}; it has no artifact yet.",
-            f"Follow it: trainctl monitor {short} --follow",
-        )
+    state = job_state(run)
+    if state is not JobState.COMPLETED:
+        remedy = f"Resume it: trainctl resume {short}"
+        if not state.at_rest:
+            remedy = f"Follow it: trainctl monitor {short} --follow"
+        raise ConfigError(f"Job {short} is {state}; it has no artifact yet.", remedy)
     report = read_json(runs() / str(run.id) / "report.json")
     if report is None:
         raise ConfigError(

@@ -152,6 +152,16 @@ def test_an_error_of_ours_is_one_line_and_its_traceback_is_in_a_file(
     assert "in broken" in log.read_text()
 
 
+@pytest.mark.parametrize("given", ["", ",", " , "])
+def test_an_option_that_names_no_provider_is_refused(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    code, error = _complaint(["run", str(job_file(tmp_path)), "--provider", given], capsys)
+
+    assert code == Exit.BAD_INPUT
+    assert f"--provider = {given!r}: names no provider" in error
+
+
 def test_a_terminal_that_knows_few_characters_is_no_obstacle(tmp_path: Path):
     path = job_file(tmp_path, dataset="./ü.jsonl")
 
