@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 from prefect import get_client, get_run_logger
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause, PrefectHTTPStatusError
 from prefect.states import Cancelled, Failed, Paused, Running
 
@@ -123,14 +123,21 @@ async def _pause(why: str) -> None:
         run = await client.read_flow_run(this_run_id())
         if run.state and (run.state.is_scheduled() or run.state.is_pending()):
             raise Pause(state=run.state)  # it was resumed before it had paused: that stands
-        # A run of a deployment is scheduled anew by Prefect's own Resume button; any other is
-        # resumed by `trainctl resume`.
-        state: State[Any] = Paused(
-            timeout_seconds=PAUSE_SECONDS, reschedule=run.deployment_id is not None
-        )
-        state.message = why
-        answer = await client.set_flow_run_state(run.id, state, force=True)
+        answer = await client.set_flow_run_state(run.id, lasting_pause(run, why), force=True)
     raise Pause(state=answer.state)
+
+
+def lasting_pause(run: FlowRun, why: str) -> State[Any]:
+    """Return the state of a run that rests until somebody resumes it.
+
+    A run of a deployment is scheduled anew by Prefect's own Resume button; any other is resumed
+    by `trainctl resume`.
+    """
+    state: State[Any] = Paused(
+        timeout_seconds=PAUSE_SECONDS, reschedule=run.deployment_id is not None
+    )
+    state.message = why
+    return state
 
 
 def _why(run: RunFolder, status: dict[str, Any]) -> str:

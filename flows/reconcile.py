@@ -32,6 +32,7 @@ from flows.attended import forget, is_left, is_worked_on
 from flows.background import revive
 from flows.locks import locked
 from flows.logger import logger
+from flows.outcome import lasting_pause
 from flows.renting.giving_back import until_gone
 from flows.renting.journal import Hire, Journal
 from flows.reporting import alerts
@@ -40,6 +41,7 @@ from flows.run_folder import RunFolder, run_folders
 from flows.saved import STOPPED, saved
 from flows.settling import settle_run
 from flows.shown import job_state
+from flows.suspending import is_suspended
 from flows.tidying import ALL_WELL, forget_uneventful
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError, TrainingFailed
@@ -184,7 +186,7 @@ async def _unattended(client: PrefectClient) -> list[UUID]:
             run = await client.read_flow_run(UUID(folder.name))
         except ObjectNotFound:
             continue
-        if run.state and run.state.type in UNFINISHED:
+        if is_suspended(run.state) or (run.state and run.state.type in UNFINISHED):
             found.append(run.id)
     return found
 
@@ -313,7 +315,11 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
 
 async def _tell_end(run: FlowRun) -> None:
     """Give a run its last state that still shows as one at work, though nobody works on it."""
-    if run.state is None or run.state.is_final() or run.state.is_paused():
+    if run.state is None or run.state.is_final():
+        return
+    if run.state.is_paused():
+        if is_suspended(run.state):  # its process died before it could give the pause no end
+            await _set(run, lasting_pause(run, f"paused; {saved(RunFolder(run.id))}"))
         return
     end: State[Any] = (
         Cancelled(name=STOPPED, message=f"cancelled; {saved(RunFolder(run.id))}")
@@ -324,8 +330,12 @@ async def _tell_end(run: FlowRun) -> None:
         alerts.cancelled(RunFolder(run.id), str(end.message))
     else:
         alerts.failed(RunFolder(run.id), TrainingFailed(str(end.message)))
+    await _set(run, end)
+
+
+async def _set(run: FlowRun, state: State[Any]) -> None:
     async with get_client() as client:
-        await client.set_flow_run_state(run.id, end, force=True)
+        await client.set_flow_run_state(run.id, state, force=True)
 
 
 def _was_given_up(run_id: UUID, item: Found) -> bool:

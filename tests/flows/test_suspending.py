@@ -16,8 +16,9 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, State, StateDetails, StateType
 
 from flows.execute import create_run
+from flows.reconcile import reconcile_once
 from flows.shown import job_state
-from flows.suspending import LASTING
+from flows.suspending import LASTING, is_suspended
 from flows.train import train
 from trainer.contract.job_directory import JobState
 
@@ -82,3 +83,24 @@ async def test_a_suspension_before_the_training_begins_is_not_forgotten(home, fl
     async with get_client() as client:
         assert job_state(await client.read_flow_run(run.id)) is JobState.PAUSED, said
     assert Job(home, run.id).is_gone()
+
+
+async def test_a_suspended_job_whose_process_dies_is_stopped_and_paused_by_reconcile(
+    home, flow_process
+):
+    run = await create_run(make_job(max_steps=4000))
+    job = Job(home, run.id)
+    flow = flow_process(run.id)
+    trainer = (await job.at_step(5)).trainer_pid
+
+    os.kill(trainer, signal.SIGSTOP)  # so that nobody sees the suspension before the kill
+    flow.kill()
+    await suspend(run.id)
+    os.kill(trainer, signal.SIGCONT)
+    await reconcile_once()
+
+    async with get_client() as client:
+        rests = (await client.read_flow_run(run.id)).state
+    assert rests.type is StateType.PAUSED
+    assert not is_suspended(rests)
+    assert job.is_gone()
