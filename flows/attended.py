@@ -62,16 +62,17 @@ def _folder(run_id: UUID) -> Path:
 @contextmanager
 def marked(folder: Path) -> Iterator[int]:
     """Mark a run; yields a descriptor that its process inherits, and holds the mark by."""
-    descriptor = _hold(folder / MARK)
+    descriptor = hold(folder)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _hold(path: Path) -> int:
+def hold(folder: Path) -> int:
+    """Mark a run for as long as this process lives; return the descriptor."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(folder / MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # a run that goes on may have two for a moment
         if os.fstat(descriptor).st_nlink:
             return descriptor

@@ -17,7 +17,7 @@ from prefect.exceptions import Pause
 from prefect.logging.configuration import setup_logging
 from prefect.states import Scheduled
 
-from flows.attended import start_in_background, unmark
+from flows.attended import hold, start_in_background, unmark
 from flows.logger import OneLine
 from flows.run_folder import RunFolder
 from trainer.contract.errors import OrchestratorError
@@ -32,18 +32,19 @@ async def revive(run: FlowRun) -> None:
         await client.set_flow_run_state(run.id, Scheduled(name="Reviving"), force=True)
 
 
-def main(run_id: str, mark: str) -> int:
+def main(run_id: str, inherited: str | None = None) -> int:
     """Execute the run to its rest and return the exit code: 1 when it failed, else 0.
 
     Args:
         run_id: which.
-        mark: the descriptor of the run's mark.
+        inherited: the descriptor of the run's mark, from whoever started this process.
     """
     from flows.execute import execute  # it imports the flow, which may revive others
 
-    os.set_inheritable(int(mark), False)  # noqa: FBT003 - its only parameter
     code = 0
     run = RunFolder(run_id)
+    mark = int(inherited) if inherited else hold(run.root)
+    os.set_inheritable(mark, False)  # noqa: FBT003 - its only parameter
     setup_logging()  # before the first run of a flow would do it
     notes = run.notes.open("a", encoding="utf-8", buffering=1)
     logging.getLogger().addHandler(OneLine(lambda line: notes.write(f"{line}\n")))
@@ -57,7 +58,7 @@ def main(run_id: str, mark: str) -> int:
     except OrchestratorError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 1
-    unmark(run.root, int(mark))
+    unmark(run.root, mark)
     return code
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from enum import Enum, auto
 from typing import NoReturn
@@ -31,6 +32,7 @@ from trainer.contract.errors import TrainingFailed
 from trainer.contract.job_directory import JobState
 
 POLL_SECONDS = 0.5
+PAUSE_SECONDS = 60.0  # in which the process of a job that shows as paused ends
 QUESTION = "\n[d]etach: it goes on in the background   [s]top: save and stop   [c]ontinue ? "
 CODES = {
     signal.SIGINT: Exit.INTERRUPTED,
@@ -95,6 +97,7 @@ class Viewer:
         self._lines = [notes, *([MirrorReader(folder.log)] if show_logs else [])]
         self._steps = watch.mirrored(run_id)
         self._screen = display()
+        self._paused_since: float | None = None
         self._phase = Phase.WATCHING
 
     def until_rest(self) -> JobRun:
@@ -107,7 +110,7 @@ class Viewer:
             self._signals.raise_from_now(*ENDING)
             while True:
                 run = self._look()
-                if run and job_state(run).at_rest:
+                if run and self._is_at_rest(run):
                     self._show(run)
                     return run
                 self._wait()
@@ -141,6 +144,14 @@ class Viewer:
                 f"The cause is at the end of {RunFolder(self._run_id).root / FLOW_LOG}",
             )
         return run
+
+    def _is_at_rest(self, run: JobRun) -> bool:
+        """Whether this is the end; Prefect's own button shows a job as paused before it is."""
+        state = job_state(run)
+        if state is not JobState.PAUSED or self._process.poll() is not None:
+            return state.at_rest
+        self._paused_since = self._paused_since or time.monotonic()
+        return time.monotonic() - self._paused_since > PAUSE_SECONDS
 
     def _show(self, run: JobRun) -> None:
         self._screen.show(jobs.view(run, self._steps()))
