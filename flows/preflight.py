@@ -4,6 +4,8 @@
 as they can see from where they are, and stop at the first error; the flow looks again at what may
 have changed since, and the trainer at what only its machine can tell. So the same mistake gives
 the same message everywhere.
+
+Prefect, whose import costs two seconds, is imported only by the checks that ask providers.
 """
 
 from __future__ import annotations
@@ -12,9 +14,8 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows.artifact_folder import check_artifact_folder
 from flows.renting.estimating import can_estimate, estimated
-from flows.renting.market import ANY, market, refuse_apart
-from flows.run_folder import check_artifact_folder
 from trainer.config import TrainingJob
 from trainer.config.code_references import references
 from trainer.config.model_files import looks_like_path
@@ -78,6 +79,8 @@ def _trainer(subject: Subject) -> Finding:
 
 
 def _provider(subject: Subject) -> Finding:
+    from flows.renting.market import ANY, refuse_apart
+
     job = _job(subject)
     for label in job.providers:
         if label != ANY:
@@ -97,6 +100,8 @@ def _output(subject: Subject) -> Finding:
 
 
 def _machine(subject: Subject) -> Finding:
+    from flows.renting.market import market
+
     found = asyncio.run(market(_job(subject)))
     if not found.choices:
         raise found.why_empty()
@@ -145,7 +150,11 @@ JOB = (
         applies=lambda s: s.config.trainer != "builtin",
         reads=("training.command",),
     ),
-    Check(name="provider", look=_provider),
+    Check(
+        name="provider",
+        look=_provider,
+        applies=lambda s: _job(s).providers != ["local"] or _job(s).resources.nodes > 1,
+    ),
     Check(
         name="token",
         look=_token,

@@ -6,7 +6,6 @@ A mirror is appended to and nothing else, so its size is the offset to follow on
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 from uuid import UUID
 
@@ -14,9 +13,7 @@ from blocks.home import artifacts, instances, private_folder, runs
 from blocks.names import ours, run_prefix
 from flows.attended import LOCK
 from flows.shown import short_id
-from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobDirectory
-from trainer.contract.manifest import MANIFEST
 
 RUN_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -90,29 +87,3 @@ def run_folders() -> list[Path]:
 def _attempt(name: str) -> int:
     hired = ours(name)
     return hired.attempt if hired else 0
-
-
-def check_artifact_folder(folder: Path) -> None:
-    """Refuse a place for the result that cannot be written, or that holds something else.
-
-    Raises:
-        ConfigError: naming the folder.
-    """
-    if folder.exists() and not _is_ours(folder):
-        raise ConfigError(
-            f"output_dir = {folder}: it already exists and does not hold an artifact.",
-            "Name a folder that does not exist yet, or an empty one.",
-        )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder.parent):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"output_dir = {folder}: {folder.parent} cannot be written: {error.strerror}.",
-            "Choose another output_dir.",
-        ) from error
-
-
-def _is_ours(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))

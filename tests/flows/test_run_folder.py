@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.run_folder import check_artifact_folder
+from flows.artifact_folder import check_artifact_folder
 from trainer.contract.errors import ConfigError
 from trainer.contract.manifest import MANIFEST
 

@@ -188,3 +188,15 @@ def test_a_training_whose_flow_was_killed_is_stopped_all_the_same(
 
     assert stopped.returncode == 0, stopped.stderr
     assert re.match(r"stopped: cancelled; saved at step [1-9]\d* of 5000", stopped.stdout)
+
+
+def test_whoever_looks_on_imports_nothing_of_prefect(tmp_path: Path):
+    probe = (
+        "import sys, pathlib, gateway.checks, gateway.running, gateway.attendant\n"
+        f"gateway.checks.checked_job(pathlib.Path({str(job_file(tmp_path))!r}))\n"
+        "assert 'prefect' not in sys.modules"
+    )
+
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
