@@ -23,6 +23,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 from blocks.home import runs
 from blocks.names import ours
 from blocks.providers.local import Local
+from deployments.pools import CLOUD_POOL
 from flows.locks import is_held
 from trainer.contract.own_python import own_python
 
@@ -89,7 +90,8 @@ with warnings.catch_warnings():
             """Leave room for the jobs here that others started, such as the worker before us."""
             if self._limit is None:
                 return True
-            left = self._limit - await others_at_work(self._mine)
+            elsewhere = self._work_pool_name == CLOUD_POOL  # its jobs take no GPU of ours
+            left = self._limit - (0 if elsewhere else await others_at_work(self._mine))
             if left < 1:
                 return False
             self.limiter.total_tokens = left

@@ -102,3 +102,32 @@ def test_the_fields_of_a_form_are_in_order_on_a_database_that_reorders_keys(site
         for definition in definitions.values():
             positions = [field["position"] for field in definition["properties"].values()]
             assert sorted(positions) == list(range(len(positions)))
+
+
+def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site):
+    site.trainctl("deploy")
+    nightly, local = site.deployment("train/nightly"), site.deployment("train/local")
+    of_old = {
+        "parameter_openapi_schema": {"type": "object", "properties": {}},
+        "parameters": {"job": {"name": "old", "colour": "red"}},
+    }
+    patch(site, f"/deployments/{nightly['id']}", of_old)
+    patch(site, f"/deployments/{local['id']}", {"description": "old"})
+
+    done = site.trainctl("deploy")
+    httpx.delete(f"{site.url}/deployments/{nightly['id']}").raise_for_status()
+
+    assert done.returncode == 2
+    assert "train/nightly is as it was: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "updated  train/local: description" in done.stdout
+
+
+def test_a_worker_of_a_pool_that_is_not_there_says_how_to_make_it(site):
+    done = site.trainctl("worker", "--pool", "gpus")
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: The Prefect server at {site.url} has no work pool 'gpus'. "
+        "Make the pools and deployments: trainctl deploy\n"
+    )
