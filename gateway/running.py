@@ -17,7 +17,7 @@ from enum import Enum, auto
 from typing import NoReturn
 from uuid import UUID
 
-from flows.attended import FLOW_LOG, start_in_background
+from flows.attended import FLOW_LOG, is_worked_on, start_in_background
 from flows.run_folder import RunFolder
 from flows.shown import job_state, short_id
 from gateway import attendant, jobs, watch
@@ -139,10 +139,12 @@ class Viewer:
         if run and self._phase is not Phase.ASKED:
             self._show(run)
         if has_ended and run and job_state(run) is JobState.CREATED:
-            raise TrainingFailed(
-                "The process that was to execute the job ended at once.",
-                f"The cause is at the end of {RunFolder(self._run_id).root / FLOW_LOG}",
-            )
+            folder = RunFolder(self._run_id).root
+            if not is_worked_on(folder):  # it may have been revived meanwhile
+                raise TrainingFailed(
+                    "The process that was to execute the job ended at once.",
+                    f"The cause is at the end of {folder / FLOW_LOG}",
+                )
         return run
 
     def _is_at_rest(self, run: JobRun) -> bool:

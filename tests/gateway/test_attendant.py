@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,3 +123,24 @@ def test_where_it_attends_no_schedule_is_missed(monkeypatch: pytest.MonkeyPatch)
     hold(runs() / "left")
 
     assert attendant.why_no_schedule() is None
+
+
+@pytest.mark.slow
+def test_whoever_looks_on_sees_the_revived_job_to_its_end(
+    prefect_server: str, tmp_path: Path, home: Path
+):
+    environment = {"PREFECT_API_URL": prefect_server, attendant.SECONDS: "1"}
+    with (tmp_path / "out").open("w") as out:
+        looking = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "run", job_file(tmp_path, max_steps=300)],
+            env={**os.environ, **environment},
+            stdout=out,
+            stderr=out,
+        )
+    job = until(lambda: (tmp_path / "out").read_text().split()[1:2])[0]
+    until(lambda: "running  " in (tmp_path / "out").read_text())
+
+    process_of(job).kill()
+
+    assert looking.wait(150) == 0, (tmp_path / "out").read_text()
+    attendant.stop()
