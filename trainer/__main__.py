@@ -41,7 +41,7 @@ exit codes:
   4  stopped
   5  somebody else owns the directory
 
-A wish to pause or stop stays in control.json until --resume, and is obeyed by later starts too.
+A request to pause or stop stays in control.json until --resume, and is obeyed by later starts too.
 SIGTERM and Ctrl-C stop the job with a checkpoint; a second one kills it.
 """
 

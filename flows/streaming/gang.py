@@ -45,7 +45,7 @@ from trainer.contract.errors import (
     TrainingFailed,
 )
 from trainer.contract.job_directory import Desired, JobState, Status, parse_status
-from trainer.supervision.verdict import WISHED, read_terms, retry_after
+from trainer.supervision.verdict import REST_STATES, read_terms, retry_after
 
 PATIENCE_SECONDS = 10.0  # for the others to end by themselves once one has failed
 END_SECONDS = 60.0  # and once the first has ended: they have nothing left to do
@@ -142,7 +142,7 @@ class GangTraining:
             rank, error = failure
             if self._wished and error.action is Action.RETRY:  # it is retried when it goes on
                 desired, reason = self._wished
-                return {**ended[0], "state": WISHED[desired], "reason": reason, "error": None}
+                return {**ended[0], "state": REST_STATES[desired], "reason": reason, "error": None}
             retry = retry_after(
                 error, self._book(), read_terms(self._first.job_file(self._job.training))
             )

@@ -12,7 +12,7 @@ from trainer.contract import checkpoints
 from trainer.contract.events import Event, parse_events
 from trainer.contract.job_directory import Desired, JobDirectory, JobState, Status
 from trainer.contract.metrics import read_metrics
-from trainer.engine.control import Wish
+from trainer.engine.control import ControlReader
 from trainer.training.train import main, train
 
 TINY_LLAMA = Path(__file__).parents[2] / "examples" / "tiny-llama"
@@ -50,9 +50,9 @@ class Job:
     def write(self, **record: Any) -> None:
         self.directory.job.write_text(json.dumps(record))
 
-    def train(self, wish: Wish | None = None) -> JobState:
+    def train(self, control_reader: ControlReader | None = None) -> JobState:
         """Train here; what goes wrong is raised."""
-        return train(self.directory, wish or Wish(self.directory))
+        return train(self.directory, control_reader or ControlReader(self.directory))
 
     def main(self) -> int:
         """Train here as the trainer's process does; what goes wrong is in the status."""
@@ -98,7 +98,7 @@ class Job:
         return digest(self.directory.output)
 
 
-class PausesAfter(Wish):
+class PausesAfter(ControlReader):
     """Pauses the job by its control.json when a given number of steps was made by this process."""
 
     def __init__(self, directory: JobDirectory, steps: int) -> None:

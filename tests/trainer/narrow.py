@@ -3,13 +3,13 @@
 import os
 from typing import Any
 
-from trainer.engine.job_trainer import Run
+from trainer.engine.job_trainer import TrainingRun
 from trainer.methods import sft
 
 LIMIT = "NARROW_BATCH_LIMIT"  # the environment variable that holds it
 
 
-def build(run: Run) -> Any:
+def build(run: TrainingRun) -> Any:
     import torch
 
     def refuse(inputs: Any) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from trainer.command.keeping import CheckpointKeeper, keep_output, resume_point
 from trainer.command.plan import Plan, make_plan
 from trainer.command.program import Program
-from trainer.command.reading import GrowingFile, Lines, MetricsReader
+from trainer.command.reading import GrowingFile, MetricsReader, PrintedLines
 from trainer.contract.checkpoints import step_of
 from trainer.contract.errors import (
     ConfigError,
@@ -33,7 +33,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.manifest import verify
-from trainer.engine.control import Interrupted, Wish
+from trainer.engine.control import ControlReader, Interrupted
 from trainer.engine.failures import named_by, translate
 
 GRACE_SHARE = 0.9  # of the grace; the rest is for taking over what was saved
@@ -45,24 +45,24 @@ def main(job_directory: str) -> int:
     """Run the job's command and return the exit code: 0 for a clean end, 1 for a failure."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the watchdog asks where it hangs
     directory = JobDirectory(job_directory)
-    wish = Wish(directory)
+    control_reader = ControlReader(directory)
     try:
-        wish.listen()
-        state = train(directory, wish)
+        control_reader.listen()
+        state = train(directory, control_reader)
     except Interrupted:
-        state = wish.end_state() or JobState.STOPPED
+        state = control_reader.end_state() or JobState.STOPPED
     except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
         ours = translate(error, directory.root)
         _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")
         directory.update_status(state=JobState.FAILED, error=ours.to_dict())
         return 1
-    reason = "" if state is JobState.COMPLETED else wish.control().reason
+    reason = "" if state is JobState.COMPLETED else control_reader.control().reason
     directory.update_status(state=state, reason=reason)
     _say(f"{state}{f': {reason}' if reason else ''}")
     return 0
 
 
-def train(directory: JobDirectory, wish: Wish) -> JobState:
+def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
     """Run the command from wherever the job stands to its end; return the state it ended in."""
     if _is_whole(directory.output):
         _say("the output already exists")
@@ -82,28 +82,28 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
         directory.update_status(step=step)
         plan = _plan(directory, config, checkpoint)
     place_files(plan, directory.root)
-    wish.training = True
-    if state := wish.end_state():
+    control_reader.training = True
+    if state := control_reader.end_state():
         return state
     _say(f"running {' '.join(plan.words)}")
-    run = Run(directory, plan, wish)
+    run = CommandRun(directory, plan, control_reader)
     if state := run.to_its_end():
         return state
     keep_output(directory, plan, _facts(directory, config))
     return JobState.COMPLETED
 
 
-class Run:
+class CommandRun:
     """One run of the command."""
 
-    def __init__(self, directory: JobDirectory, plan: Plan, wish: Wish) -> None:
+    def __init__(self, directory: JobDirectory, plan: Plan, control_reader: ControlReader) -> None:
         self._directory = directory
         self._plan = plan
-        self._wish = wish
+        self._control_reader = control_reader
         self._reader = MetricsReader(directory, plan.patterns, plan.success, plan.first_step)
         self._keeper = CheckpointKeeper(directory, plan)
         self._keeper.catch_up()
-        self._lines = Lines()
+        self._lines = PrintedLines()
         self._line_open = False  # it printed a line, such as a progress bar, that nothing ended yet
         self._file = GrowingFile(directory.root / plan.metrics_file) if plan.metrics_file else None
         self._asked_at: float | None = None
@@ -128,7 +128,7 @@ class Run:
         self._tell(self._keeper.finish(self._reader.step, orderly=orderly))
         self._reader.show(now=True)
         if self._asked_at is not None:
-            state = self._wish.end_state()
+            state = self._control_reader.end_state()
             if state and not (code == 0 and self._is_done()):
                 return state
         if code:
@@ -160,7 +160,7 @@ class Run:
         self._reader.show()
 
     def _obey(self, program: Program) -> None:
-        if self._wish.end_state() is None:
+        if self._control_reader.end_state() is None:
             return
         now = time.monotonic()
         if self._asked_at is None:
@@ -173,7 +173,7 @@ class Run:
             program.kill()
 
     def _grace(self) -> float:
-        return GRACE_SHARE * max(0.0, self._wish.control().grace_seconds)
+        return GRACE_SHARE * max(0.0, self._control_reader.control().grace_seconds)
 
     def _tell(self, kept: list[Path]) -> None:
         for path in kept:

@@ -23,7 +23,7 @@ from trainer.command.plan import Plan
 from trainer.contract.errors import ConfigError
 from trainer.contract.own_python import users_variables
 
-TICK = 0.2  # seconds between two looks at wishes and checkpoints
+TICK = 0.2  # seconds between two looks at control.json and the checkpoints
 DRAIN_SECONDS = 1.0  # for the output of processes that outlive the one we started
 CHUNK = 1 << 16
 PR_SET_PDEATHSIG = 1

@@ -24,7 +24,7 @@ PLACE = ("step", "total_steps", "epoch")
 _END = re.compile(rb"[\r\n]+")
 
 
-class Lines:
+class PrintedLines:
     """Cuts a stream of bytes into lines; a progress bar's carriage return ends one too."""
 
     def __init__(self) -> None:

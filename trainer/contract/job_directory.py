@@ -65,7 +65,7 @@ class Desired(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
-    """The wish in `control.json`.
+    """The request in `control.json`.
 
     `grace_seconds` is how long the trainer may take to save and end before it is killed. It is
     relative, counted by whoever reads it, so that two clocks need not agree.
@@ -143,14 +143,14 @@ class JobDirectory:
     # What is wanted ---------------------------------------------------------------------------
 
     def request(self, desired: Desired, *, grace_seconds: float = 120.0, reason: str = "") -> None:
-        """Write the wish that the trainer and its supervisor obey."""
+        """Write the request that the trainer and its supervisor obey."""
         replace_json(
             self.control,
             {"desired": desired, "grace_seconds": grace_seconds, "reason": reason},
         )
 
     def read_control(self) -> Control:
-        """Return the wish; without a readable one, to run."""
+        """Return the request; without a readable one, to run."""
         record = read_json(self.control) or {}
         try:
             return Control(

@@ -12,7 +12,7 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobDirectory
-from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.parallelism import parallel_arguments
 
 SAME_NAME = (
@@ -96,7 +96,7 @@ def training_arguments(
         **faster_here(config),
     }
     try:
-        with old_names_allowed():
+        with deprecations_allowed():
             return config_class(**{**defaults, **method, **ours, **config.arguments})
     except (TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

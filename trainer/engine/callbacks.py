@@ -20,7 +20,7 @@ from trainer.contract.trends import Trends
 from trainer.contract.words import duration, number
 from trainer.contract.world import own_rank
 from trainer.engine.collectives import summed
-from trainer.engine.control import Wish
+from trainer.engine.control import ControlReader
 from trainer.engine.divergence import diverged
 from trainer.engine.failures import room_or_later
 from trainer.engine.job_trainer import JobTrainer
@@ -35,13 +35,13 @@ STATUS_INTERVAL = 0.25  # seconds; status.json is for people and polls, not for 
 class Obedience(TrainerCallback):  # type: ignore[misc] # transformers is not checked
     """Pause or stop after the step under way, with a checkpoint."""
 
-    def __init__(self, wish: Wish) -> None:
-        self._wish = wish
+    def __init__(self, control_reader: ControlReader) -> None:
+        self._control_reader = control_reader
         self.end_state: JobState | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Ask for the wish once a step; that costs one stat call, and a word among processes."""
-        if self.end_state is None and (wanted := agreed_end_state(self._wish, control)):
+        """Look at the request once a step: one stat call, and one collective among several processes."""
+        if self.end_state is None and (wanted := agreed_end_state(self._control_reader, control)):
             self.end_state = wanted
             control.should_save = True
             control.should_training_stop = True

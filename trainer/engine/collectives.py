@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Meet the others, and part at the end if all went well; a failure ends the process anyway."""
+def process_group() -> Iterator[None]:
+    """Join the group of all ranks, and leave it if all went well; a failure ends the process anyway."""
     rank = own_rank()
     if rank.world_size == 1:
         yield

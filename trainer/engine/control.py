@@ -12,11 +12,11 @@ ENDED_BY_SIGNAL = 128 + signal.SIGTERM
 
 
 class Interrupted(BaseException):
-    """The job shall pause or stop, and there is nothing to save yet."""
+    """A pause or stop was requested before there was anything to save."""
 
 
-class Wish:
-    """Tells whether to pause or stop. Cheap enough to be asked at every step."""
+class ControlReader:
+    """Says whether to pause or stop; cheap enough to be asked at every step."""
 
     def __init__(self, directory: JobDirectory) -> None:
         self._directory = directory
@@ -27,7 +27,7 @@ class Wish:
         """While it is false a signal ends the process at once: there is nothing to save."""
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT as the wish to stop; a second one ends the process."""
+        """Take SIGTERM and SIGINT as a request to stop; a second one ends the process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -39,7 +39,7 @@ class Wish:
             raise Interrupted
 
     def control(self) -> Control:
-        """Return the present wish, reading `control.json` only when it was replaced."""
+        """Return the present request, reading `control.json` only when it was replaced."""
         try:
             status = os.stat(self._directory.control)  # noqa: PTH116 - half the cost of Path.stat
             now = (status.st_mtime_ns, status.st_ino)

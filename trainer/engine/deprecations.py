@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OLD_NAMES = (
+DEPRECATED = (
     "`is_gradient_checkpointing",
     "`gradient_checkpointing",
     "`use_liger_kernel=True`",
@@ -14,9 +14,9 @@ OLD_NAMES = (
 
 
 @contextmanager
-def old_names_allowed() -> Iterator[None]:
-    """Let nobody be warned of what is not in his code."""
+def deprecations_allowed() -> Iterator[None]:
+    """Silence the warnings about names that the user's own code does not contain."""
     with warnings.catch_warnings():
-        for name in OLD_NAMES:
+        for name in DEPRECATED:
             warnings.filterwarnings("ignore", name, FutureWarning)
         yield

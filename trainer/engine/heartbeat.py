@@ -1,4 +1,4 @@
-"""The training's own sign of life. Standard library only."""
+"""The heartbeat of a training, for the watchdog. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Self
 INTERVAL = 1.0  # seconds between two beats at least: a step may take a millisecond
 
 
-class Pulse:
+class Heartbeat:
     """A file that is there while the model trains, touched at every batch.
 
     As long as it is there a line in the log is no sign of life: another thread may go on printing
@@ -37,7 +37,7 @@ class Pulse:
         self._path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """Say that one more batch was begun."""
+        """Record that another batch has begun."""
         now = time.monotonic()
         if now - self._at >= INTERVAL:
             self._at = now

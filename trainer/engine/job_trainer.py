@@ -1,4 +1,4 @@
-"""What every method's trainer shares: one run's inputs, token counts, checkpoints that hold."""
+"""What the trainers of all methods share: a run's inputs, token counts, and safe checkpoints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.engine import saving
 from trainer.engine.collectives import all_to_first, wait_for_all
 from trainer.engine.divergence import Recent, diverged, lower_rates
 from trainer.engine.failures import tensors_expected, translate
-from trainer.engine.heartbeat import Pulse
+from trainer.engine.heartbeat import Heartbeat
 from trainer.engine.oom_retry import InParts
 from trainer.engine.parallelism import is_sharded
 
@@ -35,7 +35,7 @@ MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 
 
 @dataclass(kw_only=True)
-class Run:
+class TrainingRun:
     """What a method needs to build its trainer."""
 
     config: TrainingConfig
@@ -71,18 +71,18 @@ class Run:
 class JobTrainer(InParts):
     """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.contract.checkpoints`."""
 
-    def __init__(self, run: Run, **kwargs: Any) -> None:
+    def __init__(self, run: TrainingRun, **kwargs: Any) -> None:
         self.run = run
         self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
         self.samples_seen: Any = 0  # see tokens_seen
         self.saves = saving.Saves()
-        self.pulse = Pulse(run.directory.pulse)
+        self.heartbeat = Heartbeat(run.directory.pulse)
         self.recent = Recent(kwargs["args"].gradient_accumulation_steps)
         super().__init__(**kwargs)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; whichever way it ends, the last save is over by then."""
-        with self.pulse, self.saves, self._walking_less():
+        with self.heartbeat, self.saves, self._walking_less():
             return super().train(*args, **kwargs)  # type: ignore[misc] # mixin
 
     @contextmanager
@@ -111,7 +111,7 @@ class JobTrainer(InParts):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on one batch."""
-        self.pulse.beat()
+        self.heartbeat.beat()
         self.saves.check()
         self.count(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
@@ -120,7 +120,7 @@ class JobTrainer(InParts):
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one batch."""
-        self.pulse.beat()
+        self.heartbeat.beat()
         return super().prediction_step(*args, **kwargs)  # type: ignore[misc] # mixin
 
     def count(self, inputs: dict[str, Any]) -> None:

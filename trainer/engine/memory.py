@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.engine.arguments import precision, split_batch
-from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.parallelism import shares
 from trainer.engine.quantization import weight_bytes
 
@@ -189,7 +189,7 @@ def _trace(config: TrainingConfig, rows: int, length: int, *, layers: int) -> fl
         _give_shapes(model)
         model.train()
         if config.gradient_checkpointing is True:
-            with old_names_allowed():
+            with deprecations_allowed():
                 model.gradient_checkpointing_enable({"use_reentrant": False})
                 model.enable_input_require_grads()
         tokens = torch.ones(rows, length, dtype=torch.long)

@@ -11,7 +11,7 @@ from trainer.config.model_files import check_model_files
 from trainer.contract.errors import ConfigError, ModelNotFound
 from trainer.engine.arguments import precision
 from trainer.engine.attention import choose_attention
-from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.quantization import keep_differentiable, loading_options
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
     if isinstance(config.peft, LoraConfig):
         _check_modules_to_save(model, config.peft.modules_to_save or [])
     try:
-        with old_names_allowed():
+        with deprecations_allowed():
             return peft.get_peft_model(model, _peft_config(config))
     except ValueError as error:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Doing the same in smaller parts where memory runs out beside the steps: no step is lost.
+"""Retry in smaller parts when memory runs out outside a training step, so that no step is lost.
 
-A training step that does not fit ends the trainer, and the supervisor starts it with a smaller
-batch. Evaluation and generation need not end it: they are done again, in parts.
+A training step that does not fit ends the trainer, and the supervisor starts it again with a
+smaller batch. Evaluation and generation need not end it: they are repeated, in parts.
 """
 
 from __future__ import annotations

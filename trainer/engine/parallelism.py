@@ -13,7 +13,7 @@ from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.engine.collectives import highest
-from trainer.engine.control import Wish
+from trainer.engine.control import ControlReader
 
 ENDS = (None, JobState.PAUSED, JobState.STOPPED)
 FLAGS = (
@@ -115,14 +115,14 @@ def full_weights(trainer: Any) -> dict[str, Any] | None:
     return weights
 
 
-def agreed_end_state(wish: Wish, control: Any = None) -> JobState | None:
+def agreed_end_state(control_reader: ControlReader, control: Any = None) -> JobState | None:
     """Return in which state to end: if any process was told to, all do.
 
     Args:
-        wish: what this process was told.
+        control_reader: what was requested of this process.
         control: transformers' flags, which become the same in all processes too.
     """
-    [end] = _agreed(control, ENDS.index(wish.end_state()))
+    [end] = _agreed(control, ENDS.index(control_reader.end_state()))
     return ENDS[end]
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trainer.engine.arguments import training_arguments
-from trainer.engine.deprecations import old_names_allowed
-from trainer.engine.job_trainer import JobTrainer, Run
+from trainer.engine.deprecations import deprecations_allowed
+from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.engine.quantization import masters_kept
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def assemble(run: Run, kind: type[Any], **options: Any) -> Trainer:
+def assemble(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
     """Return the trainer for one run.
 
     Args:
@@ -34,7 +34,7 @@ def assemble(run: Run, kind: type[Any], **options: Any) -> Trainer:
     )
     arguments.learning_rate *= run.learning_rate_factor
     job_kind = type(f"Job{kind.__name__}", (mixin, kind), {})
-    with old_names_allowed(), masters_kept(run.model):
+    with deprecations_allowed(), masters_kept(run.model):
         trainer: Trainer = job_kind(
             run,
             model=run.model,

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.engine.job_trainer import Run
+from trainer.engine.job_trainer import TrainingRun
 from trainer.methods import sft
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def build(run: Run) -> Trainer:
+def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run."""
     return sft.build(run, packing_strategy="wrapped")

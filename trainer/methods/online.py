@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config.generation import generation_arguments
 from trainer.contract.errors import DataError
-from trainer.engine.job_trainer import JobTrainer, Run
+from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.rewards.assembly import rewards_of
 
@@ -143,7 +143,7 @@ def joined(batches: list[Batch]) -> Batch:
     return {name: join(name) for name in (batches[0] if batches else {})}
 
 
-def build_online(run: Run, kind: type[Any], **options: Any) -> Trainer:
+def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
     """Return the trainer of a method that generates.
 
     Args:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.engine.job_trainer import Run
+from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
 
-def build(run: Run) -> Trainer:
+def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
     from trl import RewardTrainer
 

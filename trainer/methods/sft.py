@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.engine.attention import Isolation, attend_by_document, isolation_of
-from trainer.engine.job_trainer import Run
+from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ COSTLY = Isolation.MASK
 """Of use to packed rows, but no faster than padding."""
 
 
-def build(run: Run, packing_strategy: str = "bfd") -> Trainer:
+def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
     """Return the trainer for one run; its data are token ids and labels already.
 
     Args:

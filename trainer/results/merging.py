@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
-from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.model import load_architecture, loaded
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def write_merged(
     kind = getattr(transformers, method.auto_class(adapters=False))
     options = {"num_labels": 1} if method.is_classifier else {}
     base = loaded(kind.from_pretrained, config, dtype="auto", **options)
-    with old_names_allowed():
+    with deprecations_allowed():
         merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
     if method.is_classifier:  # the score is that of the last token that is none of padding
         merged.config.pad_token_id = tokenizer.pad_token_id

@@ -42,7 +42,7 @@ class Bell:
             os.read(self._reader, 512)
 
 
-class Trainer:
+class TrainerProcess:
     """The trainer's process, the leader of a process group of its own or a member of one.
 
     It waits behind a gate until `release()`, so that its process id can be recorded before it

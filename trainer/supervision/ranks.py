@@ -28,7 +28,7 @@ from trainer.contract.tail import TailReader
 from trainer.contract.world import Rank, World
 from trainer.supervision.log import last_lines
 from trainer.supervision.network import free_port
-from trainer.supervision.process import Trainer
+from trainer.supervision.process import TrainerProcess
 
 SETTLE_SECONDS = 2.0  # in which the rank that made the others fail ends too
 LEAVE_SECONDS = 30.0  # for the others to end when the first has ended well
@@ -72,7 +72,7 @@ class Ranks:
         self._lock = lock
         self._world = world
         self._stall_seconds = stall_seconds
-        self._trainers: list[Trainer] = []
+        self._trainers: list[TrainerProcess] = []
         self._stack = ExitStack()
         self._tails = [TailReader(self._log(n)) for n in range(world.processes_here)]
         self._failed_at: float | None = None
@@ -90,7 +90,7 @@ class Ranks:
         port = self._world.master_port or free_port()
         with ExitStack() as stack:
             for local_rank in range(self._world.processes_here):
-                trainer = Trainer(
+                trainer = TrainerProcess(
                     self._command,
                     log=self._log(local_rank),
                     lock=self._lock,

@@ -23,7 +23,7 @@ from trainer.supervision.log import Echo
 from trainer.supervision.process import Bell
 from trainer.supervision.ranks import Ranks
 from trainer.supervision.verdict import (
-    WISHED,
+    REST_STATES,
     Ended,
     Terms,
     Verdict,
@@ -111,9 +111,11 @@ class Supervisor:
         if self._book.state is JobState.COMPLETED and self._terms.world.leads:
             return JobState.COMPLETED
         while True:
-            wish = self._wish()
-            if wish.desired is not Desired.RUN:
-                return self._rest(Verdict(state=WISHED[wish.desired], reason=wish.reason))
+            requested = self._requested()
+            if requested.desired is not Desired.RUN:
+                return self._rest(
+                    Verdict(state=REST_STATES[requested.desired], reason=requested.reason)
+                )
             ended = self._attempt()
             verdict = judge(ended, self._terms)
             if not self._goes_on(ended, verdict):
@@ -172,20 +174,20 @@ class Supervisor:
         return True
 
     def _superseded(self, ended: Ended, verdict: Verdict) -> bool:
-        """Whether the trainer obeyed a wish that was withdrawn meanwhile: run is wanted again."""
+        """Whether the trainer obeyed a request that was withdrawn meanwhile: it should run again."""
         withdrawn = (
             verdict.state is not JobState.COMPLETED
-            and ended.wish_changed
-            and self._wish().desired is Desired.RUN
+            and ended.control_changed
+            and self._requested().desired is Desired.RUN
         )
         if withdrawn:
             append_line(self._job.log, f"{verdict.state} but wanted to run again: start")
         return withdrawn
 
-    def _wish(self) -> Control:
+    def _requested(self) -> Control:
         if self._bell.requests:
             return Control(desired=Desired.STOP, reason=self._bell.requests[0])
-        return self._watchdog.wish()
+        return self._watchdog.requested()
 
     def _rest(self, verdict: Verdict, ended: Ended | None = None) -> JobState:
         """Record how it ended, with what this supervisor knows better than the trainer."""

@@ -25,7 +25,7 @@ from trainer.contract.world import ALONE, World, read_world
 OWN_TRAINER = "trainer.training.train"
 LOWER_RATE = 0.5  # times the learning rate, after the loss was no number
 MAX_QUOTE = 300  # characters of the log in an error's sentence
-WISHED = {Desired.PAUSE: JobState.PAUSED, Desired.STOP: JobState.STOPPED}
+REST_STATES = {Desired.PAUSE: JobState.PAUSED, Desired.STOP: JobState.STOPPED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +54,12 @@ class Ended:
     """Exit code; negative when a signal ended it."""
     status: Status
     """What the trainer itself last wrote."""
-    wish: Control | None = None
-    """The wish to pause or stop that was in force, if any."""
-    wish_changed: bool = False
-    """Whether a wish was written while the trainer lived, seen by us or not."""
+    requested: Control | None = None
+    """The request to pause or stop that was in force, if any."""
+    control_changed: bool = False
+    """Whether control.json was written while the trainer lived, even if we did not see what it held."""
     terminated: bool = False
-    """Whether the supervisor sent a signal to end it, because of the wish."""
+    """Whether the supervisor sent a signal to end it, because of the request."""
     lingered: bool = False
     """Whether it was killed after it had said how it ended, because it did not exit."""
     stalled: bool = False
@@ -117,7 +117,7 @@ def judge(ended: Ended, terms: Terms) -> Verdict:
     """Return the state that this end of the trainer leaves the job in.
 
     What the trainer recorded counts when its exit code agrees; a failure that could be retried
-    counts for less than the wish to pause or stop, for the next start retries it anyway.
+    gives way to a request to pause or stop, since the next start retries it anyway.
     """
     state, orderly = ended.status.state, ended.code == 0 or ended.lingered
     if state is JobState.COMPLETED and orderly:
@@ -129,7 +129,7 @@ def judge(ended: Ended, terms: Terms) -> Verdict:
     excused = error.action is Action.RETRY or (
         not recorded and (ended.terminated or ended.code == 0)
     )
-    if ended.wish and excused:
+    if ended.requested and excused:
         return _at_rest(ended, otherwise=JobState.STOPPED)
     return Verdict(state=JobState.FAILED, error=error)
 
@@ -206,10 +206,10 @@ def usable_divisor(batch_size: int, divisor: int) -> int:
 
 def _at_rest(ended: Ended, *, otherwise: JobState) -> Verdict:
     reason = ended.status.reason
-    if ended.wish is None:
+    if ended.requested is None:
         return Verdict(state=otherwise, reason=reason)
-    state = WISHED.get(ended.wish.desired, otherwise)
-    return Verdict(state=state, reason=ended.wish.reason or reason)
+    state = REST_STATES.get(ended.requested.desired, otherwise)
+    return Verdict(state=state, reason=ended.requested.reason or reason)
 
 
 def _killed_by(number: int, ended: Ended) -> OrchestratorError:

@@ -1,4 +1,4 @@
-"""Watching a trainer: signs of life, wishes, deadlines. Standard library only."""
+"""Watching a trainer: signs of life, requests, deadlines. Standard library only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Order(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class Observation:
     """What the watchdog sees at one look. Times are seconds since; None: it is not so."""
 
     requests: int = 0
@@ -48,30 +48,30 @@ class View:
     """Since the last sign of life."""
     resting: float | None = None
     """Since the trainer said how it ended."""
-    wished: float | None = None
-    """Since a wish to pause or stop was first seen."""
+    requested: float | None = None
+    """Since a request to pause or stop was first seen."""
     grace: float = 0.0
-    """How long the wish lets the trainer save."""
+    """How long the request lets the trainer take to save."""
     terminated: float | None = None
     """Since SIGTERM was sent."""
     kill_after: float = KILL_AFTER
     """How long after SIGTERM the trainer is killed."""
 
 
-def next_order(view: View, terms: Terms) -> Order:
+def next_order(seen: Observation, terms: Terms) -> Order:
     """Return what to do about the trainer."""
-    if view.requests > 1:
+    if seen.requests > 1:
         return Order.KILL
-    if view.terminated is not None:
-        return Order.KILL if view.terminated >= view.kill_after else Order.WAIT
-    if view.resting is not None:
-        return Order.KILL if view.resting >= terms.grace_seconds else Order.WAIT
-    if view.requests:
+    if seen.terminated is not None:
+        return Order.KILL if seen.terminated >= seen.kill_after else Order.WAIT
+    if seen.resting is not None:
+        return Order.KILL if seen.resting >= terms.grace_seconds else Order.WAIT
+    if seen.requests:
         return Order.TERMINATE
-    if view.wished is not None:
-        patience = 0.0 if view.initializing else view.grace
-        return Order.TERMINATE if view.wished >= patience else Order.WAIT
-    return Order.DUMP if view.still >= terms.stall_seconds else Order.WAIT
+    if seen.requested is not None:
+        patience = 0.0 if seen.initializing else seen.grace
+        return Order.TERMINATE if seen.requested >= patience else Order.WAIT
+    return Order.DUMP if seen.still >= terms.stall_seconds else Order.WAIT
 
 
 class Clock:
@@ -113,8 +113,8 @@ class _Watch:
     printed: Stillness
     log_offset: int
     control_before: tuple[int, ...] | None
-    wish: Control | None = None
-    wished_at: float | None = None
+    requested: Control | None = None
+    requested_at: float | None = None
     resting_at: float | None = None
     terminated_at: float | None = None
     kill_after: float = KILL_AFTER
@@ -153,8 +153,8 @@ class Watchdog:
         return Ended(
             code=code,
             status=trainer.status(),
-            wish=self._wish(watch),
-            wish_changed=_signature(job.control) != watch.control_before,
+            requested=self._in_force(watch),
+            control_changed=_signature(job.control) != watch.control_before,
             terminated=watch.signalled,
             lingered=watch.lingered,
             stalled=watch.stalled,
@@ -162,18 +162,18 @@ class Watchdog:
             printed=trainer.printed(watch.log_offset),
         )
 
-    def wish(self) -> Control:
+    def requested(self) -> Control:
         """Return what is wanted now, after asking for an end ourselves where one is due."""
         control = self._job.read_control()
         due = self._due()
         if control.desired is not Desired.RUN or not due:
             return control
-        wish = Control(desired=Desired.STOP, grace_seconds=self._terms.grace_seconds, reason=due)
+        stop = Control(desired=Desired.STOP, grace_seconds=self._terms.grace_seconds, reason=due)
         try:
-            self._job.request(wish.desired, grace_seconds=wish.grace_seconds, reason=wish.reason)
+            self._job.request(stop.desired, grace_seconds=stop.grace_seconds, reason=stop.reason)
         except OSError:  # the disk is full: the trainer cannot be told so, but it can be signalled
-            return replace(wish, grace_seconds=0.0)
-        return wish
+            return replace(stop, grace_seconds=0.0)
+        return stop
 
     def _due(self) -> str:
         """Return why the job must end now, or nothing."""
@@ -186,25 +186,25 @@ class Watchdog:
             return "max_runtime_minutes reached"
         return ""
 
-    def _look(self, watch: _Watch) -> View:
-        control = self.wish()
+    def _look(self, watch: _Watch) -> Observation:
+        control = self.requested()
         now = self._clock.now()
         if control.desired is Desired.RUN:
-            watch.wished_at = None
+            watch.requested_at = None
         else:
-            watch.wish = control
-            watch.wished_at = now if watch.wished_at is None else watch.wished_at
+            watch.requested = control
+            watch.requested_at = now if watch.requested_at is None else watch.requested_at
         state = self._job.read_status().state
         if not state.at_rest:
             watch.resting_at = None
         elif watch.resting_at is None:
             watch.resting_at = now
-        return View(
+        return Observation(
             requests=len(self._bell.requests),
             initializing=state is JobState.INITIALIZING,
             still=self._still(watch, now),
             resting=_since(watch.resting_at, now),
-            wished=_since(watch.wished_at, now),
+            requested=_since(watch.requested_at, now),
             grace=max(0.0, control.grace_seconds),
             terminated=_since(watch.terminated_at, now),
             kill_after=watch.kill_after,
@@ -222,7 +222,7 @@ class Watchdog:
             case Order.TERMINATE:
                 watch.terminated_at = self._clock.now()
                 if self._bell.requests:
-                    # The signal is the wish, so the grace begins now. The ranks alone get it: to
+                    # The signal is the request, so the grace begins now. The ranks alone get it: to
                     # save, they need the processes that they started.
                     watch.kill_after = self._terms.grace_seconds
                     trainer.signal(signal.SIGTERM)
@@ -251,12 +251,12 @@ class Watchdog:
                 return
             self._bell.wait(TICK / 5)
 
-    def _wish(self, watch: _Watch) -> Control | None:
-        """Return the wish that the trainer obeyed or was made to obey, a withdrawn one too."""
+    def _in_force(self, watch: _Watch) -> Control | None:
+        """Return the request that the trainer obeyed or was made to obey, even one withdrawn since."""
         self._look(watch)  # the last one may have come after our last look
-        if watch.wish is None and self._bell.requests:
+        if watch.requested is None and self._bell.requests:
             return Control(desired=Desired.STOP, reason=self._bell.requests[0])
-        return watch.wish
+        return watch.requested
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:

@@ -11,7 +11,7 @@ from trainer.config import TrainingConfig
 from trainer.contract.errors import TrainingFailed
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.metrics import read_metrics
-from trainer.engine.control import Wish
+from trainer.engine.control import ControlReader
 from trainer.training.train import train
 
 STEPS = 10  # the first is warm-up
@@ -19,7 +19,7 @@ LONGEST_SECONDS = 20.0  # then what was seen must do
 ROWS = 500
 
 
-class Hurry(Wish):
+class Hurry(ControlReader):
     """Ends a training after so many seconds."""
 
     def __init__(self, directory: JobDirectory, seconds: float) -> None:

@@ -26,10 +26,10 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
-from trainer.engine.collectives import first_here_first, highest, of_first, together
-from trainer.engine.control import Interrupted, Wish
+from trainer.engine.collectives import first_here_first, highest, of_first, process_group
+from trainer.engine.control import ControlReader, Interrupted
 from trainer.engine.custom_code import load_callbacks
-from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.failures import translate
 from trainer.engine.malloc import keep_freed_memory
 from trainer.engine.model import load_model, load_tokenizer
@@ -47,7 +47,7 @@ from trainer.supervision.ranks import record_failure
 
 if TYPE_CHECKING:
     from trainer.engine.callbacks import Evaluation, Obedience
-    from trainer.engine.job_trainer import Run
+    from trainer.engine.job_trainer import TrainingRun
     from trainer.training.usage import Usage
 
 ENVIRONMENT = {
@@ -71,22 +71,22 @@ def main(job_directory: str) -> int:
         os.environ.setdefault(name, value)
     keep_freed_memory()
     directory = JobDirectory(job_directory)
-    wish = Wish(directory)
+    control_reader = ControlReader(directory)
     try:
-        wish.listen()
-        state = train(directory, wish)
+        control_reader.listen()
+        state = train(directory, control_reader)
     except Interrupted:
-        state = wish.end_state() or JobState.STOPPED
+        state = control_reader.end_state() or JobState.STOPPED
     except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
         return _fail(directory, error)
-    reason = "" if state is JobState.COMPLETED else wish.control().reason
+    reason = "" if state is JobState.COMPLETED else control_reader.control().reason
     if own_rank().is_first_here:
         directory.update_status(state=state, reason=reason)
     _say(f"{state}{f': {reason}' if reason else ''}")
     return 0
 
 
-def train(directory: JobDirectory, wish: Wish) -> JobState:
+def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
     """Run the job from wherever it stands to its end; return the state it ended in."""
     config = read_config(directory)
     if is_whole(directory.output):
@@ -103,27 +103,29 @@ def train(directory: JobDirectory, wish: Wish) -> JobState:
             _say(f"dataset {config.dataset.path}: {facts['rows']} rows, format {facts['format']}")
     if rank.is_first:
         start_trackers(directory, config)
-    with together():
-        return _train(directory, config, wish)
+    with process_group():
+        return _train(directory, config, control_reader)
 
 
-def _train(directory: JobDirectory, config: TrainingConfig, wish: Wish) -> JobState:
+def _train(
+    directory: JobDirectory, config: TrainingConfig, control_reader: ControlReader
+) -> JobState:
     """Do what needs torch, and the other processes where there are several."""
     run, data, usage = _prepare(directory, config)
-    trainer, obedience, evaluation = _assemble(run, wish)
+    trainer, obedience, evaluation = _assemble(run, control_reader)
     trainer.add_callback(usage)
     resume = _resume_point(directory)
     trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
 
-    wish.training = True
-    if state := agreed_end_state(wish):
+    control_reader.training = True
+    if state := agreed_end_state(control_reader):
         return state
     if resume and evaluation.has_ended(_state_of(resume)):
         trainer._load_from_checkpoint(str(resume))  # only the output is missing
     else:
-        with old_names_allowed():
+        with deprecations_allowed():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    wish.training = False
+    control_reader.training = False
     if own_rank().is_first:
         end_trackers(directory, config)
     if obedience.end_state:
@@ -179,12 +181,14 @@ def read_config(directory: JobDirectory) -> TrainingConfig:
     return validated(TrainingConfig, job.get("config"), str(directory.job))
 
 
-def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict[str, Any], Usage]:
+def _prepare(
+    directory: JobDirectory, config: TrainingConfig
+) -> tuple[TrainingRun, dict[str, Any], Usage]:
     """Load model and tokenizer, tokenise the data, predict the memory; this imports torch."""
     _say("loading libraries")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels not used here
     from trainer.data.tokenization import prepare_datasets
-    from trainer.engine.job_trainer import Run
+    from trainer.engine.job_trainer import TrainingRun
     from trainer.engine.memory import predicted
     from trainer.training.usage import Usage
 
@@ -209,7 +213,7 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
             processes=own_rank().world_size,
         )
     )
-    run = Run(
+    run = TrainingRun(
         config=decided,
         directory=directory,
         model=model,
@@ -227,7 +231,7 @@ def _prepare(directory: JobDirectory, config: TrainingConfig) -> tuple[Run, dict
     return run, data.facts, Usage(memory)
 
 
-def _made(run: Run) -> dict[str, Any]:
+def _made(run: TrainingRun) -> dict[str, Any]:
     """Return what was decided here, for the report: the job leaves it to the trainer."""
     from trainer.engine.arguments import precision
 
@@ -258,14 +262,14 @@ def _note_dropped(directory: JobDirectory, facts: dict[str, Any]) -> None:
         note_event(directory, Kind.ROWS_DROPPED, message, dropped=dropped, rows=facts["rows"])
 
 
-def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
+def _assemble(run: TrainingRun, control_reader: ControlReader) -> tuple[Any, Obedience, Evaluation]:
     """Build the method's trainer and hang our callbacks into it."""
     import transformers
 
     from trainer.engine.callbacks import Evaluation, Obedience, Recorder
 
     transformers.utils.logging.set_verbosity_warning()
-    obedience, evaluation = Obedience(wish), Evaluation(run.config)
+    obedience, evaluation = Obedience(control_reader), Evaluation(run.config)
     run.protected_steps = evaluation.best_steps
     trainer = importlib.import_module(METHODS[run.config.method].module).build(run)
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
@@ -278,7 +282,7 @@ def _assemble(run: Run, wish: Wish) -> tuple[Any, Obedience, Evaluation]:
     return trainer, obedience, evaluation
 
 
-def _evaluates_on_start(run: Run) -> bool:
+def _evaluates_on_start(run: TrainingRun) -> bool:
     return run.eval_dataset is not None and run.config.eval_on_start
 
 

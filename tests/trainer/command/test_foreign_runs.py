@@ -83,7 +83,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("desired", "state"), [(Desired.PAUSE, JobState.PAUSED), (Desired.STOP, JobState.STOPPED)]
 )
-def test_a_wish_lets_the_command_save_and_end_and_resume(tmp_path, desired, state):
+def test_a_request_lets_the_command_save_and_end_and_resume(tmp_path, desired, state):
     job = foreign(tmp_path / "job", "--hold", "13")
     process = job.start()
     at_step(job, 13)

@@ -1,4 +1,4 @@
-"""The wish to pause or stop: control.json, or a signal."""
+"""The request to pause or stop: control.json, or a signal."""
 
 import os
 import signal
@@ -9,47 +9,47 @@ import pytest
 from supervised import ENVIRONMENT
 
 from trainer.contract.job_directory import Desired, JobDirectory, JobState
-from trainer.engine.control import ENDED_BY_SIGNAL, Wish
+from trainer.engine.control import ENDED_BY_SIGNAL, ControlReader
 
 
 @pytest.mark.parametrize(
     ("desired", "state"),
     [(Desired.RUN, None), (Desired.PAUSE, JobState.PAUSED), (Desired.STOP, JobState.STOPPED)],
 )
-def test_the_wish_in_the_file_is_seen(tmp_path, desired, state):
+def test_the_request_in_the_file_is_seen(tmp_path, desired, state):
     directory = JobDirectory(tmp_path)
-    wish = Wish(directory)
-    assert wish.end_state() is None
+    control_reader = ControlReader(directory)
+    assert control_reader.end_state() is None
 
     directory.request(desired, reason="because")
 
-    assert wish.end_state() is state
-    assert wish.control().reason == "because"
+    assert control_reader.end_state() is state
+    assert control_reader.control().reason == "because"
 
 
-def test_a_wish_can_be_withdrawn(tmp_path):
+def test_a_request_can_be_withdrawn(tmp_path):
     directory = JobDirectory(tmp_path)
-    wish = Wish(directory)
+    control_reader = ControlReader(directory)
     directory.request(Desired.PAUSE)
-    assert wish.end_state() is JobState.PAUSED
+    assert control_reader.end_state() is JobState.PAUSED
 
     directory.request(Desired.RUN)
 
-    assert wish.end_state() is None
+    assert control_reader.end_state() is None
 
 
-def test_an_unreadable_wish_is_to_run(tmp_path):
+def test_an_unreadable_request_is_to_run(tmp_path):
     directory = JobDirectory(tmp_path)
     directory.control.write_text('{"desired": "explode"}')
 
-    assert Wish(directory).end_state() is None
+    assert ControlReader(directory).end_state() is None
 
 
 LISTEN = """
 import os, signal, sys
 from trainer.contract.job_directory import *
-from trainer.engine.control import Interrupted, Wish
-wish = Wish(JobDirectory(sys.argv[1])); wish.listen()
+from trainer.engine.control import ControlReader, Interrupted
+control_reader = ControlReader(JobDirectory(sys.argv[1])); control_reader.listen()
 kill = lambda: os.kill(os.getpid(), signal.SIGTERM)
 """
 
@@ -59,8 +59,10 @@ def listening(root: os.PathLike[str], script: str) -> subprocess.CompletedProces
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def test_a_signal_while_training_is_a_wish_to_stop(tmp_path):
-    done = listening(tmp_path, "wish.training = True; kill(); print(wish.end_state())")
+def test_a_signal_while_training_is_a_request_to_stop(tmp_path):
+    done = listening(
+        tmp_path, "control_reader.training = True; kill(); print(control_reader.end_state())"
+    )
 
     assert (done.returncode, done.stdout) == (0, "stopped\n")
 
@@ -68,7 +70,9 @@ def test_a_signal_while_training_is_a_wish_to_stop(tmp_path):
 def test_a_signal_does_not_turn_a_pause_into_a_stop(tmp_path):
     JobDirectory(tmp_path).request(Desired.PAUSE)
 
-    done = listening(tmp_path, "wish.training = True; kill(); print(wish.end_state())")
+    done = listening(
+        tmp_path, "control_reader.training = True; kill(); print(control_reader.end_state())"
+    )
 
     assert done.stdout == "paused\n"
 
@@ -80,7 +84,9 @@ def test_a_signal_before_training_ends_it_at_once(tmp_path):
 
 
 def test_a_second_signal_ends_the_process(tmp_path):
-    done = listening(tmp_path, "wish.training = True; kill(); kill(); print('still here')")
+    done = listening(
+        tmp_path, "control_reader.training = True; kill(); kill(); print('still here')"
+    )
 
     assert (done.returncode, done.stdout) == (ENDED_BY_SIGNAL, "")
     assert ENDED_BY_SIGNAL == 128 + signal.SIGTERM

@@ -7,7 +7,7 @@ import pytest
 from jobs import Job, PausesAfter
 
 from trainer.contract.job_directory import Desired, JobState
-from trainer.engine.deprecations import old_names_allowed
+from trainer.engine.deprecations import deprecations_allowed
 
 pytestmark = pytest.mark.xdist_group("torch")
 LORA = {"r": 4, "lora_alpha": 8}
@@ -100,7 +100,7 @@ def test_the_output_loads_in_peft_and_says_something_else_than_the_base(trained)
 
     output = trained.directory.output
     tokens = torch.arange(20, 40)[None]
-    with torch.no_grad(), old_names_allowed():
+    with torch.no_grad(), deprecations_allowed():
         model = AutoModelForCausalLM.from_pretrained(trained.config["model"])
         base = model(tokens).logits[:, -1]
         model = peft.PeftModel.from_pretrained(model, output).eval()
@@ -120,7 +120,7 @@ def test_the_model_cards_own_words_load_it(trained, monkeypatch):
     monkeypatch.chdir(output)
 
     scope: dict[str, Any] = {}
-    with old_names_allowed():
+    with deprecations_allowed():
         exec(code, scope)  # noqa: S102 - it is ours
 
     quantised = getattr(scope["model"], "hf_quantizer", None) is not None

@@ -284,10 +284,10 @@ def test_a_trainer_whose_starter_dies_first_never_starts(tmp_path):
     script = """
 import os, sys
 from pathlib import Path
-from trainer.supervision.process import Trainer
+from trainer.supervision.process import TrainerProcess
 root = Path(sys.argv[1])
 command = ['touch', str(root / 'started')]
-trainer = Trainer(command, log=root / 'log', lock=0)
+trainer = TrainerProcess(command, log=root / 'log', lock=0)
 print(trainer.pid, flush=True)
 os._exit(0)
 """

@@ -1,4 +1,4 @@
-"""Wishes, signals, deadlines and the command line of the supervisor. Every process is real."""
+"""Requests, signals, deadlines and the command line of the supervisor. Every process is real."""
 
 import json
 import os
@@ -28,7 +28,7 @@ time.sleep(600)
 @pytest.mark.parametrize(
     ("verb", "state", "code"), [("--pause", "paused", 3), ("--stop", "stopped", 4)]
 )
-def test_the_trainer_obeys_a_wish(tmp_path, verb, state, code):
+def test_the_trainer_obeys_a_request(tmp_path, verb, state, code):
     job = Supervised(tmp_path, OBEDIENT, stop_grace_seconds=600)
     supervisor = job.start()
     job.until(JobState.RUNNING)
@@ -40,7 +40,7 @@ def test_the_trainer_obeys_a_wish(tmp_path, verb, state, code):
     assert job.status.reason == f"{verb[2:]} was asked for by command"
 
 
-def test_a_wish_from_before_the_start_is_obeyed_until_it_is_withdrawn(tmp_path):
+def test_a_request_from_before_the_start_is_obeyed_until_it_is_withdrawn(tmp_path):
     job = Supervised(tmp_path, "state('completed')")
     job.run("--pause")
 
@@ -88,7 +88,7 @@ def test_a_trainer_with_nothing_to_save_is_ended_at_once(tmp_path):
     assert job.status.exit_code == -signal.SIGTERM
 
 
-def test_a_wish_withdrawn_before_the_trainer_ended_starts_it_again(tmp_path):
+def test_a_request_withdrawn_before_the_trainer_ended_starts_it_again(tmp_path):
     script = """
 if attempt == 1:
     state('running'); wait_for(lambda: wanted() == 'pause')

@@ -26,7 +26,7 @@ from trainer.supervision.verdict import (
     signal_of,
     usable_divisor,
 )
-from trainer.supervision.watchdog import Order, View, next_order
+from trainer.supervision.watchdog import Observation, Order, next_order
 
 TERMS = Terms(stall_seconds=60, grace_seconds=10)
 PAUSE = Control(desired=Desired.PAUSE, reason="lunch")
@@ -94,19 +94,19 @@ def test_an_unrecorded_failure_quotes_the_last_line():
     assert verdict.error.message == "The trainer ended with exit code 3: ValueError: odd."
 
 
-def test_a_trainer_killed_for_a_wish_rests_as_wished():
-    verdict = judge(running(-9, wish=PAUSE, terminated=True), TERMS)
+def test_a_trainer_killed_for_a_request_rests_as_requested():
+    verdict = judge(running(-9, requested=PAUSE, terminated=True), TERMS)
 
     assert (verdict.state, verdict.reason, verdict.error) == (JobState.PAUSED, "lunch", None)
 
 
-def test_a_failure_that_a_retry_would_mend_does_not_spoil_a_wish():
-    assert judge(failed(OutOfMemory("Too big."), wish=PAUSE), TERMS).state is JobState.PAUSED
+def test_a_failure_that_a_retry_would_mend_does_not_spoil_a_request():
+    assert judge(failed(OutOfMemory("Too big."), requested=PAUSE), TERMS).state is JobState.PAUSED
 
 
-def test_a_failure_that_nothing_mends_is_told_in_spite_of_a_wish():
-    assert judge(failed(DiskFull("Full."), wish=PAUSE, terminated=True), TERMS).error
-    assert judge(running(1, wish=PAUSE), TERMS).state is JobState.FAILED
+def test_a_failure_that_nothing_mends_is_told_in_spite_of_a_request():
+    assert judge(failed(DiskFull("Full."), requested=PAUSE, terminated=True), TERMS).error
+    assert judge(running(1, requested=PAUSE), TERMS).state is JobState.FAILED
 
 
 def test_restarts_are_counted_up_to_the_limit():
@@ -159,21 +159,21 @@ def test_a_wrong_entry_of_the_job_is_named(record, named):
 
 
 @pytest.mark.parametrize(
-    ("view", "order"),
+    ("seen", "order"),
     [
-        (View(), Order.WAIT),
-        (View(still=60), Order.DUMP),
-        (View(still=60, wished=1, grace=5), Order.WAIT),
-        (View(wished=5, grace=5), Order.TERMINATE),
-        (View(wished=0, grace=5, initializing=True), Order.TERMINATE),
-        (View(wished=10, grace=5, terminated=4.9), Order.WAIT),
-        (View(wished=10, grace=5, terminated=5), Order.KILL),
-        (View(requests=1), Order.TERMINATE),
-        (View(requests=1, terminated=6, kill_after=10), Order.WAIT),
-        (View(requests=2, terminated=0), Order.KILL),
-        (View(resting=9, still=60), Order.WAIT),
-        (View(resting=10), Order.KILL),
+        (Observation(), Order.WAIT),
+        (Observation(still=60), Order.DUMP),
+        (Observation(still=60, requested=1, grace=5), Order.WAIT),
+        (Observation(requested=5, grace=5), Order.TERMINATE),
+        (Observation(requested=0, grace=5, initializing=True), Order.TERMINATE),
+        (Observation(requested=10, grace=5, terminated=4.9), Order.WAIT),
+        (Observation(requested=10, grace=5, terminated=5), Order.KILL),
+        (Observation(requests=1), Order.TERMINATE),
+        (Observation(requests=1, terminated=6, kill_after=10), Order.WAIT),
+        (Observation(requests=2, terminated=0), Order.KILL),
+        (Observation(resting=9, still=60), Order.WAIT),
+        (Observation(resting=10), Order.KILL),
     ],
 )
-def test_what_the_watchdog_does_next(view, order):
-    assert next_order(view, TERMS) is order
+def test_what_the_watchdog_does_next(seen, order):
+    assert next_order(seen, TERMS) is order

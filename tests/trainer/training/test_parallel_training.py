@@ -218,11 +218,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM
 
-from trainer.engine.collectives import together
+from trainer.engine.collectives import process_group
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
 
-with together():
+with process_group():
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
     model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}

@@ -82,7 +82,7 @@ def test_a_job_paused_after_every_other_step_is_the_same(tmp_path, make_job, uni
     assert_ends_like(uninterrupted, job)
 
 
-def test_a_wish_before_the_first_step_makes_none(tmp_path, make_job):
+def test_a_request_before_the_first_step_makes_no_step(tmp_path, make_job):
     job = make_job(tmp_path / "job", **SETTINGS)
     job.directory.request(Desired.STOP)
 
