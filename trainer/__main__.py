@@ -25,6 +25,7 @@ from trainer.supervision.supervisor import Supervisor, job_terms, ownership
 from trainer.supervision.verdict import Terms
 
 BAD_USAGE = 2
+# Callers branch on these numbers: once released, they stay.
 NOT_OURS = 5
 EXIT_CODES = {
     JobState.COMPLETED: 0,
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_USAGE
     except OSError as error:
         _complain(f"{error.filename or job.root}: {error.strerror}.")
+        # Not BAD_USAGE: the command was right, the file system was not.
         return EXIT_CODES[JobState.FAILED]
 
 
@@ -66,6 +68,8 @@ def supervise(job: JobDirectory, terms: Terms) -> int:
     with ownership(job) as lock:
         if lock is None:
             pid = job.read_status().pid
+            # The owner may have ended since; then its pid in the status is merely the last one
+            # known.
             _complain(f"{job.root} is in use by another process ({pid}); wait until it ends.")
             return NOT_OURS
         state = Supervisor(job, terms, lock, echo=True).run()
@@ -77,20 +81,24 @@ def supervise(job: JobDirectory, terms: Terms) -> int:
 
 
 def supervise_detached(job: JobDirectory, terms: Terms) -> int:
-    """Supervise in a process that outlives this one; say which."""
+    """Supervise in a process that outlives this one; print its process id."""
     with ownership(job) as lock:
         if lock is None:
             pid = job.read_status().pid
         else:
+            # The forked process inherits the descriptor, and with it the lock: no gap in which
+            # another supervisor could take the directory between our exit and the child's start.
             pid = detach(functools.partial(_work, job, terms, lock), job.log)
     _say({"pid": pid, "already_running": lock is None})
     return 0
 
 
 def show_status(job: JobDirectory, terms: Terms) -> int:
-    """Show what is so."""
+    """Print the status, the sizes of the files that grow, and whether anything is alive."""
     del terms
-    alive = job.is_alive()  # asked first: a state of rest with nobody alive is then final
+    # Before the status is read: if nothing was alive then, a state of rest read afterwards
+    # is final. In the other order a trainer could still write between the two.
+    alive = job.is_alive()
     sizes = {f"{path.stem}_bytes": _size(path) for path in (job.log, job.metrics, job.events)}
     _say({**dataclasses.asdict(job.read_status()), **sizes, "alive": alive})
     return 0
@@ -101,7 +109,7 @@ def _size(path: Path) -> int:
 
 
 def request(desired: Desired, job: JobDirectory, terms: Terms) -> int:
-    """Write what is wanted."""
+    """Write a request to run, pause or stop."""
     job.request(
         desired, grace_seconds=terms.grace_seconds, reason=f"{desired} was asked for by command"
     )
@@ -118,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Supervise the training job in a job directory, in the foreground.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        # An abbreviation that works today becomes ambiguous when an option is added.
         allow_abbrev=False,
     )
     parser.add_argument("job_directory", metavar="JOBDIR", help="the folder that holds job.json")

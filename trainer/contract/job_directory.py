@@ -1,8 +1,8 @@
-"""The folder through which orchestrator and trainer speak. Standard library only.
+"""The folder through which orchestrator and trainer communicate. Standard library only.
 
     job.json         in    the training config, the run's id, the limits
     control.json     in    what is wanted: run, pause or stop
-    lease            in    touched by the orchestrator; stale means nobody wants this any more
+    lease            in    touched by the orchestrator; a stale one means that it is gone
     status.json      out   what is so: state, step, process ids, error; replaced atomically
     train.log        out   everything printed, append only
     metrics.jsonl    out   one object per logging step, append only
@@ -12,8 +12,8 @@
     output/          out   the adapter or model, whole only with its MANIFEST.json
     reports/         out   what TensorBoard, wandb and mlflow write
 
-It is files because files survive: the orchestrator may die, the network may go, another
-orchestrator may attach, and the truth is still here.
+Files, because files survive: the orchestrator may die, the network may fail, another orchestrator
+may attach, and the truth is still here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainer.contract.files import read_json, replace_json
 MERGED, GGUF = "merged", "gguf"
 """Folders of an output: the merged model, and files for llama.cpp."""
 LEASE_EXPIRED = "lease expired"
-"""How the reason of a stop begins that came because nobody renewed the lease."""
+"""How the reason begins when a job stopped because nobody renewed the lease."""
 
 
 class JobState(StrEnum):
@@ -68,7 +68,7 @@ class Control:
     """The request in `control.json`.
 
     `grace_seconds` is how long the trainer may take to save and end before it is killed. It is
-    relative, counted by whoever reads it, so that two clocks need not agree.
+    relative, counted by the process that reads it, so that two clocks need not agree.
     """
 
     desired: Desired = Desired.RUN
@@ -100,7 +100,7 @@ class Status:
     batch_divisor: int = 1
     """What the batch size is divided by since memory ran out; accumulation is multiplied."""
     learning_rate_factor: float = 1.0
-    """What the learning rate is multiplied by since the loss was no number."""
+    """What the learning rate is multiplied by since the loss was NaN or infinite."""
     peak_rss_bytes: int = 0
     started_at: str | None = None
     updated_at: str | None = None
@@ -172,6 +172,7 @@ class JobDirectory:
 
         One process writes at a time: the supervisor while no trainer lives, else the trainer.
         """
+        # Read, change, write without a lock: safe only because one process writes at a time.
         status = dataclasses.replace(self.read_status(), **changes, updated_at=utc_now())
         replace_json(self.status, dataclasses.asdict(status), durable=durable)
         return status
@@ -186,9 +187,12 @@ class JobDirectory:
         so it is free only when supervisor and trainer are both gone, however they went.
         """
         self.root.mkdir(parents=True, exist_ok=True)
+        # The file is never removed: if it were, two processes could lock two files of that name.
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
+                # flock(2), not fcntl(2) or lockf(3): those belong to the process and are lost at
+                # fork.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield None
@@ -215,6 +219,7 @@ class JobDirectory:
 def parse_status(record: dict[str, Any] | None) -> Status:
     """Return the status in a record of `status.json`; unknown entries are passed over."""
     known = {field.name for field in dataclasses.fields(Status)}
+    # A newer trainer may write fields that an older orchestrator does not know.
     facts = {name: value for name, value in (record or {}).items() if name in known}
     try:
         return Status(**{**facts, "state": JobState(facts.get("state", JobState.CREATED))})

@@ -45,7 +45,7 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this machine tells how the job stands; the others take part."""
+        """Whether this machine reports how the job stands; the others take part."""
         return self.node_rank == 0
 
     @property
@@ -67,14 +67,21 @@ class World:
         """
         if self.processes == 1:
             return {}
+        # Below the stall timeout on purpose: the rank that waits in vain then fails with an error
+        # that names the collective, instead of being killed as stalled along with the one that
+        # hangs.
         timeout = max(1, int(TIMEOUT_SHARE * stall_seconds))
         defaults = {
+            # Otherwise every process starts as many threads as there are cores, as torchrun warns
+            # too.
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.processes_here)),
+            # https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # a collective that hangs ends its process
             "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": str(timeout),
             **_loopback(self),
         }
         return {
+            # These are tuning, so the user may override them. The ranks below are ours alone.
             **{name: value for name, value in defaults.items() if name not in os.environ},
             "RANK": str(self.rank_of(local_rank)),
             "WORLD_SIZE": str(self.processes),
@@ -140,6 +147,7 @@ def read_world(record: Mapping[str, Any]) -> World:
     found: dict[str, int] = {}
     for name, least in numbers.items():
         value = found[name] = entry.get(name, least)
+        # Not isinstance: True is an int to Python.
         if type(value) is not int or value < least:
             raise ConfigError(f"job.json: world.{name} is {value!r}, not a number from {least} up.")
     factor = entry.get("learning_rate_factor", 1.0)
@@ -168,5 +176,8 @@ def read_world(record: Mapping[str, Any]) -> World:
 
 
 def _loopback(world: World) -> dict[str, str]:
-    """Return by which network gloo goes: within one machine none that a name must lead to."""
+    """Return which network gloo uses: within one machine, the loopback.
+
+    Left alone it resolves the host's own name, which in a container may lead nowhere.
+    """
     return {"GLOO_SOCKET_IFNAME": "lo"} if world.nodes == 1 and sys.platform == "linux" else {}

@@ -171,7 +171,8 @@ class ChatEncoder:
         starts = [start for start, _ in offsets]
         ends = [end for _, end in offsets]
         for start, end in spans:
-            # Byte-level tokenizers trim spaces from offsets: a token of spaces is empty, at its end.
+            # Byte-level tokenizers trim spaces from offsets: a token of spaces is empty, at its
+            # end.
             first = bisect_right(ends, start)
             stop = max(bisect_left(starts, end), bisect_right(ends, end))
             last = next((i for i in range(stop - 1, first - 1, -1) if ids[i] in self.special), None)
@@ -195,7 +196,8 @@ class ChatEncoder:
 
     def _call_template(self, messages: list[Message], **options: bool) -> Any:
         # `apply_chat_template` calls this too. Its own mask of tokens is not used: where a tagged
-        # part ends in a space that belongs to no token's offsets, it marks all the rest of the chat.
+        # part ends in a space that belongs to no token's offsets, it marks all the rest of the
+        # chat.
         return render_jinja_template(
             conversations=[messages],
             chat_template=self.template,

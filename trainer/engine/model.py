@@ -74,7 +74,8 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     choose_attention(model, config.attn_implementation)
     if config.peft is not None:
         model = add_adapters(model, config)
-        # Without autocast, as on a CPU or where answers are generated, precisions must not be mixed.
+        # Without autocast, as on a CPU or where answers are generated, precisions must not be
+        # mixed.
         if torch.cuda.is_available() and not method.generates:
             as_masters(model)
         # FSDP and DeepSpeed gather weights when a layer is called; a compiler fuses by itself.

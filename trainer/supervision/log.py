@@ -1,4 +1,4 @@
-"""Logs: what is appended to them, quoted of them and shown of them. Standard library only."""
+"""Logs: appending to them, quoting from them and echoing them. Standard library only."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class Echo:
     def __init__(self, log: Path, *, on: bool) -> None:
         self._on = on
         self._log = os.open(log, os.O_RDONLY | os.O_CREAT, 0o644)
+        # What earlier attempts printed is not shown again.
         self._offset = os.fstat(self._log).st_size
 
     def show(self, patience: float = 0.0, chunks: int = MAX_CHUNKS) -> None:
         """Show what is new; a reader that takes nothing is waited for `patience` seconds."""
         for _ in range(chunks if self._on else 0):
-            # A pipe that is ready takes this much at once, so the write does not block.
+            # POSIX: a pipe that select() calls writable takes PIPE_BUF bytes without blocking. A
+            # larger write could block on a reader that has stopped, and the watchdog with it.
             chunk = os.pread(self._log, select.PIPE_BUF, self._offset)
             try:
                 if not chunk or not select.select([], [1], [], patience)[1]:
@@ -41,10 +43,12 @@ def last_lines(log: Path, offset: int = 0) -> tuple[str, ...]:
     """Return the last lines after `offset` that have anything to read in them."""
     try:
         with log.open("rb") as stream:
+            # Logs reach gigabytes; an error message quotes a handful of lines.
             stream.seek(max(offset, stream.seek(0, os.SEEK_END) - TAIL))
             lines = stream.read().decode(errors="replace").splitlines()
     except OSError:
         return ()
+    # Escape sequences and NULs, as progress bars leave them, have no place in a status file.
     readable = ("".join(filter(str.isprintable, line)).strip() for line in lines)
     return tuple(filter(None, readable))
 
@@ -55,6 +59,7 @@ class _Patient(io.FileIO):
     _held = b""
 
     def write(self, data: Any, /) -> int:
+        # Bounded: a disk may stay full for days. The newest output is what explains an end.
         self._held = (self._held + bytes(data))[-HELD:]
         try:
             while self._held and (written := super().write(self._held)):
@@ -62,11 +67,16 @@ class _Patient(io.FileIO):
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
+        # The whole length, even if some of it is held: a smaller count would make BufferedWriter
+        # retry at once, and an exception would end the training for the sake of a log line.
         return len(data)
 
 
 def outlive_full_disks() -> None:
-    """Let whoever prints go on while the log's disk is full; for a process of its own."""
+    """Keep print() from failing while the log's disk is full; for a process of its own.
+
+    It replaces sys.stdout and sys.stderr, so call it before anything keeps a reference to them.
+    """
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(
             io.BufferedWriter(_Patient(number, "w", closefd=False)),

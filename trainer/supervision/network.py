@@ -1,11 +1,11 @@
 """python -m trainer.supervision.network: how machines that train one job find each other. Stdlib only.
 
-    port                           prints a port of this machine that is free
-    listen PORT COUNT SECONDS      waits until so many have come
-    reach ADDRESS PORT SECONDS     comes, and prints the network interface that leads there
+    port                           prints a free port of this machine
+    listen PORT COUNT SECONDS      waits until COUNT others have connected
+    reach ADDRESS PORT SECONDS     connects, and prints the network interface that leads there
 
-The last two are tried before the trainers are started: these would wait for each other for half an
-hour, and then say little of the cause.
+The last two run before the trainers are started: those would wait for each other for half an hour,
+and then say little about the cause.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ SIOCGIFADDR = 0x8915  # Linux's request for the IPv4 address of an interface
 
 def free_port() -> int:
     """Return a port that nobody listens on now."""
+    # Port 0: the kernel picks one. It is free again once this closes, so another process may take
+    # it before the trainers bind it; they then fail to meet, which is retried with a new port.
     with socket.create_server(("", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -43,7 +45,9 @@ def listen(port: int, count: int, seconds: float) -> None:
         for _ in range(count):
             server.settimeout(max(0.01, deadline - time.monotonic()))
             guest, _address = server.accept()
-            with guest:  # who hangs up last keeps the port busy for a minute: that is the guest
+            # TIME_WAIT stays with the side that closes first (RFC 9293, 3.6). recv() returns when
+            # the guest has closed, so the port here is free at once for torch's own rendezvous.
+            with guest:
                 guest.settimeout(max(0.01, deadline - time.monotonic()))
                 guest.recv(1)
 
@@ -52,7 +56,7 @@ def reach(address: str, port: int, seconds: float) -> str | None:
     """Connect to a port of another machine, or of this one.
 
     Returns:
-        The name of the interface by which it is reached; None where that cannot be told.
+        The name of the interface by which it is reached; None where that is unknown.
 
     Raises:
         OSError: it cannot be reached; of several tries the last one's.
@@ -75,6 +79,9 @@ def interface_of(address: str) -> str | None:
         for _, name in socket.if_nameindex():
             request = struct.pack("256s", name.encode()[:15])
             try:
+                # struct ifreq of netdevice(7): 16 bytes of name, then a sockaddr_in whose address
+                # begins 4 bytes in. So name[:15] leaves room for the NUL, and the address is at
+                # [20:24].
                 answer = fcntl.ioctl(probe.fileno(), SIOCGIFADDR, request)
             except OSError:  # it has no IPv4 address
                 continue
@@ -84,7 +91,7 @@ def interface_of(address: str) -> str | None:
 
 
 def main(words: list[str]) -> int:
-    """Carry out one verb; the exit code is 1 when nobody was met."""
+    """Carry out one verb; the exit code is 1 when the others were not met."""
     answer: dict[str, object] = {}
     try:
         match words:

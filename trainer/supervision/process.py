@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
 REQUESTS = frozenset({signal.SIGTERM, signal.SIGINT})
-CANNOT_START = 127  # the exit code by which shells say it too
+CANNOT_START = 127  # the exit code of shells for a command that was not found
 
 
 class Bell:
@@ -26,8 +26,13 @@ class Bell:
         self.requests: list[str] = []
         self._reader, writer = os.pipe()
         os.set_blocking(self._reader, False)
+        # Python requires it for a wakeup descriptor: the C handler must never block.
+        # https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd
         os.set_blocking(writer, False)
+        # Without it a signal between poll() and select() would wait for the next tick: since PEP
+        # 475 select() is resumed after a handler that does not raise.
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        # The default disposition ignores SIGCHLD, and then no byte is written to the pipe.
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in REQUESTS:
@@ -39,6 +44,7 @@ class Bell:
     def wait(self, seconds: float) -> None:
         """Sleep for `seconds`, or until something happens."""
         if select.select([self._reader], [], [], seconds)[0]:
+            # Drain it, or the next wait would return at once for events that were seen already.
             os.read(self._reader, 512)
 
 
@@ -71,13 +77,16 @@ class TrainerProcess:
             variables: what is added to its environment.
             silent: let standard output be lost.
         """
+        # Pipes of Python are close-on-exec (PEP 446), so the trainer itself inherits no end of it.
         gate, self._opener = os.pipe()
-        # A request that comes between fork and exec must end the child, not wake a handler
-        # in its copy of this process.
+        # A request that comes between fork and exec must end the child. Unblocked, it would run our
+        # handler in the copy of this process, be counted there, and be lost at exec.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
         self.code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
+            # The child's copy of the write end: as long as it is open, the read below never sees
+            # the end of file that tells it that its starter has died.
             os.close(self._opener)
             _become(
                 command,
@@ -92,6 +101,8 @@ class TrainerProcess:
         self._group = group or self.pid
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(gate)
+        # Parent and child both set the group, as either may run first; without this one a signal to
+        # the group could come before the child has joined it.
         with suppress(OSError):
             os.setpgid(self.pid, self._group)
 
@@ -105,6 +116,8 @@ class TrainerProcess:
         trace: TracebackType | None,
     ) -> None:
         self._close_gate()
+        # The whole group: data loaders, or the command that the trainer runs, would otherwise keep
+        # the GPU's memory from the next attempt.
         self.signal_group(signal.SIGKILL)
         if self.code is None:
             self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -126,11 +139,13 @@ class TrainerProcess:
     def signal(self, number: int) -> None:
         """Send a signal to the trainer alone, if it lives."""
         if self.code is None:
+            # Not reaped yet, so the pid is still ours even if the process has ended.
             os.kill(self.pid, number)
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the trainer and every process that it started."""
-        with suppress(ProcessLookupError, PermissionError):  # macOS: only zombies are left
+        # macOS answers EPERM when only zombies are left in a group.
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._group, number)
 
     def _close_gate(self) -> None:
@@ -153,11 +168,14 @@ def detach(work: Callable[[Callable[[], None]], int], log: Path) -> int:
     if child == 0:
         os.close(reader)
         os.setsid()
+        # The second fork of daemon(7).
         if os.fork():  # a process that leads no session can never get a terminal
             os._exit(0)
         _detached(work, log, writer)
     os.close(writer)
     os.waitpid(child, 0)
+    # Reads to the end of file: the pid comes first, and the end when `announce` closes the writer
+    # or the process dies. Until then the caller must not report a start that may yet fail.
     with os.fdopen(reader, "rb") as stream:
         return int(stream.read())
 
@@ -187,25 +205,32 @@ def _become(
 ) -> NoReturn:
     """Turn this forked process into the trainer."""
     try:
+        # Nothing of the supervisor's signal handling may survive exec: ignored signals are
+        # inherited (SIGPIPE is ignored by Python), and SIGHUP stays ignored on purpose.
         os.setpgid(0, group)
         signal.set_wakeup_fd(-1)
         for number in (*REQUESTS, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # No byte means end of file: the supervisor died before its record of this pid was on disk.
         if os.read(gate, 1):
             _redirect(log, silent=silent)
+            # flock(2) belongs to the open file: with this copy the directory stays locked as long
+            # as the trainer lives, even if the supervisor is killed.
             os.set_inheritable(lock, True)  # noqa: FBT003  its only parameter
             settings = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
             os.execvpe(command[0], list(command), {**os.environ, **settings, **variables})  # noqa: S606  no shell is meant
     except OSError as error:
         os.write(2, f"cannot start {command[0]!r}: {error.strerror}\n".encode())
     finally:
+        # Never return: this is a copy of the supervisor, with its stack and its atexit handlers.
         os._exit(CANNOT_START)
 
 
 def _redirect(log: Path, *, silent: bool = False) -> None:
-    """Let standard input be empty and append standard output and error to `log`."""
+    """Empty standard input, and append standard output and error to `log`."""
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+    # O_APPEND: several processes write to one log, and each write must land at its end.
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(0 if silent else output, 1)
     os.dup2(output, 2)

@@ -1,6 +1,6 @@
 """The processes that train one job together on this machine. Standard library only.
 
-All are of one process group, so nothing of them can be left running. The first on a machine owns
+All belong to one process group, so none can be left running. The first on a machine owns
 the job directory's status and writes into its log; what the others say on standard error goes to
 the log too, with their rank before every line. `trainer.contract.world` says who they are.
 """
@@ -82,11 +82,13 @@ class Ranks:
 
     def __enter__(self) -> Self:
         """Start all behind their gates."""
+        # What an earlier attempt failed with must not be taken for this one's.
         shutil.rmtree(self._job.ranks, ignore_errors=True)
         if self._world.processes_here > 1:
             self._job.ranks.mkdir()
             for local_rank in range(1, self._world.processes_here):
                 self._log(local_rank).touch()
+        # Chosen anew at every start: an earlier attempt's port may still be in TIME_WAIT.
         port = self._world.master_port or free_port()
         with ExitStack() as stack:
             for local_rank in range(self._world.processes_here):
@@ -94,11 +96,15 @@ class Ranks:
                     self._command,
                     log=self._log(local_rank),
                     lock=self._lock,
+                    # The first leads the group, and the others join it while they wait at their
+                    # gates.
                     group=self._trainers[0].pid if self._trainers else 0,
                     variables=self._world.variables(local_rank, port, self._stall_seconds),
+                    # All ranks print the same; one voice is enough. Their standard error is kept.
                     silent=local_rank > 0,
                 )
                 self._trainers.append(stack.enter_context(trainer))
+            # Only now: if a later one cannot be forked, the inner stack ends those that were.
             self._stack = stack.pop_all()
         return self
 
@@ -140,6 +146,7 @@ class Ranks:
     def status(self) -> Status:
         """Return what the one whose end counts recorded of it."""
         status = self._job.read_status()
+        # Rank 0 writes the status itself, so there is nothing to correct.
         if not self._culprit and self._failure(0) is None:
             return status
         error = self._failure(self._culprit)
@@ -162,7 +169,9 @@ class Ranks:
 
     def _common_code(self, codes: list[int | None]) -> int | None:
         failed = [n for n, code in enumerate(codes) if code]
-        if codes[0] == 0:  # all had agreed on this end, and it is on record
+        # Ranks agree on an end before any of them acts on it, and rank 0 has recorded it. What the
+        # others do afterwards (a hanging destructor, say) must not turn it into a failure.
+        if codes[0] == 0:
             now = time.monotonic()
             self._left_at = self._left_at or now
             over = None not in codes or now - self._left_at >= LEAVE_SECONDS
@@ -173,6 +182,7 @@ class Ranks:
         """Return the code of the one that failed first, once that is certain."""
         now = time.monotonic()
         self._failed_at = self._failed_at or now
+        # Losing a peer is a consequence, so it sorts last; among causes the earliest counts.
         first = min(failed, key=self._order)
         follows = isinstance(self._failure(first), PeerLost)
         if follows and None in codes and now - self._failed_at < SETTLE_SECONDS:
@@ -208,6 +218,8 @@ class Ranks:
         """Append to the log what the other ranks said meanwhile."""
         for local_rank in range(1, len(self._trainers)):
             tail, who = self._tails[local_rank], f"[rank {self._world.rank_of(local_rank)}]"
+            # One chunk per look while they live, so that a rank that floods its log cannot keep the
+            # watchdog from looking at the others.
             for said in tail.chunks(rest=True) if to_the_end else [tail.read()]:
                 lines = b"".join(said).decode(errors="replace").splitlines()
                 if lines:

@@ -1,7 +1,7 @@
 """Owns a job directory: starts the trainer, watches it, retries, records how it ended. Stdlib only.
 
 The trainer writes `status.json` while it lives, the supervisor while none lives. So a state of
-rest is final only when `finished_at` is set or nobody holds the directory any more.
+rest is final only once `finished_at` is set or nobody holds the directory any more.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from trainer.supervision.verdict import (
 )
 from trainer.supervision.watchdog import Watchdog
 
-# Who asks whether a directory is in use holds its lock for a moment; that is no owner.
+# Asking whether a directory is in use takes its lock for a moment; that is not an owner.
 MOMENT = 0.5  # seconds
 
 
 def job_terms(job: JobDirectory) -> Terms:
-    """Return what the job's `job.json` tells the supervisor.
+    """Return what the job's `job.json` says to the supervisor.
 
     Raises:
         ConfigError: there is none that can be read, or an entry is not what it should be.
@@ -108,9 +108,12 @@ class Supervisor:
 
         A machine that only took part begins again when the first does.
         """
+        # On a machine that does not lead, COMPLETED only says that its part of an earlier attempt
+        # ended well; the first machine knows whether the job did.
         if self._book.state is JobState.COMPLETED and self._terms.world.leads:
             return JobState.COMPLETED
         while True:
+            # Asked before every attempt, not only the first: a stop may come while none is running.
             requested = self._requested()
             if requested.desired is not Desired.RUN:
                 return self._rest(
@@ -131,6 +134,8 @@ class Supervisor:
             world=self._terms.world,
             stall_seconds=self._terms.stall_seconds,
         ) as trainer:
+            # On record before the gate opens: from here on the trainer alone writes the status, and
+            # a supervisor killed now still leaves the pids behind.
             self._book = self._job.update_status(
                 state=JobState.INITIALIZING,
                 pid=os.getpid(),
@@ -145,6 +150,7 @@ class Supervisor:
                 error=None,
                 reason="",
             )
+            # Once: the descriptor that it closes may be another file by the next attempt.
             announce, self._announce = self._announce, _nothing
             announce()
             return self._watchdog.watch(trainer)
@@ -154,10 +160,12 @@ class Supervisor:
         if verdict.error is None:
             return self._superseded(ended, verdict)
         line = f"error {type(verdict.error).__name__}: {verdict.error}".replace("\n", " ")
+        # Our own trainer has said it already; one that was killed has not.
         if line not in ended.printed:
             append_line(self._job.log, line)
+        # One machine cannot go on alone. Whoever started them all restarts them all, by the status.
         if self._terms.world.nodes > 1:
-            return False  # none goes on alone: whoever started them all starts them again
+            return False
         retry = retry_after(verdict.error, self._book, self._terms)
         if retry is None:
             return False
@@ -178,6 +186,8 @@ class Supervisor:
         withdrawn = (
             verdict.state is not JobState.COMPLETED
             and ended.control_changed
+            # Read again only now: between the obedience of the trainer and this line a person may
+            # have pressed resume, and would wait for a job that nobody runs.
             and self._requested().desired is Desired.RUN
         )
         if withdrawn:
@@ -205,16 +215,20 @@ class Supervisor:
             finished_at=utc_now(),
             peak_rss_bytes=max(self._book.peak_rss_bytes, _peak_rss_bytes()),
         )
+        # Events that found the disk full get their last chance: this process ends here.
         write_held(self._job)
         self._echo.show(patience=1.0, chunks=sys.maxsize)
         return verdict.state
 
 
 def _first_book(status: Status, terms: Terms) -> Status:
-    """Return what to begin with; who starts a job anew that was at rest allows new restarts."""
+    """Return the status to begin with; starting a job that was at rest allows new restarts."""
     return replace(
         status,
+        # A supervisor that takes over from one that was killed finds a job in motion, and its
+        # restarts keep counting; otherwise a crashing job could restart for ever.
         restarts=0 if status.state.at_rest else status.restarts,
+        # The larger of both: another machine of the same job may have run out of memory first.
         batch_divisor=usable_divisor(
             terms.batch_size, max(status.batch_divisor, terms.world.batch_divisor)
         ),
@@ -224,4 +238,5 @@ def _first_book(status: Status, terms: Terms) -> Status:
 
 def _peak_rss_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    # getrusage(2): kilobytes on Linux, bytes on macOS.
     return peak if sys.platform == "darwin" else peak * 1024

@@ -23,14 +23,14 @@ from trainer.contract.job_directory import Control, Desired, JobState, Status
 from trainer.contract.world import ALONE, World, read_world
 
 OWN_TRAINER = "trainer.training.train"
-LOWER_RATE = 0.5  # times the learning rate, after the loss was no number
+LOWER_RATE = 0.5  # factor on the learning rate after the loss was NaN or infinite
 MAX_QUOTE = 300  # characters of the log in an error's sentence
 REST_STATES = {Desired.PAUSE: JobState.PAUSED, Desired.STOP: JobState.STOPPED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What `job.json` tells the supervisor."""
+    """What `job.json` says to the supervisor."""
 
     command: tuple[str, ...] | None = None
     """The trainer's command line; None: this package's own trainer."""
@@ -90,7 +90,7 @@ class Retry:
 
 
 def read_terms(record: dict[str, Any]) -> Terms:
-    """Return what the content of `job.json` tells the supervisor.
+    """Return what the content of `job.json` says to the supervisor.
 
     Raises:
         ConfigError: naming the entry that is not what it should be.
@@ -119,6 +119,7 @@ def judge(ended: Ended, terms: Terms) -> Verdict:
     What the trainer recorded counts when its exit code agrees; a failure that could be retried
     gives way to a request to pause or stop, since the next start retries it anyway.
     """
+    # A trainer that was killed because it would not exit had already recorded its end.
     state, orderly = ended.status.state, ended.code == 0 or ended.lingered
     if state is JobState.COMPLETED and orderly:
         return Verdict(state=state)
@@ -126,6 +127,9 @@ def judge(ended: Ended, terms: Terms) -> Verdict:
         return _at_rest(ended, otherwise=state)
     error = failure(ended, terms)
     recorded = state is JobState.FAILED and ended.status.error is not None
+    # Killed by us on request, or gone without a word: that is the end that was asked for. An error
+    # on record that no retry mends is told all the same, or a person would resume a job that fails
+    # again at once.
     excused = error.action is Action.RETRY or (
         not recorded and (ended.terminated or ended.code == 0)
     )
@@ -135,7 +139,7 @@ def judge(ended: Ended, terms: Terms) -> Verdict:
 
 
 def failure(ended: Ended, terms: Terms) -> OrchestratorError:
-    """Return the error that tells why this trainer did not end well."""
+    """Return the error that says why this trainer did not end well."""
     if ended.status.state is JobState.FAILED and ended.status.error:
         return from_dict(ended.status.error)
     if ended.stalled:
@@ -155,7 +159,8 @@ def failure(ended: Ended, terms: Terms) -> OrchestratorError:
 
 
 def signal_of(code: int) -> int | None:
-    """Return the signal that an exit code tells of: -n, or 128 + n as shells say it."""
+    """Return the signal that an exit code stands for: -n, or 128 + n as shells report it."""
+    # A shell between us and the program turns a signal into 128 + n.
     number = -code if code < 0 else code - 128
     return number if number in set(signal.Signals) else None
 
@@ -170,6 +175,7 @@ def retry_after(error: OrchestratorError, status: Status, terms: Terms) -> Retry
         return None
     cause = f"after {type(error).__name__}: {error.message}"
     if isinstance(error, OutOfMemory):
+        # It needs no count of its own: every retry halves the batch at least, so it ends.
         divisor = next_divisor(terms.batch_size, status.batch_divisor)
         if divisor is None:
             return None
@@ -177,6 +183,8 @@ def retry_after(error: OrchestratorError, status: Status, terms: Terms) -> Retry
         line = f"restart with batch size {now} instead of {before} {cause}"
         return Retry(kind=Kind.OUT_OF_MEMORY, line=line, changes={"batch_divisor": divisor})
     if isinstance(error, TrainingDiverged):
+        # Once only: if half the rate diverges too, the data or the settings are at fault. And only
+        # our own trainer knows how to lower it.
         if status.learning_rate_factor != 1 or terms.module != OWN_TRAINER:
             return None
         line = f"roll back to the last checkpoint, {LOWER_RATE:g} times the learning rate, {cause}"
@@ -192,9 +200,10 @@ def next_divisor(batch_size: int, divisor: int) -> int | None:
     """Return the smallest divisor of `batch_size` that at least halves the present batch.
 
     Only divisors will do: accumulation is multiplied by what the batch is divided by, and the
-    examples per optimizer step must stay the same. None at batch 1, where nothing is smaller.
+    examples per optimizer step must stay the same. None at batch 1, which cannot be divided.
     """
     present = batch_size // divisor
+    # Batch sizes are small, so counting up is cheaper to read than factorising.
     candidates = (d for d in range(divisor + 1, batch_size + 1) if batch_size % d == 0)
     return next((d for d in candidates if batch_size // d <= present / 2), None)
 
@@ -214,10 +223,13 @@ def _at_rest(ended: Ended, *, otherwise: JobState) -> Verdict:
 
 def _killed_by(number: int, ended: Ended) -> OrchestratorError:
     name = signal.Signals(number).name
+    # NCCL's own watchdog aborts the process with SIGABRT, so the exit code alone would say that it
+    # crashed; the reason is only in the log.
     if hung := [line for line in ended.printed if "collective operation timeout" in line]:
-        return TrainingStalled(  # NCCL's own watchdog aborts the process
+        return TrainingStalled(
             f"{ended.who.capitalize()} waited in vain for another ({hung[-1][:MAX_QUOTE]})."
         )
+    # The kernel leaves no trace in the process; the OOM killer is by far the likeliest sender.
     if number == signal.SIGKILL:
         return TrainerKilled(
             f"{name} ended {ended.who} and the supervisor did not send it: "
@@ -235,6 +247,8 @@ def _is_ours(config: dict[str, Any]) -> bool:
 def _batch_size(config: dict[str, Any]) -> int:
     """Return the batch size that can be divided; that of a command only where it is told of it."""
     size = int(_number(config, "config", "per_device_train_batch_size", 8, least=1))
+    # A command that never sees the batch size cannot obey a smaller one: restarting it would run
+    # out of memory again, for ever.
     told = "{per_device_train_batch_size}" in str(config.get("command"))
     return size if config.get("trainer") != "command" or told else 1
 

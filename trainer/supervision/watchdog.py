@@ -38,7 +38,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What the watchdog sees at one look. Times are seconds since; None: it is not so."""
+    """What the watchdog sees at one look. Times are seconds since something; None: it is not so."""
 
     requests: int = 0
     """Signals to the supervisor that asked it to end."""
@@ -60,15 +60,20 @@ class Observation:
 
 def next_order(seen: Observation, terms: Terms) -> Order:
     """Return what to do about the trainer."""
+    # The order of these tests is the order of precedence. A second Ctrl-C means now.
     if seen.requests > 1:
         return Order.KILL
     if seen.terminated is not None:
         return Order.KILL if seen.terminated >= seen.kill_after else Order.WAIT
+    # It has said how it ended and only has to exit, so nothing else counts, not even a stall: a
+    # destructor that hangs gets the grace, and its result stands.
     if seen.resting is not None:
         return Order.KILL if seen.resting >= terms.grace_seconds else Order.WAIT
     if seen.requests:
         return Order.TERMINATE
     if seen.requested is not None:
+        # The trainer obeys by itself once it trains, with a checkpoint. Before that it cannot look
+        # at control.json (it is importing or loading), and there is nothing to save.
         patience = 0.0 if seen.initializing else seen.grace
         return Order.TERMINATE if seen.requested >= patience else Order.WAIT
     return Order.DUMP if seen.still >= terms.stall_seconds else Order.WAIT
@@ -84,13 +89,15 @@ class Clock:
     def now(self) -> float:
         """Return the seconds watched so far."""
         reading = time.monotonic()
+        # A suspended laptop must not look like half an hour without a sign of life, nor use up the
+        # grace or the lease.
         self._now += min(reading - self._read, BLINK)
         self._read = reading
         return self._now
 
 
 class Stillness:
-    """Tells for how long nothing changed about some files, by our own clock alone."""
+    """Measures how long some files have not changed, by our own clock alone."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
@@ -99,6 +106,8 @@ class Stillness:
 
     def seconds(self, now: float) -> float:
         """Return the seconds since the last change that was seen."""
+        # Only whether it changed, never its timestamp against our clock: the file may have been
+        # touched from another machine, or by a clock that was set since.
         seen = [_signature(path) for path in self._paths]
         if seen != self._seen:
             self._seen, self._since = seen, now
@@ -140,6 +149,7 @@ class Watchdog:
         watch = _Watch(
             progress=Stillness(job.metrics, job.status, job.pulse),
             printed=Stillness(job.log),
+            # Taken before the gate opens, so that nothing this trainer prints or obeys is missed.
             log_offset=_size(job.log),
             control_before=_signature(job.control),
         )
@@ -148,6 +158,8 @@ class Watchdog:
             self._obey(next_order(self._look(watch), self._terms), trainer, watch)
             self._echo.show()
             self._bell.wait(TICK)
+        # The rank that gave up waiting has ended; the one that did not come still lives, and only
+        # its stacks say why. Leaving the context kills it.
         if trainer.one_hangs:
             self._dump_stacks(trainer, "a process waited in vain for another; where that hangs:")
         return Ended(
@@ -170,14 +182,20 @@ class Watchdog:
             return control
         stop = Control(desired=Desired.STOP, grace_seconds=self._terms.grace_seconds, reason=due)
         try:
+            # Written down rather than signalled: the trainer then saves as for any other stop, and
+            # a later start does not simply begin again.
             self._job.request(stop.desired, grace_seconds=stop.grace_seconds, reason=stop.reason)
-        except OSError:  # the disk is full: the trainer cannot be told so, but it can be signalled
+        except OSError:
+            # The disk is full, so the trainer cannot read the request. Without grace it is
+            # signalled at once, which asks for the same.
             return replace(stop, grace_seconds=0.0)
         return stop
 
     def _due(self) -> str:
         """Return why the job must end now, or nothing."""
         now = self._clock.now()
+        # The lease is touched over the network by an orchestrator whose clock is not ours: its
+        # content is a duration, and we count it from when we saw it change.
         unrenewed = self._lease.seconds(now)
         term = _seconds_in(self._job.lease)
         if 0 < term <= unrenewed:
@@ -190,10 +208,13 @@ class Watchdog:
         control = self.requested()
         now = self._clock.now()
         if control.desired is Desired.RUN:
+            # Withdrawn in time: the grace starts again if it is requested once more. But
+            # `requested` stays, since the trainer may have obeyed already.
             watch.requested_at = None
         else:
             watch.requested = control
             watch.requested_at = now if watch.requested_at is None else watch.requested_at
+        # The trainer may write its last status and take a while to exit, or never exit.
         state = self._job.read_status().state
         if not state.at_rest:
             watch.resting_at = None
@@ -213,6 +234,7 @@ class Watchdog:
     def _still(self, watch: _Watch, now: float) -> float:
         """Return the seconds without a sign of life; what is printed while it trains is none."""
         progress, printed = watch.progress.seconds(now), watch.printed.seconds(now)
+        # Loading a model or merging one prints but trains nothing, so there a line counts as life.
         return progress if self._job.pulse.exists() else min(progress, printed)
 
     def _obey(self, order: Order, trainer: Ranks, watch: _Watch) -> None:
@@ -227,6 +249,7 @@ class Watchdog:
                     watch.kill_after = self._terms.grace_seconds
                     trainer.signal(signal.SIGTERM)
                 else:
+                    # The grace is over, or there was nothing to save: everything is to end.
                     trainer.signal_group(signal.SIGTERM)
             case Order.KILL:
                 watch.lingered = watch.resting_at is not None
@@ -241,12 +264,16 @@ class Watchdog:
         watch.signalled = True
 
     def _dump_stacks(self, trainer: Ranks, why: str) -> None:
-        """Let a hung trainer write where it hangs; it has faulthandler listen to SIGUSR1."""
+        """Make a hung trainer write where it hangs; its faulthandler listens to SIGUSR1."""
         append_line(self._job.log, why)
         log, before = Stillness(self._job.log), _size(self._job.log)
+        # faulthandler writes from a C signal handler, so it works even while the interpreter is
+        # stuck in an extension, where a Python handler would never run.
         trainer.signal(signal.SIGUSR1)
         deadline = time.monotonic() + DUMP_SECONDS
         while trainer.live() and (now := time.monotonic()) < deadline:
+            # Something was written, and for a tick nothing more: the stacks are complete. The rest
+            # of the deadline need not be waited for.
             if log.seconds(now) > TICK and _size(self._job.log) > before:
                 return
             self._bell.wait(TICK / 5)
@@ -264,6 +291,7 @@ def _signature(path: Path) -> tuple[int, ...] | None:
         found = path.stat()
     except OSError:
         return None
+    # The inode too: an atomic replacement may keep size and, on coarse clocks, the time.
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
