@@ -1,4 +1,4 @@
-"""The process that lets another train: `python -m trainer.command JOBDIR`, under the supervisor.
+"""The process that runs another trainer: `python -m trainer.command JOBDIR`, under the supervisor.
 
 It runs the command of job.json, copies what it prints into the log, reads metrics out of it,
 gives its checkpoints manifests, obeys pause and stop, and leaves the end in status.json.
@@ -69,6 +69,8 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
         return JobState.COMPLETED
     config = (read_json(directory.job) or {}).get("config") or {}
     directory.checkpoints.mkdir(exist_ok=True)
+    # Twice: taking over what an earlier attempt left needs a plan, and only then is it known which
+    # checkpoint to resume from, which changes the plan.
     plan = _plan(directory, config, None)
     CheckpointKeeper(directory, plan).catch_up()
     checkpoint, rejected = resume_point(directory)
@@ -82,6 +84,7 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
         directory.update_status(step=step)
         plan = _plan(directory, config, checkpoint)
     place_files(plan, directory.root)
+    # From here on a signal is a request that is passed on, no longer an immediate end.
     control_reader.training = True
     if state := control_reader.end_state():
         return state
@@ -124,11 +127,15 @@ class CommandRun:
         for line in self._lines.end():
             self._reader.read(line)
         self._look_around()
+        # Ended by itself, on request or not: then its last checkpoint is complete. One that was
+        # killed may be torn, and must have been still for a while.
         orderly = code == 0 or (self._asked_at is not None and not self._killed and code > 0)
         self._tell(self._keeper.finish(self._reader.step, orderly=orderly))
         self._reader.show(now=True)
         if self._asked_at is not None:
             state = self._control_reader.end_state()
+            # Its exit code says little here: many programs end with an error on SIGTERM although
+            # they saved.
             if state and not (code == 0 and self._is_done()):
                 return state
         if code:
@@ -168,6 +175,8 @@ class CommandRun:
             self._say(f"asking the command to save and end ({self._plan.stop_signal})")
             program.ask_to_end(self._plan.stop_signal)
         elif not self._killed and now - self._asked_at > self._grace():
+            # Killed only after our share of the grace, before the supervisor kills us: the rest is
+            # for taking over the checkpoints.
             self._killed = True
             self._say("the command did not end within stop_grace_seconds and is killed")
             program.kill()
@@ -199,6 +208,8 @@ def place_files(plan: Plan, root: Path) -> None:
         target = root / source.name
         if target.exists():
             continue
+        # Copied beside its place and renamed: a start that finds the target skips the copy, so it
+        # must be whole.
         staged = root / f".{source.name}.arriving"
         shutil.rmtree(staged, ignore_errors=True)
         if source.is_dir():
@@ -211,7 +222,8 @@ def place_files(plan: Plan, root: Path) -> None:
 
 
 def failure(code: int, lines: list[str], folder: Path) -> OrchestratorError:
-    """Return the error that a command's exit code and its last lines tell of."""
+    """Return the error that a command's exit code and last lines point to."""
+    # What its last lines name (memory, disk, a missing package) tells more than an exit code.
     if named := named_by(lines, folder):
         return named
     last = re.sub(r"\s+", " ", " | ".join(lines[-QUOTED_LINES:]))[-MAX_QUOTE:]
@@ -232,7 +244,7 @@ def _plan(directory: JobDirectory, config: dict[str, Any], checkpoint: Path | No
 
 
 def _facts(directory: JobDirectory, config: dict[str, Any]) -> dict[str, str]:
-    """Return what the model card tells: model and dataset as their user names them."""
+    """Return what the model card says: model and dataset as their user names them."""
     named = (read_json(directory.job) or {}).get("named") or {}
     trainer = str(config.get("trainer", "command"))
     facts = {"trainer": trainer, **{name: str(value) for name, value in named.items()}}
@@ -254,6 +266,7 @@ def _is_whole(folder: Path) -> bool:
 
 def _write(chunk: bytes) -> None:
     while chunk:
+        # Not print(): the bytes go through as they are, and write(2) may take only a part.
         chunk = chunk[os.write(1, chunk) :]
 
 

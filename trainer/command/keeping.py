@@ -31,7 +31,7 @@ from trainer.contract.words import number
 
 Signature = tuple[tuple[str, int, int], ...]
 LOOK_SECONDS = 1.0
-INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers' word for one that it still writes
+INCOMPLETE = "checkpoint-is-incomplete.txt"  # transformers' sign that it is still being written
 _NUMBER = re.compile(r"\d+")
 
 
@@ -50,11 +50,14 @@ class CheckpointKeeper:
 
         What is torn in another project's own folder is removed: it would resume from it unasked.
         """
+        # Without a marker, or up to the newest we have, what is there now counts as seen: it may be
+        # torn, and a resumed run writes it again.
         have = max(map(step_of, all_checkpoints(self._directory.checkpoints)), default=-1)
         for folder in self._found():
             if not self._plan.marker or number_in(folder.name, have) <= have:
                 self._kept[folder] = _signature(folder)
         self._take(0, self._plan.still_seconds)
+        # Presets name the folder themselves; of a command we do not know whose files they are.
         if self._plan.trainer != "command":
             for folder in self._found():
                 if folder not in self._kept:
@@ -115,6 +118,7 @@ class CheckpointKeeper:
         return now - since >= still_seconds
 
     def _commit(self, folder: Path, step: int) -> Path:
+        # Other programs name theirs epoch_3 or step-00000040-state; ours are all checkpoint-N.
         number = number_in(folder.name, step)
         staged = self._directory.checkpoints / STAGING / f"checkpoint-{number}"
         shutil.rmtree(staged, ignore_errors=True)
@@ -134,12 +138,14 @@ def number_in(name: str, otherwise: int) -> int:
 
 
 def resume_point(directory: JobDirectory) -> tuple[Path | None, dict[str, str]]:
-    """Return the newest checkpoint that holds, and by name why newer ones were passed over.
+    """Return the newest valid checkpoint, and by name why newer ones were passed over.
 
-    Those that do not hold are removed: their steps are trained and saved again.
+    Invalid ones are removed: their steps are trained and saved again.
     """
     newest, rejected = newest_valid(directory.checkpoints)
     for path in all_checkpoints(directory.checkpoints):
+        # Otherwise a checkpoint that is written again at the same step would be passed over as one
+        # that we have.
         if newest is None or step_of(path) > step_of(newest):
             shutil.rmtree(path, ignore_errors=True)
     return newest, rejected
@@ -167,6 +173,7 @@ def keep_output(directory: JobDirectory, plan: Plan, facts: dict[str, str]) -> N
     metrics = final_metrics(directory.metrics)
     try:
         _take_over(source, staged, leave_out=NO_PART_OF_A_MODEL)
+        # Before the manifest: what is refused must not look like a finished output.
         refuse_pickles(p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file())
         card = staged / "README.md"
         if not card.exists():
@@ -179,6 +186,7 @@ def keep_output(directory: JobDirectory, plan: Plan, facts: dict[str, str]) -> N
         shutil.rmtree(staged, ignore_errors=True)
         raise
     shutil.rmtree(directory.output, ignore_errors=True)
+    # In one step: the output is there entirely or not at all.
     staged.rename(directory.output)
     fsync_directory(directory.root)
 

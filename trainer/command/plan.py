@@ -12,6 +12,7 @@ from typing import Any
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobDirectory
 
+# {{name}} is a literal {name}, and ${name} is left to the shell.
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}|(?<!\$)\{([a-z_]+)\}")
 _WILD = re.compile(r"[*?\[]")
 
@@ -114,6 +115,7 @@ def _words(
     command: Mapping[str, Any], values: Mapping[str, str], *, resuming: bool
 ) -> tuple[str, ...]:
     run = command["run"]
+    # Only where there is a checkpoint: an empty --resume would be an error to most programs.
     further = list(command.get("resume") or ()) if resuming else []
     if isinstance(run, str):  # a value is one word of the line, whatever is in it
         quoted = {name: shlex.quote(value) for name, value in values.items()}
@@ -126,6 +128,7 @@ def _filled(text: str, values: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1]:
             return f"{{{match[1]}}}"
+        # Unknown names are refused when the job is checked; in a preset they are literal text.
         return values.get(match[2], match[0])
 
     return _PLACEHOLDER.sub(value, text)

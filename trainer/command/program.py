@@ -1,6 +1,6 @@
 """The process of somebody else's trainer. Standard library only.
 
-It stays in our process group, so that whoever ends the group ends all of it; and a signal to save
+It stays in our process group, so that ending the group ends all of it; and a signal to save
 and end goes to the whole group too, as Ctrl-C in a terminal does: behind a shell or a launcher
 the process that saves is a grandchild.
 """
@@ -43,6 +43,8 @@ class Program:
         Raises:
             ConfigError: there is no such program, or it cannot be run.
         """
+        # Below the supervisor we lead a group already. Started by hand, without this, the signal to
+        # save and end would go to the shell that started us.
         if os.getpgrp() != os.getpid():
             os.setpgid(0, 0)
         environment = environment_of(plan.env)
@@ -54,6 +56,8 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                # Safe although preexec_fn is discouraged: this process has a single thread, and
+                # prctl is called through a library that is loaded already.
                 preexec_fn=_die_with_parent,
             )
         except OSError as error:
@@ -96,6 +100,7 @@ class Program:
                     yield chunk
                 yield b""
                 if deadline is None and self._process.poll() is not None:
+                    # A background process that inherited the pipe may keep it open for ever.
                     deadline = time.monotonic() + DRAIN_SECONDS
         while self._process.poll() is None:  # it closed its output and goes on
             time.sleep(TICK)
@@ -104,6 +109,8 @@ class Program:
     def ask_to_end(self, name: str) -> None:
         """Send a signal to it and all that it started, but not to ourselves."""
         number = signal.Signals[name]
+        # killpg() includes ourselves. The signal is ignored for the moment, not blocked: blocked it
+        # would be pending afterwards, and be taken for a second request to end.
         before = signal.signal(number, signal.SIG_IGN)
         os.killpg(0, number)
         signal.signal(number, before)
@@ -122,4 +129,6 @@ def environment_of(env: Mapping[str, str]) -> dict[str, str]:
 
 def _die_with_parent() -> None:
     if _C is not None:
+        # prctl(2): the kernel kills the command if we die, even by SIGKILL, so that two programs
+        # never write into one job directory.
         _C.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -33,6 +33,7 @@ class PrintedLines:
     def feed(self, chunk: bytes) -> Iterator[str]:
         """Yield the lines that `chunk` completes."""
         *whole, self._rest = _END.split(self._rest + chunk)
+        # A program may print without ever ending a line; then a chunk is as good as one.
         if len(self._rest) > CHUNK:
             whole, self._rest = [*whole, self._rest], b""
         yield from shown(whole)
@@ -43,14 +44,14 @@ class PrintedLines:
 
 
 def shown(lines: Iterable[bytes]) -> Iterator[str]:
-    """Yield the lines that hold anything as text; of a long one only how it begins."""
+    """Yield the lines that hold anything as text; of a long one only the beginning."""
     for line in lines:
         if line.strip():
             yield line.rstrip(b"\r\n")[:LONGEST].decode(errors="replace")
 
 
 class MetricsReader:
-    """Understands lines by the job's patterns, and records what they tell."""
+    """Understands lines by the job's patterns, and records what they say."""
 
     def __init__(
         self,
@@ -102,6 +103,8 @@ class MetricsReader:
         for name in ("train_loss", "eval_loss"):
             if not math.isfinite(values.get(name, 0.0)):
                 raise TrainingDiverged(f"At step {self.step} {name} was {values[name]}.")
+        # Other metrics than the losses may be infinite for a step, such as a gradient norm in
+        # float16.
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if values:
             place: dict[str, float] = {"step": self.step, "total_steps": self._bar}
@@ -124,12 +127,15 @@ class MetricsReader:
         return {"eta_seconds": round(left, 1)}
 
     def _place(self, found: dict[str, float]) -> bool:
-        """Note which step it is; tell whether the line speaks of training at all."""
+        """Note which step it is; return whether the line is about training at all."""
+        # A pattern may match anything: a step beyond this is no integer to a reader of JSON.
         if not all(0 <= found[name] < 2**53 for name in ("step", "total_steps") if name in found):
             return False
         total = self._bar
         if "total_steps" in found:
             total = self._first_step + int(found["total_steps"])
+        # Tokenising, evaluating and downloading have progress bars too; the training's is the
+        # first, and others count to another total.
         if self._bar and total != self._bar:
             return False
         self._bar = total
@@ -153,12 +159,14 @@ class GrowingFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         size = path.stat().st_size if path.exists() else 0
+        # What is there already was read by an earlier attempt.
         self._tail = TailReader(path, size, chunk=CHUNK, redrawn=True)
 
     def new_lines(self) -> Iterator[str]:
         """Yield the lines that came since the last call."""
         with suppress(OSError):
-            if self._path.stat().st_size < self._tail.offset:  # it was begun anew
+            # Truncated or replaced by a new start.
+            if self._path.stat().st_size < self._tail.offset:
                 self._tail.offset = 0
             for lines in self._tail.chunks():
                 yield from shown(lines)

@@ -2,7 +2,7 @@
 
 A checkpoint is written into a hidden folder, every file is synced to disk, its manifest is
 written last, and then the folder is renamed to `checkpoint-<step>`. Resuming takes the newest
-one whose manifest holds; transformers alone would take a torn one, or a flipped bit, unnoticed.
+whose files match its manifest; transformers alone would not notice a torn one, or a flipped bit.
 """
 
 from __future__ import annotations
@@ -54,14 +54,18 @@ def commit(staged: Path, folder: Path, *, trainer: str = "builtin", processes: i
     Args:
         staged: the checkpoint.
         folder: where it goes.
-        trainer: who wrote it; of another's files nobody but he knows which are needed.
+        trainer: who wrote it; which files of another trainer are needed, only that trainer knows.
         processes: how many trained; each has its own random numbers in it.
     """
     if trainer == "builtin":
         for name in UNWANTED:
             (staged / name).unlink(missing_ok=True)
+    # The order is what makes a torn checkpoint impossible: sync the files, write the manifest,
+    # rename, and sync the folder, which makes the rename itself durable.
     write_manifest(staged, step=step_of(staged), trainer=trainer, processes=processes)
     final = folder / staged.name
+    # rename(2) does not replace a folder that has anything in it. A crash right here loses one that
+    # was about to be replaced by the same step, and the one before is still there.
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
     fsync_directory(folder)
@@ -78,6 +82,7 @@ def check(checkpoint: Path) -> None:
     if manifest.get("trainer", "builtin") != "builtin":
         return
     names = set(manifest["files"])
+    # None of the kinds: complain about the usual one.
     optimizer = OPTIMIZERS[0]
     for known in OPTIMIZERS:
         if known <= names:
@@ -98,7 +103,7 @@ def _rng_states(processes: int) -> set[str]:
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, dict[str, str]]:
-    """Return the newest checkpoint that holds, and by name why newer ones were passed over."""
+    """Return the newest valid checkpoint, and by name why newer ones were passed over."""
     rejected = {}
     for checkpoint in all_checkpoints(folder):
         try:
@@ -126,6 +131,8 @@ def prune(folder: Path, keep: int, protected: Collection[int] = ()) -> list[Path
     candidates = [p for p in checkpoints[keep:] if step_of(p) not in protected]
     if not candidates:
         return []
+    # Hashing them costs time, so only where something would be removed. The newest by number may be
+    # corrupted, and the one to resume from an older one.
     newest, _ = newest_valid(folder)
     removed = [p for p in candidates if p != newest]
     for checkpoint in removed:

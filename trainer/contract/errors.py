@@ -53,6 +53,8 @@ class OrchestratorError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.suggestion}"
 
+    # The default of BaseException calls the class with the joined text, which would become the
+    # message and be followed by the default suggestion.
     def __reduce__(self) -> tuple[type[OrchestratorError], tuple[str, str]]:
         return type(self), (self.message, self.suggestion)
 
@@ -196,5 +198,6 @@ def _family(root: type[OrchestratorError]) -> dict[str, type[OrchestratorError]]
 
 def from_dict(record: dict[str, str]) -> OrchestratorError:
     """Rebuild the error that `to_dict` wrote; an unknown class becomes `TrainingFailed`."""
+    # Looked up among our own classes only: the record may come from a machine that we rented.
     kind = _family(OrchestratorError).get(record.get("class", ""), TrainingFailed)
     return kind(record.get("message", "The trainer gave no reason."), record.get("suggestion"))

@@ -23,7 +23,8 @@ from trainer.contract.job_directory import JobDirectory, utc_now
 from trainer.contract.metrics import MAX_LINE, is_step, is_time
 
 HELD = 1000  # events kept while their disk is full
-NUL = b"\\u0000"  # databases refuse it in a text
+# https://www.postgresql.org/docs/current/datatype-json.html
+NUL = b"\\u0000"  # PostgreSQL refuses it in a text
 _KIND = re.compile(r"[a-z][a-z_]{0,39}")
 _held: dict[Path, deque[str]] = {}
 _lock = Lock()  # checkpoints are saved in a thread
@@ -35,7 +36,7 @@ class Kind(StrEnum):
     LOSS_SPIKE = "loss_spike"
     LOSS_PLATEAU = "loss_plateau"
     ROLL_BACK = "roll_back"
-    """The loss was no number: on from the last checkpoint with a lower learning rate."""
+    """The loss was NaN or infinite: continue from the last checkpoint at a lower learning rate."""
     OUT_OF_MEMORY = "out_of_memory"
     """Memory ran out: the trainer starts again with a smaller batch."""
     RESTART = "restart"
@@ -51,7 +52,7 @@ class Kind(StrEnum):
 
 
 SAME_WHEN_REPEATED = frozenset({Kind.LOSS_SPIKE, Kind.LOSS_PLATEAU, Kind.ROWS_DROPPED})
-"""What a resumed training comes to once more: it happened once."""
+"""What a resumed training arrives at once more, although it happened once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class Event:
 
     @property
     def identity(self) -> str:
-        """What is the same of two lines that tell of one event."""
+        """What two lines about the same event have in common."""
         when = "" if self.kind in SAME_WHEN_REPEATED else self.at
         return json.dumps([when, self.step, self.kind, self.message])
 
@@ -80,7 +81,7 @@ class Event:
 def note_event(
     directory: JobDirectory, kind: str, message: str, *, step: int | None = None, **facts: Any
 ) -> None:
-    """Append an event to the job's. A disk that does not take it fails nothing.
+    """Append an event to those of the job. A full disk does not fail the training.
 
     What was not written is written with the next event, or by `write_held`.
 
@@ -105,13 +106,15 @@ def write_held(directory: JobDirectory) -> None:
         try:
             while held:
                 append_line(directory.events, held[0])
+                # Only after the write: an event leaves the queue when it is in the file, in its
+                # order.
                 held.popleft()
         except OSError:
             return
 
 
 def parse_events(lines: Iterable[bytes]) -> list[Event]:
-    """Return the events in `lines`; what is none is passed over: a machine may send anything."""
+    """Return the events in `lines`; other lines are passed over: a machine may send anything."""
     found = []
     for line in lines:
         try:
@@ -125,8 +128,11 @@ def parse_events(lines: Iterable[bytes]) -> list[Event]:
 
 def _record(line: bytes) -> Any:
     """Return the JSON in a line, all of which can be sent on: real characters, real numbers."""
+    # JSON has no NaN, but Python writes and reads it, and 1e999 becomes infinity; both would be
+    # refused by whatever the event is sent to.
     record = json.loads(line, parse_constant=_finite, parse_float=_finite)
-    # A file's name may hold bytes that are no text; Python keeps them as halves of characters.
+    # A file name may hold bytes that are not UTF-8. Python keeps them as lone surrogates (PEP 383),
+    # which cannot be encoded again.
     return json.loads(json.dumps(record, ensure_ascii=False).encode(errors="replace"))
 
 

@@ -25,12 +25,16 @@ def fsync_directory(folder: Path) -> None:
 
 def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace `path` by `text` in one step; `durable` waits until it is on the disk."""
+    # In the same folder, since rename(2) cannot cross file systems; by process id, so that two
+    # writers do not fill one file.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
             if durable:
                 stream.flush()
+                # Before the rename: ext4 and XFS may otherwise order the rename before the data,
+                # and leave an empty file after a power cut.
                 os.fsync(stream.fileno())
         temporary.replace(path)
     except BaseException:
@@ -50,7 +54,9 @@ def append_line(log: Path, line: str) -> None:
     with log.open("ab+") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - 1))
+        # A killed writer, or a full disk, leaves half a line; ours must not become the rest of it.
         torn = stream.read(1) not in {b"", b"\n"}
+        # One write to a file opened for appending, so that lines of several processes do not mix.
         stream.write(("\n" if torn else "").encode() + line.encode(errors="replace") + b"\n")
 
 
@@ -66,6 +72,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def link_or_copy(source: str, target: str) -> None:
     """Give a file a second name, or copy it where that cannot be; a link becomes what it leads to."""
     try:
+        # realpath: link(2) on Linux would give the symbolic link itself a second name.
         os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copy2(source, target)

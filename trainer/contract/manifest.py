@@ -34,16 +34,20 @@ def write_manifest(folder: Path, **facts: Any) -> dict[str, Any]:
     """
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.rglob("*")):
+        # Followed, it could describe a file outside the folder, and its target may change later.
         if path.is_symlink():
             raise IntegrityError(f"{path} is a symbolic link; a manifest describes files only.")
         if path.is_dir():
             fsync_directory(path)
         elif path.name != MANIFEST:
+            # Data before the manifest: a manifest that survives a power cut must not describe files
+            # that did not. Syncing works on a descriptor that was opened for reading.
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
             name = path.relative_to(folder).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     manifest = {"version": 1, **facts, "files": files}
+    # Last, and durably: its presence is what says that the folder is whole.
     replace_json(folder / MANIFEST, manifest)
     return manifest
 
@@ -52,7 +56,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest of `folder` after checking its shape and its names.
 
     Raises:
-        IntegrityError: it is missing, is no manifest, or names a file outside the folder.
+        IntegrityError: it is missing, is not a manifest, or names a file outside the folder.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -68,6 +72,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not _is_usable(facts):
             raise IntegrityError(f"{folder / MANIFEST} says nothing usable about {name!r}.")
     parents = {str(parent) for name in files for parent in PurePosixPath(name).parents}
+    # Fetching such a manifest would have to create one name twice, and fail in the middle.
     if both := parents & files.keys():
         raise IntegrityError(f"{folder / MANIFEST} names {min(both)!r} as a file and a folder.")
     return dict(manifest)
@@ -101,11 +106,13 @@ def verify(folder: Path) -> dict[str, Any]:
     for name, facts in manifest["files"].items():
         path = folder / name
         try:
+            # lstat: a link that a hostile machine put there must not be followed.
             status = path.lstat()
         except OSError:
             raise IntegrityError(f"{path} is missing.") from None
         if not stat.S_ISREG(status.st_mode):
             raise IntegrityError(f"{path} is not a regular file.")
+        # Cheaper than hashing gigabytes, and a more helpful message for a torn file.
         if status.st_size != facts["bytes"]:
             raise IntegrityError(
                 f"{path} has {status.st_size} bytes, its manifest says {facts['bytes']}."
@@ -122,6 +129,7 @@ def refuse_pickles(files: Iterable[str]) -> None:
         IntegrityError: one is a pickle, or there are no weights as safetensors.
     """
     names = sorted(files)
+    # By name only: whatever is loaded by these names may run code (torch.load unpickles).
     pickles = [name for name in names if PurePosixPath(name).suffix.lower() in PICKLES]
     if pickles:
         raise IntegrityError(

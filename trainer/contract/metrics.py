@@ -16,6 +16,7 @@ from trainer.contract.files import NOT_JSON
 
 Record = dict[str, Any]
 MAX_LINE = 64 * 1024  # bytes; a longer line is no record of ours
+# IEEE 754 doubles; JSON readers such as a browser know no other numbers.
 LARGEST = 1 << 53  # whole numbers up to here are exact as floats too
 NUMBERS = (
     *("step", "total_steps", "epoch", "train_loss", "eval_loss", "perplexity", "learning_rate"),
@@ -46,6 +47,8 @@ def parse_records(lines: Iterable[bytes]) -> tuple[list[Record], int]:
     skipped = 0
     for line in lines:
         try:
+            # The length is checked before parsing: the file comes from a machine that may send
+            # anything.
             record = json.loads(line) if len(line.removesuffix(b"\n")) <= MAX_LINE else None
         except NOT_JSON:
             record = None
@@ -69,6 +72,7 @@ def by_step(
     """
     steps = dict(earlier or {})
     for record in records:
+        # Merged rather than replaced: the evaluation is logged after the loss of the same step.
         steps[record["step"]] = steps.get(record["step"], {}) | record
     return dict(sorted(steps.items()))
 
@@ -84,9 +88,9 @@ def read_metrics(path: Path) -> tuple[dict[int, Record], int]:
 
 
 def final_metrics(path: Path) -> dict[str, float]:
-    """Return the number of steps, and the first and the last of every metric that counts.
+    """Return the number of steps, and the first and last value of every metric that counts.
 
-    Of the evaluation loss the best too, and its step.
+    For the evaluation loss also the best value, and its step.
     """
     steps, _ = read_metrics(path)
     facts = {"steps": float(max(steps, default=0))}
@@ -100,9 +104,10 @@ def final_metrics(path: Path) -> dict[str, float]:
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file; of one that is too long only so much that it shows."""
+    """Yield the lines of a file; of one that is too long, only enough to be recognised as such."""
     while line := stream.readline(MAX_LINE + 2):
         rest = line
+        # Skip to the end of the line without holding it; what is left is long enough to be refused.
         while rest and not rest.endswith(b"\n"):
             rest = stream.readline(MAX_LINE + 2)
         yield line.removesuffix(b"\n")
@@ -110,6 +115,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
 
 def is_step(value: Any) -> bool:
     """Whether it is the number of a step."""
+    # Not isinstance: JSON true is an int to Python, and would be step 1.
     return type(value) is int and 0 <= value <= LARGEST
 
 
@@ -129,6 +135,7 @@ def _is_number(value: Any) -> bool:
 def is_time(value: Any) -> bool:
     """Whether it is a time as ISO 8601 that says its zone."""
     try:
+        # A time without a zone cannot be compared with those of another machine.
         return datetime.fromisoformat(value).utcoffset() is not None
     except (TypeError, ValueError):
         return False

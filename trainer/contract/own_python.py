@@ -22,6 +22,9 @@ def own_python(*words: str, python: str = sys.executable) -> list[str]:
         words: the interpreter's arguments.
         python: the interpreter, 3.11 or newer.
     """
+    # -P (3.11) keeps the working folder, or that of the script, off sys.path; -I would also ignore
+    # PYTHONPATH, by which some machines find their packages.
+    # https://docs.python.org/3/using/cmdline.html#cmdoption-P
     return [python, "-P", *words]
 
 
@@ -34,6 +37,7 @@ def forget_working_folder() -> None:
     given = os.environ.get(PATHS, "")
     kept = [entry for entry in given.split(os.pathsep) if entry not in {"", "."}]
     if given and os.pathsep.join(kept) != given:
+        # setdefault: of nested processes of ours, the outermost saw the user's own value.
         os.environ.setdefault(GIVEN_PATHS, given)
         os.environ[PATHS] = os.pathsep.join(kept)
 

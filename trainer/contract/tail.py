@@ -48,11 +48,16 @@ class TailReader:
                 content = stream.read(self._chunk)
         except FileNotFoundError:
             content = b""
+        # A full chunk ends somewhere in a line, and a writer may be in the middle of one: both wait
+        # for their end.
         self.is_full = len(content) == self._chunk
         lines = (
             content.splitlines(keepends=True) if self._redrawn else io.BytesIO(content).readlines()
         )
+        # BytesIO splits at \n alone, as the writer does; bytes.splitlines() also splits at \r.
         waits = lines and not lines[-1].endswith((b"\n", b"\r") if self._redrawn else b"\n")
+        # A single line that fills the chunk is passed on in pieces: otherwise it would wait for
+        # ever.
         if waits and (len(lines) > 1 if self.is_full else not rest):
             lines.pop()
         return lines
@@ -60,6 +65,7 @@ class TailReader:
     def read(self, *, rest: bool = False) -> list[bytes]:
         """Take the next lines, at most a chunk of them; see `peek`."""
         lines = self.peek(rest=rest)
+        # Separate from `peek`, so that a sender can move on only when the lines have arrived.
         self.offset += sum(map(len, lines))
         return lines
 

@@ -1,4 +1,4 @@
-"""Spikes and plateaus of the loss: told once each, in the log and as events."""
+"""Spikes and plateaus of the loss: reported once each, in the log and as events."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Trends:
 
     def event(self, step: int, loss: float, total_steps: int) -> dict[str, str] | None:
         """Take in a loss; return the event that it is, with `kind` and `message`, if it is one."""
+        # Judged against the losses before it: with itself in the window a spike would hide itself.
         before = list(self._losses)
         self._losses.append(loss)
         if len(before) < LEAST:
@@ -47,7 +48,10 @@ class Trends:
         usual = median(before)
         distance = median(abs(value - usual) for value in before)
         was_spiking = self._spiking
+        # A median absolute deviation, since the mean and the variance follow the spike that they
+        # should reveal.
         self._spiking = loss - usual > max(SPIKE * distance, RISE * abs(usual))
+        # A spike of many steps is one event: the first.
         if not self._spiking or was_spiking:
             return None
         message = (
@@ -63,6 +67,7 @@ class Trends:
             PLATEAU_SHARE * total_steps, 2 * WINDOW * self._logging_steps
         ):
             return None
+        # Start over from here, so that a long plateau is reported now and then, not at every step.
         since, self._best = self._best[0], (step, level)
         message = f"the loss has not fallen since step {since}; it is about {number(level)}"
         return {"kind": Kind.LOSS_PLATEAU, "message": message}

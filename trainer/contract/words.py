@@ -11,11 +11,13 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with so many significant digits, a whole number in full; a dash for none."""
+    """Return a number with `digits` significant digits, a whole one in full; a dash for None or NaN."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if isinstance(value, int):
         return f"{value:,}"
+    # "g" rounds correctly but has no thousands separators, and "," has no significant digits; so
+    # round with the one and print with the other.
     short = f"{value:.{digits}g}"
     shown = float(short)
     if not 1000 <= abs(shown) < PLAIN:
@@ -33,6 +35,7 @@ def duration(seconds: float | None) -> str:
     """Return a duration as 0:42, 12:05 or 3:04:05."""
     if seconds is None or seconds < 0:
         return NOTHING
+    # Rounded first: 59.7 s would otherwise print as 0:60.
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
