@@ -109,6 +109,7 @@ class CheckpointKeeper:
     def _is_complete(self, folder: Path, signature: Signature, still_seconds: float) -> bool:
         if (folder / INCOMPLETE).exists():
             return False
+        # Written last by the trainer, so nothing needs to be waited for.
         if self._plan.marker:
             return _is_there(folder / self._plan.marker)
         before, since = self._seen.get(folder, ((), 0.0))

@@ -53,8 +53,6 @@ class OrchestratorError(Exception):
     def __str__(self) -> str:
         return f"{self.message} {self.suggestion}"
 
-    # The default of BaseException calls the class with the joined text, which would become the
-    # message and be followed by the default suggestion.
     def __reduce__(self) -> tuple[type[OrchestratorError], tuple[str, str]]:
         return type(self), (self.message, self.suggestion)
 

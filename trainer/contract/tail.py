@@ -51,10 +51,11 @@ class TailReader:
         # A full chunk ends somewhere in a line, and a writer may be in the middle of one: both wait
         # for their end.
         self.is_full = len(content) == self._chunk
+        # BytesIO splits at \n alone, as the writers do; splitlines() also at \r, which in a plain
+        # log belongs to the line.
         lines = (
             content.splitlines(keepends=True) if self._redrawn else io.BytesIO(content).readlines()
         )
-        # BytesIO splits at \n alone, as the writer does; bytes.splitlines() also splits at \r.
         waits = lines and not lines[-1].endswith((b"\n", b"\r") if self._redrawn else b"\n")
         # A single line that fills the chunk is passed on in pieces: otherwise it would wait for
         # ever.

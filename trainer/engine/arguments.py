@@ -80,18 +80,20 @@ def training_arguments(
         "use_cpu": not cuda,
         "bf16": cuda and precision(config) == "bfloat16",
         "fp16": cuda and precision(config) == "float16",
-        "eval_strategy": "no",  # evaluation is ours: trainer.callbacks.Evaluation
+        "eval_strategy": "no",  # evaluation is ours: trainer.engine.callbacks
         "save_strategy": "steps",
-        "save_total_limit": None,  # pruning is ours: trainer.checkpoints.prune
+        "save_total_limit": None,  # pruning is ours: trainer.contract.checkpoints
         "logging_strategy": "steps",
-        "logging_nan_inf_filter": False,  # NaN must be seen
+        "logging_nan_inf_filter": False,  # else NaN is replaced by the mean of what came before
         "disable_tqdm": True,
         "push_to_hub": False,
         **parallel_arguments(config),
     }
     _check(config.arguments, config_class, ours)
     defaults = {
+        # Defaults that the user may override, unlike `ours`, and that a method may.
         "dataloader_pin_memory": cuda,
+        # It walks the graph at every step; no method leaves a trained parameter unused.
         "ddp_find_unused_parameters": False,
         **faster_here(config),
     }

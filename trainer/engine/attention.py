@@ -86,6 +86,8 @@ def _tells_its_mask(model: PreTrainedModel) -> bool:
     """Whether position_ids that begin anew keep two documents apart, as the model itself shows."""
     import torch
 
+    # Two documents in one sequence, and the second alone: the model itself shows whether it sees
+    # the first. Tokens 1 and 2 exist in every vocabulary.
     both = torch.tensor([[1, 2, 2, 1]], device=model.device)
     positions = torch.tensor([[0, 1, 0, 1]], device=model.device)
     was_training = model.training
@@ -103,6 +105,8 @@ def attend_by_document(model: PreTrainedModel) -> None:
     from transformers.masking_utils import sdpa_mask
 
     AttentionInterface.register(BY_DOCUMENT, by_document)
+    # Without a mask function of the same name transformers makes no mask at all, and a padded
+    # batch, as in evaluation, would attend to its padding.
     AttentionMaskInterface.register(BY_DOCUMENT, sdpa_mask)
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     base.set_attn_implementation(BY_DOCUMENT)
@@ -162,6 +166,7 @@ def _window(length: int, window: int | None, device: torch.device) -> torch.Tens
     if window is None or length <= window:
         return None
     ones = torch.ones(1, 1, length, length, dtype=torch.bool, device=device)
+    # Causal as well: given a mask, sdpa no longer makes its own.
     return ones.tril().triu(1 - window)
 
 

@@ -44,6 +44,7 @@ class Obedience(TrainerCallback):  # type: ignore[misc] # transformers is not ch
         if self.end_state is None and (wanted := agreed_end_state(self._control_reader, control)):
             self.end_state = wanted
             control.should_save = True
+            # The step is whole here, so the checkpoint resumes with the next one.
             control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -78,6 +79,7 @@ class Evaluation(TrainerCallback):  # type: ignore[misc] # transformers is not c
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the best checkpoint, and stop when patience is at its end."""
+        # Before the first step there is no checkpoint that could be the best.
         if self._config.early_stopping_patience is None or state.global_step == 0:
             return
         since_best = self._judge(state)
@@ -138,6 +140,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Say that training runs; the clock of the speeds starts here."""
+        # The counters begin at 0 in a resumed process as well.
         self._last = (time.monotonic(), 0, 0)
         self._trends.resume(state)
         self._write_status(state)
@@ -235,6 +238,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
     def _speed(self, state: Any) -> dict[str, float | None]:
         now, tokens = time.monotonic(), int(self._trainer.tokens_seen)
         samples = int(self._trainer.samples_seen)
+        # A collective: every rank must come here, so the check of the rank is in `_append`.
         tokens, samples = summed([tokens, samples])
         before, tokens_before, samples_before = self._last
         self._last = (now, tokens, samples)
@@ -256,6 +260,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         if not self._rank.is_first:
             return
         write_held(self._directory)
+        # Held while the disk is full, so that the curve has no gap once there is room again.
         self._unwritten.append(json.dumps(record))
         with room_or_later():
             while self._unwritten:

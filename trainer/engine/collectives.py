@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from trainer.contract.world import TIMEOUT_VARIABLE, own_rank
 
-PATIENCE = timedelta(days=7)
+PATIENCE = timedelta(days=7)  # torch has no "for ever" here
 
 T = TypeVar("T")
 
@@ -33,7 +33,10 @@ def process_group() -> Iterator[None]:
 
     cuda = torch.cuda.is_available()
     if cuda:
+        # Before the group: NCCL takes the current device, and all ranks would share the first GPU.
         torch.cuda.set_device(rank.local_rank)
+    # Made by hand for its patience: init_process_group gives its own store the timeout of the
+    # collectives, too short for a machine that is still loading its model.
     store = distributed.TCPStore(  # type: ignore[attr-defined] # torch's own listing lacks it
         os.environ["MASTER_ADDR"],
         int(os.environ["MASTER_PORT"]),
@@ -50,6 +53,8 @@ def process_group() -> Iterator[None]:
     )
     _group()
     yield
+    # Not in a finally: after a failure the others hang in a collective, and leaving the group would
+    # wait for them. The process ends instead.
     _group.cache_clear()
     distributed.destroy_process_group()
 
@@ -91,7 +96,7 @@ def of_first(find: Callable[[], T]) -> T:
         from torch import distributed
 
         distributed.broadcast_object_list(found, src=0, group=_group())
-    return found[0]  # type: ignore[return-value] # the first one's is no None of ours
+    return found[0]  # type: ignore[return-value] # the first one's is what was sent
 
 
 def all_to_first(value: T) -> list[T]:

@@ -34,20 +34,26 @@ class ControlReader:
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals > 1:
+            # Not sys.exit(): that raises in whatever frame is running, waits for threads that save,
+            # and may be swallowed. A second Ctrl-C means now.
             os._exit(ENDED_BY_SIGNAL)
         if not self.training:
+            # A BaseException, so that no "except Exception" of a library on the way takes it.
             raise Interrupted
 
     def control(self) -> Control:
         """Return the present request, reading `control.json` only when it was replaced."""
         try:
             status = os.stat(self._directory.control)  # noqa: PTH116 - half the cost of Path.stat
+            # The file is only ever replaced, so its inode changes even within one tick of the
+            # clock.
             now = (status.st_mtime_ns, status.st_ino)
         except OSError:
             now = None
         if now != self._seen:
             self._seen = now
             self._control = self._directory.read_control()
+        # What the file asks for is more precise than a signal: pause, or its own reason.
         if self._signals and self._control.desired is Desired.RUN:
             return Control(desired=Desired.STOP, reason="a signal asked it to stop")
         return self._control

@@ -26,6 +26,7 @@ def load(text: str, field: str) -> Any:
         ConfigError: it has no such name, or what bears it cannot be called.
     """
     path, name = split_reference(text, field)
+    # A name that no import statement of the user can collide with.
     module_name = f"job_code.{path.resolve()}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
@@ -40,6 +41,7 @@ def load(text: str, field: str) -> Any:
             with in_own_code(path, f"training.{field}"):
                 spec.loader.exec_module(module)
         except BaseException:
+            # A module that raised is half-made; the next load must run it again.
             del sys.modules[module_name]
             raise
     value = getattr(sys.modules[module_name], name, None)
@@ -69,6 +71,7 @@ def load_callbacks(config: TrainingConfig) -> list[Any]:
         with in_own_code(path, "training.callbacks"):
             callback = kind()
         for event in [name for name in dir(callback) if name.startswith("on_")]:
+            # On the instance: other uses of the class stay as they are.
             setattr(callback, event, _guarded(getattr(callback, event), path))
         callbacks.append(callback)
     return callbacks

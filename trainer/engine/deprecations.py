@@ -18,5 +18,6 @@ def deprecations_allowed() -> Iterator[None]:
     """Silence the warnings about names that the user's own code does not contain."""
     with warnings.catch_warnings():
         for name in DEPRECATED:
+            # The message is matched from its start, as a regular expression.
             warnings.filterwarnings("ignore", name, FutureWarning)
         yield

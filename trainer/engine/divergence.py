@@ -1,4 +1,4 @@
-"""When the loss is no number any more: what is told of it, and training on at a lower rate."""
+"""When the loss is NaN or infinite: what is reported, and how to go on at a lower rate."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Recent:
 
     def add(self, loss: Any, inputs: Any) -> None:
         """Remember a batch; the loss stays on its device, so that nothing is waited for."""
+        # detach(), or the graph of every remembered batch would stay in memory.
         self._seen.append((loss.detach(), inputs))
 
     def rows(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -52,7 +53,7 @@ def diverged(what: str, state: Any) -> TrainingDiverged:
     """Return the error, with the losses before.
 
     Args:
-        what: which number is none, and at which step.
+        what: which value is not finite, and at which step.
         state: of transformers' trainer.
     """
     history = (entry for entry in state.log_history if math.isfinite(entry.get("loss", math.nan)))
@@ -76,6 +77,8 @@ def lower_rates(optimizer: Any, scheduler: Any, learning_rate: float) -> None:
         group["lr"] *= factor
         if "initial_lr" in group:
             group["initial_lr"] *= factor
+    # LambdaLR computes every rate from base_lrs, so the shape of the schedule stays; _last_lr is
+    # what transformers logs until the next step.
     for name in ("base_lrs", "_last_lr"):
         if hasattr(scheduler, name):
             setattr(scheduler, name, [rate * factor for rate in getattr(scheduler, name)])

@@ -24,6 +24,7 @@ from trainer.contract.errors import (
 )
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
+# Matched by text: torch, CUDA libraries, numpy and the kernel raise unrelated classes.
 _MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -102,6 +103,7 @@ def named_by(lines: Iterable[str], folder: Path) -> OrchestratorError | None:
         lines: oldest first.
         folder: where it writes; a full disk is reported with its sizes.
     """
+    # The last complaint is the likeliest cause; earlier ones may have been survived.
     for line in reversed(list(lines)):
         if line.startswith(("ModuleNotFoundError: ", "ImportError: ")):
             return DependencyError(f"A package is missing or broken ({line[:500]}).")
@@ -147,6 +149,7 @@ def in_own_code(path: Path, what: str) -> Iterator[None]:
         if runs_out(error):
             raise
         frames = traceback.extract_tb(error.__traceback__)
+        # The innermost frame of their file: what it called in a library is not what to correct.
         own = next((frame for frame in reversed(frames) if frame.filename == str(path)), None)
         where = f", line {own.lineno}, in {own.name}" if own else ""
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:500]

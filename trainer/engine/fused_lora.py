@@ -21,6 +21,7 @@ def fuse(model: nn.Module) -> None:
     Layers of few bits and those of other variants stay as they are.
     """
     for module in model.modules():
+        # type(), not isinstance: subclasses, such as quantised layers, compute something else.
         if type(module) is lora.Linear and type(module.base_layer) is nn.Linear:
             module.__class__ = FusedLinear
 
@@ -31,6 +32,7 @@ class FusedLinear(lora.Linear):  # type: ignore[misc] # PEFT is not checked
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return y of shape (…, out) for x of shape (…, in)."""
         if args or kwargs or not self._is_plain(x):
+            # Decided at every call, since dropout, merging and adapters change between calls.
             return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return] # PEFT is not checked
         [adapter] = self.active_adapters
         a, b = self.lora_A[adapter].weight, self.lora_B[adapter].weight
@@ -63,7 +65,9 @@ class _Fused(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
+        # Scaled here, where the tensor has r columns, and in place: it is ours alone.
         low = (rows @ a.t()).mul_(s)
+        # beta = 1 of addmm_ adds the product while it is written: no second pass over y.
         y = nn.functional.linear(rows, weight, bias).addmm_(low, b.t())
         ctx.save_for_backward(rows, weight, a, b, low)
         ctx.scaling, ctx.shape = s, x.shape
@@ -78,6 +82,7 @@ class _Fused(torch.autograd.Function):
         of_low = (gradient @ b).mul_(ctx.scaling)
         return (
             (gradient @ weight).addmm_(of_low, a).view(ctx.shape) if of_x else None,
+            # The weight and the bias are frozen; see `_is_plain`.
             *(None, None),
             of_low.t() @ rows if of_a else None,
             gradient.t() @ low if of_b else None,

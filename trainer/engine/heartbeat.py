@@ -34,6 +34,7 @@ class Heartbeat:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Gone while the output is written: there the lines of the log are the signs of life again.
         self._path.unlink(missing_ok=True)
 
     def beat(self) -> None:
@@ -42,4 +43,6 @@ class Heartbeat:
         if now - self._at >= INTERVAL:
             self._at = now
             with suppress(OSError):
+                # The watchdog looks at the time of modification only; utime writes no data, so it
+                # works on a disk without room.
                 os.utime(self._path)

@@ -87,7 +87,10 @@ class JobTrainer(InParts):
 
     @contextmanager
     def _walking_less(self) -> Iterator[None]:
-        """Spare two walks over all modules a step: adapters are many, and few have gradients."""
+        """Spare two walks over all modules per step, which transformers takes.
+
+        With adapters there are many modules, and few of their parameters have gradients.
+        """
         model: Any = self.model  # type: ignore[attr-defined] # mixin
 
         def train(mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - as torch has it
@@ -95,6 +98,7 @@ class JobTrainer(InParts):
 
         model.train()  # adapters make a new root, which says so of itself alone
         model.train = train
+        # The optimizer has exactly the parameters that have gradients; the model has all of them.
         model.zero_grad = lambda: self.optimizer.zero_grad()  # type: ignore[attr-defined] # mixin
         try:
             yield
@@ -112,6 +116,8 @@ class JobTrainer(InParts):
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on one batch."""
         self.heartbeat.beat()
+        # A save that failed in the background must end the training here, at the next batch, and
+        # not hours later at the next save.
         self.saves.check()
         self.count(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc] # mixin
@@ -143,13 +149,14 @@ class JobTrainer(InParts):
 
         sampler = super()._get_train_sampler(dataset)  # type: ignore[misc] # mixin
         if isinstance(sampler, LengthGroupedSampler):
+            # accelerate calls set_epoch() at every epoch, also when a resumed run skips to one.
             generator = torch.Generator()
             sampler.generator = generator
             sampler.set_epoch = lambda epoch: generator.manual_seed(self.run.config.seed + epoch)
         return sampler
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Count none: nobody reads the sum, and counting walks all parameters at every step."""
+        """Return 0: nothing reads the sum, and counting would walk all parameters at every step."""
         return 0
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -160,6 +167,7 @@ class JobTrainer(InParts):
         from transformers import Trainer
 
         self._refuse_broken_weights()
+        # One staging folder, one thread: the save before must be in its place.
         self.saves.wait()
         folder, rank = self.run.directory.checkpoints, own_rank()
         # Only the first process has time: the others' files must be there when it ends the save,
@@ -174,6 +182,8 @@ class JobTrainer(InParts):
         def save() -> list[saving.Write]:
             if rank.is_first_here:
                 shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
+            # The first process of each machine has emptied the folder before any other writes into
+            # it.
             wait_for_all()
             with saving.writes_put_off(0 if waits else saving.memory_for_copies()) as writes:
                 # Not TRL's own, which writes a model card at every checkpoint.
@@ -188,6 +198,7 @@ class JobTrainer(InParts):
             if rank.is_first_here:  # of another machine, whose part is with the first by now
                 shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
             return
+        # From here on training may change the weights: what is written are the copies.
         self.saves.begin(partial(self._finish_save, self.state.global_step, writes))
         if waits:
             self.saves.wait()
@@ -204,16 +215,18 @@ class JobTrainer(InParts):
 
         with named_failures(folder):
             saved = self.run.with_room(finish)
+        # After the new one is in place, so that there is never none.
         checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
         line = f"saved {saved.name}"
         note_event(self.run.directory, Kind.SAVED, line, step=step, checkpoint=saved.name)
         print(line, flush=True)  # noqa: T201 - standard output is the job's log
 
     def _refuse_broken_weights(self) -> None:
-        """Keep the last good checkpoint: the loss is logged less often than steps are saved."""
+        """Refuse to save NaN over the last good checkpoint; the loss may not be logged at every step."""
         import torch
 
         trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin
+        # One synchronisation with the GPU for all weights, instead of one for each.
         if not torch.stack([torch.isfinite(p).all() for p in trained]).all():
             step = self.state.global_step
             raise diverged(f"After step {step} a weight was NaN or infinite", self.state)
@@ -225,6 +238,7 @@ class JobTrainer(InParts):
         if not rank.on_several_machines:
             return
         path = Path(output_dir) / f"rng_state_{rank.rank}.pth"
+        # Those of this machine are on the disk of the first process already.
         elsewhere = rank.rank >= rank.local_world_size
         for name, content in all_to_first((path.name, path.read_bytes() if elsewhere else None)):
             if content is not None:
@@ -234,6 +248,7 @@ class JobTrainer(InParts):
         with tensors_expected(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc] # mixin
         if checkpoint is not None and self.run.learning_rate_factor != 1:
+            # The checkpoint holds the rates that diverged; transformers has just loaded them.
             lower_rates(self.optimizer, self.lr_scheduler, self.args.learning_rate)  # type: ignore[attr-defined] # mixin
 
     def _load_rng_state(self, checkpoint: Any) -> None:
@@ -243,7 +258,7 @@ class JobTrainer(InParts):
 
 @contextmanager
 def named_failures(folder: Path) -> Iterator[None]:
-    """Name what goes wrong in a save, and leave nothing half of it: the disk may be full."""
+    """Name what goes wrong in a save, and leave nothing half-written: the disk may be full."""
     try:
         yield
     except Exception as error:

@@ -16,10 +16,11 @@ def keep_freed_memory() -> None:
 
     glibc gives a large part of it back to the system, which hands it out again page by page, each
     of them zeroed: some twentieth of the time that training takes on a CPU. Nothing is done without glibc,
-    or where MALLOC_ variables tell what somebody wants. See mallopt(3).
+    or where MALLOC_ variables are set. See mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     libc = ctypes.CDLL(None)
+    # Setting either also switches off the dynamic thresholds of glibc, so set both.
     libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
     libc.mallopt(M_TRIM_THRESHOLD, KEPT)

@@ -74,7 +74,9 @@ def predicted(
         if wanted == "auto" and not choice and divisor > 1:
             continue
         config = config.model_copy(update={"gradient_checkpointing": choice})
+        # Checkpointing costs about a third more time, so it is tried without first.
         memory = memory_gb(config, length, divisor=divisor, model=model, processes=processes)
+        # The remainder is for fragmentation and for what a prediction cannot know.
         if memory["peak"] <= ROOM * available_gb(processes)[1]:
             break
     assert memory  # noqa: S101 - for the type checker: at least one choice was looked at
@@ -109,6 +111,7 @@ def memory_gb(
         "gradients": trained * GRADIENT_BYTES,
         "optimizer": trained * optimizer_bytes(config.optim),
     }
+    # Models whose code cannot be traced get the formula: a rough answer is better than none.
     passing = _traced(config, rows, length) or _reckoned(config, model, rows, length)
     # The first gradients come when most activations are gone; with accumulation they stay.
     kept = parts["gradients"] if accumulation > 1 else 0.0
@@ -158,6 +161,7 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
         text = architecture.get_text_config()
         text.num_hidden_layers = layers
         if getattr(text, "layer_types", None):
+            # transformers refuses a config whose list is not as long as the model is deep.
             text.layer_types = text.layer_types[:layers]
     dtype = getattr(torch, precision(config)) if config.peft else torch.float32
     kind = getattr(transformers, METHODS[config.method].auto_class(adapters=False))
@@ -172,6 +176,8 @@ def _traced(config: TrainingConfig, rows: int, length: int) -> float | None:
 
     layers: int = load_architecture(config).get_text_config().num_hidden_layers
     try:
+        # Two layers, since the first shares the embeddings and the head with the rest: their
+        # difference is what each further layer adds.
         one, two = (_trace(config, rows, length, layers=count) for count in (1, 2))
     except Exception:  # noqa: BLE001 - models are many, and most of their code is not ours
         return None
@@ -259,9 +265,11 @@ def living_storages() -> Any:
         def _count(self, storage: Any) -> None:
             if storage in self._seen:
                 return
+            # By storage, not by tensor: views share one.
             size = self._seen[storage] = storage.nbytes()
             self.now += size
             self.most = max(self.most, self.now)
+            # Called when the last tensor on it goes: what lives is what autograd keeps.
             weakref.finalize(storage, self._forget, size)
 
         def _forget(self, size: int) -> None:

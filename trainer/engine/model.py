@@ -30,6 +30,7 @@ def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
             f"training.model: {config.model} has no fast tokenizer (tokenizer.json).",
             "Save it once with transformers' convert_slow_tokenizer, or choose another model.",
         )
+    # Padding is masked out of the loss and the attention, so which token it is does not matter.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -61,6 +62,7 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
 
     set_seed(config.seed)  # adapters and random weights are the same for the same seed
     frozen = config.peft is not None
+    # Weights in 16 bits lose most updates of a usual size to rounding; see `masters_kept`.
     dtype = getattr(torch, precision(config)) if frozen else torch.float32
     method = METHODS[config.method]
     kind = getattr(transformers, method.auto_class(adapters=False))
@@ -106,6 +108,7 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
     try:
         with deprecations_allowed():
             return peft.get_peft_model(model, _peft_config(config))
+    # PEFT raises it for target_modules that match nothing, naming them in the first line.
     except ValueError as error:
         raise ConfigError(
             f"training.peft: {str(error).splitlines()[0]}",

@@ -40,6 +40,8 @@ class InParts:
             smaller = self._smaller_eval_batch()
             metrics = self._tried(work, again=smaller > 0)
             if metrics is None:
+                # For the rest of the run: what did not fit once would not fit at the next
+                # evaluation.
                 self.args.per_device_eval_batch_size = smaller
                 for noted in ("_metrics", "_stored_metrics"):  # by TRL, of a part of the rows
                     getattr(self, noted, {}).get("eval", {}).clear()
@@ -57,6 +59,7 @@ class InParts:
             results = self._tried(partial(_each, work, parts), again=size > 1)
             if results is not None:
                 return results
+            # Kept as well, and saved with the rollout: a resumed run need not find out again.
             self.parts *= 2
             self._fall_back(f"memory ran out for the answers: again in {self.parts} parts")
 
@@ -72,9 +75,12 @@ class InParts:
         try:
             return work()
         except Exception as error:
+            # A rank that repeats its work alone would leave the others in a collective; the
+            # supervisor restarts all of them with a smaller batch instead.
             if not again or self.args.world_size > 1 or not runs_out(error):
                 raise
-        gc.collect()  # only now: the error held what filled the memory
+        # Only outside the except clause: the traceback held the frames, and they the tensors.
+        gc.collect()
         torch.set_rng_state(state)  # the same is drawn, however far the try came
         if on_gpu is not None:
             torch.cuda.empty_cache()
@@ -89,6 +95,7 @@ class InParts:
 
     def _smaller_eval_batch(self) -> int:
         """Return half the batch, all answers to a prompt together; 0: it cannot be smaller."""
+        # TRL compares the answers to one prompt, so a batch may not cut through them.
         group = getattr(self, "num_generations_eval", 1)
         return int(self.args.per_device_eval_batch_size // 2 // group * group)
 

@@ -50,6 +50,7 @@ def parallel_arguments(config: TrainingConfig) -> dict[str, Any]:
     """Return what transformers' arguments say of it."""
     if config.parallelism == "fsdp":
         return {
+            # https://huggingface.co/docs/transformers/fsdp
             "fsdp": True,
             "fsdp_config": {
                 "version": 2,
@@ -74,6 +75,7 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
         "contiguous_gradients": True,
     }
     if config.zero_stage == 3:
+        # Without it only shards are saved, which nothing but DeepSpeed can load.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     return {
         "zero_optimization": zero,
@@ -122,6 +124,8 @@ def agreed_end_state(control_reader: ControlReader, control: Any = None) -> JobS
         control_reader: what was requested of this process.
         control: transformers' flags, which become the same in all processes too.
     """
+    # The highest index wins, so a stop wins over a pause. All must act at the same step: a rank
+    # that left alone would leave the others in a collective.
     [end] = _agreed(control, ENDS.index(control_reader.end_state()))
     return ENDS[end]
 

@@ -51,6 +51,7 @@ def masters_kept(model: PreTrainedModel) -> Iterator[None]:
     """
     quantised = getattr(model, "hf_quantizer", None) is not None
     trained = (named for named in model.named_parameters() if quantised and named[1].requires_grad)
+    # Held by reference: TRL puts a rounded copy in its place, so these are untouched.
     masters = {name: parameter.data for name, parameter in trained}
     yield
     for name, parameter in model.named_parameters():
@@ -84,6 +85,7 @@ def _quantised(
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     skipped = settings.llm_int8_skip_modules
     if skipped is None:
+        # What transformers itself leaves out: the head, and weights tied to it.
         skipped = get_keys_to_not_convert(base)
     for name, module in base.named_modules():
         layer = name.removesuffix(".base_layer")  # where an adapter lies around it
@@ -95,5 +97,6 @@ def _quantised(
 def _bytes_per_weight(settings: QuantizationConfig | None) -> float:
     if settings is None or settings.load_in_8bit:
         return 1.0  # the scales, one a row, are too few to count
+    # Double quantisation: 8 bits a block, and a float32 for each 256 blocks (arXiv:2305.14314).
     scale = 1 / BLOCK + 4 / (BLOCK * BLOCK_OF_SCALES)
     return 0.5 + (scale if settings.bnb_4bit_use_double_quant else 4 / BLOCK)

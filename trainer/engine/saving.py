@@ -47,7 +47,7 @@ class Saves:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait; a failure that is under way already is told, not that of the save."""
+        """Wait for the save; if an error is under way already, that one is raised, not the save's."""
         with suppress(*([Exception] if error else [])):
             self.wait()
 
@@ -88,7 +88,9 @@ def writes_put_off(budget: int) -> Iterator[list[Write]]:
             left -= size
             writes.append(functools.partial(write, copy_in_memory(content), *args, **kwargs))
 
+    # Patched where they are called from: "from x import save_file" binds the name at import.
     modules = [(importlib.import_module(module), name) for module, name in WRITERS]
+    # All are looked up before any is replaced: two of these names may be one function.
     originals = [getattr(module, name) for module, name in modules]
     for (module, name), write in zip(modules, originals, strict=True):
         setattr(module, name, functools.partial(put_off, write))
@@ -109,6 +111,7 @@ def size_in_memory(content: Any) -> int | None:
     for leaf in tree_leaves(content):
         if type(leaf) in {torch.Tensor, torch.nn.Parameter} and leaf.layout is torch.strided:
             size += leaf.nbytes
+        # An object may refer to tensors that training goes on changing; it is written at once.
         elif not isinstance(leaf, bool | int | float | str | bytes | None | np.ndarray):
             return None
     return size
@@ -126,6 +129,7 @@ def copy_in_memory(content: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
         if id(leaf) not in copies:
+            # copy=True: without it a tensor on the CPU would be shared with the training.
             copies[id(leaf)] = leaf.detach().to("cpu", copy=True)
             copies[id(leaf)].__dict__.update(leaf.__dict__)  # bitsandbytes marks its tensors so
         return copies[id(leaf)]
@@ -143,6 +147,8 @@ def _left_in_container() -> float:
     try:
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return limit - used + int(facts["inactive_file"])  # what files left there is given back
+        # "max" without a limit is no number, which the except clause takes for infinity.
+        # https://docs.kernel.org/admin-guide/cgroup-v2.html
+        return limit - used + int(facts["inactive_file"])
     except (OSError, ValueError, KeyError):
         return float("inf")

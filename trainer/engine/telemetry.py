@@ -40,6 +40,7 @@ class Telemetry:
         assert self._cuda  # noqa: S101 - for the type checker: only called with CUDA
         try:
             pynvml.nvmlInit()
+            # By UUID: NVML counts all GPUs of the machine, CUDA only those in CUDA_VISIBLE_DEVICES.
             uuid = f"GPU-{self._cuda.get_device_properties(0).uuid}"
             return pynvml.nvmlDeviceGetHandleByUUID(uuid)
         except pynvml.NVMLError:

@@ -46,7 +46,7 @@ def start_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
 
 
 def hide_unused(config: Any) -> None:
-    """Let nobody import a tracker that the job does not report to; for a process that trains once.
+    """Keep trackers from being imported that the job does not report to; for a process that trains once.
 
     TRL imports every one that is installed: three seconds of CPU for mlflow and wandb.
 
@@ -98,6 +98,7 @@ def _start_wandb(directory: JobDirectory, name: str) -> None:
     }
     for variable, value in defaults.items():
         os.environ.setdefault(variable, value)
+    # Overrides the user, unlike the defaults above: a resumed job must find its own run.
     os.environ.update(
         WANDB_DIR=str(directory.reports),
         WANDB_RUN_ID=_run_id(directory),
@@ -113,6 +114,7 @@ def _start_mlflow(directory: JobDirectory, name: str) -> None:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         store.mkdir(exist_ok=True)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{(store / 'mlflow.db').resolve()}"
+    # transformers reads this variable too, so both must agree on the experiment.
     experiment = os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", PROJECT)
     try:
         client = mlflow.MlflowClient()
@@ -129,6 +131,7 @@ def _start_mlflow(directory: JobDirectory, name: str) -> None:
             f"{str(error).splitlines()[0]}.",
             "Correct MLFLOW_TRACKING_URI and its credentials, or leave mlflow out of report_to.",
         ) from error
+    # transformers' MLflowCallback continues the run of this id.
     os.environ["MLFLOW_RUN_ID"] = run.info.run_id
 
 
