@@ -27,6 +27,7 @@ def split_reference(text: str, field: str) -> tuple[Path, str]:
     Raises:
         ConfigError: it is not written so.
     """
+    # From the right: a folder may have a colon in its name.
     path, _, name = text.rpartition(":")
     if not path.endswith(".py") or not name.isidentifier():
         raise ConfigError(
@@ -48,7 +49,7 @@ def references(config: TrainingFields) -> Iterator[tuple[str, str]]:
 
 
 def check_code(config: TrainingFields, *, elsewhere: Collection[str] = ()) -> None:
-    """Read the files without running them: they are there, they are Python, they have the names.
+    """Check without running them that the files exist, are Python, and define the names.
 
     Args:
         config: the job's config.
@@ -74,6 +75,7 @@ def check_code(config: TrainingFields, *, elsewhere: Collection[str] = ()) -> No
 def _names_in(path: Path, field: str) -> list[str]:
     """Return what a file defines or imports at its top level."""
     try:
+        # Bytes, so that a coding declaration (PEP 263) in the file is respected.
         tree = ast.parse(path.read_bytes(), filename=str(path))
     except OSError as error:
         raise ConfigError(
@@ -102,6 +104,7 @@ def code_hashes(config: TrainingFields) -> dict[str, str]:
     hashes: dict[str, str] = {}
     paths = {split_reference(text, field)[0].resolve() for field, text in references(config)}
     for path in sorted(paths):
+        # Names, not paths: the record travels with the result, and paths tell of a home folder.
         name = path.name if path.name not in hashes else f"{path.parent.name}/{path.name}"
         hashes[name] = sha256_of(path)
     return hashes

@@ -32,6 +32,7 @@ _SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY|CREDENTIAL", re.IGNORECASE
 
 def _known_placeholders(text: str) -> str:
     for name in PLACEHOLDER.findall(text):
+        # A typing error would otherwise reach the command as a literal {modle}.
         if name not in PLACEHOLDERS:
             raise ValueError(
                 f"{{{name}}} is not a placeholder; there are: {', '.join(PLACEHOLDERS)} "
@@ -60,6 +61,7 @@ def _metric_pattern(text: str) -> str:
 
 def _below(path: str) -> str:
     """Refuse a path that leaves the job directory."""
+    # The job directory moves from machine to machine, and only what is below it goes along.
     if path.startswith(("/", "~")) or ".." in path.split("/") or path.strip("./") == "":
         raise ValueError("must be a path below the job directory")
     if PurePosixPath(path).parts[0] in OURS:
@@ -69,6 +71,7 @@ def _below(path: str) -> str:
 
 def _no_secrets(env: dict[str, str]) -> dict[str, str]:
     for name in env:
+        # Job files are kept, shown in the UI and copied to machines of others.
         if _SECRET.search(name):
             raise ValueError(
                 f"{name} looks like a secret, which a job file must not hold; set it in your own "
@@ -110,13 +113,14 @@ class CommandConfig(Settings):
     output: Below = "out/final"
     """The file or folder that becomes the artifact."""
     success: Pattern | None = None
-    """A regular expression that must have been printed; else exit code 0 is no success."""
+    """A regular expression that must have been printed; else exit code 0 does not count as success."""
     env: Annotated[dict[Text, Word], AfterValidator(_no_secrets)] = Field(default_factory=dict)
     """Environment variables. Secrets have no place here."""
 
 
 def without_model(value: Any) -> Any:
-    """Let a command name neither model nor dataset; whoever trains by himself must name them."""
+    """Fill in model and dataset for a command that names none; the other trainers must name them."""
     if isinstance(value, dict) and value.get("trainer") == "command":
+        # Placed first, so that names given in the job win.
         return {"model": NONE, "dataset": NONE, **value}
     return value

@@ -33,8 +33,10 @@ def validated(model: type[Model], value: Any, source: str) -> Model:
     except ValidationError as error:
         problems = list(_problems(model, error))
         if len(problems) > MAX_PROBLEMS:
+            # A whole file of the wrong kind has a problem in every line.
             problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
         shown = "; ".join(problems)
+        # from None: the traceback of pydantic would say the same once more, and worse.
         raise ConfigError(f"{source}: {shown}{'' if shown.endswith('?') else '.'}") from None
 
 
@@ -48,6 +50,8 @@ def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
             case "extra_forbidden":
                 yield f"{where} is not a field{_did_you_mean(model, problem['loc'])}"
             case "value_error":
+                # Rules about several fields get the whole job as input, and name their field
+                # themselves.
                 given_text = "" if isinstance(given, BaseModel | dict) else f" = {_short(given)}"
                 yield f"{where}{given_text}: {problem['ctx']['error']}".removeprefix(": ")
             case _:
@@ -69,6 +73,7 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     """Return the names of the fields of the settings that `path` leads to."""
     choices = [model]
     for part in path:
+        # For a union pydantic puts the name of the class that it tried into the path.
         tried = [kind for kind in choices if kind.__name__ == part]
         field = choices[0].model_fields.get(str(part))
         nested = tried or (list(_models_in(field.annotation)) if field else [])

@@ -39,6 +39,7 @@ def check_trainer() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in NEEDED:
+        # By metadata, without importing: torch alone takes seconds.
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
     missing = [name for name in NEEDED if name not in found]
@@ -63,6 +64,7 @@ def check_extras(config: TrainingConfig) -> None:
     """
     for field, extra in _wanted(config):
         for module in MODULES[extra]:
+            # find_spec does not run the package: importing bitsandbytes or deepspeed takes seconds.
             if importlib.util.find_spec(module) is None:
                 raise DependencyError(
                     f"training.{field}: {extra} needs the package {module}, which is not "
@@ -74,7 +76,7 @@ def check_extras(config: TrainingConfig) -> None:
 def _wanted(config: TrainingConfig) -> Iterator[tuple[str, str]]:
     """Yield field and extra for everything that a job asks for and not every job needs."""
     if config.trainer != "builtin":
-        return  # another's packages are known to him alone
+        return  # only the other trainer knows which packages it needs
     if config.quantization:
         yield "quantization", "bitsandbytes"
     if BITSANDBYTES_OPTIMIZER.search(config.optim):

@@ -9,7 +9,7 @@ from trainer.config.training import TrainingConfig
 
 
 def generation_arguments(config: TrainingConfig) -> dict[str, Any]:
-    """Return the arguments of a method that generates, None where its own default is wanted."""
+    """Return the arguments of a method that generates; unset ones are left to its own defaults."""
     arguments = {
         "beta": config.beta,
         "max_completion_length": config.max_completion_length,
@@ -22,6 +22,7 @@ def generation_arguments(config: TrainingConfig) -> dict[str, Any]:
 def uses_of_prompt(config: TrainingConfig) -> int:
     """Return how many answers to a prompt are learnt from in an epoch, counting every pass."""
     if config.method == "ppo":
+        # The default of PPOConfig, which cannot be imported here: it needs transformers.
         return int(config.arguments.get("num_ppo_epochs", 4))
     answers = config.num_generations or NUM_GENERATIONS.get(config.method, 1)
     return int(answers * config.arguments.get("num_iterations", 1))

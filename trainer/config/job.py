@@ -151,6 +151,7 @@ class TrainingJob(Settings):
         if self.training.trainer != "builtin":
             return 1
         gpus = self.resources.gpu_count or 0
+        # Each GPU has one process; with one GPU, or none asked for, cpu_processes decides.
         return gpus if gpus > 1 else self.resources.cpu_processes or 1
 
     @property

@@ -19,10 +19,11 @@ class Method:
     """The class of its arguments, as module:Class."""
     formats: tuple[str, ...]
     """How the rows of its datasets may be laid out, in the order in which formats are told."""
+    # Adapters start from zero and take a rate about ten times that of all weights.
     learning_rates: tuple[float, float] = (2e-4, 2e-5)
     """The default with adapters, and for all weights."""
     sequences: int = 1
-    """How many sequences of a row are in memory at once."""
+    """How many sequences per row are in memory at once."""
     is_classifier: bool = False
     """Whether the model gets a head with one score instead of one over the vocabulary."""
     has_beta: bool = True
@@ -87,6 +88,7 @@ METHODS = {
     "orpo": Method(
         "trainer.methods.orpo",
         "odds ratio preference optimisation",
+        # TRL moved it there, and may change it in any release.
         "trl.experimental.orpo:ORPOConfig",
         ("preference",),
         (8e-5, 8e-6),

@@ -21,6 +21,7 @@ def check_model_files(
         ModelNotFound: `model` is a path, and no folder with such a file is there.
     """
     path = Path(model).expanduser()
+    # owner/name may be a repository or a folder: it is judged as a folder only if one is there.
     if (looks_like_path(model) or path.exists()) and not any(
         (path / name).is_file() for name in needed
     ):

@@ -25,6 +25,8 @@ def _quantization(name: str) -> str:
 
 
 def _repository(name: str) -> str:
+    # The rules of validate_repo_id in huggingface_hub, a package of the trainer's: where jobs are
+    # checked it may be missing.
     if not _REPOSITORY.fullmatch(name) or "--" in name or ".." in name or len(name) > 96:
         raise ValueError("must be owner/name, like the repositories of the Hub")
     return name

@@ -31,6 +31,7 @@ class PeftSettings(Settings):
     def _of_this_kind(cls, value: Any) -> Any:
         """Name the kind that a setting belongs to: it may be known, and yet mean nothing here."""
         for name in value if isinstance(value, dict) else ():
+            # Before pydantic, which would only say that the field is unknown.
             owners = [kind for kind in KINDS if name in kind.model_fields]
             if owners and cls not in owners:
                 kinds = " or ".join(_kind_name(kind) for kind in owners)
@@ -67,6 +68,8 @@ class LoraConfig(PeftSettings):
 
     @model_validator(mode="after")
     def _leaves_the_head(self) -> LoraConfig:
+        # TRL multiplies the hidden states by lm_head.weight to save memory, which passes the
+        # adapter by. "all-linear" leaves the head out by itself.
         if isinstance(self.target_modules, list) and HEAD in self.target_modules:
             raise ValueError(
                 f"target_modules: an adapter on {HEAD} would never be trained, for TRL computes "
@@ -131,6 +134,7 @@ class _AsAnyOf:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         described = handler(schema)
+        # Equivalent here: the tags exclude each other.
         described["anyOf"] = described.pop("oneOf")
         return described
 
@@ -142,7 +146,7 @@ def _kind_name(kind: type[PeftSettings]) -> str:
 
 
 def _class_of(value: Any) -> str | None:
-    """Return the name of the class that a value is for: jobs from before there were others say none."""
+    """Return the name of the class that a value is for; older jobs have no peft_type, which means LoRA."""
     if isinstance(value, PeftSettings):
         return type(value).__name__
     wanted = value.get("peft_type", "lora") if isinstance(value, dict) else "lora"

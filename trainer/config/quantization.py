@@ -34,6 +34,7 @@ class QuantizationConfig(Settings):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> QuantizationConfig:
+        # Neither is as wrong as both: an empty quantization would silently do nothing.
         if self.load_in_4bit == self.load_in_8bit:
             raise ValueError("set load_in_4bit: true or load_in_8bit: true, one of them")
         return self

@@ -54,6 +54,7 @@ def check_consistency(config: TrainingFields) -> None:
             "early_stopping_patience needs held-out rows: "
             "set dataset.eval_fraction or dataset.eval_path"
         )
+    # TRL estimates KL from mismatched pairs within the batch: of a single row there are none.
     if config.method == "kto" and config.per_device_train_batch_size < 2:
         raise ValueError(
             "kto compares the rows of a batch: set per_device_train_batch_size to 2 or more"
@@ -74,7 +75,7 @@ def check_own_settings(config: TrainingFields) -> None:
         # Values are compared: a job that was written down again gives every field.
         default = type(config).model_fields[name].get_default(call_default_factory=True)
         if getattr(config, name) != default and not has(config.method):
-            raise ValueError(f"{name} is nothing that {config.method} has: remove it")
+            raise ValueError(f"{name} does not apply to method {config.method}: remove it")
     if config.loss_type is not None:
         _check_loss(config.method, config.loss_type, config.arguments.get("label_smoothing"))
 
@@ -209,7 +210,9 @@ def check_outputs(config: TrainingFields) -> None:
     if config.trainer != "builtin":
         for name in ("merge", "export", "push_to_hub"):
             if getattr(config, name):
-                raise ValueError(f"{name} is for trainer: builtin; what others leave is theirs")
+                raise ValueError(
+                    f"{name} works with trainer: builtin only: leave it out, or use the trainer's own"
+                )
     if config.merge and config.peft is None:
         raise ValueError("merge: peft: null leaves a whole model, no adapter: set merge: false")
     if config.peft and config.peft.is_soft_prompt and (config.merge or config.export):

@@ -142,7 +142,7 @@ class TrainingFields(Settings):
     eval_steps: int | None = Field(default=None, ge=1)
     """Evaluate every this many steps. null: at the end of each epoch."""
     eval_on_start: bool = True
-    """Evaluate once before training, to see what it gained."""
+    """Evaluate once before training, to see what training gained."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop when eval_loss has not improved for this many evaluations, and keep the best."""
     early_stopping_threshold: float = Field(default=0.0, ge=0)

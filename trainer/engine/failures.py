@@ -146,6 +146,7 @@ def in_own_code(path: Path, what: str) -> Iterator[None]:
     except OrchestratorError:
         raise
     except Exception as error:
+        # Not their mistake: the batch was too large. It is retried with a smaller one.
         if runs_out(error):
             raise
         frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""Look at what a job lets another trainer do, before anything starts."""
+"""Check what a job asks of another trainer, before anything starts."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def check_foreign(job: TrainingJob) -> str:
     command = config.command or CommandConfig()
     _check_files(command)
     _check_scripts(command)
+    # Only there do we see the programs; `setup` may install one that is missing now.
     if job.providers == ["local"] and not job.setup:
         _check_program(config, command)
     return f"trained by {config.trainer}"
@@ -46,6 +47,7 @@ def _check_files(command: CommandConfig) -> None:
                 f"training.command.files = {file!r}: there is no such file or folder.",
                 "Relative paths start at the folder of the job file.",
             )
+        # All land side by side in the job directory.
         if other := seen.get(path.name):
             raise ConfigError(
                 f"training.command.files: {other} and {file} have the same name.", "Rename one."
@@ -72,6 +74,7 @@ def _check_program(config: TrainingConfig, command: CommandConfig) -> None:
         words = [PRESETS[config.trainer].program]
     if not words or SCRIPT.fullmatch(words[0]) or "{" in words[0]:
         return
+    # The PATH that the command will have; see trainer.command.program.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if shutil.which(words[0], path=path):
         return
@@ -85,6 +88,7 @@ def _check_program(config: TrainingConfig, command: CommandConfig) -> None:
 
 def _knows(word: str) -> bool:
     """Whether the shell knows a word: its own commands, assignments and brackets are no programs."""
+    # Anything else is syntax to a shell; better let a wrong word pass than refuse a right one.
     if not re.fullmatch(r"[\w.+-]+", word):
         return True
     done = subprocess.run(  # noqa: S603 - it looks the word up, and runs nothing

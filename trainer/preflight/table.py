@@ -1,4 +1,4 @@
-"""What a check is, and how a table of them is walked as far as one can see from here."""
+"""What a check is, and how a table of checks is walked with what is at hand."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class Check:
 
     def can_look(self, subject: Subject, have: Collection[Needs]) -> bool:
         """Whether there is something to look at, and all that it takes."""
+        # startswith takes a tuple, and a field may be nested: training.dataset.eval_path.
         is_away = any(name.startswith(self.reads) for name in subject.away) if self.reads else False
         return self.needs.issubset(have) and not is_away and self.applies(subject)
 
@@ -89,6 +90,7 @@ def walk(
         if not check.can_look(subject, have):
             continue
         if check.notice:
+            # Before it runs: afterwards nobody would need to know why it takes so long.
             say(check.notice)
         try:
             yield Result(check.name, check.look(subject))

@@ -44,6 +44,7 @@ def _packages(subject: Subject) -> Finding:
 
 def _code(subject: Subject) -> Finding:
     check_code(subject.config, elsewhere=set(subject.away.values()))
+    # Files of another computer cannot be hashed here; that is done where they are.
     hashes = {} if subject.away else code_hashes(subject.config)
     return Finding(f"{', '.join(hashes)}; read, not run", {"sha256": hashes})
 

@@ -1,4 +1,4 @@
-"""Put a job's reward functions together, so that nonsense from one is told and never learnt."""
+"""Put a job's reward functions together; nonsense from one is reported, and never learnt."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class CheckedReward:
         """
         count = len(columns["completions"])
         if self._wanted is not None:
+            # Without **kwargs a function would fail on the first column that it does not know.
             columns = {name: value for name, value in columns.items() if name in self._wanted}
         with in_own_code(self._path, FIELD):
             rewards = self._function(**columns)
@@ -47,6 +48,7 @@ class CheckedReward:
                 f"{FIELD}: {self.__name__} in {self._path} returned {problem}.",
                 "Return a list with one finite number for each completion.",
             )
+        # A tensor or a numpy array is fine as well, and leaves here as plain numbers.
         return [float(reward) for reward in rewards]
 
 
@@ -106,6 +108,7 @@ def _problem(rewards: Any, count: int) -> str:
             number = float(reward)
         except (TypeError, ValueError):
             return f"{reward!r} as reward {i + 1}"
+        # One NaN would spread through the advantages into every weight.
         if not math.isfinite(number):
             return f"{number} as reward {i + 1}"
     return ""

@@ -34,6 +34,7 @@ def contains_answer(completions: Completions, answer: list[Any], **_: Any) -> li
     """Return 1 where the column `answer` occurs in the answer, as whole words, else 0."""
     found = []
     for said, right in zip(completions, answer, strict=True):
+        # Lookarounds instead of \b, which fails beside answers such as "-3" or "50%".
         words = re.escape(_plain(str(right)))
         found.append(float(bool(re.search(rf"(?<!\w){words}(?!\w)", _plain(text_of(said))))))
     return found
@@ -84,6 +85,7 @@ def _is_json(text: str) -> bool:
 
 def _final(text: str) -> str:
     tagged = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    # The last one: models think aloud, and correct themselves.
     return str(tagged[-1]) if tagged else text
 
 

@@ -21,6 +21,7 @@ FIELD = "training.reward_model"
 def model_in(path: str) -> str:
     """Return where in an artifact a reward model is loaded from: merged/, where there is one."""
     merged = Path(path).expanduser() / MERGED
+    # A merged model spares looking for the base of the adapter.
     return str(merged) if (merged / "config.json").is_file() else path
 
 
@@ -85,7 +86,13 @@ class Scorer:
         import torch
 
         batch = self._tokenizer(
-            texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False
+            # Right padding: transformers looks for the last token that is not padding. No special
+            # tokens: the chat template has put them there.
+            texts,
+            return_tensors="pt",
+            padding=True,
+            padding_side="right",
+            add_special_tokens=False,
         ).to(self._device)
         with torch.inference_mode():
             logits = self._model(
@@ -111,6 +118,7 @@ def _load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         if (Path(source) / ADAPTER).is_file():
             kind = AutoPeftModelForSequenceClassification
+            # Merged, since the adapter's extra products would be paid for at every answer.
             model = kind.from_pretrained(source, num_labels=1).merge_and_unload()
         else:
             model = AutoModelForSequenceClassification.from_pretrained(source)

@@ -90,6 +90,7 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
 
     rows = inspect_dataset(config).rows
     sampled = min(rows, SAMPLE_ROWS)
+    # The first rows, not random ones: a large file is then read only in part.
     prepared = _sample(config, sampled, folder)
     scale = rows / sampled
     return {
@@ -102,10 +103,11 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
 
 
 def total_steps(config: TrainingConfig, data: dict[str, Any], processes: int = 1) -> int:
-    """Return the number of optimizer steps that so many processes make together."""
+    """Return the number of optimizer steps of a training by this number of processes."""
     if config.max_steps > 0:
         return int(config.max_steps)
     examples: int = data["train_rows"]
+    # Packed rows are counted in blocks, whatever the number of rows.
     if config.packs:
         examples = math.ceil(data["tokens"] / config.max_length)
     examples *= uses_of_prompt(config)
@@ -134,6 +136,7 @@ def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | Non
         return seconds_per_step(config, folder / "probe"), "measured"
     except OrchestratorError as error:
         return None, error.message
+    # The estimate is still worth something without a time.
     except torch.OutOfMemoryError:
         return None, "memory ran out when it was tried"
 

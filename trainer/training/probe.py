@@ -15,12 +15,12 @@ from trainer.engine.control import ControlReader
 from trainer.training.train import train
 
 STEPS = 10  # the first is warm-up
-LONGEST_SECONDS = 20.0  # then what was seen must do
+LONGEST_SECONDS = 20.0  # then what was measured must do
 ROWS = 500
 
 
 class Hurry(ControlReader):
-    """Ends a training after so many seconds."""
+    """Ends a training after a number of seconds."""
 
     def __init__(self, directory: JobDirectory, seconds: float) -> None:
         super().__init__(directory)
@@ -51,6 +51,7 @@ def seconds_per_step(config: TrainingConfig, folder: Path) -> float:
         update={
             "dataset": dataset,
             "max_steps": STEPS,
+            # Never: the time of a checkpoint is not that of a step.
             "save_steps": 10 * STEPS,
             "logging_steps": 1,
             "early_stopping_patience": None,
@@ -61,6 +62,7 @@ def seconds_per_step(config: TrainingConfig, folder: Path) -> float:
     directory.job.write_text(json.dumps({"config": short.model_dump(mode="json")}))
     train(directory, Hurry(directory, LONGEST_SECONDS))
     steps, _ = read_metrics(directory.metrics)
+    # The first logged step ends the warm-up, so n steps give n - 1 intervals.
     times = [datetime.fromisoformat(steps[step]["timestamp"]) for step in sorted(steps)]
     if len(times) < 2:
         raise TrainingFailed("fewer than two steps finished in time")

@@ -65,14 +65,17 @@ ENVIRONMENT = {
 
 def main(job_directory: str) -> int:
     """Train the job and return the exit code: 0 for a clean end, 1 for a failure."""
+    # The stack of a crash in C (a segmentation fault, say) goes to the log.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the watchdog asks for the stacks
     for name, value in ENVIRONMENT.items():
+        # Before torch and the libraries are imported: most read these only then.
         os.environ.setdefault(name, value)
     keep_freed_memory()
     directory = JobDirectory(job_directory)
     control_reader = ControlReader(directory)
     try:
+        # Inside the try: a signal may come before the next line, and raises Interrupted.
         control_reader.listen()
         state = train(directory, control_reader)
     except Interrupted:
@@ -80,6 +83,7 @@ def main(job_directory: str) -> int:
     except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
         return _fail(directory, error)
     reason = "" if state is JobState.COMPLETED else control_reader.control().reason
+    # The others would overwrite what the first has written.
     if own_rank().is_first_here:
         directory.update_status(state=state, reason=reason)
     _say(f"{state}{f': {reason}' if reason else ''}")
@@ -89,6 +93,7 @@ def main(job_directory: str) -> int:
 def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
     """Run the job from wherever it stands to its end; return the state it ended in."""
     config = read_config(directory)
+    # Killed between the output and the status: there is nothing left to train.
     if is_whole(directory.output):
         _say("the output already exists")
         return _completed(directory, config)
@@ -97,6 +102,8 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
     have = {Needs.TRAINER, *({Needs.HUB} if rank.is_first else ())}
     # One process of a machine reads all rows; the others wait for what it makes of them.
     have |= {Needs.ROWS} if rank.is_first_here else set()
+    # Checked here once more although the orchestrator has: the files and packages that count are
+    # those of this machine.
     for result in refuse(TRAINING, Subject(config), have):
         if result.name == "dataset" and result.found:
             facts = result.found.facts
@@ -117,7 +124,9 @@ def _train(
     resume = _resume_point(directory)
     trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
 
+    # Only from here on does a signal end with a checkpoint; before, it ends the process at once.
     control_reader.training = True
+    # A request that came while loading is obeyed before the first step.
     if state := agreed_end_state(control_reader):
         return state
     if resume and evaluation.has_ended(_state_of(resume)):
@@ -136,6 +145,7 @@ def _train(
         made["weights_of_step"] = max(best)
         if own_rank().on_first_machine:
             _load_best(trainer, directory, max(best))
+    # A collective, so before only the first goes on.
     weights = full_weights(trainer)
     if own_rank().is_first:
         named, code = as_named(directory, config), code_hashes(config)
@@ -186,7 +196,8 @@ def _prepare(
 ) -> tuple[TrainingRun, dict[str, Any], Usage]:
     """Load model and tokenizer, tokenise the data, predict the memory; this imports torch."""
     _say("loading libraries")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels not used here
+    # It warns about kernels that are not used here.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from trainer.data.tokenization import prepare_datasets
     from trainer.engine.job_trainer import TrainingRun
     from trainer.engine.memory import predicted
@@ -198,12 +209,15 @@ def _prepare(
     tokenizer = load_tokenizer(config)
     refuse_quantised_base(config)
     refuse_export(config, tokenizer)
+    # The first process of a machine writes the Arrow files, and the others open them.
     with first_here_first():
         data = prepare_datasets(config, tokenizer, directory.cache)
+    # After the data: bad rows are found before minutes are spent on loading weights.
     model, status = load_model(config), directory.read_status()
     if own_rank().is_first:
         _note_dropped(directory, data.facts)
     [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only
+    # Free memory differs from process to process, but all must decide alike.
     decided, memory = of_first(
         lambda: predicted(
             config,
@@ -272,12 +286,14 @@ def _assemble(run: TrainingRun, control_reader: ControlReader) -> tuple[Any, Obe
     obedience, evaluation = Obedience(control_reader), Evaluation(run.config)
     run.protected_steps = evaluation.best_steps
     trainer = importlib.import_module(METHODS[run.config.method].module).build(run)
+    # It prints every log entry as a dict; the Recorder writes one line instead.
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
     trainer.add_callback(Recorder(run.directory, trainer, run.directory.read_status().attempt))
     if run.eval_dataset is not None:
         trainer.add_callback(evaluation)
     for callback in load_callbacks(run.config):
         trainer.add_callback(callback)
+    # Last, so that it agrees on what the user's own callbacks have asked for in this step.
     trainer.add_callback(obedience)
     return trainer, obedience, evaluation
 
@@ -297,6 +313,7 @@ def _resume_point(directory: JobDirectory) -> Path | None:
         return None
     here = directory.checkpoints / checkpoint.name
     if not own_rank().is_first and own_rank().is_first_here:
+        # Each machine has its own disk, and has got the checkpoint over the network.
         checkpoints.check(here)
     _say(line := f"resuming from {here.name}")
     if own_rank().is_first:
@@ -359,6 +376,7 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    # Before anything prints: it replaces the streams.
     outlive_full_disks()
     hide_unused((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
     sys.exit(main(sys.argv[1]))

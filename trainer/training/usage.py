@@ -47,6 +47,7 @@ class Usage(TrainerCallback):  # type: ignore[misc] # transformers is not checke
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take an evaluation out of the time."""
         if self._start:
+            # Moving the start is the same as subtracting from the end.
             self._start += kwargs["metrics"].get("eval_runtime", 0.0)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -67,5 +68,7 @@ def peak_memory_gb() -> float:
     import torch
 
     if torch.cuda.is_available():
+        # torch does not count the CUDA context, which the prediction includes.
         return torch.cuda.max_memory_allocated() / GB + OVERHEAD_GB["cuda"]
+    # ru_maxrss is in kilobytes on Linux.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB

@@ -92,7 +92,7 @@ def test_a_wrong_reference_is_told_with_its_field(tmp_path, text, problem):
         ({"num_generations": 1}, "greater than or equal to 2"),
         ({"max_length": 256}, "leaves no room for a prompt"),
         ({"method": "ppo", "num_generations": 4}, "nothing that ppo has"),
-        ({"method": "sft"}, "reward_functions is nothing that sft has"),
+        ({"method": "sft"}, "reward_functions does not apply to method sft"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, problem):

@@ -174,10 +174,10 @@ def test_random_weights_have_nothing_to_adapt():
         ),
         ("loss_type = 'ipo' is not a loss of kto; There", {"method": "kto", "loss_type": "ipo"}),
         ("set arguments: {label_smoothing: ", {"method": "dpo", "loss_type": "exo_pair"}),
-        ("loss_type is nothing that sft has: remove it", {"loss_type": "sigmoid"}),
-        ("beta is nothing that reward has", {"method": "reward", "beta": 0.1}),
-        ("packing is nothing that dpo has", {"method": "dpo", "packing": True}),
-        ("temperature is nothing that sft has", {"temperature": 0.5}),
+        ("loss_type does not apply to method sft: remove it", {"loss_type": "sigmoid"}),
+        ("beta does not apply to method reward", {"method": "reward", "beta": 0.1}),
+        ("packing does not apply to method dpo", {"method": "dpo", "packing": True}),
+        ("temperature does not apply to method sft", {"temperature": 0.5}),
     ],
 )
 def test_a_setting_that_the_method_would_not_read_is_refused(words, settings):
