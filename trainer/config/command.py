@@ -113,13 +113,13 @@ class CommandConfig(Settings):
     output: Below = "out/final"
     """The file or folder that becomes the artifact."""
     success: Pattern | None = None
-    """A regular expression that must have been printed; else exit code 0 does not count as success."""
+    """A regular expression that must have been printed; without it exit code 0 is a failure."""
     env: Annotated[dict[Text, Word], AfterValidator(_no_secrets)] = Field(default_factory=dict)
     """Environment variables. Secrets have no place here."""
 
 
 def without_model(value: Any) -> Any:
-    """Fill in model and dataset for a command that names none; the other trainers must name them."""
+    """Fill in model and dataset for a command that names none; other trainers must name them."""
     if isinstance(value, dict) and value.get("trainer") == "command":
         # Placed first, so that names given in the job win.
         return {"model": NONE, "dataset": NONE, **value}

@@ -146,7 +146,7 @@ def _kind_name(kind: type[PeftSettings]) -> str:
 
 
 def _class_of(value: Any) -> str | None:
-    """Return the name of the class that a value is for; older jobs have no peft_type, which means LoRA."""
+    """Return the name of the class that a value is for; without peft_type, as in old jobs, LoRA."""
     if isinstance(value, PeftSettings):
         return type(value).__name__
     wanted = value.get("peft_type", "lora") if isinstance(value, dict) else "lora"

@@ -210,9 +210,7 @@ def check_outputs(config: TrainingFields) -> None:
     if config.trainer != "builtin":
         for name in ("merge", "export", "push_to_hub"):
             if getattr(config, name):
-                raise ValueError(
-                    f"{name} works with trainer: builtin only: leave it out, or use the trainer's own"
-                )
+                raise ValueError(f"{name} works with trainer: builtin only: leave it out")
     if config.merge and config.peft is None:
         raise ValueError("merge: peft: null leaves a whole model, no adapter: set merge: false")
     if config.peft and config.peft.is_soft_prompt and (config.merge or config.export):

@@ -11,7 +11,7 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with `digits` significant digits, a whole one in full; a dash for None or NaN."""
+    """Return a number with `digits` significant digits, an int in full; a dash for None or NaN."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if isinstance(value, int):

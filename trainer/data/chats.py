@@ -56,6 +56,7 @@ def ensure_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
         # A template speaks for all special tokens: nothing else adds the one at the beginning.
         start = "{{ bos_token }}" if leading_tokens(tokenizer) else ""
         tokenizer.chat_template = start + DEFAULT_TEMPLATE
+        # Written into the tokenizer, and so saved with the result, which is prompted the same way.
         log.info("The tokenizer has no chat template; it gets a plain ChatML one.")
 
 
@@ -86,6 +87,7 @@ class ChatEncoder:
         self.template: str = tokenizer.get_chat_template()
         self.has_generation_tags = GENERATION_TAG.search(self.template) is not None
         added = tokenizer.added_tokens_decoder.items()
+        # Some models add their turn markers as added tokens only, marked special.
         self.special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
     def encode(self, chats: Sequence[tuple[str, Chat]]) -> Iterator[Encoded]:
@@ -98,6 +100,7 @@ class ChatEncoder:
             DataError: the template refuses a chat, or does not show where the assistant speaks.
         """
         rendered = [self._rendered(place, chat.messages) for place, chat in chats]
+        # All at once: the fast tokenizers work in parallel on a batch.
         tokens = tokens_of(self.tokenizer, [text for text, _ in rendered])
         for (text, spans), ids, offsets in zip(
             rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True
@@ -128,6 +131,7 @@ class ChatEncoder:
         """Return what message `i` adds after the prompt that a model would be given for it."""
         before = self._prompt_for(messages, i)
         until = self._render(messages[: i + 1])
+        # The rendering up to here is a prefix of the whole chat: the usual case.
         if text.startswith(until):
             end: int | None = len(until)
         else:
@@ -146,6 +150,7 @@ class ChatEncoder:
             return self._render(messages[:i], prompt=True)
         # Templates take no empty chat; the text that prompts for an answer is looked for instead.
         alone = self._render(messages[:1])
+        # What the template appends to ask for an answer is what it puts before every answer.
         header = self._render(messages[:1], prompt=True).removeprefix(alone)
         start, found, _ = alone.partition(header) if header else (alone, "", "")
         return start + found if found else ""
@@ -176,6 +181,8 @@ class ChatEncoder:
             first = bisect_right(ends, start)
             stop = max(bisect_left(starts, end), bisect_right(ends, end))
             last = next((i for i in range(stop - 1, first - 1, -1) if ids[i] in self.special), None)
+            # The token that closes the turn is learnt, or the model would never stop; what the
+            # template puts between two turns is not.
             if last is not None and not text[ends[last] : end].strip():
                 stop = last + 1  # the line break after the token that closes the turn
             elif self._eos_follows(ids, first, stop):

@@ -44,7 +44,9 @@ class FlatCollator:
             np.concatenate([row[name] for row in rows]) for name in ("input_ids", "labels")
         )
         starts = np.cumsum(lengths) - lengths
+        # Nothing comes before the first token of a document but another document.
         labels[starts] = NO_LOSS
+        # Shifted here, so that transformers does not shift across the positions that are kept.
         following = np.append(labels[1:], NO_LOSS)
         batch = {
             "input_ids": _tensor(tokens)[None],
@@ -65,6 +67,8 @@ class FlatCollator:
 
         match self.isolation:
             case Isolation.FLASH:
+                # The kernel takes int32 only, and the lengths as a prefix sum.
+                # https://github.com/Dao-AILab/flash-attention
                 bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
                 longest = int(lengths.max())
                 return {
@@ -99,6 +103,7 @@ def layout(lengths: NDArray[np.int64]) -> tuple[list[torch.Tensor], torch.Tensor
     starts = np.cumsum(lengths) - lengths
     order = np.empty(lengths.sum(), dtype=np.int64)
     rectangles, offset = [], 0
+    # Longest first, so that each rectangle is as wide as its first document.
     remaining = np.argsort(-lengths, kind="stable")
     while len(remaining):
         longest = lengths[remaining[0]]

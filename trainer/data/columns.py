@@ -36,6 +36,7 @@ class Columns:
             renamed: the dataset's names by ours, as the job gives them.
         """
         given = {ours: theirs for ours, theirs in renamed.items() if theirs in row}
+        # A column that the job has renamed no longer counts under its own name.
         others = {name.strip().casefold(): name for name in row if name not in given.values()}
         self._row = row
         self._given = set(given)
@@ -102,8 +103,10 @@ class Columns:
             for name in usual
             if name in self._names
             and self._names[name] not in taken.values()
+            # "content" may be a text or a list; only the type in the first row says which is meant.
             and isinstance(self._row[self._names[name]], kind)
         ]
+        # A guess would train on the wrong column without a word.
         if len(there) > 1:
             raise Ambiguous(there, ours)
         return dict.fromkeys([ours], there[0]) if there else {}

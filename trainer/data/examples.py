@@ -43,10 +43,13 @@ def example_batch(
     Raises:
         DataError: the rows do not have the same kind of columns.
     """
+    # Only kto: a pair says of one answer that it is good, of the other that it is bad.
     unpair = "unpaired" in METHODS[config.method].formats
     examples = [columns for row in rows for columns in _columns(row[1], unpair=unpair)]
     counts = _lengths(examples, tokenizer)
     try:
+        # The first batch fixes the types: a column that is a text here and a list there cannot be
+        # one column.
         batch = pa.RecordBatch.from_pylist(examples, schema=schema)
     except pa.ArrowException as error:
         raise DataError(

@@ -29,6 +29,7 @@ def formatted(rows: Iterator[Row], config: TrainingConfig) -> Iterator[Row]:
     path, name = split_reference(config.formatting, "formatting")
     for row in rows:
         with in_own_code(path, f"training.formatting, {row.place}"):
+            # A copy: the function may change what it gets.
             value: Any = function(dict(row.value))
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise DataError(

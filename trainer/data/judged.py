@@ -75,11 +75,13 @@ def preference(prompt: Any, chosen: Any, rejected: Any, names: tuple[str, str, s
     """
     _same_kind(chosen, rejected, names[2], names[1])
     better, worse = _answer(chosen, names[1]), _answer(rejected, names[2])
+    # It would teach nothing, and usually is a mistake in the making of the data.
     if better == worse:
         raise RowProblem(names[2], f"is the same as {names[1]}", "remove the row")
     if prompt is not None:
         _same_kind(prompt, chosen, names[1], names[0])
         return Preference(question(prompt, names[0]), better, worse)
+    # Datasets such as hh-rlhf repeat the prompt in both answers and have no column for it.
     shared = _shared(better, worse)
     if not shared or shared in {len(better), len(worse)}:
         raise RowProblem(
@@ -93,6 +95,7 @@ def preference(prompt: Any, chosen: Any, rejected: Any, names: tuple[str, str, s
 def _shared(first: Said, second: Said) -> int:
     """Return how many messages both begin with, or how many characters, up to a whole word."""
     count = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))))
+    # Up to a whole word: answers may share the first letters of their first word.
     return first.rfind(" ", 0, count) + 1 if isinstance(first, str) else count
 
 
@@ -104,6 +107,7 @@ def judged(prompt: Any, completion: Any, label: Any, names: tuple[str, str, str]
     """
     _same_kind(prompt, completion, names[1], names[0])
     if not isinstance(label, bool):
+        # CSV has texts only, and tables often hold 0 and 1.
         label = {"true": True, "false": False, "1": True, "0": False}.get(str(label).lower(), label)
     if not isinstance(label, bool):
         raise RowProblem(names[2], f"is {kind_of_value(label)}", "write true or false")

@@ -39,6 +39,7 @@ class Row(NamedTuple):
 
 def kind_of(path: Path) -> str:
     """Return the suffix that says how to read `path`: `.csv` for both x.csv and x.csv.gz."""
+    # Parquet compresses inside, and is read from its end: gzip around it cannot be streamed.
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
     return "" if suffix == ".parquet" and path.suffix.lower() == ".gz" else suffix
@@ -74,6 +75,7 @@ def _read_jsonl(path: Path, name: str) -> Iterator[Row]:
 
 def _read_json(path: Path, name: str) -> Iterator[Row]:
     with _open(path) as stream:
+        # An array has to be read as a whole; large datasets are better given as JSONL.
         text = "".join(_decoded(stream, path))
     try:
         whole = json.loads(text) if text.strip() else []
@@ -83,6 +85,7 @@ def _read_json(path: Path, name: str) -> Iterator[Row]:
             _not_json(error, f"{path}:{error.lineno}", "Correct the file there.")
         yield from _read_jsonl(path, name)
         return
+    # JSONDecodeError is a ValueError; the others are numbers with too many digits for int().
     except (ValueError, RecursionError) as error:
         _not_json(error, str(path), "Correct the file.")
     for number, value in enumerate(_rows_of(whole, path), 1):
@@ -107,12 +110,15 @@ def _rows_of(whole: Any, path: Path) -> list[Any]:
 
 
 def _read_csv(path: Path, name: str) -> Iterator[Row]:
+    # Global to the process; the module has no other way.
     csv.field_size_limit(MAX_CSV_FIELD)
     with _open(path) as stream:
         reader = csv.reader(_decoded(stream, path), strict=True)
         try:
             header = [column.strip() for column in next(reader, [])]
             _check_header(header, path)
+            # A quoted field may hold line breaks: line_num is then the record's last line, and a
+            # person looks for its first.
             line = reader.line_num + 1
             for values in reader:
                 if values:
@@ -152,6 +158,7 @@ def _read_parquet(path: Path, name: str) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=PARQUET_BATCH):
+                # One batch at a time: a row group may hold the whole file.
                 for value in batch.to_pylist():
                     number += 1
                     yield Row(name, number, "row", value)
@@ -182,6 +189,8 @@ def _decoded(stream: Iterable[bytes], path: Path) -> Iterator[str]:
     offset = 0
     for number, line in enumerate(stream, 1):
         try:
+            # By line, not by a text stream: the error then knows the line, and the byte in the
+            # file.
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(

@@ -15,7 +15,8 @@ from trainer.data.parsing import READERS, Row, kind_of, read_file
 
 SUPPORTED = ", ".join(sorted(READERS))
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# A name that ends like this is a file, even where no such file exists.
+# A name that ends like this is meant as a file, even if there is none: the message should say so
+# instead of asking the Hub.
 FILE_SUFFIXES = {*READERS, ".arrow", ".db", ".gz", ".md", ".tsv", ".txt", ".xls", ".xlsx", ".zip"}
 
 
@@ -77,6 +78,8 @@ class FileSource:
         total = hashlib.sha256()
         for name, path in self.paths.items():
             try:
+                # Names too: the order of the files is that of their names, and decides the order of
+                # rows.
                 total.update(f"{sha256_of(path)}  {name}\n".encode())
             except OSError as error:
                 raise _unreadable(path, error) from error
@@ -164,6 +167,8 @@ def _supported(path: Path) -> Path:
 def _files_in(folder: Path) -> dict[str, Path]:
     found = {}
     seen = 0
+    # Sorted, since the order of a folder differs from file system to file system, and the same rows
+    # in another order are another training.
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         # A dangling link counts as a file, so that reading it says what is wrong.

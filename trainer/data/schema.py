@@ -103,12 +103,14 @@ class Schema:
                 prompt, answer, label = (self._get(row, column) for column in names)
                 return judged(prompt, answer, label, self._names(*names))
             case "prompts":
+                # Kept for the reward functions, which get every other column.
                 others = {k: v for k, v in row.items() if k != self._name("prompt")}
                 return Prompt(question(self._get(row, "prompt"), self._name("prompt")), others)
 
     def _instruction(self, row: dict[str, Any]) -> Chat:
         question = self._text(row, "instruction")
         # Many datasets leave `input` empty or out where the instruction says it all.
+        # One column of theirs may stand for both in dataset.columns.
         is_apart = self._name("input") != self._name("instruction")
         if is_apart and row.get(self._name("input")) not in (None, ""):
             question = f"{question}\n\n{self._text(row, 'input')}"
@@ -153,6 +155,7 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
         DataError: the columns fit no format, or none that the method can learn from.
     """
     dataset = config.dataset
+    # The usual mistake is to write the pair the wrong way round.
     unknown = sorted(set(dataset.columns) - set(OUR_COLUMNS))
     if unknown:
         raise DataError(
@@ -208,6 +211,8 @@ def _known(formats: Sequence[str]) -> str:
 
 def _told_from(columns: Columns, formats: Sequence[str]) -> tuple[str | None, dict[str, str]]:
     """Return the first layout that fits, by our names before others, and the dataset's names."""
+    # Our own names first in all layouts: {prompt, completion} must not be taken for a question and
+    # an answer by the names that others use.
     for usual in (False, True):
         for name in formats:
             found = columns.of(name, NEEDED[cast("Format", name)], usual=usual)

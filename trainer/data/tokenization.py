@@ -121,6 +121,8 @@ def _split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]
             "train on.",
             "Add rows, or set eval_fraction: 0.",
         )
+    # Not the split of datasets, whose choice changes with its version: the held-out rows must stay
+    # the same over a resume on another machine.
     chosen = set(random.Random(seed).sample(range(len(rows)), count))  # noqa: S311 - no secret
     kept = [i for i in range(len(rows)) if i not in chosen]
     return rows.select(kept), rows.select(sorted(chosen))
@@ -131,6 +133,7 @@ def _tokenised(
 ) -> tuple[Dataset, Tally]:
     if config.method != "cpt":
         ensure_chat_template(tokenizer)
+    # Of the content: an edited file of the same name and size must not find the old tokens.
     sha256 = source.sha256()
     key = _key(sha256, config, tokenizer)
     arrow, facts = cache / f"{key}.arrow", cache / f"{key}.json"
@@ -138,6 +141,7 @@ def _tokenised(
     if tally is None:
         tally = Tally(sha256=sha256)
         _write(arrow, source, config, tokenizer, tally)
+        # Last: an Arrow file without it is torn, and is written again.
         replace_json(facts, asdict(tally))
     if tally.rows == tally.dropped:
         raise DataError(
@@ -186,6 +190,7 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     tally: Tally,
 ) -> None:
+    # By process id: two jobs with one cache would otherwise write into the same file.
     temporary = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     reading = CheckedReading(source, config)
     batches = _record_batches(reading, config, tokenizer, tally)
@@ -264,6 +269,7 @@ def _encode_texts(
     completions = tokens_of(tokenizer, [text.completion for text in texts])["input_ids"]
     for prompt, completion in zip(prompts, completions, strict=True):
         question = start + prompt
+        # A model that never saw the end of an answer would never stop.
         answer = completion if completion[-1:] == [eos] else [*completion, eos]
         silent = [NO_LOSS] * len(question) if assistant_only and prompt else question
         yield Encoded(question + answer, silent + answer)

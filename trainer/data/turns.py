@@ -84,6 +84,8 @@ def a_text(value: Any, field: str) -> str:
     if not value or value.isspace():
         raise RowProblem(field, "is empty", "fill it or remove the row")
     try:
+        # Python holds JSON such as "\ud83d" as half a character, and every tokenizer fails on it,
+        # far from the row.
         value.encode()
     except UnicodeEncodeError as error:
         raise RowProblem(

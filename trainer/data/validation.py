@@ -88,6 +88,7 @@ def inspect_source(
         longest = max(longest, example.characters)
         if isinstance(example, Judged):
             labels.add(example.label)
+    # KTO learns from the contrast; with one label its loss says nothing.
     if len(labels) == 1:
         raise _one_label(source.name, *labels)
     return DatasetReport(
@@ -127,6 +128,7 @@ class CheckedReading:
 
     def __iter__(self) -> Iterator[tuple[Row, Example]]:
         rows = formatted(self.source.rows(), self.config)
+        # A source has one row at least, so this raises nothing but its own errors.
         first = next(rows)
         schema = choose_schema(first, self.config)
         self.format = schema.format

@@ -40,7 +40,7 @@ class Obedience(TrainerCallback):  # type: ignore[misc] # transformers is not ch
         self.end_state: JobState | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the request once a step: one stat call, and one collective among several processes."""
+        """Check for a request once a step: one stat call, and one collective among processes."""
         if self.end_state is None and (wanted := agreed_end_state(self._control_reader, control)):
             self.end_state = wanted
             control.should_save = True

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the group of all ranks, and leave it if all went well; a failure ends the process anyway."""
+    """Join the group of all ranks, and leave it if all went well."""
     rank = own_rank()
     if rank.world_size == 1:
         yield

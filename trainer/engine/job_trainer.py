@@ -222,7 +222,7 @@ class JobTrainer(InParts):
         print(line, flush=True)  # noqa: T201 - standard output is the job's log
 
     def _refuse_broken_weights(self) -> None:
-        """Refuse to save NaN over the last good checkpoint; the loss may not be logged at every step."""
+        """Refuse to save NaN over the last good checkpoint; not every step logs its loss."""
         import torch
 
         trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin

@@ -47,7 +47,7 @@ class Saves:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait for the save; if an error is under way already, that one is raised, not the save's."""
+        """Wait for the save; an error already under way takes precedence over the save's."""
         with suppress(*([Exception] if error else [])):
             self.wait()
 

@@ -46,7 +46,7 @@ def start_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
 
 
 def hide_unused(config: Any) -> None:
-    """Keep trackers from being imported that the job does not report to; for a process that trains once.
+    """Hide the trackers that the job does not report to; for a process that trains once.
 
     TRL imports every one that is installed: three seconds of CPU for mlflow and wandb.
 

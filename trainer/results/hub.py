@@ -83,6 +83,7 @@ def push_output(folder: Path, config: TrainingConfig, done: Path) -> str:
         done: the file that tells that it was done; a job that goes on does not upload again.
     """
     repository = config.push_to_hub
+    # Also after a restart between the upload and the end of the job.
     if repository is None or (read_json(done) or {}).get("repository") == repository:
         return ""
     for pause in (*PAUSES, None):
@@ -90,6 +91,7 @@ def push_output(folder: Path, config: TrainingConfig, done: Path) -> str:
             url = _push(folder, config, repository)
         except Exception as error:  # noqa: BLE001 - whatever it is, the output is there
             reason = _sentence(error)
+            # Refused is refused: waiting changes nothing about a missing permission.
             if pause is None or _status(error) in REFUSED:
                 break
             _say(f"warning: not uploaded to {repository}: {reason}; again in {pause:g} s")
@@ -122,7 +124,9 @@ def published(config: TrainingConfig) -> TrainingConfig:
 
 def _push(folder: Path, config: TrainingConfig, repository: str) -> str:
     api = _api()
+    # exist_ok: a second run adds a commit to the same repository.
     api.create_repo(repository, private=config.hub_private_repo, exist_ok=True)
+    # One commit for all files, so that nobody downloads half a result.
     operations = list(_operations(folder, config))
     for operation in operations:  # one by one: a line for each is a sign of life
         api.preupload_lfs_files(repository, [operation], free_memory=False)
@@ -148,6 +152,7 @@ def _operations(folder: Path, config: TrainingConfig) -> list[CommitOperationAdd
     anew: dict[str, str] = {CARD: model_card(summary, place=config.push_to_hub or ".")}
     if adapter := read_json(folder / ADAPTER_CONFIG):
         named = {key: public.model for key in BASES if adapter.get(key)}
+        # PEFT writes where the base was loaded from; a path of ours would be published.
         anew[ADAPTER_CONFIG] = json.dumps(adapter | named, indent=2, sort_keys=True) + "\n"
     contents: dict[str, Any] = {name: folder / name for name in manifest["files"]}
     contents |= {name: text.encode() for name, text in anew.items()}
@@ -176,6 +181,7 @@ def _refuse_others(repository: str, who: dict[str, Any]) -> None:
             f"Write {owners[0]}/{repository.split('/')[1]}, or use a token of {owner}.",
         )
     token = (who.get("auth") or {}).get("accessToken") or {}
+    # Fine-grained tokens have another role, and only the upload shows what they may do.
     if token.get("role") == "read":
         raise ConfigError(
             f"{FIELD} = {repository!r}: the token may only read.",

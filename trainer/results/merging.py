@@ -44,9 +44,12 @@ def let_go(trainer: Any) -> None:
     """Free what training needed: weights, gradients, optimizer. The trainer is of no use then."""
     import torch
 
+    # Before the merged model is loaded: both at once may not fit into memory.
     trainer.optimizer = trainer.lr_scheduler = None
     trainer.accelerator.free_memory()
     for parameter in trainer.model.parameters():
+        # Callbacks and closures may still refer to the model, so its memory is taken from it rather
+        # than waiting for the last reference to go.
         parameter.grad = None
         if type(parameter.data) is torch.Tensor:  # a sharded model's share may stay
             parameter.data = torch.empty(0, dtype=parameter.dtype)
@@ -75,6 +78,7 @@ def write_merged(
     options = {"num_labels": 1} if method.is_classifier else {}
     base = loaded(kind.from_pretrained, config, dtype="auto", **options)
     with deprecations_allowed():
+        # safe_merge looks for NaN in what it merges, and raises instead of writing it.
         merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
     if method.is_classifier:  # the score is that of the last token that is none of padding
         merged.config.pad_token_id = tokenizer.pad_token_id

@@ -27,6 +27,7 @@ def model_card(summary: Summary, place: str = ".") -> str:
         place: from where it is loaded: this folder, or a repository of the Hub.
     """
     config, data = summary.config, summary.data
+    # All of them, defaults too: a default may change in a later version.
     settings = config.model_dump(exclude=NO_SETTINGS, exclude_none=True)
     sections = {
         "Results": table("metric", "before → after", summary.results()),
@@ -62,6 +63,7 @@ def is_on_hub(name: str) -> bool:
     return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
 
 
+# https://huggingface.co/docs/hub/model-cards
 def _front_matter(config: TrainingConfig) -> list[str]:
     """Return what the Hub reads of a card; it knows bases and datasets by their names there."""
     library = "peft" if config.peft else "transformers"
@@ -149,6 +151,7 @@ def _versions() -> dict[str, str]:
 
 def _own_version() -> str:
     """Return our version; on a rented machine only the trainer is installed."""
+    # The trainer is shipped there as a wheel of its own.
     own = _version("training-orchestrator")
     return own if own != MISSING else _version("training-orchestrator-trainer")
 

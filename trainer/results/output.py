@@ -66,30 +66,35 @@ def write_output(
     try:
         with_room(lambda: _save(trainer.model, named, staged, weights))
         tokenizer.save_pretrained(staged)
+        # After the adapter is written: training state is let go here for good.
         if needs_merging(config):
             let_go(trainer)
             _say(f"merging the adapter onto {config.model}")
             with_room(lambda: write_merged(config, staged, staged / MERGED, tokenizer))
         if config.export:
             with_room(lambda: _export(config, staged, tokenizer))
+        # Merged only as a step towards the export.
         if not config.merge:
             shutil.rmtree(staged / MERGED, ignore_errors=True)
         summary = Summary(config=named, metrics=metrics, data=facts["data"], made=facts["training"])
         (staged / "README.md").write_text(model_card(summary), encoding="utf-8")
         manifest = write_manifest(staged, method=config.method, metrics=metrics, **facts)
     except Exception as error:
-        named_error = translate(error, directory.root)  # first: it tells how full the disk was
+        # Before the folder goes: the message says how full the disk was.
+        named_error = translate(error, directory.root)
         shutil.rmtree(staged, ignore_errors=True)
         raise named_error from error
     shutil.rmtree(directory.output, ignore_errors=True)
     staged.rename(directory.output)
+    # The rename itself must survive a power cut, or a resumed job would merge all over again.
     fsync_directory(directory.root)
     return manifest
 
 
 def _save(model: Any, named: TrainingConfig, folder: Path, weights: dict[str, Any] | None) -> None:
     for adapter in getattr(model, "peft_config", {}).values():
-        adapter.base_model_name_or_path = named.model  # where its user has it
+        # Where it was loaded from on this machine means nothing on another.
+        adapter.base_model_name_or_path = named.model
         if getattr(adapter, "tokenizer_name_or_path", None):
             adapter.tokenizer_name_or_path = named.model
     # A reference that dpo and kto keep as a second adapter is no part of the result.

@@ -182,7 +182,7 @@ class Supervisor:
         return True
 
     def _superseded(self, ended: Ended, verdict: Verdict) -> bool:
-        """Whether the trainer obeyed a request that was withdrawn meanwhile: it should run again."""
+        """Whether the trainer obeyed a request that has been withdrawn since."""
         withdrawn = (
             verdict.state is not JobState.COMPLETED
             and ended.control_changed

@@ -57,7 +57,7 @@ class Ended:
     requested: Control | None = None
     """The request to pause or stop that was in force, if any."""
     control_changed: bool = False
-    """Whether control.json was written while the trainer lived, even if we did not see what it held."""
+    """Whether control.json was written while the trainer lived, seen by us or not."""
     terminated: bool = False
     """Whether the supervisor sent a signal to end it, because of the request."""
     lingered: bool = False

@@ -279,7 +279,7 @@ class Watchdog:
             self._bell.wait(TICK / 5)
 
     def _in_force(self, watch: _Watch) -> Control | None:
-        """Return the request that the trainer obeyed or was made to obey, even one withdrawn since."""
+        """Return the request that the trainer obeyed or was made to obey, even if withdrawn."""
         self._look(watch)  # the last one may have come after our last look
         if watch.requested is None and self._bell.requests:
             return Control(desired=Desired.STOP, reason=self._bell.requests[0])

@@ -91,7 +91,7 @@ def test_a_wrong_reference_is_told_with_its_field(tmp_path, text, problem):
         ({"num_generations": 3}, "multiple of num_generations = 3"),
         ({"num_generations": 1}, "greater than or equal to 2"),
         ({"max_length": 256}, "leaves no room for a prompt"),
-        ({"method": "ppo", "num_generations": 4}, "nothing that ppo has"),
+        ({"method": "ppo", "num_generations": 4}, "does not apply to method ppo"),
         ({"method": "sft"}, "reward_functions does not apply to method sft"),
     ],
 )

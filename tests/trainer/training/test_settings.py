@@ -138,7 +138,7 @@ WRONG = {
     "gguf_quantization = 'Q4_K_M': is not supported": {"gguf_quantization": "Q4_K_M"},
     "push_to_hub = 'mine': must be owner/name": {"push_to_hub": "mine"},
     "export: gguf is for models that write text": {"export": ["gguf"], "method": "reward"},
-    "merge is for trainer: builtin": {"merge": True, "trainer": "axolotl"},
+    "merge works with trainer: builtin": {"merge": True, "trainer": "axolotl"},
     "seed = -1: must be greater than or equal to 0": {"seed": -1},
 }
 

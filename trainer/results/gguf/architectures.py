@@ -53,6 +53,7 @@ def check_architecture(config: TrainingConfig, architecture: PretrainedConfig) -
 def describe(writer: GGUFWriter, architecture: PretrainedConfig, name: str) -> None:
     """Write the model's shape into the file's metadata."""
     heads = architecture.num_attention_heads
+    # Qwen3 and others have heads whose width is not hidden_size / heads.
     width = getattr(architecture, "head_dim", None) or architecture.hidden_size // heads
     writer.add_type("model")
     writer.add_name(name)
@@ -83,6 +84,7 @@ def rope_factors(architecture: PretrainedConfig) -> Any:
         return None
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](architecture, "cpu")
     steps = torch.arange(len(scaled), dtype=torch.float32) / len(scaled)
+    # llama.cpp divides its own frequencies by these, so: unscaled over scaled.
     return (rope["rope_theta"] ** -steps / scaled).numpy()
 
 
@@ -91,6 +93,7 @@ def _describe_rope(writer: GGUFWriter, rope: dict[str, Any]) -> None:
 
     writer.add_rope_freq_base(float(rope.get("rope_theta", 10_000.0)))
     kind = rope.get("rope_type", "default")
+    # llama3 goes into the tensor of factors instead; see `rope_factors`.
     if kind not in {"linear", "yarn"}:
         return
     writer.add_rope_scaling_type(RopeScalingType(kind))

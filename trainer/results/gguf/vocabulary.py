@@ -47,6 +47,7 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size:
     state = _state(tokenizer)
     numbers = {number: token for token, number in tokenizer.get_vocab().items()}
     rows = range(max(size, max(numbers) + 1))
+    # Models pad their embedding to a multiple of 64 or so; llama.cpp wants a name for each row.
     tokens = [numbers.get(i, f"[PAD{i}]") for i in rows]
     known = _known_types(tokenizer, state)
     types = [known.get(i, TokenType.NORMAL if i in numbers else TokenType.UNUSED) for i in rows]
@@ -54,6 +55,8 @@ def add_vocabulary(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, size:
         pair.split(" ") if isinstance(pair, str) else pair for pair in state["model"]["merges"]
     ]
     if _is_sentencepiece(state):
+        # llama.cpp merges by score, highest first; minus the rank gives the same order. Reversed,
+        # so that of two ways to make a token the earlier counts.
         ranks = {"".join(pair): rank for rank, pair in reversed(list(enumerate(pairs)))}
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
@@ -91,6 +94,7 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None
     ):
         if number is not None:
             add(number)
+    # Asked of the tokenizer itself: its settings say little, since a post-processor may add it.
     begins = tokenizer("a")["input_ids"][:1]
     writer.add_add_bos_token(bool(begins) and begins[0] == tokenizer.bos_token_id)
     if isinstance(tokenizer.chat_template, str):

@@ -67,6 +67,7 @@ def write_gguf(
     tensors = list(_tensors(model, kind, architecture, quantization))
     for tensor in tensors:
         _announce(writer, tensor)
+    # All sizes are announced first, so that the data can be written one tensor at a time.
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
@@ -113,6 +114,7 @@ def _kind(name: str, shape: tuple[int, ...], quantization: str) -> GGMLQuantizat
     finer = quantization in COARSE and name in FINE
     kind = gguf.GGMLQuantizationType["Q8_0" if finer else quantization]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
+    # ggml quantises rows in blocks of 32 numbers.
     return kind if shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
 
 
@@ -133,6 +135,7 @@ def _data(tensor: _Tensor, kind: str, architecture: PretrainedConfig) -> NDArray
     from safetensors import safe_open
 
     with safe_open(tensor.file, framework="pt") as weights:
+        # float32 first: numpy has no bfloat16.
         values = weights.get_tensor(tensor.key).float().numpy()
     if kind in PERMUTED:
         values = _interleaved(values, tensor.key, architecture)
@@ -154,4 +157,6 @@ def _interleaved(
     if heads is None:
         return values
     rest = values.shape[1:]
+    # The inverse of what transformers does when it converts from the original weights; permute() in
+    # convert_hf_to_gguf.py is the same. https://github.com/ggml-org/llama.cpp
     return values.reshape(heads, 2, -1, *rest).swapaxes(1, 2).reshape(values.shape)
