@@ -121,8 +121,8 @@ def _split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]
             "train on.",
             "Add rows, or set eval_fraction: 0.",
         )
-    # Not the split of datasets, whose choice changes with its version: the held-out rows must stay
-    # the same over a resume on another machine.
+    # Not the split of datasets, whose choice may change with its version: the held-out rows must
+    # stay the same over a resume on another machine.
     chosen = set(random.Random(seed).sample(range(len(rows)), count))  # noqa: S311 - no secret
     kept = [i for i in range(len(rows)) if i not in chosen]
     return rows.select(kept), rows.select(sorted(chosen))

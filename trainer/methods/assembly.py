@@ -32,7 +32,9 @@ def assemble(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
     arguments = training_arguments(
         run.config, run.directory, batch_divisor=run.batch_divisor, **chosen
     )
+    # After a roll-back; the arguments are built from the config, which never changes.
     arguments.learning_rate *= run.learning_rate_factor
+    # The mixin first, so that its methods come before those of the trainer.
     job_kind = type(f"Job{kind.__name__}", (mixin, kind), {})
     with deprecations_allowed(), masters_kept(run.model):
         trainer: Trainer = job_kind(

@@ -24,5 +24,6 @@ def build(run: TrainingRun) -> Trainer:
         DPOTrainer,
         max_length=config.max_length,
         beta=config.beta,
+        # DPO takes a list of losses, to be weighted and added up; None leaves the default.
         loss_type=config.loss_type and [config.loss_type],
     )

@@ -1,4 +1,4 @@
-"""What grpo, rloo and ppo share: rollouts that a checkpoint holds, and data that are enough.
+"""What grpo, rloo and ppo share: rollouts that a checkpoint holds, and a check for enough data.
 
 They generate answers now and then and learn from them over several steps. transformers knows
 nothing of that buffer, so a resumed run would generate anew, and other answers than before.
@@ -31,7 +31,7 @@ class RolloutTrainer(JobTrainer):
     """The mixin before a trainer that generates: TRL's GRPOTrainer or RLOOTrainer, or ours.
 
     It knows TRL's names for what they keep: `_step` counts batches, `_buffered_inputs` are the
-    batches of one rollout, each is used `num_iterations` times.
+    batches of one rollout, each used `num_iterations` times.
     """
 
     args: Any
@@ -48,6 +48,8 @@ class RolloutTrainer(JobTrainer):
         """Return the batch to learn from; prompts become prompts with answers."""
         prepared = super()._prepare_inputs(inputs)  # type: ignore[misc] # mixin
         if self.model.training:
+            # An answer that is used in several steps counts each time, as a row of several epochs
+            # does.
             masks = prepared["prompt_mask"], prepared["completion_mask"]
             self.tokens_seen += sum(mask.sum() for mask in masks)
             self.samples_seen += masks[0].shape[0]
@@ -60,6 +62,7 @@ class RolloutTrainer(JobTrainer):
         generate = super()._generate_single_turn  # type: ignore[misc] # mixin
 
         def answer(rows: slice) -> Any:
+            # None for text, which is all that our datasets hold.
             of_rows = images and images[rows]
             return generate(prompt_ids[rows], of_rows, *args, **kwargs)
 
@@ -79,6 +82,8 @@ class RolloutTrainer(JobTrainer):
         """Return TRL's sampler, made to give every epoch an order that a resumed run has too."""
         sampler = super()._get_train_sampler(dataset)
         if sampler.shuffle:
+            # Otherwise its generator goes on from wherever it was, which a resumed run does not
+            # know.
             sampler.set_epoch = lambda epoch: sampler.generator.manual_seed(sampler.seed + epoch)
         return sampler
 
@@ -86,11 +91,13 @@ class RolloutTrainer(JobTrainer):
         from safetensors.torch import save_file
 
         super()._save_rng_state(output_dir)
+        # Then the next step generates anew, and the checkpoint need not carry the old rollout.
         used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
         rollout = {} if used_up else joined(self._buffered_inputs or [])
         record = {
             "batches": self._step,
             "batch_size": self.args.per_device_train_batch_size,
+            # safetensors has no None.
             "absent": [name for name, value in rollout.items() if value is None],
             "metrics": self._metrics["train"],
             "tokens": getattr(self, "_total_train_tokens", 0),
@@ -112,6 +119,7 @@ class RolloutTrainer(JobTrainer):
         with safe_open(path, framework="pt", device=str(self.args.device)) as stream:
             record = json.loads(stream.metadata()["record"])
             rollout = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no dict
+        # In batches of the present size: after memory ran out the same rollout has more of them.
         self._step = (
             record["batches"] * record["batch_size"] // self.args.per_device_train_batch_size
         )
@@ -169,6 +177,7 @@ def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
         **generation_arguments(config),
         **options,
     )
+    # Found before training: without one full rollout there is not a single step to make.
     sampler = trainer._get_train_sampler(run.train_dataset)
     if len(sampler) == 0:
         raise DataError(

@@ -47,6 +47,7 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
         packing_strategy=packing_strategy,
         eval_packing=wrapped,
         max_length=run.config.max_length,
+        # Rows are tokens already; TRL is needed only to pack them.
         dataset_kwargs={"skip_prepare_dataset": not packing},
     )
     if kept_apart:
@@ -82,6 +83,7 @@ def _lean_trainer() -> type[Trainer]:
 
         @contextmanager
         def _padded(self) -> Iterator[None]:
+            # The collator is read when the loader is made, so exchanging it for a moment is enough.
             flat = self.data_collator
             self.data_collator = DataCollatorForLanguageModeling(
                 pad_token_id=self.processing_class.pad_token_id

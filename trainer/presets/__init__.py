@@ -64,12 +64,14 @@ def translate(directory: JobDirectory, resume_from: Path | None) -> dict[str, An
     record = (read_json(directory.job) or {}).get("config")
     config = validated(TrainingConfig, record, str(directory.job))
     preset = PRESETS[config.trainer]
+    # Once more on the machine: the model and the files that count are there now.
     refuse(config, preset)
     start = Start(
         config=config,
         root=directory.root.resolve(),
         resume_from=resume_from.resolve() if resume_from else None,
         batch_divisor=directory.read_status().batch_divisor,
+        # Without importing torch, which this process never needs.
         has_gpu=Path("/proc/driver/nvidia").exists(),
     )
     if preset.reads_rows:
@@ -84,6 +86,7 @@ def as_command(preset: Preset, start: Start) -> dict[str, Any]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
     given = start.config.command or CommandConfig()
+    # The user may start it by a launcher, or from an environment of its own.
     program = given.run if isinstance(given.run, list) and given.run else [preset.program]
     own = {"arguments": preset.arguments, **preset.command, **preset.varies(start)}
     return {

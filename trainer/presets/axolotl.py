@@ -26,6 +26,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "dataset_prepared_path": str(start.root / FOLDER / "prepared"),
         **_evaluation(start),
         "sequence_len": config.max_length,
+        # Its default drops rows that are too long; ours cuts them.
         "excess_length_strategy": "truncate",
         "sample_packing": packs,
         "train_on_inputs": not config.assistant_only_loss,
@@ -36,6 +37,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "gradient_accumulation_steps": start.accumulation,
         "learning_rate": start.config.initial_learning_rate,
         "lr_scheduler": config.lr_scheduler_type,
+        # It has two settings where transformers 5 has one, and takes only one of them.
         **({"warmup_ratio": warmup} if warmup < 1 else {"warmup_steps": int(warmup)}),
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,

@@ -61,13 +61,16 @@ def _settings(start: Start) -> dict[str, Any]:
         "lr_scheduler": config.lr_scheduler_type,
         "lr_warmup_steps": warmup if warmup < 1 else int(warmup),
         "optimizer_type": OPTIMIZERS[config.optim],
+        # It has no setting of its own: these words go to the constructor of the optimizer.
         "optimizer_args": [f"weight_decay={config.weight_decay}"],
         "max_grad_norm": config.max_grad_norm,
         "mixed_precision": half if config.dtype == "auto" else PRECISION[config.dtype],
         "gradient_checkpointing": config.gradient_checkpointing is True,
         "seed": config.seed,
         "save_every_n_steps": config.save_steps,
+        # The adapter alone cannot be resumed; the state has the optimizer too.
         "save_state": True,
+        # Without it a resumed run would train on the first images of the epoch again.
         **(
             {"resume": str(start.resume_from), "skip_until_initial_step": True}
             if start.resume_from
@@ -95,7 +98,7 @@ def _dataset(start: Start, resolution: int) -> str:
 
 
 def as_toml(settings: dict[str, Any]) -> str:
-    """Return settings as TOML, in which such values are written as in JSON; None is left out."""
+    """Return settings as TOML, which writes such values as JSON does; None is left out."""
     lines = (
         f"{n} = {json.dumps(v, ensure_ascii=False)}\n" for n, v in settings.items() if v is not None
     )
@@ -126,7 +129,7 @@ def _check(config: TrainingConfig) -> None:
 
 
 def _varies(start: Start) -> dict[str, Any]:
-    """Its progress bar counts from zero after a resume, too."""
+    """Return the offset of the steps: its progress bar counts from zero even after a resume."""
     return {"first_step": step_of(start.resume_from) if start.resume_from else 0}
 
 

@@ -47,6 +47,7 @@ def _settings(start: Start) -> dict[str, Any]:
         **_evaluation(start),
         "cutoff_len": config.max_length,
         "packing": config.packing if config.packing is not None else config.method == "cpt",
+        # None is left out of the file, and leaves its default.
         "train_on_prompt": not config.assistant_only_loss or None,
         "output_dir": str(start.root / OUT),
         "num_train_epochs": config.num_train_epochs,
@@ -55,10 +56,12 @@ def _settings(start: Start) -> dict[str, Any]:
         "gradient_accumulation_steps": start.accumulation,
         "learning_rate": start.config.initial_learning_rate,
         "lr_scheduler_type": config.lr_scheduler_type,
+        # transformers 5 reads a number below 1 as a share; above, it must be an int.
         "warmup_steps": warmup if warmup < 1 else int(warmup),
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
         "optim": config.optim,
+        # It checkpoints by default; our `auto` is not predicted for other projects, and means off.
         "disable_gradient_checkpointing": config.gradient_checkpointing is not True,
         "bf16": config.dtype == "bfloat16" or (config.dtype == "auto" and start.has_gpu),
         "fp16": config.dtype == "float16",
@@ -69,6 +72,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "enable_jit_checkpoint": True,  # transformers 5: on SIGTERM save a checkpoint and end
         "report_to": "none",
         "resume_from_checkpoint": start.resume_from and str(start.resume_from),
+        # Last, so that the user's words win over our translation.
         **config.arguments,
     }
 
@@ -111,6 +115,7 @@ def _evaluation(start: Start) -> dict[str, Any]:
         **held_out,
         "eval_strategy": "steps" if config.eval_steps else "epoch",
         "eval_steps": config.eval_steps,
+        # A resumed run would evaluate once more, at a step that is on the curve already.
         "eval_on_start": config.eval_on_start and start.resume_from is None,
         "per_device_eval_batch_size": config.per_device_eval_batch_size,
     }
@@ -154,6 +159,7 @@ PRESET = Preset(
         "checkpoints": f"{OUT}/checkpoint-*",
         "checkpoint_marker": "trainer_state.json",  # transformers writes it last
         "output": OUT,
+        # It refuses newer versions of transformers than it was tested with.
         "env": {"DISABLE_VERSION_CHECK": "1"},
     },
     translates=HUGGING_FACE | {"eval_on_start"},

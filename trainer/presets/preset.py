@@ -20,6 +20,7 @@ OUT = "out"
 TRAIN, EVAL = "train.jsonl", "eval.jsonl"
 LORA = frozenset(f"peft.{name}" for name in ("r", "lora_alpha", "lora_dropout", "target_modules"))
 """What every project that trains LoRA adapters has words for."""
+# nan and inf too: a diverged loss must be seen, not passed over as a line without a number.
 NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?|nan|inf"
 PRINTED = (
     # transformers' progress bar, and the dictionary that it prints at logging steps
@@ -134,6 +135,7 @@ def refuse(config: TrainingConfig, preset: Preset) -> None:
         ConfigError: naming the field and its value.
     """
     refuse_unread(config, CARRIED | preset.translates)
+    # Refused rather than ignored: a setting that silently does nothing costs a training.
     given = {name: value for name, value, _ in leaves(config)}
     for name, asked in {**ALWAYS, **preset.cannot}.items():
         if asked(config):
@@ -151,6 +153,8 @@ def refuse_unread(config: TrainingConfig, read: Collection[str]) -> None:
     Raises:
         ConfigError: naming the field and its value.
     """
+    # Compared with the default, not asked whether it is set: a job that was written down again
+    # gives every field.
     for name, value, default in leaves(config):
         if name not in read and value != default:
             raise _cannot(config, name, value)
@@ -189,5 +193,5 @@ ALWAYS = {"method": asks_for_more_than_tokens, "report_to": asks_for_trackers}
 
 
 def as_yaml(settings: Mapping[str, Any]) -> str:
-    """Return settings as JSON, which every reader of YAML reads; None is left out."""
+    """Return settings as JSON, which is valid YAML 1.2; None is left out."""
     return json.dumps({n: v for n, v in settings.items() if v is not None}, indent=1) + "\n"

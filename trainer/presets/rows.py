@@ -38,6 +38,7 @@ def _write(source: Source, config: TrainingConfig, target: Path, field: str) -> 
         for row, example in CheckedReading(source, config):
             record = _record(example, config, f"{field}, {row.place}")
             stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+    # A file that exists is complete, so a later start need not write it again.
     staged.rename(target)
 
 
@@ -52,6 +53,7 @@ def _record(example: Example, config: TrainingConfig, place: str) -> dict[str, o
             "Give the rows as messages, or train with trainer: builtin.",
         )
     for message in example.messages:
+        # Dropped in silence, a tool call would leave an empty answer to learn from.
         if further := sorted(message.keys() - SAID):
             raise DataError(
                 f"{place}: a message has {further[0]!r}, for which trainer: {config.trainer} "

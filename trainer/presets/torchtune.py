@@ -128,6 +128,7 @@ def _unlike(sizes: dict[str, Any]) -> str:
 def _model(sizes: dict[str, Any], config: TrainingConfig) -> dict[str, Any]:
     builder, _ = FAMILIES[sizes["model_type"]]
     adapters = _lora(config.peft) if isinstance(config.peft, LoraConfig) else {}
+    # transformers 5 keeps rope_theta in rope_parameters, 4 at the top level.
     rope = sizes.get("rope_parameters") or sizes
     is_tied = {"tie_word_embeddings": sizes.get("tie_word_embeddings", False)}
     heads = sizes["num_attention_heads"]
@@ -152,6 +153,7 @@ def _lora(peft: LoraConfig) -> dict[str, Any]:
     names = {*ATTENTION, *MLP} if every else set(peft.target_modules)
     return {
         "lora_attn_modules": [ATTENTION[name] for name in ATTENTION if name in names],
+        # All three or none; a part of them is refused by `_other_targets`.
         "apply_lora_to_mlp": names >= MLP,
         "lora_rank": peft.r,
         "lora_alpha": peft.lora_alpha,
@@ -171,6 +173,7 @@ def _tokenizer(kind: str, folder: Path, max_length: int) -> dict[str, Any]:
         }
     return {
         "_component_": f"{MODELS}.llama3.llama3_tokenizer",
+        # It reads Meta's own file, which repositories of Llama 3 keep in original/.
         "path": str(folder / "original" / "tokenizer.model"),
         "max_seq_len": max_length,
     }
@@ -195,6 +198,7 @@ def _warmup(start: Start) -> int:
     config = start.config
     if config.warmup_steps >= 1:
         return int(config.warmup_steps)
+    # Its scheduler takes a number of steps, and we know the rows: we wrote them.
     return round(config.warmup_steps * config.num_train_epochs * start.steps_per_epoch)
 
 
@@ -209,6 +213,7 @@ def _varies(start: Start) -> dict[str, Any]:
             *("run", f"{kind}_finetune_single_device"),
             *("--config", "{job_directory}/" + SETTINGS),
         ],
+        # It writes a folder for each epoch, counted from 0; the last one is the result.
         "output": f"{OUT}/epoch_{int(start.config.num_train_epochs) - 1}",
     }
 

@@ -37,6 +37,7 @@ def _settings(start: Start) -> dict[str, Any]:
             "load_in_4bit": bool(config.quantization),
             "output_dir": str(start.root / RUN),
             "num_epochs": int(config.num_train_epochs),
+            # Its word for no limit is 0, ours is -1.
             "max_steps": max(0, config.max_steps),
             "batch_size": start.batch_size,
             "gradient_accumulation_steps": start.accumulation,
@@ -57,6 +58,7 @@ def _settings(start: Start) -> dict[str, Any]:
 def _warmup(config: TrainingConfig) -> int:
     if config.warmup_steps >= 1 or config.warmup_steps == 0:
         return int(config.warmup_steps)
+    # It takes a number of steps, and without max_steps that of a share is not known here.
     return round(config.warmup_steps * config.max_steps) if config.max_steps > 0 else ITS_WARMUP
 
 
@@ -81,6 +83,7 @@ def _resuming(start: Start) -> dict[str, Any]:
         return {}
     place = start.root / RUN / start.resume_from.name
     if not place.exists():
+        # Copied beside its place and renamed: a torn copy must not be resumed from.
         staged = place.with_name(f".{place.name}.arriving")
         shutil.rmtree(staged, ignore_errors=True)
         shutil.copytree(start.resume_from, staged, copy_function=link_or_copy)
@@ -113,6 +116,7 @@ PRESET = Preset(
     varies=_resuming,
     cannot={
         "num_train_epochs": lambda config: config.num_train_epochs % 1,
+        # cosine is our default, so it is also what a job says that says nothing.
         "lr_scheduler_type": lambda config: config.lr_scheduler_type not in {"cosine", "linear"},
     },
 )

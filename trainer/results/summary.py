@@ -241,6 +241,8 @@ def code(text: str) -> str:
     text = "".join(c if c.isprintable() else " " for c in text).strip()
     if not text:
         return ""
+    # CommonMark: a code span ends at a fence of the same length, and one space on each side is
+    # dropped. https://spec.commonmark.org/0.31.2/#code-spans
     fence = "``" if "`" in text else "`"
     pad = " " if text[0] == "`" or text[-1] == "`" else ""
     return f"{fence}{pad}{text}{pad}{fence}"
@@ -255,6 +257,7 @@ def table(left: str, right: str, rows: Mapping[str, str] | Iterable[tuple[str, s
 
 def _tidy(path: str) -> str:
     """Return a path without detours such as a/../b."""
+    # Only absolute paths: a name of the Hub must stay as it is.
     return os.path.normpath(path) if path.startswith("/") else path
 
 
@@ -264,6 +267,7 @@ def _last_part(path: str) -> str:
 
 
 def _cell(text: str) -> str:
+    # A line break or a bar would end the cell.
     return " ".join(text.split()).replace("|", "\\|")
 
 

@@ -19,6 +19,7 @@ def prompt_tokens(
     """Return token ids and mask of prompts, padded on the left, of shape (batch, length)."""
     ids = [_tokens(prompt, tokenizer) for prompt in prompts]
     width = max(map(len, ids))
+    # On the left, so that all answers begin in the same column.
     padded = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
@@ -57,7 +58,9 @@ def generate(
     config = GenerationConfig(
         do_sample=True,
         temperature=temperature,
-        top_k=0,  # tokens are drawn from the policy that is trained, not from its likeliest part
+        # The whole distribution, not its likeliest part: the ratio of probabilities in the loss is
+        # about the policy that drew the tokens.
+        top_k=0,
         top_p=1.0,
         repetition_penalty=1.0,
         max_new_tokens=max_new_tokens,
@@ -67,6 +70,7 @@ def generate(
     sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     answers = sequences[:, ids.shape[1] :]
     is_end = torch.isin(answers, torch.tensor(ends, device=answers.device))
+    # The end token itself counts: the model has to learn to stop.
     before = is_end.long().cumsum(dim=1) - is_end.long()  # ends before this token
     return answers, (before == 0).long(), is_end.any(dim=1)
 
@@ -91,6 +95,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     """Return the tokens that end an answer: the tokenizer's, and those that the model names."""
     named = model.generation_config.eos_token_id
     ids = named if isinstance(named, list) else [named]
+    # Chat models often end a turn with another token than the tokenizer ends a text.
     return sorted({tokenizer.eos_token_id, *(i for i in ids if i is not None)})
 
 
@@ -131,6 +136,7 @@ def read(
         use_cache=False,
     )
     length = batch["completion_ids"].shape[1]
+    # The logits at a position are about the token after it, hence the shift by one.
     logits = output.logits[:, -length - 1 : -1].float() / temperature
     logps = torch.log_softmax(logits, dim=-1)
     chosen = logps.gather(2, batch["completion_ids"].unsqueeze(2)).squeeze(2)

@@ -60,6 +60,7 @@ def advantages_of(
     """
     values, rewards = values * mask, rewards * mask
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], dim=1)
+    # The TD residuals; the loop sums them from the end, discounted by gamma * lam.
     surprises = rewards + gamma * following - values
     advantages = torch.zeros_like(values)
     running = torch.zeros_like(values[:, 0])
@@ -76,10 +77,12 @@ def policy_loss(
 
     Schulman et al. 2017 (arXiv:1707.06347), equation 7.
     """
+    # Masked before exp(): padding could overflow to infinity, and infinity * 0 is NaN.
     ratio = torch.exp((logps - old_logps) * mask)
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
     loss = masked_mean(torch.maximum(plain, clipped), mask)
+    # A share near 0 means that the steps are small; a large one that the rollout is overused.
     return loss, masked_mean((clipped > plain).float(), mask)
 
 
@@ -88,5 +91,6 @@ def value_loss(
 ) -> Tensor:
     """Return the loss of the value head; a value may not leave the old one by more than a range."""
     near = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    # The worse of both, as in the policy loss: clipping may not hide an error.
     error = torch.maximum((values - returns) ** 2, (near - returns) ** 2)
     return 0.5 * masked_mean(error, mask)

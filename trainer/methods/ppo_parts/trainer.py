@@ -67,8 +67,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         self.num_iterations = args.num_ppo_epochs
         self.reward_funcs = reward_funcs
         self.value_head = torch.nn.Linear(hidden_size, 1).to(self.args.device)
+        # It begins by expecting the same everywhere, so that chance does not shape the first steps.
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
+        # With adapters the reference is the model without them, and costs no memory.
         self._reference = None if hasattr(model, "disable_adapter") else _frozen_copy(self.model)
         self._step = 0
         self._begins_step = True
@@ -106,6 +108,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             if is_used_up or self._buffered_inputs is None:
                 rollout = self._rollout(rows, "train")
             else:
+                # A further pass over the same rollout, in another order.
                 rollout = joined(self._buffered_inputs)
             self._buffered_inputs = split_tensor_dict(shuffle_sequence_dict(rollout), batches)
         return self._buffered_inputs[self._step % batches]
@@ -149,6 +152,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             **batch,
             "logps": logps,
             "values": values,
+            # Whitened over the rollout, so that the scale of the rewards does not act as a learning
+            # rate.
             "advantages": whitened(advantages, mask),
             "returns": returns,
         }
@@ -222,6 +227,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
     def _values(self, states: Tensor) -> Tensor:
         head = self.value_head
         with torch.autocast(self.args.device.type, enabled=False):
+            # In float32 always: small errors of the value add up over the length of an answer.
             values: Tensor = head(states.float()).squeeze(-1)
         return values
 
@@ -233,6 +239,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             self.value_head.zero_grad()  # transformers does it for the model alone
         loss = super().training_step(*args, **kwargs)
         self._step += 1
+        # True after the last batch of an optimizer step, whose gradients have been used.
         self._begins_step = self.accelerator.sync_gradients
         return loss
 
@@ -265,11 +272,13 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             super().create_optimizer(*args, **kwargs)
             head = {"params": list(self.value_head.parameters()), "weight_decay": 0.0}
             optimizer: Any = self.optimizer
+            # Here, where the scheduler is not made yet, so that it schedules this group too.
             optimizer.add_param_group(head)
         return self.optimizer
 
     def _clip_grad_norm(self, model: Any) -> Any:
         norm = super()._clip_grad_norm(model)
+        # By itself: its gradient is of another scale, and should not shrink that of the policy.
         torch.nn.utils.clip_grad_norm_(self.value_head.parameters(), self.args.max_grad_norm)
         return norm
 

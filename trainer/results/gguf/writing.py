@@ -114,7 +114,7 @@ def _kind(name: str, shape: tuple[int, ...], quantization: str) -> GGMLQuantizat
     finer = quantization in COARSE and name in FINE
     kind = gguf.GGMLQuantizationType["Q8_0" if finer else quantization]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
-    # ggml quantises rows in blocks of 32 numbers.
+    # ggml's simple quantisations work on blocks of 32 numbers of a row.
     return kind if shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
 
 
