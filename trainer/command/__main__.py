@@ -223,7 +223,7 @@ def place_files(plan: Plan, root: Path) -> None:
 
 def failure(code: int, lines: list[str], folder: Path) -> OrchestratorError:
     """Return the error that a command's exit code and last lines point to."""
-    # What its last lines name (memory, disk, a missing package) tells more than an exit code.
+    # What its last lines name (memory, disk, a missing package) says more than an exit code.
     if named := named_by(lines, folder):
         return named
     last = re.sub(r"\s+", " ", " | ".join(lines[-QUOTED_LINES:]))[-MAX_QUOTE:]

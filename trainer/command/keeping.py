@@ -1,7 +1,7 @@
 """What somebody else's trainer leaves: checkpoints and output, with manifests. Stdlib only.
 
 Files are taken over by hard links where the file system has them: they cost no room and outlive
-the trainer's own tidying. One that it writes to once more no longer holds against its manifest.
+the trainer's own tidying. A file that it writes to again no longer matches its manifest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class CheckpointKeeper:
         self._looked_at = 0.0
 
     def catch_up(self) -> None:
-        """Take over what an earlier attempt completed and nobody took; the rest may be torn.
+        """Take over what an earlier attempt completed and left behind; the rest may be torn.
 
         What is torn in another project's own folder is removed: it would resume from it unasked.
         """
@@ -128,7 +128,7 @@ class CheckpointKeeper:
 
 
 def _is_there(marker: Path) -> bool:
-    """Whether a marker is there, and is whole where it is JSON, which tells."""
+    """Whether a marker is there and, where it is JSON, complete."""
     return read_json(marker) is not None if marker.suffix == ".json" else marker.exists()
 
 
@@ -153,12 +153,12 @@ def resume_point(directory: JobDirectory) -> tuple[Path | None, dict[str, str]]:
 
 
 def keep_output(directory: JobDirectory, plan: Plan, facts: dict[str, str]) -> None:
-    """Make the artifact of what the trainer wrote, without what is no part of a model.
+    """Make the artifact of what the trainer wrote, without what does not belong to a model.
 
     Args:
         directory: the job's.
         plan: names the output.
-        facts: what the model card tells: name → value.
+        facts: what the model card says: name → value.
 
     Raises:
         TrainingFailed: there is no output.
@@ -178,8 +178,8 @@ def keep_output(directory: JobDirectory, plan: Plan, facts: dict[str, str]) -> N
         refuse_pickles(p.relative_to(staged).as_posix() for p in staged.rglob("*") if p.is_file())
         card = staged / "README.md"
         if not card.exists():
-            told = {**facts, **{name: number(value) for name, value in metrics.items()}}
-            rows = [f"| {name} | {value} |" for name, value in told.items()]
+            shown = {**facts, **{name: number(value) for name, value in metrics.items()}}
+            rows = [f"| {name} | {value} |" for name, value in shown.items()]
             table = "\n".join(["| name | value |", "| --- | --- |", *rows])
             card.write_text(f"# Trained by {plan.trainer}\n\n{table}\n", encoding="utf-8")
         write_manifest(staged, trainer=plan.trainer, metrics=metrics, data={})

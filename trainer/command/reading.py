@@ -87,7 +87,7 @@ class MetricsReader:
         self.understand(line)
 
     def understand(self, line: str) -> None:
-        """Take in a line of the metrics' file: it is no part of the log.
+        """Take in a line of the metrics' file, which is not part of the log.
 
         Raises:
             TrainingDiverged: a loss is not a finite number.
@@ -128,7 +128,7 @@ class MetricsReader:
 
     def _place(self, found: dict[str, float]) -> bool:
         """Note which step it is; return whether the line is about training at all."""
-        # A pattern may match anything: a step beyond this is no integer to a reader of JSON.
+        # A pattern may match anything: a step beyond this is not exact to a reader of JSON.
         if not all(0 <= found[name] < 2**53 for name in ("step", "total_steps") if name in found):
             return False
         total = self._bar

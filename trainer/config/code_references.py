@@ -104,7 +104,8 @@ def code_hashes(config: TrainingFields) -> dict[str, str]:
     hashes: dict[str, str] = {}
     paths = {split_reference(text, field)[0].resolve() for field, text in references(config)}
     for path in sorted(paths):
-        # Names, not paths: the record travels with the result, and paths tell of a home folder.
+        # Names, not paths: the record travels with the result, and a path would reveal a home
+        # folder.
         name = path.name if path.name not in hashes else f"{path.parent.name}/{path.name}"
         hashes[name] = sha256_of(path)
     return hashes

@@ -9,7 +9,7 @@ CHATS_AND_TEXTS = ("messages", "conversations", "instruction", "prompt_completio
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method, as far as it can be told without importing anything heavy."""
+    """What is known of one method without importing anything heavy."""
 
     module: str
     """Where it is; imported only when it is used."""
@@ -18,7 +18,7 @@ class Method:
     config: str
     """The class of its arguments, as module:Class."""
     formats: tuple[str, ...]
-    """How the rows of its datasets may be laid out, in the order in which formats are told."""
+    """How the rows of its datasets may be laid out, in the order in which they are recognised."""
     # Adapters start from zero and take a rate about ten times that of all weights.
     learning_rates: tuple[float, float] = (2e-4, 2e-5)
     """The default with adapters, and for all weights."""
@@ -128,4 +128,4 @@ METHODS = {
 }
 """The methods by the names that TRL gives them."""
 NUM_GENERATIONS = {"grpo": 8, "rloo": 2}
-"""The methods that compare answers to one prompt, and how many where nothing is said."""
+"""The methods that compare answers to one prompt, and how many by default."""

@@ -61,7 +61,7 @@ def append_line(log: Path, line: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in `path`, or None when there is none that can be read."""
+    """Return the JSON object in `path`, or None when it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, *NOT_JSON):

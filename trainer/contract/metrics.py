@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 from trainer.contract.files import NOT_JSON
 
 Record = dict[str, Any]
-MAX_LINE = 64 * 1024  # bytes; a longer line is no record of ours
+MAX_LINE = 64 * 1024  # bytes; a longer line is not one of our records
 # IEEE 754 doubles; JSON readers such as a browser know no other numbers.
 LARGEST = 1 << 53  # whole numbers up to here are exact as floats too
 NUMBERS = (
     *("step", "total_steps", "epoch", "train_loss", "eval_loss", "perplexity", "learning_rate"),
     *("grad_norm", "tokens_per_second", "samples_per_second", "eta_seconds"),
 )
-"""What a record may hold, whoever trains."""
+"""What a record may hold, with any trainer."""
 GOALS = {
     "eval_loss": "lower is better",
     "train_loss": "lower is better",

@@ -30,7 +30,7 @@ class Trends:
         self._best: tuple[int, float] | None = None
 
     def resume(self, state: Any) -> None:
-        """Take in what was logged before this process; nothing of it is told again."""
+        """Take in what was logged before this process; nothing of it is reported again."""
         for entry in state.log_history:
             if "loss" in entry:
                 self.event(entry["step"], entry["loss"], state.max_steps)

@@ -41,7 +41,7 @@ class World:
     batch_divisor: int = 1
     """What the batch size is divided by at least: memory ran out on one of the machines."""
     learning_rate_factor: float = 1.0
-    """What the learning rate is multiplied by at most: the loss was no number once."""
+    """What the learning rate is multiplied by at most: the loss was NaN or infinite once."""
 
     @property
     def leads(self) -> bool:

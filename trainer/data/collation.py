@@ -62,7 +62,7 @@ class FlatCollator:
         return batch | self._bounds(lengths)
 
     def _bounds(self, lengths: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what tells the model's attention where documents begin and end."""
+        """Return what shows the model's attention where documents begin and end."""
         import torch
 
         match self.isolation:

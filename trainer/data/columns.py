@@ -95,7 +95,7 @@ class Columns:
         taken: Mapping[str, str],
         kind: type = object,
     ) -> dict[str, str]:
-        """Return the column of a meaning by our name, or nothing when there is none."""
+        """Return the column with a meaning, by our name; empty when there is none."""
         if ours in self._given:
             return {ours: self._names[ours]}
         there = [

@@ -71,7 +71,7 @@ def preference(prompt: Any, chosen: Any, rejected: Any, names: tuple[str, str, s
         names: how the dataset calls the three.
 
     Raises:
-        RowProblem: they are no pair.
+        RowProblem: they do not make a pair.
     """
     _same_kind(chosen, rejected, names[2], names[1])
     better, worse = _answer(chosen, names[1]), _answer(rejected, names[2])
@@ -118,7 +118,7 @@ def question(value: Any, name: str) -> Said:
     """Return a prompt.
 
     Raises:
-        RowProblem: it is none, or ends with an answer.
+        RowProblem: it is not a prompt, or ends with an answer.
     """
     if not isinstance(value, list):
         return a_text(value, name)

@@ -185,7 +185,7 @@ def _example(formats: Sequence[str]) -> str:
 
 
 def _unfit(first: Row, config: TrainingConfig, found: str | None) -> DataError:
-    """Return the error that tells what the rows are, and what the method learns from."""
+    """Return the error that says what the rows are, and what the method learns from."""
     formats = METHODS[config.method].formats
     sets = "; ".join(" and ".join(NEEDED[cast("Format", name)]) for name in formats)
     others = sorted(name for name, method in METHODS.items() if found in method.formats)

@@ -34,7 +34,7 @@ def chat_of(value: Any, field: str, *, answered: bool = True) -> list[dict[str, 
         answered: whether there must be a turn of the assistant to learn.
 
     Raises:
-        RowProblem: it is no such list.
+        RowProblem: it is not such a list.
     """
     if not isinstance(value, list):
         raise RowProblem(

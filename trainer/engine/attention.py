@@ -36,7 +36,7 @@ class Isolation(StrEnum):
 
 
 def choose_attention(model: PreTrainedModel, wanted: str | None) -> None:
-    """Let the model attend as its user wants; None: by flash attention where it can, else as it is.
+    """Set how the model attends; None: by flash attention where it can, else as it is.
 
     Args:
         model: as it was loaded, with transformers' own choice: sdpa, or eager for what lacks it.
@@ -100,7 +100,7 @@ def _tells_its_mask(model: PreTrainedModel) -> bool:
 
 
 def attend_by_document(model: PreTrainedModel) -> None:
-    """Let a model of `Isolation.BY_DOCUMENT` attend so where a batch tells its documents."""
+    """Make a model of `Isolation.BY_DOCUMENT` attend by document where a batch names them."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 

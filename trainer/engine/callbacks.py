@@ -48,7 +48,7 @@ class Obedience(TrainerCallback):  # type: ignore[misc] # transformers is not ch
             control.should_training_stop = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let the processes agree here too: the user's own callbacks may have asked for something."""
+        """Agree here too: the user's own callbacks may have asked for something."""
         agree_on(control)
 
 
@@ -242,7 +242,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         tokens, samples = summed([tokens, samples])
         before, tokens_before, samples_before = self._last
         self._last = (now, tokens, samples)
-        # An evaluation takes time that is no step's; transformers tells it by the wall clock.
+        # The time of an evaluation is not that of a step; transformers measures it by the wall
+        # clock.
         evaluated, self._evaluated = self._evaluated, self._trainer.evaluation_seconds
         seconds = max(now - before - (self._evaluated - evaluated), 1e-9)
         # The first step of a run also warms up; the pace is taken from the later ones.
@@ -292,7 +293,7 @@ def of_method(logs: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _shown(record: dict[str, Any]) -> str:
-    """Return the one or two metrics that tell how well a method does, as words of a log line."""
+    """Return the one or two metrics that show how well a method does, as words of a log line."""
     words = []
     for name in OF_METHODS:
         value = record.get(name, record.get(f"eval_{name}"))

@@ -23,7 +23,7 @@ def load(text: str, field: str) -> Any:
 
     Raises:
         CodeError: the file raises an error, naming its line.
-        ConfigError: it has no such name, or what bears it cannot be called.
+        ConfigError: it has no such name, or the object of that name is not callable.
     """
     path, name = split_reference(text, field)
     # A name that no import statement of the user can collide with.

@@ -30,7 +30,7 @@ class Recent:
         self._seen.append((loss.detach(), inputs))
 
     def rows(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """Return how the rows begin whose batch had no number for a loss, or else all of them."""
+        """Return how the rows of batches with a NaN or infinite loss begin, or else all rows."""
         broken = [batch for loss, batch in self._seen if not math.isfinite(float(loss))]
         batches = broken or [batch for _, batch in self._seen]
         rows = [row for batch in batches for row in _rows(batch)][:ROWS_TOLD]

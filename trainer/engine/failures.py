@@ -91,7 +91,7 @@ def translate(
         return PeerLost(f"Another process of the training went away ({first_line}).")
     if isinstance(error, ImportError):
         return DependencyError(f"A package is missing or broken ({first_line}).")
-    if " in DataLoader worker process " in first_line:  # torch tells the reason last
+    if " in DataLoader worker process " in first_line:  # torch gives the reason last
         first_line = f"{first_line} {text.strip().splitlines()[-1][:500]}"
     return TrainingFailed(f"The trainer failed ({first_line}).")
 

@@ -15,7 +15,7 @@ INTERVAL = 1.0  # seconds between two beats at least: a step may take a millisec
 class Heartbeat:
     """A file that is there while the model trains, touched at every batch.
 
-    As long as it is there a line in the log is no sign of life: another thread may go on printing
+    While it exists, a line in the log is not a sign of life: another thread may go on printing
     while the training hangs.
     """
 

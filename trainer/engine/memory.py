@@ -38,7 +38,7 @@ GRADIENT_BYTES = 4
 ACTIVATION_BYTES = 34  # per token, hidden unit and layer, in half precision
 LOGIT_COPIES = 3  # the logits, their softmax and its gradient
 CPU_SPARE = 1.75
-"""Main memory that is freed is not given back at once: so many times the activations, as measured
+"""Main memory that is freed is not given back at once: this factor on the activations was measured
 on Llamas of 1 to 30 million parameters."""
 ROOM = 0.9
 """The share of the free memory that may be used up by what is predicted."""
@@ -125,7 +125,7 @@ def memory_gb(
 
 
 def available_gb(processes: int = 1) -> tuple[str, float]:
-    """Return cuda or cpu, and the memory that is free there for each of so many processes."""
+    """Return cuda or cpu, and the memory that is free there for each process."""
     import psutil
     import torch
 
@@ -146,7 +146,7 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
 
     Args:
         config: the config.
-        layers: how many layers it shall have; None: all.
+        layers: how many layers to give it; None: all.
 
     Raises:
         ConfigError: there is no such model.

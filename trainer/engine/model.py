@@ -40,7 +40,7 @@ def load_architecture(config: TrainingConfig) -> PretrainedConfig:
     """Load the model's config alone.
 
     Raises:
-        ModelNotFound: there is none.
+        ModelNotFound: there is no such model.
     """
     from transformers import AutoConfig
 
@@ -99,7 +99,7 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
     """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained.
 
     Raises:
-        ConfigError: naming the layers that the model has not, or that cannot be trained.
+        ConfigError: naming the layers that the model lacks, or that cannot be trained.
     """
     import peft
 

@@ -23,7 +23,7 @@ FLAGS = (
 
 
 def check_parallelism(config: TrainingConfig, processes: int) -> None:
-    """Refuse what so many processes on this machine's devices cannot do.
+    """Refuse what this number of processes cannot do on this machine's devices.
 
     Raises:
         ConfigError: naming the field.
@@ -118,7 +118,7 @@ def full_weights(trainer: Any) -> dict[str, Any] | None:
 
 
 def agreed_end_state(control_reader: ControlReader, control: Any = None) -> JobState | None:
-    """Return in which state to end: if any process was told to, all do.
+    """Return the state to end in: if any process is asked to end, all end.
 
     Args:
         control_reader: what was requested of this process.
@@ -131,7 +131,7 @@ def agreed_end_state(control_reader: ControlReader, control: Any = None) -> JobS
 
 
 def agree_on(control: Any) -> None:
-    """Let transformers' flags be the same in all processes."""
+    """Make transformers' flags the same in all processes."""
     _agreed(control)
 
 

@@ -77,7 +77,7 @@ def weight_bytes(model: PreTrainedModel, settings: QuantizationConfig | None) ->
 def _quantised(
     model: PreTrainedModel, settings: QuantizationConfig
 ) -> Iterator[torch.nn.Parameter]:
-    """Yield the weights that transformers quantises: of linear layers that are none of the skipped."""
+    """Yield the weights that transformers quantises: of linear layers that are not skipped."""
     import torch
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module

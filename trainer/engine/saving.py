@@ -26,7 +26,7 @@ WRITERS = (
     ("transformers.modeling_utils", "safe_save_file"),
     ("peft.peft_model", "safe_save_file"),
 )
-"""Who writes tensors, where it is called from. Whoever is not named here writes at once."""
+"""The functions that write tensors, by the module that calls them; any other writes at once."""
 SHARE = 0.5  # of the free memory, which a copy may take
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -147,7 +147,7 @@ def _left_in_container() -> float:
     try:
         limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         facts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        # "max" without a limit is no number, which the except clause takes for infinity.
+        # Without a limit memory.max holds the word max, which the except clause takes for infinity.
         # https://docs.kernel.org/admin-guide/cgroup-v2.html
         return limit - used + int(facts["inactive_file"])
     except (OSError, ValueError, KeyError):

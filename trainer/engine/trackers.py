@@ -1,7 +1,7 @@
 """Where else metrics go: TensorBoard, Weights & Biases, MLflow; by default files in reports/.
 
-transformers' callbacks do the reporting. They are told by the environment where to write and
-which run to go on with: a resumed job continues its run, also on another machine.
+transformers' callbacks do the reporting. The environment says where to write and
+which run to continue: a resumed job goes on with its run, even on another machine.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def end_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
 
 
 def fail_trackers() -> None:
-    """Let MLflow show a run as failed, which at our end it would call finished; wandb sees it."""
+    """Make MLflow show a run as failed, which at our exit it would call finished; wandb notices."""
     mlflow = sys.modules.get("mlflow")
     with suppress(Exception):  # its server may be what failed
         while mlflow and mlflow.active_run():
@@ -144,7 +144,7 @@ def _new_experiment(client: object, name: str, store: Path) -> str:
 
 
 def _run_id(directory: JobDirectory) -> str:
-    """Return what this job is known by: its flow run's id, or one of its own."""
+    """Return the id of this job: that of its flow run, or one of its own."""
     if given := (read_json(directory.job) or {}).get("run_id"):
         return str(given)
     file = directory.reports / RUN_ID

@@ -12,7 +12,7 @@ from trainer.contract.errors import OrchestratorError
 
 
 class Needs(StrEnum):
-    """What a check cannot do without; whoever walks the table says what there is."""
+    """What a check needs; the caller that walks the table says what it has."""
 
     ROWS = "the time to read every row"
     TRAINER = "the Python that trains"
@@ -57,7 +57,7 @@ class Check:
     """What to say before, for it takes a while."""
 
     def can_look(self, subject: Subject, have: Collection[Needs]) -> bool:
-        """Whether there is something to look at, and all that it takes."""
+        """Whether the check applies here, and everything it needs is at hand."""
         # startswith takes a tuple, and a field may be nested: training.dataset.eval_path.
         is_away = any(name.startswith(self.reads) for name in subject.away) if self.reads else False
         return self.needs.issubset(have) and not is_away and self.applies(subject)
@@ -78,7 +78,7 @@ def walk(
     have: Collection[Needs],
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Result]:
-    """Look at all that can be looked at, in the table's order; errors are results too.
+    """Run every check that can run, in the table's order; errors are results too.
 
     Args:
         checks: the table.

@@ -117,7 +117,7 @@ def _check(config: TrainingConfig) -> None:
     images = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES]
     if not images:
         raise DataError(
-            f"dataset.path = {config.dataset.path!r}: there is no image in it.",
+            f"dataset.path = {config.dataset.path!r}: holds no image.",
             f"Put images there ({', '.join(sorted(IMAGES))}).",
         )
     bare = [path.name for path in images if not path.with_suffix(CAPTION).is_file()]

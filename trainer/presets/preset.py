@@ -73,7 +73,7 @@ class Start:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps, as far as the number of rows tells."""
+        """Optimizer steps, going by the number of rows."""
         return max(1, self.row_count // (self.batch_size * self.accumulation))
 
     @property
@@ -98,7 +98,7 @@ class Preset:
 
     name: str
     program: str
-    """What starts it; empty where nobody but the user knows where it is."""
+    """What starts it; empty where only the user knows where it is."""
     arguments: tuple[str, ...]
     files: Callable[[Start], dict[str, str]]
     """Its own settings: text by path in the job directory."""
@@ -184,7 +184,7 @@ def asks_for_more_than_tokens(config: TrainingConfig) -> bool:
 
 
 def asks_for_trackers(config: TrainingConfig) -> bool:
-    """Whether metrics shall go to more than TensorBoard, which is the default and left out."""
+    """Whether metrics are to go anywhere but TensorBoard, which is the default and left out."""
     return bool(set(config.report_to) - {"tensorboard"})
 
 

@@ -1,6 +1,6 @@
 """torchtune 0.6: `tune run RECIPE --config SETTINGS`, on one device.
 
-Its models are built from sizes, which the model's config.json tells, so the model is a folder. It
+Its models are built from sizes in the model's config.json, so the model is a folder. It
 saves at the end of an epoch and keeps what it resumes from beside its checkpoints, so a killed job
 begins anew.
 """

@@ -29,7 +29,7 @@ CARD, ADAPTER_CONFIG = "README.md", "adapter_config.json"
 
 
 def check_token(config: TrainingConfig) -> None:
-    """Look whether there is a token to upload with; nobody is asked whether it is valid.
+    """Check that there is a token to upload with, without asking whether it is valid.
 
     Raises:
         ConfigError: there is none.
@@ -70,17 +70,17 @@ def check_hub(config: TrainingConfig) -> None:
         _say(f"warning: {api.endpoint} cannot be asked about the token now: {_sentence(error)}")
     except ConfigError:
         raise
-    except Exception as error:  # noqa: BLE001 - no network now is no reason not to train
+    except Exception as error:  # noqa: BLE001 - without a network it can still train
         _say(f"warning: {api.endpoint} cannot be reached now: {_sentence(error)}")
 
 
 def push_output(folder: Path, config: TrainingConfig, done: Path) -> str:
-    """Upload an output, a few times if need be; return what a person must know, if anything.
+    """Upload an output, a few times if need be; return a warning for a person, if there is one.
 
     Args:
         folder: a whole output.
         config: the job's settings as its user gave them.
-        done: the file that tells that it was done; a job that goes on does not upload again.
+        done: the file that records the upload; a resumed job does not upload again.
     """
     repository = config.push_to_hub
     # Also after a restart between the upload and the end of the job.

@@ -61,8 +61,8 @@ def write_merged(
 ) -> None:
     """Load the base anew as its checkpoint has it, merge, and write a plain model.
 
-    Not the model in memory is merged: that may be quantised, or rounded to the GPU's precision.
-    It is done on the CPU, where there is room for the model once.
+    The model in memory is not the one merged: it may be quantised, or rounded to the GPU's
+    precision. It is done on the CPU, where there is room for the model once.
 
     Args:
         config: the job's settings, with the model where it lies.
@@ -80,7 +80,7 @@ def write_merged(
     with deprecations_allowed():
         # safe_merge looks for NaN in what it merges, and raises instead of writing it.
         merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)
-    if method.is_classifier:  # the score is that of the last token that is none of padding
+    if method.is_classifier:  # the score is that of the last token before the padding
         merged.config.pad_token_id = tokenizer.pad_token_id
     merged.save_pretrained(target, max_shard_size=SHARD)
     tokenizer.save_pretrained(target)

@@ -16,14 +16,14 @@ from trainer.results.summary import Summary, code, table
 VERSIONS = ("torch", "transformers", "trl", "peft")
 MISSING = "not installed"
 NO_SETTINGS = {"model", "dataset", "report_to", "command", "trainer", "push_to_hub"}
-"""What is told elsewhere in the card, or says nothing of the model."""
+"""What the card says elsewhere, or what says nothing about the model."""
 
 
 def model_card(summary: Summary, place: str = ".") -> str:
     """Return the card.
 
     Args:
-        summary: of the training, with names instead of paths where others shall read them.
+        summary: of the training, with names instead of paths where others will read them.
         place: from where it is loaded: this folder, or a repository of the Hub.
     """
     config, data = summary.config, summary.data

@@ -97,7 +97,7 @@ def _save(model: Any, named: TrainingConfig, folder: Path, weights: dict[str, An
         adapter.base_model_name_or_path = named.model
         if getattr(adapter, "tokenizer_name_or_path", None):
             adapter.tokenizer_name_or_path = named.model
-    # A reference that dpo and kto keep as a second adapter is no part of the result.
+    # dpo and kto may keep their reference as a second adapter, which is not part of the result.
     trained = {"selected_adapters": ["default"]} if named.peft else {}
     model.save_pretrained(folder, state_dict=weights, **trained)
 

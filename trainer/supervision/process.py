@@ -72,10 +72,10 @@ class TrainerProcess:
             command: the program and its arguments.
             log: what standard output and error are appended to, without a pipe between: it
                 goes on when the supervisor is gone.
-            lock: descriptor of the job directory's lock, which the trainer shall hold too.
+            lock: descriptor of the job directory's lock, which the trainer holds too.
             group: the process group that it joins; 0: one of its own.
             variables: what is added to its environment.
-            silent: let standard output be lost.
+            silent: discard standard output.
         """
         # Pipes of Python are close-on-exec (PEP 446), so the trainer itself inherits no end of it.
         gate, self._opener = os.pipe()
@@ -155,7 +155,7 @@ class TrainerProcess:
 
 
 def detach(work: Callable[[Callable[[], None]], int], log: Path) -> int:
-    """Run `work(announce)` in a process of a session of its own; its result is the exit code.
+    """Run `work(announce)` in a process with its own session; the result is the exit code.
 
     The process outlives its starter, its terminal and its connection. What goes wrong in it is
     appended to `log`.

@@ -42,7 +42,7 @@ def job_terms(job: JobDirectory) -> Terms:
     """Return what the job's `job.json` says to the supervisor.
 
     Raises:
-        ConfigError: there is none that can be read, or an entry is not what it should be.
+        ConfigError: it cannot be read, or an entry is wrong.
     """
     record = read_json(job.job)
     if record is None:
@@ -163,7 +163,7 @@ class Supervisor:
         # Our own trainer has said it already; one that was killed has not.
         if line not in ended.printed:
             append_line(self._job.log, line)
-        # One machine cannot go on alone. Whoever started them all restarts them all, by the status.
+        # One machine cannot go on alone. What started them all restarts them all, by the status.
         if self._terms.world.nodes > 1:
             return False
         retry = retry_after(verdict.error, self._book, self._terms)

@@ -93,7 +93,7 @@ def read_terms(record: dict[str, Any]) -> Terms:
     """Return what the content of `job.json` says to the supervisor.
 
     Raises:
-        ConfigError: naming the entry that is not what it should be.
+        ConfigError: naming the entry that is wrong.
     """
     limits = _mapping(record, "limits")
     config = _mapping(record, "config")
@@ -128,8 +128,8 @@ def judge(ended: Ended, terms: Terms) -> Verdict:
     error = failure(ended, terms)
     recorded = state is JobState.FAILED and ended.status.error is not None
     # Killed by us on request, or gone without a word: that is the end that was asked for. An error
-    # on record that no retry mends is told all the same, or a person would resume a job that fails
-    # again at once.
+    # on record that no retry mends is reported all the same, or a person would resume a job that
+    # fails again at once.
     excused = error.action is Action.RETRY or (
         not recorded and (ended.terminated or ended.code == 0)
     )
@@ -169,7 +169,7 @@ def retry_after(error: OrchestratorError, status: Status, terms: Terms) -> Retry
     """Return how to go on after `error`, or None when the job has failed.
 
     Out of memory is met with a smaller batch and costs no restart: it ends by itself at batch 1.
-    A loss that is no number is met once, by a lower learning rate from the last good checkpoint.
+    A NaN or infinite loss is met once, by a lower learning rate from the last good checkpoint.
     """
     if error.action is not Action.RETRY:
         return None
@@ -245,12 +245,12 @@ def _is_ours(config: dict[str, Any]) -> bool:
 
 
 def _batch_size(config: dict[str, Any]) -> int:
-    """Return the batch size that can be divided; that of a command only where it is told of it."""
+    """Return the batch size that can be divided; that of a command only if it is passed on."""
     size = int(_number(config, "config", "per_device_train_batch_size", 8, least=1))
     # A command that never sees the batch size cannot obey a smaller one: restarting it would run
     # out of memory again, for ever.
-    told = "{per_device_train_batch_size}" in str(config.get("command"))
-    return size if config.get("trainer") != "command" or told else 1
+    passed_on = "{per_device_train_batch_size}" in str(config.get("command"))
+    return size if config.get("trainer") != "command" or passed_on else 1
 
 
 def _mapping(record: dict[str, Any], name: str) -> dict[str, Any]:

@@ -232,7 +232,7 @@ class Watchdog:
         )
 
     def _still(self, watch: _Watch, now: float) -> float:
-        """Return the seconds without a sign of life; what is printed while it trains is none."""
+        """Return the seconds without a sign of life; while it trains, printing is not one."""
         progress, printed = watch.progress.seconds(now), watch.printed.seconds(now)
         # Loading a model or merging one prints but trains nothing, so there a line counts as life.
         return progress if self._job.pulse.exists() else min(progress, printed)

@@ -117,7 +117,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
     @torch.no_grad()
     def _rollout(self, rows: list[dict[str, Any]], mode: str) -> dict[str, Tensor]:
-        """Answer prompts; return the answers with all that is learnt from them."""
+        """Answer prompts; return the answers with everything that is learnt from them."""
         with self._generating():
             batch, has_end = self._answers([row["prompt"] for row in rows])
             logps, states = self._read_all(self.model, batch)
@@ -131,7 +131,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         divergence = (logps - reference_logps) * mask
         if mode == "train" and self._step == 0:
             # Ouyang et al. shift scores to a mean of 0. Expecting the mean does the same: else
-            # all that is learnt at first is that every answer is better than nothing.
+            # the first lesson would be only that every answer is better than nothing.
             self.value_head.bias.fill_(rewarded.mean())
         rewards = token_rewards(rewarded, divergence, mask, self.args.beta)
         if self.args.whiten_rewards:
@@ -262,7 +262,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         return policy + self.args.vf_coef * value
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Answer held-out prompts; the metrics tell how well."""
+        """Answer held-out prompts; the metrics show how well."""
         self._prepare_inputs(inputs)
         return None, None, None
 

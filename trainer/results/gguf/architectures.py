@@ -1,4 +1,4 @@
-"""Which models can be written as GGUF, and how llama.cpp is told their shape."""
+"""Which models can be written as GGUF, and how their shape is described to llama.cpp."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 SPLITS = ("llama-bpe", "qwen2", "tekken", "gpt-4o")
-"""Names that llama.cpp has for how text is split before it is encoded, where a regex tells."""
+"""llama.cpp's names for how text is split before it is encoded, where a regex says how."""
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
