@@ -64,8 +64,8 @@ def commit(staged: Path, folder: Path, *, trainer: str = "builtin", processes: i
     # rename, and sync the folder, which makes the rename itself durable.
     write_manifest(staged, step=step_of(staged), trainer=trainer, processes=processes)
     final = folder / staged.name
-    # rename(2) does not replace a folder that has anything in it. A crash right here loses one that
-    # was about to be replaced by the same step, and the one before is still there.
+    # rename(2) does not replace a folder that has anything in it. A crash right here loses only one
+    # that was about to be replaced.
     shutil.rmtree(final, ignore_errors=True)
     staged.rename(final)
     fsync_directory(folder)

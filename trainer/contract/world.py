@@ -72,8 +72,7 @@ class World:
         # hangs.
         timeout = max(1, int(TIMEOUT_SHARE * stall_seconds))
         defaults = {
-            # Otherwise every process starts as many threads as there are cores, as torchrun warns
-            # too.
+            # Otherwise every process starts a thread for each core, and they fight over the cores.
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.processes_here)),
             # https://docs.pytorch.org/docs/stable/torch_nccl_environment_variables.html
             "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # a collective that hangs ends its process
