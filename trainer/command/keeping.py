@@ -1,4 +1,4 @@
-"""What somebody else's trainer leaves: checkpoints and output, with manifests. Stdlib only.
+"""Keep what another trainer leaves: checkpoints and output, with manifests. Stdlib only.
 
 Files are taken over by hard links where the file system has them: they cost no room and outlive
 the trainer's own tidying. A file that it writes to again no longer matches its manifest.

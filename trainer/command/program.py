@@ -1,4 +1,4 @@
-"""The process of somebody else's trainer. Standard library only.
+"""The process of another trainer. Standard library only.
 
 It stays in our process group, so that ending the group ends all of it; and a signal to save
 and end goes to the whole group too, as Ctrl-C in a terminal does: behind a shell or a launcher
@@ -34,7 +34,7 @@ class Program:
     """One run of the command; leaving the context kills it."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        """Start it.
+        """Start the command.
 
         Args:
             plan: what to run.

@@ -1,4 +1,4 @@
-"""Lines that somebody else's trainer prints → metrics.jsonl and status.json. Stdlib only."""
+"""Lines that another trainer prints → metrics.jsonl and status.json. Stdlib only."""
 
 from __future__ import annotations
 

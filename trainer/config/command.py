@@ -52,7 +52,7 @@ def _pattern(text: str) -> str:
 def _metric_pattern(text: str) -> str:
     groups = re.compile(_pattern(text)).groupindex
     if not groups:
-        raise ValueError("names no group such as (?P<train_loss>...)")
+        raise ValueError("has no named group such as (?P<train_loss>...)")
     for name in groups:
         if name not in NUMBERS:
             raise ValueError(f"{name!r} is not a metric; there are: {', '.join(NUMBERS)}")

@@ -102,7 +102,9 @@ class PromptTuningConfig(PeftSettings):
         if begins_with_text and not self.prompt_tuning_init_text:
             raise ValueError("prompt_tuning_init: text needs prompt_tuning_init_text")
         if self.prompt_tuning_init_text and not begins_with_text:
-            raise ValueError("prompt_tuning_init_text is of use with prompt_tuning_init: text only")
+            raise ValueError(
+                "prompt_tuning_init_text has an effect only with prompt_tuning_init: text"
+            )
         return self
 
 

@@ -90,7 +90,7 @@ def _check_loss(method: str, loss: str, label_smoothing: float | None) -> None:
         )
     if loss == "exo_pair" and not label_smoothing:
         raise ValueError(
-            "loss_type = 'exo_pair' needs to doubt the labels a little: "
+            "loss_type = 'exo_pair' needs a little label smoothing: "
             "set arguments: {label_smoothing: 0.001}"
         )
 
@@ -163,7 +163,7 @@ def check_generation(config: TrainingFields) -> None:
     if config.max_completion_length >= config.max_length:
         raise ValueError(
             f"max_completion_length = {config.max_completion_length} leaves no room for a prompt "
-            f"in max_length = {config.max_length}: lower the one or raise the other"
+            f"in max_length = {config.max_length}: lower one or raise the other"
         )
     if config.method in NUM_GENERATIONS:
         _check_batches(config)

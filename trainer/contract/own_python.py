@@ -1,4 +1,4 @@
-"""How every Python process of ours is started, so that it imports nothing of the user's by mistake.
+"""How every Python process of ours starts, so that it imports none of the user's files by mistake.
 
 A `trainer.py` or `json.py` in the folder where somebody works must not take the place of ours.
 The user's own commands are started as they always were. Standard library only.

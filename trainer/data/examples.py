@@ -31,7 +31,7 @@ def example_batch(
     tally: Tally,
     schema: pa.Schema | None,
 ) -> pa.RecordBatch:
-    """Return the rows of which something can be learnt, and count the rest.
+    """Return the rows from which something can be learnt, and count the rest.
 
     Args:
         rows: rows of one dataset.

@@ -1,4 +1,4 @@
-"""Rows as the user's own function makes them, before anything else looks at them."""
+"""Rows as the user's own function returns them, before anything else reads them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def formatted(rows: Iterator[Row], config: TrainingConfig) -> Iterator[Row]:
 
     Raises:
         CodeError: the function raises an error, naming the row, the file and the line.
-        DataError: it returns something else than a dict with text names.
+        DataError: it returns anything but a dict with text keys.
     """
     if config.formatting is None:
         yield from rows

@@ -158,7 +158,7 @@ def names_hub_dataset(path: str) -> bool:
 def _supported(path: Path) -> Path:
     if kind_of(path) not in READERS:
         raise DataError(
-            f"{path} is of no kind that can be read; these are: {SUPPORTED}.",
+            f"{path} is not of a kind that can be read; supported are: {SUPPORTED}.",
             "Convert the file, or give it the suffix that says what it is.",
         )
     return path
@@ -199,8 +199,7 @@ def _load_from_hub(path: str, subset: str | None, split: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(
-            f"dataset.path = {path!r} is neither a file here nor a dataset that the Hub gives us: "
-            f"{reason}.",
+            f"dataset.path = {path!r} is neither a file here nor a dataset from the Hub: {reason}.",
             "Correct the path, dataset.subset or dataset.split, connect to the network, "
             "or set HF_TOKEN for a private dataset.",
         ) from error

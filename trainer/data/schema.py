@@ -159,7 +159,7 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
     unknown = sorted(set(dataset.columns) - set(OUR_COLUMNS))
     if unknown:
         raise DataError(
-            f"dataset.columns: {listed(unknown)} is not a column that is known.",
+            f"dataset.columns: {listed(unknown)} is not a known column.",
             f"There are: {', '.join(OUR_COLUMNS)}; yours stand on the right of the colon.",
         )
     formats = METHODS[config.method].formats

@@ -52,7 +52,7 @@ def choose_attention(model: PreTrainedModel, wanted: str | None) -> None:
     except (ValueError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"training.attn_implementation: {wanted} cannot be had: {reason}",
+            f"training.attn_implementation: {wanted} is not available: {reason}",
             "Leave it out to use the best one available.",
         ) from error
 

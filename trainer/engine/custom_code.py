@@ -19,7 +19,7 @@ def load(text: str, field: str) -> Any:
 
     Args:
         text: as `path.py:name`.
-        field: where it stands in the config, for errors.
+        field: its place in the config, for errors.
 
     Raises:
         CodeError: the file raises an error, naming its line.

@@ -64,7 +64,7 @@ def diverged(what: str, state: Any) -> TrainingDiverged:
 
 
 def lower_rates(optimizer: Any, scheduler: Any, learning_rate: float) -> None:
-    """Let a loaded optimizer and its scheduler go on at a lower learning rate than they had.
+    """Make a loaded optimizer and its scheduler go on at a lower learning rate.
 
     Args:
         optimizer: with the rates of its checkpoint.

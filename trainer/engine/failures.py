@@ -124,8 +124,8 @@ def tensors_expected(checkpoint: str) -> Iterator[None]:
     except pickle.UnpicklingError as error:
         reason = str(error).strip().splitlines()[0]
         raise IntegrityError(
-            f"{checkpoint} holds something else than tensors ({reason}).",
-            "Nothing of it was run. Find out who wrote it, remove it and run the job again: "
+            f"{checkpoint} holds something other than tensors ({reason}).",
+            "None of it was run. Find out who wrote it, remove it and run the job again: "
             "it continues from the checkpoint before.",
         ) from error
 
@@ -136,7 +136,7 @@ def in_own_code(path: Path, what: str) -> Iterator[None]:
 
     Args:
         path: the file.
-        what: whose part it takes, such as a field of the config.
+        what: the role of the code, such as a field of the config.
 
     Raises:
         CodeError: for any exception but one of ours, and memory that ran out.
@@ -161,7 +161,7 @@ def in_own_code(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def room_or_later() -> Iterator[None]:
-    """Let a write that finds the disk full be made up for later: training goes on meanwhile.
+    """Tolerate a full disk in a write that is made up for later: training goes on meanwhile.
 
     A checkpoint makes room, or ends the job with a reason (`trainer.engine.job_trainer.with_room`).
     """

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 
 def fuse(model: nn.Module) -> None:
-    """Let the LoRA layers of a model compute so wherever that is the same.
+    """Make the LoRA layers of a model compute this way wherever the result is the same.
 
     Layers of few bits and those of other variants stay as they are.
     """
@@ -27,7 +27,7 @@ def fuse(model: nn.Module) -> None:
 
 
 class FusedLinear(lora.Linear):  # type: ignore[misc] # PEFT is not checked
-    """PEFT's layer, which decides at every call whether the short way is open."""
+    """PEFT's layer, which decides at every call whether it can take the short way."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return y of shape (…, out) for x of shape (…, in)."""

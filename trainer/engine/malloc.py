@@ -12,10 +12,10 @@ LARGEST = 32 * 2**20  # the highest that glibc takes; larger blocks come from th
 
 
 def keep_freed_memory() -> None:
-    """Let a step take the memory that the step before freed, for this whole process.
+    """Make each step reuse the memory that the one before freed, for this whole process.
 
     glibc gives a large part of it back to the system, which hands it out again page by page, each
-    of them zeroed: some twentieth of the time that training takes on a CPU. Nothing is done without glibc,
+    of them zeroed: about a twentieth of the training time on a CPU. Nothing is done without glibc,
     or where MALLOC_ variables are set. See mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith("MALLOC_") for name in os.environ):

@@ -33,7 +33,7 @@ def loading_options(config: TrainingConfig) -> dict[str, Any]:
 
 
 def keep_differentiable(model: PreTrainedModel) -> None:
-    """Let 4-bit layers be trained through after an evaluation, on every CPU.
+    """Keep 4-bit layers differentiable after an evaluation, on every CPU.
 
     Where there is AVX512-BF16, bitsandbytes packs their weights at the first evaluation for a
     kernel that has no gradient, and takes that kernel from then on.

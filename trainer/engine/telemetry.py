@@ -1,4 +1,4 @@
-"""What the machine does meanwhile: memory, GPU and CPU use of this process."""
+"""What this process uses while it trains: memory, GPU and CPU."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def hide_unused(config: Any) -> None:
 
 
 def end_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
-    """Let the trackers write what they still hold, and describe reports/ by a manifest."""
+    """Flush the trackers, and describe reports/ by a manifest."""
     if "wandb" in config.report_to:
         import wandb
 
@@ -107,7 +107,7 @@ def _start_wandb(directory: JobDirectory, name: str) -> None:
 
 
 def _start_mlflow(directory: JobDirectory, name: str) -> None:
-    """Find or make the run of this job, and let the callback go on with it."""
+    """Find or make the run of this job, for the callback to continue."""
     import mlflow
 
     store = directory.reports / "mlflow"

@@ -19,7 +19,7 @@ SCRIPT = re.compile(r"(\./)?[\w.-]+(/[\w.-]+)*\.(py|sh)")
 
 
 def check_foreign(job: TrainingJob) -> str:
-    """Return in words who trains instead of us, or nothing where we do.
+    """Return in words which other trainer trains, or nothing where ours does.
 
     Raises:
         ConfigError: a file, a script or the program is not there, or another project cannot do

@@ -1,4 +1,4 @@
-"""Upload a whole output to the Hub. That it cannot be uploaded never loses the output."""
+"""Upload a whole output to the Hub. A failed upload never loses the output."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def check_token(config: TrainingConfig) -> None:
 
 
 def check_hub(config: TrainingConfig) -> None:
-    """Ask the Hub, before training, whether the token may write there. It may be out of reach now.
+    """Ask the Hub, before training, whether the token may write there; warn if it is out of reach.
 
     Raises:
-        ConfigError: the token is missing, expired, may only read, or has no such owner.
+        ConfigError: the token is missing, expired or read-only, or belongs to another owner.
     """
     if config.push_to_hub is None:
         return
@@ -163,7 +163,7 @@ def _operations(folder: Path, config: TrainingConfig) -> list[CommitOperationAdd
 
 
 def _name(text: Any) -> Any:
-    """Return a name of the Hub or of ours as it is, of a path the last part."""
+    """Return a name of the Hub or of ours as it is, and only the last part of a path."""
     if text is None:
         return None
     if is_reference(text):
@@ -177,7 +177,7 @@ def _refuse_others(repository: str, who: dict[str, Any]) -> None:
     owners = [str(who.get("name")), *(str(group.get("name")) for group in who.get("orgs") or [])]
     if owner not in owners:
         raise ConfigError(
-            f"{FIELD} = {repository!r}: the token is of {', '.join(owners)}, not of {owner}.",
+            f"{FIELD} = {repository!r}: the token belongs to {', '.join(owners)}, not to {owner}.",
             f"Write {owners[0]}/{repository.split('/')[1]}, or use a token of {owner}.",
         )
     token = (who.get("auth") or {}).get("accessToken") or {}
@@ -210,7 +210,7 @@ def _status(error: BaseException) -> int:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the answer that an error was made of, else what it began with."""
+    """Return the error that has an HTTP response, else the first of the chain."""
     while error.__cause__ and not hasattr(error, "response"):
         error = error.__cause__
     return error

@@ -41,7 +41,7 @@ def needs_merging(config: TrainingConfig) -> bool:
 
 
 def let_go(trainer: Any) -> None:
-    """Free what training needed: weights, gradients, optimizer. The trainer is of no use then."""
+    """Free the weights, gradients and optimizer of a trainer, which is unusable afterwards."""
     import torch
 
     # Before the merged model is loaded: both at once may not fit into memory.

@@ -52,7 +52,7 @@ def write_output(
         config: the job's settings, with model and dataset where they lie here.
         named: the same as its user gave them, for the model card.
         trainer: a `JobTrainer` with the trained model; of a PEFT model only the adapters are
-            written. It is of no use afterwards where the job merges.
+            written. Where the job merges it is unusable afterwards.
         tokenizer: as used, chat template included.
         facts: what else the manifest holds: `data`, the dataset's rows, tokens and sha256; `usage`,
             memory and time predicted and used; `training`, what was decided here; `code`, the

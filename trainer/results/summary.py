@@ -1,7 +1,7 @@
 """What a training was, in words: for the report of a job, and the model card beside its result.
 
-Only what is known is said: a command shows nothing of its settings, and another project has only
-those of ours that reach it.
+It says only what is known: the settings of a command are not, and of ours only those count that
+reach another project.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def kind(config: TrainingConfig) -> str:
 
 
 def batch_in_words(config: TrainingConfig, processes: int, divisor: int = 1) -> str:
-    """Return of how many examples an optimizer step is, and why.
+    """Return how many examples an optimizer step has, and why.
 
     Args:
         config: the config.
@@ -237,7 +237,7 @@ def batch_in_words(config: TrainingConfig, processes: int, divisor: int = 1) -> 
 
 
 def code(text: str) -> str:
-    """Return a text as code of Markdown, whatever is in it; nothing stays nothing."""
+    """Return a text as Markdown code, whatever is in it; an empty text stays empty."""
     text = "".join(c if c.isprintable() else " " for c in text).strip()
     if not text:
         return ""

@@ -34,7 +34,7 @@ class CheckedReward:
         """Call the function with the columns that it takes.
 
         Raises:
-            CodeError: it raised an error, or returned something else than such numbers.
+            CodeError: it raised an error, or returned anything but such numbers.
         """
         count = len(columns["completions"])
         if self._wanted is not None:

@@ -26,7 +26,7 @@ def model_in(path: str) -> str:
 
 
 def check_scorer(path: str) -> None:
-    """Refuse a reward model that cannot be one, as far as its files here tell.
+    """Refuse a model whose files here show that it cannot be a reward model.
 
     Raises:
         ModelNotFound: it is a path, and no model is there.

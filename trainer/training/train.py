@@ -117,7 +117,7 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
 def _train(
     directory: JobDirectory, config: TrainingConfig, control_reader: ControlReader
 ) -> JobState:
-    """Do what needs torch, and the other processes where there are several."""
+    """Do everything that needs torch, and all processes where there are several."""
     run, data, usage = _prepare(directory, config)
     trainer, obedience, evaluation = _assemble(run, control_reader)
     trainer.add_callback(usage)
@@ -156,7 +156,7 @@ def _train(
 
 
 def _completed(directory: JobDirectory, config: TrainingConfig) -> JobState:
-    """Upload the output where the job says so; it is whole, so whatever comes of that."""
+    """Upload the output where the job asks for it; the job has completed even if that fails."""
     if not own_rank().is_first:
         return JobState.COMPLETED
     named = as_named(directory, config)
@@ -165,7 +165,7 @@ def _completed(directory: JobDirectory, config: TrainingConfig) -> JobState:
 
 
 def as_named(directory: JobDirectory, config: TrainingConfig) -> TrainingConfig:
-    """Return the config with model and dataset as the user names them, not as they lie here."""
+    """Return the config with model and dataset as the user names them, not by their paths here."""
     named = (read_json(directory.job) or {}).get("named")
     if not isinstance(named, dict):
         return config
@@ -303,7 +303,7 @@ def _evaluates_on_start(run: TrainingRun) -> bool:
 
 
 def _resume_point(directory: JobDirectory) -> Path | None:
-    """Return the newest checkpoint that holds on the first machine; every other has it too.
+    """Return the newest valid checkpoint of the first machine, which every other has too.
 
     Raises:
         IntegrityError: this machine does not.

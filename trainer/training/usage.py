@@ -14,7 +14,7 @@ PROBED_STEPS = 10  # after the first, which warms up
 
 
 class Usage(TrainerCallback):  # type: ignore[misc] # transformers is not checked
-    """Holds predictions against what was used, by the process that trains.
+    """Compares predictions with what was used, by the process that trains.
 
     The time is predicted by the first steps. Both times leave out the first step and evaluations,
     and are of the steps that this process makes: a resumed run has fewer.
@@ -51,7 +51,7 @@ class Usage(TrainerCallback):  # type: ignore[misc] # transformers is not checke
             self._start += kwargs["metrics"].get("eval_runtime", 0.0)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put both together."""
+        """Record what was predicted beside what was used."""
         predicted, used = self._memory["peak"], peak_memory_gb()
         self.facts = {"memory_gb_predicted": predicted, "memory_gb": used}
         if self._pace is not None:

@@ -283,7 +283,7 @@ def read_offline(cache, split="train"):
 def test_a_hub_name_that_the_hub_does_not_give_says_both(tmp_path):
     said = read_offline(tmp_path)
 
-    assert "'org/tiny' is neither a file here nor a dataset that the Hub gives us" in said
+    assert "'org/tiny' is neither a file here nor a dataset from the Hub" in said
     assert "HF_TOKEN" in said
 
 

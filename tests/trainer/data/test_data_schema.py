@@ -150,9 +150,7 @@ def test_cpt_takes_the_text_of_documents(convert):
 
 
 def test_a_column_name_that_we_do_not_have_is_refused(convert):
-    with pytest.raises(
-        DataError, match=r"'answer' is not a column that is known. There are: messages"
-    ):
+    with pytest.raises(DataError, match=r"'answer' is not a known column. There are: messages"):
         convert({"text": "x"}, columns={"answer": "text"})
 
 

@@ -102,7 +102,9 @@ def test_a_model_that_cannot_keep_documents_apart_is_known(kind):
 
 @pytest.mark.parametrize("name", ["flash_attention_2", "flash_atention"])
 def test_an_attention_that_cannot_be_had_is_refused_by_its_field(name):
-    with pytest.raises(ConfigError, match=rf"^training\.attn_implementation: {name} cannot be had"):
+    with pytest.raises(
+        ConfigError, match=rf"^training\.attn_implementation: {name} is not available"
+    ):
         choose_attention(made("llama"), name)
 
 

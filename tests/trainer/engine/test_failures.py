@@ -117,7 +117,7 @@ def test_what_a_worker_raised_is_told_with_its_reason(tmp_path):
 
 def test_a_pickle_that_torch_refuses_is_named_with_its_checkpoint():
     with (
-        pytest.raises(IntegrityError, match="checkpoint-4 holds something else than tensors"),
+        pytest.raises(IntegrityError, match="checkpoint-4 holds something other than tensors"),
         tensors_expected("checkpoints/checkpoint-4"),
     ):
         raise pickle.UnpicklingError("Weights only load failed.\nMore.")

@@ -145,7 +145,7 @@ def _asked(**settings: str) -> TrainingConfig:
     [
         ({"HF_TOKEN": ""}, "ada/x", "there is no token to upload with.*Set HF_TOKEN"),
         ({"HF_TOKEN": "hf_expired"}, "ada/x", "does not accept the token.*may have expired"),
-        ({}, "someone/x", "the token is of ada, lab, not of someone.*Write ada/x"),
+        ({}, "someone/x", "the token belongs to ada, lab, not to someone.*Write ada/x"),
     ],
 )
 def test_a_token_that_cannot_upload_is_told_before_training(

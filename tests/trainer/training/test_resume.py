@@ -186,7 +186,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(at_6, tmp_path, name):
     torch.save({"state": Evil(tmp_path / "proof")}, at_6.checkpoint(6) / name)
     write_manifest(at_6.checkpoint(6), step=6)  # whoever wrote this knows the format
 
-    with pytest.raises(IntegrityError, match="checkpoint-6 holds something else than tensors"):
+    with pytest.raises(IntegrityError, match="checkpoint-6 holds something other than tensors"):
         at_6.train()
 
     assert not (tmp_path / "proof").exists()
