@@ -70,7 +70,7 @@ def _settings(start: Start) -> dict[str, Any]:
         "save_every_n_steps": config.save_steps,
         # The adapter alone cannot be resumed; the state has the optimizer too.
         "save_state": True,
-        # Without it a resumed run would train on the first images of the epoch again.
+        # Without skip_until_initial_step it would train on the first images of the epoch again.
         **(
             {"resume": str(start.resume_from), "skip_until_initial_step": True}
             if start.resume_from
