@@ -29,7 +29,7 @@ from flows.run_folder import RunFolder
 from flows.saved import saved
 from flows.settling import settle_run
 from flows.sole_owner import sole_owner
-from flows.streaming.wishes import CancelAsked, unless_cancelled
+from flows.streaming.requests import CancelAsked, unless_cancelled
 from flows.suspending import suspending_means_pausing
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.logger import logger
-from flows.reporting.spool import Cursor, Spool
+from flows.reporting.spool import DeliveryCursor, Spool
 from flows.run_folder import RunFolder
 from trainer.contract.errors import OrchestratorError, OutOfMemory
 from trainer.contract.metrics import Record, parse_records
@@ -98,7 +98,9 @@ def supervisor_started(run: RunFolder) -> None:
         logger().warning("the start of the training could not be noted: %s", error)
 
 
-def next_alert(spool: Spool, cursor: Cursor) -> tuple[dict[str, Any] | None, Cursor]:
+def next_alert(
+    spool: Spool, cursor: DeliveryCursor
+) -> tuple[dict[str, Any] | None, DeliveryCursor]:
     """Return the alert to report next, and the cursor for when it is delivered."""
     waiting = spool.alerts()[cursor.offset :]
     if not waiting:

@@ -22,7 +22,7 @@ from flows.logger import logger
 from flows.reporting.alerts import next_alert
 from flows.reporting.platform import Address, Platform
 from flows.reporting.points import next_points
-from flows.reporting.spool import Cursor, Spool
+from flows.reporting.spool import DeliveryCursor, Spool
 from flows.run_folder import RunFolder
 
 METRICS, ALERTS = "metrics", "alerts"
@@ -33,10 +33,10 @@ MOST_SECONDS = 3600.0  # that a receiver may ask us to wait
 TEMPORARY = {408, 425, 429}  # besides 5xx, what means: later
 
 
-class Source(Protocol):
+class NextBatch(Protocol):
     """Reads a spool."""
 
-    def __call__(self, cursor: Cursor, *, at_rest: bool) -> tuple[Any, Cursor]:
+    def __call__(self, cursor: DeliveryCursor, *, at_rest: bool) -> tuple[Any, DeliveryCursor]:
         """Return the next body, or None, and the cursor for when it is delivered."""
 
 
@@ -50,7 +50,7 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Receipt:
     """What a receiver said."""
 
     result: Result
@@ -59,17 +59,17 @@ class Answer:
     """Seconds that it asks us to wait."""
 
 
-class Channel:
+class Feed:
     """Delivers one kind of report of one run. Several processes may try: one at a time does."""
 
-    def __init__(self, kind: str, address: Address, spool: Spool, source: Source) -> None:
+    def __init__(self, kind: str, address: Address, spool: Spool, next_batch: NextBatch) -> None:
         self.kind = kind
         self.pause = 0.0
         """Seconds to wait before the next attempt."""
         self._address = address
         self._spool = spool
-        self._source = source
-        self._cursor = Cursor()
+        self._next_batch = next_batch
+        self._cursor = DeliveryCursor()
         self._failures = 0
 
     def hurry(self) -> None:
@@ -78,7 +78,7 @@ class Channel:
 
     def has_more(self) -> bool:
         """Whether something is not delivered yet."""
-        return self._source(self._where(), at_rest=True)[0] is not None
+        return self._next_batch(self._where(), at_rest=True)[0] is not None
 
     async def deliver_next(self, client: httpx.AsyncClient, *, at_rest: bool) -> Result:
         """Deliver the next batch, if there is one.
@@ -94,98 +94,98 @@ class Channel:
                     return Result.NOTHING
                 return await self._deliver(client, at_rest=at_rest)
         except OSError as error:  # a full disk, say: the batch may be sent again
-            return self._later(Answer(Result.LATER, f"{type(error).__name__}: {error.strerror}"))
+            return self._later(Receipt(Result.LATER, f"{type(error).__name__}: {error.strerror}"))
 
     async def _deliver(self, client: httpx.AsyncClient, *, at_rest: bool) -> Result:
         cursor = self._where()
-        body, after = await asyncio.to_thread(self._source, cursor, at_rest=at_rest)
+        body, after = await asyncio.to_thread(self._next_batch, cursor, at_rest=at_rest)
         if body is None:
             if after == cursor:
                 return Result.NOTHING
             self._advance(after)
             return Result.MOVED
-        answer = await _post(client, self._address, body)
-        if answer.result is Result.MOVED:
+        receipt = await _post(client, self._address, body)
+        if receipt.result is Result.MOVED:
             if self._failures or cursor.refused:
                 logger().info("%s takes %s again", self._address.shown, self.kind)
             self._failures = 0
             self._advance(replace(after, refused=False, retry_at=0.0, given_up=False))
             return Result.MOVED
-        if answer.result is Result.REFUSED:
-            return self._refused(cursor, answer)
-        if answer.wait:  # reconcile shall heed it too
-            self._advance(replace(cursor, retry_at=time.time() + answer.wait))
-        return self._later(answer)
+        if receipt.result is Result.REFUSED:
+            return self._refused(cursor, receipt)
+        if receipt.wait:  # reconcile shall heed it too
+            self._advance(replace(cursor, retry_at=time.time() + receipt.wait))
+        return self._later(receipt)
 
-    def _where(self) -> Cursor:
+    def _where(self) -> DeliveryCursor:
         """Return how far we are: another process may be farther, and our note may have failed."""
         noted = self._spool.cursor(self.kind)
         return noted if noted.offset >= self._cursor.offset else self._cursor
 
-    def _advance(self, cursor: Cursor) -> None:
+    def _advance(self, cursor: DeliveryCursor) -> None:
         self._cursor = cursor
         self._spool.save_cursor(self.kind, cursor)
 
-    def _refused(self, cursor: Cursor, answer: Answer) -> Result:
+    def _refused(self, cursor: DeliveryCursor, receipt: Receipt) -> Result:
         if not cursor.refused:
             logger().warning(
                 "%s refuses our %s (%s): they are kept, and it is asked again every %g minutes. "
                 "Look at the address, its key and the ids.",
                 self._address.shown,
                 self.kind,
-                answer.why,
+                receipt.why,
                 REFUSED_SECONDS / 60,
             )
         self.pause = REFUSED_SECONDS
         self._advance(replace(cursor, refused=True, retry_at=time.time() + REFUSED_SECONDS))
         return Result.REFUSED
 
-    def _later(self, answer: Answer) -> Result:
+    def _later(self, receipt: Receipt) -> Result:
         if not self._failures:
             logger().warning(
                 "%s takes no %s now (%s): they wait, and it is asked again.",
                 self._address.shown,
                 self.kind,
-                answer.why,
+                receipt.why,
             )
         growing = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
-        self.pause = max(growing, answer.wait)
+        self.pause = max(growing, receipt.wait)
         return Result.LATER
 
 
-def channels_of(run: RunFolder, platform: Platform) -> list[Channel]:
+def feeds_of(run: RunFolder, platform: Platform) -> list[Feed]:
     """Return what a run reports and where to; nothing for a run that does not report."""
     spool = Spool(run)
     who = spool.who()
     if who is None:
         return []
 
-    def metrics(cursor: Cursor, *, at_rest: bool) -> tuple[Any, Cursor]:
+    def metrics(cursor: DeliveryCursor, *, at_rest: bool) -> tuple[Any, DeliveryCursor]:
         points, after = next_points(run.metrics, cursor, at_rest=at_rest)
         return ({"job_id": who.job_id, "metrics": points} if points else None), after
 
-    def alerts(cursor: Cursor, *, at_rest: bool) -> tuple[Any, Cursor]:
+    def alerts(cursor: DeliveryCursor, *, at_rest: bool) -> tuple[Any, DeliveryCursor]:
         del at_rest
         return next_alert(spool, cursor)
 
     kinds = ((METRICS, platform.metrics, metrics), (ALERTS, platform.alerts, alerts))
-    return [Channel(kind, where, spool, source) for kind, where, source in kinds if where]
+    return [Feed(kind, where, spool, batch) for kind, where, batch in kinds if where]
 
 
-async def _post(client: httpx.AsyncClient, address: Address, body: Any) -> Answer:
+async def _post(client: httpx.AsyncClient, address: Address, body: Any) -> Receipt:
     """Send one request. What an exception says is not quoted: it might quote a header."""
     try:
         async with asyncio.timeout(POST_SECONDS):
             response = await client.post(address.url, json=body, headers=dict(address.headers))
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        return Answer(Result.LATER, f"no answer: {type(error).__name__}")
+        return Receipt(Result.LATER, f"no answer: {type(error).__name__}")
     if response.is_success:
-        return Answer(Result.MOVED)
+        return Receipt(Result.MOVED)
     why = f"HTTP status {response.status_code}"
     if response.is_server_error or response.status_code in TEMPORARY:
-        return Answer(Result.LATER, why, _wait_asked(response))
-    return Answer(Result.REFUSED, why)
+        return Receipt(Result.LATER, why, _wait_asked(response))
+    return Receipt(Result.REFUSED, why)
 
 
 def _wait_asked(response: httpx.Response) -> float:

@@ -9,7 +9,7 @@ import httpx
 
 from flows.locks import is_held
 from flows.logger import logger
-from flows.reporting.delivery import POST_SECONDS, Channel, Result, channels_of
+from flows.reporting.delivery import POST_SECONDS, Feed, Result, feeds_of
 from flows.reporting.platform import Platform
 from flows.reporting.spool import Spool
 from flows.run_folder import RunFolder, run_folders
@@ -45,25 +45,25 @@ async def _of_run(
     who = Spool(run).who()
     if who is None or not platform.is_of(who.job_id):
         return
-    for channel in channels_of(run, platform):
-        if channel.kind in down or time.monotonic() > deadline:
+    for feed in feeds_of(run, platform):
+        if feed.kind in down or time.monotonic() > deadline:
             continue
-        if await _deliver(client, channel, run, deadline) is Result.LATER:
-            down.add(channel.kind)
+        if await _deliver(client, feed, run, deadline) is Result.LATER:
+            down.add(feed.kind)
 
 
 async def _deliver(
-    client: httpx.AsyncClient, channel: Channel, run: RunFolder, deadline: float
+    client: httpx.AsyncClient, feed: Feed, run: RunFolder, deadline: float
 ) -> Result:
-    cursor = Spool(run).cursor(channel.kind)
+    cursor = Spool(run).cursor(feed.kind)
     if _age_days(run) > GIVE_UP_DAYS:
-        if not cursor.given_up and channel.has_more():
-            logger().warning("run %s: its %s were never taken: given up", run.run_id, channel.kind)
-            Spool(run).save_cursor(channel.kind, replace(cursor, given_up=True))
+        if not cursor.given_up and feed.has_more():
+            logger().warning("run %s: its %s were never taken: given up", run.run_id, feed.kind)
+            Spool(run).save_cursor(feed.kind, replace(cursor, given_up=True))
         return Result.NOTHING
     if time.time() < cursor.retry_at:
         return Result.REFUSED
-    while (result := await channel.deliver_next(client, at_rest=True)) is Result.MOVED:
+    while (result := await feed.deliver_next(client, at_rest=True)) is Result.MOVED:
         if time.monotonic() > deadline:
             break
     return result

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.reporting.spool import Cursor
+from flows.reporting.spool import DeliveryCursor
 from trainer.contract.metrics import Record, parse_records
 from trainer.contract.tail import TailReader
 
@@ -32,7 +32,9 @@ NUMBERS = (
 """What the platform's contract names, besides step, epoch and timestamp; we call it the same."""
 
 
-def next_points(path: Path, cursor: Cursor, *, at_rest: bool) -> tuple[list[Record], Cursor]:
+def next_points(
+    path: Path, cursor: DeliveryCursor, *, at_rest: bool
+) -> tuple[list[Record], DeliveryCursor]:
     """Return the points to report next, and the cursor for when they are delivered.
 
     Args:
@@ -80,7 +82,7 @@ def as_point(record: Record) -> Record:
     return point
 
 
-def _is_new(record: Record, cursor: Cursor) -> bool:
+def _is_new(record: Record, cursor: DeliveryCursor) -> bool:
     """Whether a record was not reported: a step of its own, or an evaluation that came late."""
     step: int = record["step"]
     late = record.get("eval_loss") is not None and step > cursor.evaluated

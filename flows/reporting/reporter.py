@@ -15,7 +15,7 @@ import httpx
 
 from flows.logger import logger
 from flows.reporting import alerts
-from flows.reporting.delivery import POST_SECONDS, Channel, Result, channels_of
+from flows.reporting.delivery import POST_SECONDS, Feed, Result, feeds_of
 from flows.reporting.platform import Platform
 from flows.reporting.spool import Spool, Who
 from flows.reporting.watching import Watch
@@ -92,14 +92,14 @@ def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:
     except (OSError, OrchestratorError) as error:
         logger().warning("nothing is reported: %s", error)
         return None
-    return Reporter(channels_of(run, platform), Watch(job, run) if wanted else None)
+    return Reporter(feeds_of(run, platform), Watch(job, run) if wanted else None)
 
 
 class Reporter:
     """Watches for what is worth an alert and delivers what there is, side by side."""
 
-    def __init__(self, channels: list[Channel], watch: Watch | None) -> None:
-        self._channels = channels
+    def __init__(self, feeds: list[Feed], watch: Watch | None) -> None:
+        self._feeds = feeds
         self._watch = watch
         self._asked = asyncio.Event()
         self._closing = asyncio.Event()  # once the last alerts are noted
@@ -109,7 +109,7 @@ class Reporter:
         """Report until `close` was called and everything is delivered that its receiver takes."""
         async with httpx.AsyncClient(timeout=POST_SECONDS) as client:
             await asyncio.gather(
-                *(_guarded(self._pump(client, channel)) for channel in self._channels),
+                *(_guarded(self._pump(client, feed)) for feed in self._feeds),
                 self._look(),
             )
 
@@ -120,19 +120,19 @@ class Reporter:
             at_rest: whether the training has come to rest; else another flow will go on.
         """
         self._at_rest = at_rest
-        for channel in self._channels:
-            channel.hurry()
+        for feed in self._feeds:
+            feed.hurry()
         self._asked.set()
 
-    async def _pump(self, client: httpx.AsyncClient, channel: Channel) -> None:
+    async def _pump(self, client: httpx.AsyncClient, feed: Feed) -> None:
         while True:
             closing = self._closing.is_set()
-            result = await channel.deliver_next(client, at_rest=closing and self._at_rest)
+            result = await feed.deliver_next(client, at_rest=closing and self._at_rest)
             if result is Result.MOVED:
                 continue
-            if closing and (result is not Result.LATER or channel.pause > FINISH_SECONDS):
+            if closing and (result is not Result.LATER or feed.pause > FINISH_SECONDS):
                 return
-            pause = channel.pause or INTERVAL_SECONDS
+            pause = feed.pause or INTERVAL_SECONDS
             await (asyncio.sleep(pause) if closing else _unless(self._closing, pause))
 
     async def _look(self) -> None:

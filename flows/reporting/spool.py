@@ -17,7 +17,7 @@ from trainer.contract.files import NOT_JSON, read_json, replace_json, replace_te
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cursor:
+class DeliveryCursor:
     """How far one kind of report is with its receiver."""
 
     offset: int = 0
@@ -91,13 +91,13 @@ class Spool:
             alerts.append({"key": key, "at": at, "body": body})
             replace_text(self.alerts_file, "".join(f"{json.dumps(alert)}\n" for alert in alerts))
 
-    def cursor(self, kind: str) -> Cursor:
+    def cursor(self, kind: str) -> DeliveryCursor:
         """Return how far reports of this kind are."""
         record = read_json(self._cursor(kind)) or {}
-        names = {entry.name for entry in dataclasses.fields(Cursor)}
-        return Cursor(**{k: v for k, v in record.items() if k in names})
+        names = {entry.name for entry in dataclasses.fields(DeliveryCursor)}
+        return DeliveryCursor(**{k: v for k, v in record.items() if k in names})
 
-    def save_cursor(self, kind: str, cursor: Cursor) -> None:
+    def save_cursor(self, kind: str, cursor: DeliveryCursor) -> None:
         """Note how far reports of this kind are, so that the death of this process loses nothing.
 
         It is not synced: after a power cut one batch may arrive again, and the disk is the job's.

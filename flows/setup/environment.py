@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 
 from blocks.machines.base import Machine
 from flows.setup import environment_builder
-from flows.setup.pythons import FULL, PROBE, Python, Survey, lacks_torch, survey, unwritable
+from flows.setup.pythons import FULL, PROBE, Python, PythonsFound, lacks_torch, survey, unwritable
 from trainer.contract.errors import DependencyError, DiskFull
 from trainer.contract.own_python import own_python
 
@@ -98,7 +98,7 @@ class _Preparation:
         # Nothing is installed into an environment in which another job may be running.
         self.key = _key(" ".join([wheel.name, *also]))
         self.requirements = [*wheel_requirements(wheel), *map(Requirement, also)]
-        self.found = Survey()
+        self.found = PythonsFound()
 
     async def ready_python(self) -> Python | None:
         """Return the Python of an environment that lacks nothing, in one round trip."""
@@ -119,7 +119,7 @@ class _Preparation:
             python = await self._look_again(missing)
         return python
 
-    async def _look(self, *, every: bool) -> Survey:
+    async def _look(self, *, every: bool) -> PythonsFound:
         return await survey(self.machine, self.base, self.key, self.requirements, every=every)
 
     async def _look_again(self, missing: Sequence[Requirement]) -> Python:

@@ -49,7 +49,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class FileFacts:
     """What is told of a file by its content and by its owner's file system."""
 
     sha256: str
@@ -206,12 +206,12 @@ def _status(path: Path) -> os.stat_result:
 # What is in them ------------------------------------------------------------------------------
 
 
-async def facts_of(item: Item) -> dict[str, Facts]:
+async def facts_of(item: Item) -> dict[str, FileFacts]:
     """Return size and SHA-256 of every file of an item; big ones are hashed once and noted."""
     return {name: await asyncio.to_thread(_facts, path) for name, path in item.files.items()}
 
 
-def key_of(item: Item, facts: dict[str, Facts]) -> str:
+def key_of(item: Item, facts: dict[str, FileFacts]) -> str:
     """Return 16 hexadecimal digits that change with any byte: of a file its SHA-256 begins so."""
     if not item.is_folder:
         return facts[""].sha256[:KEY_DIGITS]
@@ -224,18 +224,18 @@ def forget(path: Path) -> None:
     _note(path).unlink(missing_ok=True)
 
 
-def _facts(path: Path) -> Facts:
+def _facts(path: Path) -> FileFacts:
     status = _status(path)
     state = [str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
     if status.st_size < WORTH_NOTING:
-        return Facts(sha256=_hash(path), bytes=status.st_size)
+        return FileFacts(sha256=_hash(path), bytes=status.st_size)
     note = _note(path)
     noted = read_json(note) or {}
     if noted.get("state") == state:
-        return Facts(sha256=str(noted["sha256"]), bytes=status.st_size)
+        return FileFacts(sha256=str(noted["sha256"]), bytes=status.st_size)
     sha256 = _hash(path)
     replace_json(note, {"state": state, "sha256": sha256}, durable=False)
-    return Facts(sha256=sha256, bytes=status.st_size)
+    return FileFacts(sha256=sha256, bytes=status.st_size)
 
 
 def _hash(path: Path) -> str:

@@ -79,7 +79,7 @@ class Python:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class PythonsFound:
     """What was found on a machine."""
 
     ready: Sequence[Python] = ()
@@ -107,7 +107,7 @@ def lacks_torch(missing: Sequence[Requirement]) -> bool:
 
 async def survey(
     machine: Machine, base: str, key: str, requirements: Sequence[Requirement], *, every: bool
-) -> Survey:
+) -> PythonsFound:
     """Look at the Pythons of a machine, in one round trip.
 
     Args:
@@ -147,14 +147,14 @@ def unwritable(place: str, reason: str) -> OrchestratorError:
     )
 
 
-def _read(output: str, environments: str, requirements: Sequence[Requirement]) -> Survey:
+def _read(output: str, environments: str, requirements: Sequence[Requirement]) -> PythonsFound:
     """Return what `LOOK` printed; a program that is called Python and is none is passed over."""
     lines = marked(output)
     found: list[Python] = []
     for facts in all_of(lines, "python"):
         with suppress(ValueError, TypeError):
             found.append(Python(**json.loads(facts)))
-    return Survey(
+    return PythonsFound(
         ready=[python for python in found if python.executable.startswith(environments)],
         pythons=[python for python in found if not python.executable.startswith(environments)],
         uv=last_of(lines, "uv"),

@@ -25,7 +25,7 @@ from blocks.task_scope import TaskScope, all_of
 from flows.setup.files_here import (
     CODE,
     REWARD_MODEL,
-    Facts,
+    FileFacts,
     Item,
     facts_of,
     forget,
@@ -111,7 +111,7 @@ class _Shipment:
     """One file or folder on its way to a machine."""
 
     def __init__(
-        self, machine: Machine, base: str, item: Item, facts: dict[str, Facts], log: Log
+        self, machine: Machine, base: str, item: Item, facts: dict[str, FileFacts], log: Log
     ) -> None:
         self.machine = machine
         self.item = item
@@ -183,7 +183,7 @@ class _Shipment:
             raise unwritable(self.place, result.stderr.strip().rpartition("\n")[2])
 
 
-def _is_as_noted(path: Path, facts: Facts) -> bool:
+def _is_as_noted(path: Path, facts: FileFacts) -> bool:
     try:
         return sha256_of(path) == facts.sha256
     except OSError:

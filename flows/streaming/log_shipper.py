@@ -51,7 +51,7 @@ _UNSHOWABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class LogCursor:
     """How far the log is with Prefect."""
 
     offset: int = 0
@@ -67,7 +67,7 @@ class LogShipper:
         self._client = client
         self._run_id = run_id
         self._run = run
-        self._cursor = Cursor()
+        self._cursor = LogCursor()
         self._closing = False
         self._finished = asyncio.Event()
 
@@ -128,7 +128,7 @@ class LogShipper:
         await self._advance(size, logs[-1].timestamp.isoformat())
 
     async def _advance(self, size: int, timestamp: str) -> None:
-        self._cursor = Cursor(self._cursor.offset + size, timestamp)
+        self._cursor = LogCursor(self._cursor.offset + size, timestamp)
         record = asdict(self._cursor)
         # In a thread: a busy disk may take a second for it, and other jobs wait in this process.
         await in_thread(lambda _: replace_json(self._run.log_cursor, record, durable=False))
@@ -137,7 +137,7 @@ class LogShipper:
         """Go on where an earlier process stood; its last batch may be on the server unnoticed."""
         record = read_json(self._run.log_cursor)
         if record:
-            self._cursor = Cursor(**record)
+            self._cursor = LogCursor(**record)
         elif not self._run.log.exists():
             return
         lines, timestamp = await persistently(self._stored)

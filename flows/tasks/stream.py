@@ -25,8 +25,8 @@ from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.gang import GangTraining
 from flows.streaming.log_shipper import LogShipper
 from flows.streaming.nodes import Node
+from flows.streaming.requests import watch_budget, watch_requests
 from flows.streaming.training import RemoteTraining, Training
-from flows.streaming.wishes import watch_budget, watch_wishes
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConnectionLost
@@ -114,7 +114,7 @@ async def _follow(
             shipper.run(),
             board.run(),
             events.run(),
-            watch_wishes(client, run_id, training.ask),
+            watch_requests(client, run_id, training.ask),
             watch_budget(Budget(job, journal), training.ask),
         ]
         if not provider.is_home:

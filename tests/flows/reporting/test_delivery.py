@@ -15,7 +15,7 @@ from flow_runs import make_job, until
 from receiver import KEY, TOKEN, Growing, lines_of
 
 from flows.reporting import delivery, leftovers
-from flows.reporting.delivery import Channel
+from flows.reporting.delivery import Feed
 from flows.reporting.leftovers import deliver_leftovers
 from flows.reporting.platform import Address, Platform
 from flows.reporting.reporter import _unless, reporting
@@ -308,4 +308,4 @@ def test_the_query_of_an_address_is_not_shown():
 
     assert address.shown == "https://host/api"
     assert "secret" not in repr(address)
-    assert "secret" not in repr(vars(Channel("metrics", address, None, None))["_address"])
+    assert "secret" not in repr(vars(Feed("metrics", address, None, None))["_address"])

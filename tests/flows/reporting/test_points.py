@@ -11,13 +11,13 @@ from receiver import lines_of
 
 from flows.reporting import points as points_module
 from flows.reporting.points import MOST_POINTS, as_point, next_points
-from flows.reporting.spool import Cursor
+from flows.reporting.spool import DeliveryCursor
 from trainer.contract.metrics import read_metrics
 
 
 def all_points(path, cursor=None, *, at_rest=True):
     """Deliver batch after batch until nothing moves; return the points and the cursor."""
-    cursor, found = cursor or Cursor(), []
+    cursor, found = cursor or DeliveryCursor(), []
     while True:
         points, after = next_points(path, cursor, at_rest=at_rest)
         if after == cursor:
@@ -117,7 +117,7 @@ def test_however_training_was_interrupted_every_step_is_reported_once_in_order(
         first = max(1, last - back + 1)
         text += lines_of(range(first, first + count), attempt=number, evaluate=7)
         last = max(last, first + count - 1)
-    content, found, cursor = text.encode(), [], Cursor()
+    content, found, cursor = text.encode(), [], DeliveryCursor()
     path.write_bytes(b"")
     for size in [*sizes, len(content)]:
         grown = content[: path.stat().st_size + size]

@@ -54,7 +54,7 @@ async def _watch_cancel(timer: asyncio.Timeout) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def watch_wishes(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
+async def watch_requests(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
     """Pass each wish on to the training, once. Runs until it is cancelled.
 
     A worker signals the processes that it started. A run in a terminal, or one whose worker
@@ -67,7 +67,7 @@ async def watch_wishes(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             get_run_logger().debug("Prefect's API does not answer: %s", error)
         else:
-            desired = wish_of(run.state)
+            desired = requested_by(run.state)
             if desired and desired is not asked:
                 asked = desired
                 get_run_logger().info("asked to %s: saving a checkpoint first", desired)
@@ -84,7 +84,7 @@ async def watch_budget(budget: Budget, ask: Ask) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-def wish_of(state: State | None) -> Desired | None:
+def requested_by(state: State | None) -> Desired | None:
     """Return what a flow run's state asks of the training."""
     if is_cancelled(state):
         return Desired.STOP
