@@ -1,4 +1,4 @@
-"""What a platform is alerted of. Each alert is noted here and delivered from there.
+"""The alerts that a platform gets: each is noted in the spool, and delivered from there.
 
 Every function does nothing for a run that reports no alerts, and raises nothing: a report never
 fails the job.
@@ -19,6 +19,8 @@ from trainer.contract.errors import OrchestratorError, OutOfMemory
 from trainer.contract.metrics import Record, parse_records
 
 TAIL = 64 * 1024  # bytes of the metrics in which the newest record is looked for
+# torch says "CUDA out of memory" itself, but passes on the libraries' own words when one of them
+# cannot allocate, such as CUBLAS_STATUS_ALLOC_FAILED. Main memory that ran out names none of them.
 GPU_WORDS = ("CUDA", "CUBLAS", "CUDNN")  # in what torch says when a GPU's memory is full
 CUDA_OOM = "CUDA_OOM"
 
@@ -56,8 +58,9 @@ def completed(run: RunFolder) -> None:
 
 
 def failed(run: RunFolder, error: OrchestratorError) -> None:
-    """The job came to its end with an error."""
+    """The job ended with an error."""
     kind = error_type(error)
+    # Messages only, never a traceback: one may quote a row of the data, and this leaves the house.
     words = {"error_message": error.message, "error_type": kind}
     if kind == CUDA_OOM:
         _note(run, Alert.GPU_OOM, _once_an_execution(run, Alert.GPU_OOM), status="failed", **words)
@@ -67,7 +70,7 @@ def failed(run: RunFolder, error: OrchestratorError) -> None:
 def cancelled(run: RunFolder, why: str) -> None:
     """The job was stopped: as asked, or because a limit was reached."""
     if any(alert["key"] == Alert.COMPLETED for alert in Spool(run).alerts()):
-        return  # it was asked too late
+        return  # the request came too late: the artifact was verified before it
     _note(run, Alert.CANCELLED, _once_an_execution(run, Alert.CANCELLED), error_message=why)
 
 
@@ -75,7 +78,7 @@ def memory_ran_out(run: RunFolder, when: str, why: str) -> None:
     """A GPU's memory ran out and the training goes on with a smaller batch.
 
     Args:
-        run: whose it is.
+        run: the run that it happened to.
         when: the event's time; an event that was seen before raises no second alert.
         why: the error's message.
     """
@@ -89,7 +92,7 @@ def nearly_over(run: RunFolder, why: str) -> None:
 
 
 def supervisor_started(run: RunFolder) -> None:
-    """Note that `limits.max_runtime_minutes` counts from now: it is a supervisor's time."""
+    """Note that `limits.max_runtime_minutes` counts from now: each supervisor has it anew."""
     spool = Spool(run)
     try:
         if who := spool.who():
@@ -102,6 +105,7 @@ def next_alert(
     spool: Spool, cursor: DeliveryCursor
 ) -> tuple[dict[str, Any] | None, DeliveryCursor]:
     """Return the alert to report next, and the cursor for when it is delivered."""
+    # Alerts are only ever appended, so how many were delivered is enough of a cursor.
     waiting = spool.alerts()[cursor.offset :]
     if not waiting:
         return None, cursor
@@ -121,6 +125,8 @@ def is_of_gpu(message: str) -> bool:
 
 
 def _note(run: RunFolder, kind: Alert, key: str, **fields: Any) -> None:
+    # The body is made now, not when it is sent: progress and duration are those of this moment,
+    # however long the receiver is down.
     spool = Spool(run)
     who = spool.who()
     if who is None or not who.alerts:
@@ -143,7 +149,7 @@ def _note(run: RunFolder, kind: Alert, key: str, **fields: Any) -> None:
 
 
 def _once_an_execution(run: RunFolder, kind: Alert) -> str:
-    """Return the key of an end: a job that is resumed may end again, and then tells so again."""
+    """Return the key of an end: a job that is resumed may end again, which is another alert."""
     who = Spool(run).who()
     return f"{kind} {who.executions if who else 0}"
 
@@ -173,6 +179,7 @@ def _progress(metrics: Path) -> Record:
 def _last_records(metrics: Path) -> list[Record]:
     try:
         with metrics.open("rb") as stream:
+            # A first line that this cuts in two is not JSON any more, and is passed over.
             stream.seek(max(0, stream.seek(0, 2) - TAIL))
             return parse_records(stream.read().splitlines())[0]
     except OSError:

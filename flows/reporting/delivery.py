@@ -1,7 +1,7 @@
-"""One kind of report on its way to its receiver: in order, and noted as delivered after its 2xx.
+"""Deliver one kind of report to its receiver: in order, and noted as delivered after its 2xx.
 
-A receiver that is down is asked again with growing pauses. One that refuses is told of once and
-asked rarely. What is waiting waits in the spool meanwhile.
+A receiver that is down is tried again after growing pauses. One that refuses is warned about once
+and tried rarely. Whatever is not delivered yet stays in the spool.
 """
 
 from __future__ import annotations
@@ -28,13 +28,15 @@ from flows.run_folder import RunFolder
 METRICS, ALERTS = "metrics", "alerts"
 POST_SECONDS = 10.0  # for one request, connecting and all
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds, between attempts while the receiver is down
-REFUSED_SECONDS = 900.0  # until one that refuses is asked again: a key may have been mended
-MOST_SECONDS = 3600.0  # that a receiver may ask us to wait
-TEMPORARY = {408, 425, 429}  # besides 5xx, what means: later
+REFUSED_SECONDS = 900.0  # until one that refuses is tried again: its key may be corrected by then
+MOST_SECONDS = 3600.0  # the longest wait that a receiver may ask for
+# Request Timeout, Too Early (RFC 8470) and Too Many Requests ask for another try, as any 5xx does;
+# the other 4xx will not change before a person changes something.
+TEMPORARY = {408, 425, 429}
 
 
 class NextBatch(Protocol):
-    """Reads a spool."""
+    """Reads the next batch of one kind of report from where it is kept."""
 
     def __call__(self, cursor: DeliveryCursor, *, at_rest: bool) -> tuple[Any, DeliveryCursor]:
         """Return the next body, or None, and the cursor for when it is delivered."""
@@ -51,7 +53,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a receiver said."""
+    """What a receiver answered to one batch."""
 
     result: Result
     why: str = ""
@@ -60,7 +62,10 @@ class Receipt:
 
 
 class Feed:
-    """Delivers one kind of report of one run. Several processes may try: one at a time does."""
+    """Delivers one kind of report of one run.
+
+    Several processes may try; a lock lets one of them at a time.
+    """
 
     def __init__(self, kind: str, address: Address, spool: Spool, next_batch: NextBatch) -> None:
         self.kind = kind
@@ -73,7 +78,7 @@ class Feed:
         self._failures = 0
 
     def hurry(self) -> None:
-        """Begin with short pauses again: the flow is about to end."""
+        """Start again with short pauses: the flow is about to end."""
         self._failures = 0
 
     def has_more(self) -> bool:
@@ -90,7 +95,7 @@ class Feed:
         self.pause = 0.0
         try:
             async with locked(self._spool.lock(self.kind), wait=False) as alone:
-                if not alone:
+                if not alone:  # reconcile or another flow delivers; it sends ours too
                     return Result.NOTHING
                 return await self._deliver(client, at_rest=at_rest)
         except OSError as error:  # a full disk, say: the batch may be sent again
@@ -98,10 +103,12 @@ class Feed:
 
     async def _deliver(self, client: httpx.AsyncClient, *, at_rest: bool) -> Result:
         cursor = self._where()
+        # In a thread: a chunk of the metrics is read and parsed, and a disk may be slow.
         body, after = await asyncio.to_thread(self._next_batch, cursor, at_rest=at_rest)
         if body is None:
             if after == cursor:
                 return Result.NOTHING
+            # Only lines that are not reported, such as repeated steps: move past them.
             self._advance(after)
             return Result.MOVED
         receipt = await _post(client, self._address, body)
@@ -113,24 +120,28 @@ class Feed:
             return Result.MOVED
         if receipt.result is Result.REFUSED:
             return self._refused(cursor, receipt)
-        if receipt.wait:  # reconcile shall heed it too
+        if receipt.wait:  # noted, because reconcile must respect it too
             self._advance(replace(cursor, retry_at=time.time() + receipt.wait))
         return self._later(receipt)
 
     def _where(self) -> DeliveryCursor:
         """Return how far we are: another process may be farther, and our note may have failed."""
+        # The farther of the two. With the note alone, a disk that takes no writes would have us
+        # send the same batch for ever; with ours alone, what another process sent would be sent
+        # again.
         noted = self._spool.cursor(self.kind)
         return noted if noted.offset >= self._cursor.offset else self._cursor
 
     def _advance(self, cursor: DeliveryCursor) -> None:
+        # Ours first: it must hold even when writing the note fails.
         self._cursor = cursor
         self._spool.save_cursor(self.kind, cursor)
 
     def _refused(self, cursor: DeliveryCursor, receipt: Receipt) -> Result:
         if not cursor.refused:
             logger().warning(
-                "%s refuses our %s (%s): they are kept, and it is asked again every %g minutes. "
-                "Look at the address, its key and the ids.",
+                "%s refuses our %s (%s). They are kept and sent again every %g minutes. "
+                "Check the address, its key and the ids.",
                 self._address.shown,
                 self.kind,
                 receipt.why,
@@ -141,9 +152,9 @@ class Feed:
         return Result.REFUSED
 
     def _later(self, receipt: Receipt) -> Result:
-        if not self._failures:
+        if not self._failures:  # once per outage, not once per attempt
             logger().warning(
-                "%s takes no %s now (%s): they wait, and it is asked again.",
+                "%s takes no %s at the moment (%s). They are kept and sent again.",
                 self._address.shown,
                 self.kind,
                 receipt.why,
@@ -176,6 +187,8 @@ def feeds_of(run: RunFolder, platform: Platform) -> list[Feed]:
 async def _post(client: httpx.AsyncClient, address: Address, body: Any) -> Receipt:
     """Send one request. What an exception says is not quoted: it might quote a header."""
     try:
+        # httpx's own timeouts are for each read or write, so a receiver that trickles would
+        # never meet one: https://www.python-httpx.org/advanced/timeouts/
         async with asyncio.timeout(POST_SECONDS):
             response = await client.post(address.url, json=body, headers=dict(address.headers))
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
@@ -195,6 +208,7 @@ def _wait_asked(response: httpx.Response) -> float:
         seconds = float(text)
     except ValueError:
         try:
+            # A date in "-0000" comes back without a time zone: subtracting is then a TypeError.
             seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
         except (TypeError, ValueError):
             return 0.0

@@ -21,8 +21,8 @@ GIVE_UP_DAYS = 3.0  # after the last metric or alert
 async def deliver_leftovers() -> None:
     """Deliver what is left of the runs of this computer that no flow works on.
 
-    A receiver that is down is not asked again for the next run. What is older than three days is
-    given up, and that is told.
+    A receiver that is down is not tried again for the next run. What is older than three days is
+    given up with a warning.
     """
     platform = Platform.of_environment()
     if not (platform.metrics or platform.alerts):
@@ -31,12 +31,18 @@ async def deliver_leftovers() -> None:
     down: set[str] = set()
     async with httpx.AsyncClient(timeout=POST_SECONDS) as client:
         for folder in run_folders():
+            # Asked before `RunFolder`, which would make the folder of a run removed meanwhile.
             if not (folder / "reporting").is_dir() or is_held(folder / ".lock"):
                 continue
+            # One run's damaged files must not keep back the reports of all the others.
             try:
                 await _of_run(client, RunFolder(folder.name), platform, deadline, down)
             except (OSError, ValueError, TypeError, KeyError) as error:
-                logger().error("reports of %s: %s", folder.name, type(error).__name__)
+                logger().error(
+                    "the reports of run %s cannot be delivered: %s",
+                    folder.name,
+                    type(error).__name__,
+                )
 
 
 async def _of_run(
@@ -44,7 +50,7 @@ async def _of_run(
 ) -> None:
     who = Spool(run).who()
     if who is None or not platform.is_of(who.job_id):
-        return
+        return  # the key that is set now is another job's, and would be refused
     for feed in feeds_of(run, platform):
         if feed.kind in down or time.monotonic() > deadline:
             continue
@@ -58,9 +64,16 @@ async def _deliver(
     cursor = Spool(run).cursor(feed.kind)
     if _age_days(run) > GIVE_UP_DAYS:
         if not cursor.given_up and feed.has_more():
-            logger().warning("run %s: its %s were never taken: given up", run.run_id, feed.kind)
+            logger().warning(
+                "run %s: its %s were not accepted for %g days and are given up",
+                run.run_id,
+                feed.kind,
+                GIVE_UP_DAYS,
+            )
+            # Noted, so that the warning comes once and not with every reconcile.
             Spool(run).save_cursor(feed.kind, replace(cursor, given_up=True))
         return Result.NOTHING
+    # Not LATER: that this run's receiver has to be left alone says nothing about other runs'.
     if time.time() < cursor.retry_at:
         return Result.REFUSED
     while (result := await feed.deliver_next(client, at_rest=True)) is Result.MOVED:

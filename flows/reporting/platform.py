@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to POST, and by which right."""
+    """Where to POST, and the key that allows it."""
 
+    # Neither shows in a repr: tracebacks and test reports print those.
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
 
@@ -33,7 +34,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What is set up of a platform."""
+    """What this environment knows of a platform."""
 
     metrics: Address | None
     alerts: Address | None
@@ -47,7 +48,7 @@ class Platform:
 
     @classmethod
     def of_environment(cls) -> Platform:
-        """Return what the environment says; what cannot be used is off, and told why."""
+        """Return what the environment says; what cannot be used is off, and `problems` says why."""
         problems: list[str] = []
         metrics = _address(
             "METRICS_API_URL", "JOB_TOKEN", ("Authorization", "Bearer "), "metrics", problems
@@ -70,7 +71,7 @@ class Platform:
         )
 
     def is_of(self, job_id: str) -> bool:
-        """Whether keys of ours can be for this job: each job of a platform may have its own."""
+        """Whether our keys can be for this job: each job of a platform may have its own."""
         return self.job_id in {"", job_id}
 
 
@@ -87,7 +88,7 @@ def _address(
         return None
     if not _is_web(url):
         problem = (
-            f"{variable} is no http:// or https:// address without a name and password in it: "
+            f"{variable} is not an http:// or https:// address without a user name and password: "
             f"no {what} are reported. Correct it, or unset it."
         )
     elif not key:
@@ -97,7 +98,7 @@ def _address(
         )
     elif not (key.isascii() and key.isprintable()):
         problem = (
-            f"{key_variable} has characters that no HTTP header can carry: no {what} are "
+            f"{key_variable} has characters that an HTTP header cannot carry: no {what} are "
             "reported. Copy it again."
         )
     if problem:
@@ -110,9 +111,11 @@ def _address(
 def _is_web(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # it is read here: a wrong one raises
+        _ = parts.port  # parsed only when it is read; a wrong one raises then
     except ValueError:
         return False
+    # A password in the address would be shown in every warning about it, and a space or a control
+    # character means that more was pasted than an address.
     return (
         parts.scheme in {"http", "https"}
         and bool(parts.hostname)

@@ -42,6 +42,7 @@ def next_points(
         cursor: how far they are.
         at_rest: whether no line is expected: then the newest step waits for nothing.
     """
+    # Nothing is kept in memory between two calls: any process can go on from the cursor alone.
     tail = TailReader(path, cursor.offset, chunk=READ_BYTES)
     lines = tail.read()
     steps: dict[int, Record] = {}
@@ -51,16 +52,18 @@ def next_points(
             steps[record["step"]] = steps.get(record["step"], {}) | record
             starts.setdefault(record["step"], start)
     ready = sorted(steps)
-    # A full chunk without a later step holds repeated steps: waiting would be for ever.
+    # A full chunk without a later step holds repeated steps: waiting would never end.
     if ready and ready[-1] > cursor.step and not at_rest and not (tail.is_full and len(ready) == 1):
         ready.pop()
     taken = ready[:MOST_POINTS]
+    # Go on from the first line of a step that waits: it is read again, whole, with what follows.
     left = [start for step, start in starts.items() if step not in taken]
     evaluated = [step for step in taken if steps[step].get("eval_loss") is not None]
     after = replace(
         cursor,
         offset=min(left, default=tail.offset),
         step=max([cursor.step, *taken]),
+        # Apart from `step`: the evaluation of a step may be written after its point was reported.
         evaluated=max([cursor.evaluated, *evaluated]),
     )
     return [as_point(steps[step]) for step in taken], after
@@ -78,6 +81,7 @@ def as_point(record: Record) -> Record:
     if record.get("timestamp"):
         time = datetime.fromisoformat(record["timestamp"]).astimezone(UTC)
         text = time.isoformat(timespec="milliseconds")
+        # Both mean UTC in RFC 3339, and Z is understood by more parsers.
         point["timestamp"] = text.replace("+00:00", "Z")
     return point
 

@@ -19,7 +19,7 @@ from trainer.results.summary import Summary, code, table
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
 TEXTS = {"format": set(get_args(DatasetFormat)), "dtype": {"float32", "bfloat16", "float16"}}
-"""The words that are taken from a machine; whatever else it writes is no number and left out."""
+"""The only words that are taken from a machine; any other text that it writes is left out."""
 
 
 def make_report(
@@ -81,7 +81,7 @@ def as_markdown(job: TrainingJob, report: Mapping[str, Any], picture: str = "") 
         "\n".join(table("Run", "value", _run(report))),
         "\n".join(table("Artifact", "value", _artifact(report))),
     ]
-    if job.training.trainer not in FOREIGN_DATA:  # else nobody here knows what it made
+    if job.training.trainer not in FOREIGN_DATA:  # what another trainer made is not known here
         python = "\n".join(loading(job.training, report["path"]))
         parts += ["## Load it", f"```python\n{python}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -89,6 +89,7 @@ def as_markdown(job: TrainingJob, report: Mapping[str, Any], picture: str = "") 
 
 def seconds_trained(steps: Mapping[int, Record]) -> float:
     """Return the seconds from the first metric to the last, without those between two attempts."""
+    # By attempt, because each is timed by its own machine, and two clocks cannot be subtracted.
     attempts: dict[Any, list[datetime]] = {}
     for record in steps.values():
         if record.get("timestamp"):
@@ -173,6 +174,9 @@ def _numbers(metrics: Any) -> dict[str, float]:
 
 def _facts(told: Any) -> dict[str, Any]:
     """Return what a machine says of a training, as far as it can be shown."""
+    # Nobody vouches for a rented machine, and the report is rendered as Markdown: free text could
+    # bring links or pictures along. `type`, not isinstance: True is an int, and not a number here.
+    # The bound drops inf too, which is not JSON, and nan, which compares false.
     entries = told.items() if isinstance(told, dict) else ()
     return {
         name: value

@@ -1,7 +1,7 @@
 """Reporting while a flow works on a run: in the flow's process, beside everything else.
 
-It never runs where the training does: no step waits for it, no key travels, and a lost machine
-loses no report, for what is reported is at home already.
+It never runs where the training does: no step waits for it, no key leaves this computer, and
+losing a machine loses no report, because what is reported is at home already.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from trainer.contract.errors import OrchestratorError, TrainingFailed
 
 INTERVAL_SECONDS = 1.0
 FINISH_SECONDS = 10.0  # that the flow's end waits for a receiver that is down
-CANCELLED_SECONDS = 3.0  # the same, when the process is told to end
+# The same when the process must end: Prefect kills it 30 s after SIGTERM, and saving comes first.
+CANCELLED_SECONDS = 3.0
 
 
 @asynccontextmanager
 async def reporting(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
-    """Report metrics and alerts of the run while what is inside goes on, if a platform is set up.
+    """Report metrics and alerts of the run while the body runs, if a platform is set up.
 
-    Trouble with it is told in the log and is nobody else's. What cannot be delivered by the end
-    stays in the run's folder, and reconcile goes on with it.
+    Trouble with it is logged and never fails the job. What cannot be delivered by the end stays
+    in the run's folder, and reconcile goes on with it.
     """
     reporter = _reporter(job, run)
     if reporter is None:
@@ -50,7 +51,9 @@ async def reporting(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
         alerts.failed(run, TrainingFailed(f"The flow failed ({type(error).__name__})."))
         raise
     finally:
-        # No `TaskScope`: it would wait for however long it takes, and a disk may hang.
+        # Not a `TaskScope`: it would wait for as long as it takes, and a disk may hang.
+        # At rest only when the flow ended by itself: a cancelled process may be one of two, and
+        # the other goes on with the training and its newest step.
         reporter.close(at_rest=patience == FINISH_SECONDS)
         await asyncio.wait({running}, timeout=patience)
         running.cancel()
@@ -58,7 +61,7 @@ async def reporting(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
 
 
 def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:
-    """Return what reports this run; None when nothing is set up, or something else is."""
+    """Return what reports this run; None when no platform is set up, or that of another job."""
     platform = Platform.of_environment()
     for problem in platform.problems:
         logger().warning("%s", problem)
@@ -68,11 +71,13 @@ def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:
     who = spool.who()
     if who and not platform.is_of(who.job_id):
         logger().warning(
-            "JOB_ID is set for another job than %s, as which this run reports: nothing is "
-            "reported. Unset it, or set the JOB_ID and JOB_TOKEN of that job.",
+            "nothing is reported: this run reports as job %s, and JOB_ID names another. "
+            "Unset JOB_ID, or set the JOB_ID and JOB_TOKEN of that job.",
             who.job_id,
         )
         return None
+    # What the first execution reported as stays, even when the environment has changed since: the
+    # platform knows the job by it.
     who = who or Who(
         job_id=platform.job_id or run.run_id,
         user_id=platform.user_id,
@@ -102,7 +107,9 @@ class Reporter:
         self._feeds = feeds
         self._watch = watch
         self._asked = asyncio.Event()
-        self._closing = asyncio.Event()  # once the last alerts are noted
+        # Two events, in this order: `_asked` ends the watching, whose last look may note another
+        # alert; only then does `_closing` let the pumps stop at an empty spool.
+        self._closing = asyncio.Event()
         self._at_rest = False
 
     async def run(self) -> None:
@@ -126,10 +133,12 @@ class Reporter:
 
     async def _pump(self, client: httpx.AsyncClient, feed: Feed) -> None:
         while True:
+            # Read before delivering: what is noted while a delivery is under way gets another turn.
             closing = self._closing.is_set()
             result = await feed.deliver_next(client, at_rest=closing and self._at_rest)
             if result is Result.MOVED:
                 continue
+            # Refused, or asked to wait for longer than the flow's end may take: reconcile's turn.
             if closing and (result is not Result.LATER or feed.pause > FINISH_SECONDS):
                 return
             pause = feed.pause or INTERVAL_SECONDS
@@ -145,19 +154,21 @@ class Reporter:
         while not self._asked.is_set():
             await asyncio.to_thread(watch.look)
             await _unless(self._asked, INTERVAL_SECONDS)
-        await asyncio.to_thread(watch.look)
+        await asyncio.to_thread(watch.look)  # what came between the last look and the end
 
 
 async def _unless(event: asyncio.Event, seconds: float) -> None:
-    """Sleep so long, or until the event."""
+    """Sleep for some seconds, or until the event if that comes first."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):  # wait_for of Python 3.11 can swallow a cancellation
+        # wait_for of Python 3.11 can swallow a cancellation; 3.12 has it rewritten:
+        # https://github.com/python/cpython/issues/86296
+        async with asyncio.timeout(seconds):
             await event.wait()
 
 
 async def _guarded(work: Awaitable[None]) -> None:
-    """Do it; whatever goes wrong is told and ends only this work, never the job."""
+    """Do the work; whatever goes wrong is logged and ends only this work, never the job."""
     try:
         await work
-    except Exception as error:  # noqa: BLE001 - the outer edge: a report is worth no job
+    except Exception as error:  # noqa: BLE001 - the outer edge: no report is worth a job
         logger().warning("reporting stopped (%s); reconcile takes over", type(error).__name__)

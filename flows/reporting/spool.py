@@ -1,4 +1,4 @@
-"""What the orchestrator notes about the reports of a run: who it is, its alerts, what is delivered.
+"""What is noted about the reports of a run: whose they are, the alerts, and how far delivery is.
 
 The metrics themselves are at home already, in the run's mirror of `metrics.jsonl`.
 """
@@ -27,7 +27,7 @@ class DeliveryCursor:
     evaluated: int = -1
     """The last step whose evaluation was delivered."""
     refused: bool = False
-    """Whether the receiver's last word was that it will not have them."""
+    """Whether the receiver's last answer was a refusal."""
     retry_at: float = 0.0
     """Until when reconcile leaves the receiver alone; seconds since the epoch."""
     given_up: bool = False
@@ -35,7 +35,7 @@ class DeliveryCursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Who:
-    """Whose reports they are; set when the run first reports, so that every process agrees."""
+    """Whose reports these are; set when the run first reports, so that every process agrees."""
 
     job_id: str
     user_id: str
@@ -59,6 +59,7 @@ class Spool:
     def who(self) -> Who | None:
         """Return whose reports these are; None for a run that does not report."""
         record = read_json(self._who)
+        # A newer version may have written fields that this one does not know.
         names = {entry.name for entry in dataclasses.fields(Who)}
         try:
             return Who(**{k: v for k, v in record.items() if k in names}) if record else None
@@ -81,12 +82,14 @@ class Spool:
             try:
                 found.append(json.loads(line))
             except NOT_JSON:
+                # A placeholder: the cursor counts lines, and would otherwise skip a good one.
                 found.append({"key": "", "at": 0.0, "body": None})
         return found
 
     def add_alert(self, key: str, at: float, body: dict[str, Any]) -> None:
         """Note an alert, once: one of the same key is not noted again."""
         alerts = self.alerts()
+        # Written anew as a whole, by rename: a crash while appending would leave half a line.
         if key not in {alert["key"] for alert in alerts}:
             alerts.append({"key": key, "at": at, "body": body})
             replace_text(self.alerts_file, "".join(f"{json.dumps(alert)}\n" for alert in alerts))
@@ -100,12 +103,13 @@ class Spool:
     def save_cursor(self, kind: str, cursor: DeliveryCursor) -> None:
         """Note how far reports of this kind are, so that the death of this process loses nothing.
 
-        It is not synced: after a power cut one batch may arrive again, and the disk is the job's.
+        It is not synced: that would cost the job's disk a flush for each batch, to spare the
+        receiver one repeated batch after a power cut.
         """
         replace_json(self._cursor(kind), dataclasses.asdict(cursor), durable=False)
 
     def lock(self, kind: str) -> Path:
-        """Return the lock of who delivers reports of this kind."""
+        """Return the lock of the process that delivers reports of this kind."""
         return self.root / f".{kind}.lock"
 
     def _cursor(self, kind: str) -> Path:

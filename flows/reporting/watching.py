@@ -1,4 +1,4 @@
-"""What is seen at home of a running job that is worth an alert: full GPUs, limits nearly reached."""
+"""Watch a running job, from home, for what is worth an alert: full GPUs, limits nearly reached."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Watch:
     def __init__(self, job: TrainingJob, run: RunFolder) -> None:
         self._job = job
         self._run = run
+        # From the beginning: an event seen before has the same key, and is not noted twice.
         self._tail = TailReader(run.events)
 
     def look(self) -> None:
@@ -38,14 +39,16 @@ class Watch:
         """Return which limit is nearly reached, or nothing."""
         limits = self._job.limits
         if limits.max_runtime_minutes is not None:
+            # Read anew each time: a supervisor that is started again has all its minutes again.
             who = Spool(self._run).who()
             since = who.supervised_since if who else None
             if since and time.time() - since >= WARN_AT * 60 * limits.max_runtime_minutes:
                 return (
-                    f"90 % of limits.max_runtime_minutes = {limits.max_runtime_minutes:g} are over."
+                    f"90 % of limits.max_runtime_minutes = {limits.max_runtime_minutes:g} is over."
                 )
         if limits.max_cost is not None:
+            # The journal of the folder, not the flow's object: this is another thread.
             left = Budget(self._job, Journal.of(self._run)).left()
             if left <= (1 - WARN_AT) * limits.max_cost:
-                return f"90 % of limits.max_cost = {limits.max_cost:g} USD are spent."
+                return f"90 % of limits.max_cost = {limits.max_cost:g} USD is spent."
         return ""

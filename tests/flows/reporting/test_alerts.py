@@ -160,7 +160,7 @@ async def test_a_limit_that_is_nearly_reached_is_told_once(run, receiver):
 
     (alert,) = receiver.alerts
     assert (alert["type"], alert["status"]) == ("timeout_warning", "running")
-    assert alert["error_message"] == "90 % of limits.max_runtime_minutes = 10 are over."
+    assert alert["error_message"] == "90 % of limits.max_runtime_minutes = 10 is over."
 
 
 async def test_alerts_wait_for_a_receiver_that_is_down_and_keep_their_order(run, receiver):

@@ -227,7 +227,7 @@ async def test_what_nobody_took_for_days_is_given_up_and_that_is_told_once(
     await deliver_leftovers()
 
     assert receiver.requests == 0
-    assert sum("never taken: given up" in r.getMessage() for r in caplog.records) == 1
+    assert sum("not accepted for 3 days" in r.getMessage() for r in caplog.records) == 1
 
 
 async def test_nothing_is_sent_and_nothing_written_when_no_variable_is_set(
@@ -281,10 +281,10 @@ async def test_a_full_disk_stops_no_job(run, receiver, monkeypatch, caplog):
         ({"JOB_TOKEN": ""}, "METRICS_API_URL is set and JOB_TOKEN is not"),
         ({"INTERNAL_API_KEY": ""}, "ALERT_API_URL is set and INTERNAL_API_KEY is not"),
         ({"USER_ID": ""}, "ALERT_API_URL is set and USER_ID is not"),
-        ({"METRICS_API_URL": "ftp://host/x"}, "METRICS_API_URL is no http:// or https:// address"),
+        ({"METRICS_API_URL": "ftp://host/x"}, "METRICS_API_URL is not an http:// or https://"),
         ({"METRICS_API_URL": "https://me:secret@host/x"}, "without a name and password"),
-        ({"METRICS_API_URL": "http://host:port/"}, "METRICS_API_URL is no http://"),
-        ({"JOB_TOKEN": "a\nb"}, "JOB_TOKEN has characters that no HTTP header can carry"),
+        ({"METRICS_API_URL": "http://host:port/"}, "METRICS_API_URL is not an http://"),
+        ({"JOB_TOKEN": "a\nb"}, "JOB_TOKEN has characters that an HTTP header cannot carry"),
     ],
 )
 async def test_a_wrong_setting_is_one_warning_and_no_failure(
