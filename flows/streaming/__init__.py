@@ -1,1 +1,1 @@
-"""What goes on while the training runs: log, metrics, checkpoints and wishes on their way."""
+"""What goes on while the training runs: logs, metrics and checkpoints come, requests go."""

@@ -7,18 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CHARACTER = 6.6  # pixels: the width of one at 11 pixels, at most on average
-STEP_TICKS, VALUE_TICKS = (
-    8,
-    6,
-)  # at most so many distances between them, before the ends are rounded
+STEP_TICKS, VALUE_TICKS = 8, 6  # the most distances between ticks, before the ends are rounded
 PLAIN = 1e6
 """Labels of larger values have an exponent; of steps, those above 100 times as much."""
 MOST_DECIMALS = 5
-FEW = 20  # of fewer values none is called a spike
-SQUASHED = 10  # the range is so many times that of nearly all values where a spike is cut off
+FEW = 20  # with fewer values than this, none counts as a spike
+SQUASHED = 10  # spikes are cut off where they stretch the range of nearly all values this often
 EDGE = 0.02  # the share of values at either end that may be spikes
 SAME, NONE = 1e-9, 1e-100
-"""Values that differ by less, against their size or at all, are one."""
+"""Values that differ by less, in relation to their size or absolutely, count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,8 @@ class Distance:
     exponent: int
 
     def times(self, count: int) -> float:
-        """Return so many of it, as exactly as a float can hold."""
+        """Return that many distances, as exactly as a float can hold."""
+        # By whole numbers: 3 * 0.1 is 0.30000000000000004, and 3 / 10 is not.
         if self.exponent >= 0:
             return float(count * self.mantissa * int(10**self.exponent))
         return count * self.mantissa / int(10**-self.exponent)
@@ -58,6 +56,7 @@ class Distance:
 
 def of_steps(steps: Sequence[float]) -> Axis:
     """Return the axis of whole numbers that begins at a tick and ends with the last step."""
+    # Not rounded up to a tick, so that the curve reaches the right edge.
     low, high = min(steps, default=0.0), max(steps, default=0.0)
     high = max(high, low + 1)
     distance = _distance(high - low, STEP_TICKS)
@@ -87,6 +86,7 @@ def visible(values: Sequence[float]) -> tuple[float, float]:
     if count < FEW:
         return lowest, highest
     low, high = ordered[round(EDGE * (count - 1))], ordered[round((1 - EDGE) * (count - 1))]
+    # At least 5 % of the median: on a flat curve every ripple would be a spike otherwise.
     spread = max(high - low, 0.05 * abs(ordered[count // 2]))
     limit = (SQUASHED - 1) * spread
     return (
@@ -96,13 +96,13 @@ def visible(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _distance(span: float, most: int) -> Distance:
-    """Return the shortest that divides a span into at most so many parts."""
+    """Return the shortest distance that divides a span into at most `most` parts."""
     least = span / most
     exponent = math.floor(math.log10(least))
     for mantissa in (1, 2, 5):
         if mantissa * 10.0**exponent >= least:
             return Distance(mantissa, exponent)
-    return Distance(1, exponent + 1)
+    return Distance(1, exponent + 1)  # also where rounding made log10 come out one too small
 
 
 def _labelled(

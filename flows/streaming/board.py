@@ -29,7 +29,7 @@ from trainer.contract.words import number, rounded, time_taken
 from trainer.results.summary import table as markdown_table
 
 UPDATE_SECONDS = 2.0
-REST = 4.0  # times as long as publishing took, it waits at least before it publishes again
+REST = 4.0  # the least pause, as a multiple of the time that publishing took
 KINDS = {
     PROGRESS: ("progress", "How much of the training is done"),
     CURVE: ("markdown", "The loss curve and the current metrics; refreshes every 2 s"),
@@ -91,7 +91,7 @@ class Board:
     async def run(self) -> None:
         """Publish whatever is new, every two seconds. Runs until it is cancelled.
 
-        Less often while Prefect is slow, so that the boards of many jobs are not what keeps it so.
+        Less often while Prefect is slow, so that the boards of many jobs do not keep it slow.
         """
         while True:
             began = time.monotonic()
@@ -103,6 +103,7 @@ class Board:
         await self._publish()
 
     async def _publish(self) -> None:
+        # Read in a thread: after an attach this may be a hundred thousand lines.
         if not await asyncio.to_thread(self._tail.read_new):
             return
         steps = self._tail.steps
@@ -115,6 +116,7 @@ class Board:
             self._tail.unseen = True
 
     async def _put(self, key: str, data: Any) -> None:
+        # Looked up once: a flow that attaches goes on with the cards that its predecessor made.
         if self._artifacts is None:
             self._artifacts = await self._existing()
         if key in self._artifacts:
@@ -173,6 +175,7 @@ def picture(steps: dict[int, Record]) -> str:
 
 def current(steps: dict[int, Record]) -> dict[str, str]:
     """Return the newest value of each metric in words, by name; what is not known is left out."""
+    # Evaluations and GPU readings are not in every record, so the newest of each may be older.
     last: Record = {}
     for record in steps.values():
         last |= {name: value for name, value in record.items() if value is not None}
@@ -188,6 +191,7 @@ def current(steps: dict[int, Record]) -> dict[str, str]:
 def table(steps: dict[int, Record]) -> str:
     """Return the metrics as JSON rows, thinned, the last step always among them."""
     numbers = [int(x) for x, _ in thinned([(float(s), 0.0) for s in steps], METRIC_ROWS)]
+    # Evaluations are few, and thinning by step would hit none of them.
     evaluated = [s for s, record in steps.items() if record.get("eval_loss") is not None]
     kept = sorted({*numbers, *evaluated[-METRIC_ROWS:]})
     known = [name for name in OF_METHOD if _has(steps, name)]

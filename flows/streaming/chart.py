@@ -1,7 +1,7 @@
 """Curves over steps as a small SVG picture, for Prefect's markdown artifacts.
 
 It has colours for a light and for a dark page, and a background of its own: browsers choose by the
-page that shows it, and where one does not, the picture is readable all the same.
+page that shows it, and where one does not, the picture is still readable.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ RIGHT, TOP, BOTTOM = 20, 40, 30  # margins around the plot; the left one follows
 NOTE = 16  # the height of a line under the plot
 MAX_POINTS = 300  # per curve; more would be drawn over each other
 MAX_MARKS = 30  # per curve, of points beyond the edge
-MAX_DOTS = 60  # more evaluations are a line without dots
+MAX_DOTS = 60  # more evaluations than this are drawn as a line without dots
 TALLEST = 1e100
-"""Values are cut off here: their distance must be a number."""
+"""Values are cut off here: the distance between two of them must not overflow to infinity."""
 STYLE = """<style>
 .page{fill:#fff;stroke:#d4d4d8}.ink{fill:#3f3f46}.faint{fill:#71717a}.grid{stroke:#e4e4e7}
 .axis{stroke:#a1a1aa}.train{stroke:#2563eb}.eval{stroke:#ea580c}.line{fill:none;stroke-width:1.7;
@@ -44,7 +44,7 @@ class Panel:
     evaluation: Sequence[Point]
 
     def drawable(self) -> Panel:
-        """Return the panel without what is no finite number."""
+        """Return the panel with finite values only."""
         return Panel(self.title, _finite(self.train), _finite(self.evaluation))
 
     def axes(self) -> tuple[Axis, Axis]:
@@ -58,6 +58,7 @@ def chart(panels: Sequence[Panel]) -> str:
     drawn, top = [], 0
     finite = [panel.drawable() for panel in panels]
     axes = [panel.axes() for panel in finite]
+    # One margin for all panels, from the widest label, so that their steps line up.
     left = 14 + CHARACTER * max(len(label) for _, y_axis in axes for _, label in y_axis.ticks)
     for panel, (x_axis, y_axis) in zip(finite, axes, strict=True):
         content, height = _plot(panel, x_axis, y_axis, left, top)
@@ -75,7 +76,8 @@ def chart(panels: Sequence[Panel]) -> str:
 
 
 def data_uri(svg: str) -> str:
-    """Return the picture as a data URI, which Prefect's UI shows where it shows no file."""
+    """Return the picture as a data URI: Prefect's UI shows those, but no files of the server."""
+    # Base64, because a markdown link ends at the first parenthesis or space of plain SVG.
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
@@ -128,7 +130,7 @@ def _grid(x_axis: Axis, y_axis: Axis, place: Callable[[Point], Point]) -> list[s
     for x, label in x_axis.ticks:
         at_x, floor = place((x, y_axis.low))
         half = CHARACTER * len(label) / 2
-        middle = min(at_x, WIDTH - half - 2)
+        middle = min(at_x, WIDTH - half - 2)  # the last label must not stick out of the picture
         parts.append(
             f'<line class="axis" x1="{at_x}" y1="{floor}" x2="{at_x}" y2="{floor + 4:g}"/>'
             f'<text class="faint" x="{middle:g}" y="{floor + 17:g}" text-anchor="middle">{label}</text>'

@@ -1,4 +1,4 @@
-"""Checkpoints, off the machine as they appear: a lost machine is not a lost job."""
+"""Bring checkpoints home as they appear, so that losing a machine does not lose the job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import MANIFEST, read_manifest
 
 LOOK_SECONDS = 2.0
-KEPT = 2  # checkpoints at home: the newest, and one more should that be refused
+KEPT = 2  # checkpoints at home: the newest, and one more in case that turns out to be damaged
 
 
 class CheckpointMirror:
@@ -26,6 +26,7 @@ class CheckpointMirror:
         self._source = f"{workspace}/checkpoints"
         self._home = home
         self._refused: set[int] = set()
+        # `run` and the last `sync` of a training may overlap, and would share a folder.
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
@@ -45,6 +46,7 @@ class CheckpointMirror:
             steps = sorted(
                 map(step_of, map(Path, await self._machine.listing(self._source))), reverse=True
             )
+            # Newest first. An older one is fetched only when the newer is incomplete or refused.
             for step in steps:
                 if step in have:
                     return
@@ -52,8 +54,9 @@ class CheckpointMirror:
                     return
 
     async def _fetch(self, step: int) -> bool:
-        """Fetch one checkpoint; tell whether it is here now, verified."""
+        """Fetch one checkpoint; return whether it is here now, verified."""
         name = f"checkpoint-{step}"
+        # Hidden until it is verified: `all_checkpoints` must never offer half of one.
         arriving = self._home / f".{name}"
         try:
             fetched = await fetch_folder(
@@ -68,11 +71,14 @@ class CheckpointMirror:
             return False
         except (IntegrityError, DiskFull) as error:
             shutil.rmtree(arriving, ignore_errors=True)
+            # Not tried again every two seconds: gigabytes would be fetched for nothing.
             self._refused.add(step)
             logger().warning("%s was not kept: %s", name, error)
             return False
+        # Renamed and synced before older ones are removed: a power cut in between leaves one.
         arriving.rename(self._home / name)
         fsync_directory(self._home)
+        # Less than its size where files were linked from an earlier checkpoint.
         logger().info("%s is home, %.2f MB of it fetched", name, fetched / 1e6)
         for path in all_checkpoints(self._home)[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)

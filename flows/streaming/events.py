@@ -1,4 +1,4 @@
-"""What happens to a job becomes an event of Prefect, for automations."""
+"""Turn what happens to a job into events of Prefect, for automations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INTERVAL_SECONDS = 2.0
 
 
 class Events:
-    """Emits the events of one run, each of them once: its id follows from the run and what it says."""
+    """Emits the events of one run, each once: its id follows from the run and its content."""
 
     def __init__(self, run_id: UUID, run: RunFolder) -> None:
         self._run_id = run_id
@@ -35,5 +35,7 @@ class Events:
                     event=f"training-orchestrator.{event.kind}",
                     resource={"prefect.resource.id": f"prefect.flow-run.{self._run_id}"},
                     payload={"step": event.step, "message": event.message, "facts": event.facts},
+                    # A flow that attaches reads the file from the start and emits all again. The
+                    # server ignores an event whose id it has (ON CONFLICT DO NOTHING).
                     id=uuid5(self._run_id, event.identity),
                 )

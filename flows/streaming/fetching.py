@@ -1,4 +1,4 @@
-"""Bringing a folder with a manifest home from a machine that nobody vouches for."""
+"""Bring a folder with a manifest home from a machine that is not to be trusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.contract.files import sha256_of
 from trainer.contract.manifest import MANIFEST, read_manifest
 
 MAX_MANIFEST = 64 << 20  # bytes; a hundred thousand files need less
-SPARE = 256 << 20  # bytes that stay free on our disk
+SPARE = 256 << 20  # bytes that stay free on our disk: logs and journals are written there too
 
 
 async def fetch_folder(
@@ -30,15 +30,15 @@ async def fetch_folder(
     """Bring home what the manifest of `source` names, and nothing else; return the bytes fetched.
 
     What arrived before is not fetched again, nor is what another folder here holds: its file is
-    linked. A file that differs is fetched once more: the wire may have flipped a bit; then it is
-    refused.
+    linked. A file that differs is fetched once more, because the transfer may have damaged it; if
+    it differs again, it is refused.
 
     Args:
         machine: where it is.
         source: the folder there.
         folder: where it goes.
-        refuse: raises when the names of the files will not do; none has come by then.
-        at_home: folders here with manifests, that may hold some of the very same files.
+        refuse: raises when a name must not come here; called before any file is fetched.
+        at_home: folders here with manifests, that may hold some of the same files.
 
     Raises:
         FileNotFoundError: there is no manifest, or a file of it is gone.
@@ -51,6 +51,7 @@ async def fetch_folder(
     files = read_manifest(folder)["files"]
     refuse(files)
     _forget_others(folder, set(files))
+    # What an earlier attempt fetched as a whole needs no more room, however full the disk is now.
     total = int(sum(facts["bytes"] for facts in files.values()))
     free = shutil.disk_usage(folder).free
     if total > free - SPARE and total > sum(_size(folder / name) for name in files):
@@ -65,7 +66,7 @@ async def fetch_folder(
 
 
 def _by_sha256(folders: Iterable[Path]) -> dict[str, Path]:
-    """Return the files of folders with manifests, by the SHA-256 that these tell."""
+    """Return the files of folders with manifests, by the SHA-256 in those."""
     found = {}
     for folder in folders:
         with suppress(IntegrityError):
@@ -75,13 +76,13 @@ def _by_sha256(folders: Iterable[Path]) -> dict[str, Path]:
 
 
 def _take_over(twin: Path, target: Path) -> None:
-    """Put a file that is here already where it is needed too; who needs it compares its hash."""
+    """Put a file that is here already where it is needed too; the caller compares its hash."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(twin, target)
-    except OSError:  # gone meanwhile, on another disk, or on one that knows no links
+    except OSError:  # gone meanwhile, on another disk, or on a file system without hard links
         with suppress(OSError):
             shutil.copyfile(twin, target)
 
@@ -95,12 +96,14 @@ async def _fetch(machine: Machine, source: str, target: Path, facts: dict[str, o
         transfer = await machine.download(source, target, limit=size)
         if transfer.sha256 == facts["sha256"] and transfer.bytes == size:
             return size
+        # Not left under its name: when this raises, nothing damaged stays behind.
         target.unlink()  # noqa: ASYNC240 - a moment
     raise IntegrityError(f"{target.name} arrived with another SHA-256 than its manifest says.")
 
 
 def _forget_others(folder: Path, names: set[str]) -> None:
     """Remove the rest of an earlier attempt that the manifest does not name."""
+    # A file that nobody verified would otherwise move into place with the artifact.
     for path in [p for p in folder.rglob("*") if p.is_file() or p.is_symlink()]:
         name = path.relative_to(folder).as_posix()
         if name != MANIFEST and name.removesuffix(".part") not in names:

@@ -1,9 +1,9 @@
 """The training of a job on several machines: started, watched and brought to rest as one.
 
-The first machine holds the job: its log, metrics, checkpoints and output are the job's, and the
-wishes to pause or stop go there. The others take part while it trains. A trainer that fails on
-any of them leaves the rest waiting for it, so all are stopped, and start again from the newest
-checkpoint; nobody there retries by himself.
+The first machine holds the job: its log, metrics, checkpoints and output are the job's, and
+requests to pause or stop go there. The others take part while it trains. When the trainer of one
+fails, the rest wait for it in vain, so all are stopped, and start again from the newest
+checkpoint; no machine retries by itself.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ T = TypeVar("T")
 
 
 class GangTraining:
-    """The training of one run on several machines; `flows.streaming.training.Training` says how."""
+    """The training of one run on several machines; see `flows.streaming.training.Training`."""
 
     def __init__(
         self,
@@ -87,6 +87,7 @@ class GangTraining:
         self._journal = journal
         self._mirror = mirror
         self._wished: tuple[Desired, str] | None = None
+        # The caller keeps the first one's connection open; the others are connected to when needed.
         self._first = self._training(nodes[0], machine)
         self._hire = next(hire for hire in journal.hires if hire.name == self.instance.name)
 
@@ -106,7 +107,8 @@ class GangTraining:
         return self._first.workspace
 
     async def ask(self, desired: Desired, reason: str) -> None:
-        """Write the wish on the first machine: the trainers agree among themselves."""
+        """Write the request on the first machine; the trainers agree among themselves."""
+        # Noted before it is written: the training may end by it before the write returns.
         self._wished = None if desired is Desired.RUN else (desired, reason)
         await self._first.ask(desired, reason)
 
@@ -118,6 +120,8 @@ class GangTraining:
             return
         if first and not first["alive"] and parse_status(first).state is JobState.COMPLETED:
             return
+        # One that trains alone waits for its peers in a collective, and can neither save nor end
+        # by itself. Stop it before anything is put into its folder.
         await self._stop_all("not all machines are at work")
         await self._on_all(RemoteTraining.move_in)
         await self._start_all()
@@ -149,6 +153,7 @@ class GangTraining:
             if retry is None:
                 return {**ended[0], "state": JobState.FAILED, "error": self._told(rank, error)}
             logger().warning("machine %d: %s", rank, retry.line)
+            # Saved before the start, so that a flow that dies in between counts this retry too.
             self._hire.retries |= retry.changes
             self._journal.save()
             await self._start_all()
@@ -157,6 +162,8 @@ class GangTraining:
 
     async def _start_all(self) -> None:
         """Bring all machines to the newest checkpoint that is at home, and start the trainers."""
+        # Home first: every machine must start from the same step, and only checkpoints at home
+        # are known to be whole.
         await self._mirror.sync()
         checkpoint, _ = newest_valid(self._run.checkpoints)
 
@@ -168,6 +175,9 @@ class GangTraining:
         self._wished = None
 
         async def start(training: RemoteTraining) -> None:
+            # Without these, a container's bridge may be chosen, which no other machine reaches.
+            # "=" makes NCCL take the exact name; otherwise eth1 would match eth10 as well:
+            # https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html
             if interface := interfaces[training.rank]:
                 training.variables = {
                     "GLOO_SOCKET_IFNAME": interface,
@@ -181,15 +191,17 @@ class GangTraining:
         logger().info("started the training on %d machines from %s", len(self._nodes), where)
 
     async def _meet(self) -> tuple[dict[str, Any], list[str]]:
-        """See that every machine gets to where the trainers meet.
+        """Check that every machine reaches the place where the trainers meet.
 
         Returns:
-            What all trainers are told of it, and the network interface of each, by rank; empty
-            where the machine does not tell.
+            What all trainers have to know of it, and the network interface of each, by rank; empty
+            where a machine does not report one.
 
         Raises:
             ConfigError: a machine does not reach the first.
         """
+        # Checked here in seconds: torch would wait for its peers for minutes, and then report a
+        # timeout without naming the machine.
         count, address = len(self._nodes), self._nodes[0].address
         port = str((await network(self._first, "port"))["port"])
 
@@ -200,13 +212,14 @@ class GangTraining:
                 raise ConfigError(
                     f"Machine {training.rank} ({training.instance.id}) does not reach the first at "
                     f"{address}, port {port}: {error.message}",
-                    "Let TCP through between the machines; for ssh, private_addresses of its block "
-                    "says by which address a host is reached from the others.",
+                    "Allow TCP connections between the machines. For ssh, set the address by which "
+                    "the others reach a host in private_addresses of its block.",
                 ) from error
             return str(answer.get("interface") or "")
 
         async with TaskScope() as scope:
             patience = f"{MEET_SECONDS:g}"
+            # The port is open only while this listens; the trainers bind it afterwards.
             scope.start(self._first.run_module(NETWORK, "listen", port, str(count), patience))
             interfaces = await self._on_all(arrive)
         book = self._book()
@@ -223,10 +236,10 @@ class GangTraining:
     # Ending -----------------------------------------------------------------------------------
 
     async def _until_all_rest(self) -> list[dict[str, Any]]:
-        """Return what each machine tells once nobody works on any, by rank.
+        """Return what each machine reports once none of them works any more, by rank.
 
-        When the first has ended the others have nothing to do; when another has failed none of
-        them can go on.
+        When the first has ended, the others have nothing left to do; when another has failed,
+        none of them can go on.
         """
         async with TaskScope() as scope:
             resting = [scope.start(self._at(node, self._ended)) for node in self._nodes]
@@ -235,17 +248,17 @@ class GangTraining:
             while pending and not first.done() and not any(map(_has_failed, others)):
                 done, pending = await asyncio.wait(pending, return_when="FIRST_COMPLETED")
                 for task in done:
-                    task.result()  # a machine that is lost
+                    task.result()  # raises MachineLost here, and not only when all have ended
             patience = END_SECONDS if first.done() and not _has_failed(first) else PATIENCE_SECONDS
             if pending:
                 _, pending = await asyncio.wait(pending, timeout=patience)
             if pending:
                 await self._stop_all("the training ended on another machine")
-            return await asyncio.gather(*resting)
+            return await asyncio.gather(*resting)  # all have ended: this keeps their order
 
     async def _ended(self, training: RemoteTraining) -> dict[str, Any]:
         """Wait until nobody works on a machine; the log of one beside the first comes home."""
-        if training is self._first:
+        if training is self._first:  # its log is mirrored by the flow, which outlives a restart
             return await training.until_nobody_works()
         log = self._run.node_log(training.instance.name)
         async with TaskScope() as scope:
@@ -269,7 +282,7 @@ class GangTraining:
     # Judging ----------------------------------------------------------------------------------
 
     def _failure(self, ended: Sequence[dict[str, Any]]) -> tuple[int, OrchestratorError] | None:
-        """Return why the training does not go on, and on which machine; None: as was wished.
+        """Return why the training does not go on, and on which machine; None: it was asked to.
 
         A trainer whose peer went away fails too, so an error that has a name comes before one
         that has none, and the one that says no more than that a peer was lost comes last.
@@ -279,6 +292,7 @@ class GangTraining:
 
     def _book(self) -> Status:
         """Return what was changed for the starts after the first."""
+        # From the journal and not from a status.json: a machine's own is gone with the machine.
         return Status(**self._hire.retries)
 
     def _told(self, rank: int, error: OrchestratorError) -> dict[str, str]:

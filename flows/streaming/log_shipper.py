@@ -1,8 +1,8 @@
 """Carry the log from its mirror to Prefect: every line, once, in order, in batches.
 
-The mirror is the buffer, so a slow or absent API delays lines and loses none, and costs no
-memory. Where it stands is kept beside the mirror; what an API call stored whose answer was lost
-is found again on the server by its time stamp.
+The mirror is the buffer, so a slow or absent API delays lines, loses none, and costs no memory.
+The cursor is kept beside the mirror. When the answer to an API call is lost, the time stamps of
+the records show whether the server has stored them.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ from trainer.contract.files import read_json, replace_json
 from trainer.contract.tail import TailReader
 
 INTERVAL_SECONDS = 0.4
-SINGLE_LINES = 40  # up to so many lines at once, each is a record of its own
-RECORD_LINES = 200  # else so many lines are one record: the API takes records, not lines
+SINGLE_LINES = 40  # up to this many new lines, each is a record of its own
+RECORD_LINES = 200  # of more lines, this many share a record: the API's cost is by record
 RECORD_CHARACTERS = 24_000
-LINE_CHARACTERS = 8_000  # a longer line is shown cut; the mirror has it whole
+LINE_CHARACTERS = 8_000  # a longer line is cut for display; the mirror has it whole
 BATCH_RECORDS = 200  # per API call
 PAGE = 200  # records that the API returns at once
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 T = TypeVar("T")
+# Terminal escapes such as colours, and control characters except tab and newline.
 _UNSHOWABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -57,7 +58,7 @@ class LogCursor:
     offset: int = 0
     """Bytes of the mirror whose lines are there."""
     timestamp: str = "1970-01-01T00:00:00+00:00"
-    """The time of the last record sent; the next one is later."""
+    """The time of the last record sent; every later record has a later time."""
 
 
 class LogShipper:
@@ -103,6 +104,8 @@ class LogShipper:
 
     async def _send(self, messages: list[str], size: int) -> None:
         last = datetime.fromisoformat(self._cursor.timestamp)
+        # Strictly increasing, by a microsecond each, even when our clock was set back: the order
+        # of the lines in Prefect and the count in `_stored` both depend on it.
         first = max(datetime.now(UTC), last + timedelta(microseconds=1))
         logs = [
             LogCreate(
@@ -118,7 +121,8 @@ class LogShipper:
 
         async def store() -> None:
             nonlocal first_try
-            if first_try or not (await self._stored())[0]:  # an answer may be lost, lines not
+            # After a failed try, look whether the records arrived and only the answer was lost.
+            if first_try or not (await self._stored())[0]:
                 first_try = False
                 # Prefect's client would send them again by itself, without looking first.
                 with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
@@ -130,7 +134,7 @@ class LogShipper:
     async def _advance(self, size: int, timestamp: str) -> None:
         self._cursor = LogCursor(self._cursor.offset + size, timestamp)
         record = asdict(self._cursor)
-        # In a thread: a busy disk may take a second for it, and other jobs wait in this process.
+        # In a thread: a busy disk may take a second for it, and everything else waits meanwhile.
         await in_thread(lambda _: replace_json(self._run.log_cursor, record, durable=False))
 
     async def _restore(self) -> None:
@@ -163,6 +167,7 @@ class LogShipper:
                 sort=LogSort.TIMESTAMP_ASC,
             )
             for log in page:
+                # `after_` includes records of that very time, and ours are among other loggers'.
                 if log.name == LOGGER and log.timestamp > after:
                     lines += log.message.count("\n") + 1
                     latest = max(latest, log.timestamp)
@@ -172,7 +177,7 @@ class LogShipper:
 
 
 async def ship_rest(run_id: UUID, run: RunFolder) -> None:
-    """Ship what Prefect lacks of the log of a run that nobody ships any more."""
+    """Ship what Prefect lacks of the log of a run whose flow is not running any more."""
     async with get_client() as client:
         shipper = LogShipper(client, run_id, run)
         async with TaskScope() as scope:
@@ -189,12 +194,12 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
             attempt += 1
-            logger().warning("Prefect's API fails (%s); again in %g s", error, pause)
+            logger().warning("Prefect's API fails (%s); trying again in %g s", error, pause)
             await asyncio.sleep(pause)
 
 
 def as_records(lines: list[bytes]) -> list[list[bytes]]:
-    """Group lines into records: one each while they are few, many each when they pour."""
+    """Group lines into records: one line each while they are few, many each when they are not."""
     if len(lines) <= SINGLE_LINES:
         return [[line] for line in lines]
     records: list[list[bytes]] = [[]]
@@ -213,6 +218,8 @@ def as_records(lines: list[bytes]) -> list[list[bytes]]:
 
 def shown(line: bytes) -> str:
     """Return a line made harmless to show: no escapes, no control characters, not too long."""
+    # A character of UTF-8 has up to 4 bytes; a chunk cut in the middle of one shows a replacement.
     text = line[: 4 * LINE_CHARACTERS].decode("utf-8", errors="replace")
+    # Of a progress bar that redraws itself, only what follows the last carriage return was seen.
     text = _UNSHOWABLE.sub("", text.rstrip("\r\n").rpartition("\r")[2])
     return text if len(text) <= LINE_CHARACTERS else f"{text[:LINE_CHARACTERS]}… (cut)"

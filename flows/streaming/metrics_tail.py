@@ -7,7 +7,7 @@ from pathlib import Path
 from trainer.contract.metrics import Record, by_step, parse_records
 from trainer.contract.tail import TailReader
 
-MOST_STEPS = 100_000  # kept in memory; of more, every second one is let go
+MOST_STEPS = 100_000  # kept in memory; beyond that, every second one is dropped
 
 
 class MetricsTail:
@@ -21,6 +21,7 @@ class MetricsTail:
 
     def read_new(self) -> bool:
         """Read on; return whether there is something that was not published."""
+        # `unseen` is set by a reader that could not publish, so that it is called again.
         fresh, self.unseen = self.unseen, False
         for lines in self._tail.chunks():
             records, skipped = parse_records(lines)
@@ -35,4 +36,5 @@ def _thinned_out(steps: dict[int, Record]) -> dict[int, Record]:
     """Return every second step of too many, the newest always among them."""
     if len(steps) <= MOST_STEPS:
         return steps
+    # Start at 0 or 1 so that the last index is always taken, whether the count is odd or even.
     return dict(list(steps.items())[(len(steps) + 1) % 2 :: 2])

@@ -1,4 +1,4 @@
-"""The machines that train one job together, each seen by itself; see `flows.streaming.gang`."""
+"""The machines that train one job together, one at a time; see `flows.streaming.gang`."""
 
 from __future__ import annotations
 
@@ -27,25 +27,27 @@ class Node:
 
     @property
     def address(self) -> str:
-        """By which the others reach it."""
+        """The address by which the others reach it."""
         return self.instance.private_address or self.instance.address
 
 
 async def look(training: RemoteTraining) -> dict[str, Any] | None:
-    """Return what the supervisor tells; None of a job directory that is not filled yet."""
+    """Return what the supervisor reports; None for a job directory that is not filled yet."""
     if await training.machine.read(f"{training.workspace}/job.json") is None:
         return None
     return await training.examine()
 
 
 async def continue_from(training: RemoteTraining, checkpoint: Path | None, *, anew: bool) -> None:
-    """Let a checkpoint be the newest on a machine, or none.
+    """Make a checkpoint the newest on a machine, or leave none there.
 
     Args:
         training: where.
-        checkpoint: at home.
+        checkpoint: the one at home; None to start from the beginning.
         anew: bring it there whatever is there: only the first machine's are known to be whole.
     """
+    # A trainer resumes from the newest it finds, and all must resume from the same step: newer
+    # ones, such as one that was saved but did not come home, have to go.
     folder = f"{training.workspace}/checkpoints"
     newest = step_of(checkpoint) if checkpoint and not anew else -1
     there = await training.machine.listing(folder)
@@ -57,7 +59,8 @@ async def continue_from(training: RemoteTraining, checkpoint: Path | None, *, an
 
 
 async def join(training: RemoteTraining, world: dict[str, Any]) -> None:
-    """Tell a machine of the others, and that its trainer is wanted."""
+    """Write into a machine's job who its peers are, and that it shall train."""
+    # Written at every start: the port is another one each time, and batches may be smaller.
     content = await training.machine.read(f"{training.workspace}/job.json")
     await training.write("job.json", {**json.loads(content or b"{}"), "world": world})
     await training.ask(Desired.RUN, "")
@@ -77,7 +80,7 @@ async def network(training: RemoteTraining, *words: str) -> dict[str, Any]:
 
 
 def takes_part(facts: dict[str, Any] | None) -> bool:
-    """Whether a machine beside the first does what it shall, or has done it."""
+    """Whether a machine beside the first is training, or has completed its part."""
     if facts is None:
         return False
     return bool(facts["alive"]) or parse_status(facts).state is JobState.COMPLETED
@@ -87,7 +90,8 @@ def error_of(facts: dict[str, Any]) -> OrchestratorError | None:
     """Return why the trainer of a machine did not end as it should."""
     status = parse_status(facts)
     if not status.state.at_rest:
-        return TrainerKilled("Supervisor and trainer vanished without a word.")
+        return TrainerKilled("Supervisor and trainer disappeared without leaving a reason.")
+    # At rest as if asked to stop, but nobody asked: its lease ran out while we were away.
     if status.reason.startswith(LEASE_EXPIRED):
         return TrainerKilled(f"It stopped: {status.reason}.")
     return status.exception()

@@ -1,4 +1,4 @@
-"""The output of a finished job: fetched whole, and refused when loading it could run code."""
+"""Fetch the whole output of a finished job, and refuse it when loading it could run code."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def fetch_output(
 
 
 async def fetch_reports(machine: Machine, workspace: str, folder: Path) -> None:
-    """Fetch what TensorBoard and the like wrote; a result is worth having without it.
+    """Fetch what TensorBoard and the like wrote; the result does not depend on it.
 
     Raises:
         ConnectionLost: the machine cannot be reached; what arrived is kept.
@@ -65,9 +65,11 @@ def verify_output(folder: Path) -> dict[str, Any]:
     """Read every file of an output, compare it, and return the manifest.
 
     Raises:
-        IntegrityError: naming the first file that differs, or that no output of ours holds.
+        IntegrityError: naming the first file that differs, or that an output must not hold.
     """
     manifest = verify(folder)
+    # Unpickling runs code, so a rented machine could reach whoever loads the model. By name first,
+    # and then by content: a pickle may be called model.safetensors.
     refuse_pickles(manifest["files"])
     for name in manifest["files"]:
         if name.endswith(WEIGHTS) and not _is_safetensors(folder / name):
@@ -76,13 +78,14 @@ def verify_output(folder: Path) -> dict[str, Any]:
 
 
 def put_aside(folder: Path, partial: Path) -> None:
-    """Take away what must not be presented as an artifact; its good files need no second fetch."""
+    """Move away what must not pass for an artifact; its good files need not be fetched again."""
     shutil.rmtree(partial, ignore_errors=True)
     folder.rename(partial)
 
 
 def _is_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors does: the header's size, then a JSON object."""
+    # https://github.com/huggingface/safetensors#format: an unsigned little-endian 64-bit number.
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(LENGTH_BYTES), "little")
         return stream.read(1) == b"{" and LENGTH_BYTES + length <= path.stat().st_size

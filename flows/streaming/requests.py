@@ -24,12 +24,12 @@ Ask = Callable[[Desired, str], Awaitable[None]]
 
 
 class CancelAsked(Exception):
-    """Somebody cancelled the job before there was a training that could be told."""
+    """Somebody cancelled the job before there was a training that could save and stop."""
 
 
 @asynccontextmanager
 async def unless_cancelled() -> AsyncIterator[None]:
-    """Break off what runs inside when the job is cancelled: a boot may take a quarter of an hour.
+    """Break off the body when the job is cancelled: a boot may take a quarter of an hour.
 
     Raises:
         CancelAsked: it was.
@@ -37,13 +37,15 @@ async def unless_cancelled() -> AsyncIterator[None]:
     if await cancel_was_asked():
         raise CancelAsked
     try:
+        # The watcher cannot raise into the body. It can set a timer without a limit to "now",
+        # which cancels the body from outside and comes out as TimeoutError.
         async with asyncio.timeout(None) as timer, TaskScope() as scope:
             scope.start(_watch_cancel(timer))
             yield
     except TimeoutError:
         if timer.expired():
             raise CancelAsked from None
-        raise
+        raise  # a TimeoutError of the body itself
 
 
 async def _watch_cancel(timer: asyncio.Timeout) -> None:
@@ -55,7 +57,7 @@ async def _watch_cancel(timer: asyncio.Timeout) -> None:
 
 
 async def watch_requests(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
-    """Pass each wish on to the training, once. Runs until it is cancelled.
+    """Pass each request on to the training, once. Runs until it is cancelled.
 
     A worker signals the processes that it started. A run in a terminal, or one whose worker
     died, learns of its cancellation only here.
@@ -65,6 +67,7 @@ async def watch_requests(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
         try:
             run = await client.read_flow_run(run_id)
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            # An API that is away for a while hides no request: it lasts in the run's state.
             get_run_logger().debug("Prefect's API does not answer: %s", error)
         else:
             desired = requested_by(run.state)
@@ -86,7 +89,7 @@ async def watch_budget(budget: Budget, ask: Ask) -> None:
 
 def requested_by(state: State | None) -> Desired | None:
     """Return what a flow run's state asks of the training."""
-    if is_cancelled(state):
+    if is_cancelled(state):  # before a pause: a run that was asked for both shall end
         return Desired.STOP
     if pause_is_wanted(state):
         return Desired.PAUSE

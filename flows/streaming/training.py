@@ -26,17 +26,18 @@ from trainer.contract.own_python import own_python
 
 HOME_SECONDS = 0.5  # between two looks at status.json on this computer
 AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back
-SILENCE_SECONDS = 10.0  # without a change of status.json: ask whether anybody still works there
-COMMAND_SECONDS = 90.0  # for a word with the supervisor, on a machine that is busy
-MAX_REVIVALS = 3  # supervisors started anew after one vanished without leaving a word
+SILENCE_SECONDS = 10.0  # without a change of status.json: check whether anybody still works there
+COMMAND_SECONDS = 90.0  # for one call of the supervisor: a Python starts, on a machine that is busy
+MAX_REVIVALS = 3  # supervisors started anew after one disappeared without leaving a reason
 
 
 async def ask(
     machine: Machine, workspace: str, desired: Desired, reason: str, *, grace_seconds: float
 ) -> None:
-    """Write the wish that trainer and supervisor in a job directory obey."""
-    wish = {"desired": desired, "grace_seconds": grace_seconds, "reason": reason}
-    await machine.write(f"{workspace}/control.json", json.dumps(wish, indent=1).encode())
+    """Write what trainer and supervisor of a job directory shall do."""
+    # A file, not a signal: it holds when neither of them runs yet, or when we die right after.
+    request = {"desired": desired, "grace_seconds": grace_seconds, "reason": reason}
+    await machine.write(f"{workspace}/control.json", json.dumps(request, indent=1).encode())
 
 
 class Training(Protocol):
@@ -58,16 +59,16 @@ class Training(Protocol):
         """Start the training; one that is at work already is followed."""
 
     async def ask(self, desired: Desired, reason: str) -> None:
-        """Write the wish that the training obeys."""
+        """Ask the training to go on, to pause or to stop."""
 
     async def until_rest(self) -> dict[str, Any]:
         """Wait until the job is at rest; return status and sizes as they are then."""
 
 
 class Lead:
-    """What is done for the job where it is held, and on no machine beside that one.
+    """What is done only on the machine that holds the job.
 
-    Its log and records go on where those of a machine before it ended, and people hear of it.
+    Its log and records go on where those of a machine before it ended, and its start is announced.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -78,11 +79,12 @@ class Lead:
         """Let the training go on where it ended on a machine that was lost.
 
         The log goes on where its mirror ends: the file there begins with a hole of that size, so
-        that both ends count the same bytes. Metrics and events go along, for the final report
-        tells of the whole training.
+        that both ends count the same bytes. Metrics and events go along, because the final report
+        covers the whole training.
         """
         log = self._run.log
         if log.exists():
+            # A sparse file: the hole takes neither time to send nor room on the machine's disk.
             size = str(_with_last_line_ended(log))
             await training.run_here("truncate", "-s", size, f"{training.workspace}/train.log")
         for records in (self._run.metrics, self._run.events):
@@ -99,7 +101,7 @@ class Lead:
         alerts.supervisor_started(self._run)
 
     async def running(self, status: Status) -> None:
-        """Tell, once, that it trains."""
+        """Announce, once, that it trains."""
         if not self._ran:
             self._ran = True
             await announce(JobState.RUNNING)
@@ -120,7 +122,7 @@ class RemoteTraining:
         at_home: bool,
         rank: int = 0,
     ) -> None:
-        """Prepare to speak with it.
+        """Prepare to work with it; nothing is sent yet.
 
         Args:
             job: what is trained.
@@ -145,7 +147,9 @@ class RemoteTraining:
 
     async def start_or_attach(self) -> None:
         """Start the supervisor; when one is at work already, that one is followed."""
-        is_new = await self.move_in()  # then nobody wished anything there yet
+        is_new = await self.move_in()
+        # In a folder that was used before, control.json still says pause or stop. It must not be
+        # reset while somebody works there: that would undo a request of a moment ago.
         if not is_new and not (await self.examine())["alive"]:
             await self.ask(Desired.RUN, "")
         answer = await self.start()
@@ -171,26 +175,26 @@ class RemoteTraining:
         if not self._at_home:
             await self.run_here("mkdir", "-p", "--", self.workspace)
             config = await ship(self.machine, self._base(), config, logger().info)
-            # Beside the first, a log is a new one, and the checkpoint comes when all start.
+            # On the other machines logs start anew, and the checkpoint comes when all start.
             if self._lead:
                 await self._lead.take_along(self)
         await self.write("job.json", self.job_file(config))
         return True
 
     async def ask(self, desired: Desired, reason: str) -> None:
-        """Write the wish that trainer and supervisor obey."""
+        """Ask trainer and supervisor to go on, to pause or to stop."""
         grace = self.job.limits.stop_grace_seconds
         await ask(self.machine, self.workspace, desired, reason, grace_seconds=grace)
 
     async def examine(self) -> dict[str, Any]:
-        """Return status, whether anybody works there, and the sizes of log, metrics and events."""
+        """Return status, whether anything runs there, and the sizes of log, metrics and events."""
         return await self._trainer("--status")
 
     async def until_rest(self) -> dict[str, Any]:
-        """Wait until the job is at rest; return what `examine` tells of it then.
+        """Wait until the job is at rest; return what `examine` says of it then.
 
         Raises:
-            TrainingFailed: supervisor and trainer vanish again and again without a word.
+            TrainingFailed: supervisor and trainer disappear again and again without a reason.
         """
         revivals = 0
         while True:
@@ -200,14 +204,17 @@ class RemoteTraining:
                 return facts
             revivals += 1
             if revivals > MAX_REVIVALS:
-                raise TrainingFailed("The supervisor keeps disappearing.")
+                raise TrainingFailed(
+                    f"The training's supervisor on {self.instance.id} disappeared {revivals} times."
+                )
             logger().warning("no process is at work in %s; starting again", self.workspace)
-            if ended.state.at_rest:  # it stopped because we were away for too long
+            # Stopped because its lease ran out while we were away: nobody asked for that.
+            if ended.state.at_rest:
                 await self.ask(Desired.RUN, "")
             await self.start()
 
     async def until_nobody_works(self) -> dict[str, Any]:
-        """Wait until neither supervisor nor trainer is there; return what `examine` tells then."""
+        """Wait until neither supervisor nor trainer runs; return what `examine` says then."""
         look = HOME_SECONDS if self._at_home else AWAY_SECONDS
         seen: bytes | None = None
         silent = 0.0
@@ -218,6 +225,8 @@ class RemoteTraining:
                 await self._lead.running(status)
             silent = silent + look if content == seen else 0.0
             seen = content
+            # status.json is cheap to read but proves nothing: its writer may be dead, or may have
+            # written its last state and still be closing files. Only `examine` looks at processes.
             if status.state.at_rest or silent >= SILENCE_SECONDS:
                 silent = 0.0
                 facts = await self.examine()
@@ -260,6 +269,7 @@ class RemoteTraining:
     async def _trainer(self, verb: str) -> dict[str, Any]:
         """Call the supervisor's command line on the machine and return the JSON it prints."""
         result = await self.run_module("trainer", verb, self.workspace)
+        # The last line: a shell's profile or a library may print before it.
         with suppress(ValueError, IndexError):
             answer = json.loads(result.stdout.strip().splitlines()[-1])
             if isinstance(answer, dict):
@@ -285,7 +295,9 @@ class RemoteTraining:
     def _environment(self) -> dict[str, str]:
         """Return what the trainer finds in its environment: its GPUs, its threads, our tokens."""
         instance, threads = self.instance, self.job.resources.cpu_threads
+        # Tokens go by the environment of one command, never into a file of a rented machine.
         given = {**self.variables, **({} if self._at_home else secrets())}
+        # Empty for a job without GPUs, which hides them all: others may be using them.
         if instance.gpu_ids or not instance.gpu_count:
             given["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpu_ids)
         if threads:
@@ -303,7 +315,7 @@ def _with_last_line_ended(path: Path) -> int:
 
 
 def parse_status_text(content: bytes | None) -> Status:
-    """Return the status in the bytes of a status.json; of rubbish, that of a job just created."""
+    """Return the status in the bytes of a status.json; for invalid ones, that of a new job."""
     try:
         record = json.loads(content) if content else None
     except ValueError:
