@@ -1,1 +1,1 @@
-"""Machines for money: found, hired, held, paid, lost and given back."""
+"""Rented machines: found, hired, held, paid for, lost and given back."""

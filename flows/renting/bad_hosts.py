@@ -1,4 +1,4 @@
-"""Which hosts failed lately: they are passed over for a while, for they are cheapest because of it."""
+"""Hosts that failed lately, and are avoided for a while: a broken one is often the cheapest."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from blocks.home import home
 from blocks.models import Offer
 from trainer.contract.files import read_json, replace_json
 
+# Nobody hires a broken host twice, so it stays on offer, often as the cheapest. An hour is long
+# enough for a job to find another one, and short enough for a host that was only restarting.
 AVOID_SECONDS = 3600.0
 
 
@@ -24,7 +26,7 @@ def is_bad(provider: str, offer: Offer) -> bool:
 
 
 def _known() -> dict[str, float]:
-    """Return the hosts to avoid and until when (Unix seconds), without those that are forgiven."""
+    """Return the hosts to avoid and until when (Unix seconds), without those whose time is up."""
     now = time.time()
     found = read_json(_path()) or {}
     # A clock that jumped back must not make a host bad for years.

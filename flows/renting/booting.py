@@ -1,4 +1,4 @@
-"""From an order to a machine that is ready: running, reached by SSH, its GPUs and disk looked at."""
+"""From an order to a machine that is ready: running, reached by SSH, its GPUs and disk checked."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from flows.renting.journal import Hire
 from trainer.config import TrainingJob
 from trainer.contract.errors import BootError, ConnectionLost
 
-LOOK_SECONDS = 0.5  # providers that must not be asked so often answer from their last list
-GONE_SECONDS = 5.0  # a provider that says gone must go on saying so: its lists lag
+LOOK_SECONDS = 0.5  # providers with stricter rate limits answer from their last list
+GONE_SECONDS = 5.0  # how long a provider must keep saying "gone" to be believed: its lists lag
 
 
 async def boot(provider: Provider, hire: Hire, instance: Instance, job: TrainingJob) -> Instance:
@@ -29,6 +29,8 @@ async def boot(provider: Provider, hire: Hire, instance: Instance, job: Training
     if provider.is_home:
         return instance
     minutes = job.limits.boot_timeout_minutes or provider.boot_minutes
+    # A machine that an earlier process ordered gets 30 s even when its time is over: it may have
+    # become ready while no process of ours looked. A limit below 30 s stays the limit.
     deadline = time.monotonic() + max(30.0, minutes * 60 - hire.seconds())
     deadline = min(deadline, time.monotonic() + minutes * 60)
     running = await _running(provider, instance, deadline, minutes)
@@ -52,12 +54,12 @@ async def _running(
         gone_since = (gone_since or now) if instance.status.is_lost else None
         if gone_since is not None and now - gone_since >= GONE_SECONDS:
             raise BootError(
-                f"{instance.id} is {instance.status} before it ran"
+                f"{instance.id} became {instance.status} before it was running"
                 f"{f': {instance.detail}' if instance.detail else ''}."
             )
         if now >= deadline:
             raise BootError(
-                f"{instance.id} did not run within {minutes:g} minutes; it is "
+                f"{instance.id} was not running after {minutes:g} minutes; it is "
                 f"{instance.status}{f': {instance.detail}' if instance.detail else ''}."
             )
         word = f"{instance.status} {instance.detail}".strip()
@@ -65,6 +67,7 @@ async def _running(
             logger().info("%s is %s", instance.id, word)
             said = word
         await asyncio.sleep(LOOK_SECONDS)
+        # Keep the name by which the journal knows it, whatever the provider calls it.
         instance = dataclasses.replace(await _described(provider, instance), name=instance.name)
     return instance
 
@@ -92,15 +95,18 @@ async def _answering(
                     gpu_type=instance.gpu_type if instance.gpu_count else None,
                     disk_gb=job.resources.disk_gb,
                 )
+                # From here on the machine ends itself when nobody renews its lease: before this,
+                # only the provider's bill knows of it.
                 await arm(machine, facts.base, job.limits.lease_minutes * 60, provider.farewell)
                 return facts
         except (ConnectionLost, TimeoutError) as error:
-            why = error.message if isinstance(error, ConnectionLost) else said or "it is silent"
+            # A timeout says nothing of its own: the last reason heard explains more.
+            why = error.message if isinstance(error, ConnectionLost) else said or "no response"
             if time.monotonic() >= deadline:
                 raise BootError(
                     f"{instance.id} runs, but SSH did not answer within {minutes:g} minutes: {why}"
                 ) from error
-            if why != said:
+            if why != said:  # once per reason: this loop turns every second
                 logger().info("%s runs, and SSH does not answer yet: %s", instance.id, why)
                 said = why
         # Ports move while a machine starts, and it may vanish meanwhile.

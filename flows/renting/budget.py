@@ -1,4 +1,4 @@
-"""The money of one run: what is left of `limits.max_cost`, and stopping when nothing is."""
+"""The money of one run: what is left of `limits.max_cost`, and a stop when it is used up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded
 from trainer.contract.words import number
 
-MOST_SECONDS = 10 * 365 * 24 * HOUR  # what asyncio's timers are sure to take
+# Ten years, in place of an infinity for which asyncio's timers promise nothing.
+MOST_SECONDS = 10 * 365 * 24 * HOUR
 
 
 class Budget:
@@ -34,18 +35,19 @@ class Budget:
         return max(0.0, self.left()) / price_per_hour * HOUR
 
     def exceeded(self) -> BudgetExceeded:
-        """Return the error that says what was spent of what."""
+        """Return the error that says how much of the limit was spent."""
         return BudgetExceeded(
             f"limits.max_cost reached: {number(self._journal.cost())} of {self._cap:g} USD are spent."
         )
 
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
-        """Break off what runs inside when the money is used up.
+        """Break off the body when the money is used up.
 
         Raises:
-            BudgetExceeded: it is.
+            BudgetExceeded: the money is used up.
         """
+        # Computed once: within the body, no machine is hired and no price is expected to change.
         seconds = self.seconds_left()
         if seconds <= 0:
             raise self.exceeded()
@@ -55,4 +57,4 @@ class Budget:
         except TimeoutError:
             if timer.expired():
                 raise self.exceeded() from None
-            raise
+            raise  # a TimeoutError of the body itself

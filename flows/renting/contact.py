@@ -1,4 +1,4 @@
-"""Whether a machine that cannot be reached still is: the provider knows, and the lease decides."""
+"""Whether a machine that cannot be reached still exists: the provider knows, the lease decides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.contract.errors import ConnectionLost, MachineLost, OrchestratorErr
 
 T = TypeVar("T")
 LOOK_SECONDS = 5.0
-CONFIRMED = 2  # looks in a row that say gone: a list may lag for a moment
+CONFIRMED = 2  # how many looks in a row must say "gone": a list may lag for a moment
 PAUSE_SECONDS = 2.0
 
 
@@ -36,6 +36,7 @@ async def watch_provider(provider: Provider, instance: Instance, journal: Journa
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         now = await _described(provider, instance)
+        # Spot prices and storage can change the bill while a machine runs; the budget counts it.
         if now:
             journal.reprice(instance.name, now.price_per_hour)
         looks = looks + 1 if now and now.status.is_lost else 0
@@ -44,7 +45,7 @@ async def watch_provider(provider: Provider, instance: Instance, journal: Journa
 
 
 class Contact:
-    """With one machine: made, lost, made again, or lost for good."""
+    """Contact with one machine: made, lost, made again, or lost for good."""
 
     def __init__(self, job: TrainingJob, provider: Provider, instance: Instance) -> None:
         self._limits = job.limits
@@ -72,6 +73,8 @@ class Contact:
         logger().warning("no contact with %s: %s", self._instance.id, error.message)
         await self._ask_provider()
         silent = time.monotonic() - self._lost_at
+        # The training there first saves and stops by its lease; only after both have passed is it
+        # certain that two machines would not train the same job.
         term = self._limits.lease_minutes * 60 + self._limits.stop_grace_seconds
         if silent > term and not self._provider.is_home:
             raise MachineLost(
@@ -107,7 +110,7 @@ async def in_contact(
 
     async def attempt() -> T:
         async with provider.machine(instance, compress=job.ssh_compression) as machine:
-            await machine.run(["true"])  # a loss of an hour ago is no loss any more
+            await machine.run(["true"])  # so that the clock of a loss an hour ago starts anew
             contact.made()
             return await work(machine)
 
@@ -123,16 +126,16 @@ async def in_contact(
 
 
 async def _described(provider: Provider, instance: Instance) -> Instance | None:
-    """Return what the provider says, or None while it does not answer: that is trouble of ours."""
+    """Return what the provider says, or None while it does not answer, which proves nothing."""
     try:
         return await provider.describe(instance.id)
     except OrchestratorError as error:
-        logger().debug("%s does not tell about %s: %s", provider.label, instance.id, error)
+        logger().debug("%s does not answer about %s: %s", provider.label, instance.id, error)
         return None
 
 
 def _lost(instance: Instance, now: Instance) -> MachineLost:
     how = "is gone" if now.status is InstanceStatus.GONE else "was taken back"
     return MachineLost(
-        f"{instance.id} {how}, its provider says{f': {now.detail}' if now.detail else ''}."
+        f"{instance.id} {how}, according to its provider{f': {now.detail}' if now.detail else ''}."
     )

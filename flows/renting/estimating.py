@@ -1,9 +1,9 @@
 """What a job will take, before any money is spent: steps counted, time and cost estimated.
 
 Time on a GPU is arithmetic over throughput: per token 6 floating-point operations per parameter
-when all weights are trained (Kaplan et al. 2020, arXiv:2001.08361), 4 when only adapters are, for
-the gradients of frozen weights are not needed; 2 more with gradient checkpointing. A third of the
-GPU's peak is what fine-tuning gets as a rule. It is right within a factor of two, no better.
+when all weights are trained (Kaplan et al. 2020, arXiv:2001.08361), 4 when only adapters are,
+because the gradients of frozen weights are not needed; 2 more with gradient checkpointing.
+Fine-tuning usually gets a third of the GPU's peak. Expect it to be right within a factor of two.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from trainer.contract.own_python import own_python
 PATIENCE_SECONDS = 900
 UTILISATION = 0.33
 SETUP_SECONDS = 300.0  # for booting, installing and fetching the model, on a machine elsewhere
-LONG_SECONDS = 1800.0  # more than this is not to be lost with a spot machine
-LONG_STEPS = 1000  # where the time of a step is not known
+LONG_SECONDS = 1800.0  # losing more than this with a spot machine is refused
+LONG_STEPS = 1000  # the same in steps, where the time of a step is not known
 OPERATIONS = {"all": 6, "adapters": 4}  # per token and parameter
 TERAFLOPS = {
     "B200": 2250,
@@ -51,7 +51,7 @@ TERAFLOPS = {
     "V100": 125,
     "T4": 65,
 }
-"""Dense bfloat16 (V100, T4: float16) tensor throughput as the makers state it, best match first."""
+"""Dense bfloat16 (V100, T4: float16) tensor throughput as the maker states it; first match wins."""
 
 
 def can_estimate(job: TrainingJob) -> bool:
@@ -64,7 +64,7 @@ def can_estimate(job: TrainingJob) -> bool:
 
 
 def estimated(job: TrainingJob) -> dict[str, Any]:
-    """Return what `trainer.training.estimate` finds out about a job, in a process of its own; blocks.
+    """Return what `trainer.training.estimate` finds out, in a process of its own. It blocks.
 
     Raises:
         OrchestratorError: the job is wrong, or cannot be estimated.
@@ -74,6 +74,7 @@ def estimated(job: TrainingJob) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
         path.write_text(job.model_dump_json(), encoding="utf-8")
+        # A process, because torch takes seconds and gigabytes, and this one may live for days.
         try:
             done = subprocess.run(  # noqa: S603 - our own interpreter
                 own_python("-m", "trainer.training.estimate", str(path)),
@@ -86,9 +87,10 @@ def estimated(job: TrainingJob) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             raise TrainingFailed(f"The estimate took over {PATIENCE_SECONDS} s.") from None
     try:
+        # The last line: libraries print what they like before it.
         facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise TrainingFailed(
             f"The estimate failed: {reason}.", "Run the job to see more."
         ) from None
@@ -98,7 +100,7 @@ def estimated(job: TrainingJob) -> dict[str, Any]:
 
 
 def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float | None:
-    """Return how long the training takes by an offer, or None when nobody can tell.
+    """Return how long the training takes on an offer's machine; None when that is not known.
 
     Args:
         offer: the machine, or each of several.
@@ -106,7 +108,7 @@ def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float |
         facts: as `estimated` returns them: of one machine.
     """
     config = job.training
-    # Several share the examples of an epoch; so many steps take as long on one as on all.
+    # Several machines share the examples of an epoch, but each takes all of a number of steps.
     nodes = 1 if config.max_steps > 0 else job.resources.nodes
     if not offer.gpu_count:  # taken to be as fast as this computer
         return None if facts["seconds"] is None else float(facts["seconds"]) / nodes
@@ -122,7 +124,7 @@ def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float |
 
 
 def cost_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float | None:
-    """Return the USD that the job costs by an offer, setting all machines up included."""
+    """Return the USD that the job costs on an offer's machines, setting them all up included."""
     seconds = seconds_on(offer, job, facts)
     if seconds is None:
         return None
@@ -142,6 +144,7 @@ def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float |
     """
     if job.resources.spot is False:
         return
+    # None allows spot machines too, and the cheapest offer usually is one.
     config = job.training
     steps = facts["steps"] if facts else (config.max_steps if config.max_steps > 0 else None)
     unsaved = config.save_steps if steps is None else min(config.save_steps, steps)
@@ -160,6 +163,7 @@ def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float |
 
 def _tokens(config: TrainingConfig, facts: dict[str, Any]) -> float:
     """Return the tokens of the whole training."""
+    # Packing fills every row up to max_length; without it, rows are as long as the data's.
     rows = facts["steps"] * config.per_device_train_batch_size * config.gradient_accumulation_steps
     mean = config.max_length if config.packs else facts["tokens"] / max(1, facts["rows"])
     return float(rows * mean)

@@ -1,4 +1,4 @@
-"""Giving a machine back: it is gone when the provider says so, not when we have asked."""
+"""Give a machine back: it is gone when the provider says so, not when the request is accepted."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ AGAIN_SECONDS = 10.0  # between two requests: one may have been accepted and ign
 
 
 async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
-    """Terminate the machine of a row and close the row; tell whether it is certainly gone.
+    """Terminate the machine of a row and close the row; return whether it is certainly gone.
 
-    One that refuses is reported, goes on being charged to the job, and is met again by the next
-    reconcile.
+    One that does not go is reported, keeps being charged to the job, and is tried again by the
+    next reconcile.
     """
     try:
         provider = await load_provider(hire.provider)
+        # A row without an id is an order whose answer was lost: it may have come true.
         if not hire.instance_id:
             found = await provider.find(hire.name)
             hire.instance_id = found.id if found else ""
@@ -35,12 +36,12 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
         logger().warning("%s", error)
     if gone:
         journal.end(hire, cause)
-        MachineKeys(hire.name).remove()
+        MachineKeys(hire.name).remove()  # not before: a machine that stays must stay reachable
     else:
-        hire.cause = f"{cause} (it refuses to go)"
+        hire.cause = f"{cause} (the provider has not ended it)"
         journal.save()
         logger().error(
-            "%s of %s is not gone yet and may cost %.4g USD/h; reconcile goes on asking",
+            "%s of %s is not gone yet and may cost %.4g USD/h; reconcile will ask again",
             hire.instance_id or hire.name,
             hire.provider,
             hire.price_per_hour,
@@ -56,7 +57,7 @@ async def give_back_all(journal: Journal, cause: str) -> None:
 
 
 async def until_gone(provider: Provider, id: str) -> bool:
-    """Ask for an end again and again until the provider says gone; False when it never does."""
+    """Ask for its end again and again until the provider says gone; False when it does not."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     asked_at: float | None = None
     while True:
@@ -69,7 +70,7 @@ async def until_gone(provider: Provider, id: str) -> bool:
                 return True
         except OrchestratorError as error:
             logger().warning("%s", error.message)
-            asked_at = None
+            asked_at = None  # whether the request arrived is unknown: send it again at once
         if time.monotonic() >= deadline:
             return False
         await asyncio.sleep(LOOK_SECONDS)

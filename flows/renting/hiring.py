@@ -1,4 +1,4 @@
-"""Getting a machine for a run: the one it has, one that was kept, or one that is for hire."""
+"""Get a machine for a run: the one it has, one that was kept, or one that is for hire."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ from trainer.contract.errors import (
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
 LOOK_SECONDS = 1.0
 GREET_SECONDS = 10.0  # for a machine that is adopted to answer
-DEARER = 1.05  # a machine may cost so many times what it was offered for: disk is billed apart
-MANY = 3  # machines of one provider that did not boot
-SPARE = "not needed"  # why a machine goes that is itself as it should be
+DEARER = 1.05  # a machine may cost this many times its offer: disk is billed separately
+MANY = 3  # failed boots, after which a provider is tried last
+SPARE = "not needed"  # the cause that is noted when nothing is wrong with the machine itself
 Key = tuple[str, str, str, str]
 TURN_SECONDS, TURNS = 15.0, 120  # between two tries of an order that the rate limit refused
 
 
 class _GivenUp(Exception):
-    """A machine of several did not become ready; it is given back."""
+    """One of several machines did not become ready, and was given back."""
 
 
 class Hiring:
@@ -71,16 +71,19 @@ class Hiring:
             BudgetExceeded: the money ran out on the way; nothing is left running.
             CredentialsError, FundsError: the only provider does not serve this account.
         """
+        # What is paid for already comes first: a machine that may even be training, then one that
+        # is warm, and only then a new one.
         return await self._adopted() or await self._kept() or await self._hired()
 
     async def _adopted(self) -> list[Instance]:
-        """Return the machines that an earlier process of this run hired, where they are of use."""
+        """Return the machines that an earlier process of this run hired, where they are usable."""
+        # First: a process may have died between a provider's create and its own note of it.
         await self._note_strangers()
         ready: list[Instance] = []
         attempts = {hire.attempt: hire for hire in self._journal.hires if hire.is_open}
         for attempt in sorted(attempts, reverse=True):
             hires = self._journal.attempt_of(attempts[attempt])
-            if ready:  # two of them: the younger one is in use
+            if ready:  # two attempts are open: the younger one is in use
                 await self._spare(hires)
             else:
                 ready = await self._as_they_were(hires)
@@ -95,6 +98,7 @@ class Hiring:
                 found.append((hire, instance))
             else:
                 self._journal.end(hire, hire.cause or "never hired")
+        # By rank, with none missing: an attempt that lost one machine cannot train.
         if [hire.node for hire, _ in found] != list(range(self._job.resources.nodes)):
             await self._spare([hire for hire, _ in found])
             return []
@@ -103,8 +107,8 @@ class Hiring:
     async def _as_it_was(self, hire: Hire, instance: Instance) -> Instance | None:
         """Return a machine that was ready once and may be training, reached or not.
 
-        That we cannot reach it now is no reason to give it up: the steps to come wait for it, and
-        know when it is lost. One that shows another host key is not the machine that was hired.
+        It is not given up for being out of reach now: the steps that follow wait for it, and know
+        when it is lost. One that shows another host key is not the machine that was hired.
         """
         provider = await load_provider(hire.provider)
         try:
@@ -133,7 +137,7 @@ class Hiring:
                 if hire is None:
                     hire = self._journal.add(instance.name, instance.as_offer(), provider.label)
                 hire.instance_id = instance.id
-                if not hire.is_open:  # given up as never hired, and here it is
+                if not hire.is_open:  # it was given up as never hired, and exists after all
                     hire.ended_at = None
         self._journal.hires.sort(key=lambda hire: (hire.attempt, hire.node))
         self._journal.save()
@@ -141,6 +145,7 @@ class Hiring:
     async def _settled(self, hire: Hire) -> Instance | None:
         """Return the instance of an open row; a fresh one may be missing from lists for a while."""
         provider = await load_provider(hire.provider)
+        # One that is given up while it is merely missing from a list would go on costing money.
         deadline = time.monotonic() + max(0.0, provider.settle_seconds - hire.seconds())
         while True:
             instance = await provider.find(hire.name)
@@ -155,8 +160,10 @@ class Hiring:
         for provider in await providers_of(self._job):
             try:
                 claimed = await keeping.claim(provider, self._job, self._journal)
-            except OrchestratorError as error:  # hiring from it tells what is to be done
-                logger().warning("no kept machine of %s: %s", provider.label, error.message)
+            except OrchestratorError as error:  # hiring from it will say what to do about it
+                logger().warning(
+                    "%s cannot be asked for kept machines: %s", provider.label, error.message
+                )
                 continue
             if claimed:
                 hire, instance = claimed
@@ -186,10 +193,11 @@ class Hiring:
             try:
                 ready = await self._all_ready(await self._all_taken(chosen, gang))
             except (CredentialsError, FundsError, ConnectionLost) as error:
+                # It would refuse the next offer too: leave the provider out, not only this offer.
                 silent[chosen[0].provider.label] = error
                 continue
             except OrchestratorError as error:
-                if error.action is Action.STOP:
+                if error.action is Action.STOP:  # such as an exhausted budget: no offer helps
                     raise
                 ready = []
             if ready:
@@ -215,6 +223,8 @@ class Hiring:
         taken: list[tuple[Hire, Instance]] = []
         last: Hire | None = None
         for choice in chosen:
+            # The row comes before the order: a crash in between leaves a row without a machine,
+            # which costs nothing, and never a machine without a row.
             last = self._journal.begin(choice.offer, choice.provider.label, beside=last)
             gang.append((choice, last))
             try:
@@ -230,11 +240,13 @@ class Hiring:
             try:
                 return await self._take(choice, hire)
             except OrchestratorError as error:
+                # Any other failure is final for this offer. The turns are shared by all orders of
+                # the run: 120 of 15 s are half an hour.
                 self._turns -= isinstance(error, RateLimited)
                 if not isinstance(error, RateLimited) or self._turns < 0:
                     await self._drop(hire, error)
                     raise
-            await asyncio.sleep(TURN_SECONDS)  # many wait for their turn: the offer stays good
+            await asyncio.sleep(TURN_SECONDS)  # others wait for their turn too: the offer stays
             hire.restart()
 
     async def _take(self, choice: Choice, hire: Hire) -> Instance:
@@ -243,11 +255,13 @@ class Hiring:
         await self._journal.publish()
         if self._budget.left() <= 0:
             raise self._budget.exceeded()
+        # A key pair for this machine alone: one that leaks opens nothing else.
         key = None if choice.provider.is_home else keeping.public_key(hire.name)
         instance = await choice.provider.launch(choice.offer, hire.name, key)
         hire.instance_id = instance.id
         self._journal.reprice(hire.name, instance.price_per_hour)
         self._journal.save()
+        # A cent more, for rounding: 5 % of a very cheap machine is less than that.
         if instance.price_per_hour > choice.offer.price_per_hour * DEARER + 0.01:
             raise CapacityError(
                 f"{instance.id} costs {instance.price_per_hour:g} USD/h and was offered for "
@@ -263,13 +277,17 @@ class Hiring:
         try:
             return await all_of(_insisted(get(hire, instance)) for hire, instance in taken)
         except (_GivenUp, OrchestratorError) as error:
+            # `all_of` has ended the other boots. Those that failed themselves have a cause and are
+            # gone; these are well, but useless without them.
             await self._spare([hire for hire, _ in taken if not hire.cause])
             if isinstance(error, OrchestratorError):
                 raise
             return []
 
     async def _again(self, hire: Hire, instance: Instance) -> Instance | None:
-        """Return a machine of an earlier process if it is of use still."""
+        """Return a machine of an earlier process if it is still usable."""
+        # With a workspace it was ready once, and may be training: it must not be given up for
+        # taking longer than a boot may.
         if hire.workspace and not instance.status.is_lost:
             return await self._as_it_was(hire, instance)
         return await self._ready(hire, instance)
@@ -285,7 +303,7 @@ class Hiring:
                 ready = await boot(provider, hire, instance, self._job)
             self._refuse_dearer(ready)
         except OrchestratorError as error:
-            if isinstance(error, BootError | MachineLost):  # not of a budget or a price
+            if isinstance(error, BootError | MachineLost):  # the host's fault, not the price's
                 bad_hosts.remember(hire.provider, hire.host)
             await self._drop(hire, error)
             if error.action is Action.STOP:
@@ -295,7 +313,7 @@ class Hiring:
         hire.workspace, hire.held_since = ready.workspace, 0.0
         self._journal.save()
         await self._journal.publish()
-        # By its label, for a block that was saved is another account than the environment's.
+        # By its label, because a saved block can be another account than the environment's.
         return dataclasses.replace(ready, provider=hire.provider)
 
     def _refuse_dearer(self, instance: Instance) -> None:
@@ -307,7 +325,7 @@ class Hiring:
             )
 
     async def _spare(self, hires: list[Hire]) -> None:
-        """Give back what is not needed, though nothing is wrong with it."""
+        """Give back machines that are not needed, though nothing is wrong with them."""
         for hire in hires:
             if hire.is_open:
                 await give_back(self._journal, hire, SPARE)
@@ -324,16 +342,17 @@ async def _insisted(waiting: Coroutine[Any, Any, Instance | None]) -> Instance:
 
 
 def _chosen(left: list[Choice], failed_boots: Counter[str], nodes: int) -> list[Choice]:
-    """Return by what to order the machines of the next attempt; nothing when too little is left.
+    """Return the offers for the next attempt's machines; none when too few are left.
 
     Args:
-        left: what was not tried, first choice first.
+        left: the offers that were not tried, first choice first.
         failed_boots: how many machines did not boot, by the provider's label.
-        nodes: how many machines.
+        nodes: how many machines are needed.
     """
     while left:
-        # One that boots nothing today comes after the others: every try costs its deadline.
+        # A provider whose machines do not boot comes last: every try costs the whole deadline.
         first = next((c for c in left if failed_boots[c.provider.label] < MANY), left[0])
+        # Machines that train together come from one provider: others' do not reach them.
         same = [choice for choice in left if choice.provider is first.provider]
         begun = same[same.index(first) :]
         offers = first.provider.together([choice.offer for choice in begun], nodes)
@@ -344,7 +363,7 @@ def _chosen(left: list[Choice], failed_boots: Counter[str], nodes: int) -> list[
 
 
 def _key(choice: Choice) -> Key:
-    """Return what tells an offer from others when all are asked for again."""
+    """Return what identifies an offer when the market is read again; prices may have moved."""
     offer = choice.offer
     return choice.provider.label, offer.id, offer.instance_type, offer.region
 

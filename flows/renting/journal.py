@@ -1,7 +1,7 @@
 """What a run hired: every machine, why it was left, and what it cost.
 
-A row is written before a machine is ordered and closed when the provider says that it is gone,
-so failed boots, idle time and machines that refuse to go are all paid for here as they are there.
+A row is written before a machine is ordered, and closed when the provider says that it is gone. So
+failed boots, idle time and machines that do not end count here as they do on the provider's bill.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Hire:
     kept_until: float = 0.0
     """Unix seconds until which it waits, under another name, for the next job; 0: it does not."""
     most_seconds: float | None = None
-    """It is billed for no longer than this: when a kept machine ends itself."""
+    """It is billed for no longer than this, because a kept machine ends itself then."""
     started_at: str = ""
     ended_at: str | None = None
     cause: str = ""
@@ -73,7 +73,9 @@ class Hire:
     _since: float = field(default_factory=time.monotonic, repr=False)
 
     def __post_init__(self) -> None:
-        """Count in what passed while no process of ours metered; our clock may have jumped."""
+        """Count the time while no process of ours metered."""
+        # By the wall clock, the only one that two processes share; never negative, should it have
+        # been set back.
         if self.metered_at and self.is_open:
             gap = datetime.now(UTC) - datetime.fromisoformat(self.metered_at)
             self.metered_seconds += max(0.0, gap.total_seconds())
@@ -95,11 +97,12 @@ class Hire:
         return billed if self.most_seconds is None else min(billed, self.most_seconds)
 
     def restart(self) -> None:
-        """Bill from now on: the order came to nothing so far."""
+        """Start billing now: until now the order was refused."""
         self.metered_seconds, self._since, self.metered_at = 0.0, time.monotonic(), _now()
 
     def meter(self) -> None:
-        """Take down the time that has passed."""
+        """Add the time that has passed to the record."""
+        # The monotonic clock is what is added: a wall clock that jumps would bill its jump.
         self.metered_seconds, self._since = self.seconds(), time.monotonic()
         self.metered_at = _now()
 
@@ -110,7 +113,7 @@ class Hire:
         )
 
     def reprice(self, price_per_hour: float) -> None:
-        """Bill from now on at another price; what was is not billed again."""
+        """Bill from now on at another price; what was billed before stays as it is."""
         self.cost_before, self.seconds_before = self.cost(), self.seconds()
         self.price_per_hour = price_per_hour
 
@@ -181,16 +184,17 @@ class Journal:
         """Close a row: the machine is gone, or never was."""
         if hire.is_open:
             hire.meter()
+            # The first cause is the real one; later ones follow from it.
             hire.ended_at, hire.cause = _now(), hire.cause or cause
             if not hire.instance_id:
                 hire.metered_seconds = 0.0  # nothing came of it
             self.save()
 
     def reprice(self, name: str, price_per_hour: float) -> None:
-        """Note what a machine is billed at now; 0 says nothing."""
+        """Note what a machine is billed at now; 0 means that the provider does not say."""
         hire = self.by_name(name)
         if hire and price_per_hour > 0 and price_per_hour != hire.price_per_hour:
-            message = "%s is billed at %.4g USD/h now, and was at %.4g"
+            message = "%s is billed at %.4g USD/h now; before, at %.4g"
             logger().warning(message, hire.instance_id, price_per_hour, hire.price_per_hour)
             hire.reprice(price_per_hour)
             self.save()
@@ -221,6 +225,7 @@ class Journal:
 
     def save(self) -> None:
         """Write the journal to the run's folder."""
+        # Metered with every save, so that a crash loses no more than the time since the last one.
         for hire in self.hires:
             if hire.is_open:
                 hire.meter()
@@ -263,7 +268,7 @@ class Journal:
     async def publish(self) -> None:
         """Show the rows in Prefect, in one table that is updated in place.
 
-        What Prefect does not take now it gets the next time: this is a view, no record.
+        What Prefect does not take now it gets the next time: this is a view, not the record.
         """
         data = json.dumps(self.table())
         try:

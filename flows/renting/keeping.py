@@ -1,4 +1,4 @@
-"""Keeping a machine for the next job of the same shape, under a name that says until when."""
+"""Keep a machine for the next job of the same shape, under a name that says until when."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def public_key(name: str) -> str:
 
 
 def shape(provider: Provider, job: TrainingJob) -> str:
-    """Return what machines have in common that can stand in for each other: 8 digits."""
+    """Return 8 digits that machines share when one can replace the other."""
+    # All that was asked of the machine, but for how many threads a trainer on it uses.
     wanted = f"{provider.label} {job.resources.model_dump_json(exclude={'cpu_threads'})}"
     return hashlib.sha256(wanted.encode()).hexdigest()[:8]
 
@@ -46,8 +47,12 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
     name = kept_name(time.time() + seconds, shape(provider, job))
     try:
         async with provider.machine(instance) as machine:
+            # The next job must not find this one's files. Environments and data stay for it.
             await machine.run(["rm", "-rf", "--", instance.workspace], timeout=60)
+            # Before the rename: from then on no flow owns it, and only the lease ends it.
             await renew(machine, base_of(instance), None, seconds)
+        # Keys first: as soon as the machine bears the new name, another job may claim it and look
+        # for them under that name.
         MachineKeys(instance.name).rename(name)
         if not await provider.rename(instance.id, name):
             MachineKeys(name).rename(instance.name)
@@ -64,7 +69,7 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
 async def claim(
     provider: Provider, job: TrainingJob, journal: Journal
 ) -> tuple[Hire, Instance] | None:
-    """Take a kept machine of the job's shape over: it bears this run's name from now on."""
+    """Take over a kept machine of the job's shape: it bears this run's name from now on."""
     if provider.is_home:
         return None
     wanted = shape(provider, job)
@@ -79,6 +84,7 @@ async def claim(
                 or not MachineKeys(instance.name).private_key.exists()
             ):
                 continue
+            # The row comes first: this run must pay from the moment that it owns the machine.
             hire = journal.begin(instance.as_offer(), provider.label)
             hire.instance_id = instance.id
             journal.save()

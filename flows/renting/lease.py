@@ -1,4 +1,4 @@
-"""The lease of a rented machine: renewed while anybody of ours lives, and its end without us."""
+"""The lease of a rented machine: we renew it while we live, and it ends the machine when not."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ MOST_SECONDS = 30.0  # between two renewals
 @asynccontextmanager
 async def renewed(job: TrainingJob, instances: Sequence[Instance]) -> AsyncIterator[None]:
     """Renew the leases of a run's machines while the body runs; this computer needs none."""
+    # Renewed by the flow's process, so that nothing of ours has to work for a machine to end.
     provider = await load_provider(instances[0].provider)
     if provider.is_home:
         yield
@@ -35,13 +36,16 @@ async def _renew(term: float, instance: Instance) -> None:
     base = base_of(instance)
     async with provider.machine(instance) as machine:
         while True:
-            with suppress(OrchestratorError, TimeoutError):  # others notice, and decide
+            # Not this task's business: `flows.renting.contact` notices, and decides.
+            with suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(term):
+                    # The sentinel there is dead, for instance after a reboot: start another.
                     if not await renew(machine, base, instance.workspace, term):
                         await arm(machine, base, term, provider.farewell)
+            # At least five times a term, so that one or two that fail do not end a training.
             await asyncio.sleep(min(MOST_SECONDS, term / 5))
 
 
 def base_of(instance: Instance) -> str:
-    """Return the folder on the machine in which all of ours is."""
+    """Return the folder on the machine that holds everything of ours."""
     return instance.workspace.rpartition("/jobs/")[0]

@@ -1,4 +1,4 @@
-"""Losing a machine: what it cost in steps, and whether the job may have another."""
+"""Write off a lost machine: what it cost in steps, and whether the job may have another."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineL
     """
     journal = Journal.of(run)
     lost = _steps_beyond_checkpoint(run)
+    # Saved before anything is given back, so that a crash in between does not grant another try.
     journal.lost_machines += 1
     journal.lost_steps += lost
     journal.save()
     logger().warning(
-        "%s %d steps are trained again on another machine (%d lost so far)",
+        "%s %d steps are trained again on another machine (machines lost so far: %d)",
         error.message,
         lost,
         journal.lost_machines,
     )
     first = journal.by_name(name)
     for hire in journal.attempt_of(first) if first else ():
+        # A preempted machine may still be listed, and billed for its disk.
         await give_back(journal, hire, f"{type(error).__name__}: {error.message}")
     limits = job.limits
     if journal.lost_machines > limits.max_machine_losses:

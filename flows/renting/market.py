@@ -1,4 +1,4 @@
-"""What there is for hire: the offers of a job's providers, in the order in which they are tried."""
+"""The machines for hire: the offers of a job's providers, in the order in which they are tried."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ANY = "any"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An offer and who makes it."""
+    """An offer and the provider that makes it."""
 
     provider: Provider
     offer: Offer
@@ -47,7 +47,7 @@ class Market:
     """By the provider's label."""
 
     def why_empty(self) -> OrchestratorError:
-        """Return the error that tells why there is nothing to choose from."""
+        """Return the error that says why there is nothing to choose from."""
         if len(self.problems) == 1:
             return next(iter(self.problems.values()))
         causes = "; ".join(f"{label}: {error.message}" for label, error in self.problems.items())
@@ -63,6 +63,7 @@ async def market(job: TrainingJob) -> Market:
     Raises:
         ConfigError: a provider is not known, or none is set up.
     """
+    # All at once, because each may take seconds; one that fails must not hide the others' offers.
     providers = await providers_of(job)
     resources = _resources(job, providers)
     answers = await asyncio.gather(
@@ -99,6 +100,7 @@ async def providers_of(job: TrainingJob) -> list[Provider]:
     for label in job.providers:
         refuse_apart(job, label)
     providers = [await load_provider(label) for label in job.providers]
+    # Of several that are named, some may lack credentials: the others do.
     lacking = [provider for provider in providers if not provider.is_configured()]
     if lacking and len(lacking) == len(providers):
         names = ", ".join(provider.label for provider in lacking)
@@ -124,7 +126,7 @@ def refuse_apart(job: TrainingJob, label: str) -> None:
 
 
 def _resources(job: TrainingJob, providers: list[Provider]) -> Resources:
-    """Return what is asked for; who may get any machine does not want this computer's CPU."""
+    """Return what is asked for; a job that may go to several providers means one GPU at least."""
     wanted = job.resources
     if wanted.gpu_count is None and len(providers) > 1:
         return wanted.model_copy(update={"gpu_count": 1})
@@ -152,5 +154,5 @@ async def _offers(
             f"resources.nodes = {nodes}: {provider.label} has {able} "
             f"{'machine' if able == 1 else 'machines'} for this job."
         )
-    # Rather a host that failed within the hour than none.
+    # A host that failed within the hour is better than none.
     return good if good and len(provider.together(good, nodes)) == nodes else within

@@ -353,11 +353,11 @@ async def test_a_machine_that_somebody_deleted_is_lost_and_the_job_goes_on_elsew
     await scene.at_step(run, 30)
     await until(lambda: list(RunFolder(run.id).checkpoints.glob("checkpoint-*")))
 
-    scene.injected(run, "is gone, its provider says")
+    scene.injected(run, "is gone, according to its provider")
     await asyncio.to_thread(scene.cloud.kill_machine, scene.cloud.all[0].id)
 
     await survived(run)
     first, second = scene.hires(run)
     assert first.cause.startswith("MachineLost: ")
-    assert "is gone, its provider says" in first.cause
+    assert "is gone, according to its provider" in first.cause
     assert second.cause == "completed"

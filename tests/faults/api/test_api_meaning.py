@@ -128,7 +128,7 @@ async def test_a_status_that_nobody_knows_counts_as_billing_until_the_deadline(s
     scene.cloud.unknown_status = "hibernating"
     hunt.wants(limits={"boot_timeout_minutes": 0.04, "max_offers": 1})
 
-    await hunt.fails(CapacityError, "did not run within 0.04 minutes; it is ")
+    await hunt.fails(CapacityError, "was not running after 0.04 minutes; it is ")
 
     assert hunt.outcomes()[0].startswith(BootError.__name__)
     assert hunt.journal.hires[0].cost() > 0
@@ -204,7 +204,7 @@ async def test_a_machine_that_never_goes_is_reported_charged_and_met_again(
 
     assert "is not gone yet and may cost" in caplog.text
     [row] = hunt.journal.table()
-    assert row["outcome"] == "stopped (it refuses to go)"
+    assert row["outcome"] == "stopped (the provider has not ended it)"
     cost = hunt.journal.cost()
     await until(lambda: hunt.journal.cost() > cost)
     scene.cloud.terminate_refuses = 0

@@ -108,7 +108,7 @@ async def test_when_one_does_not_boot_none_is_kept(cloud):
 
     cloud.kill_machine(list(cloud.account)[1])
 
-    with pytest.raises(CapacityError, match="before it ran"):
+    with pytest.raises(CapacityError, match="before it was running"):
         await hiring
     assert cloud.alive() == []
     assert [hire.cause.split(":")[0] for hire in journal.hires] == ["not needed", "BootError"]
