@@ -1,1 +1,1 @@
-"""Making a machine ready: the trainer's environment, and what the job names on this computer."""
+"""Make a machine ready: the trainer's environment, and what the job names on this computer."""

@@ -1,10 +1,10 @@
 """The Python environment of the trainer on a machine: the image's own packages, and what it lacks.
 
-    {base}/envs/<key>/        a virtual environment; `ready` in it while it is whole
+    {base}/envs/<key>/        a virtual environment; it holds `ready` while it is complete
         site-packages/        the trainer, unpacked, and what had to be installed
         site-packages/reused.pth    the packages of the Python it is made of, where that has torch
 
-What is there already costs three round trips once, and one from then on.
+With an image that has everything, the first call takes three round trips, and later ones take one.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from trainer.contract.errors import DependencyError, DiskFull
 from trainer.contract.own_python import own_python
 
 BUILDER = Path(environment_builder.__file__).read_text(encoding="utf-8")
-NEWEST = "3.12"  # what uv installs where there is no Python that serves
+NEWEST = "3.12"  # what uv installs where no Python is suitable
 KEY_DIGITS = 12
-BUSY_SECONDS = 5.0  # making an environment takes less; what takes longer waits for another job
-LONGEST_SECONDS = 3600.0  # that one job waits while another installs
+BUSY_SECONDS = 5.0  # making an environment takes less; after that, another job has the lock
+LONGEST_SECONDS = 3600.0  # for which one job waits while another installs
 Log = Callable[[str], None]
 
 FETCH_PYTHON = r"""
@@ -59,11 +59,11 @@ async def prepare(
         machine: where the trainer shall run.
         base: our folder there, absolute.
         wheel: what `flows.setup.wheel.trainer_wheel` made.
-        log: takes lines that tell what goes on.
-        also: what this job requires besides, as pip takes it.
+        log: takes lines about the progress.
+        also: further requirements of this job, as pip takes them.
 
     Raises:
-        DependencyError: no Python serves, or something cannot be installed; it says what.
+        DependencyError: no Python is suitable, or something cannot be installed; it says what.
         DiskFull: there is no room.
     """
     begun = time.monotonic()
@@ -80,7 +80,7 @@ def wheel_requirements(wheel: Path) -> list[Requirement]:
     stem = "-".join(wheel.name.split("-")[:2])
     with zipfile.ZipFile(wheel) as archive:
         info = zipfile.Path(archive, f"{stem}.dist-info/")
-        # It reads no more of a path than its `/` and read_text, which a zip's path has too.
+        # PathDistribution needs of a path only `/` and read_text, which a zip's path has too.
         found = importlib.metadata.PathDistribution(info).requires or []
     return [Requirement(text) for text in found]
 
@@ -95,7 +95,8 @@ class _Preparation:
         self.base = base
         self.wheel = wheel
         self.log = log
-        # Nothing is installed into an environment in which another job may be running.
+        # Other requirements make another environment: nothing is ever installed into one in which
+        # another job may be running.
         self.key = _key(" ".join([wheel.name, *also]))
         self.requirements = [*wheel_requirements(wheel), *map(Requirement, also)]
         self.found = PythonsFound()
@@ -107,10 +108,12 @@ class _Preparation:
 
     async def new_python(self) -> Python:
         """Make an environment of the best Python there is, and install what it lacks."""
-        if self.found.ready:  # one is there, and lacks something: perhaps another serves better
+        # One is there and lacks something. The quick look stopped at it; another may fit better.
+        if self.found.ready:
             self.found = await self._look(every=True)
         best = self.found.best() or await self._fetch_python()
-        # Not with another torch than ours: what was compiled for it would be seen, and break.
+        # Reuse nothing next to a torch of our own: packages that were compiled for the image's
+        # torch, such as flash-attn, would be imported with it, and crash.
         reused = not lacks_torch(best.missing(self.requirements))
         environment = f"{self.base}/envs/{self.key}-{_key(f'{best.executable} {reused}')}"
         python = await self._build(best, environment, best.sites if reused else [])
@@ -135,14 +138,15 @@ class _Preparation:
         versions = sorted({python.version for python in self.found.pythons})
         has = f"has Python {', '.join(versions)}" if versions else "has no Python"
         self.log(f"the machine {has}; fetching Python {NEWEST} with uv")
+        # By pip where uv is missing: an old Python that cannot run the trainer can still do that.
         lines = _Lines(self.log)
         script = shlex.join(["sh", "-c", FETCH_PYTHON, "sh", self.base, NEWEST, self.found.uv])
         try:
             await self.machine.run_shell([script], cwd=self.base, log=lines)
         except DependencyError as error:
             raise DependencyError(
-                f"The machine {has}, the trainer needs 3.11 or newer, and uv could not fetch one: "
-                f"{lines.cause()}.",
+                f"The trainer needs Python 3.11 or newer, the machine {has}, and uv could not "
+                f"fetch one: {lines.cause()}.",
                 "Choose an image with Python 3.11 or newer, or install uv on the machine.",
             ) from error
         self.found = await self._look(every=True)
@@ -154,7 +158,9 @@ class _Preparation:
         )
 
     async def _build(self, best: Python, environment: str, sites: Sequence[str]) -> Python:
-        """Make the environment unless somebody did, and return its Python."""
+        """Make the environment unless it is there, and return its Python."""
+        # A name of its own for each upload: two jobs may send the same wheel at once, and the
+        # builder removes its copy.
         copy = f"{self.base}/wheels/{uuid4().hex}.whl"
         await self.machine.upload(self.wheel, copy)
         settings = {
@@ -166,14 +172,16 @@ class _Preparation:
         words = ("-c", BUILDER, "build", json.dumps(settings))
         command = own_python(*words, python=best.executable)
         loop = asyncio.get_running_loop()
-        word = loop.call_later(BUSY_SECONDS, self.log, "waiting: another job installs there")
+        word = loop.call_later(
+            BUSY_SECONDS, self.log, "waiting for another job that installs on this machine"
+        )
         try:
             result = await self.machine.run(command, cwd="/", timeout=LONGEST_SECONDS)
         except TimeoutError as error:
             raise DependencyError(
                 f"Another job has been installing in {environment} on the machine for "
                 f"{LONGEST_SECONDS / 60:g} minutes.",
-                "See what it waits for, and run this job again when it has ended.",
+                "Find out what that job waits for, and run this one again when it has ended.",
             ) from error
         finally:
             word.cancel()
@@ -207,26 +215,27 @@ class _Preparation:
         except DependencyError as error:
             if lines.full:
                 raise DiskFull(
-                    f"The machine's disk is full; {_names(missing)} did not fit: {lines.cause()}.",
+                    f"The machine's disk is full: {_names(missing)} did not fit: {lines.cause()}.",
                     "Raise resources.disk_gb, or choose an image that has them.",
                 ) from error
             raise DependencyError(
                 f"{_names(missing)} cannot be installed on the machine: {lines.cause()}.",
-                "See that it reaches a package index, or choose an image that has them.",
+                "Check that it reaches a package index, or choose an image that has them.",
             ) from error
 
 
 class _Lines:
-    """Passes lines on, and remembers those that tell why it failed."""
+    """Passes lines on, and remembers those that explain a failure."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self._last = self._error = ""
         self.full = False
-        """Whether a line told of a full disk."""
+        """Whether a line reported a full disk."""
 
     def __call__(self, line: str) -> None:
         self._log(line)
+        # pip and uv usually begin the line that matters with "error", and print hints after it.
         self._last = line.strip() or self._last
         if line.lower().startswith("error"):
             self._error = line.strip()

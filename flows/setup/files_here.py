@@ -1,4 +1,4 @@
-"""What of a job's model and data is on this computer: the files, and their SHA-256."""
+"""The files of a job's model, data and code that are on this computer, and their SHA-256."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from trainer.contract.files import read_json, replace_json, sha256_of
 from trainer.data.reading import names_hub_dataset, open_source
 from trainer.rewards.scorer import model_in
 
-WORTH_NOTING = 16 << 20  # bytes; a smaller file is hashed sooner than its note is read
+WORTH_NOTING = 16 << 20  # bytes; hashing a smaller file takes no longer than reading its note
 CODE, REWARD_MODEL = "training code", "training.reward_model"
-KEY_DIGITS = 16  # hexadecimal, of what a name on the machine is made of
+KEY_DIGITS = 16  # hexadecimal, of the hash that names an item on the machine
 TENSORS = "*.safetensors"
 OTHER_WEIGHTS = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "*.ot"),
@@ -50,16 +50,16 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFacts:
-    """What is told of a file by its content and by its owner's file system."""
+    """The content of a file in short, and its size."""
 
     sha256: str
     bytes: int
 
 
 def items_of(config: TrainingConfig) -> list[Item]:
-    """Return what of a job's model and data is on this computer.
+    """Return the parts of a job's model, data and code that are on this computer.
 
-    Names on the Hub, and absolute paths that are not here, are left to the machine.
+    Names on the Hub, and absolute paths that do not exist here, are left to the machine.
 
     Raises:
         ConfigError: a relative path leads nowhere, or a folder has what cannot be sent.
@@ -68,9 +68,8 @@ def items_of(config: TrainingConfig) -> list[Item]:
     own = [_as_it_is("training.command.files", file) for file in _files(config)]
     own += [_as_it_is(CODE, path) for path in sorted(code_files(config))]
     own += _reward_model(config)
-    if (
-        config.trainer in FOREIGN_DATA
-    ):  # what it trains, and how that is laid out, is its own matter
+    # Another trainer knows itself what its files mean: send whole what exists, and check nothing.
+    if config.trainer in FOREIGN_DATA:
         named = [("training.model", config.model), ("dataset.path", data.path)]
         named += [("dataset.eval_path", data.eval_path)] if data.eval_path else []
         here = [(field, path) for field, path in named if Path(path).expanduser().exists()]
@@ -94,7 +93,7 @@ def _reward_model(config: TrainingConfig) -> list[Item]:
     """Return the folder of the reward model, where it is one here.
 
     Raises:
-        ConfigError: it is an adapter whose base is on this computer, where the machine has not it.
+        ConfigError: it is an adapter whose base is a folder of this computer.
     """
     if not config.reward_model or not Path(config.reward_model).expanduser().exists():
         return []
@@ -102,8 +101,8 @@ def _reward_model(config: TrainingConfig) -> list[Item]:
     base = (read_json(item.path / "adapter_config.json") or {}).get("base_model_name_or_path")
     if base and Path(base).expanduser().is_absolute():
         raise ConfigError(
-            f"{REWARD_MODEL} = {config.reward_model!r}: it is an adapter of {base}, which is on "
-            "this computer alone.",
+            f"{REWARD_MODEL} = {config.reward_model!r}: it is an adapter of {base}, which exists "
+            "only on this computer.",
             "Train the reward model with merge: true, and name its artifact again; or train it with "
             "peft: null, or from a model on the Hub.",
         )
@@ -111,7 +110,7 @@ def _reward_model(config: TrainingConfig) -> list[Item]:
 
 
 def _as_it_is(field: str, named: str) -> Item:
-    """Return a file or folder of which nobody here knows what is in it."""
+    """Return a file or folder whole, whatever is in it."""
     path = Path(named).expanduser()
     if not path.exists():
         raise ConfigError(f"{field} = {named!r}: there is no such file or folder.", "Correct it.")
@@ -131,6 +130,7 @@ def _model(config: TrainingConfig) -> Item | None:
         for name, path in _walk("training.model", folder).items()
         if not _matches(name, NO_PART_OF_A_MODEL)
     }
+    # Repositories often carry the same weights twice or more: send them once.
     if any(_matches(name, (TENSORS,)) for name in files):
         files = {n: path for n, path in files.items() if not _matches(n, OTHER_WEIGHTS)}
     if config.init == "random":  # made from the config alone
@@ -148,6 +148,7 @@ def _dataset(field: str, named: str) -> Item | None:
             f"{field} = {named!r}: there is no such file or folder.",
             f"Relative paths start at {Path.cwd()}.",
         )
+    # The same code that the trainer reads rows with: what it would not read is not sent.
     source = open_source(str(path))
     if not path.is_dir():
         return Item(field=field, path=path, is_folder=False, files={"": path})
@@ -162,7 +163,9 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _walk(field: str, folder: Path) -> dict[str, Path]:
-    """Return the files below a folder by their relative names; hidden ones are passed over."""
+    """Return the files below a folder by their relative names; hidden ones are skipped."""
+    # Links that lead out are refused, not followed: a downloaded folder could have the user's keys
+    # sent to a rented machine.
     allowed = _owner_of_links(folder)
     found: dict[str, Path] = {}
     for place, folders, files in os.walk(folder):
@@ -178,7 +181,8 @@ def _walk(field: str, folder: Path) -> dict[str, Path]:
                     f"{field}: {path} is a link to {path.resolve()}, outside of the folder.",
                     "Replace it by a copy, or move what it leads to into the folder.",
                 )
-            if path.is_dir():  # a link to one leads to files that have their own names here
+            # Its files are walked too; those behind a link are inside, under their own names.
+            if path.is_dir():
                 continue
             if not stat.S_ISREG(_status(path).st_mode):
                 raise ConfigError(f"{field}: {path} is not a regular file.", "Remove it.")
@@ -188,6 +192,8 @@ def _walk(field: str, folder: Path) -> dict[str, Path]:
 
 def _owner_of_links(folder: Path) -> Path:
     """Return the folder that links may lead into: in the Hub's cache a snapshot is all links."""
+    # models--ORG--NAME/snapshots/REVISION/FILE leads to models--ORG--NAME/blobs/HASH:
+    # https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     real = folder.resolve()
     repository = real.parent.parent
     of_the_hub = repository.name.startswith(("models--", "datasets--"))
@@ -212,7 +218,7 @@ async def facts_of(item: Item) -> dict[str, FileFacts]:
 
 
 def key_of(item: Item, facts: dict[str, FileFacts]) -> str:
-    """Return 16 hexadecimal digits that change with any byte: of a file its SHA-256 begins so."""
+    """Return 16 hexadecimal digits that change with any byte; for a file, those of its SHA-256."""
     if not item.is_folder:
         return facts[""].sha256[:KEY_DIGITS]
     lines = "".join(f"{fact.sha256}  {name}\n" for name, fact in sorted(facts.items()))
@@ -225,6 +231,8 @@ def forget(path: Path) -> None:
 
 
 def _facts(path: Path) -> FileFacts:
+    # As git does for its index: a file with the same size, time and inode has the same content. If
+    # not, the upload notices, for it hashes what it sends, and `forget` is called.
     status = _status(path)
     state = [str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
     if status.st_size < WORTH_NOTING:

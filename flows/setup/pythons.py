@@ -16,12 +16,13 @@ from blocks.machines.shell import all_of, last_of, marked, run_script
 from trainer.contract.errors import DependencyError, DiskFull, OrchestratorError
 
 OLDEST = Version("3.11")
-LOOK_SECONDS = 120.0  # for all Pythons of a machine to answer, on a slow disk too
+LOOK_SECONDS = 120.0  # for all Pythons of a machine to answer, even from a slow disk
 LOOK = Path(__file__).with_name("pythons.sh").read_text(encoding="utf-8")
 UNWRITABLE = 3  # exit code of LOOK
 FULL = "No space left on device"
 
-# Python 2 must be able to read it, to say that it is too old.
+# Valid in Python 2 too, which must be able to report that it is too old. `usable` looks for venv,
+# which distributions may leave out.
 PROBE = """
 import json, os, sys
 try:
@@ -53,7 +54,7 @@ class Python:
     version: str
     platform: str
     usable: bool
-    """Whether an environment can be made of it."""
+    """Whether an environment can be made with it."""
     sites: Sequence[str]
     """The folders of its packages."""
     installed: Mapping[str, str | None]
@@ -64,6 +65,7 @@ class Python:
         return [wanted for wanted in requirements if not self._satisfies(wanted)]
 
     def _satisfies(self, wanted: Requirement) -> bool:
+        # Markers are evaluated with the machine's facts, not with those of this interpreter.
         facts = {
             "python_version": ".".join(self.version.split(".")[:2]),
             "python_full_version": self.version,
@@ -75,6 +77,7 @@ class Python:
             version = Version(self.installed.get(wanted.name) or "nothing")
         except InvalidVersion:
             return False
+        # Images ship builds such as 2.9.0a0+git, which a specifier excludes by default.
         return wanted.specifier.contains(version, prereleases=True)
 
 
@@ -85,13 +88,15 @@ class PythonsFound:
     ready: Sequence[Python] = ()
     """Environments made for this very wheel."""
     pythons: Sequence[Python] = ()
-    """Interpreters to make one of, in the order in which they were looked for."""
+    """Interpreters to make one with, in the order in which they were looked for."""
     uv: str = ""
-    """Where uv is; empty when it is not there."""
+    """Where uv is; empty when it was not found."""
     requirements: Sequence[Requirement] = ()
 
     def best(self) -> Python | None:
         """Return the Python that has most of what is required, torch before all else."""
+        # torch alone is gigabytes to download; everything else together takes seconds. `min` takes
+        # the first of equals, and so the order in which they were looked for.
         fit = [p for p in self.pythons if p.usable and Version(p.version) >= OLDEST]
         return min(fit, key=self._lacks, default=None)
 
@@ -128,7 +133,7 @@ async def survey(
     except TimeoutError as error:
         raise DependencyError(
             f"A Python on the machine did not answer within {LOOK_SECONDS:g} s.",
-            "Look whether its disk is well, or choose another machine.",
+            "Check its disk, or choose another machine.",
         ) from error
     if result.exit_code == UNWRITABLE:
         raise unwritable(base, result.stderr.strip().rpartition("\n")[2])
@@ -148,7 +153,7 @@ def unwritable(place: str, reason: str) -> OrchestratorError:
 
 
 def _read(output: str, environments: str, requirements: Sequence[Requirement]) -> PythonsFound:
-    """Return what `LOOK` printed; a program that is called Python and is none is passed over."""
+    """Return what `LOOK` printed; programs that are only called python are skipped."""
     lines = marked(output)
     found: list[Python] = []
     for facts in all_of(lines, "python"):

@@ -1,4 +1,4 @@
-"""The tokens that go along to a machine, by its environment and never in a file."""
+"""The tokens that a machine gets, in the environment of a command and never in a file."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ ADDRESSES = (
     *("HF_ENDPOINT", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT"),
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
 )
-"""Where they are valid."""
+"""The services and projects that the tokens are for."""
 
 
 def secrets() -> dict[str, str]:
     """Return the tokens that are set here, as the environment of a command on the machine.
 
-    An address goes along unless it is a file's: that one is on this computer.
+    Addresses are included, except one of a file or database of this computer.
     """
+    # An explicit list, not the whole environment: cloud keys must never reach a rented machine.
     given = {name: value for name in (*SECRETS, *ADDRESSES) if (value := os.environ.get(name))}
     tracking = given.get("MLFLOW_TRACKING_URI", "https:")
     if not tracking.startswith(("http:", "https:", "databricks")):

@@ -1,9 +1,9 @@
 """Bring what a job names on this computer to its machine, once.
 
-    {base}/data/<key>/<name>                    a file or a folder, whole
-    {base}/data/.<key>-<installation>-<slot>/   one on its way, gone on with after an interruption
+    {base}/data/<key>/<name>                    a file or a folder, complete
+    {base}/data/.<key>-<installation>-<slot>/   one on its way, continued after an interruption
 
-The key is made of the content, so that what is there need not be sent, whoever sent it.
+The key is a hash of the content, so what is there need not be sent again, whichever job sent it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ from trainer.config.code_references import is_reference, split_reference
 from trainer.contract.errors import ConfigError, IntegrityError, OrchestratorError
 from trainer.contract.files import sha256_of
 
-PARALLEL = 4  # files on their way at once
-BIG = 64 << 20  # bytes; of a bigger file the progress is told
+PARALLEL = 4  # files uploaded at once: many small ones would wait for a round trip each
+BIG = 64 << 20  # bytes; the progress of a bigger file is logged
 REPORT_SECONDS = 10.0  # between two lines about one file
 MB = 1e6
 Log = Callable[[str], None]
 
 HASHES = r"""cd "$1" 2>/dev/null && find . -type f ! -name '*.part' -exec sha256sum -- {} +"""
-# Somebody else may bring the same at the same time: whoever is first, it is the same.
+# Another job may bring the same content at the same time. Whichever `mv` comes first wins, and the
+# other finds the same bytes in place; -T, or its folder would be moved into the first one's.
 PUT_IN_PLACE = r"""
 mkdir -p -- "${2%/*}" || exit
 [ -e "$2" ] || mv -T -- "$1" "$2" || [ -e "$2" ] || exit
@@ -62,12 +63,12 @@ async def ship(machine: Machine, base: str, config: TrainingConfig, log: Log) ->
         machine: where the trainer shall run.
         base: our folder there, absolute.
         config: as the job file gives it.
-        log: takes lines that tell what goes on.
+        log: takes lines about the progress.
 
     Raises:
-        ConfigError: something is not there, cannot be sent, or changed meanwhile.
+        ConfigError: something does not exist, cannot be sent, or changed meanwhile.
         DiskFull: there is no room on the machine.
-        IntegrityError: a file did not arrive as it is here.
+        IntegrityError: a file arrived with other content than it has here.
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     places = {}
@@ -124,6 +125,7 @@ class _Shipment:
     async def deliver(self) -> str:
         """Return the place on the machine, after bringing there what is not there yet."""
         what = f"{self.item.field} {self.item.path}"
+        # Under its own name it is complete: it is moved there only after its last byte.
         if self.item.name in await self.machine.listing(f"{self.data}/{self.key}"):
             self.log(f"{what} is on the machine already")
             return self.place
@@ -140,6 +142,7 @@ class _Shipment:
 
     async def _upload_all(self, staging: str) -> None:
         there = await self._hashes_in(staging)
+        # One iterator for all workers: each takes the next file, and none is taken twice.
         waiting = iter(self.facts)
 
         async def work() -> None:
@@ -163,8 +166,9 @@ class _Shipment:
                 transfer = await self.machine.upload(local, remote)
         except (FileNotFoundError, IntegrityError) as error:
             if await asyncio.to_thread(_is_as_noted, local, expected):
-                raise
+                raise  # the file is as it was, so the transfer is at fault
             raise self._changed(name) from error
+        # The noted hash was of an older content: what arrived must not stay under that key.
         if transfer.sha256 != expected.sha256:
             await self.machine.run(["rm", "-f", "--", remote])
             raise self._changed(name)
@@ -174,7 +178,7 @@ class _Shipment:
         forget(path)
         return ConfigError(
             f"{self.item.field}: {path} changed while it was uploaded.",
-            "Run the job again when nothing writes to it.",
+            "Run the job again when no program writes to it.",
         )
 
     async def _put_in_place(self, staged: str) -> None:
@@ -194,8 +198,8 @@ def _is_as_noted(path: Path, facts: FileFacts) -> bool:
 def _slot(key: str) -> Iterator[int]:
     """Hold a number that no other upload of the same content has while this one runs.
 
-    Two that write to one place would spoil it; a number that comes again after a crash lets the
-    next attempt go on where this one stopped.
+    Two that write to one place would spoil it. After a crash the same number is free again, so
+    that the next attempt goes on where this one stopped.
     """
     folder = private_folder(home() / "uploads")
     for slot in itertools.count():
@@ -213,7 +217,7 @@ def _slot(key: str) -> Iterator[int]:
 
 @asynccontextmanager
 async def _progress(machine: Machine, remote: str, size: int, log: Log) -> AsyncIterator[None]:
-    """Tell how much of a big file has arrived, every few seconds."""
+    """Log how much of a big file has arrived, every few seconds."""
     if size < BIG:
         yield
         return

@@ -1,4 +1,4 @@
-"""The package `trainer` as a wheel of its own, for machines that have nothing of ours."""
+"""The package `trainer` as a wheel of its own, for machines that have nothing of ours installed."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PROJECT = "training-orchestrator"
 WHEEL_PROJECT = f"{PROJECT}-trainer"
 EXTRA = "trainer"
 BASE_NEEDED = {"nvidia-ml-py", "psutil", "pyarrow", "pydantic"}
-"""What the package imports of the orchestrator's own requirements, besides those of the extra."""
+"""The orchestrator's own requirements that `trainer` imports too, besides those of the extra."""
 REQUIRES_PYTHON = ">=3.11"
 HASH_DIGITS = 12  # of the content, in the version
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time that a zip can hold: ours must not differ by time
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold; equal content must be equal bytes
 WHEEL_FACTS = """\
 Wheel-Version: 1.0
 Generator: training-orchestrator
@@ -38,10 +38,12 @@ def trainer_wheel(folder: Path) -> Path:
     """Write the wheel into `folder` and return it; equal content has equal bytes and name.
 
     Raises:
-        DependencyError: this package is not installed, so that nobody knows what it requires.
+        DependencyError: this package is not installed, so its requirements are unknown.
     """
     files = _package_files(Path(trainer.__file__).parent)
     requirements = trainer_requirements()
+    # The hash is in the version, and with it in the name of the environment: a machine never runs
+    # a job with an older trainer than the one that sent it.
     digest = hashlib.sha256("\n".join(requirements).encode())
     for name, content in files.items():
         digest.update(f"\n{hashlib.sha256(content).hexdigest()}  {name}".encode())
@@ -55,7 +57,7 @@ def trainer_wheel(folder: Path) -> Path:
 
 
 def trainer_requirements() -> list[str]:
-    """Return what the trainer's machine must have, sorted, as pip takes it.
+    """Return what the trainer's machine must have, sorted, as requirements of pip.
 
     Raises:
         DependencyError: this package is not installed.
@@ -76,6 +78,7 @@ def extra_requirements(extras: Iterable[str]) -> list[str]:
         of_extra = re.compile(rf"""\s*(\band\s+)?extra\s*==\s*['"]{extra}['"]""")
         for text in _installed().requires or []:
             required, _, marker = text.partition(";")
+            # Without its extra, which is not asked for there; other markers stay.
             if of_extra.search(marker):
                 rest = of_extra.sub("", marker).strip()
                 found.append(f"{required.strip()}; {rest}" if rest else required.strip())
@@ -114,7 +117,8 @@ def _metadata(version: str, requirements: list[str]) -> str:
 
 
 def _record(files: Mapping[str, bytes], own_name: str) -> str:
-    """Return RECORD: every file's hash and size, its own line without (PyPA, binary format)."""
+    """Return RECORD: every file's hash and size, but for its own line, which has neither."""
+    # https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     lines = []
     for name, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
@@ -133,4 +137,5 @@ def _write(path: Path, files: Mapping[str, bytes]) -> Path:
             entry.create_system = 3  # Unix, wherever this runs
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
+    # By rename: another job may be reading the file of that name, which has the same bytes.
     return Path(stream.name).replace(path)

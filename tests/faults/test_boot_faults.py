@@ -290,9 +290,9 @@ def path_with(folder, **programs):
 
 
 PYTHONS = {
-    "none": ({}, "has no Python, the trainer needs 3.11 or newer, and uv could not fetch one: "),
+    "none": ({}, "the machine has no Python, and uv could not fetch one: "),
     "too old": ({"python3": f"[ \"$1\" = -c ] && echo '{OLD}'"}, "has Python 3.9.18, the trainer"),
-    "broken": ({"python3": "echo Killed >&2; exit 137"}, "has no Python, the trainer needs"),
+    "broken": ({"python3": "echo Killed >&2; exit 137"}, "the machine has no Python, and uv"),
 }
 
 

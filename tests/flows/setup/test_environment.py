@@ -174,7 +174,7 @@ async def test_who_waits_for_another_job_says_so_and_not_for_ever(tmp_path, base
         with pytest.raises(DependencyError, match="Another job has been installing in"):
             await prepare(LocalMachine(), base, wheel, log.append)
 
-    assert "waiting: another job installs there" in log
+    assert "waiting for another job that installs on this machine" in log
 
 
 async def test_an_environment_torn_by_a_crash_is_built_anew(tmp_path, base):
@@ -256,7 +256,7 @@ async def test_without_a_network_the_missing_requirement_is_named(tmp_path, base
 async def test_a_machine_without_python_is_refused_with_the_remedy(tmp_path, base, monkeypatch):
     machine_with(monkeypatch, tmp_path)
 
-    with pytest.raises(DependencyError, match="has no Python, the trainer needs 3") as failure:
+    with pytest.raises(DependencyError, match="has no Python, and uv could not fetch") as failure:
         await prepare(LocalMachine(), base, trainer_wheel(tmp_path), print)
 
     assert "install uv" in failure.value.suggestion
@@ -342,5 +342,7 @@ async def test_over_ssh_a_machine_without_python_is_refused(tmp_path, monkeypatc
     machine_with(monkeypatch, tmp_path)
     profile = Profile(environment={"PATH": os.environ["PATH"]})
     async with over_ssh(tmp_path, profile) as (machine, base):
-        with pytest.raises(DependencyError, match=r"has no Python, the trainer needs 3\.11"):
+        with pytest.raises(
+            DependencyError, match=r"3\.11 or newer, the machine has no Python, and uv"
+        ):
             await prepare(machine, base, trainer_wheel(tmp_path), print)

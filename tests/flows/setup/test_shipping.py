@@ -348,7 +348,7 @@ async def test_a_reward_adapter_whose_base_stays_here_goes_along_merged_or_not_a
     (scorer / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/base"}')
     asked = config(method="rloo", reward_model=str(scorer))
 
-    with pytest.raises(ConfigError, match=r"is on this computer alone.*merge: true"):
+    with pytest.raises(ConfigError, match=r"exists only on this computer.*merge: true"):
         await ship(LocalMachine(), base, asked, print)
 
     (scorer / "merged" / "config.json").write_text("{}")
