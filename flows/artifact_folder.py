@@ -21,6 +21,7 @@ def check_artifact_folder(folder: Path) -> None:
             "Name a folder that does not exist yet, or an empty one.",
         )
     try:
+        # Tried, not asked: permission bits say nothing about quotas or read-only file systems.
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.parent):
             pass

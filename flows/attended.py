@@ -1,8 +1,9 @@
-"""Start what executes a run without a terminal or a worker, and see whether it is alive.
+"""Start the process that executes a run without a terminal or a worker, and see if it is alive.
 
 A mark lies in the folder of such a run from before its process starts until the run is at rest.
 The process holds the mark's lock for as long as it lives, so a mark that nobody holds is that of a
-process that died. Nothing here imports Prefect: `gateway.attendant` looks at the marks again and again.
+process that died. Nothing here imports Prefect: `gateway.attendant` looks at the marks all the
+time, and should stay small.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MARK = ".process"
 LOCK = ".lock"
 """Held by the one process that works on a run, whoever started it."""
 
-_started: list[subprocess.Popen[bytes]] = []  # whoever forgets one is warned that it runs
+# Kept for ever: Popen warns when it is garbage-collected while its process runs (ResourceWarning).
+_started: list[subprocess.Popen[bytes]] = []
 
 
 def start_in_background(run_id: UUID) -> subprocess.Popen[bytes]:
@@ -45,6 +47,8 @@ def start_beside(
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
             own_python("-m", module, *words),
             pass_fds=pass_fds,
+            # No terminal, no pipe, a session of its own: neither Ctrl-C, nor a hang-up, nor the
+            # death of this process reaches it.
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -61,7 +65,9 @@ def _folder(run_id: UUID) -> Path:
 
 @contextmanager
 def marked(folder: Path) -> Iterator[int]:
-    """Mark a run; yields a descriptor that its process inherits, and holds the mark by."""
+    """Mark a run; yields a descriptor by which its process inherits and holds the mark."""
+    # flock(2) locks the open file, not the process: a child that inherits the descriptor holds the
+    # lock too, and closing it here leaves it with the child, without a moment in between.
     descriptor = hold(folder)
     try:
         yield descriptor
@@ -73,14 +79,18 @@ def hold(folder: Path) -> int:
     """Mark a run for as long as this process lives; return the descriptor."""
     while True:
         descriptor = os.open(folder / MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)  # a run that goes on may have two for a moment
+        # Shared: a run that is resumed may have two processes for a moment, and the mark must stay
+        # until both are gone.
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # it was removed while we waited
+        # It was removed while we waited: nobody would ever see a lock on a file without a name.
+        os.close(descriptor)
 
 
 def unmark(folder: Path, descriptor: int) -> None:
-    """Say that the run is at rest; unless another process executes it by now."""
+    """Remove the mark of a run at rest, unless another process executes the run by now."""
+    # Upgrading our shared lock fails while another process holds one.
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -94,7 +104,7 @@ def forget(folder: Path) -> None:
 
 
 def is_marked(folder: Path) -> bool:
-    """Whether a process was to bring the run to its rest, and has not."""
+    """Whether a process was started to bring the run to rest, and has not done so."""
     return (folder / MARK).exists()
 
 

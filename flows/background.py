@@ -24,7 +24,7 @@ from trainer.contract.errors import OrchestratorError
 
 
 async def revive(run: FlowRun) -> None:
-    """Let a run whose process died be executed again: by a worker, or here in the background."""
+    """Have a run whose process died executed again: by a worker, or here in the background."""
     if run.deployment_id is None:
         start_in_background(run.id)
         return
@@ -39,22 +39,25 @@ def main(run_id: str, inherited: str | None = None) -> int:
         run_id: which.
         inherited: the descriptor of the run's mark, from whoever started this process.
     """
-    from flows.execute import execute  # it imports the flow, which may revive others
+    # Here, not at the top: reconcile imports this module for `revive`, and not to run the flow.
+    from flows.execute import execute
 
     code = 0
     run = RunFolder(run_id)
     mark = int(inherited) if inherited else hold(run.root)
+    # Children such as the trainer's supervisor outlive this process, and must not hold its mark.
     os.set_inheritable(mark, False)  # noqa: FBT003 - its only parameter
-    setup_logging()  # before the first run of a flow would do it
+    # Now, because Prefect would do it at the first run of a flow, and drop the handler added below.
+    setup_logging()
     notes = run.notes.open("a", encoding="utf-8", buffering=1)
     logging.getLogger().addHandler(OneLine(lambda line: notes.write(f"{line}\n")))
     try:
         state = asyncio.run(execute(UUID(run_id)))
         code = 1 if state.is_failed() or state.is_crashed() else 0
         if state.is_crashed():
-            return code  # the attendant has it executed again
+            return code  # still marked: the attendant has it executed again
     except Pause:
-        pass
+        pass  # at rest as asked, which is no failure
     except OrchestratorError as error:
         sys.stderr.write(f"error: {error}\n")
         code = 1

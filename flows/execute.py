@@ -47,6 +47,7 @@ async def execute(run_id: UUID) -> State[Any]:
             raise ConfigError(
                 f"Job {run_id} is completed; there is nothing to resume.", "Run it as a new job."
             )
+        # Forced past Prefect's orchestration rules: the run may be paused, or in a final state.
         await client.set_flow_run_state(run_id, Pending(), force=True)
         run = await client.read_flow_run(run_id)
     flow = cast("Flow[..., Any]", train.with_options(on_running=[_end_silently]))
@@ -55,17 +56,17 @@ async def execute(run_id: UUID) -> State[Any]:
 
 
 def _end_silently(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Let SIGTERM end this process as if it were killed: the run is still what it was.
+    """Let SIGTERM end this process as if it were killed: the run's state stays as it was.
 
-    Prefect would show it as crashed while it trains; it is executed again, and attaches.
+    Prefect would show it as crashed although it trains. It is executed again, and attaches.
     """
     del flow, flow_run, state
-    with suppress(ValueError):  # not in the main thread, where signals come
+    with suppress(ValueError):  # outside the main thread: handlers can be set only there
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 async def _cancelled_too_late(run_id: UUID) -> State[Any] | None:
-    """Put a run to rest that was cancelled between its flow's last look and its end.
+    """Put a run to rest that was cancelled between its flow's last check and its end.
 
     Prefect refuses the state that the flow ended in, and would show Cancelling for five minutes.
     """
@@ -78,7 +79,7 @@ async def _cancelled_too_late(run_id: UUID) -> State[Any] | None:
 
 
 async def schedule_again(run_id: UUID) -> bool:
-    """Let a worker execute the run again; return False when it belongs to no deployment."""
+    """Have a worker execute the run again; return False when it belongs to no deployment."""
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
         if run.deployment_id is None:

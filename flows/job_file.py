@@ -17,9 +17,9 @@ from trainer.config.model_files import looks_like_path
 from trainer.contract.errors import ConfigError
 from trainer.data.reading import names_hub_dataset
 
-MAX_BYTES = 1 << 20  # a job file is written by hand
+MAX_BYTES = 1 << 20  # a job file is written by hand; a larger one is a dataset named by mistake
 EXAMPLES = "examples:"
-"""How a path begins that is one of the examples, wherever the job runs."""
+"""The prefix of a path to one of the examples, wherever the job runs."""
 REMEDY = "Start from the file that 'trainctl init' writes."
 
 
@@ -42,7 +42,7 @@ def load_job(path: Path) -> TrainingJob:
 
 
 def source_of(path: Path) -> str:
-    """Return how messages call a job file."""
+    """Return the name of a job file for messages."""
     return "standard input" if path == STANDARD_INPUT else str(path)
 
 
@@ -50,13 +50,17 @@ def parse_job(path: Path) -> Any:
     """Return the value in a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, or is no YAML; duplicate keys are refused.
+        ConfigError: it cannot be read, or is not valid YAML; duplicate keys are refused.
     """
     name = source_of(path)
+    # "safe": a tag must not create objects. Pure Python, because the C loader reads YAML 1.1, in
+    # which words such as `no` and `on` are booleans.
     try:
         value = YAML(typ="safe", pure=True).load(_text_of(path))
     except DuplicateKeyError as error:
         raise ConfigError(
+            # ruamel says: found duplicate key "a" with value "2" (original value: "1"). Values stay
+            # out of messages.
             f"{name}, line {_line(error)}: {str(error.problem).split(' with ')[0]} again.",
             "Keep one of the two.",
         ) from None
@@ -67,7 +71,7 @@ def parse_job(path: Path) -> Any:
         ) from None
     except RecursionError:
         raise ConfigError(f"{name}: is nested too deeply.", REMEDY) from None
-    except (ValueError, TypeError, AttributeError) as error:  # of a date or a number, say
+    except (ValueError, TypeError, AttributeError) as error:  # such as a date of 30 February
         raise ConfigError(
             f"{name}: a value in it cannot be read: {error}.", "Put it in quotes, or correct it."
         ) from None
@@ -91,7 +95,7 @@ def _text_of(path: Path) -> str:
                 data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ConfigError(f"{name}: is larger than 1 MiB; that is not a job file.", REMEDY)
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")  # editors on Windows may begin a file with a mark
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{name}: byte {error.start} is not UTF-8.", "Save the file as UTF-8."
@@ -100,15 +104,17 @@ def _text_of(path: Path) -> str:
         raise ConfigError(
             f"{name}: {error.strerror}.", "Name a job file; 'trainctl init' writes one."
         ) from None
-    except (ValueError, RuntimeError) as error:  # a NUL in the path, or ~ of nobody
+    except (ValueError, RuntimeError) as error:  # a NUL in the path, or ~ of an unknown user
         raise ConfigError(f"{name!r}: {error}.", "Name a job file.") from None
 
 
 def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the job with its relative paths made absolute.
 
-    A name that leads nowhere and that the Hub could have stays as it is.
+    A name that does not exist here and that the Hub could have stays as it is.
     """
+    # The value is not validated yet, so anything may be of any type; what is wrong is passed on to
+    # the validation, which names the field.
     training = value.get("training")
     if isinstance(training, dict):
         training = dict(training)
@@ -150,14 +156,14 @@ def _is_file(dataset: str) -> bool:
 
 
 def _with_code(value: Any, folder: Path) -> Any:
-    """Return `path.py:name`, or a list of such, with absolute paths; other names stay."""
+    """Return `path.py:name`, or a list of those, with absolute paths; other names stay."""
     if isinstance(value, list):
         return [_with_code(each, folder) for each in value]
     return str(_absolute(value, folder)) if isinstance(value, str) and ".py:" in value else value
 
 
 def examples() -> Path:
-    """Return the folder of the examples: of the clone, or what came with the installed package."""
+    """Return the folder of the examples: the clone's, or the one in the installed package."""
     installed = Path(__file__).parent / "examples"
     return installed if installed.is_dir() else Path(__file__).parents[1] / "examples"
 
@@ -165,8 +171,9 @@ def examples() -> Path:
 def on_this_computer(job: TrainingJob) -> TrainingJob:
     """Return a job of a form with its paths as they are on the computer where it runs.
 
-    Relative ones are relative to the home of the user, for a worker may start anywhere.
+    Relative ones are relative to the user's home folder, because a worker may start anywhere.
     """
+    # Without what was not set: filled-in defaults would count as set, and be checked as such.
     asked = job.model_dump(mode="json", exclude_unset=True)
     here = with_absolute_paths(asked, Path.home())
     return job if here == asked else TrainingJob.model_validate(here)

@@ -8,19 +8,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-LOOK_SECONDS = 0.2  # a lock rings no bell
+LOOK_SECONDS = 0.2  # between two tries: nothing announces that a lock is free
 
 
 @asynccontextmanager
 async def locked(path: Path, *, wait: bool = True) -> AsyncIterator[bool]:
-    """Hold the lock of a file; yields whether it is held, which with `wait` it is.
+    """Hold the lock of a file; yields whether it is held, which with `wait` is always so.
 
-    Waiting leaves the event loop to others: two coroutines of one process may wait for each other.
+    Waiting leaves the event loop free, so that the holder may be another coroutine of this process.
     """
+    # The file is never removed: a process that waits for it would then hold a file without a name,
+    # and another would lock a new one. It is closed on exec, so that no child keeps the lock.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         held = _take(descriptor)
-        import asyncio  # who only asks whether a lock is held does without it: it takes 8 MB
+        # Here, because it takes 8 MB, and a process that only calls `is_held` does without it.
+        import asyncio
 
         while wait and not held:
             await asyncio.sleep(LOOK_SECONDS)
@@ -32,6 +35,7 @@ async def locked(path: Path, *, wait: bool = True) -> AsyncIterator[bool]:
 
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file now."""
+    # By trying to take it: for that instant another process that tries finds it held.
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where the flows' own words go: the run's log in Prefect, or the process's log outside of a run."""
+"""Where the flows log: the run's log in Prefect, or the process's log outside of a run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class OneLine(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one."""
+        # Prefect logs there how a run or task failed, and the terminal shows that by itself.
         said_anyway = record.levelno > logging.WARNING and record.name in RUN_LOGGERS
         if not said_anyway:
             first = record.getMessage().strip().partition("\n")[0]

@@ -21,11 +21,12 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
 from trainer.contract.job_directory import JobState
 
-PAUSE_SECONDS = 10 * 365 * 24 * 3600  # Prefect fails a pause at its end; ours has none
+# Ten years: the server fails a paused run when its time is over, and ours should never be.
+PAUSE_SECONDS = 10 * 365 * 24 * 3600
 
 
 async def announce(state: JobState) -> None:
-    """Show `state` as the name of the running flow run's state; the wish to pause stays."""
+    """Show `state` as the name of the running flow run's state; a request to pause stays."""
     name, run_id = state.capitalize(), this_run_id()
     async with get_client() as client:
         if pause_is_wanted((await client.read_flow_run(run_id)).state):
@@ -33,12 +34,14 @@ async def announce(state: JobState) -> None:
         await client.set_flow_run_state(run_id, Running(name=name))
         states = await client.read_flow_run_states(run_id)
         before = [each for each in sorted(states, key=_when) if each.name != name][-1:]
-        if any(map(pause_is_wanted, before)):  # it came between the look and the word
+        # Prefect has no compare-and-set for states: a request that came between our reading and our
+        # writing was overwritten, but shows in the history. Ask again in its place.
+        if any(map(pause_is_wanted, before)):
             await ask_to_pause(client, run_id)
 
 
 async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
-    """Leave the wish to pause in a run's state, where it lasts until the run has paused."""
+    """Leave the request to pause in a run's state, where it lasts until the run has paused."""
     await client.set_flow_run_state(run_id, Running(name=PAUSING), force=True)
 
 
@@ -52,11 +55,12 @@ def _when(state: State) -> datetime:
 
 
 async def cancel_was_asked() -> bool:
-    """Whether the flow run shall end; a process that is told to end may have other reasons."""
+    """Whether the flow run was cancelled; a process may be told to end for other reasons."""
     try:
         async with get_client() as client:
             state = (await client.read_flow_run(this_run_id())).state
     except (httpx.HTTPError, PrefectHTTPStatusError):
+        # When in doubt, go on: a training that goes on can still be stopped later.
         return False
     return is_cancelled(state)
 
@@ -84,10 +88,11 @@ def of_cancelled(run: RunFolder) -> State[Any]:
 
 
 async def of_completed(run: RunFolder, report: dict[str, Any]) -> dict[str, Any] | State[Any]:
-    """Return the report; to a run that was cancelled too late, a state that Prefect accepts."""
+    """Return the report; for a run that was cancelled too late, a state that Prefect accepts."""
+    # From Cancelling, the server's rules allow no Completed.
     async with get_client() as client:
         state = (await client.read_flow_run(this_run_id())).state
-    alerts.completed(run)  # for the artifact is there
+    alerts.completed(run)  # in either case, because the artifact exists
     if state and state.is_cancelling():
         return Cancelled(
             name=STOPPED, message=f"the training had ended already; artifact {report['file']}"
@@ -122,7 +127,7 @@ async def _pause(why: str) -> None:
     async with get_client() as client:
         run = await client.read_flow_run(this_run_id())
         if run.state and (run.state.is_scheduled() or run.state.is_pending()):
-            raise Pause(state=run.state)  # it was resumed before it had paused: that stands
+            raise Pause(state=run.state)  # it was resumed before it had paused: leave it resumed
         answer = await client.set_flow_run_state(run.id, lasting_pause(run, why), force=True)
     raise Pause(state=answer.state)
 

@@ -1,4 +1,4 @@
-"""Everything that a job is refused for before it starts: the trainer's checks, and those of a job.
+"""Everything for which a job is refused before it starts: the trainer's checks, and a job's own.
 
 `trainctl validate` walks all of them and reports what it finds; `run` and `submit` walk them as far
 as they can see from where they are, and stop at the first error; the flow looks again at what may
@@ -28,18 +28,18 @@ from trainer.results.hub import check_token
 
 
 def subject_of(job: TrainingJob, *, for_worker: bool = False) -> Subject:
-    """Return what is looked at.
+    """Return what the checks look at.
 
     Args:
         job: what shall be trained.
-        for_worker: a worker trains it, perhaps on another computer: files that are not here are
-            left to it.
+        for_worker: whether a worker trains it, perhaps on another computer: then files that do not
+            exist here are left to it.
     """
     return Subject(job.training, job, dict(not_here(job)) if for_worker else {})
 
 
 def seen_from_here(job: TrainingJob, *, for_worker: bool = False) -> set[Needs]:
-    """Return what there is here that checks may need, before the job is started."""
+    """Return what checks may rely on here, before the job is started."""
     if for_worker:
         return {Needs.ROWS}
     trains_here = {Needs.TRAINER} if job.providers == ["local"] else set()
@@ -47,7 +47,7 @@ def seen_from_here(job: TrainingJob, *, for_worker: bool = False) -> set[Needs]:
 
 
 def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
-    """Yield field and name of every file or folder that a job names and that is not here."""
+    """Yield field and name of the files and folders that a job names and that are not here."""
     config = job.training
     named = [("training.model", config.model)] if config.trainer != "command" else []
     if config.reward_model:
@@ -137,9 +137,9 @@ def _estimate(subject: Subject) -> Finding:
 
 def _why_no_estimate(job: TrainingJob) -> str:
     if job.training.trainer != "builtin":
-        return "the trainer is not ours"
+        return "the job uses another trainer than the built-in one"
     if any(references(job.training)):
-        return "code of yours takes part, and is not run here"
+        return "the job uses code of yours, which is not run here"
     return "torch is not installed here"
 
 
@@ -182,4 +182,4 @@ ESTIMATE = Check(
     notice="estimating memory and time",
 )
 PREFLIGHT = (*JOB, *TRAINING, MACHINE)
-"""All that can be wrong, cheap checks first. What it would take comes after, when nothing is."""
+"""All checks, cheap ones first. The estimate of time and memory comes after them."""

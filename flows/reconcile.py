@@ -1,4 +1,4 @@
-"""Keep the promise when the process that gave it is dead: every machine is owned, or goes.
+"""Keep a promise whose process is dead: every machine has a run that owns it, or is given back.
 
 For every provider that is set up, each instance of ours is traced by its name to the flow run
 that owns it, and then kept, brought to its end, or given back; a run whose process died is
@@ -47,16 +47,15 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError, TrainingFailed
 from trainer.contract.files import read_json, replace_json
 
-ZOMBIE_SECONDS = (
-    30.0  # in a state of work with nobody at work: longer than a process takes to start
-)
-PENDING_SECONDS = 600.0
+# How long a run may be in a state of work without a process: longer than a process takes to start.
+ZOMBIE_SECONDS = 30.0
+PENDING_SECONDS = 600.0  # a worker may take minutes from taking a run to starting its process
 KEPT_SECONDS = 120.0  # for a kept machine to end itself once its time is up
-ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it goes
+ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it is ended
 UNFINISHED = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED}
 REVIVE_WITHIN = timedelta(days=1)
 RECONCILED = "reconciled.json"
-MAX_REVIVALS = 3  # of one run by us; a run that crashes again and again is brought to its end
+MAX_REVIVALS = 3  # of one run by reconcile; one that crashes again and again is brought to its end
 
 
 class Act(StrEnum):
@@ -111,13 +110,15 @@ async def reconcile(dry_run: bool = False) -> list[dict[str, Any]] | State[Any]:
 async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
     """Look at everything once and put it right; return what was found.
 
-    One process does so at a time; another returns at once with nothing. When it was done is kept
-    in `reconciled.json`.
+    One process does so at a time; another returns at once with nothing. The time of the last pass
+    is kept in `reconciled.json`.
     """
     async with locked(home() / "reconcile.lock", wait=False) as alone, get_client() as client:
         if not alone:
             return []
         found = await _instances()
+        # Three sources, since each can miss what another knows: accounts (our files were lost),
+        # journals (the provider is away), and Prefect (a run without any machine).
         wanted = {item.name.run_id for item in found if item.name.run_id}
         run_ids = wanted | set(_runs_with_open_machines()) | set(await _unattended(client))
         findings = await asyncio.gather(
@@ -140,7 +141,7 @@ async def _instances() -> list[Found]:
     """Return every instance of ours in all accounts, each once."""
     found: dict[str, Found] = {}
     for provider in await configured_providers():
-        if provider.is_home:  # a folder of this computer is nobody's bill
+        if provider.is_home:  # a job directory on this computer costs nothing
             continue
         try:
             instances = await provider.instances()
@@ -149,6 +150,7 @@ async def _instances() -> list[Found]:
             continue
         for instance in instances:
             name = ours(instance.name)
+            # By name: two providers that are set up may be the same account.
             if name and instance.status.is_billing:
                 found.setdefault(instance.name, Found(provider, instance, name))
     return list(found.values())
@@ -171,12 +173,14 @@ def _may_bill(hire: Hire) -> bool:
     try:
         waits = time.time() < hire.kept_until + KEPT_SECONDS
         return hire.is_open and not waits and not provider_class(hire.provider).is_home
-    except OrchestratorError:  # a provider that is installed no longer: its bill goes on
+    except OrchestratorError:  # the provider's package is no longer installed; its bill goes on
         return True
 
 
 async def _unattended(client: PrefectClient) -> list[UUID]:
-    """Return the runs of this computer that crashed lately, or run and nobody works on them."""
+    """Return the runs of this computer that crashed lately, or seem to run without a process."""
+    # By the folder's time first, which is cheap: asking Prefect about every run there ever was,
+    # once a minute, is not.
     since = datetime.now(UTC) - REVIVE_WITHIN
     found = []
     for folder in run_folders():
@@ -219,7 +223,7 @@ async def _each_alone(
     found: list[Found],
     dry_run: bool,  # noqa: FBT001
 ) -> list[Finding]:
-    """Decide about a run; what goes wrong with one must not keep the others' machines running."""
+    """Decide about a run; trouble with one must not keep the others' machines running."""
     try:
         return await _of_run(client, run_id, found, dry_run)
     except (OrchestratorError, OSError, ValueError, KeyError) as error:
@@ -239,6 +243,7 @@ async def _of_run(
     except ObjectNotFound:
         return [await _orphan(item, dry_run) for item in found]
     is_here = (runs() / str(run_id)).is_dir()
+    # Ended apart from the run's own machine, which goes on whatever becomes of these.
     strays = [item for item in found if is_here and _was_given_up(run_id, item)]
     if strays:
         mine = [item for item in found if item not in strays]
@@ -260,6 +265,7 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
         is_here: whether its process works, or worked, on this computer.
         found: whether it has a machine.
     """
+    # A lock that is held says more than any state in Prefect, so it is asked first.
     folder = runs() / str(run.id)
     if is_here and is_worked_on(folder):
         return Act.KEEP, "a process works on it"
@@ -272,8 +278,10 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
             return Act.KEEP, "it is scheduled"
         case StateType.PENDING if not is_here or (age < PENDING_SECONDS and not is_left(folder)):
             return Act.KEEP, "it is about to begin"
+        # Without its folder we cannot see its locks: that computer's own reconcile decides.
         case StateType.RUNNING | StateType.CANCELLING if not is_here:
             return Act.KEEP, "another computer works on it"
+        # abs: the server's clock may be ahead of ours.
         case StateType.RUNNING | StateType.CANCELLING if abs(age) < ZOMBIE_SECONDS:
             return Act.KEEP, "its process may just be starting"
         case StateType.RUNNING | StateType.PENDING | StateType.CRASHED:
@@ -281,13 +289,14 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
                 return Act.REVIVE, f"it is {state.name} and nobody works on it"
             return Act.SETTLE, f"it was revived {MAX_REVIVALS} times already"
         case _:
-            what = "its machine is still there" if found else "a machine of it is not accounted for"
+            what = "its machine is still there" if found else "one of its machines is not closed"
             return Act.SETTLE, f"it is {state.name} and {what}"
 
 
 async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
     """Carry a decision out; return what there is to add to its reason."""
     if act is Act.REVIVE:
+        # Counted before the start, so that a crash of ours cannot revive a run without end.
         journal = Journal.of(RunFolder(run.id))
         journal.revivals += 1
         journal.save()
@@ -297,7 +306,8 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
     folder = RunFolder(run.id)
     async with locked(folder.lock, wait=False) as alone:
         if not alone:
-            return "; somebody works on it again"
+            return "; a process works on it again"
+        # What the account has and the journal lacks, or holds to be gone, is settled too.
         journal = Journal.of(folder)
         for item in found:
             hire = journal.by_name(item.instance.name) or journal.add(
@@ -314,7 +324,7 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
 
 
 async def _tell_end(run: FlowRun) -> None:
-    """Give a run its last state that still shows as one at work, though nobody works on it."""
+    """Give a run its last state when it still shows as one at work, though no process is."""
     if run.state is None or run.state.is_final():
         return
     if run.state.is_paused():
@@ -324,7 +334,7 @@ async def _tell_end(run: FlowRun) -> None:
     end: State[Any] = (
         Cancelled(name=STOPPED, message=f"cancelled; {saved(RunFolder(run.id))}")
         if run.state.is_cancelling()
-        else Failed(message="its process died again and again; 'trainctl resume' goes on with it")
+        else Failed(message="its process died again and again; continue it with 'trainctl resume'")
     )
     if end.is_cancelled():
         alerts.cancelled(RunFolder(run.id), str(end.message))
@@ -339,7 +349,7 @@ async def _set(run: FlowRun, state: State[Any]) -> None:
 
 
 def _was_given_up(run_id: UUID, item: Found) -> bool:
-    """Whether a run has done with a machine: a create without an answer came true late."""
+    """Whether a run is done with a machine: an order without an answer may come true late."""
     hire = Journal.of(RunFolder(run_id)).by_name(item.instance.name)
     return hire is not None and not hire.is_open
 
@@ -347,7 +357,7 @@ def _was_given_up(run_id: UUID, item: Found) -> bool:
 async def _stray(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
     if not dry_run:
         await until_gone(item.provider, item.instance.id)
-    return _finding(item, Act.TERMINATE, "its run has done with it")
+    return _finding(item, Act.TERMINATE, "its run is done with it")
 
 
 async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
@@ -355,6 +365,7 @@ async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
 
     It may belong to a run that is just being created, or Prefect's database may be the wrong one.
     """
+    # Kept in a file: each pass may be another process.
     path = home() / "orphans.json"
     seen = read_json(path) or {}
     first = float(seen.get(item.instance.name, time.time()))
@@ -363,7 +374,7 @@ async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
         if not dry_run:
             replace_json(path, {**seen, item.instance.name: first})
         left = (ORPHAN_SECONDS - waited) / 60
-        return _finding(item, Act.KEEP, f"its run is unknown; it goes in {left:.0f} minutes")
+        return _finding(item, Act.KEEP, f"its run is unknown; it is ended in {left:.0f} minutes")
     if not dry_run and await until_gone(item.provider, item.instance.id):
         seen = read_json(path) or {}  # others were noted meanwhile
         replace_json(path, {n: t for n, t in seen.items() if n != item.instance.name})

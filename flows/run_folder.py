@@ -1,6 +1,6 @@
 """What the orchestrator itself keeps of a run: mirrors of log, metrics and events, and cursors.
 
-A mirror is appended to and nothing else, so its size is the offset to follow on from.
+A mirror is only ever appended to, so its size is the offset to go on from.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def this_run_id() -> UUID:
     Raises:
         RuntimeError: no flow run calls.
     """
-    from prefect.runtime import flow_run  # who only names files does without it
+    from prefect.runtime import flow_run  # here, because naming files must not cost its import
 
     run_id = flow_run.get_id()
     if run_id is None:
@@ -43,7 +43,7 @@ class RunFolder:
         self.events = self.root / "events.jsonl"
         self.log_cursor = self.root / "log-cursor.json"
         self.notes = self.root / "notes.log"
-        """What is to be said in the terminal of whoever looks on."""
+        """What a terminal that follows the run has to show."""
         self.report = self.root / "report.json"
         self.journal = self.root / "machines.json"
         self.checkpoints = self.root / "checkpoints"
@@ -80,7 +80,7 @@ class RunFolder:
 
 
 def run_folders() -> list[Path]:
-    """Return the folders of all runs of this computer; whatever else lies there is passed over."""
+    """Return the folders of all runs of this computer; anything else in there is skipped."""
     return [path for path in sorted(runs().iterdir()) if RUN_ID.fullmatch(path.name)]
 
 

@@ -1,4 +1,4 @@
-"""How far a job is saved that came to rest: the one sentence for it."""
+"""The one sentence that says how far a job was saved when it came to rest."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ STOPPED = "Stopped"
 
 def saved(run: RunFolder) -> str:
     """Return `saved at step 7 of 9`, by the newest checkpoint on this computer."""
+    # A job of this computer has its checkpoints in the job directory, others in the mirror; one
+    # that moved has both.
     directory = run.job_directory()
     status = directory.read_status() if directory else Status()
     folders = [run.checkpoints, *([directory.checkpoints] if directory else [])]
@@ -29,7 +31,7 @@ def as_sentence(step: int, total: int, reached: int) -> str:
 
     Args:
         step: of the newest checkpoint; 0: there is none.
-        total: how many steps the job has; 0: nobody knows yet.
+        total: how many steps the job has; 0: not known yet.
         reached: how many steps were done.
     """
     if step:

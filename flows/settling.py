@@ -1,8 +1,8 @@
-"""Bringing the machines of a run to their end when its flow no longer does: nothing is lost.
+"""Bring the machines of a run to their end, without loss, when its flow no longer does.
 
-The training is asked to save and stop, what only the machine holds comes home, and then it is
-given back. A step that fails leaves the machine to the next reconcile, which tries again, and to
-its lease.
+The training is asked to save and stop, what only the machine holds comes home, and then the machine
+is given back. A step that fails leaves it to the next reconcile, which tries again, and to its
+lease.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EXTRA_SECONDS = 15.0  # beyond the grace that the training has to save
 
 
 async def settle_run(job: TrainingJob, run: RunFolder, cause: str) -> bool:
-    """Settle every open machine of a run; tell whether all are gone, or need not go."""
+    """Settle every open machine of a run; return whether all are gone, or need not go."""
     journal = Journal.of(run)
     done = True
     opened = [hire for hire in journal.hires if hire.is_open]
@@ -67,7 +67,8 @@ async def settle(
     if instance is None or instance.status.is_lost:
         return await give_back(journal, hire, cause)
     instance = dataclasses.replace(instance, workspace=hire.workspace or instance.workspace)
-    if provider.is_home:  # its job directory stays: it costs nothing, and can be resumed from
+    # The job directory on this computer stays: it costs nothing, and the job can resume from it.
+    if provider.is_home:
         async with provider.machine(instance) as machine:
             await _stop(job, machine, instance, cause)
             await _bring_records_home(machine, instance, run)
@@ -96,17 +97,19 @@ async def _saved(
         logger().error("what %s holds is not home: %s", instance.id, error)
     else:
         return True
+    # The first failure starts the clock: a machine that cannot be emptied must not be paid for
+    # longer than its lease, unless the job says that nothing is held at all.
     hire.held_since = hire.held_since or time.time()
     journal.save()
     waited = time.time() - hire.held_since
     if job.limits.teardown == "always" or waited > job.limits.lease_minutes * 60:
-        logger().error("%s is given back anyway", instance.id)
+        logger().error("%s is given back without it", instance.id)
         return True
     return False
 
 
 async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: str) -> None:
-    """Ask for a checkpoint and an end, and wait for it; whoever does not end dies with the machine."""
+    """Ask the training to save and stop, and wait; one that does not end ends with the machine."""
     status = await _status(machine, instance)
     if status.state is JobState.CREATED or _has_ended(status):
         return
@@ -119,14 +122,14 @@ async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: s
 
 
 async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
-    """Fetch the rest of log, metrics and events, the newest checkpoint, and the output of a finished job."""
+    """Fetch what only the machine holds: records, the newest checkpoint, and a finished output."""
     workspace = instance.workspace
     await _bring_records_home(machine, instance, run)
     await CheckpointMirror(machine, workspace, run.checkpoints).sync()
     if (await _status(machine, instance)).state is JobState.COMPLETED:
         try:
             await fetch_output(machine, workspace, run.rescued, checkpoints=run.checkpoints)
-        except IntegrityError as error:  # it holds no result, so nothing is lost with it
+        except IntegrityError as error:  # it is not a usable result, so nothing is lost with it
             shutil.rmtree(run.rescued, ignore_errors=True)
             logger().error("the output is refused: %s", error)
 
@@ -142,7 +145,8 @@ async def _bring_records_home(machine: Machine, instance: Instance, run: RunFold
 
 
 async def _rest(machine: Machine, source: str, mirror: Path) -> None:
-    """Append what the mirror lacks; what does not come is said, and waited for no longer."""
+    """Append what the mirror lacks; what does not come is logged, and not waited for any longer."""
+    # By wc, which every image has, because the Python there may be what is broken.
     result = await machine.run(["wc", "-c", source], timeout=60)
     count = result.stdout.split()[:1]
     size = int(count[0]) if count and count[0].isdecimal() else 0
@@ -157,4 +161,5 @@ async def _status(machine: Machine, instance: Instance) -> Status:
 
 
 def _has_ended(status: Status) -> bool:
+    # A state at rest may be written while the process still saves; `finished_at` comes last.
     return status.state.at_rest and status.finished_at is not None

@@ -1,4 +1,4 @@
-"""How a job shows in Prefect: the states, and the names of what it leaves there.
+"""How a job appears in Prefect: the states, and the names of what it leaves there.
 
 | job state    | Prefect's type and name                    |
 | ------------ | ------------------------------------------ |
@@ -10,7 +10,7 @@
 | failed       | FAILED "Failed"                            |
 | stopped      | CANCELLED "Stopped"                        |
 
-Nothing here imports Prefect, which costs two seconds: who only reads needs no more than this.
+Nothing here imports Prefect, which takes two seconds: programs that only read do without it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metr
 REPORT = "training-report"
 """The keys of a run's artifacts."""
 LOGGER = "train.log"
-"""The logger's name that the lines of the training log bear."""
+"""The name of the logger under which Prefect has the lines of the training log."""
 
 STATE_OF_TYPE = {
     "SCHEDULED": JobState.CREATED,
@@ -63,7 +63,7 @@ class ShownState(Protocol):
 
     @property
     def message(self) -> str | None:
-        """Why it is so, where somebody said."""
+        """The reason, if one was given."""
 
 
 class ShownRun(Protocol):
@@ -110,8 +110,8 @@ def job_state(run: ShownRun) -> JobState:
 def short_id(run_id: UUID | str) -> str:
     """Return the end of a run's id, by which people name it.
 
-    The end, for ids that Prefect's scheduler gives begin with the time: runs that are scheduled
-    together begin alike.
+    The end, because ids from Prefect's scheduler begin with the time: runs that are scheduled
+    together have the same beginning.
     """
     return str(run_id)[-SHORT:]
 

@@ -18,13 +18,14 @@ from flows.run_folder import RunFolder
 async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
     """Be the only process that works on this run; wait while another one does.
 
-    A run can be delivered twice: resumed before the first process ended, say.
+    A run can have two processes: for instance, when it is resumed before the first one ended.
     """
     async with locked(run.lock, wait=False) as free:
         if free:
             yield
             return
     logger().warning("another process works on this run; waiting for it")
+    # Waiting, not ending: Prefect would take our end for the run's, while the other still trains.
     async with locked(run.lock):
         await _still_wanted(run)
         yield

@@ -1,7 +1,7 @@
-"""What Prefect's UI calls suspending is to us a wish to pause: save, give the machine back, rest.
+"""Take Prefect's "suspend" as a request to pause: save, give the machine back, rest.
 
-The UI sets a state that the server turns into Failed after 300 seconds, whatever the job is doing
-then, and Prefect's engine breaks off the flow at its next task, with its machines still there.
+Prefect's UI sets a state that the server turns into Failed after 300 seconds, whatever the job is
+doing then, and Prefect's engine breaks off the flow at its next task, leaving its machines running.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from flows.outcome import ask_to_pause
 from flows.run_folder import this_run_id
 
 POLL_SECONDS = 1.0  # the UI takes time limits from 5 seconds
-LASTING = timedelta(days=365)  # a pause of ours lasts longer
+LASTING = timedelta(days=365)  # tells pauses of ours, which last ten years, from Prefect's own
 
 
 @asynccontextmanager
 async def suspending_means_pausing() -> AsyncIterator[None]:
-    """Turn a suspension from outside into the wish to pause, for as long as what runs inside."""
+    """Turn a suspension from outside into a request to pause, while the body runs."""
     _disarm()
     watching = asyncio.create_task(_watch())
     try:
@@ -37,7 +37,7 @@ async def suspending_means_pausing() -> AsyncIterator[None]:
 
 
 def is_suspended(state: State | None) -> bool:
-    """Whether somebody else paused a run: for a time, at whose end the server fails it."""
+    """Whether somebody else paused a run: for a limited time, after which the server fails it."""
     if state is None or state.type is not StateType.PAUSED:
         return False
     end = state.state_details.pause_timeout
@@ -46,6 +46,8 @@ def is_suspended(state: State | None) -> bool:
 
 def _disarm() -> None:
     """Keep Prefect's engine from breaking off the flow at its next task."""
+    # The engine calls `raise_if_requested` of this object around every task, and it raises Pause;
+    # see prefect/_flow_run_suspension.py. There is no setting for it.
     context = FlowRunContext.get()
     request = getattr(context, "flow_run_suspension_request", None)
     if request is not None:  # Prefect has it since 3.8

@@ -1,4 +1,4 @@
-"""Keep reconcile's own runs out of sight: it runs 1,440 times a day, and would bury the jobs."""
+"""Delete reconcile's uneventful runs: at 1,440 a day they would bury the jobs in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from flows.logger import logger
 
 ALL_WELL = "All well"
 """The name of the state of a run that found nothing to put right."""
-SHOWN = timedelta(minutes=5)
-AT_ONCE = 50  # runs that Prefect deletes in one call
-MOST_CALLS = 40  # after a day without a worker
+SHOWN = timedelta(minutes=5)  # how long they stay, so that one can see that reconcile runs
+AT_ONCE = 50  # the most runs that Prefect deletes in one call: BULK_OPERATION_LIMIT of its API
+MOST_CALLS = 40  # enough for the 1,440 runs of a day without a worker
 
 
 async def forget_uneventful(client: PrefectClient, deployment_id: str) -> None:
-    """Delete the runs of a deployment, some minutes old, that say nothing to anybody.
+    """Delete the runs of a deployment, some minutes old, that say nothing of interest.
 
-    These found all well, were due when no worker was there, or when another was under way. What
-    put something right, or failed, stays.
+    Those found all well, or were due while no worker was there or while another one was under way.
+    Runs that put something right, or failed, stay.
     """
     before = {"before_": (datetime.now(UTC) - SHOWN).isoformat()}
     uneventful: list[dict[str, Any]] = [
@@ -38,6 +38,7 @@ async def forget_uneventful(client: PrefectClient, deployment_id: str) -> None:
 
 
 async def _delete(client: PrefectClient, flow_runs: dict[str, Any]) -> None:
+    # The client has no method for this route, and types the paths that it knows.
     path = cast("Any", "/flow_runs/bulk_delete")
     for _ in range(MOST_CALLS):
         answer = await client.request("POST", path, json={"flow_runs": flow_runs})

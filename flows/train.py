@@ -56,13 +56,18 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
         job: what to train, on what, where, and within which limits.
     """
     run = RunFolder.of_this_run()
+    # Jobs from a form have not been through `job_file`, which makes paths absolute.
     if deployment.id:
         job = on_this_computer(job)
+    # Reporting is outermost, so that it delivers the alert of whatever ends the rest. A suspension
+    # is turned into a request while we still wait for our turn, or the server would fail the run.
     async with reporting(job, run), suspending_means_pausing():
         async with sole_owner(run):
             try:
                 await outcome.announce(JobState.INITIALIZING)
                 await place(job)
+                # Before a machine is hired: a process that died after the download left nothing
+                # else to do.
                 if folder := at_home(job, run):
                     verified = await verify(job, folder)
                     await give_back_all(Journal.of(run), "completed")
@@ -77,10 +82,13 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
                 await settle_run(job, run, f"{type(error).__name__}: {error.message}")
                 return outcome.of_error(run, error)
             except asyncio.CancelledError:
-                if await outcome.cancel_was_asked():  # else our process ends, and not the training
+                # Otherwise only our process ends; the training goes on, and is attached to later.
+                if await outcome.cancel_was_asked():
+                    # Shielded: the worker may signal again, and the machine must not stay rented.
                     await asyncio.shield(settle_run(job, run, "cancelled"))
                     alerts.cancelled(run, f"cancelled; {saved(run)}")
                 raise
+        # The lock is free by now: `trainctl resume` may start the next process at once.
         if report is None:
             return await outcome.of_unfinished(job, run, status)
         return await outcome.of_completed(run, report)
@@ -96,11 +104,13 @@ async def _on_machines(
     Returns:
         The status it came to rest with, and the report of the artifact when it is completed.
     """
+    # A training asks for itself whether it was cancelled; before it there is nothing to save.
     async with unless_cancelled():
         machines = await provision(job)
     first, report = machines[0], None
     try:
         async with renewed(job, [Instance.from_dict(machine) for machine in machines]):
+            # While it trains, the budget is watched in `stream`, which lets the training save.
             async with unless_cancelled(), Budget(job, Journal.of(run)).guard():
                 pythons = await all_of(install(job, machine) for machine in machines)
             status = await stream(job, machines, pythons)
@@ -110,5 +120,7 @@ async def _on_machines(
     except MachineLost as error:
         await write_off(job, run, first["name"], error)
         return None
+    # Only now, and never in a `finally`: what the machine holds is verified at home, or its job
+    # came to rest with its checkpoint here.
     await teardown(job, machines, str(status["state"]))
     return status, report

@@ -31,8 +31,8 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
 
     Raises:
         ConfigError: the place has come to hold something that is not ours; it is left alone.
-        IntegrityError: a file twice did not have the size or SHA-256 that its manifest says, or
-            is none that an output holds.
+        IntegrityError: a file arrived twice with another size or SHA-256 than its manifest says,
+            or is one that an output must not hold.
     """
     where = Instance.from_dict(instance)
     provider = await load_provider(where.provider)
@@ -41,6 +41,7 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     partial = partial_of(final)
 
     async def fetch(machine: Machine) -> int:
+        # Done again when the connection is lost: what arrived is kept in `partial`.
         size = await fetch_output(machine, where.workspace, partial, checkpoints=run.checkpoints)
         await fetch_reports(machine, where.workspace, run.reports)
         return size
@@ -61,6 +62,7 @@ def at_home(job: TrainingJob, run: RunFolder) -> str | None:
     final = run.artifact(job.name, job.output_dir)
     if _is_whole(run.rescued):
         return put_in_place(run.rescued, final)
+    # Only what our own report names: with output_dir, an earlier job's artifact may lie there.
     reported = (read_json(run.report) or {}).get("path") == str(final)
     return str(final) if reported and _is_whole(final) else None
 
@@ -75,6 +77,7 @@ def _is_whole(folder: Path) -> bool:
 
 def partial_of(final: Path) -> Path:
     """Return where an artifact is while it arrives: beside its place, hidden."""
+    # On the same disk, so that moving it to its place is a rename.
     return final.with_name(f".{final.name}.partial")
 
 
@@ -84,5 +87,5 @@ def put_in_place(partial: Path, final: Path) -> str:
     if final.exists():
         shutil.rmtree(final)  # an earlier artifact of ours, or an empty folder
     shutil.move(partial, final)
-    fsync_directory(final.parent)
+    fsync_directory(final.parent)  # before a machine that still has it is given back
     return str(final)

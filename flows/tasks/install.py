@@ -46,7 +46,7 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
 
     async def work(machine: Machine) -> str:
         if provider.is_home:
-            if job.training.trainer == "builtin":  # another's packages are known to him alone
+            if job.training.trainer == "builtin":  # what another trainer needs is not known here
                 found = check_trainer()
                 log(f"environment: {', '.join(f'{name} {v}' for name, v in found.items())}")
             check_extras(job.training)
@@ -56,6 +56,7 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
             also = extra_requirements(extras_of(job.training))
             python = await prepare(machine, base_of(where), wheel, log, also=also)
             await machine.run(["mkdir", "-p", "--", where.workspace], timeout=60)
+        # After the environment: what `setup` installs goes into it.
         await run_setup(machine, job.setup, where.workspace, python, log)
         return python
 
@@ -66,7 +67,7 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
 async def run_setup(
     machine: Machine, lines: list[str], workspace: str, python: str, log: Log
 ) -> None:
-    """Run a job's `setup` in its directory unless it was; `python` and `pip` are the trainer's."""
+    """Run a job's `setup` in its directory, once; `python` and `pip` are the trainer's."""
     marker = f"{workspace}/{SETUP_DONE}"
     if not lines or await machine.read(marker) is not None:
         return
@@ -74,4 +75,5 @@ async def run_setup(
     path = f'export PATH={programs}:"$PATH"'
     variables = {**secrets(), **users_variables()}
     await machine.run_shell([path, *lines], env=variables, cwd=workspace, log=log)
+    # Only after the last line: a `setup` that was interrupted is run again from the beginning.
     await machine.write(marker, b"")

@@ -1,4 +1,4 @@
-"""Look at everything that can be refused before any money is spent."""
+"""Check everything for which a job can be refused before any money is spent."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ async def place(job: TrainingJob) -> None:
     """Check where the machine may come from and where the result shall go.
 
     Raises:
-        ConfigError: there is no such provider, none is set up, output_dir cannot take the result,
-            the result could not be exported or uploaded, the limits cannot pay it, or a spot
-            machine would lose too much.
+        ConfigError: there is no such provider, no provider is set up, output_dir cannot take the
+            result, the result could not be exported or uploaded, the limits cannot pay for the
+            job, or a spot machine would lose too much.
     """
     run = RunFolder.of_this_run()
     journal = Journal.of(run)
     providers = await providers_of(job)
     labels = [provider.label for provider in providers]
     at_home = all(provider.is_home for provider in providers)
-    if not journal.hires:  # whoever has a machine may have what has gone here meanwhile
-        # Rows are read before a machine is paid for; here the trainer does so within seconds.
+    # Not when the run has a machine: the files may be there, and gone from here meanwhile.
+    if not journal.hires:
+        # Read the rows before paying for a machine; at home the trainer reads them within seconds.
         have = {Needs.KEEPER, Needs.TRAINER if at_home else Needs.ROWS}
         subject = subject_of(job, for_worker=True)
         await asyncio.to_thread(refuse, (*JOB, *TRAINING), subject, have)
@@ -46,7 +47,7 @@ async def place(job: TrainingJob) -> None:
 
 
 async def _refuse_waste(job: TrainingJob) -> None:
-    """Refuse what the job's limits cannot pay, and spot machines for what would be lost.
+    """Refuse a job that its limits cannot pay for, and spot machines that would lose too much.
 
     Counting the steps takes a process with torch and some ten seconds, so it is done only where
     it decides something.
@@ -58,6 +59,7 @@ async def _refuse_waste(job: TrainingJob) -> None:
         try:
             facts = await asyncio.to_thread(estimated, job)
         except TrainingFailed as error:
+            # An estimate that fails refuses nothing: the job may well train.
             get_run_logger().warning("no estimate: %s", error.message)
     if facts is None:
         refuse_risk(job, None, None)
@@ -70,7 +72,7 @@ async def _refuse_waste(job: TrainingJob) -> None:
         get_run_logger().info("about %.4g USD on the best offer", cheapest)
     if cheapest is not None and job.limits.max_cost and cheapest > job.limits.max_cost:
         raise ConfigError(
-            f"limits.max_cost = {job.limits.max_cost:g}: the job takes about {cheapest:.2f} USD on "
+            f"limits.max_cost = {job.limits.max_cost:g}: the job costs about {cheapest:.2f} USD on "
             "the offer that is cheapest for it.",
             "Raise limits.max_cost, train less, or allow cheaper machines in resources.",
         )

@@ -16,7 +16,7 @@ from trainer.config import TrainingJob
 
 @step
 async def provision(job: TrainingJob) -> list[dict[str, Any]]:
-    """Return the instances to train on, by rank, ready: each answers, and is what was ordered.
+    """Return the instances to train on, by rank; each answers, and is what was ordered.
 
     Raises:
         CapacityError: no offer led to a machine; it names each that was tried.

@@ -1,4 +1,4 @@
-"""A step of a flow: a Prefect task whose named failures show as one sentence."""
+"""A step of a flow: a Prefect task that shows our own errors as one sentence, without a stack."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def step(function: Callable[P, Awaitable[R]], *, name: str | None = None) -> Tas
 
     Nothing is cached: what a step did is found on the machine, not in a store.
     """
+    # Prefect's default policy makes a cache key of all inputs; a result from its cache could name
+    # a machine that is gone by now.
     return task(name=name, cache_policy=NO_CACHE, persist_result=False)(function)
 
 
@@ -30,4 +32,5 @@ def without_stack(record: logging.LogRecord) -> bool:
     return True
 
 
+# On the logger, because Prefect's task engine logs the exception there by itself.
 logging.getLogger("prefect.task_runs").addFilter(without_stack)

@@ -44,10 +44,10 @@ async def stream(
         machines: where, by rank; the first holds the job.
         pythons: the Python on each by which the trainer runs.
 
-    When this returns, every byte of log, metrics and events is here, every line of the log is with
-    Prefect, and so is the newest checkpoint of a job that did not complete. Trouble of ours, such
-    as a lost connection, never ends the training. When this is cancelled the training is asked
-    to save and stop.
+    When this returns, every byte of log, metrics and events is here, and so is the newest
+    checkpoint of a job that did not complete; every line of the log is with Prefect. Trouble on
+    our side, such as a lost connection, never ends the training. When the job is cancelled, the
+    training is asked to save and stop.
 
     Raises:
         MachineLost: the provider says that the machine is gone, or its lease has run out.
@@ -63,7 +63,7 @@ async def stream(
         try:
             return await _attached(job, nodes, provider, contact)
         except ConnectionLost as error:
-            await contact.lost(error)
+            await contact.lost(error)  # raises MachineLost once there is nothing to return to
 
 
 async def _attached(
@@ -86,9 +86,12 @@ async def _attached(
         try:
             status = await _follow(job, training, provider, run, mirror, journal)
         except asyncio.CancelledError:
+            # SIGTERM comes as a cancellation too, for instance when the computer shuts down; then
+            # the training must go on.
             if await cancel_was_asked():
                 await asyncio.shield(training.ask(Desired.STOP, "cancelled"))
             raise
+        # The last checkpoint may be newer than the mirror's last look, and the job resumes from it.
         if not provider.is_home and parse_status(status).state is not JobState.COMPLETED:
             await mirror.sync()
         return status
@@ -122,8 +125,8 @@ async def _follow(
         async with TaskScope() as scope:
             for helper in helpers:
                 scope.start(helper)
-            # A helper ends only by failing: nobody shall miss that, not even when only the last
-            # bytes are missing.
+            # A helper ends only by failing. That must surface, even while only the last bytes are
+            # awaited, which would otherwise never come.
             return await scope.result_of(_until_all_is_home(training, run, shipper, board, events))
 
 
@@ -131,10 +134,12 @@ async def _until_all_is_home(
     training: Training, run: RunFolder, shipper: LogShipper, board: Board, events: Events
 ) -> dict[str, Any]:
     """Wait until the job is at rest and every byte of log, metrics and events is here and shown."""
+    # The sizes are read after the last process has ended, so they are final.
     status = await training.until_rest()
     await until_size(run.log, status.get("train_bytes"))
     await until_size(run.metrics, status.get("metrics_bytes"))
     await until_size(run.events, status.get("events_bytes"))
+    # Only now: they read the mirrors, which have their last bytes since a moment ago.
     await shipper.finish()
     await board.finish()
     await asyncio.to_thread(events.look)

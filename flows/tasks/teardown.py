@@ -25,7 +25,7 @@ from trainer.config import TrainingJob
 
 @step
 async def teardown(job: TrainingJob, machines: list[dict[str, Any]], state: str) -> None:
-    """Terminate the instances, or keep one for the next job where the job says so.
+    """Terminate the instances, or keep one for the next job when the job asks for it.
 
     Call it only when what the machines hold is verified at home. This computer keeps the job
     directory of a job that did not complete: it holds the checkpoints to resume from.
@@ -39,7 +39,7 @@ async def teardown(job: TrainingJob, machines: list[dict[str, Any]], state: str)
     async def end(where: Instance) -> None:
         hire = journal.by_name(where.name)
         if hire is None or not hire.is_open:
-            return
+            return  # this step ran before, in a process that died afterwards
         if state == "completed" and await keep(job, journal, hire, where):
             return
         await give_back(journal, hire, state)
@@ -54,12 +54,13 @@ async def stop_training_of_dead_flow(
 ) -> None:
     """Stop a training whose flow process was killed before it could, and give its machine back.
 
-    Prefect kills a cancelled flow about 30 s after it asked, and then calls this in another
-    process. The wish is in the job directory already as a rule; this makes sure of it. What is
-    left undone here is done by the next reconcile.
+    Prefect kills a cancelled flow about 30 s after asking it to end, and then calls this in another
+    process. Usually the job directory holds the request to stop already; this makes sure of it.
+    What is left undone here is done by the next reconcile.
     """
     job = TrainingJob.model_validate(flow_run.parameters["job"])
     run = RunFolder(flow_run.id)
+    # The hook runs also when the flow ended in time, and must not get in its way.
     async with locked(run.lock):
         await settle_run(job, run, "cancelled")
     message = f"cancelled; {saved(run)}"

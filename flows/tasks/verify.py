@@ -1,4 +1,4 @@
-"""Prove that the artifact is whole, and report it."""
+"""Prove that the artifact is complete, and report it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ async def verify(job: TrainingJob, folder: str, warning: str = "") -> dict[str, 
     Args:
         job: what was trained.
         folder: of the artifact.
-        warning: what a person must know though the job completed.
+        warning: what a person must know although the job completed.
 
     Raises:
-        IntegrityError: naming the first file that differs; the artifact is no longer at its place.
+        IntegrityError: naming the first file that differs; the artifact is no longer in its place.
     """
+    # It was verified while it arrived; reading it back from the disk finds what the disk damaged.
     try:
         manifest = await asyncio.to_thread(verify_output, Path(folder))
     except IntegrityError:
@@ -45,6 +46,7 @@ async def verify(job: TrainingJob, folder: str, warning: str = "") -> dict[str, 
     report["warning"] = (
         f"{warning}. Do it with: trainctl push {short_id(run.run_id)}" if warning else None
     )
+    # The file first: `download.at_home` takes it as the sign that the artifact is complete.
     replace_json(run.report, report)
     await acreate_markdown_artifact(
         key=REPORT,

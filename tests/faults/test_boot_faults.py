@@ -291,7 +291,7 @@ def path_with(folder, **programs):
 
 PYTHONS = {
     "none": ({}, "the machine has no Python, and uv could not fetch one: "),
-    "too old": ({"python3": f"[ \"$1\" = -c ] && echo '{OLD}'"}, "has Python 3.9.18, the trainer"),
+    "too old": ({"python3": f"[ \"$1\" = -c ] && echo '{OLD}'"}, "has Python 3.9.18, and uv"),
     "broken": ({"python3": "echo Killed >&2; exit 137"}, "the machine has no Python, and uv"),
 }
 

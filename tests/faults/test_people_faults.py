@@ -86,7 +86,7 @@ async def test_an_orphan_goes_after_its_grace_and_strangers_stay(scene, hunt, mo
 
     [kept] = await reconcile_once()
     assert (kept.act, kept.instance) == (Act.KEEP, orphan.name)
-    assert "its run is unknown; it goes in 10 minutes" in kept.why
+    assert "its run is unknown; it is ended in 10 minutes" in kept.why
     monkeypatch.setattr(reconciling, "ORPHAN_SECONDS", 0.0)
     [gone] = await reconcile_once()
 

@@ -61,6 +61,6 @@ def test_validate_reads_own_code_and_runs_none_of_it(tmp_path: Path):
     bad = call_trainctl("validate", job_file(tmp_path, formatting="mine.py:tidi"))
 
     assert (good.returncode, bad.returncode) == (0, 2), good.stdout
-    assert "code of yours takes part" in good.stdout
+    assert "the job uses code of yours" in good.stdout
     assert "mine.py has no 'tidi'; it has tidy. Did you mean tidy?" in bad.stdout
     assert not proof.exists()
