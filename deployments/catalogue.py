@@ -24,7 +24,7 @@ class Hosted:
     """A flow on offer under a name.
 
     `entrypoint`, `description` and `form` are ours and follow the code. The rest is how a
-    deployment begins; afterwards it belongs to whoever administers the server.
+    deployment begins; afterwards it belongs to the server's administrator.
     """
 
     name: str
@@ -48,16 +48,20 @@ class Hosted:
         return f"{self.flow.fn.__module__}.{self.flow.fn.__name__}"
 
     def ours(self) -> dict[str, Any]:
-        """Return the fields that every deploy sets. There is no code to fetch: no pull step."""
+        """Return the fields that every deploy sets."""
         return {
             "description": self.description,
             "entrypoint": self.entrypoint,
             "parameter_openapi_schema": self.form(),
+            # Empty, not missing: there is no code to fetch, because the package is installed where
+            # the worker runs. A deployment of an older version may have steps with local paths.
             "pull_steps": [],
         }
 
     def at_first(self) -> dict[str, Any]:
         """Return the fields that only a new deployment is given."""
+        # Cancelled, not queued: late passes of reconcile would only repeat what the next one does.
+        # `flows.tidying` deletes the cancelled ones.
         skip_when_busy = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
         return {
             "work_pool_name": self.pool,
@@ -66,7 +70,8 @@ class Hosted:
             "parameters": self.parameters,
             "schedules": [self.schedule] if self.schedule else [],
             "enforce_parameter_schema": True,
-            # A flow whose worker dies must not die of a broken pipe.
+            # A flow must outlive its worker. If its output went through the worker, its next line
+            # after the worker's death would end it with a broken pipe.
             "job_variables": {"stream_output": False},
             "concurrency_limit": 1 if self.one_at_a_time else None,
             "concurrency_options": skip_when_busy if self.one_at_a_time else None,
@@ -112,6 +117,7 @@ def catalogue() -> list[Hosted]:
             "Runs that found all well are removed after a few minutes.",
             form=lambda: form_of(reconcile),
             tags=("reconcile",),
+            # A machine without an owner costs money by the minute.
             schedule=DeploymentScheduleCreate(
                 schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True
             ),
@@ -128,6 +134,8 @@ def catalogue() -> list[Hosted]:
             parameters={
                 "job": {
                     "name": "nightly",
+                    # `examples:` is resolved where the job runs: on the computer that deploys, the
+                    # folder of the examples may be another one.
                     "training": {
                         "model": f"{EXAMPLES}tiny-llama",
                         "dataset": {"path": f"{EXAMPLES}quickstart.jsonl", "eval_fraction": 0.1},

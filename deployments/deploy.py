@@ -45,17 +45,22 @@ async def _pool(client: PrefectClient, name: str, description: str, say: Say) ->
     try:
         pool = await client.read_work_pool(name)
     except ObjectNotFound:
+        # Prefect's own template, so that the pool looks in the UI like any process pool, and the
+        # administrator can set what Prefect documents.
         template = ProcessWorker.get_default_base_job_template()
         await client.create_work_pool(
             WorkPoolCreate(
                 name=name, type="process", description=description, base_job_template=template
             )
         )
+        # A new pool comes with a queue "default" of priority 1, which would rank beside "high". Only
+        # a new pool's: later on the priority is the administrator's.
         made = await client.read_work_queue_by_name("default", work_pool_name=name)
         await client.update_work_queue(made.id, priority=QUEUES["default"])
         say(f"created  work pool {name}")
     else:
         say(f"kept     work pool {name}: {_pool_facts(pool)}")
+    # Also for a pool that exists: an earlier deploy may have been interrupted before its queues.
     queues = {queue.name: queue for queue in await client.read_work_queues(work_pool_name=name)}
     for queue, priority in QUEUES.items():
         if queue not in queues:
@@ -81,25 +86,29 @@ async def _deployment(client: PrefectClient, hosted: Hosted, say: Say) -> str | 
         await client.create_deployment(flow_id, hosted.name, **ours, **hosted.at_first())
         say(f"created  {hosted.full_name}")
         return None
+    # Compared first, so that the line about it names what really changed.
     changed = sorted(name for name, value in ours.items() if _differs(found, name, value))
     kept = f"kept {', '.join(_theirs(found))}"
     if not changed:
         say(f"kept     {hosted.full_name}: unchanged; {kept}")
         return None
     try:
+        # Only the given fields are sent: the rest of the deployment stays as it is.
         await client.update_deployment(found.id, DeploymentUpdate(**ours))
     except PrefectHTTPStatusError as error:
+        # The server checks the administrator's parameters against the new form.
         return f"{hosted.full_name} is as it was: {error.response.text[:300]}"
     say(f"updated  {hosted.full_name}: {', '.join(changed)}; {kept}")
     return None
 
 
 def _differs(found: DeploymentResponse, name: str, value: Any) -> bool:
+    # The server may answer None where an empty list or text was set.
     return (getattr(found, name) or None) != (value or None)
 
 
 def _theirs(found: DeploymentResponse) -> list[str]:
-    """Return in words what a deployment has that is not ours to change."""
+    """Return in words the settings of a deployment that only its administrator changes."""
     schedules = [
         f"schedule {_cadence(each.schedule)} ({'on' if each.active else 'off'})"
         for each in found.schedules

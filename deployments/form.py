@@ -20,23 +20,26 @@ SHORT = {
 
 
 def form_of(flow: Flow[..., Any]) -> Schema:
-    """Return the form for all parameters of a flow, its fields in the order of the code.
-
-    A database that reorders keys, such as PostgreSQL, leaves it: Prefect's UI sorts by `position`.
-    """
+    """Return the form for all parameters of a flow, its fields in the order of the code."""
     schema = parameter_schema(flow).model_dump_for_openapi()
+    # Prefect numbers a flow's parameters, but not the fields of models in them. PostgreSQL's jsonb
+    # does not keep the order of keys (https://www.postgresql.org/docs/current/datatype-json.html);
+    # the UI sorts by `position` where there is one.
     for definition in schema.get("definitions", {}).values():
         _number(definition)
     return schema
 
 
 def short_form() -> Schema:
-    """Return a form of eight fields for the same parameter, `job`.
+    """Return a form of few fields for the same parameter, `job`.
 
-    A job with more fields is taken too, so that nothing is refused which the flow understands.
+    A job with more fields is accepted too, so that it refuses nothing that the flow understands.
     """
+    # Cut from the full form: titles, types and limits of the fields have one source.
     schema = form_of(train)
     definitions = {name: _cut(schema["definitions"][name], keep) for name, keep in SHORT.items()}
+    # A plain list to choose from. In the full form the field is a name or a list of names, for
+    # which the UI shows tabs.
     providers = definitions["TrainingJob"]["properties"]["provider"]
     definitions["TrainingJob"]["properties"]["provider"] = {
         "title": "Where",
@@ -50,10 +53,12 @@ def short_form() -> Schema:
 
 
 def _cut(definition: Schema, keep: tuple[str, ...]) -> Schema:
-    """Return a definition with some of its fields only, in that order; others are taken too."""
+    """Return a definition with only some of its fields, in that order; others are accepted too."""
     properties = {name: definition["properties"][name] for name in keep}
     required = [name for name in definition.get("required", []) if name in keep]
+    # A copy: the definition belongs to the schema of the full form.
     cut = {**definition, "properties": properties, "required": required}
+    # Without it, any field is allowed; `false` would have the server refuse a complete job.
     cut.pop("additionalProperties", None)
     _number(cut)
     return cut

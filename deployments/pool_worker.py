@@ -1,6 +1,6 @@
-"""One worker of one pool, ended with its supervisor: `python -P -m deployments.pool_worker …`.
+"""One worker of one pool, which ends with its supervisor: `python -P -m deployments.pool_worker …`.
 
-A flow process that it started outlives it, and ends as it would have. Nothing is imported from the
+Flow processes that it started outlive it, and run to their own end. Nothing is imported from the
 folder where a worker or a flow runs: a `json.py` there must not break jobs.
 """
 
@@ -30,9 +30,10 @@ from trainer.contract.own_python import own_python
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 POLL_SECONDS = 0.1
-ENDING_SECONDS = 10.0  # for runs that are just being started, when we are asked to end
+# For runs that are just being started when we are asked to end; less than the supervisor waits.
+ENDING_SECONDS = 10.0
 
 
 class SafeConfiguration(ProcessJobConfiguration):
@@ -40,16 +41,20 @@ class SafeConfiguration(ProcessJobConfiguration):
 
     def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:
         """Fill in the command, unless the pool or the deployment has one of its own."""
+        # Prefect's own is `python -m prefect.engine`, which looks for modules in the folder where
+        # it runs before it looks in the library.
         if self.command is None:
             self.command = shlex.join(own_python("-m", "prefect.engine"))
         super().prepare_for_flow_run(*args, **kwargs)
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)  # it takes the place of Prefect's own, as meant
+    # Prefect warns that this class has the type "process" of its own worker. That is intended: it
+    # serves the pools that Prefect's would.
+    warnings.simplefilter("ignore", UserWarning)
 
     class PoolWorker(ProcessWorker):
-        """Prefect's worker, which counts what else trains on this computer, and ends softly."""
+        """Prefect's worker, but it counts what else trains here, and ends without ending flows."""
 
         job_configuration = SafeConfiguration
         is_ending = False
@@ -58,7 +63,7 @@ with warnings.catch_warnings():
             """Serve a pool.
 
             Args:
-                pool: its name; it must be there.
+                pool: its name; it must exist.
                 limit: how many jobs may train on this computer at once; None for any number.
             """
             settings = get_current_settings().worker
@@ -68,6 +73,7 @@ with warnings.catch_warnings():
                 limit=limit,
                 prefetch_seconds=settings.prefetch_seconds,
                 heartbeat_interval_seconds=int(settings.heartbeat_seconds),
+                # A pool that this made would lack the queues and the description of `deploy`.
                 create_pool_if_not_found=False,
             )
             self._mine: set[UUID] = set()
@@ -93,27 +99,32 @@ with warnings.catch_warnings():
             elsewhere = self._work_pool_name == CLOUD_POOL  # its jobs take no GPU of ours
             left = self._limit - (0 if elsewhere else await others_at_work(self._mine))
             if left < 1:
-                return False
+                return False  # not 0 tokens, which older versions of anyio's limiter refuse
+            # Of these tokens our own runs have borrowed theirs; runs of others lower the number.
             self.limiter.total_tokens = left
             return True
 
         async def end(self) -> None:
-            """End this process once nothing is between being taken and being started.
+            """End this process once no run is between being taken and being started.
 
             Prefect's own way would kill the flow processes. Ours go on.
             """
+            # Set before the first await: no further run is taken from here on.
             self.is_ending = True
             loop = asyncio.get_running_loop()
             deadline = loop.time() + ENDING_SECONDS
             while self._submitting_flow_run_ids and loop.time() < deadline:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
+            # Without unwinding: leaving the worker's context would end the flow processes. Nothing
+            # flushes the streams then, either.
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
 
 
 async def others_at_work(mine: set[UUID]) -> int:
-    """Return how many jobs train on this computer whose flow is executed by somebody else."""
+    """Return how many jobs train on this computer whose flow another process executes."""
+    # A job directory alone proves nothing: it stays after the job. The lock is held by a process.
     names = [ours(instance.name) for instance in await Local().instances()]
     ids = {name.run_id for name in names if name and name.run_id} - mine
     return sum(is_held(runs() / str(id) / ".lock") for id in ids)
@@ -124,6 +135,8 @@ async def serve(pool: str, limit: int | None) -> None:
     worker = PoolWorker(pool, limit)
     ending: list[asyncio.Task[None]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
+        # Kept in a list: the loop holds only weak references to tasks, and `end` must not be
+        # garbage-collected halfway.
         asyncio.get_running_loop().add_signal_handler(
             number, lambda: ending.append(asyncio.create_task(worker.end()))
         )
@@ -131,8 +144,11 @@ async def serve(pool: str, limit: int | None) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Be killed when the parent ends, however it does; end at once when it has ended already."""
+    """Be killed when the parent ends, however it ends; exit at once when it has ended already."""
+    # SIGKILL, because nothing is left that could wait for us. Flow processes are not affected: the
+    # setting is cleared in children (prctl(2)).
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Checked afterwards: a parent that died before the call sends no signal any more.
     if os.getppid() != parent:
         sys.exit(1)
 

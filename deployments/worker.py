@@ -1,7 +1,7 @@
-"""Keep a worker for each pool, and let none outlive this process: `trainctl worker`.
+"""Keep a worker for each pool running, and end them with this process: `trainctl worker`.
 
-Flow processes and trainings go on when the workers end; the next workers' reconcile attaches to
-what nobody executes.
+Flow processes and trainings go on when the workers end; the reconcile of the next workers attaches
+to runs without a process.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from blocks.providers.local.gpus import gpus, visible
 from trainer.contract.own_python import own_python
 
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds before a worker that died is started again
-HEALTHY_SECONDS = 60.0  # after so long a life the first delay counts again
-ENDING_SECONDS = 20.0  # for a worker that is asked to end
-LINE_BYTES = 1 << 20
+HEALTHY_SECONDS = 60.0  # a worker that lived longer than this is restarted after the first delay
+ENDING_SECONDS = 20.0  # for a worker to end; it takes up to 10 s itself, see `pool_worker`
+LINE_BYTES = 1 << 20  # the longest line; asyncio's default of 64 KiB is less than a long traceback
 
 Say = Callable[[str], None]
 
@@ -37,6 +37,7 @@ async def serve(pools: Mapping[str, int | None], say: Say) -> None:
         say: takes a line of a worker's log, or about a worker.
     """
     ended = asyncio.Event()
+    # SIGHUP too: a terminal that is closed must not kill the workers halfway through a start.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     width = max(map(len, pools))
@@ -45,6 +46,8 @@ async def serve(pools: Mapping[str, int | None], say: Say) -> None:
         for pool, limit in pools.items()
     ]
     waiting = asyncio.create_task(ended.wait())
+    # A task of `keeping` ends only by failing, and then all workers end: a supervisor that keeps
+    # some of its pools would look healthy.
     await asyncio.wait({waiting, *keeping}, return_when=asyncio.FIRST_COMPLETED)
     say("ending the workers; jobs go on")
     for task in (waiting, *keeping):
@@ -57,7 +60,7 @@ def _labelled(label: str, say: Say) -> Say:
 
 
 async def _keep(pool: str, limit: int | None, say: Say) -> None:
-    """Start a worker whenever there is none, at most once a minute when it dies each time."""
+    """Start a worker whenever none runs; at most once a minute when it dies every time."""
     delay = FIRST_DELAY
     while True:
         began = time.monotonic()
@@ -73,6 +76,8 @@ async def _one_life(pool: str, limit: int | None, say: Say) -> int:
 
     It has a session of its own: Ctrl-C is ours to pass on, and must not reach flow processes.
     """
+    # Our process id goes along, so that the worker can tell whether we died before it asked the
+    # kernel to be killed with us. 0 stands for no limit.
     process = await asyncio.create_subprocess_exec(
         *own_python("-m", "deployments.pool_worker", pool, str(limit or 0), str(os.getpid())),
         stdin=DEVNULL,
@@ -86,6 +91,7 @@ async def _one_life(pool: str, limit: int | None, say: Say) -> int:
         return await process.wait()
     finally:
         await _end(process)
+        # A flow process may have inherited the pipe and keep it open, so its end is not awaited.
         await asyncio.wait({relaying}, timeout=1)
         relaying.cancel()
 
@@ -102,12 +108,12 @@ async def _end(process: Process) -> None:
 
 
 async def _relay(process: Process, say: Say) -> None:
-    """Pass on what a worker writes, line by line; of a line beyond measure its pieces are lost."""
+    """Pass on what a worker writes, line by line; a line over the limit is lost in part."""
     assert process.stdout  # noqa: S101 - it was asked for
     while True:
         try:
             line = await process.stdout.readline()
-        except ValueError:
+        except ValueError:  # over the limit; readline has dropped what it had read of it
             continue
         if not line:
             return
