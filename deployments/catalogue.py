@@ -1,4 +1,4 @@
-"""The deployments of the flows, as data: what each runs, where, with which form and schedule."""
+"""The deployments of the flows as data: what each runs, where, with which form and schedule."""
 
 from __future__ import annotations
 

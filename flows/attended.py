@@ -1,7 +1,7 @@
 """Start the process that executes a run without a terminal or a worker, and see if it is alive.
 
 A mark lies in the folder of such a run from before its process starts until the run is at rest.
-The process holds the mark's lock for as long as it lives, so a mark that nobody holds is that of a
+The process holds the mark's lock for as long as it lives, so a mark that is not held belongs to a
 process that died. Nothing here imports Prefect: `gateway.attendant` looks at the marks all the
 time, and should stay small.
 """
@@ -24,7 +24,7 @@ FLOW_LOG = "flow.log"
 """What the process of a run printed."""
 MARK = ".process"
 LOCK = ".lock"
-"""Held by the one process that works on a run, whoever started it."""
+"""Held by the one process that works on a run, however it was started."""
 
 # Kept for ever: Popen warns when it is garbage-collected while its process runs (ResourceWarning).
 _started: list[subprocess.Popen[bytes]] = []

@@ -13,7 +13,7 @@ RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 
 
 class OneLine(logging.Handler):
-    """Writes warnings and errors, each as one line; how a run ended is said elsewhere."""
+    """Writes warnings and errors, each as one line, except how a run ended: others write that."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         super().__init__(logging.WARNING)

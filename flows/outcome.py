@@ -55,7 +55,7 @@ def _when(state: State) -> datetime:
 
 
 async def cancel_was_asked() -> bool:
-    """Whether the flow run was cancelled; a process may be told to end for other reasons."""
+    """Whether the flow run was cancelled; a process may be ended for other reasons."""
     try:
         async with get_client() as client:
             state = (await client.read_flow_run(this_run_id())).state

@@ -286,7 +286,7 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
             return Act.KEEP, "its process may just be starting"
         case StateType.RUNNING | StateType.PENDING | StateType.CRASHED:
             if Journal.of(RunFolder(run.id)).revivals < MAX_REVIVALS:
-                return Act.REVIVE, f"it is {state.name} and nobody works on it"
+                return Act.REVIVE, f"it is {state.name} and no process works on it"
             return Act.SETTLE, f"it was revived {MAX_REVIVALS} times already"
         case _:
             what = "its machine is still there" if found else "one of its machines is not closed"

@@ -108,7 +108,7 @@ def job_state(run: ShownRun) -> JobState:
 
 
 def short_id(run_id: UUID | str) -> str:
-    """Return the end of a run's id, by which people name it.
+    """Return the end of a run's id, which is how people refer to it.
 
     The end, because ids from Prefect's scheduler begin with the time: runs that are scheduled
     together have the same beginning.

@@ -150,7 +150,7 @@ class Journal:
         """Open the row of a machine that is about to be ordered; the row holds its name.
 
         Args:
-            offer: by which it is ordered.
+            offer: the offer that it is ordered by.
             provider: its provider's label.
             beside: the last machine that was ordered for the same attempt.
         """

@@ -53,7 +53,7 @@ def started(run: RunFolder, total_steps: int) -> None:
 
 def completed(run: RunFolder) -> None:
     """The artifact is home and verified."""
-    started(run, 0)  # a training may be over before anybody saw it run
+    started(run, 0)  # a short training may be over before it was seen running
     _note(run, Alert.COMPLETED, Alert.COMPLETED, progress=100.0)
 
 
@@ -179,7 +179,7 @@ def _progress(metrics: Path) -> Record:
 def _last_records(metrics: Path) -> list[Record]:
     try:
         with metrics.open("rb") as stream:
-            # A first line that this cuts in two is not JSON any more, and is passed over.
+            # A first line that this cuts in two is not JSON any more, and is skipped.
             stream.seek(max(0, stream.seek(0, 2) - TAIL))
             return parse_records(stream.read().splitlines())[0]
     except OSError:

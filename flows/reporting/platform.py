@@ -78,7 +78,7 @@ class Platform:
 def _address(
     variable: str, key_variable: str, header: tuple[str, str], what: str, problems: list[str]
 ) -> Address | None:
-    """Return an address; None when there is none, or none that can be used.
+    """Return an address; None when it is not set, or cannot be used.
 
     Values are not quoted: a key may have been pasted into the wrong variable.
     """

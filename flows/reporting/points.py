@@ -1,8 +1,8 @@
 """The next metrics to report, read from the run's mirror of `metrics.jsonl`.
 
 A step is one point, its training and its evaluation together, and it is reported once. So the
-newest step waits until a later one is there, for its evaluation may be under way; and a step that
-a resumed training repeats is passed over, for its values are the same.
+newest step waits for a later one, because its evaluation may still be running; and a step that a
+resumed training repeats is skipped, because its values are the same.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def next_points(
     Args:
         path: the metrics.
         cursor: how far they are.
-        at_rest: whether no line is expected: then the newest step waits for nothing.
+        at_rest: whether no further line is expected: then the newest step need not wait.
     """
     # Nothing is kept in memory between two calls: any process can go on from the cursor alone.
     tail = TailReader(path, cursor.offset, chunk=READ_BYTES)

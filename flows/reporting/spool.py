@@ -45,7 +45,7 @@ class Who:
     executions: int = 0
     """How often a flow began to work on the run."""
     supervised_since: float | None = None
-    """When the supervisor at work was started; seconds since the epoch."""
+    """When the present supervisor was started; seconds since the epoch."""
 
 
 class Spool:

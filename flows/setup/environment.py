@@ -51,7 +51,7 @@ UV_PYTHON_INSTALL_DIR="$base/python" UV_PYTHON_INSTALL_BIN=0 "$uv" python instal
 async def prepare(
     machine: Machine, base: str, wheel: Path, log: Log, *, also: Sequence[str] = ()
 ) -> str:
-    """Return the Python by which the trainer runs on a machine, after making it ready.
+    """Return the Python that the trainer runs with on a machine, after making it ready.
 
     Calling it again installs nothing. Two jobs that call it at once wait for each other.
 

@@ -1,10 +1,10 @@
-# Look at the Pythons of a machine, and tell what the probe says of each.
+# Look at the Pythons of a machine, and print what the probe says of each.
 #
 #     sh -c TEXT sh <base> <key> <every> <probe> <package>…
 #
 # Environments of this very wheel, whose names begin with the key, come first: when one is ready
 # and <every> is empty, nothing else is looked at. Those of other wheels come last: what was
-# installed there can serve again. Exit code 3: the base cannot be written.
+# installed there can be used again. Exit code 3: the base cannot be written.
 export LC_ALL=C
 base=$1 key=$2 every=$3 probe=$4
 shift 4

@@ -113,7 +113,7 @@ class GangTraining:
         await self._first.ask(desired, reason)
 
     async def start_or_attach(self) -> None:
-        """Follow the training if it is at work on all machines; else start it on all."""
+        """Follow the training if it is running on all machines; otherwise start it on all."""
         first, *others = await self._on_all(look)
         if first and first["alive"] and all(map(takes_part, others)):
             logger().info("attached to the training on %d machines", len(self._nodes))
@@ -122,7 +122,7 @@ class GangTraining:
             return
         # One that trains alone waits for its peers in a collective, and can neither save nor end
         # by itself. Stop it before anything is put into its folder.
-        await self._stop_all("not all machines are at work")
+        await self._stop_all("it was not running on all machines")
         await self._on_all(RemoteTraining.move_in)
         await self._start_all()
 
@@ -257,7 +257,7 @@ class GangTraining:
             return await asyncio.gather(*resting)  # all have ended: this keeps their order
 
     async def _ended(self, training: RemoteTraining) -> dict[str, Any]:
-        """Wait until nobody works on a machine; the log of one beside the first comes home."""
+        """Wait until nothing runs on a machine; the log of one beside the first comes home."""
         if training is self._first:  # its log is mirrored by the flow, which outlives a restart
             return await training.until_nobody_works()
         log = self._run.node_log(training.instance.name)

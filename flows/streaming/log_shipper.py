@@ -152,7 +152,7 @@ class LogShipper:
     async def _stored(self) -> tuple[int, str]:
         """Return how many lines the server has beyond the cursor, and the time of the last.
 
-        That is none, or one batch whose answer was lost with the process that sent it.
+        That is 0, or the one batch whose answer was lost with the process that sent it.
         """
         after = datetime.fromisoformat(self._cursor.timestamp)
         lines, latest, offset = 0, after, 0

@@ -68,8 +68,8 @@ def verify_output(folder: Path) -> dict[str, Any]:
         IntegrityError: naming the first file that differs, or that an output must not hold.
     """
     manifest = verify(folder)
-    # Unpickling runs code, so a rented machine could reach whoever loads the model. By name first,
-    # and then by content: a pickle may be called model.safetensors.
+    # Unpickling runs code: a rented machine could run its own on every computer that loads the
+    # model. By name first, and then by content: a pickle may be called model.safetensors.
     refuse_pickles(manifest["files"])
     for name in manifest["files"]:
         if name.endswith(WEIGHTS) and not _is_safetensors(folder / name):

@@ -26,7 +26,7 @@ from trainer.contract.own_python import own_python
 
 HOME_SECONDS = 0.5  # between two looks at status.json on this computer
 AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back
-SILENCE_SECONDS = 10.0  # without a change of status.json: check whether anybody still works there
+SILENCE_SECONDS = 10.0  # without a change of status.json: check whether a process still runs there
 COMMAND_SECONDS = 90.0  # for one call of the supervisor: a Python starts, on a machine that is busy
 MAX_REVIVALS = 3  # supervisors started anew after one disappeared without leaving a reason
 
@@ -56,7 +56,7 @@ class Training(Protocol):
         """The job directory there."""
 
     async def start_or_attach(self) -> None:
-        """Start the training; one that is at work already is followed."""
+        """Start the training, or follow it if it is running already."""
 
     async def ask(self, desired: Desired, reason: str) -> None:
         """Ask the training to go on, to pause or to stop."""
@@ -146,7 +146,7 @@ class RemoteTraining:
         """Further variables for the trainer's environment."""
 
     async def start_or_attach(self) -> None:
-        """Start the supervisor; when one is at work already, that one is followed."""
+        """Start the supervisor, or follow the one that is running already."""
         is_new = await self.move_in()
         # In a folder that was used before, control.json still says pause or stop. It must not be
         # reset while somebody works there: that would undo a request of a moment ago.
@@ -157,7 +157,7 @@ class RemoteTraining:
         logger().info("%s the training in %s", verb, self.workspace)
 
     async def start(self) -> dict[str, Any]:
-        """Start the supervisor unless one is at work; return what it says."""
+        """Start the supervisor unless one is running; return what it says."""
         answer = await self._trainer("--detach")
         if self._lead and not answer["already_running"]:
             self._lead.started()
@@ -207,7 +207,7 @@ class RemoteTraining:
                 raise TrainingFailed(
                     f"The training's supervisor on {self.instance.id} disappeared {revivals} times."
                 )
-            logger().warning("no process is at work in %s; starting again", self.workspace)
+            logger().warning("no process is running in %s; starting again", self.workspace)
             # Stopped because its lease ran out while we were away: nobody asked for that.
             if ended.state.at_rest:
                 await self.ask(Desired.RUN, "")

@@ -34,7 +34,7 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
     """Make sure that the trainer can run, and run the job's `setup` once.
 
     Returns:
-        The Python on the machine by which the trainer runs.
+        The Python on the machine that the trainer runs with.
 
     Raises:
         DependencyError: a package is missing and cannot be installed, or a setup command failed.

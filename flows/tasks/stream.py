@@ -42,7 +42,7 @@ async def stream(
     Args:
         job: what is trained.
         machines: where, by rank; the first holds the job.
-        pythons: the Python on each by which the trainer runs.
+        pythons: the Python on each that the trainer runs with.
 
     When this returns, every byte of log, metrics and events is here, and so is the newest
     checkpoint of a job that did not complete; every line of the log is with Prefect. Trouble on

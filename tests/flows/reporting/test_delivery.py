@@ -282,7 +282,7 @@ async def test_a_full_disk_stops_no_job(run, receiver, monkeypatch, caplog):
         ({"INTERNAL_API_KEY": ""}, "ALERT_API_URL is set and INTERNAL_API_KEY is not"),
         ({"USER_ID": ""}, "ALERT_API_URL is set and USER_ID is not"),
         ({"METRICS_API_URL": "ftp://host/x"}, "METRICS_API_URL is not an http:// or https://"),
-        ({"METRICS_API_URL": "https://me:secret@host/x"}, "without a name and password"),
+        ({"METRICS_API_URL": "https://me:secret@host/x"}, "without a user name and password"),
         ({"METRICS_API_URL": "http://host:port/"}, "METRICS_API_URL is not an http://"),
         ({"JOB_TOKEN": "a\nb"}, "JOB_TOKEN has characters that an HTTP header cannot carry"),
     ],
