@@ -13,8 +13,20 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from gateway.cli_options import (
+    AsJson,
+    Detach,
+    Follow,
+    JobFile,
+    JobId,
+    Keep,
+    MaxCost,
+    Providers,
+    ShowLogs,
+    Wait,
+)
+from gateway.cli_renting import renting_commands
 from gateway.cli_server import servers
-from gateway.completion import job_ids
 from gateway.exits import (
     EXIT_CODES,
     Exit,
@@ -35,6 +47,8 @@ app = typer.Typer(
     epilog="Begin with: trainctl init; trainctl validate job.yaml; trainctl run job.yaml",
     pretty_exceptions_enable=False,
 )
+# Without a name Typer takes the commands into this level: `trainctl offers`, not `renting offers`.
+app.add_typer(renting_commands)
 app.add_typer(servers, name="server")
 
 
@@ -44,40 +58,6 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with what w
 
         say(f"trainctl {version_of('training-orchestrator')}")
         raise typer.Exit
-
-
-JobFile = Annotated[
-    Path,
-    typer.Argument(metavar="FILE", help="The job file; - reads it from standard input."),
-]
-JobId = Annotated[
-    str,
-    typer.Argument(
-        metavar="ID",
-        help="A job's id, 4 or more characters of its beginning or end, or its name.",
-        autocompletion=job_ids,
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is at rest.")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job is at rest.")]
-ShowLogs = Annotated[bool, typer.Option("--logs", "-l", help="Print the training log too.")]
-Detach = Annotated[bool, typer.Option("--detach", help="Run in the background at once.")]
-
-
-Providers = Annotated[
-    str | None,
-    typer.Option(
-        help="Where: local, ssh, runpod, lambda, vast; several in order, with commas; or any."
-    ),
-]
-Keep = Annotated[
-    str | None,
-    typer.Option(help="Keep a rented machine for the next job, for so long: 10m, 2h."),
-]
-MaxCost = Annotated[
-    float | None, typer.Option(min=0.001, help="USD at most; then it saves and stops.")
-]
 
 
 @app.command()
@@ -252,69 +232,6 @@ def push(
         from gateway import looking
 
         looking.push(job, to)
-
-
-@app.command()
-def offers(
-    file: JobFile,
-    provider: Providers = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
-    json: AsJson = False,  # noqa: FBT002
-) -> None:
-    """Show what there is for hire for a job, first choice first, with its time and cost.
-
-    Example: trainctl offers job.yaml --provider any
-    """
-    with reported():
-        from gateway import renting
-
-        raise typer.Exit(renting.show_offers(file, provider, limit=limit, as_json=json))
-
-
-@app.command()
-def costs(
-    by: Annotated[str, typer.Option(help="job, provider or day.")] = "job",
-    json: AsJson = False,  # noqa: FBT002
-) -> None:
-    """Sum up what rented machines have cost, failed boots and idle time included.
-
-    Example: trainctl costs --by provider
-    """
-    with reported():
-        from gateway import renting
-
-        if by not in renting.COSTS:
-            raise typer.BadParameter(f"--by = {by!r}: must be job, provider or day.")
-        renting.show_costs(by, as_json=json)
-
-
-@app.command()
-def reconcile(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is to do.")] = False,  # noqa: FBT002
-    json: AsJson = False,  # noqa: FBT002
-) -> None:
-    """Put right what died: revive jobs whose process is gone, end machines that nobody owns.
-
-    Only machines whose name bears this installation's mark are ever touched.
-
-    Example: trainctl reconcile --dry-run
-    """
-    with reported():
-        from gateway import renting
-
-        raise typer.Exit(renting.put_right(dry_run=dry_run, as_json=json))
-
-
-@app.command()
-def check(json: AsJson = False) -> None:  # noqa: FBT002
-    """Verify the credentials of all providers that are set up. Nothing is hired.
-
-    Example: trainctl check
-    """
-    with reported():
-        from gateway import renting
-
-        raise typer.Exit(renting.check_providers(as_json=json))
 
 
 @app.command()

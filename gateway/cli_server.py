@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
+from gateway.cli_options import AsJson
 from gateway.exits import note, reported, say, say_json
 
 servers = typer.Typer(help="The Prefect server that trainctl starts where none is configured.")
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @servers.command(name="start")

@@ -238,9 +238,10 @@ def test_a_command_that_only_looks_does_without_prefect(arguments: list[str], pr
 
 
 def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[str]):
-    from gateway.cli import app, servers
+    from gateway.cli import app, renting_commands, servers
 
-    commands = [*app.registered_commands, *servers.registered_commands]
+    groups = (app, renting_commands, servers)
+    commands = [command for group in groups for command in group.registered_commands]
 
     assert len(commands) == 22
     for command in commands:

@@ -1,0 +1,41 @@
+"""The arguments and options that several commands of `trainctl` share, with their help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.completion import job_ids
+
+JobFile = Annotated[
+    Path,
+    typer.Argument(metavar="FILE", help="The job file; - reads it from standard input."),
+]
+JobId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="A job's id, 4 or more characters of its beginning or end, or its name.",
+        autocompletion=job_ids,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is at rest.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job is at rest.")]
+ShowLogs = Annotated[bool, typer.Option("--logs", "-l", help="Print the training log too.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Run in the background at once.")]
+Providers = Annotated[
+    str | None,
+    typer.Option(
+        help="Where: local, ssh, runpod, lambda, vast; several in order, with commas; or any."
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(help="Keep a rented machine for the next job, for so long: 10m, 2h."),
+]
+MaxCost = Annotated[
+    float | None, typer.Option(min=0.001, help="USD at most; then it saves and stops.")
+]
