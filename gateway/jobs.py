@@ -19,7 +19,7 @@ from flows.shown import (
 )
 from gateway.client import PAGE, JobRun, LightClient
 from gateway.prefect_settings import PrefectSettings
-from gateway.view import View, view_of
+from gateway.view import JobView, view_of
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.contract.metrics import Record, by_step, parse_records
@@ -154,7 +154,7 @@ def message_of(run: ShownRun) -> str:
     return "" if message in PHRASES else message
 
 
-def view(run: ShownRun, steps: dict[int, Record]) -> View:
+def view(run: ShownRun, steps: dict[int, Record]) -> JobView:
     """Return what a person sees of a job."""
     return view_of(str(run.id), run.name, state_shown(run), message_of(run), steps)
 

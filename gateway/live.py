@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.shown import short_id
-from gateway.view import COLOURS, View, duration, losses, plain_line, printable, sparkline, speed
+from gateway.view import COLOURS, JobView, duration, losses, plain_line, printable, sparkline, speed
 
 PLAIN_SECONDS = 5.0
 
@@ -35,7 +35,7 @@ class Display(ABC):
         self.close()
 
     @abstractmethod
-    def show(self, view: View) -> None:
+    def show(self, view: JobView) -> None:
         """Show the job as it is now."""
 
     @abstractmethod
@@ -51,10 +51,10 @@ class Display(ABC):
 
 def display() -> Display:
     """Return the display that fits standard output."""
-    return Panel() if sys.stdout.isatty() else Lines()
+    return Panel() if sys.stdout.isatty() else PlainDisplay()
 
 
-class Lines(Display):
+class PlainDisplay(Display):
     """One line when the state changes, and every five seconds when a number did."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Lines(Display):
         self._state = ""
         self._at = float("-inf")
 
-    def show(self, view: View) -> None:
+    def show(self, view: JobView) -> None:
         """Print the view when it is time to."""
         text = printable(plain_line(view))
         due = time.monotonic() - self._at >= PLAIN_SECONDS
@@ -83,7 +83,7 @@ class Panel(Display):
         self._console = Console(highlight=False)
         self._live: Live | None = None
 
-    def show(self, view: View) -> None:
+    def show(self, view: JobView) -> None:
         """Redraw."""
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=4, transient=False)
@@ -105,7 +105,7 @@ class Panel(Display):
             self._live = None
 
 
-def panel(view: View) -> Group:
+def panel(view: JobView) -> Group:
     """Return the lines of the panel."""
     title = Text(printable(view.name), style="bold")
     title.append(f"  {view.state}", style=COLOURS.get(view.state, ""))

@@ -30,7 +30,7 @@ COLOURS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class JobView:
     """A job at one moment."""
 
     id: str
@@ -57,13 +57,13 @@ class View:
         return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
 
 
-def view_of(run_id: str, name: str, state: str, message: str, steps: dict[int, Record]) -> View:
+def view_of(run_id: str, name: str, state: str, message: str, steps: dict[int, Record]) -> JobView:
     """Return a job's view from its records by step."""
     last: dict[str, Any] = {}
     for record in steps.values():
         last |= {key: value for key, value in record.items() if value is not None}
     evaluations = _numbers(steps, "eval_loss")
-    return View(
+    return JobView(
         id=run_id,
         name=name,
         state=state,
@@ -105,7 +105,7 @@ def age(moment: datetime | None) -> str:
     return f"{passed // size:.0f}{unit}"
 
 
-def losses(view: View) -> str:
+def losses(view: JobView) -> str:
     """Return the losses as words: `loss 2.31  eval 2.45 (4.20 before)`."""
     parts = [f"loss {number(view.train_loss)}"]
     if view.eval_loss is not None:
@@ -115,7 +115,7 @@ def losses(view: View) -> str:
     return "  ".join(parts)
 
 
-def speed(view: View) -> str:
+def speed(view: JobView) -> str:
     """Return speed and memory as words, of what is known."""
     parts = []
     if view.tokens_per_second:
@@ -125,7 +125,7 @@ def speed(view: View) -> str:
     return "  ".join(parts)
 
 
-def plain_line(view: View) -> str:
+def plain_line(view: JobView) -> str:
     """Return a job's state as one line without any control code."""
     parts = [f"{view.state:<12}"]
     if view.total_steps:

@@ -38,7 +38,7 @@ for index in range(torch.cuda.device_count()):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class MachineFacts:
     """What is known of a machine that is ready."""
 
     home: str
@@ -55,7 +55,7 @@ class Facts:
 
 async def become_ready(
     machine: Machine, *, gpu_count: int, gpu_type: str | None, disk_gb: float | None
-) -> Facts:
+) -> MachineFacts:
     """Make our folder on a machine and return what it has, if it has what was asked for.
 
     Args:
@@ -84,7 +84,7 @@ async def become_ready(
     if gpu_count:
         _check_gpus(hardware, gpu_count, gpu_type)
         _check_computing(lines, gpu_count)
-    return Facts(
+    return MachineFacts(
         home=hardware.home,
         base=_base(hardware),
         disk_free_gb=hardware.disk_free_gb,

@@ -3,10 +3,10 @@
 All of ours may be gone, the network too; then only the machine can stop its bill. A script of
 POSIX sh on it, `sentinel.sh`, watches these files of the base folder:
 
-    lease          the seconds of the term; a write or a touch renews it
-    jobs/*/lease   the same, for a job's own supervisor; renews the machine's too
-    farewell       one line of sh by which the machine ends itself, for its owner's eyes alone
-    sentinel.pid   which process is the sentinel, and what it was armed with
+    lease             the seconds of the term; a write or a touch renews it
+    jobs/*/lease      the same, for a job's own supervisor; renews the machine's too
+    shutdown_command  one line of sh by which the machine ends itself; only its owner can read it
+    sentinel.pid      which process is the sentinel, and what it was armed with
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from blocks.machines.shell import last_of, marked, run_script, script
 from trainer.contract.errors import BootError, ConnectionLost, OrchestratorError
 
 GRACE_SECONDS = 120.0
-AGAIN_SECONDS = 60  # from one farewell to the next
+AGAIN_SECONDS = 60  # from one attempt at shutting down to the next
 RUN_SECONDS = 30.0  # for one small script
 START_SECONDS = 15.0  # for the sentinel to say that it is there
 LOOK_SECONDS = 0.1
@@ -39,7 +39,12 @@ sentinel() {
 sentinel "$1" && printf '@sentinel %s\n' "$mark"
 """
 
-_PREPARE = 'umask 077; mkdir -p -- "$1" && : >>"$1/farewell" && chmod 600 "$1/farewell"\n'
+# Runs before the command is written, to make the folder, and again after: a write puts a new file
+# at that place, and the mode of the old one goes with it.
+_PREPARE = r"""
+umask 077
+mkdir -p -- "$1" && : >>"$1/shutdown_command" && chmod 600 "$1/shutdown_command"
+"""
 
 # $2: seconds, $3: a job directory or nothing. A touch needs no disk, so a full one renews too.
 _RENEW = r"""
@@ -62,22 +67,22 @@ async def arm(
     machine: Machine,
     base: str,
     term_seconds: float,
-    farewell: str,
+    shutdown_command: str,
     *,
     grace_seconds: float = GRACE_SECONDS,
 ) -> None:
     """Start the sentinel, unless one that was armed in the same way is there, and renew its lease.
 
-    When the lease expires it asks every job at work to save and stop, waits for them, and says
-    the farewell, every minute until the machine is no more. With the farewell `:` the machine
-    stays and the sentinel goes. It needs no Python there, outlives the connection, and is the
-    only one: of two that are armed at the same time the later stays.
+    When the lease expires it asks every job at work to save and stop, waits for them, and runs
+    the shutdown command, every minute for as long as the machine is still there. With the command
+    `:` the machine stays and the sentinel ends. It needs no Python there and outlives the
+    connection. There is only one: of two that are armed at the same time the later stays.
 
     Args:
         machine: the connection to it.
         base: absolute path of our folder on it.
         term_seconds: how long it may go without a renewal; counted in whole seconds.
-        farewell: a line of sh; it finds the variables that the machine was started with.
+        shutdown_command: a line of sh; it finds the variables that the machine was started with.
         grace_seconds: how long the jobs may take to save and stop.
 
     Raises:
@@ -85,14 +90,14 @@ async def arm(
         ConnectionLost: the machine cannot be reached.
     """
     grace, again = str(math.ceil(max(grace_seconds, 0.0))), str(AGAIN_SECONDS)
-    told = "\n".join((_SENTINEL, farewell, grace, again))
-    mark = hashlib.sha256(told.encode()).hexdigest()[:16]
+    armed_by = "\n".join((_SENTINEL, shutdown_command, grace, again))
+    mark = hashlib.sha256(armed_by.encode()).hexdigest()[:16]
     await _run(machine, _PREPARE, base)
     await renew(machine, base, None, term_seconds)
     if await _armed_with(machine, base) == mark:
         return
     # Not as an argument: anybody on the machine can read the arguments of a process.
-    await machine.write(f"{base}/farewell", farewell.encode() + b"\n")
+    await machine.write(f"{base}/shutdown_command", shutdown_command.encode() + b"\n")
     await machine.write(f"{base}/sentinel.sh", _SENTINEL.encode())
     await _run(machine, _PREPARE, base)
     await machine.start(["sh", f"{base}/sentinel.sh", base, mark, grace, again])

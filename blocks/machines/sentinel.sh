@@ -8,7 +8,7 @@
 umask 077
 cd / || exit 1
 base=$1 mark=$2 grace=$3 again=$4
-farewell=$(cat "$base/farewell") || exit 1
+shutdown_command=$(cat "$base/shutdown_command") || exit 1
 stat -c %i "$base/lease" >/dev/null || exit 1 # without stat no renewal would ever be seen
 printf '%s %s\n' "$$" "$mark" >"$base/sentinel.pid.$$" || exit 1
 mv -f "$base/sentinel.pid.$$" "$base/sentinel.pid" || exit 1
@@ -85,12 +85,12 @@ $(tr '\0' '\n' 2>/dev/null </proc/1/environ)
 ENTRIES
 }
 
-say_farewell() {
+shut_down() {
     within=
     command -v timeout >/dev/null 2>&1 && within='timeout 50'
     (
         borrow_environment 2>/dev/null
-        printf '%s\n' "$farewell" | $within sh
+        printf '%s\n' "$shutdown_command" | $within sh
     ) >/dev/null 2>&1
 }
 
@@ -109,12 +109,12 @@ while :; do
         [ -n "$expired" ] || { expired=$watched bade=; nap=1; }
         if busy && [ $((watched - expired)) -lt "$grace" ]; then
             :
-        elif [ "$farewell" = : ]; then # an owned machine stays, and nothing of ours on it
+        elif [ "$shutdown_command" = : ]; then # an owned machine stays, and nothing of ours on it
             rm -f "$base/sentinel.pid"
             exit 0
         elif [ -z "$bade" ] || [ $((watched - bade)) -ge "$again" ]; then
             bade=$watched
-            say_farewell # that we are still here proves that it did not work
+            shut_down # that we are still here proves that it did not work
         fi
     fi
     sleep "$nap"

@@ -36,7 +36,7 @@ class Provider(Block, ABC):
     """How long a fresh instance may be missing from the list: absence proves nothing before."""
     has_network: ClassVar[bool] = False
     """Whether its machines reach each other, so that several can train one job."""
-    farewell: ClassVar[str] = "sudo -n shutdown -h now || shutdown -h now || kill 1"
+    shutdown_command: ClassVar[str] = "sudo -n shutdown -h now || shutdown -h now || kill 1"
     """One line of sh by which a machine ends itself when its lease expires."""
 
     @property
@@ -65,7 +65,7 @@ class Provider(Block, ABC):
             CapacityError: none fits; it says what there is and what was asked.
         """
 
-    def together(self, offers: Sequence[Offer], nodes: int) -> list[Offer]:
+    def gang_offers(self, offers: Sequence[Offer], nodes: int) -> list[Offer]:
         """Return the offers by which so many machines are hired that train one job.
 
         Args:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import time
 
-from blocks.machines.readiness import Facts, become_ready
+from blocks.machines.readiness import MachineFacts, become_ready
 from blocks.machines.sentinel import arm
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.base import Provider
@@ -83,7 +83,7 @@ async def _described(provider: Provider, instance: Instance) -> Instance:
 
 async def _answering(
     provider: Provider, instance: Instance, job: TrainingJob, deadline: float, minutes: float
-) -> Facts:
+) -> MachineFacts:
     said = ""
     while True:
         try:
@@ -97,7 +97,7 @@ async def _answering(
                 )
                 # From here on the machine ends itself when nobody renews its lease: before this,
                 # only the provider's bill knows of it.
-                await arm(machine, facts.base, job.limits.lease_minutes * 60, provider.farewell)
+                await arm(machine, facts.base, job.limits.lease_minutes * 60, provider.shutdown_command)
                 return facts
         except (ConnectionLost, TimeoutError) as error:
             # A timeout says nothing of its own: the last reason heard explains more.

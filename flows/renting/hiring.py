@@ -355,7 +355,7 @@ def _chosen(left: list[Choice], failed_boots: Counter[str], nodes: int) -> list[
         # Machines that train together come from one provider: others' do not reach them.
         same = [choice for choice in left if choice.provider is first.provider]
         begun = same[same.index(first) :]
-        offers = first.provider.together([choice.offer for choice in begun], nodes)
+        offers = first.provider.gang_offers([choice.offer for choice in begun], nodes)
         if len(offers) == nodes:
             return [Choice(first.provider, offer) for offer in offers]
         left = [choice for choice in left if choice not in same]

@@ -41,7 +41,7 @@ async def _renew(term: float, instance: Instance) -> None:
                 async with asyncio.timeout(term):
                     # The sentinel there is dead, for instance after a reboot: start another.
                     if not await renew(machine, base, instance.workspace, term):
-                        await arm(machine, base, term, provider.farewell)
+                        await arm(machine, base, term, provider.shutdown_command)
             # At least five times a term, so that one or two that fail do not end a training.
             await asyncio.sleep(min(MOST_SECONDS, term / 5))
 

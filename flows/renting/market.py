@@ -148,11 +148,11 @@ async def _offers(
             f"All {len(offers)} offers of {provider.label} cost more than "
             f"limits.max_price_per_hour = {cap:g}."
         )
-    able = len(provider.together(within, nodes))
+    able = len(provider.gang_offers(within, nodes))
     if able < nodes:
         return CapacityError(
             f"resources.nodes = {nodes}: {provider.label} has {able} "
             f"{'machine' if able == 1 else 'machines'} for this job."
         )
     # A host that failed within the hour is better than none.
-    return good if good and len(provider.together(good, nodes)) == nodes else within
+    return good if good and len(provider.gang_offers(good, nodes)) == nodes else within

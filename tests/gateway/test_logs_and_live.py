@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gateway.live import Lines, panel
+from gateway.live import PlainDisplay, panel
 from gateway.logs import MirrorReader
 from gateway.view import view_of
 
@@ -47,7 +47,7 @@ def test_a_redrawn_line_shows_its_last_drawing_and_no_control_codes(tmp_path: Pa
 def test_lines_come_when_the_state_changes_and_not_for_every_number(
     capsys: pytest.CaptureFixture[str],
 ):
-    lines = Lines()
+    lines = PlainDisplay()
 
     for view in (VIEW, VIEW, replace(VIEW, step=3), replace(VIEW, state="pausing")):
         lines.show(view)

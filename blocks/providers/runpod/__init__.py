@@ -32,7 +32,7 @@ CREATE_SECONDS = 60.0  # that a create may be silent
 LIST_SECONDS = 2.0  # how old the list of pods may be
 PAGE = 1000
 MOST_PAGES = 1000
-_FAREWELL = Path(__file__).with_name("farewell.sh")
+_SHUTDOWN = Path(__file__).with_name("shutdown.sh")
 
 
 def _one_line(script: str) -> str:
@@ -54,7 +54,7 @@ class RunPod(CloudProvider):
     set_key: ClassVar[str] = SET_KEY
     api_class: ClassVar[type[Api]] = RunPodApi
     boot_minutes: ClassVar[float] = 15.0
-    farewell: ClassVar[str] = _one_line(_FAREWELL.read_text(encoding="utf-8"))
+    shutdown_command: ClassVar[str] = _one_line(_SHUTDOWN.read_text(encoding="utf-8"))
 
     image: str = Field(
         default="runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",

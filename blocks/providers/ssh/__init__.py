@@ -34,7 +34,7 @@ from blocks.providers.ssh.jobs import (
     record_of,
     whole,
 )
-from blocks.providers.ssh.offers import Survey, fitting_offers
+from blocks.providers.ssh.offers import HostSurvey, fitting_offers
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,
@@ -61,7 +61,7 @@ class SshHost(Provider):
     boot_minutes: ClassVar[float] = 2.0
     settle_seconds: ClassVar[float] = 0.0
     has_network: ClassVar[bool] = True
-    farewell: ClassVar[str] = ":"
+    shutdown_command: ClassVar[str] = ":"
     """Nobody powers off what somebody owns: the lease ends the training and nothing else."""
 
     hosts: list[str] = Field(
@@ -114,8 +114,8 @@ class SshHost(Provider):
             raise CapacityError(f"{what}: {listed}.")
         return offers
 
-    def together(self, offers: Sequence[Offer], nodes: int) -> list[Offer]:
-        """Return the first offer of each host; see `Provider.together`."""
+    def gang_offers(self, offers: Sequence[Offer], nodes: int) -> list[Offer]:
+        """Return the first offer of each host; see `Provider.gang_offers`."""
         first: dict[str, Offer] = {}
         for offer in offers:
             first.setdefault(offer.host, offer)
@@ -220,16 +220,16 @@ class SshHost(Provider):
 
     async def _survey(
         self, hosts: Sequence[Host]
-    ) -> tuple[list[Survey], dict[Host, OrchestratorError]]:
+    ) -> tuple[list[HostSurvey], dict[Host, OrchestratorError]]:
         """Ask all hosts at once what they have; return what they say, and who does not answer."""
         usable_key(self.private_key)  # without one it is no host's fault
 
-        async def survey(host: Host) -> Survey:
+        async def survey(host: Host) -> HostSurvey:
             lines = await self._ask(host, ASK + LIST, "")
-            return Survey(host, read_hardware(lines), self._read(lines, host))
+            return HostSurvey(host, read_hardware(lines), self._read(lines, host))
 
         answers = await answers_of(survey(host) for host in hosts)
-        surveys = [answer for answer in answers if isinstance(answer, Survey)]
+        surveys = [answer for answer in answers if isinstance(answer, HostSurvey)]
         pairs = zip(hosts, answers, strict=True)
         return surveys, {host: one for host, one in pairs if isinstance(one, OrchestratorError)}
 

@@ -17,7 +17,7 @@ Ranked = tuple[tuple[float, ...], Offer]
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class HostSurvey:
     """What a host has, and which instances are there already."""
 
     host: Host
@@ -32,7 +32,7 @@ class Survey:
 
 
 def fitting_offers(
-    surveys: Sequence[Survey], resources: Resources, limits: Limits, price_per_hour: float
+    surveys: Sequence[HostSurvey], resources: Resources, limits: Limits, price_per_hour: float
 ) -> tuple[list[Offer], dict[str, str]]:
     """Return the offers, the one to take first at the head, and why other hosts make none.
 
@@ -56,7 +56,7 @@ def fitting_offers(
 
 
 def _check_host(
-    survey: Survey, resources: Resources, limits: Limits, price_per_hour: float
+    survey: HostSurvey, resources: Resources, limits: Limits, price_per_hour: float
 ) -> None:
     """Look at all but the GPUs.
 
@@ -80,12 +80,12 @@ def _check_host(
         raise CapacityError(reason)
 
 
-def _cpu_offer(survey: Survey, price_per_hour: float) -> list[Ranked]:
+def _cpu_offer(survey: HostSurvey, price_per_hour: float) -> list[Ranked]:
     rank = (float(len(survey.instances)), -float(survey.hardware.cores))
     return [(rank, _offer(survey, (), price_per_hour))]
 
 
-def _gpu_offers(survey: Survey, resources: Resources, price_per_hour: float) -> list[Ranked]:
+def _gpu_offers(survey: HostSurvey, resources: Resources, price_per_hour: float) -> list[Ranked]:
     """Return an offer for each group of GPUs that fits.
 
     Raises:
@@ -115,7 +115,7 @@ def _gpu_offers(survey: Survey, resources: Resources, price_per_hour: float) -> 
     ]
 
 
-def _offer(survey: Survey, group: Sequence[Gpu], price_per_hour: float) -> Offer:
+def _offer(survey: HostSurvey, group: Sequence[Gpu], price_per_hour: float) -> Offer:
     """Return the offer of some of a host's GPUs, or of its CPU alone."""
     gpu = group[0] if group else None
     return Offer(

@@ -27,7 +27,7 @@ from blocks.providers.vast.answers import (
     instance_of,
     number,
 )
-from blocks.providers.vast.container import FAREWELL, URL, onstart
+from blocks.providers.vast.container import DESTROY_ITSELF, URL, onstart
 from blocks.providers.vast.offers import PAGE_ROWS, bid_for, fitting, query_for, wishes_of
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
@@ -61,7 +61,7 @@ class VastAI(CloudProvider):
     set_key: ClassVar[str] = SET_KEY
     api_class: ClassVar[type[Api]] = VastApi
     boot_minutes: ClassVar[float] = 20.0
-    farewell: ClassVar[str] = f"{{ {FAREWELL}; }} || {CloudProvider.farewell}"
+    shutdown_command: ClassVar[str] = f"{{ {DESTROY_ITSELF}; }} || {CloudProvider.shutdown_command}"
     intervals: ClassVar[Mapping[str, float]] = {
         "search": 6.0,
         "create": 4.5,

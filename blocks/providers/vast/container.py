@@ -9,7 +9,7 @@ URL = "https://console.vast.ai"
 # What a container does to end itself: its own key may do that, and nothing to other instances.
 # A session of SSH does not inherit the key, process 1 has it; it travels through pipes, for what
 # stands in a command line can be read by everybody. Not every image has curl.
-FAREWELL = (
+DESTROY_ITSELF = (
     """own() { printenv "$1" || tr '\\0' '\\n' </proc/1/environ | sed -n "s/^$1=//p"; }; """
     f"""url="${{VAST_API_URL:-{URL}}}/api/v0/instances/$(own CONTAINER_ID)/"; """
     """PATH="$PATH:/opt/conda/bin:/venv/main/bin"; key=$(own CONTAINER_API_KEY); """

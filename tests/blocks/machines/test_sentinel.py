@@ -19,7 +19,7 @@ from trainer.contract.job_directory import Desired, JobDirectory, JobState
 
 ROOT = Path(__file__).parents[3]
 LONG = 600.0
-BYE = 'date >>"$HOME/farewell-said"'
+SHUT_DOWN = 'date >>"$HOME/shutdown-ran"'
 CANARY = "canary-5c1f"
 
 # Holds a job directory as a supervisor does, and ends when it is asked to unless it is deaf.
@@ -81,8 +81,8 @@ def sentinel_pid(hired):
     return int(folder_of(hired, "sentinel.pid").read_text().split()[0])
 
 
-def said_farewell(hired):
-    return (hired.home / "farewell-said").exists()
+def was_shut_down(hired):
+    return (hired.home / "shutdown-ran").exists()
 
 
 async def until(condition, seconds=15.0):
@@ -103,32 +103,35 @@ async def work(machine, hired, manner):
 
 
 async def test_a_machine_ends_itself_when_and_only_when_nobody_renews_its_lease(machine, hired):
-    await arm(machine, base_of(hired), 1, BYE)
+    await arm(machine, base_of(hired), 1, SHUT_DOWN)
 
     for _ in range(6):
         assert await renew(machine, base_of(hired), None, 1)
         await asyncio.sleep(0.3)
-    assert not said_farewell(hired)
+    assert not was_shut_down(hired)
 
-    await until(lambda: said_farewell(hired))
+    await until(lambda: was_shut_down(hired))
 
 
 async def test_a_machine_that_cannot_be_reached_any_more_ends_itself(machine, hired):
-    await arm(machine, base_of(hired), 1, f'printf %s "$CLOUD_KEY" >"$HOME/said"; {BYE}')
+    await arm(machine, base_of(hired), 1, f'printf %s "$CLOUD_KEY" >"$HOME/said"; {SHUT_DOWN}')
 
     hired.stop()
 
-    await until(lambda: said_farewell(hired))
+    await until(lambda: was_shut_down(hired))
     assert (hired.home / "said").read_text() == CANARY
 
 
-async def test_jobs_save_and_stop_before_the_farewell(machine, hired):
+async def test_jobs_save_and_stop_before_the_shutdown(machine, hired):
     await arm(
-        machine, base_of(hired), 1, f'cp "{base_of(hired)}/jobs/to-1/status.json" "$HOME"; {BYE}'
+        machine,
+        base_of(hired),
+        1,
+        f'cp "{base_of(hired)}/jobs/to-1/status.json" "$HOME"; {SHUT_DOWN}',
     )
     job = await work(machine, hired, "willing")
 
-    await until(lambda: said_farewell(hired))
+    await until(lambda: was_shut_down(hired))
 
     assert job.read_control().desired is Desired.STOP
     assert job.read_control().grace_seconds == sentinel.GRACE_SECONDS
@@ -137,13 +140,13 @@ async def test_jobs_save_and_stop_before_the_farewell(machine, hired):
 
 
 @pytest.mark.thorough
-async def test_a_job_that_does_not_stop_delays_the_farewell_by_the_grace_alone(machine, hired):
-    await arm(machine, base_of(hired), 1, BYE, grace_seconds=2)
+async def test_a_job_that_does_not_stop_delays_the_shutdown_by_the_grace_alone(machine, hired):
+    await arm(machine, base_of(hired), 1, SHUT_DOWN, grace_seconds=2)
     job = await work(machine, hired, "deaf")
     await until(lambda: job.read_control().desired is Desired.STOP)
     asked = time.monotonic()
 
-    await until(lambda: said_farewell(hired))
+    await until(lambda: was_shut_down(hired))
 
     assert 1 < time.monotonic() - asked < 5
     assert job.is_alive()
@@ -151,31 +154,31 @@ async def test_a_job_that_does_not_stop_delays_the_farewell_by_the_grace_alone(m
 
 @pytest.mark.thorough
 async def test_the_clock_may_jump(machine, hired):
-    await arm(machine, base_of(hired), 1, BYE)
+    await arm(machine, base_of(hired), 1, SHUT_DOWN)
     lease = folder_of(hired, "lease")
 
     for hours in (-1, 1):  # a touch by a clock that is an hour off is a renewal like any other
         await asyncio.sleep(0.7)
         os.utime(lease, (time.time() + hours * 3600,) * 2)
     await asyncio.sleep(0.7)
-    assert not said_farewell(hired)
+    assert not was_shut_down(hired)
 
-    await until(lambda: said_farewell(hired), seconds=8)
+    await until(lambda: was_shut_down(hired), seconds=8)
 
 
 @pytest.mark.thorough
-async def test_a_farewell_is_said_until_it_works(machine, hired, monkeypatch):
+async def test_the_shutdown_command_runs_until_it_works(machine, hired, monkeypatch):
     monkeypatch.setattr(sentinel, "AGAIN_SECONDS", 1)
-    await arm(machine, base_of(hired), 1, f"{BYE}; false")
+    await arm(machine, base_of(hired), 1, f"{SHUT_DOWN}; false")
 
-    await until(lambda: said_farewell(hired))
-    await until(lambda: len((hired.home / "farewell-said").read_text().splitlines()) >= 2)
+    await until(lambda: was_shut_down(hired))
+    await until(lambda: len((hired.home / "shutdown-ran").read_text().splitlines()) >= 2)
 
     assert await renew(machine, base_of(hired), None, LONG)  # and a renewal takes it back
     await asyncio.sleep(1.2)
-    said = (hired.home / "farewell-said").read_text()
+    said = (hired.home / "shutdown-ran").read_text()
     await asyncio.sleep(1.5)
-    assert (hired.home / "farewell-said").read_text() == said
+    assert (hired.home / "shutdown-ran").read_text() == said
 
 
 async def test_an_owned_machine_stays_and_the_sentinel_goes(machine, hired):
@@ -194,18 +197,18 @@ async def test_the_longer_lease_of_another_run_on_the_machine_counts(machine, hi
     other = folder_of(hired, "jobs", "to-2")
     other.mkdir(parents=True)
     (other / "lease").write_text("600\n")
-    await arm(machine, base_of(hired), 1, BYE)
+    await arm(machine, base_of(hired), 1, SHUT_DOWN)
 
     await asyncio.sleep(2.2)
 
-    assert not said_farewell(hired)
+    assert not was_shut_down(hired)
 
 
 @pytest.mark.thorough
 async def test_there_is_one_sentinel_however_often_it_is_armed(machine, hired):
-    await arm(machine, base_of(hired), 20, BYE)
+    await arm(machine, base_of(hired), 20, SHUT_DOWN)
     first = sentinel_pid(hired)
-    await asyncio.gather(*(arm(machine, base_of(hired), 20, BYE) for _ in range(3)))
+    await asyncio.gather(*(arm(machine, base_of(hired), 20, SHUT_DOWN) for _ in range(3)))
     assert sentinel_pid(hired) == first
 
     await arm(machine, base_of(hired), 20, "exit 1")
@@ -216,29 +219,29 @@ async def test_there_is_one_sentinel_however_often_it_is_armed(machine, hired):
 
 @pytest.mark.thorough
 async def test_a_sentinel_that_was_killed_is_missed_and_armed_again(machine, hired):
-    await arm(machine, base_of(hired), LONG, BYE)
+    await arm(machine, base_of(hired), LONG, SHUT_DOWN)
     os.killpg(sentinel_pid(hired), signal.SIGKILL)
     await until(lambda: hired.processes() == [])
 
     assert not await renew(machine, base_of(hired), None, LONG)
-    await arm(machine, base_of(hired), LONG, BYE)
+    await arm(machine, base_of(hired), LONG, SHUT_DOWN)
 
     assert await renew(machine, base_of(hired), None, LONG)
 
 
-async def test_what_the_farewell_says_and_knows_is_the_owners_alone(machine, hired):
+async def test_what_the_shutdown_command_says_and_knows_is_the_owners_alone(machine, hired):
     canary = "canary-91ab"
-    await arm(machine, base_of(hired), LONG, f"TOKEN={canary}; {BYE}")
+    await arm(machine, base_of(hired), LONG, f"TOKEN={canary}; {SHUT_DOWN}")
 
     shown = command_lines(hired)
     assert b"sentinel.sh" in shown
     assert canary.encode() not in shown
-    assert mode_of(folder_of(hired, "farewell")) == 0o600
+    assert mode_of(folder_of(hired, "shutdown_command")) == 0o600
     assert mode_of(folder_of(hired)) == 0o700
 
 
 async def test_a_renewal_renews_the_jobs_lease_too_and_makes_no_job(machine, hired):
-    await arm(machine, base_of(hired), LONG, BYE)
+    await arm(machine, base_of(hired), LONG, SHUT_DOWN)
     job = folder_of(hired, "jobs", "to-1")
     await renew(machine, base_of(hired), str(job), 59.5)
     assert not job.exists()

@@ -57,7 +57,7 @@ async def gang(hosts, monkeypatch):
         )
         run = RunFolder((await create_run(job)).id)
         journal, provider = Journal.of(run), SshHost()
-        offers = provider.together(
+        offers = provider.gang_offers(
             await provider.offers(job.resources, job.limits), len(hosts.machines)
         )
         nodes, last = [], None

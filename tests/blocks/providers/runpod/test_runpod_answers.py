@@ -194,7 +194,7 @@ TOOLS = {"curl": shutil.which("curl"), "python3": sys.executable, "wget": shutil
 
 
 @pytest.mark.parametrize("tool", [name for name, path in TOOLS.items() if path])
-async def test_the_farewell_deletes_the_pod_and_shows_nobody_its_key(
+async def test_the_shutdown_command_deletes_the_pod_and_shows_nobody_its_key(
     provider, cloud, tool, tmp_path
 ):
     started = await launched(provider)
@@ -210,14 +210,14 @@ async def test_the_farewell_deletes_the_pod_and_shows_nobody_its_key(
 
     async with await connection(instance) as machine:
         command = f"PATH={programs} /bin/sh >/dev/null 2>&1"
-        await machine.run(command, input=f"{provider.farewell}\n")
+        await machine.run(command, input=f"{provider.shutdown_command}\n")
 
     assert (await until(provider, started.id, InstanceStatus.GONE)).status is InstanceStatus.GONE
     key = cloud.account[started.id].key
     assert started.id in seen.read_text()
-    assert key not in seen.read_text() + provider.farewell
+    assert key not in seen.read_text() + provider.shutdown_command
 
 
-def test_the_farewell_is_one_line():
-    assert RunPod.farewell.strip()
-    assert "\n" not in RunPod.farewell
+def test_the_shutdown_command_is_one_line():
+    assert RunPod.shutdown_command.strip()
+    assert "\n" not in RunPod.shutdown_command

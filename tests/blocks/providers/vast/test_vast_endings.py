@@ -10,7 +10,7 @@ from vast_account import launched
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
-from blocks.providers.vast.container import FAREWELL
+from blocks.providers.vast.container import DESTROY_ITSELF
 from trainer.contract.errors import (
     CredentialsError,
     ProviderError,
@@ -58,9 +58,9 @@ async def test_rename(provider, key):
     assert (await provider.find("kept")).id == instance.id
 
 
-def test_the_farewell_is_one_line_and_ends_with_a_power_off():
-    assert "\n" not in VastAI.farewell
-    assert VastAI.farewell.endswith("kill 1")
+def test_the_shutdown_command_is_one_line_and_ends_with_a_power_off():
+    assert "\n" not in VastAI.shutdown_command
+    assert VastAI.shutdown_command.endswith("kill 1")
 
 
 def observed(folder, programs):
@@ -81,7 +81,7 @@ async def test_a_machine_ends_itself_and_shows_no_key(cloud, provider, key, tmp_
     programs = ["python3", "grep", "sed", "tr", "printenv", *([] if without_curl else ["curl"])]
     environment = {**cloud.environment(rented), "PATH": observed(tmp_path, programs)}
 
-    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", FAREWELL, env=environment)
+    process = await asyncio.create_subprocess_exec("/bin/sh", "-c", DESTROY_ITSELF, env=environment)
     code = await process.wait()
 
     assert code == 0
