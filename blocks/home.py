@@ -19,6 +19,7 @@ def home() -> Path:
         ConfigError: it cannot be created.
     """
     chosen = os.environ.get(HOME_VARIABLE) or "~/.training-orchestrator"
+    # Absolute, because the server and the attendant that this process starts run in other folders.
     return private_folder(Path(chosen).expanduser().absolute())
 
 

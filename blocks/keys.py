@@ -25,6 +25,8 @@ class MachineKeys:
         if not self.private_key.exists():
             self._make()
         public = asyncssh.read_private_key(self.private_key).export_public_key().decode()
+        # The third word of a line in authorized_keys is free text. Ours tells the owner of an
+        # account whose key it is.
         return " ".join(public.split()[:2]) + " training-orchestrator"
 
     def rename(self, name: str) -> None:
@@ -39,7 +41,11 @@ class MachineKeys:
         import asyncssh
 
         key = asyncssh.generate_private_key("ssh-ed25519")
+        # Written beside its place and renamed: a crash half way must not leave half a key there,
+        # which `public_key` would take for a whole one.
         fresh = self.private_key.with_suffix(".new")
+        # With its mode from the first byte on: a later chmod would leave a moment in which others
+        # can read the key.
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(key.export_private_key())

@@ -54,6 +54,7 @@ class _Noun:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         facts = {name: value for name, value in record.items() if name in known}
+        # JSON knows neither tuples nor enums, and what comes back must equal what went in.
         if "gpu_ids" in facts:
             facts["gpu_ids"] = tuple(facts["gpu_ids"])
         if "status" in facts:
@@ -110,6 +111,8 @@ class Offer(_Noun):
             "gpu_ids": self.gpu_ids,
             "gpu_count": self.gpu_count,
         }
+        # What the provider said when it hired the machine out outweighs what its offer said
+        # before.
         return Instance(id=id, name=name, **{**known, **facts})
 
 

@@ -1,11 +1,11 @@
-"""The names of hired machines: whose they are, told by the name alone.
+"""The names of hired machines, which alone say whose a machine is.
 
     to-<installation>-<run>-<attempt>        hired for a run: 8 and 32 hexadecimal digits, a number
     to-<installation>-<run>-<attempt>-<node> another machine of the same attempt, nodes from 1
     to-<installation>-kept-<until>-<shape>   kept for the next job: Unix seconds, 8 digits
 
-Whatever bears our prefix in an account can be traced to the run that owns it without any record
-of our own, and what does not bear it is never touched.
+A machine with our prefix can be traced to the run that owns it without any record of our own; a
+machine without it is never touched.
 """
 
 from __future__ import annotations
@@ -43,9 +43,12 @@ class HiredName:
 
 
 def installation_id() -> str:
-    """Return the 8 hexadecimal digits that tell this installation's machines from others'."""
+    """Return the 8 hexadecimal digits that mark the machines of this installation."""
+    # Every machine of ours is recognised by this id. Without the file no machine that is hired now
+    # would ever be found again, so it is written once and never replaced.
     path = home() / "installation"
     try:
+        # Exclusively: of two processes that come first at the same time, one draws the id.
         with path.open("x", encoding="ascii") as stream:
             stream.write(secrets.token_hex(4))
         fsync_directory(path.parent)
@@ -67,6 +70,7 @@ def run_name(run_id: UUID, attempt: int, node: int = 0) -> str:
         attempt: counted from 1.
         node: its rank among the machines of the attempt.
     """
+    # Lambda Cloud takes 64 characters at most, the least of all providers.
     name = f"{run_prefix(run_id)}{attempt}"
     return f"{name}-{node}" if node else name
 
@@ -82,7 +86,8 @@ def kept_name(until: float, shape: str) -> str:
 
 
 def ours(name: str) -> HiredName | None:
-    """Return what a machine's name tells, or None when this installation did not give it."""
+    """Return what a machine's name says, or None if this installation did not give it."""
+    # The whole name, so that nothing that merely begins like one of ours is ever ended.
     match = _NAME.fullmatch(name)
     if match is None or match["installation"] != installation_id():
         return None

@@ -46,15 +46,17 @@ def provider_class(label: str) -> type[Provider]:
         raise DependencyError(
             f"The provider {name!r} cannot be loaded: {error}.", f"Try: {remedy}."
         ) from error
+    # Entry points name anything that can be imported, and the mistake is better named here than
+    # met as an AttributeError in the middle of a search.
     if not (isinstance(kind, type) and issubclass(kind, Provider)):
         raise DependencyError(
-            f"{place} is no provider.", f"Correct the entry point {name!r} of its package."
+            f"{place} is not a provider.", f"Correct the entry point {name!r} of its package."
         )
     return kind
 
 
 def how_to_set_up() -> str:
-    """Return the remedy for who has set up no provider, in one sentence."""
+    """Return, in one sentence, the remedy for a user who has set up no provider."""
     variables = [kind.set_up_by for kind in map(provider_class, provider_names()) if kind.set_up_by]
     return f"Set one of {', '.join(variables)}, or save a block in Prefect's UI."
 
@@ -71,6 +73,7 @@ async def load_provider(label: str) -> Provider:
     if not document:
         return kind()
     try:
+        # Prefect raises a plain ValueError for a document that does not exist.
         return await kind.aload(document)
     except ValueError as error:
         raise ConfigError(
@@ -89,6 +92,8 @@ async def configured_providers() -> list[Provider]:
     found: list[Provider] = []
     for name in provider_names():
         kind = provider_class(name)
+        # The account of the environment and saved accounts of the same provider are independent:
+        # one may be set up without the other.
         default = kind()
         if default.is_configured():
             found.append(default)
@@ -111,12 +116,14 @@ async def _saved(kind: type[Provider]) -> list[str]:
 
 def _place(name: str) -> tuple[str, str]:
     """Return where the class of a provider is and how to install it; ours come first."""
+    # Ours first: an installed package must not put itself in the place of a built-in provider.
     if name in PROVIDERS:
         return PROVIDERS[name], "pip install training-orchestrator"
     for entry in entry_points(group=GROUP, name=name):
         package = entry.dist.name if entry.dist else "the package that has it"
         return entry.value, f"pip install --force-reinstall {package}"
     names = provider_names()
+    # A typing error is far more likely than a package that is missing.
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}, any."
     raise ConfigError(f"provider = {name!r} is not known; {hint}")

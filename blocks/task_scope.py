@@ -1,6 +1,6 @@
 """Tasks beside others: none outlives what it was started for.
 
-`asyncio.TaskGroup` waits for its tasks where these here are ended, and wraps what they raise.
+An `asyncio.TaskGroup` waits for its tasks and wraps what they raise; a `TaskScope` ends its tasks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ T = TypeVar("T")
 class TaskScope:
     """Tasks that run beside the body of an `async with`; however that ends, they end with it.
 
-    What a task in the background fails with is raised by `result_of`, and is nobody's business
-    where that is not called.
+    The error of a task in the background is raised by `result_of`, and is dropped where that is
+    not called.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class TaskScope:
         await ended(self._tasks)
 
     def start(self, work: Awaitable[T]) -> asyncio.Task[T]:
-        """Let it run beside the body."""
+        """Start `work` beside the body and return its task."""
         task = asyncio.ensure_future(work)
         self._tasks.append(task)
         return task
@@ -50,6 +50,8 @@ class TaskScope:
         pending = set(self._tasks)
         while not asked.done():
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            # A task that ended well is no news. One that failed is, even if `work` ended in the
+            # same turn of the loop: what it returned may rest on what failed.
             for task in self._tasks:
                 if task.done() and task is not asked:
                     task.result()
@@ -74,4 +76,6 @@ async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
     tasks = list(tasks)
     for task in tasks:
         task.cancel()
+    # gather and not wait: when it is cancelled itself it still waits for every child before it
+    # raises (https://docs.python.org/3/library/asyncio-task.html#asyncio.gather).
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -168,7 +168,8 @@ class Machine(ABC):
         Raises:
             OrchestratorError: the machine refused.
         """
-        fresh = f"{path}.{uuid4().hex}.new"  # never the rest of an earlier attempt
+        # In the same folder as its target: a rename is atomic only within one file system.
+        fresh = f"{path}.{uuid4().hex}.new"  # unique, so never the rest of an earlier attempt
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
             copy.write_bytes(content)

@@ -14,10 +14,13 @@ ASK = script("hardware.sh")
 """The script; what it prints goes to `read_hardware`. It leaves `base` and `within` set."""
 
 _DF = re.compile(r"\s\d+\s+\d+\s+(\d+)\s+(?:\d+%|-)\s")  # size, used, free, share
+# Parts of names that one vendor writes and another leaves out, so they cannot tell kinds apart:
+# "NVIDIA A100-SXM4-80GB" at the driver is "A100 SXM4" at Vast.ai.
 _NOISE = re.compile(
     r"nvidia|geforce|quadro|tesla|rtx|gtx|generation|gpus?|graphics|pcie|nvl|sxm\d*|hbm\w*|\d+x"
     r"|\d+gi?b"
 )
+# Memory is not compared as a word but with what the driver reports: see `same_gpu`.
 _MEMORY = re.compile(r"\b(\d+)\s?gi?b\b")
 
 
@@ -50,11 +53,12 @@ class Hardware:
 
 
 def read_hardware(lines: Sequence[tuple[str, str]]) -> Hardware:
-    """Return what the lines of `ASK` tell; whatever else they hold is passed over."""
+    """Return what the lines of `ASK` say; anything else in them is passed over."""
     said, code = all_of(lines, "gpu"), last_of(lines, "smi")
     trouble = ""
     if not code:
         trouble = "there is no nvidia-smi"
+    # Both outputs of nvidia-smi are joined, so its error is among the rows: at their end.
     elif code != "0":
         last = next((line for line in reversed(said) if line), "no output")
         trouble = f"nvidia-smi fails with exit code {code}: {last[:300]}"
@@ -82,6 +86,7 @@ def same_gpu(asked: str, found: str, total_mib: int = 0) -> bool:
 
 
 def _parts(name: str) -> set[str]:
+    # Vast.ai writes "RTX 6000Ada" where the driver says "RTX 6000 Ada Generation".
     words = re.sub(r"(\d)ada\b", r"\1 ada", _MEMORY.sub(" ", name.casefold()))
     return {word for word in re.findall(r"[a-z0-9]+", words) if not _NOISE.fullmatch(word)}
 
@@ -96,9 +101,12 @@ def _gpus(said: Sequence[str]) -> tuple[SeenGpu, ...]:
         found.append(
             SeenGpu(
                 index=index,
+                # It ends up in an environment variable of the training, so nothing but the form
+                # that NVIDIA documents is taken from a machine's output.
                 uuid=uuid if re.fullmatch(r"(GPU|MIG)-[\w./-]{1,80}", uuid) else str(index),
                 name=name[:80],
                 total_mib=_number(total),
+                # Drivers that cannot say what is free print [N/A]; then all of it counts as free.
                 free_mib=_number(free if free.isdecimal() else total),
             )
         )
@@ -107,5 +115,8 @@ def _gpus(said: Sequence[str]) -> tuple[SeenGpu, ...]:
 
 def _number(text: str) -> int:
     """Return the first whole number in a text that a machine sent, or 0."""
+    # At most 18 digits, because int() raises ValueError beyond 4300
+    # (https://docs.python.org/3/library/stdtypes.html#int-max-str-digits) and the text is a
+    # stranger's.
     found = re.search(r"\d{1,18}", text)
     return int(found[0]) if found else 0

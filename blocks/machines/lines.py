@@ -24,6 +24,7 @@ class LineWriter:
         """Take more bytes."""
         self.received += len(chunk)
         *lines, self._pending = (self._pending + chunk).split(b"\n")
+        # A program that never ends its line must not fill our memory.
         while len(self._pending) > MAX_LINE:
             lines.append(self._pending[:MAX_LINE])
             self._pending = self._pending[MAX_LINE:]

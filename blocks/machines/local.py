@@ -49,6 +49,8 @@ class LocalMachine(Machine):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
     ) -> None:
+        # In a thread: Popen blocks until the new process has called exec, which a slow disk can
+        # delay.
         await asyncio.to_thread(start_detached, command, env=env, cwd=cwd)
 
     @override
@@ -99,6 +101,8 @@ class LocalMachine(Machine):
                     scope.start(self._pass_on(output, writer))
                     exit_code = await _run_script(script, env, cwd)
             finally:
+                # The task that follows the file ended with the scope, perhaps before the last
+                # bytes came.
                 for chunk in _rest(output, writer.received):
                     writer.feed(chunk)
                 writer.finish()
@@ -138,6 +142,7 @@ def _rest(file: Path, offset: int) -> Iterator[bytes]:
 
 async def _run_script(script: list[str], env: Mapping[str, str] | None, cwd: str) -> int:
     """Run a bash script to its end and return its exit code; its whole group ends with it."""
+    # Without stream_output: Prefect would log every line a second time, after `log` did.
     operation = ShellOperation(
         commands=script, env=dict(env or {}), working_dir=Path(cwd), stream_output=False
     )
@@ -150,4 +155,5 @@ async def _run_script(script: list[str], env: Mapping[str, str] | None, cwd: str
         finally:
             # Closing the operation asks the group to end and waits; one may not listen.
             kill_group(process.pid)
+    # None would mean that it still runs, which the lines above exclude.
     return process.return_code or 0

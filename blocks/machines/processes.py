@@ -65,6 +65,8 @@ async def run_captured(
             # Shielded: a process that starts while we are cancelled must be known to be ended.
             transport, _ = await asyncio.shield(spawning)
             await output.exited.wait()
+    # TimeoutError is an OSError: without this clause a command that takes too long would be
+    # reported as one that cannot be started.
     except TimeoutError:
         raise
     except OSError as error:
@@ -86,14 +88,18 @@ async def _end(
 
     The spawning is waited for and not cancelled: what it started could not be found any more.
     """
+    # It may have failed to start, and then there is nothing to kill.
     [outcome] = await asyncio.gather(spawning, return_exceptions=True)
     if isinstance(outcome, BaseException):
         return
     transport, _ = outcome
+    # The leader may be reaped already. Its number still names the group as long as one member
+    # lives, and Linux gives it to no new process before.
     kill_group(transport.get_pid())
     with suppress(TimeoutError):  # a process that left the group may hold them open
         async with asyncio.timeout(CLOSE_SECONDS):
             await output.closed.wait()
+    # Closes our ends of the pipes too, which a process that left the group may hold for ever.
     transport.close()
 
 

@@ -17,6 +17,8 @@ TIMED_OUT = "124"  # exit code of timeout(1)
 _SCRIPT = ASK + script("readiness.sh")
 
 # Only a build for CUDA says anything about the GPUs, and importing another takes seconds.
+# A product of matrices of ones adds up to 256 ** 3 = 2 ** 24, the largest count that float32 still
+# holds exactly; a GPU with a broken unit misses it.
 _COMPUTE = """
 import importlib.util, pathlib, re, sys
 spec = importlib.util.find_spec("torch")
@@ -60,12 +62,12 @@ async def become_ready(
 
     Args:
         machine: the connection to it.
-        gpu_count: how many GPUs it must have; with 0 nobody looks at them.
-        gpu_type: which, loosely: see `same_gpu`. None: any.
+        gpu_count: how many GPUs it must have; with 0 they are not checked.
+        gpu_type: of which kind, loosely: see `same_gpu`. None: any.
         disk_gb: GiB that must be free, of which nine tenths will do. None: any.
 
     Raises:
-        BootError: it has not; what was asked and what there is.
+        BootError: it has not; the message says what was asked for and what there is.
         ConnectionLost: the machine cannot be reached.
     """
     try:
@@ -78,6 +80,8 @@ async def become_ready(
         ) from None
     lines = marked(result.stdout)
     hardware = read_hardware(lines)
+    # Without a home folder the script did not run at all: a restricted shell, or a greeting that
+    # asks something. Nothing after this line would make sense.
     if not hardware.home.startswith("/"):
         raise BootError(f"The machine does not say what it has: {result.stderr.strip()[-300:]}.")
     _check_disk(hardware, lines, disk_gb)
@@ -102,6 +106,8 @@ def _check_disk(
 ) -> None:
     if refusals := all_of(lines, "unwritable"):
         raise BootError(f"{_base(hardware)} on the machine cannot be written: {refusals[0]}.")
+    # Before anything is installed: a full disk would otherwise show as an error of pip, minutes
+    # later.
     if disk_gb and hardware.disk_free_gb < DISK_SHARE * disk_gb:
         raise BootError(
             f"The machine's disk is too small: {disk_gb:g} GiB were asked for, "
@@ -127,11 +133,14 @@ def _check_gpus(hardware: Hardware, gpu_count: int, gpu_type: str | None) -> Non
 def _check_computing(lines: Sequence[tuple[str, str]], gpu_count: int) -> None:
     """Judge what Python's torch found, on a machine that has both."""
     code = last_of(lines, "computed")
+    # Before the other answers: a driver that hangs prints nothing, and looks like a machine
+    # without torch.
     if code == TIMED_OUT:
         raise BootError("The machine's GPU does not multiply two matrices within 60 s.")
     if wrong := all_of(lines, "wrong"):
         raise BootError(f"The machine's GPU does not compute: {'; '.join(wrong)}.")
     visible = last_of(lines, "visible")
+    # Without torch on the machine nothing is printed, and nvidia-smi's word has to do.
     if visible and (not visible.isdecimal() or int(visible) < gpu_count):
         raise BootError(
             f"CUDA sees {visible} GPUs on the machine, {gpu_count} were hired: its driver does "

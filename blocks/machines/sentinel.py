@@ -1,7 +1,7 @@
 """The dead-man switch of a rented machine: it ends itself when nobody renews its lease.
 
-All of ours may be gone, the network too; then only the machine can stop its bill. A script of
-POSIX sh on it, `sentinel.sh`, watches these files of the base folder:
+When all our processes are gone, or the network is, only the machine itself can stop its bill. A
+script of POSIX sh on it, `sentinel.sh`, watches these files of the base folder:
 
     lease             the seconds of the term; a write or a touch renews it
     jobs/*/lease      the same, for a job's own supervisor; renews the machine's too
@@ -23,11 +23,13 @@ from trainer.contract.errors import BootError, ConnectionLost, OrchestratorError
 GRACE_SECONDS = 120.0
 AGAIN_SECONDS = 60  # from one attempt at shutting down to the next
 RUN_SECONDS = 30.0  # for one small script
-START_SECONDS = 15.0  # for the sentinel to say that it is there
+START_SECONDS = 15.0  # for the sentinel to write its process id
 LOOK_SECONDS = 0.1
 
 _SENTINEL = script("occupied.sh", "sentinel.sh")
 
+# A process id alone proves nothing, since after a reboot it may be another program's; the command
+# line decides.
 # Prints what the living sentinel of the base folder $1 was armed with.
 _WHO = r"""
 sentinel() {
@@ -91,8 +93,11 @@ async def arm(
     """
     grace, again = str(math.ceil(max(grace_seconds, 0.0))), str(AGAIN_SECONDS)
     armed_by = "\n".join((_SENTINEL, shutdown_command, grace, again))
+    # A new version of the script, another command or another grace period gives another mark, and
+    # so replaces the sentinel that runs.
     mark = hashlib.sha256(armed_by.encode()).hexdigest()[:16]
     await _run(machine, _PREPARE, base)
+    # Before the sentinel starts: it refuses to run without a lease to watch.
     await renew(machine, base, None, term_seconds)
     if await _armed_with(machine, base) == mark:
         return
@@ -115,33 +120,37 @@ async def renew(machine: Machine, base: str, workspace: str | None, term_seconds
     """Renew the lease of the machine, and of a job directory if it is there, for another term.
 
     Returns:
-        Whether the sentinel lives; arm it again when it does not.
+        Whether the sentinel runs; if not, arm it again.
 
     Raises:
         OrchestratorError: the machine refuses, for instance because its disk is read-only.
         ConnectionLost: the machine cannot be reached.
     """
+    # Whole seconds, because sh cannot count in fractions; at least one, because 0 means no term.
     term = str(max(1, math.ceil(term_seconds)))
     return bool(await _run(machine, _RENEW + _WHO, base, term, workspace or ""))
 
 
 async def _armed_with(machine: Machine, base: str) -> str:
-    """Return the mark of the sentinel that lives, or nothing."""
+    """Return the mark of the sentinel that runs; empty if none does."""
     return await _run(machine, _WHO, base)
 
 
 async def _run(machine: Machine, text: str, *arguments: str) -> str:
-    """Run a script to its good end and return what it says of the sentinel."""
+    """Run a script, which must succeed, and return what it says of the sentinel."""
     try:
+        # The `:` at the end makes a missing sentinel no failure of the script.
         result = await run_script(machine, f"{text}\n:", *arguments, timeout=RUN_SECONDS)
     except TimeoutError:
+        # A machine that is too busy to touch a file is treated like one that cannot be reached:
+        # the lease has most of its term left when it is tried again.
         raise ConnectionLost(
-            f"The machine takes longer than {RUN_SECONDS:g} s to look after its lease.",
+            f"The machine takes longer than {RUN_SECONDS:g} s to renew its lease.",
             "It is tried again at the next renewal.",
         ) from None
     if result.exit_code:
         raise OrchestratorError(
-            f"The lease in {arguments[0]} cannot be looked after: {result.stderr.strip()[-300:]}.",
+            f"The lease in {arguments[0]} cannot be renewed: {result.stderr.strip()[-300:]}.",
             "Look at the machine's disk: it may be full or read-only.",
         )
     return last_of(marked(result.stdout), "sentinel")

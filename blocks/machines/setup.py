@@ -18,8 +18,12 @@ def setup_script(lines: Sequence[str], *, output: str, failed: str) -> list[str]
         failed: where the command that failed is noted, as a redirection without single quotes.
     """
     return [
+        # Without input: a command that asks a question ends at once instead of waiting for an
+        # answer that nobody can give.
         f"exec </dev/null {output} 2>&1",
         f'trap \'printf "\\036%s" "$BASH_COMMAND" {failed}\' ERR',
+        # E hands the trap on to functions and subshells, so the command named is the one that
+        # failed (https://www.gnu.org/software/bash/manual/html_node/The-Set-Builtin.html).
         "set -eE",
         *lines,
     ]
@@ -33,6 +37,8 @@ def setup_failed(noted: str, exit_code: int, last: str) -> DependencyError:
         exit_code: the script's own.
         last: the last line that it printed.
     """
+    # The innermost command notes itself last. A plain `exit 3` trips no ERR trap and notes
+    # nothing.
     command = noted.rpartition(_MARK)[2] if _MARK in noted else "exit"
     return DependencyError(
         f"The setup command {command!r} failed with exit code {exit_code}"

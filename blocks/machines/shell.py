@@ -1,7 +1,7 @@
-"""Small POSIX sh scripts on a machine, and reading what they say.
+"""Small POSIX sh scripts on a machine, and the reading of their answers.
 
-A login shell may greet whoever runs a command, so what a script tells us is on lines that begin
-with `@`, a word, and a space; all others are passed over.
+A login shell may print a greeting, so a script answers on lines that begin with `@`, a word and a
+space; all other lines are passed over.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def marked(stdout: str) -> list[tuple[str, str]]:
     for line in stdout.splitlines():
         if line.startswith("@"):
             word, _, rest = line[1:].partition(" ")
+            # Printable, because it is shown on terminals and a machine may send control codes.
             found.append((word, "".join(filter(str.isprintable, rest.strip()))))
     return found
 

@@ -46,10 +46,13 @@ class Part:
             Stopped: `stop` was set.
         """
         self._target.parent.mkdir(parents=True, exist_ok=True)
+        # In append mode writes go to the end, wherever the hashing below leaves the position.
         self._stream = self.path.open("a+b")
         if os.fstat(self._stream.fileno()).st_size > size:  # the rest of something else
             self._stream.truncate(0)
         self._stream.seek(0)
+        # Hashed again although an earlier transfer hashed it: what lies on the disk is what
+        # counts, and it may be from before a crash.
         for chunk in chunks(self._stream, stop):
             self._digest.update(chunk)
         self.size = self.resumed = self._stream.tell()
@@ -69,6 +72,8 @@ class Part:
     def finish(self) -> Transfer:
         """Put the file at its place, synced to disk."""
         assert self._stream  # noqa: S101 - it was opened
+        # Content, then name, then folder. In another order a crash could leave the final name on a
+        # file whose content never reached the disk.
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
@@ -83,11 +88,12 @@ class Part:
 
     @contextmanager
     def filling(self, size: int) -> Iterator[None]:
-        """Close it at the end, and tell a full disk with both sizes."""
+        """Close it at the end, and report a full disk with both sizes."""
         try:
             with closing(self):
                 yield
         except OSError as error:
+            # A quota that is used up (EDQUOT) is a full disk to the person who has to make room.
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             free = shutil.disk_usage(self._target.parent).free
@@ -105,6 +111,7 @@ def copy_file(source: Path, target: Path, stop: Event, *, limit: int | None = No
     """
     with source.open("rb") as reader:
         size = os.fstat(reader.fileno()).st_size
+        # The size of the open file, so that a file replaced in between cannot pass the check.
         check_limit(str(source), size, limit)
         part = Part(target)
         with part.filling(size):
@@ -134,8 +141,8 @@ def check_limit(name: str, size: int, limit: int | None) -> None:
 
 
 def disk_full(target: str, size: int, free: int) -> DiskFull:
-    """Return the error that tells both sizes."""
-    return DiskFull(f"{target} needs {size} bytes and {free} more are free on its disk.")
+    """Return the error that names both sizes."""
+    return DiskFull(f"{target} needs {size} bytes; its disk has {free} more free.")
 
 
 async def in_thread(work: Callable[[Event], Result]) -> Result:
@@ -148,6 +155,7 @@ async def in_thread(work: Callable[[Event], Result]) -> Result:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
+        # The thread cannot be cancelled, only asked: it looks at the event after every chunk.
         stop.set()
         await asyncio.gather(running, return_exceptions=True)
         raise

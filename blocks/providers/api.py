@@ -2,7 +2,7 @@
 
 What every provider shares is here; what an answer means is the provider's own. A call that is
 safe to repeat is repeated with growing pauses; one that is not, such as a create, is sent once,
-and `Unanswered` tells that nobody knows what became of it.
+and `Unanswered` says that its fate is unknown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LONGEST_RATE_PAUSE = 86_400.0  # no window is longer than a day, whatever a 429 
 
 
 class Unanswered(ConnectionLost):
-    """The request went out and no answer came that tells what became of it."""
+    """The request went out, and no answer says what became of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +68,19 @@ class Pace:
         with self._lock:
             now = time.monotonic()
             moment = max(now, self._next)
+            # Reserved even if the caller is cancelled while it waits: an unused moment costs less
+            # than one given out twice.
             self._next = moment + self.interval
             return moment - now
 
     def hold(self, seconds: float) -> None:
-        """Let nobody call before `seconds` have passed."""
+        """Make every call wait until `seconds` have passed."""
         with self._lock:
             self._next = max(self._next, time.monotonic() + seconds)
 
 
+# Of the process and not of an `Api`: providers make a new one for every call, and all of them
+# together must keep to the account's limits.
 _paces: dict[tuple[str, str], Pace] = {}
 _shared: dict[tuple[str, str], tuple[float, asyncio.Task[Any]]] = {}
 
@@ -104,6 +108,8 @@ class Api:
         self.base_url = base_url.rstrip("/")
         self._headers = {"User-Agent": _agent(), "Accept": "application/json", **headers}
         self._intervals = dict(intervals or {})
+        # Accounts are told apart by a digest, so that no key of an account becomes the key of a
+        # dictionary that a log or a traceback could show.
         secrets = repr(sorted(headers.items())).encode()
         self._account = f"{self.base_url} {hashlib.sha256(secrets).hexdigest()}"
 
@@ -131,7 +137,7 @@ class Api:
             params: of the query.
             body: a JSON value.
             bucket: a further bucket that this call takes from.
-            once: it must not be sent again when nobody knows what became of it.
+            once: it must not be sent again when its fate is unknown.
             read_seconds: how long the provider may be silent.
 
         Raises:
@@ -144,12 +150,16 @@ class Api:
         while True:
             waited += await self._wait(bucket, waited)
             trouble, answer, sent = await self._send(method, path, params, body, read_seconds)
+            # Not counted as a try, and repeated even for a call that is sent once: a 429 says that
+            # nothing was done.
             if answer and answer.status == 429:
                 self.pace(bucket).hold(self.pause_after_429(answer, bucket))
                 continue
             if answer and not trouble:
                 self.observe(answer)
                 return answer
+            # A create may have succeeded although its answer was lost; sending it again could hire
+            # a second machine, and nobody would look for the first.
             if once and sent:
                 raise Unanswered(
                     f"{self._host()} gave no usable answer to {method} {path}: {trouble}."
@@ -163,15 +173,16 @@ class Api:
             tries += 1
 
     def observe(self, answer: Answer) -> None:
-        """Look at an answer's headers; a provider that tells its limits there overrides this."""
+        """Look at an answer's headers; a provider that reports its limits there overrides this."""
 
     def pause_after_429(self, answer: Answer, bucket: str) -> float:
         """Return the seconds to wait after a 429."""
         del bucket
         try:
             asked = float(answer.headers.get("Retry-After", RATE_PAUSE))
-        except ValueError:  # a date; nobody sends one
+        except ValueError:  # a date, which HTTP allows and none of these APIs sends
             asked = RATE_PAUSE
+        # Bounded on both sides, because it is a number that somebody else wrote.
         return max(LEAST_RATE_PAUSE, min(asked, LONGEST_RATE_PAUSE))
 
     async def shared(self, name: str, seconds: float, fetch: Callable[[], Awaitable[T]]) -> T:
@@ -184,17 +195,20 @@ class Api:
         since, task = _shared.get(key, (0.0, None))
         usable = (
             task is not None
+            # A task of another loop may never go on: asyncio.run ends its loop with the command.
             and task.get_loop() is asyncio.get_running_loop()
             and (not task.done() or now - since <= seconds)
+            # A failure is not kept: whoever asks next gets a try of their own.
             and not (task.done() and (task.cancelled() or task.exception()))
         )
         if not usable or task is None:
             task = asyncio.ensure_future(fetch())
             _shared[key] = (now, task)
+        # Shielded: one job that is cancelled must not take the answer from all others.
         return await asyncio.shield(task)
 
     def forget(self, name: str) -> None:
-        """Let the next `shared` of this name ask anew."""
+        """Make the next `shared` of this name ask again."""
         _shared.pop((self._account, name), None)
 
     async def _wait(self, bucket: str, waited: float) -> float:
@@ -226,6 +240,8 @@ class Api:
         try:
             async with (
                 asyncio.timeout(read_seconds + WHOLE_SECONDS),
+                # A client for each call: its connections belong to one event loop, and every
+                # command and every flow run has a loop of its own.
                 httpx.AsyncClient(verify=_tls(), timeout=timeout) as client,
             ):
                 response = await client.request(
@@ -235,6 +251,7 @@ class Api:
                     json=body,
                     headers=self._headers,
                 )
+        # Nothing went out, so even a create may be tried again.
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return str(error) or type(error).__name__, None, False
         except httpx.HTTPError as error:
@@ -242,10 +259,11 @@ class Api:
         except TimeoutError:
             return "an answer that never ended", None, True
         answer = _answer(response)
+        # A gateway answers 502 or 504 also when the service behind it did what was asked.
         if response.status_code >= 500:
             return f"HTTP {response.status_code}", answer, True
         if answer.ok and isinstance(answer.data, str):
-            return "an answer that is no JSON", answer, True
+            return "an answer that is not JSON", answer, True
         if answer.ok and answer.data is None and response.status_code != NO_CONTENT:
             return "an answer without content", answer, True
         return "", answer, True
@@ -264,11 +282,11 @@ def _answer(response: httpx.Response) -> Answer:
 
 @cache
 def _agent() -> str:
-    """Return the name that we go by; looking up a version reads files."""
+    """Return our User-Agent; cached, because looking up a version reads files."""
     return f"training-orchestrator/{version('training-orchestrator')}"
 
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Return one context for all: making it takes longer than most calls."""
+    """Return one context for all calls: making it takes longer than most of them."""
     return httpx.create_ssl_context()

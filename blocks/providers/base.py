@@ -1,4 +1,4 @@
-"""What a provider is to the orchestrator: six calls and a connection."""
+"""What the orchestrator asks of a provider: six calls and a connection."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from trainer.config import Limits, Resources
 class Provider(Block, ABC):
     """Somewhere machines come from: a Prefect block, so that an account can be saved by name.
 
-    No call waits for a machine to boot: whoever calls does. Every call raises errors of
+    No call waits for a machine to boot; that is left to the caller. Every call raises errors of
     `trainer.contract.errors` only: `CredentialsError`, `RateLimited` and `ConnectionLost` besides those
-    named. The account is the ledger: the name of an instance tells which run owns it
-    (`blocks.names`), so nothing about it need be kept elsewhere.
+    named. The account is the ledger: the name of an instance says which run owns it
+    (`blocks.names`), so no other record is needed to find it again.
     """
 
     provider_name: ClassVar[str]
@@ -33,7 +33,7 @@ class Provider(Block, ABC):
     boot_minutes: ClassVar[float] = 10.0
     """How long a machine may take until SSH answers, before it is given up."""
     settle_seconds: ClassVar[float] = 30.0
-    """How long a fresh instance may be missing from the list: absence proves nothing before."""
+    """How long a fresh instance may be missing from the list; until then absence proves nothing."""
     has_network: ClassVar[bool] = False
     """Whether its machines reach each other, so that several can train one job."""
     shutdown_command: ClassVar[str] = "sudo -n shutdown -h now || shutdown -h now || kill 1"
@@ -66,15 +66,15 @@ class Provider(Block, ABC):
         """
 
     def gang_offers(self, offers: Sequence[Offer], nodes: int) -> list[Offer]:
-        """Return the offers by which so many machines are hired that train one job.
+        """Return the offers by which to hire the machines that train one job together.
 
         Args:
             offers: what is for hire, first choice first; not empty.
             nodes: how many machines.
 
         Returns:
-            As many offers, the same one repeatedly where it stands for a kind of machine. Fewer:
-            so many can be had together.
+            `nodes` offers, the same one several times where it stands for a kind of machine. If
+            fewer machines than that can be had together, as many offers as there are machines.
         """
         return [offers[0]] * nodes
 
@@ -112,7 +112,7 @@ class Provider(Block, ABC):
 
     @abstractmethod
     async def instances(self) -> list[Instance]:
-        """Return every instance of this account, whoever named it; callers look at the names."""
+        """Return every instance of this account, ours or not; callers look at the names."""
 
     async def rename(self, id: str, name: str) -> bool:
         """Give an instance another name; False where the provider cannot."""

@@ -44,6 +44,7 @@ class CloudProvider(Provider):
 
     def _key(self) -> str:
         given = self.api_key.get_secret_value() if self.api_key else ""
+        # A key that is pasted often brings a line break with it.
         return (given or os.environ.get(self.set_up_by, "")).strip()
 
     def _api(self) -> Api:
@@ -53,6 +54,7 @@ class CloudProvider(Provider):
             CredentialsError: there is no key, or one that no HTTP header can carry.
         """
         key = self._key()
+        # httpx would raise an error of its own for such a header, and could quote the key in it.
         if not PRINTABLE.fullmatch(key):
             raise CredentialsError(
                 f"{self.title} needs an API key, {'none is set' if not key else 'not this one'}.",

@@ -21,9 +21,12 @@ def matches(wanted: Sequence[str], *names: str | None) -> bool:
 
 @cache
 def _pattern(part: str) -> re.Pattern[str]:
+    # Spelled without separators, and any separators are allowed between two characters.
     characters = re.sub(r"[\s_-]", "", part).lower()
     spelled = r"[\s_-]*".join(map(re.escape, characters))
     before = _same_kind(characters[:1])
+    # A name that ends in a digit must not be followed by one. "(?!)" never matches, and so forbids
+    # nothing after a letter.
     after = "[0-9]" if characters[-1:].isdigit() else "(?!)"
     return re.compile(rf"(?<!{before}){spelled}(?!{after})", re.IGNORECASE)
 

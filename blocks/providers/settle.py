@@ -1,4 +1,4 @@
-"""What became of a create whose answer was lost: the name tells."""
+"""What became of a create whose answer was lost, found out by the name."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ async def settled(
     deadline = time.monotonic() + seconds
     pause = PAUSE
     while True:
+        # Decided before the look: only one that begins after the deadline proves that there is
+        # nothing.
         last = time.monotonic() >= deadline
         try:
             instance = await find()

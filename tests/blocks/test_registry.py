@@ -74,7 +74,7 @@ def test_a_provider_that_lacks_a_library_says_which_and_how_to_get_it(package):
 def test_an_entry_point_to_something_else_is_refused(package):
     package("other_cloud:Other", "class Other: pass\n")
 
-    with pytest.raises(DependencyError, match="other_cloud:Other is no provider"):
+    with pytest.raises(DependencyError, match="other_cloud:Other is not a provider"):
         provider_class("other")
 
 

@@ -29,7 +29,7 @@ from trainer.contract.errors import (
     OrchestratorError,
 )
 
-END_SECONDS = 5.0  # for a command to tell its end after it was told to end
+END_SECONDS = 5.0  # from asking a command to end until its exit code must have come
 SMALL_FILE = 64 << 20  # bytes; what `read` takes at most
 TAKE = 256 << 10  # bytes of an output taken at once
 
@@ -84,6 +84,8 @@ class SshMachine(Machine):
     ) -> CommandResult:
         output = Tail()
         script = ssh_script.run(command, env=env, cwd=cwd)
+        # When time is up, `_run_once` still ends the command's group before TimeoutError leaves
+        # here.
         async with asyncio.timeout(timeout):
             exit_code, errors = await self._run_once(script, command[0], output.feed)
         return CommandResult(exit_code=exit_code, stdout=output.text(), stderr=errors)
@@ -112,6 +114,8 @@ class SshMachine(Machine):
                     offset += len(chunk)
                     patience.progressed()
                     yield chunk
+                # tail -f ends only when something kills it, a reboot for instance: worth another
+                # try.
                 raise Cut(f"tail ended with exit code {await channel.wait()}")  # noqa: TRY301
             except Cut as cut:
                 if channel and channel.exit_code is None:
@@ -151,6 +155,8 @@ class SshMachine(Machine):
         cwd: str,
         log: Callable[[str], None],
     ) -> None:
+        # Descriptor 4 keeps the real standard error for the note of what failed; what the lines
+        # print there goes the way of their output.
         setup = setup_script(lines, output="4>&2", failed=">&4")
         text = "".join(line + "\n" for line in setup)
         # As a file and not as an argument, which everybody on the machine could read.
@@ -172,6 +178,8 @@ class SshMachine(Machine):
         self, script: str, name: str, take: Callable[[bytes], None]
     ) -> tuple[int, str]:
         """Run a script that must not be repeated; return its exit code and standard error."""
+        # Opening may be repeated and running may not: once the script is sent, nobody knows how
+        # much of it ran before a cut.
         channel = await self._connections.persist(partial(self._connections.open, script))
         try:
             exit_code = await _take_output(channel, take)
@@ -185,6 +193,7 @@ class SshMachine(Machine):
 
     async def _read(self, path: str, patience: Patience) -> bytes | None:
         content = bytearray()
+        # One byte more than allowed tells a file that is too long from one that just fits.
         channel = await self._connections.open(ssh_script.read(path, SMALL_FILE + 1), patience)
         try:
             while chunk := await channel.read(TAKE):
@@ -212,6 +221,7 @@ class SshMachine(Machine):
                 await channel.write(content[begin : begin + TAKE])
             channel.write_eof()
             exit_code = await channel.wait()
+            # What the script complained about may still be under way when its exit code is here.
             await channel.drain(lambda _: None)
         finally:
             channel.abort()

@@ -28,7 +28,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         self.stderr = Tail()
         """The end of what came on standard error."""
         self.exit_code: int | None = None
-        """As the machine told it; negative when a signal ended the command."""
+        """As the machine reported it; negative when a signal ended the command."""
         self._hold = hold
         self._on_close = on_close
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
@@ -88,8 +88,10 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             Cut: the connection broke before the exit code came.
         """
         while self.exit_code is None:
+            # The end of the output proves nothing: the exit code follows it in a message of its
+            # own. Only a channel that is closed will never bring one.
             if self._ended and self._channel is None:
-                raise Cut(self._error or "the command's end was not told")
+                raise Cut(self._error or "no exit code came")
             await self._next_news()
         return self.exit_code
 
@@ -137,10 +139,14 @@ class Channel(asyncssh.SSHClientSession[bytes]):
             chunk = self._chunks.popleft()
             if len(chunk) > limit - size:
                 self._chunks.appendleft(chunk[limit - size :])
+                # The rest goes back: SSH packets know nothing of the sizes that the caller asks
+                # for.
                 chunk = chunk[: limit - size]
             taken.append(chunk)
             size += len(chunk)
         self._held -= size
+        # Resumed at half: at the mark itself, reading and pausing would alternate packet by
+        # packet.
         if self._paused and self._held < self._hold // 2 and self._channel:
             self._paused = False
             self._channel.resume_reading()
@@ -153,6 +159,8 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     @override
     def data_received(self, data: bytes, datatype: int | None) -> None:
+        # Kept apart and bounded: it may be held for the whole life of a command that never stops
+        # complaining.
         if datatype == asyncssh.EXTENDED_DATA_STDERR:
             self.stderr.feed(data)
             return
@@ -171,7 +179,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     @override
     def exit_status_received(self, status: int) -> None:
-        # A shell tells of a signal by 128 + its number, and of what it may not execute by 126.
+        # A shell reports a signal as 128 + its number, and a file that it may not execute as 126.
         self.exit_code = {126: 127}.get(status, status)
         if 128 < status < 128 + signal.NSIG:
             self.exit_code = 128 - status
@@ -185,6 +193,8 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
+        # A writer may be waiting for room, and a reader for data: both must wake up and see that
+        # the channel is closed.
         self._error = exc
         self._channel = None
         self._on_close()

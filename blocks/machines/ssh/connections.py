@@ -21,8 +21,9 @@ Result = TypeVar("Result")
 CONNECT_SECONDS = 15.0
 KEEPALIVE_SECONDS = 10  # between two signs of life; the connection is cut when three are missing
 KEEPALIVE_MISSES = 3
-CHANNELS = 8  # per connection; sshd allows ten unless told otherwise
-PACKET = 256 << 10  # bytes at most
+# sshd allows ten sessions per connection by default: https://man.openbsd.org/sshd_config#MaxSessions
+CHANNELS = 8
+PACKET = 256 << 10  # bytes at most; the 32 KiB that asyncssh asks for by default cost more CPU
 WINDOW = 2 << 20  # bytes that may be under way
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt
 
@@ -78,8 +79,10 @@ class Patience:
             ConnectionLost: it has been long enough.
         """
         now = asyncio.get_running_loop().time()
+        # From when the attempt began and not from its failure: an attempt that nobody answers uses
+        # up patience too.
         self._failing_since = self._failing_since or self._opening_since or now
-        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - so that not all come at once
+        pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - spreads retries
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         if self.left <= pause:
             raise ConnectionLost(
@@ -107,6 +110,7 @@ class Connections:
         self._private_key = private_key
         self._pin = HostKeyPin(host_key, f"[{address}]:{port}")
         self._patience = patience
+        # This kind of zlib begins after the login, so a stranger never reaches the decompressor.
         self._compression = ["zlib@openssh.com", "none"] if compress else ["none"]
         self._links: list[_Link] = []
         self._connecting: asyncio.Task[None] | None = None
@@ -139,11 +143,15 @@ class Connections:
                 # Shielded: a channel that opens while we are cancelled must be known to be closed.
                 channel = await asyncio.shield(opening)
         except (TimeoutError, asyncio.CancelledError) as error:
+            # The channel may still open after we gave up on it, and would take a place on its
+            # connection.
             opening.add_done_callback(_abort)
             if isinstance(error, TimeoutError):
                 raise Cut("no answer") from error
             raise
         patience.opened()
+        # Paths that are not UTF-8 arrive as the bytes that they are
+        # (https://peps.python.org/pep-0383/).
         await channel.write(script.encode(errors="surrogateescape") + b"\n")
         return channel
 
@@ -152,6 +160,7 @@ class Connections:
         self._closed = True
         if self._connecting:
             await ended([self._connecting])
+        # Taken away first: a channel that is released meanwhile must not close one of them again.
         links, self._links = self._links, []
         for link in links:
             link.connection.close()
@@ -174,7 +183,7 @@ class Connections:
                 make, BOOT, encoding=None, window=window, max_pktsize=PACKET
             )
         except (OSError, asyncssh.Error) as error:
-            link.retired = True  # whatever is wrong with it
+            link.retired = True  # nothing new is opened on it, whatever is wrong
             if not made:  # otherwise the channel itself tells that it is closed
                 self._release(link)
             raise Cut(error) from error
@@ -187,6 +196,8 @@ class Connections:
                 raise ConnectionLost(f"The connection to {self.where} was closed.")
             for link in self._links:
                 if link.is_free:
+                    # Counted before anything is awaited, so that two verbs never take the same
+                    # last place.
                     link.used += 1
                     return link
             if self._connecting is None:
@@ -198,10 +209,11 @@ class Connections:
     def _connected(self, connecting: asyncio.Task[None]) -> None:
         self._connecting = None
         if not connecting.cancelled():
-            connecting.exception()  # told to those who waited, if any still do
+            connecting.exception()  # else asyncio logs it as never retrieved where all waiters gave up
 
     def _release(self, link: _Link) -> None:
         link.used -= 1
+        # One connection stays open for the next verb; those beyond it served a burst.
         if link.used == 0 and link in self._links and (link.retired or len(self._links) > 1):
             self._links.remove(link)
             link.connection.close()
@@ -224,6 +236,8 @@ class Connections:
                     known_hosts=([], [], []),
                     server_host_key_algs=key_types(self._pin.load()),
                     preferred_auth="publickey",
+                    # "^" moves these to the front; a machine that lacks them is offered the rest
+                    # of the defaults.
                     kex_algs="^curve25519-sha256,curve25519-sha256@libssh.org",
                     encryption_algs="^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
                     compression_algs=self._compression,

@@ -31,6 +31,7 @@ class HostKeyPin:
         """
         try:
             words = self.path.read_text(encoding="utf-8").split()
+            # As in known_hosts: the host, the kind of its key, the key.
             return asyncssh.import_public_key(" ".join(words[1:3]))
         except FileNotFoundError:
             return None
@@ -91,7 +92,10 @@ class PinningClient(asyncssh.SSHClient):
             return None
         if self._pin.load() is None:
             self._pin.pin(self._shown)
+        # asyncssh asks again until there is nothing left to offer, so the one key is given away
+        # once.
         keys, self._keys = self._keys, []
+        # Compared again: another process may have pinned a different key since the first look.
         return keys if keys and self._agrees(self._shown) else None
 
     @override
@@ -108,5 +112,7 @@ class PinningClient(asyncssh.SSHClient):
 
 def key_types(pinned: asyncssh.SSHKey | None) -> list[str]:
     """Return the kinds of host keys to ask for: of several that a host has, the pinned one."""
+    # A host with several keys shows the kind that is asked for first. With another kind than the
+    # pinned one it would look like a stranger.
     first = tuple(pinned.sig_algorithms) if pinned else ()
     return [name.decode() for name in dict.fromkeys(first + KEY_TYPES)]

@@ -1,4 +1,4 @@
-"""What a machine's shell is told: POSIX only, for dash, busybox and bash alike.
+"""The scripts for a machine's shell: POSIX only, for dash, busybox and bash alike.
 
 A command, its environment and its folder reach the machine on standard input, as one line of
 script. So the list of processes shows neither variables nor paths of ours, only `BOOT` and, while
@@ -14,15 +14,18 @@ from pathlib import PurePosixPath
 from blocks.machines.transfer import PART
 from trainer.contract.errors import ConfigError
 
-# Quoted so that every login shell reads it alike. `read` takes byte by byte: what follows the
-# line on standard input is left for the script.
+# Quoted so that every login shell reads it alike. `read` takes one byte at a time, which leaves
+# what follows the line for the script, and fails at the end of its input: a script that a cut
+# shortened is never run.
 BOOT = """exec sh -c 'IFS= read -r __line && eval "$__line"'"""
+# `$(…)` strips line breaks from the end, so an underscore protects this one until it is cut off.
 _NEW_LINE = r'__n=$(printf "\n_"); __n=${__n%_}; '
 _TOOLS = "__setsid=$(command -v setsid); __sh=$(command -v sh); "  # before PATH may change
+# What may stand on the left of an assignment in sh; anything else would be code.
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # First a watcher that kills the whole group, itself included, as soon as the connection's side of
-# descriptor 3 is closed: by us when the command has ended or shall end, by sshd when the
+# descriptor 3 is closed: by us when the command has ended or must end, by sshd when the
 # connection drops. It is nobody's child, so that the command meets no child that it did not make.
 _GUARD = "( { read -r _ <&3; kill -9 -$$; } >/dev/null 2>&1 & ); "
 _RUN_GUARDED = "exec 2>&4 4>&-; " + _GUARD + 'exec "$@" 3<&-'
@@ -47,9 +50,10 @@ def run(
     """Run a command as the leader of its own session, with `text` or nothing as its input."""
     feed = "" if text is None else f'printf "%s" {quote(text)} | '
     return _script(
+        # Descriptor 3 is the connection: the guard reads it, and the command must not.
         f"exec 3<&0 </dev/null; {_TOOLS}{_surroundings(env, cwd)}"
-        # The command speaks through descriptor 4: a shell that tells how a process ended would do
-        # so in the command's own words.
+        # Descriptor 4 is the command's standard error. The shell's own is closed off, because a
+        # shell that reports how a process ended would be taken for the command.
         f"exec 4>&2 2>/dev/null; {feed}"
         f'"$__setsid" "$__sh" -c {quote(_RUN_GUARDED)} sh {_words(command)}; exit $?'
     )
@@ -77,6 +81,7 @@ def follow(path: str, offset: int) -> str:
 def fetch(path: str, offset: int) -> str:
     """Write the size of a plain file, a line break, and its bytes from `offset` on."""
     file = quote(path)
+    # `tail -c +N` counts from 1.
     rest = f"cat <{file}" if offset == 0 else f"tail -c +{offset + 1} <{file}"
     return _script(f"{_plain(file)}wc -c <{file} || exit 1; exec {rest}")
 
@@ -88,7 +93,7 @@ def read(path: str, limit: int) -> str:
 
 
 def receive(path: str, size: int, *, anew: bool) -> str:
-    """Append the input to the part of a file; tell before what is there, and then its SHA-256.
+    """Append the input to the part of a file; say first what is there, and last its SHA-256.
 
     Writes two lines at first, the bytes that are there and what `df` says of the disk, and a
     third when the input has ended. Exit code `FULL`: not all of it could be written; then the
@@ -97,6 +102,7 @@ def receive(path: str, size: int, *, anew: bool) -> str:
     part, folder = quote(path + PART), quote(str(PurePosixPath(path).parent))
     keep = "false" if anew else f'[ -f {part} ] && [ "$(wc -c <{part})" -le {size} ]'
     return _script(
+        # In English, because "No space left" is looked for in what comes back.
         f"LC_ALL=C; export LC_ALL; mkdir -p {folder} && {{ {keep} || : >{part}; }} || exit 1; "
         f"wc -c <{part}; df -Pk {folder} | tail -n 1; "
         f"cat >>{part} || {{ df -Pk {folder} | tail -n 1; exit {FULL}; }}; sha256sum <{part}"
@@ -108,7 +114,10 @@ def settle(path: str, size: int) -> str:
     part, file, folder = quote(path + PART), quote(path), quote(str(PurePosixPath(path).parent))
     return _script(
         f"[ -d {file} ] && {{ echo {file} is a folder >&2; exit 1; }}; "
+        # Without a part, an earlier attempt may have renamed it and its answer was lost: then the
+        # size of the file decides.
         f'[ -e {part} ] || {{ [ "$(wc -c <{file})" -eq {size} ]; exit $?; }}; '
+        # Not every sync takes the names of files; one that does not syncs everything.
         f"{{ sync {part} 2>/dev/null || sync; }}; mv -f {part} {file} || exit 1; "
         f"sync {folder} 2>/dev/null || sync"
     )
@@ -119,6 +128,8 @@ def write(path: str, fresh: str, size: int) -> str:
     target, new, folder = quote(path), quote(fresh), quote(str(PurePosixPath(path).parent))
     return _script(
         f"mkdir -p {folder}; "
+        # A cut connection looks like the end of the input, so only the full size replaces the
+        # file.
         f'if cat >{new} && [ "$(wc -c <{new})" -eq {size} ] && [ ! -d {target} ] '
         f"&& mv -f {new} {target}; then exit 0; fi; rm -f {new}; exit 1"
     )
@@ -132,6 +143,7 @@ def quote(text: str) -> str:
     """
     if "\0" in text:
         raise ValueError("embedded null byte")
+    # A line break would end the one line that `BOOT` reads; the variable stands for it.
     return "'" + text.replace("'", "'\\''").replace("\n", "'\"$__n\"'") + "'"
 
 
@@ -149,6 +161,7 @@ def _plain(file: str) -> str:
 
 
 def _surroundings(env: Mapping[str, str] | None, cwd: str | None) -> str:
+    # Values are quoted; a name cannot be.
     for name in env or {}:
         if not _WORD.fullmatch(name):
             raise ConfigError(f"{name!r} cannot be the name of an environment variable.")

@@ -18,7 +18,7 @@ from blocks.machines.transfer import Part, check_limit, chunks, disk_full, in_th
 from trainer.contract.errors import DiskFull, IntegrityError, OrchestratorError
 from trainer.contract.files import CHUNK
 
-WINDOW = 16 << 20  # bytes that may be under way: 100 ms at 1.3 Gbit/s
+WINDOW = 16 << 20  # bytes under way at once: enough for 1.3 Gbit/s at a round trip of 100 ms
 MAX_LINE = 4 << 10  # bytes; of the lines that come before the content
 
 
@@ -39,7 +39,7 @@ async def download(
             return await connections.persist(_Download(connections, remote, local, limit).attempt)
         except _Changed:
             Part(local).path.unlink(missing_ok=True)
-    raise IntegrityError(f"{remote} changed while it was fetched, twice.")
+    raise IntegrityError(f"{remote} changed while it was fetched; tried twice.")
 
 
 async def upload(connections: Connections, local: Path, remote: str) -> Transfer:
@@ -57,7 +57,7 @@ async def upload(connections: Connections, local: Path, remote: str) -> Transfer
             continue
         await connections.persist(partial(_settle, connections, remote, transfer.bytes))
         return transfer
-    raise IntegrityError(f"{remote} did not arrive as {local} is, twice.")
+    raise IntegrityError(f"{remote} does not match {local} after the upload; tried twice.")
 
 
 class _Download:
@@ -81,11 +81,15 @@ class _Download:
         try:
             size = await self._ask_size(channel)
             if offset > size:
+                # Left from a longer version of the file; what is fetched next starts at its
+                # beginning.
                 part.path.unlink()
                 raise Cut("what is there is longer than the file")
             with part.filling(size):
                 await in_thread(partial(part.open, size))
                 if self._resumed is None:
+                    # Of the first attempt: what later ones find there was fetched by this very
+                    # transfer.
                     self._resumed = part.resumed
                 part.resumed = self._resumed
                 await self._receive(channel, part, size, patience)
@@ -123,6 +127,8 @@ class _Download:
                 patience.progressed()
                 missing -= len(chunk)
                 await writing
+                # One chunk in the thread and one on its way: the disk and the network work at the
+                # same time, and memory holds no more than two.
                 writing = asyncio.ensure_future(asyncio.to_thread(part.append, chunk))
         finally:
             # Also when this is cancelled: a retry must not meet the thread still writing.
@@ -146,9 +152,12 @@ class _Upload:
             size = os.fstat(source.fileno()).st_size
             script = ssh_script.receive(self._remote, size, anew=self._anew)
             channel = await self._connections.open(script, patience)
+            # Only the first attempt discards what is there; later ones go on with what it sent.
             self._anew = False
             try:
                 there = await self._ask_room(channel, size)
+                # Only growth counts, or a machine that drops the connection at once would be tried
+                # for ever.
                 if there > self._there:
                     patience.progressed()
                 self._there = there
@@ -178,6 +187,8 @@ class _Upload:
         reading = asyncio.ensure_future(asyncio.to_thread(_read_hashed, source, digest))
         try:
             sent = there
+            # Shielded, so that a cancelled upload leaves no thread reading from a file that is
+            # closed: the thread is waited for below.
             while chunk := await asyncio.shield(reading):
                 reading = asyncio.ensure_future(asyncio.to_thread(_read_hashed, source, digest))
                 sent += len(chunk)
@@ -188,6 +199,7 @@ class _Upload:
                     break
         finally:
             await asyncio.wait([reading])
+        # The file grew or shrank while it was sent.
         if channel.exit_code is None and sent != size:
             raise _Changed
         channel.write_eof()
@@ -196,6 +208,7 @@ class _Upload:
     async def _compare(self, channel: Channel, digest: str, size: int) -> None:
         line = await _read_line(channel)
         code = await channel.wait()
+        # cat fails for other reasons too; only its own words tell a full disk from them.
         if code == ssh_script.FULL and "rror: No space" not in channel.stderr.text():
             raise _refused(self._remote, "written", channel)
         if code == ssh_script.FULL:
@@ -229,17 +242,19 @@ async def _read_line(channel: Channel) -> str:
 
 def _number(line: str) -> int:
     if not line.isdecimal():
-        raise OrchestratorError(f"The machine told {line[:80]!r} where a size was asked for.")
+        raise OrchestratorError(f"The machine answered {line[:80]!r} instead of a size in bytes.")
     return int(line)
 
 
 def _free_bytes(line: str) -> int:
     """Return what is free according to a line of `df -Pk`; its names may hold spaces."""
     words = line.split()
+    # A device or mount point may hold spaces, so columns are counted from the share in percent,
+    # which the free blocks precede.
     for index, word in enumerate(words):
         if word.endswith("%") and word[:-1].isdecimal() and index:
             return _number(words[index - 1]) * 1024
-    raise OrchestratorError(f"The machine told {line[:80]!r} where its free disk was asked for.")
+    raise OrchestratorError(f"The machine answered {line[:80]!r} instead of its free disk space.")
 
 
 def _refused(remote: str, deed: str, channel: Channel) -> OrchestratorError:
@@ -250,7 +265,7 @@ def _refused(remote: str, deed: str, channel: Channel) -> OrchestratorError:
 
 
 def _hash_first(source: BinaryIO, count: int, digest: hashlib._Hash, stop: Event) -> None:
-    """Hash as many bytes of a file, and leave it there."""
+    """Hash the first `count` bytes of a file, and leave its position behind them."""
     left = count
     for chunk in chunks(source, stop):
         digest.update(chunk[:left])

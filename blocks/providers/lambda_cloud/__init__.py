@@ -34,10 +34,10 @@ from trainer.contract.errors import CapacityError, ConfigError, OrchestratorErro
 
 logger = logging.getLogger(__name__)
 
-LAUNCH_SECONDS = 120.0  # that a launch may be silent: nine are usual
+LAUNCH_SECONDS = 120.0  # of silence that a launch is allowed; nine are usual
 TYPES_SECONDS = 5.0  # how old what is for hire may be
 INSTANCES_SECONDS = 2.0  # how old the list of instances may be
-KEY_IDLE_SECONDS = 3600.0  # an SSH key may wait so long for its launch
+KEY_IDLE_SECONDS = 3600.0  # that an SSH key may wait for its launch
 
 
 class LambdaCloud(CloudProvider):
@@ -84,7 +84,7 @@ class LambdaCloud(CloudProvider):
         ]
         if not offers:
             names = [offer_of(row).instance_type for row in fitting or types]
-            state = "sold out where you may go" if fitting else "not what you ask for"
+            state = "sold out in the regions allowed" if fitting else "not what is asked for"
             if limits.max_price_per_hour and not fitting:
                 state += f" at limits.max_price_per_hour = {limits.max_price_per_hour:g}"
             raise CapacityError(
@@ -97,10 +97,12 @@ class LambdaCloud(CloudProvider):
     async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
         """Register the key, then launch; see `Provider.launch`."""
         if ssh_public_key is None:
-            raise ConfigError("Lambda Cloud hires no machine without an SSH key.")
+            raise ConfigError("Lambda Cloud hires out no machine without an SSH key.")
+        # An earlier attempt of this very launch may have succeeded without our hearing of it.
         if instance := await self.find(name):
             return instance
         await self._check_on_sale(offer)
+        # An instance gets its keys at the launch, and only keys of the account.
         key = await self._register(ssh_public_key)
         try:
             id = await self._order(offer, name, key)
@@ -108,18 +110,22 @@ class LambdaCloud(CloudProvider):
             return await settled(lambda: self.find(name), self.settle_seconds, error)
         finally:
             self._api().forget("instances")
+        # Kept for `_remove_idle_keys`: an instance that is gone no longer says which keys it had.
         self._keys_of[id] = [key]
         return offer.as_instance(id, name, port=self._port(), user=self._user())
 
     async def find(self, name: str) -> Instance | None:
         """Return the instance of that name; see `Provider.find`."""
         self._api().forget("instances")  # what was hired a moment ago may be in the next list
+        # Terminated instances stay in the list for a while, under the name that a new one may
+        # have.
         named = [instance for instance in await self.instances() if instance.name == name]
         return next((it for it in named if it.status is not InstanceStatus.GONE), None)
 
     async def describe(self, id: str) -> Instance:
         """Return the instance as listed; what is not listed is asked for; see `Provider`."""
         listed = [instance for instance in await self.instances() if instance.id == id]
+        # Absent from the list is not yet gone: a fresh instance may not be listed yet.
         instance = listed[0] if listed else await self._asked_for(id)
         if instance.status is InstanceStatus.GONE:
             await self._remove_idle_keys(id)
@@ -131,6 +137,7 @@ class LambdaCloud(CloudProvider):
             "POST", "/instance-operations/terminate", body={"instance_ids": [id]}
         )
         self._api().forget("instances")
+        # Gone already is what was wanted.
         if code_of(answer) != "global/object-does-not-exist":
             self._data(answer)
 
@@ -160,7 +167,7 @@ class LambdaCloud(CloudProvider):
         """Return what an answer holds.
 
         Raises:
-            OrchestratorError: it tells of a failure.
+            OrchestratorError: it reports a failure.
         """
         if answer.ok and isinstance(answer.data, dict) and answer.data.get("data") is not None:
             return answer.data["data"]
@@ -201,7 +208,7 @@ class LambdaCloud(CloudProvider):
             row for row in await self._types() if offer_of(row).instance_type == offer.instance_type
         ]
         if not rows or offer.region not in regions_of(rows[0]):
-            raise CapacityError(f"Lambda Cloud has no {offer.host} any more.")
+            raise CapacityError(f"Lambda Cloud no longer has {offer.host}.")
         price = offer_of(rows[0]).price_per_hour
         if price > offer.price_per_hour:
             raise CapacityError(
@@ -211,6 +218,7 @@ class LambdaCloud(CloudProvider):
 
     async def _order(self, offer: Offer, name: str, key: str) -> str:
         """Launch and return the id."""
+        # For people who look at the account in a browser; we ourselves go by the name.
         tags = {"managed-by": "training-orchestrator", "installation": installation_id()}
         body = {
             "region_name": offer.region,
@@ -228,15 +236,20 @@ class LambdaCloud(CloudProvider):
             read_seconds=LAUNCH_SECONDS,
         )
         match self._data(answer):
+            # Anything but exactly one id: something may have been hired, so it is looked for by
+            # name.
             case {"instance_ids": [str(id)]}:
                 return id
             case _:
-                raise Unanswered("Lambda Cloud launched something and does not say what.")
+                raise Unanswered(
+                    "Lambda Cloud accepted a launch and does not say which instance it made."
+                )
 
     async def _register(self, public_key: str) -> str:
         """Return the name under which the account has a key, after adding it if need be."""
         if name := await self._registered(public_key):
             return name
+        # The time in the name is the only date that a key has; see `_remove_idle_keys`.
         digest = hashlib.sha256(" ".join(public_key.split()[:2]).encode()).hexdigest()[:16]
         name = f"{PREFIX}-{installation_id()}-{digest}-{int(time.time())}"
         body = {"name": name, "public_key": public_key}
@@ -269,6 +282,7 @@ class LambdaCloud(CloudProvider):
             for key in self._data(await self._call("GET", "/ssh-keys")):
                 name = str(key.get("name"))
                 ripe = name in left or time.time() - _made(name) > KEY_IDLE_SECONDS
+                # Only keys that this installation registered: an account has other users.
                 if name.startswith(own) and name not in used and ripe:
                     await self._call("DELETE", f"/ssh-keys/{quote(key['id'])}")
         except OrchestratorError as error:  # the next instance that goes takes them with it

@@ -25,6 +25,7 @@ SET_KEY = "Set LAMBDA_API_KEY, or api_key of the block, to a key of cloud.lambda
 STATUSES = {
     "booting": InstanceStatus.PROVISIONING,
     "active": InstanceStatus.RUNNING,
+    # Billed, and it may recover: not to be given up on the provider's word alone.
     "unhealthy": InstanceStatus.UNKNOWN,
     "terminating": InstanceStatus.STOPPING,
     "terminated": InstanceStatus.GONE,
@@ -47,6 +48,7 @@ ERRORS: Mapping[str, tuple[type[ProviderError], str | None]] = {
 def status_of(row: Mapping[str, Any]) -> InstanceStatus:
     """Return the status of a row of instances; one that runs has an address."""
     status = STATUSES.get(str(row.get("status")), InstanceStatus.UNKNOWN)
+    # "active" may come before the address does, and without one there is nothing to connect to.
     if status is InstanceStatus.RUNNING and not row.get("ip"):
         return InstanceStatus.PROVISIONING
     return status
@@ -58,6 +60,7 @@ def offer_of(row: Mapping[str, Any]) -> Offer:
     specs = kind.get("specs") or {}
     gpus = int(specs.get("gpus") or 0)
     words = str(kind.get("gpu_description") or kind.get("name") or "")
+    # There is no field for it: it stands in the description, as in "A100 (40 GB SXM4)".
     memory = re.search(r"(\d+) GB", words)
     return Offer(
         provider="lambda",
@@ -127,7 +130,7 @@ def fits(offer: Offer, resources: Resources, limits: Limits) -> bool:
     gpus = 1 if resources.gpu_count is None else resources.gpu_count
     return (
         offer.gpu_count == gpus
-        and offer.price_per_hour > 0  # a price that is missing is none
+        and offer.price_per_hour > 0  # a missing price must not look like a free machine
         and offer.price_per_hour <= (limits.max_price_per_hour or offer.price_per_hour)
         and (
             not gpus
@@ -141,7 +144,7 @@ def fits(offer: Offer, resources: Resources, limits: Limits) -> bool:
 
 
 def code_of(answer: Answer) -> str:
-    """Return `error.code`, empty for what is no error of the API."""
+    """Return `error.code`; empty if the answer is not an error of the API."""
     match answer.data:
         case {"error": {"code": str(code)}} if not answer.ok:
             return code
@@ -152,6 +155,7 @@ def error_of(answer: Answer, secret: str) -> OrchestratorError:
     """Return what a failure means, by its code and never by its words."""
     code = code_of(answer)
     words = str(answer.data["error"].get("message")) if code else f"HTTP {answer.status}"
+    # The key is masked, in case the API quotes what it was sent.
     message = (
         f"Lambda Cloud says: {words.replace(secret, '***').rstrip('.')} ({code or 'no code'})."
     )
@@ -162,11 +166,13 @@ def error_of(answer: Answer, secret: str) -> OrchestratorError:
         return CredentialsError(message, SET_KEY)
     if (
         answer.ok
+        # A success that holds nothing, a timeout or an error inside: what was asked may have been
+        # done.
         or answer.status == 408
         or code.startswith("provider/")
         or code == "global/internal-error"
     ):
         return Unanswered(message)
-    if not code:  # a front says so, such as Cloudflare's
+    if not code:  # said by a proxy in front of the API, such as Cloudflare
         return ConnectionLost(message)
     return ProviderError(message)

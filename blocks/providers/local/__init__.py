@@ -49,7 +49,7 @@ class Local(Provider):
         """Return one offer per group of GPUs that fits, or one for the CPU; see `Provider.offers`.
 
         GPUs that no other job directory here uses come first, then those with the most free
-        memory: two jobs that start together shall not meet on one GPU.
+        memory, so that two jobs that start together do not meet on one GPU.
         """
         disk_gb = await asyncio.to_thread(self._free_disk_gb)
         if resources.disk_gb and disk_gb < resources.disk_gb:
@@ -58,16 +58,19 @@ class Local(Provider):
                 f"{disk_gb:.1f} GiB free.",
                 "Lower resources.disk_gb, free some, or choose another provider.",
             )
-        _check_wishes(resources)
+        _check_resources(resources)
         found: list[Gpu] = []
         if resources.gpu_count != 0:
             found = visible(await asyncio.to_thread(gpus), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        # No GPU, and none asked for by number: the CPU does.
         if not found and not resources.gpu_count:
             return [_offer(disk_gb, ())]
         if found and resources.gpu_types:
             found = [gpu for gpu in found if matches(resources.gpu_types, gpu.name)] or _wrong(
                 found, resources
             )
+        # One entry per job and not a set: of GPUs that are all in use, the one with the fewest
+        # jobs comes first.
         taken = [uuid for instance in await self.instances() for uuid in instance.gpu_ids]
         fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
         groups = grouped(fitting, resources.gpu_count or 1)
@@ -85,6 +88,8 @@ class Local(Provider):
             address="localhost",
             workspace=str(folder),
         )
+        # The record makes the folder an instance. It comes last, in one step, so that a crash
+        # before leaves an empty folder and no instance half made.
         await asyncio.to_thread(replace_json, folder / RECORD, instance.to_dict())
         return instance
 
@@ -99,7 +104,7 @@ class Local(Provider):
         )
 
     async def terminate(self, id: str) -> None:
-        """End whoever works in the job directory, then remove it; see `Provider.terminate`."""
+        """End the processes of the job directory, then remove it; see `Provider.terminate`."""
         folder = self._folder(id)
         if not folder.is_dir():
             return
@@ -125,13 +130,15 @@ class Local(Provider):
         return LocalMachine()
 
     def _instances_folder(self) -> Path:
+        # ~ may stand in a saved block, where no shell expands it.
         root = self.home.expanduser().absolute() if self.home else default_home()
         return private_folder(private_folder(root) / "instances")
 
     def _folder(self, name: str) -> Path:
+        # The name becomes a path that `terminate` removes with all that is below it.
         if not NAME.fullmatch(name) or ".." in name:
             raise ConfigError(
-                f"{name!r} is no name of an instance.",
+                f"{name!r} cannot be the name of an instance.",
                 "Use up to 128 letters, digits, '.', '_' and '-', and not '..'.",
             )
         return self._instances_folder() / name
@@ -157,8 +164,8 @@ def _offer(disk_gb: float, group: Sequence[Gpu]) -> Offer:
     )
 
 
-def _check_wishes(resources: Resources) -> None:
-    """Refuse what this computer is not.
+def _check_resources(resources: Resources) -> None:
+    """Refuse what this computer cannot be.
 
     Raises:
         CapacityError: naming the field.
@@ -170,7 +177,7 @@ def _check_wishes(resources: Resources) -> None:
             f"{resources.min_ram_gb:g}."
         )
     if resources.spot:
-        raise CapacityError("This computer is no spot machine.", "Set resources.spot: false.")
+        raise CapacityError("This computer is not a spot machine.", "Set resources.spot: false.")
     if resources.regions and "local" not in resources.regions:
         raise CapacityError(
             f"resources.regions asks for {', '.join(resources.regions)}, not for this computer.",
@@ -186,7 +193,7 @@ def _wrong(found: list[Gpu], resources: Resources) -> NoReturn:
 
 
 def _recorded(folder: Path) -> Instance | None:
-    """Return the instance that a folder's record tells of, or None without a usable one."""
+    """Return the instance in a folder's record, or None without a usable record."""
     record = read_json(folder / RECORD)
     try:
         return Instance.from_dict(record) if record else None
@@ -195,8 +202,9 @@ def _recorded(folder: Path) -> Instance | None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, its record last: what is cut short is met again as an instance."""
+    """Remove a folder, its record last, so that what is cut short still shows as an instance."""
     for path in folder.iterdir():
+        # A link is removed and never followed: what it points at may be somebody's data set.
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != RECORD:

@@ -19,7 +19,7 @@ class Gpu:
     uuid: str
     name: str
     free_gb: float
-    """GiB that nobody uses."""
+    """GiB that no process uses."""
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.name}) has {self.free_gb:.1f} GiB free"
@@ -32,6 +32,7 @@ def gpus() -> list[Gpu]:
     except ImportError:
         return []
     try:
+        # Fails without a driver or without its library; so it is asked here and not at import.
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
@@ -52,6 +53,8 @@ def visible(found: Sequence[Gpu], setting: str | None) -> list[Gpu]:
     chosen: list[Gpu] = []
     for entry in setting.split(","):
         match = [gpu for gpu in found if _names(entry.strip(), gpu)]
+        # Nothing, or a beginning of several UUIDs: CUDA ignores the entry and all after it
+        # (https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#env-vars).
         if len(match) != 1:
             break
         chosen += match
@@ -67,7 +70,7 @@ def choose(found: Sequence[Gpu], *, min_vram_gb: float | None, taken: Sequence[s
         taken: UUIDs of GPUs that jobs have, one entry for each job; such GPUs come last.
 
     Raises:
-        CapacityError: none has enough; it tells what each has.
+        CapacityError: none has enough; the message says what each has.
     """
     if not found:
         raise CapacityError(
@@ -89,7 +92,7 @@ def grouped(fitting: Sequence[Gpu], count: int) -> list[tuple[Gpu, ...]]:
     """Return the GPUs in groups of `count` of one kind, in the order in which they come.
 
     Raises:
-        CapacityError: there are not so many of any kind.
+        CapacityError: no kind has that many.
     """
     kinds: dict[str, list[Gpu]] = {}
     for gpu in fitting:
@@ -97,6 +100,7 @@ def grouped(fitting: Sequence[Gpu], count: int) -> list[tuple[Gpu, ...]]:
     groups = [
         tuple(kind[start : start + count])
         for kind in kinds.values()
+        # Only full groups. What is left over of a kind cannot train this job.
         for start in range(0, len(kind) - count + 1, count)
     ]
     if not groups:
@@ -116,6 +120,7 @@ def _working() -> Iterator[Gpu]:
 
     for index in range(pynvml.nvmlDeviceGetCount()):
         try:
+            # Each by itself, because one GPU that fails must not hide the others.
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             yield Gpu(
                 index=index,
@@ -123,5 +128,5 @@ def _working() -> Iterator[Gpu]:
                 name=pynvml.nvmlDeviceGetName(handle),
                 free_gb=pynvml.nvmlDeviceGetMemoryInfo(handle).free / GIB,
             )
-        except pynvml.NVMLError:  # fell off the bus; the others may be well
+        except pynvml.NVMLError:  # fallen off the bus, for instance
             continue

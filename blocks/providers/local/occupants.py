@@ -1,4 +1,4 @@
-"""Ending whoever still works in a job directory of this computer."""
+"""Ending the processes that still work in a job directory of this computer."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LOOK_SECONDS = 0.1
 
 
 async def end_occupants(folder: Path) -> bool:
-    """End supervisor and trainer of a job directory; tell whether nobody is left.
+    """End supervisor and trainer of a job directory; return whether none is left.
 
-    The directory's lock says whether anybody is there, its status says who.
+    The directory's lock says whether a process is there, its status says which.
     """
     directory = JobDirectory(folder)
     groups: set[int] = set()
@@ -32,6 +32,7 @@ async def end_occupants(folder: Path) -> bool:
             # Asked anew each time: a status that was not written yet may be now.
             for pid in await asyncio.to_thread(_occupants, directory) - asked:
                 asked.add(pid)
+                # Remembered, because a process that is gone no longer says which group it led.
                 groups |= _signal(pid, number)
             await asyncio.sleep(LOOK_SECONDS)
     for group in groups:  # data loaders and the like, which need not hold the lock
@@ -53,6 +54,8 @@ def _occupants(directory: JobDirectory) -> set[int]:
 def _has_open(pid: int, folder: Path) -> bool:
     with suppress(psutil.Error):
         opened = psutil.Process(pid).open_files()
+        # An open log or lock in the folder is what no stranger with a recycled process id would
+        # have.
         return any(Path(file.path).is_relative_to(folder) for file in opened)
     return False
 

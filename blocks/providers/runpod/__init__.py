@@ -28,10 +28,10 @@ from blocks.providers.settle import settled
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ProviderError
 
-CREATE_SECONDS = 60.0  # that a create may be silent
+CREATE_SECONDS = 60.0  # of silence that a create is allowed
 LIST_SECONDS = 2.0  # how old the list of pods may be
 PAGE = 1000
-MOST_PAGES = 1000
+MOST_PAGES = 1000  # a cursor that never ends must not be followed for ever
 _SHUTDOWN = Path(__file__).with_name("shutdown.sh")
 
 
@@ -111,6 +111,7 @@ class RunPod(CloudProvider):
         for pod in await self.instances():
             if pod.id == id:
                 return pod
+        # Absent from the list is not yet gone: the list may be two seconds old, the pod younger.
         answer = await self._api().call("GET", f"/pods/{quote(id, safe='')}")
         if is_absent(answer):
             return gone(id)
@@ -120,6 +121,7 @@ class RunPod(CloudProvider):
         """Delete the pod; see `Provider.terminate`."""
         answer = await self._api().call("DELETE", f"/pods/{quote(id, safe='')}")
         self._api().forget("pods")
+        # Gone already is what was wanted.
         if not answer.ok and not is_absent(answer):
             raise refused(answer)
 
@@ -148,11 +150,12 @@ class RunPod(CloudProvider):
         return answer
 
     def _gpu_query(self) -> dict[str, str]:
+        # Hosts have drivers of different ages, and the image does not start on one that is too old.
         floor = {"minCudaVersion": self.cuda} if self.cuda else {}
         return {"cloud": self.cloud, "count": "1", **floor}
 
     async def _listed(self) -> list[Instance]:
-        """Ask for all pages of the list."""
+        """Return all pages of the list."""
         found: list[Instance] = []
         params = {"limit": str(PAGE)}
         for _ in range(MOST_PAGES):
@@ -164,6 +167,7 @@ class RunPod(CloudProvider):
             if not cursor or not pages.get("hasNextPage"):
                 return found
             params["cursor"] = str(cursor)
+        # Half a list would make a machine that runs look gone.
         raise ProviderError(f"RunPod's list of pods has more than {MOST_PAGES} pages.")
 
     async def _find_anew(self, name: str) -> Instance | None:
@@ -186,6 +190,7 @@ class RunPod(CloudProvider):
 
     def _order(self, offer: Offer, name: str, ssh_public_key: str | None) -> dict[str, Any]:
         """Return the body of a create."""
+        # The API does not say on which computer a pod is; this variable comes back with the pod.
         env = {HOST_VARIABLE: offer.host}
         if ssh_public_key:
             env["PUBLIC_KEY"] = ssh_public_key
@@ -202,6 +207,7 @@ class RunPod(CloudProvider):
 
     def _shape(self, offer: Offer) -> Iterator[tuple[str, Any]]:
         if not offer.gpu_count:
+            # As `offers` put them together: `cpu3c-4`.
             flavour, _, vcpus = offer.instance_type.rpartition("-")
             yield "cpu", {"id": flavour, "vcpuCount": int(vcpus)}
         else:
@@ -209,8 +215,11 @@ class RunPod(CloudProvider):
             if self.cuda:
                 gpu["minCudaVersion"] = self.cuda
             if offer.ram_gb:
+                # RunPod counts memory per GPU, jobs per machine; rounded up, or the pod would have
+                # too little.
                 gpu["minRamPerGpu"] = math.ceil(offer.ram_gb / offer.gpu_count)
             yield "gpu", gpu
+        # Where no region was asked for, the offer names the cloud itself in its place.
         if offer.region != self.cloud:
             yield "dataCenterIds", [offer.region]
 
@@ -218,12 +227,12 @@ class RunPod(CloudProvider):
         """Return the pod of an answer.
 
         Raises:
-            Unanswered: the pod is there, and the answer does not tell which.
+            Unanswered: the pod is there, and the answer does not say which.
             OrchestratorError: it is a refusal.
         """
         if not answer.ok:
             raise refused(answer)
         instance = instance_of(answer.data) if isinstance(answer.data, dict) else None
         if instance is None:
-            raise Unanswered("RunPod's answer tells of no pod.")
+            raise Unanswered("RunPod's answer does not say which pod it made or changed.")
         return instance

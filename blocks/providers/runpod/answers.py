@@ -24,7 +24,7 @@ SET_KEY = (
     "console.runpod.io/user/settings makes one."
 )
 HOST_VARIABLE = "TRAINING_ORCHESTRATOR_HOST"
-"""A variable of a pod that tells what to avoid when it fails; the API gives it back."""
+"""A variable of a pod that says what to avoid if it fails; the API returns it with the pod."""
 STATUSES = {
     "PROVISIONING": InstanceStatus.PROVISIONING,
     "STARTING": InstanceStatus.PROVISIONING,
@@ -34,22 +34,22 @@ STATUSES = {
     "TERMINATED": InstanceStatus.GONE,
 }
 DETAILS = {
-    "EXITED": "EXITED: stopped by the platform; the pod's system log tells why",
-    "ERROR": "ERROR: beyond repair; the pod's system log tells why",
+    "EXITED": "EXITED: stopped by the platform; the pod's system log says why",
+    "ERROR": "ERROR: beyond repair; the pod's system log says why",
 }
 _WINDOW = re.compile(r'"(?P<name>[^"]*)"\s*;\s*r=(?P<left>\d+)\s*;\s*t=(?P<seconds>\d+)')
 
 
 class RunPodApi(Api):
-    """The API, whose answers tell the calls left in windows of a minute, an hour and a day."""
+    """The API, whose answers count the calls left in windows of a minute, an hour and a day."""
 
     def observe(self, answer: Answer) -> None:
-        """Let nobody call before the windows that are used up begin anew."""
+        """Hold all calls until the windows that are used up begin anew."""
         if seconds := _used_up(answer):
             self.pace().hold(seconds)
 
     def pause_after_429(self, answer: Answer, bucket: str) -> float:
-        """Return the seconds until all windows have calls left: Retry-After tells of one only."""
+        """Return the seconds until all windows have calls left; Retry-After covers only one."""
         return max(_used_up(answer), super().pause_after_429(answer, bucket))
 
 
@@ -152,6 +152,7 @@ def instance_of(row: Mapping[str, Any]) -> Instance | None:
     """
     try:
         return _instance(_Pod.model_validate(row))
+    # Kept and not dropped: a row that is passed over would be a machine that nobody ends.
     except ValidationError:
         id, name = row.get("id"), row.get("name")
     if not isinstance(id, str):
@@ -175,6 +176,7 @@ def _instance(pod: _Pod) -> Instance:
     status = STATUSES.get(word, InstanceStatus.UNKNOWN)
     detail = DETAILS.get(word, word)
     direct = (pod.ssh and pod.ssh.direct) or _Endpoint()
+    # The pod runs before its port is mapped; until then there is nothing to connect to.
     if status is InstanceStatus.RUNNING and not (direct.host and direct.port):
         status, detail = InstanceStatus.PROVISIONING, f"{word}, without an address for SSH yet"
     kind = (pod.gpu and pod.gpu.id) or (pod.cpu and f"{pod.cpu.id}-{pod.cpu.vcpuCount}") or ""
@@ -227,9 +229,10 @@ def refused(answer: Answer, offer: Offer | None = None) -> OrchestratorError:
     words = _words(answer)
     message = f"RunPod says: {words.rstrip('.')} (HTTP {answer.status})."
     if answer.status == 401:
-        return CredentialsError(f"RunPod does not take the key: {words.rstrip('.')}.", SET_KEY)
+        return CredentialsError(f"RunPod does not accept the key: {words.rstrip('.')}.", SET_KEY)
     if answer.status == 402:
         return FundsError(message, "Add funds: console.runpod.io/user/billing.")
+    # With an order, a 403 as JSON may be about the offer, such as a GPU this account may not hire.
     if answer.status == 403 and (offer is None or not isinstance(answer.data, dict)):
         return CredentialsError(f"RunPod does not let this key in: {words.rstrip('.')}.", SET_KEY)
     if offer is None:
@@ -250,12 +253,15 @@ def _words(answer: Answer) -> str:
             return f"{detail} {'; '.join(map(str, errors))}"[:500]
         case {"detail": str(detail)}:
             return detail[:500]
+        # HTML is a page of some proxy, and says nothing that a person could use.
         case str(text) if "<" not in text:
             return text.strip()[:200]
-    return "something that is no answer of its API"
+    return "something that is not an answer of its API"
 
 
 def _used_up(answer: Answer) -> float:
     """Return the seconds until every window has calls left; 0 when all have."""
+    # As in `"minute";r=0;t=17`: the window, the calls left in it, the seconds until it begins
+    # anew.
     windows = _WINDOW.finditer(answer.headers.get("RateLimit", ""))
     return max((float(w["seconds"]) for w in windows if w["left"] == "0"), default=0.0)

@@ -57,6 +57,7 @@ def cpu_offers(
     fitting = [
         (cpu, vcpus)
         for cpu in _parsed(CpuType, rows)
+        # A row without a price is not for hire.
         if cpu.id and cpu.price and cpu.price.securePerVcpu and (vcpus := _vcpus(cpu, resources))
     ]
     offers = [
@@ -75,24 +76,25 @@ def _cheapest(
         (level, offer) for level, offer in offers if cap is None or offer.price_per_hour <= cap
     ]
     if within:
+        # Of equal prices, the place that has most of them: a create there is least likely to fail.
         ranked = sorted(within, key=lambda it: (it[1].price_per_hour, LEVELS.index(it[0])))
         return [offer for _, offer in ranked]
     if offers:
         least = min(offer.price_per_hour for _, offer in offers)
         raise CapacityError(
-            f"RunPod's cheapest that fits costs {least:g} USD per hour, more than "
+            f"RunPod's cheapest machine that fits costs {least:g} USD per hour, more than "
             f"limits.max_price_per_hour = {cap:g}.",
             "Raise limits.max_price_per_hour, or allow more in resources.",
         )
     raise CapacityError(
-        f"RunPod has none free of what fits: {', '.join(names)}."
+        f"RunPod has no free machine that fits: {', '.join(names)}."
         if names
         else "RunPod has no kind of machine that fits resources."
     )
 
 
 def _parsed(kind: type[Kind], rows: Iterable[Mapping[str, Any]]) -> list[Kind]:
-    """Return the rows that are as described; nobody hires by one that is not."""
+    """Return the rows that are as described; the others cannot be hired by."""
     found = []
     for row in rows:
         try:
@@ -114,6 +116,7 @@ def _price(gpu: GpuType, cloud: str) -> float | None:
 def _suits(gpu: GpuType, resources: Resources) -> bool:
     return (
         bool(gpu.id)
+        # A placeholder of the catalogue, which cannot be ordered.
         and gpu.id != "unknown"
         and gpu.manufacturer != "AMD"  # the image is made for CUDA
         and (gpu.memory or 0) >= (resources.min_vram_gb or 0)
@@ -123,6 +126,7 @@ def _suits(gpu: GpuType, resources: Resources) -> bool:
 
 def _vcpus(cpu: CpuType, resources: Resources) -> int | None:
     """Return the least power of two that has enough memory; None where none has."""
+    # A trainer on fewer vCPUs than `VCPUS` would spend its time waiting for data.
     least = max((cpu.vcpu and cpu.vcpu.min) or 2, VCPUS)
     most = (cpu.vcpu and cpu.vcpu.max) or least
     count = 2

@@ -1,4 +1,4 @@
-"""Machines that one owns as a provider: no more than an sshd, and instances are folders."""
+"""The machines that a user owns, as a provider: all they need is sshd; instances are folders."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ REMOVE_SECONDS = 120.0  # for the folder of a job to be removed
 
 
 class SshHost(Provider):
-    """Trains on machines that one owns and reaches by SSH; they need neither root nor Docker."""
+    """Trains on machines that a user owns and reaches by SSH, without root and without Docker."""
 
     _block_type_name = "SSH Host"
     _block_type_slug = "training-orchestrator-ssh"
@@ -62,7 +62,7 @@ class SshHost(Provider):
     settle_seconds: ClassVar[float] = 0.0
     has_network: ClassVar[bool] = True
     shutdown_command: ClassVar[str] = ":"
-    """Nobody powers off what somebody owns: the lease ends the training and nothing else."""
+    """An owned machine is never powered off: the lease ends the training and nothing else."""
 
     hosts: list[str] = Field(
         default_factory=list,
@@ -118,6 +118,8 @@ class SshHost(Provider):
         """Return the first offer of each host; see `Provider.gang_offers`."""
         first: dict[str, Offer] = {}
         for offer in offers:
+            # Several offers may be GPUs of one host, and machines that train together must be
+            # several.
             first.setdefault(offer.host, offer)
         return list(first.values())[:nodes]
 
@@ -128,9 +130,11 @@ class SshHost(Provider):
         """
         host = parse_host(offer.id)
         noted = noted_host(check_name(name))
+        # An earlier attempt got as far as another host. If its directory is there, it is the
+        # instance; a second one would train the same job twice.
         if noted and noted != host and (instance := await self._recorded(noted, name)):
             return instance
-        # Before anything is there: `find` must know which host to wait for.
+        # Before the directory is made: if the answer is lost, `find` must know which host to wait for.
         note_host(name, host)
         try:
             if instance := await self._recorded(host, name):
@@ -147,6 +151,7 @@ class SshHost(Provider):
         Raises:
             ConnectionLost: the host where it was launched cannot be reached.
         """
+        # The host of the launch must answer. "Not there" from the others would prove nothing.
         if host := noted_host(check_name(name)):
             return await self._recorded(host, name)
         found = await self._listed(name)
@@ -159,6 +164,8 @@ class SshHost(Provider):
         try:
             found = self._read(await self._ask(host, LIST, name), host)
         except (ConnectionLost, HostKeyChanged) as error:
+            # An owned machine that is switched off, or set up anew, has not given its job
+            # directory back.
             found, status, detail = [], InstanceStatus.UNKNOWN, error.message
         if found:
             return found[0]
@@ -175,12 +182,13 @@ class SshHost(Provider):
         )
 
     async def terminate(self, id: str) -> None:
-        """End whoever works in the job directory, then remove it; see `Provider.terminate`."""
+        """End the processes of the job directory, then remove it; see `Provider.terminate`."""
         host, name = _parsed(id)
         seconds = ASK_SECONDS + TERM_SECONDS + KILL_SECONDS + REMOVE_SECONDS
         arguments = (name, whole(TERM_SECONDS), whole(KILL_SECONDS))
         lines = await self._ask(host, END, *arguments, seconds=seconds)
         said = {word for word, _ in lines}
+        # The words of end.sh; silence is success.
         if "occupied" in said:
             raise ProviderError(
                 f"A process that works in the job directory {name} on {host} does not end.",
@@ -205,12 +213,12 @@ class SshHost(Provider):
         """Return the hosts of the block, or else of SSH_HOSTS.
 
         Raises:
-            ConfigError: one is no host.
+            ConfigError: one is not a host.
         """
         return chosen_hosts(self.hosts)
 
     def _hosts(self) -> list[Host]:
-        """Return the hosts, of which there must be one."""
+        """Return the hosts, of which there must be at least one."""
         hosts = self.hosts_given()
         if not hosts:
             raise ConfigError(
@@ -221,8 +229,8 @@ class SshHost(Provider):
     async def _survey(
         self, hosts: Sequence[Host]
     ) -> tuple[list[HostSurvey], dict[Host, OrchestratorError]]:
-        """Ask all hosts at once what they have; return what they say, and who does not answer."""
-        usable_key(self.private_key)  # without one it is no host's fault
+        """Ask all hosts at once what they have; return their answers, and the errors of the others."""
+        usable_key(self.private_key)  # raises here once; per host it would look like their fault
 
         async def survey(host: Host) -> HostSurvey:
             lines = await self._ask(host, ASK + LIST, "")
@@ -237,7 +245,7 @@ class SshHost(Provider):
         """Return the instances of that name, or all, on the hosts that can be reached."""
         hosts = self.hosts_given()
         if hosts:
-            usable_key(self.private_key)  # without one it is no host's fault
+            usable_key(self.private_key)  # raises here once; per host it would be swallowed
         answers = await answers_of(self._ask(host, LIST, name) for host in hosts)
         pairs = zip(hosts, answers, strict=True)
         return [
@@ -254,6 +262,7 @@ class SshHost(Provider):
 
     def _read(self, lines: Lines, host: Host) -> list[Instance]:
         found = instances_in(lines, host, last_of(lines, "home"), self.price_per_hour)
+        # Parsed, so that "box" and "me@box:22" are the same host.
         given = {parse_host(text): address for text, address in self.private_addresses.items()}
         private = given.get(host, host.address)
         return [replace(instance, private_address=private) for instance in found]

@@ -1,4 +1,4 @@
-"""Asking the hosts one owns: a script each, all at once, none longer than a few seconds."""
+"""Asking a user's own hosts: one script each, all at once, for a few seconds at most."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def ask(
 
     Raises:
         ConnectionLost: it cannot be reached, or does not answer within `seconds`.
-        HostKeyChanged: it is another host than it was.
+        HostKeyChanged: it shows another host key than before.
         BootError: the script failed.
     """
     try:
@@ -55,6 +55,7 @@ async def ask(
             connection(host, private_key, patience=PATIENCE_SECONDS) as machine,
         ):
             result = await run_script(machine, text, *arguments, timeout=seconds)
+    # A host that accepts the connection and then hangs must not hold up the search on the others.
     except TimeoutError:
         raise ConnectionLost(f"{host} does not answer within {seconds:g} s.") from None
     except HostKeyChanged as error:

@@ -1,4 +1,4 @@
-"""The hosts one owns: how they are written, the key that opens them, and the key they must show."""
+"""A user's own hosts: how they are written, the key that opens them, the key they must show."""
 
 from __future__ import annotations
 
@@ -48,18 +48,20 @@ def parse_host(text: str) -> Host:
     """Return the host in `[user@]host[:port]`; without a user it is ours, as ssh has it.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is not a host.
     """
     match = _HOST.fullmatch(text.strip())
+    # Checked below with all the rest, so that every mistake in a host has the same message.
     port = int((match and match["port"]) or SSH_PORT)
     if match is None or not 0 < port < 1 << 16 or not _is_ipv6(match["ipv6"]):
         raise ConfigError(
-            f"{text!r} is no SSH host.",
+            f"{text!r} is not an SSH host.",
             "Write hosts as [user@]host[:port], an IPv6 address in brackets: "
             "alice@gpu-box:2222, 10.0.0.7, root@[fd00::7].",
         )
     return Host(
         user=match["user"] or getpass.getuser(),
+        # Names of hosts know no case, and one host must have one file for its key.
         address=(match["ipv6"] or match["name"]).lower(),
         port=port,
     )
@@ -69,7 +71,7 @@ def chosen_hosts(given: Sequence[str]) -> list[Host]:
     """Return the hosts given, or else those in SSH_HOSTS, each once.
 
     Raises:
-        ConfigError: one is no host.
+        ConfigError: one is not a host.
     """
     texts = given or os.environ.get(HOSTS_VARIABLE, "").split(",")
     return list(dict.fromkeys(parse_host(text) for text in texts if text.strip()))
@@ -109,6 +111,7 @@ def host_key_file(host: Host) -> Path:
     folder = private_folder(keys() / "ssh-hosts")
     path = private_folder(folder / f"{host.address}-{host.port}") / "host_key"
     known = known_lines(host)
+    # A pin that known_hosts also has stays: of several keys, it is the one the host showed.
     if known and not (path.exists() and path.read_text(encoding="utf-8") in known):
         replace_text(path, known[0])
     return path
@@ -117,7 +120,7 @@ def host_key_file(host: Host) -> Path:
 def note_host(name: str, host: Host) -> None:
     """Note at home where an instance is launched.
 
-    Its record is on its host alone; when that cannot be reached, this tells that it may be there.
+    Its record is on its host alone; if that cannot be reached, this note says that it may be there.
     """
     replace_text(private_folder(keys() / name) / NOTE, str(host))
 
@@ -134,6 +137,7 @@ def forget_host(name: str) -> None:
     """Remove the note of `note_host`, and the folder when nothing else is in it."""
     note = keys() / name / NOTE
     note.unlink(missing_ok=True)
+    # rmdir refuses a folder that still holds something, which is what is wanted.
     with suppress(OSError):
         note.parent.rmdir()
 
@@ -145,8 +149,10 @@ def known_lines(host: Host) -> list[str]:
     try:
         content = Path("~/.ssh/known_hosts").expanduser().read_text(encoding="utf-8")
         known = asyncssh.import_known_hosts(content)
-    except (OSError, ValueError):  # none, or one that ssh would not read either
+    except (OSError, ValueError):  # no such file, or one that ssh would not read either
         return []
+    # known_hosts writes a port only where it is not 22, as [host]:port:
+    # https://man.openbsd.org/sshd#SSH_KNOWN_HOSTS_FILE_FORMAT
     port = None if host.port == SSH_PORT else host.port
     trusted, *_ = known.match(host.address, "", port)
     ranked = sorted(trusted, key=lambda key: _rank(key.get_algorithm()))

@@ -1,7 +1,7 @@
-"""The job directories on a host one owns: listed, made and ended by small scripts of sh.
+"""The job directories on a user's own host: listed, made and ended by small scripts of sh.
 
-What a host says is taken with care: a record is at most 4 KiB, and only what cannot mislead us is
-read from it. Where an instance is, we know ourselves.
+What a host says is taken with care: a record is at most 4 KiB, and nothing that could mislead us
+is read from it. Where an instance is, we know without it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def check_name(name: str) -> str:
     """
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"{name!r} is no name of an instance.",
+            f"{name!r} cannot be the name of an instance.",
             "Names are given by the orchestrator: to-<installation>-<run>-<attempt>.",
         )
     return name
@@ -62,15 +62,17 @@ def record_of(offer: Offer) -> str:
 def instances_in(
     lines: Sequence[tuple[str, str]], host: Host, home: str, price_per_hour: float
 ) -> list[Instance]:
-    """Return the instances that a host's `@job` lines tell of.
+    """Return the instances in a host's `@job` lines.
 
-    One without a usable record has status unknown: somebody made the folder, and it is there.
+    One without a usable record has status unknown: its folder is there, whoever made it.
     """
     found: list[Instance] = []
     for line in all_of(lines, "job"):
         name, _, text = line.partition(" ")
         if not NAME.fullmatch(name):
             continue
+        # The line came from the host: size, types and characters are checked before any of it is
+        # used.
         record = _read(text)
         status = InstanceStatus.UNKNOWN if record is None else InstanceStatus.RUNNING
         found.append(
@@ -97,6 +99,7 @@ def _read(text: str) -> dict[str, Any] | None:
     """Return what we wrote in a record, or None when it is something else."""
     try:
         record = json.loads(text)
+    # A record of more than 4 KiB arrives cut off, and fails here.
     except NOT_JSON:
         return None
     if not isinstance(record, dict):

@@ -1,4 +1,4 @@
-"""Which of the hosts one owns fit a job, and which of their GPUs to take first."""
+"""Which of a user's own hosts fit a job, and which of their GPUs to take first."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fitting_offers(
 ) -> tuple[list[Offer], dict[str, str]]:
     """Return the offers, the one to take first at the head, and why other hosts make none.
 
-    Without a wish for GPUs the CPU will do, if no host has a GPU.
+    If no number of GPUs is asked for and no host has one, the CPU will do.
     """
     any_gpu = any(survey.hardware.gpus for survey in surveys)
     on_cpu = resources.gpu_count == 0 or (resources.gpu_count is None and not any_gpu)
@@ -51,6 +51,8 @@ def fitting_offers(
                 ranked += _gpu_offers(survey, resources, price_per_hour)
         except CapacityError as error:
             reasons[str(survey.host)] = error.message
+    # By rank alone: offers themselves cannot be compared. The sort is stable, so equal hosts keep
+    # the order in which the user lists them.
     ranked.sort(key=lambda entry: entry[0])
     return [offer for _, offer in ranked], reasons
 
@@ -81,6 +83,7 @@ def _check_host(
 
 
 def _cpu_offer(survey: HostSurvey, price_per_hour: float) -> list[Ranked]:
+    # The cores of a host are shared by all its jobs, so the host with the fewest comes first.
     rank = (float(len(survey.instances)), -float(survey.hardware.cores))
     return [(rank, _offer(survey, (), price_per_hour))]
 
@@ -108,6 +111,7 @@ def _gpu_offers(survey: HostSurvey, resources: Resources, price_per_hour: float)
     jobs = float(len(survey.instances))
     return [
         (
+            # First by jobs on these GPUs, then by jobs on the host, then by free memory.
             (float(sum(taken.count(gpu.uuid) for gpu in group)), jobs, -group[0].free_gb),
             _offer(survey, group, price_per_hour),
         )

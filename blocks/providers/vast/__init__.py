@@ -28,7 +28,7 @@ from blocks.providers.vast.answers import (
     number,
 )
 from blocks.providers.vast.container import DESTROY_ITSELF, URL, onstart
-from blocks.providers.vast.offers import PAGE_ROWS, bid_for, fitting, query_for, wishes_of
+from blocks.providers.vast.offers import PAGE_ROWS, bid_for, fitting, query_for, request_in_words
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,
@@ -81,7 +81,9 @@ class VastAI(CloudProvider):
     min_reliability: float = Field(default=0.97, ge=0, le=1, description="As Vast.ai measures it.")
     min_inet_down: float = Field(default=200.0, ge=0, description="Mbit/s from the Internet.")
     min_cuda: float = Field(default=12.8, description="CUDA that the driver must support.")
-    bid_factor: float = Field(default=1.1, ge=1, description="Bid so many times the lowest bid.")
+    bid_factor: float = Field(
+        default=1.1, ge=1, description="What to bid, as a multiple of the lowest bid."
+    )
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return what a search finds, on demand or by bid or both; see `Provider.offers`."""
@@ -91,7 +93,7 @@ class VastAI(CloudProvider):
             found += await self._search(resources, limits, spot=spot)
         if not found:
             raise CapacityError(
-                f"Vast.ai has no machine with {wishes_of(resources, limits)} now.",
+                f"Vast.ai has no machine with {request_in_words(resources, limits)} now.",
                 "Allow more in resources or limits, choose another provider, or wait.",
             )
         return sorted(found, key=lambda offer: (offer.price_per_hour, offer.id))
@@ -99,8 +101,10 @@ class VastAI(CloudProvider):
     async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
         """Look at the offer again, then accept it; see `Provider.launch`."""
         if ssh_public_key is None:
-            raise ConfigError("Vast.ai hires no machine without an SSH key.")
+            raise ConfigError("Vast.ai hires out no machine without an SSH key.")
+        # An earlier attempt of this very launch may have succeeded without our hearing of it.
         instance = await self.find(name) or await self._hire(offer, name, ssh_public_key)
+        # Also for one that was found: its launch may have ended before it came to this.
         await self._attach(instance.id, ssh_public_key)
         return instance
 
@@ -146,7 +150,7 @@ class VastAI(CloudProvider):
         """Return what an answer holds.
 
         Raises:
-            OrchestratorError: it tells of a failure.
+            OrchestratorError: it reports a failure.
         """
         if answer.ok and isinstance(answer.data, dict) and answer.data.get("success") is not False:
             return answer.data
@@ -163,6 +167,7 @@ class VastAI(CloudProvider):
             if not isinstance(page.get("instances"), list):
                 raise Unanswered("Vast.ai gave a list of instances without a list.")
             rows += [row for row in page["instances"] if isinstance(row, dict) and row.get("id")]
+            # A token that comes again would go round for ever.
             token, before = page.get("next_token"), token
             if not token or token == before:
                 return rows
@@ -186,12 +191,15 @@ class VastAI(CloudProvider):
         for _ in range(PAGES):
             fetch = partial(self._found, query)
             rows = await self._api().shared(f"search {json.dumps(query)}", SEARCH_SECONDS, fetch)
+            # A search has no pages, so the next one begins at the price where the last one ended.
+            # Rows of just that price come again and are dropped.
             fresh = [row for row in rows if row.get("id") not in seen]
             seen |= {row.get("id") for row in fresh}
             for row in fresh:
                 factor = self.bid_factor
                 if offer := fitting(row, resources, limits, spot=spot, bid_factor=factor):
                     offers[offer.id] = offer
+            # Nothing fresh means a whole page of one price: it cannot be passed in this way.
             if len(rows) < PAGE_ROWS or not fresh or len(offers) >= limits.max_offers:
                 break
             floor = {"gte": number(rows[-1].get("dph_total"))}
@@ -226,6 +234,7 @@ class VastAI(CloudProvider):
             CapacityError: it is gone, or dearer than it was.
         """
         query = {
+            # One offer, asked for with the filters of the search that could have changed since.
             "ask_contract_id": {"eq": int(offer.id)},
             "rentable": {"eq": True},
             "type": "bid" if offer.spot else "on-demand",
@@ -256,7 +265,11 @@ class VastAI(CloudProvider):
             "label": name,
             "runtype": "ssh_direct",
             "target_state": "running",
+            # Refuse if it cannot start now, rather than make a stopped instance whose disk is
+            # billed.
             "cancel_unavail": True,
+            # A job for the CPU gets a machine with GPUs, for lack of others. The instance
+            # remembers how many of them the job may use.
             "env": {GPUS_VARIABLE: str(offer.gpu_count)},
             "onstart": onstart(public_key),
         }
@@ -268,6 +281,7 @@ class VastAI(CloudProvider):
         try:
             self._data(answer)
         except OrchestratorError as error:
+            # An error and an id at once: something was made, and it is billed.
             if made:
                 await self._undo(str(made), error)
             raise
@@ -279,14 +293,14 @@ class VastAI(CloudProvider):
         """Destroy what was made and could not start, as with too low a bid: its disk is billed.
 
         Raises:
-            CapacityError: unless `error` tells more.
+            CapacityError: unless `error` says more.
         """
         await self.terminate(id)
         if not isinstance(error, (CapacityError, CredentialsError, FundsError, QuotaError)):
             raise CapacityError(f"{error.message} Instance {id} is destroyed.") from error
 
     async def _attach(self, id: str, public_key: str) -> None:
-        """Tell Vast.ai of the key, which reaches the proxy too; the machine itself has it."""
+        """Give Vast.ai the key, so that its proxy takes it too; the machine itself has it already."""
         try:
             body = {"ssh_key": public_key}
             path = f"/api/v0/instances/{id}/ssh/"

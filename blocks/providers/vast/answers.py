@@ -24,8 +24,8 @@ from trainer.contract.errors import (
 SET_KEY = "Set VAST_API_KEY, or api_key of the block, to a key of cloud.vast.ai/manage-keys."
 GPUS_VARIABLE = "TRAINING_ORCHESTRATOR_GPUS"
 """Of an instance's own environment: how many GPUs the job that hired it may use."""
-HOURS_PER_MONTH = 730.0
-GB_PER_GIB = 1.0737
+HOURS_PER_MONTH = 730.0  # 365 * 24 / 12; storage is priced by the month
+GB_PER_GIB = 1.0737  # 2 ** 30 / 10 ** 9
 DISK_GIB = 60.0  # that are hired when a job does not say
 
 ABSENT = {"no_such_instance", "not_found"}
@@ -44,7 +44,7 @@ BROKEN = "OCI runtime create failed:"  # in status_msg; such a container never s
 
 
 class VastApi(Api):
-    """Vast.ai says in words how long to wait, and when waiting is of no use."""
+    """The API, which says in words how long to wait, and when waiting is useless."""
 
     def pause_after_429(self, answer: Answer, bucket: str) -> float:
         """Return the seconds to wait after a 429.
@@ -55,11 +55,12 @@ class VastApi(Api):
         code, words = complaint(answer)
         if code == "search_quota_exceeded":
             raise error_of(answer)
+        # Most 429s have no Retry-After; the seconds stand in their text.
         threshold = re.search(r"threshold=([0-9.]*[0-9])", words)
         if threshold is None:
             return super().pause_after_429(answer, bucket)
-        told = super().pause_after_429(answer, bucket) if "Retry-After" in answer.headers else 0.0
-        return max(told, float(threshold[1]))
+        asked = super().pause_after_429(answer, bucket) if "Retry-After" in answer.headers else 0.0
+        return max(asked, float(threshold[1]))
 
 
 def complaint(answer: Answer) -> tuple[str, str]:
@@ -92,8 +93,10 @@ def error_of(answer: Answer, secret: str = "") -> OrchestratorError:
         return CapacityError(message)
     if not isinstance(answer.data, Mapping) or (answer.ok and answer.data.get("success")):
         if answer.ok or answer.status == 408:
-            return Unanswered(f"Vast.ai gave an answer that tells nothing (HTTP {answer.status}).")
-        if answer.status == 403:  # a front says so, such as Cloudflare's
+            return Unanswered(
+                f"Vast.ai's answer does not say what was done (HTTP {answer.status})."
+            )
+        if answer.status == 403:  # said by a proxy in front of the API, such as Cloudflare
             return ConnectionLost(message)
     return ProviderError(message)
 
@@ -119,15 +122,16 @@ def offer_of(row: Mapping[str, Any], *, disk_gb: float | None, gpu_count: int, s
 
 
 def storage_price(row: Mapping[str, Any], disk_gb: float | None) -> float:
-    """Return USD per hour for so many GiB at an offer; it is billed from create to destroy."""
-    told = row.get("storage_total_cost")
-    if told is not None:
-        return number(told)
+    """Return USD per hour for a disk at an offer; it is billed from create to destroy."""
+    given = row.get("storage_total_cost")
+    if given is not None:
+        return number(given)
     return number(row.get("storage_cost")) * hired_gb(disk_gb) / HOURS_PER_MONTH
 
 
 def hired_gb(gib: float | None) -> int:
-    """Return the GB to hire for so many GiB; None: for a job that does not say."""
+    """Return the GB to hire for a disk in GiB; None: for a job that does not say."""
+    # Rounded up to whole GB, as the API takes them.
     return max(8, math.ceil((gib or DISK_GIB) * GB_PER_GIB))
 
 
@@ -155,6 +159,7 @@ def gone(id: str) -> Instance:
 
 def _instance(row: Mapping[str, Any], user: str) -> Instance:
     gpus = int(number(row.get("num_gpus")))
+    # Hired as a CPU: its GPUs are none of the job's.
     if _environment(row).get(GPUS_VARIABLE) == "0":
         gpus = 0
     status, detail = status_of(row)
@@ -183,8 +188,10 @@ def status_of(row: Mapping[str, Any]) -> tuple[InstanceStatus, str]:
     actual, intended = str(row.get("actual_status")), row.get("intended_status")
     says = " ".join(str(row.get("status_msg") or "").split())[:200]
     detail = f"{actual}: {says}" if says else actual
+    # The message may be of an earlier try: a container that runs is not broken.
     if BROKEN in says and actual != "running":
         return InstanceStatus.LOST, detail
+    # Nothing here ever stops an instance, so Vast.ai did, or the user in the console.
     if intended == "stopped":
         stopped = row.get("cur_state") == "stopped" and row.get("next_state") in {"stopped", None}
         if actual == "running" or not stopped:

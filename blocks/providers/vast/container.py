@@ -6,9 +6,9 @@ import shlex
 
 URL = "https://console.vast.ai"
 
-# What a container does to end itself: its own key may do that, and nothing to other instances.
-# A session of SSH does not inherit the key, process 1 has it; it travels through pipes, for what
-# stands in a command line can be read by everybody. Not every image has curl.
+# How a container destroys itself. Its own key may do that, and nothing to other instances. An SSH
+# session does not inherit the key, but process 1 has it. The key travels through pipes, because
+# every user of the machine can read a command line. Not every image has curl.
 DESTROY_ITSELF = (
     """own() { printenv "$1" || tr '\\0' '\\n' </proc/1/environ | sed -n "s/^$1=//p"; }; """
     f"""url="${{VAST_API_URL:-{URL}}}/api/v0/instances/$(own CONTAINER_ID)/"; """
@@ -24,6 +24,7 @@ DESTROY_ITSELF = (
 
 def onstart(public_key: str) -> str:
     """Return what runs when a container starts: the key is there at once, and no tmux."""
+    # Appended and not written: the image or the host may have put keys of its own there.
     key = shlex.quote(public_key.strip())
     keys = "~/.ssh/authorized_keys"
     return f"mkdir -p -m 700 ~/.ssh; echo {key} >> {keys}; chmod 600 {keys}; touch ~/.no_auto_tmux"

@@ -14,7 +14,7 @@ from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError
 
 LAST_DIGIT = 1e-6  # USD per hour by which equal prices may differ
-PAGE_ROWS = 64  # that a search gives at most
+PAGE_ROWS = 64  # the most that one search returns
 GPU_NAMES = (
     *("RTX 3060", "RTX 3070", "RTX 3080", "RTX 3080 Ti", "RTX 3090", "RTX 3090 Ti"),
     *("RTX 4060 Ti", "RTX 4070", "RTX 4070 Ti", "RTX 4070S Ti", "RTX 4080", "RTX 4080S"),
@@ -49,6 +49,7 @@ def query_for(
         "disk_space": {"gte": disk},
         "duration": {"gte": minutes * 60},  # until its host takes it back
         "type": "bid" if spot else "on-demand",
+        # Prices in the answer include this disk, so that offers are compared as they are billed.
         "allocated_storage": disk,
         "order": [["dph_total", "asc"]],
         "limit": PAGE_ROWS,
@@ -56,6 +57,7 @@ def query_for(
     if limits.max_price_per_hour:
         query["dph_total"] = {"lte": limits.max_price_per_hour}
     if resources.min_ram_gb:
+        # The column is in MB. Hosts report a little less than the nominal size, hence 1000.
         query["cpu_ram"] = {"gte": resources.min_ram_gb * 1000}
     if resources.gpu_count == 0:  # there are no machines without a GPU: any is used as a CPU
         return query
@@ -63,6 +65,7 @@ def query_for(
     if resources.min_vram_gb:
         query["gpu_ram"] = {"gte": resources.min_vram_gb * 1000}  # a 24 GB card has 24564 MB
     if resources.gpu_types:
+        # The names asked for go along, in case they are of a GPU that is newer than the list.
         known = [name for name in GPU_NAMES if matches(resources.gpu_types, name)]
         query["gpu_name"] = {"in": sorted({*known, *resources.gpu_types})}
     return query
@@ -71,7 +74,7 @@ def query_for(
 def fitting(
     row: Mapping[str, Any], resources: Resources, limits: Limits, *, spot: bool, bid_factor: float
 ) -> Offer | None:
-    """Return a row as an offer, None when it is not what is asked for.
+    """Return a row as an offer, or None if it is not what is asked for.
 
     Of one to bid for, the price is that of a bid above the lowest, as far as the cap allows.
     """
@@ -82,7 +85,7 @@ def fitting(
     regions = places(*resources.regions)
     fits = (
         offer.id
-        and lowest > 0  # a price that is missing is none
+        and lowest > 0  # a missing price must not look like a free machine
         and offer.price_per_hour <= cap
         and row.get("cpu_arch") in {None, "amd64"}  # as the image is
         and (not gpus or matches(resources.gpu_types, offer.gpu_type))
@@ -90,6 +93,7 @@ def fitting(
     )
     if not fits:
         return None
+    # On the machine alone: the disk has a price of its own that no bid changes.
     margin = lowest * (bid_factor - 1) if spot else 0.0
     price = min(offer.price_per_hour + margin, cap)
     return dataclasses.replace(offer, price_per_hour=round(price, 6))
@@ -113,6 +117,8 @@ def bid_for(row: Mapping[str, Any], offer: Offer) -> float | None:
     if not offer.spot:
         return None
     bid = offer.price_per_hour - storage_price(row, offer.disk_gb)
+    # Prices fell or rose since the search, within what was offered: a bid below the lowest is
+    # refused.
     return max(bid, number(row.get("min_bid")))
 
 
@@ -122,9 +128,9 @@ def places(*regions: str) -> set[str]:
     return whole | {part.strip() for region in whole for part in region.split(",")}
 
 
-def wishes_of(resources: Resources, limits: Limits) -> str:
-    """Return the wishes that were made, in the words of the job file."""
-    wishes = {f"resources.{k}": v for k, v in resources.model_dump(exclude_defaults=True).items()}
+def request_in_words(resources: Resources, limits: Limits) -> str:
+    """Return what was asked for, in the words of the job file."""
+    asked = {f"resources.{k}": v for k, v in resources.model_dump(exclude_defaults=True).items()}
     if limits.max_price_per_hour:
-        wishes["limits.max_price_per_hour"] = limits.max_price_per_hour
-    return ", ".join(f"{name}: {value}" for name, value in wishes.items()) or "a GPU"
+        asked["limits.max_price_per_hour"] = limits.max_price_per_hour
+    return ", ".join(f"{name}: {value}" for name, value in asked.items()) or "a GPU"

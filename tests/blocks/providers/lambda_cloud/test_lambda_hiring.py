@@ -55,9 +55,9 @@ async def test_offers_are_filtered(provider, resources, limits, types):
     [
         ({"spot": True}, "no spot machines"),
         ({"gpu_types": ["RTX 6000"]}, "gpu_1x_rtx6000 is sold out"),
-        ({"gpu_types": ["B200"]}, "not what you ask for"),
-        ({"min_ram_gb": 4096}, "not what you ask for"),
-        ({"disk_gb": 5000}, "not what you ask for"),
+        ({"gpu_types": ["B200"]}, "not what is asked for"),
+        ({"min_ram_gb": 4096}, "not what is asked for"),
+        ({"disk_gb": 5000}, "not what is asked for"),
     ],
 )
 async def test_no_offer_is_told_with_what_there_is(provider, resources, words):
