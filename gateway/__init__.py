@@ -6,9 +6,13 @@ from pathlib import Path
 
 
 def _forget_working_folder() -> None:
-    """Import nothing from the folder where a command is given, wherever our packages are."""
+    """Import nothing from the folder in which the command was started.
+
+    Python puts it first on the path for `python -m`, and a `random.py` of the user's would run here.
+    """
     ours = str(Path(__file__).resolve().parents[1])
     here = os.path.realpath(".")
+    # Our own packages may be in that folder, when the command runs in a clone: that entry stays.
     sys.path[:] = [
         p for p in sys.path if os.path.realpath(p) != here or os.path.realpath(p) == ours
     ]

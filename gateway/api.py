@@ -39,6 +39,7 @@ def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(main())
+    # Without the chain of exceptions, which ends in a traceback of httpx and says no more.
     except httpx.TransportError as error:
         raise silent(url, error) from None
     except PrefectHTTPStatusError as error:
@@ -47,7 +48,7 @@ def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
 
 
 def asking(client: PrefectClient) -> Ask:
-    """Return what asks the API for plain JSON."""
+    """Return a function that asks the API for plain JSON."""
 
     async def ask(path: str, body: dict[str, Any] | None) -> Any:
         method: Literal["GET", "POST"] = "GET" if body is None else "POST"
@@ -61,12 +62,13 @@ def connect() -> str:
     """Return the URL of the API that is configured, or of our own server, started if need be.
 
     Raises:
-        ConfigError: what is configured is no address.
+        ConfigError: what is configured is not an address.
         ApiUnreachable: what is configured does not answer, or our server does not come up.
     """
     settings = PrefectSettings()
     url = api_url(settings)
     Api(url, settings).must_answer()
+    # Prefect reads its settings when it is imported, which is before our server was found.
     if get_current_settings().api.url != url:
         os.environ["PREFECT_API_URL"] = url  # for this process and for those it starts
         refresh_global_settings_context()
@@ -75,12 +77,13 @@ def connect() -> str:
 
 
 def hush_prefect(write: Callable[[str], None]) -> None:
-    """Show of Prefect's log only warnings, as one line each, through `write`.
+    """Show only warnings of Prefect's log, each as one line, through `write`.
 
-    How a run ended is told by the command itself; it is not said twice.
+    The command itself says how a run ended, so Prefect's own lines would only repeat it.
     """
-    setup_logging()  # later calls change levels only
+    setup_logging()  # now, because later calls change only levels and leave our handler in place
     root = logging.getLogger()
+    # pytest's handler stays: tests look at the records that it catches.
     for handler in [h for h in root.handlers if type(h).__name__ != "LogCaptureHandler"]:
         root.removeHandler(handler)
     root.addHandler(OneLine(write))

@@ -1,9 +1,9 @@
 """Looks after the runs of this computer where no worker does: `python -m gateway.attendant`.
 
 `trainctl run` starts it, in the background, with its own environment: the keys of providers are
-there and nowhere else. It looks once a minute, at files alone, and starts `trainctl reconcile`
-when the process of a run died, or a machine is left whose run nobody executes. It ends when no
-run is unfinished and no machine is left. Nothing here imports Prefect, or asyncio.
+there and nowhere else. It looks once a minute, only at files, and starts `trainctl reconcile`
+when the process of a run has died, or when a machine is left and no process executes its run. It
+ends when no run is unfinished and no machine is left. Nothing here imports Prefect, or asyncio.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from trainer.contract.files import read_json
 from trainer.contract.own_python import own_python
 
 SECONDS = "TRAINING_ORCHESTRATOR_ATTEND_SECONDS"
-"""The variable with the seconds between two looks; 0: nobody attends."""
+"""The variable with the seconds between two looks; with 0 no attendant is started."""
 LOOK_SECONDS = 60.0
 LONGEST_SHARE = 16  # looks at most between two reconciles that changed nothing
-FORGOTTEN_SECONDS = 24 * 3600.0  # after which reconcile does not revive a run any more
+FORGOTTEN_SECONDS = 24 * 3600.0  # after which reconcile no longer revives a run
 END_SECONDS = 10.0
-_started: list[subprocess.Popen[bytes]] = []  # whoever forgets one is warned that it runs
+# Kept, because Python warns (ResourceWarning) when a Popen is collected whose process still runs.
+_started: list[subprocess.Popen[bytes]] = []
 
 
 def start(*, replace: bool) -> None:
@@ -38,6 +39,8 @@ def start(*, replace: bool) -> None:
         return
     stop()
     environment = dict(os.environ)
+    # Our own server may come back on another port, so its address is looked up when it is needed;
+    # an address that the user configured is passed on.
     ours = (read_json(home() / "server.json") or {}).get("url")
     if environment.get("PREFECT_API_URL") == ours:
         environment.pop("PREFECT_API_URL", None)  # it may have another port when it is wanted
@@ -49,6 +52,7 @@ def start(*, replace: bool) -> None:
                 stdout=log,
                 stderr=log,
                 env=environment,
+                # Away from the terminal: closing it, or Ctrl-C, must not end the attendant.
                 start_new_session=True,
             )
         )
@@ -63,7 +67,7 @@ def stop() -> None:
 
 
 def why_no_schedule() -> str | None:
-    """Return why the runs of this computer need no schedule of reconcile, or None: they do."""
+    """Return why the runs of this computer need no schedule of reconcile; None if they need one."""
     if not _look_seconds():
         return None
     if is_held(_lock()):
@@ -77,15 +81,19 @@ def main() -> int:
     """Attend to the runs until none is left that needs it."""
     descriptor = os.open(_lock(), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if not _taken(descriptor):
-        return 1  # another is at work, and knows as much
+        return 1  # another one is at work and does the same
+    # The pid is written under the lock, so a lock that is held always names its holder.
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     look = _look_seconds()
     before: set[str] = set()
     pause, again = look, 0.0
     while unfinished():
+        # First sleep, then look: a run that was just started has not marked its folder yet.
         time.sleep(look)
         left = left_alone()
+        # A new case is taken up at once; one that a reconcile did not settle is tried again ever
+        # more seldom.
         if left and (left != before or time.monotonic() >= again):
             _say(f"reconciling: {', '.join(sorted(left))}")
             subprocess.run(own_python("-m", "gateway", "reconcile"), check=False)  # noqa: S603
@@ -101,7 +109,7 @@ def unfinished() -> bool:
 
 
 def left_alone() -> set[str]:
-    """Return the runs whose process died, or that nobody works on and that hold a machine."""
+    """Return the runs whose process died, and those that hold a machine without being worked on."""
     return {
         folder.name
         for folder in _run_folders()
@@ -111,8 +119,9 @@ def left_alone() -> set[str]:
 
 
 def _is_awaited(folder: Path) -> bool:
-    """Whether a run is marked, and not for so long that nobody waits for it any more."""
+    """Whether a run is marked, and not for so long that reconcile has given it up."""
     try:
+        # Wall-clock time, since the file was written by another process, perhaps before a reboot.
         age = time.time() - (folder / MARK).stat().st_mtime
     except OSError:
         return False
@@ -120,12 +129,13 @@ def _is_awaited(folder: Path) -> bool:
 
 
 def _machines(folder: Path) -> list[float]:
-    """Return of each machine elsewhere that a run has not given back until when it is kept."""
+    """Return, for each rented machine that a run still holds, the Unix time until which it is kept."""
     rows = (read_json(folder / "machines.json") or {}).get("machines") or []
     at_home = str(instances())
     return [
         float(row.get("kept_until") or 0.0)
         for row in rows
+        # A job directory of this computer costs nothing and is no reason to stay.
         if row.get("ended_at") is None and not str(row.get("workspace")).startswith(at_home)
     ]
 
@@ -135,10 +145,11 @@ def _run_folders() -> list[Path]:
 
 
 def _taken(descriptor: int) -> bool:
-    """Take the lock; whoever holds it was told to end."""
+    """Take the lock, whose holder was asked to end; return whether it came free in time."""
     deadline = time.monotonic() + END_SECONDS
     while time.monotonic() < deadline:
         with suppress(BlockingIOError):
+            # The kernel drops the lock with the process, so a crash leaves nothing to clean up.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         time.sleep(0.1)

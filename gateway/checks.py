@@ -41,13 +41,15 @@ def checked_job(
         providers: names separated by commas, instead of those in the file.
         keep: how long to keep a rented machine, such as 10m, instead of what the file says.
         max_cost: USD, instead of what the file says.
-        for_worker: a worker trains it, perhaps on another computer: what is not here is noted and
-            left to it, what is here is looked at all the same.
+        for_worker: a worker trains it, perhaps on another computer. What is not here is noted and
+            left to the worker; what is here is checked all the same.
 
     Raises:
-        OrchestratorError: the first thing that is wrong: a `ConfigError` where the file is.
+        OrchestratorError: the first thing that is wrong; a `ConfigError` if it is in the file.
     """
     job = load_job(path)
+    # What the command line says outweighs the file. model_copy validates nothing, so each value is
+    # checked where it comes from: here, or by typer.
     if max_cost is not None:
         job = job.model_copy(
             update={"limits": job.limits.model_copy(update={"max_cost": max_cost})}
@@ -81,6 +83,7 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Shown]:
         Shown("job", ok=True, text=f"{job.name}, {kind}", facts={}),
         *map(_shown, walk(PREFLIGHT, subject, have, say)),
     ]
+    # An estimate of a job that cannot run would only hide what is wrong with it.
     if all(check.ok for check in found):
         found += map(_shown, walk([ESTIMATE], subject, have, say))
     return found

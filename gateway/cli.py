@@ -111,7 +111,7 @@ def submit(
 def list_jobs(
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     provider: Annotated[str | None, typer.Option(help="Only jobs of this provider.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
     json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """List jobs, the newest first.
@@ -141,7 +141,7 @@ def logs(
     job: JobId,
     follow: Follow = False,  # noqa: FBT002
     tail: Annotated[
-        int | None, typer.Option(min=0, max=10**9, help="Only the last so many lines.")
+        int | None, typer.Option(min=0, max=10**9, help="Print only this many of the last lines.")
     ] = None,
 ) -> None:
     """Print a job's training log.
@@ -327,7 +327,7 @@ def options(
         typer.Option("--version", help="Print the version.", is_eager=True, callback=_version),
     ] = False,
 ) -> None:
-    """Take what is said before a command."""
+    """Take the options that stand before a command."""
 
 
 @app.command()
@@ -343,7 +343,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Run `trainctl`: a mistake in its use is one line too, with exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     forget_working_folder()
+    # Before anything is written: a stream may be closed, or unable to encode a name.
     make_printable()
+    # Not in standalone mode: Click would print usage, a box and a hint, where one line is
+    # promised.
     command = typer.main.get_command(app)
     try:
         code = command.main(arguments or ["--help"], prog_name="trainctl", standalone_mode=False)
@@ -353,13 +356,15 @@ def main(arguments: list[str] | None = None) -> None:
         text = error.format_message().rstrip()
         complain(f"{text}{'' if text.endswith(('.', '?', ')')) else '.'} See: {asked} --help")
         sys.exit(Exit.BAD_INPUT)
+    # Ctrl-C in a question of Click's raises Abort, anywhere else KeyboardInterrupt.
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
     except BrokenPipeError:
-        # The reader of our output has seen enough; Python would complain when it flushes.
+        # As in `trainctl list | head -1`. Python would complain when it flushes at exit, see
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.OK)
-    except Exception as error:  # noqa: BLE001 - whatever else: a person can do nothing with a traceback
+    except Exception as error:  # noqa: BLE001 - a traceback on the screen helps nobody
         complain(unexpected(error))
         sys.exit(Exit.FAILED)
     sys.exit(code if isinstance(code, int) else Exit.OK)

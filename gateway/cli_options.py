@@ -34,7 +34,7 @@ Providers = Annotated[
 ]
 Keep = Annotated[
     str | None,
-    typer.Option(help="Keep a rented machine for the next job, for so long: 10m, 2h."),
+    typer.Option(help="Keep a rented machine for the next job, for a time such as 10m or 2h."),
 ]
 MaxCost = Annotated[
     float | None, typer.Option(min=0.001, help="USD at most; then it saves and stops.")

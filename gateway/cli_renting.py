@@ -16,7 +16,7 @@ renting_commands = typer.Typer()
 def offers(
     file: JobFile,
     provider: Providers = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,
     json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Show what there is for hire for a job, first choice first, with its time and cost.
@@ -48,10 +48,12 @@ def costs(
 
 @renting_commands.command()
 def reconcile(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is to do.")] = False,  # noqa: FBT002
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,  # noqa: FBT002
     json: AsJson = False,  # noqa: FBT002
 ) -> None:
-    """Put right what died: revive jobs whose process is gone, end machines that nobody owns.
+    """Put things right: revive jobs whose process is gone, end machines that no job owns.
 
     Only machines whose name bears this installation's mark are ever touched.
 

@@ -19,7 +19,7 @@ from gateway.prefect_settings import PrefectSettings
 from gateway.waiting import waiting_for
 from trainer.contract.errors import ConfigError
 
-PAGE = 200  # what the API gives at most
+PAGE = 200  # the most that one answer holds: PREFECT_API_DEFAULT_LIMIT, 200 by default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,7 @@ def connected() -> LightClient:
     """Return a client of the API that is configured, or of our own server.
 
     Raises:
-        ConfigError: what is configured is no address of an API.
+        ConfigError: what is configured is not the address of an API.
         ApiUnreachable: our own server does not come up.
     """
     settings = PrefectSettings()
@@ -87,7 +87,7 @@ def connected() -> LightClient:
 
 
 class LightClient:
-    """What is asked of Prefect's API to see jobs, and to hand one over.
+    """The calls of Prefect's API that show jobs, and that hand one over.
 
     Every method raises `ApiUnreachable` when the API does not answer, or refuses us.
     """
@@ -99,8 +99,9 @@ class LightClient:
         """Return a run.
 
         Raises:
-            ConfigError: there is none of that id.
+            ConfigError: there is no run of that id.
         """
+        # The id is a UUID by now, so nothing of what the user typed reaches the path.
         answer = self._ask("GET", f"flow_runs/{run_id}")
         if answer is None:
             raise ConfigError(f"There is no job {run_id}.", "'trainctl list' shows all jobs.")
@@ -111,8 +112,8 @@ class LightClient:
 
         Args:
             flow: the flow's name.
-            limit: at most so many.
-            offset: after so many.
+            limit: how many at most.
+            offset: how many to skip.
             of: filters of runs, as the API takes them.
         """
         body = {
@@ -153,19 +154,23 @@ class LightClient:
     def deployment(self, name: str) -> UUID | None:
         """Return the id of the deployment FLOW/NAME, or None when there is none."""
         flow, _, own = name.partition("/")
+        # The API would answer 422, or 404 for another path; no such deployment is what both mean.
         if not flow or not own or not name.isprintable():
             return None
         path = f"deployments/name/{quote(flow, safe='')}/{quote(own, safe='')}"
+        # The name may hold a slash of its own: everything is quoted, and not only what a URL
+        # forbids.
         found = self._ask("GET", path)
         return UUID(found["id"]) if found else None
 
     def create_run(self, name: str, parameters: dict[str, Any]) -> UUID:
-        """Create a run of the training flow that nobody executes yet, once; return its id."""
+        """Create a run of the training flow, once, without executing it; return its id."""
         flow = self._ask("POST", "flows/", {"name": FLOW})
         body = {
             "flow_id": flow["id"],
             "name": name,
             "parameters": parameters,
+            # Pending and not scheduled: a worker must not take a run that this computer executes.
             "state": {"type": "PENDING"},
             "idempotency_key": str(uuid4()),
         }
@@ -177,7 +182,7 @@ class LightClient:
         self._ask("POST", f"flow_runs/{run_id}/set_state", body)
 
     def run_of_deployment(self, deployment: UUID, **values: Any) -> JobRun:
-        """Create a run of a deployment, once however often the request is sent.
+        """Create a run of a deployment: one, however often the request is sent.
 
         Args:
             deployment: its id.
@@ -186,6 +191,8 @@ class LightClient:
         Raises:
             ConfigError: the deployment does not take these parameters.
         """
+        # The key makes a request that is sent again, after its answer was lost, return the same
+        # run.
         body = {"state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4()), **values}
         created = self._ask("POST", f"deployments/{deployment}/create_flow_run", body)
         return JobRun.of(created)

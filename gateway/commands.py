@@ -31,6 +31,8 @@ def resume(text: str, *, detach: bool, logs: bool) -> Exit:
         found = await client.read_flow_run(run_id)
         control.refuse_resume(found)
         say(f"job {run_id}")
+        # Only a run that came from a deployment can go back to a worker; any other is executed
+        # here.
         return await schedule_again(run_id)
 
     if call(work):
@@ -38,7 +40,7 @@ def resume(text: str, *, detach: bool, logs: bool) -> Exit:
         return Exit.OK
     client = connected()
     with Signals() as signals:
-        # So that nobody takes the state in which it rested for its new end.
+        # Else the viewer would take the state in which the run rested for its new end.
         client.set_state(run_id, "PENDING", force=True)
         return running.execute(client, run_id, signals, detach=detach, logs=logs)
 
@@ -68,6 +70,8 @@ def cancel(text: str, *, wait: bool) -> Exit:
         found = await client.read_flow_run(run_id)
         await control.ask_cancel(client, found)
         async with _waiting("stopping: the training saves a checkpoint first …"):
+            # Also without --wait: a run whose process is dead must be stopped here, or nobody
+            # would.
             found = await control.until_stopped(client, found.id, wait=wait)
         if not job_state(found).at_rest:
             say(f"asked job {found.id} to stop")
@@ -78,7 +82,7 @@ def cancel(text: str, *, wait: bool) -> Exit:
 
 
 def _tell(run: FlowRun, wanted: JobState) -> Exit:
-    """Tell how a job came to rest: as wanted is success, whatever else has its own exit code."""
+    """Say how a job came to rest: as wanted is success, anything else has its own exit code."""
     state = job_state(run)
     if state is wanted:
         say(rest_line(state, printable(jobs.message_of(run))))
@@ -90,6 +94,7 @@ def _tell(run: FlowRun, wanted: JobState) -> Exit:
 @asynccontextmanager
 async def _waiting(message: str) -> AsyncIterator[None]:
     console = Console(stderr=True)
+    # FORCE_COLOR makes rich take any stream for a terminal; a spinner in a log file is noise.
     if not (console.is_terminal and sys.stderr.isatty()):
         note(message)
         yield

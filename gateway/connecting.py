@@ -1,4 +1,4 @@
-"""Prefect's API over HTTP: found, asked, and why it does not work put in words.
+"""Prefect's API over HTTP: find it, ask it, and say in words why it does not work.
 
 It uses the standard library alone: a client library costs more CPU time than a command's work.
 """
@@ -20,7 +20,7 @@ from gateway.prefect_settings import CLOUD, PrefectSettings
 from trainer.contract.errors import ConfigError, OrchestratorError
 
 PROBE_SECONDS = 5.0
-BUSY = {408, 429, 502, 503}  # Prefect's own client tries again too
+BUSY = {408, 429, 502, 503}  # Prefect's own client repeats these too: prefect/client/base.py
 TRIES = 4
 LONGEST_WAIT = 30.0  # seconds between two tries, whatever the API asks for
 
@@ -32,7 +32,7 @@ def api_url(settings: PrefectSettings) -> str:
     runs of the others.
 
     Raises:
-        ConfigError: what is configured is no address of an API.
+        ConfigError: what is configured is not the address of an API.
         ApiUnreachable: our own server does not come up.
     """
     url = settings.url
@@ -76,14 +76,19 @@ class Api:
             ApiUnreachable: the API does not answer, or refuses us.
             ConfigError: the API does not take what was sent.
         """
+        # POST is repeated too: requests that create something carry an idempotency key.
         for attempt in range(1, TRIES + 1):
             answer = self._once(method, path, body, self.settings.timeout)
+            # PREFECT_SERVER_CSRF_PROTECTION_ENABLED; the token is got only when a server asks for
+            # it.
             if answer.status == 403 and "CSRF token" in answer.text:
                 self._get_csrf_token()
             elif answer.status in BUSY and attempt < TRIES:
                 time.sleep(min(answer.wait or 2.0**attempt, LONGEST_WAIT))
             else:
                 break
+        # JSON: Prefect says that there is no such thing. A 404 of another server is text, and
+        # means that the address is wrong.
         if answer.status == 404 and isinstance(answer.value, dict):
             return None
         return self._value_of(answer)
@@ -92,7 +97,7 @@ class Api:
         """Ask whether the API is there; Prefect's own client would go on trying for minutes.
 
         Raises:
-            ApiUnreachable: it does not answer, or what answers is no Prefect API.
+            ApiUnreachable: it does not answer, or what answers is not Prefect's API.
         """
         self._value_of(self._once("GET", "health", None, PROBE_SECONDS))
 
@@ -108,6 +113,7 @@ class Api:
         except urllib.error.HTTPError as error:
             with error:
                 return _read(error.code, error)
+        # ValueError: a URL that urllib cannot parse. HTTPException: an answer that is not HTTP.
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise silent(self.url, error) from None
 
@@ -119,7 +125,7 @@ class Api:
         return answer.value
 
     def _get_csrf_token(self) -> None:
-        """Do as a server wants that guards itself against forged requests."""
+        """Get the token that a server with protection against forged requests wants to see."""
         client = str(uuid4())
         path = f"csrf-token?client={client}"
         token = self._value_of(self._once("GET", path, None, self.settings.timeout))["token"]
@@ -137,7 +143,7 @@ def _read(status: int, answer: Any) -> Answer:
 
 
 def _trust(settings: PrefectSettings) -> ssl.SSLContext:
-    """Return whom to trust at the other end of a connection; like Prefect, by certifi's list.
+    """Return which servers to trust; like Prefect, those on certifi's list.
 
     Raises:
         ConfigError: the file of certificates that is configured cannot be used.
@@ -145,6 +151,7 @@ def _trust(settings: PrefectSettings) -> ssl.SSLContext:
     trusted = settings.certificates
     if trusted is False:
         context = ssl.create_default_context()
+        # In this order: Python refuses CERT_NONE while host names are checked.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
@@ -163,6 +170,7 @@ def _trust(settings: PrefectSettings) -> ssl.SSLContext:
 
 def silent(url: str, error: Exception) -> ApiUnreachable:
     """Return the error of an API that does not answer."""
+    # urllib wraps the cause in a URLError; the text of the wrapper says "<urlopen error …>".
     cause = getattr(error, "reason", None) or error
     reason = str(getattr(cause, "strerror", None) or cause).strip().rstrip(".")
     reason = reason or type(cause).__name__
@@ -176,11 +184,12 @@ def refused(url: str, settings: PrefectSettings, status: int, text: str) -> Orch
     if status in {401, 403}:
         remedy = _how_to_be_let_in(url, settings, status)
         return ApiUnreachable(f"Prefect's API at {url} refuses us (HTTP {status}).", remedy)
+    # On one line: it may be a page of HTML, or a validation error of many lines.
     text = " ".join(text.split())[:300]
     if status in {409, 422}:
         return ConfigError(
             f"Prefect's API does not take what was sent: {text}.",
-            "It is of another version: install the same everywhere, and run 'trainctl deploy' again.",
+            "Its version differs: install the same one everywhere, and run 'trainctl deploy' again.",
         )
     if status in {404, 405}:
         return no_api(url)
@@ -190,7 +199,7 @@ def refused(url: str, settings: PrefectSettings, status: int, text: str) -> Orch
 
 
 def no_api(url: str) -> ApiUnreachable:
-    """Return the error of something else than Prefect's API that answers."""
+    """Return the error for an answer that is not from Prefect's API."""
     ending = "" if "/api" in url else f": {url}/api"
     return ApiUnreachable(
         f"What answers at {url} is not Prefect's API.",
@@ -203,6 +212,7 @@ def _how_to_be_let_in(url: str, settings: PrefectSettings, status: int) -> str:
     sent = settings.credential.setting if settings.credential else None
     cloud = url.startswith((settings.text("PREFECT_CLOUD_API_URL") or CLOUD, CLOUD))
     wanted = "PREFECT_API_KEY" if cloud else "PREFECT_API_AUTH_STRING"
+    # Prefect sends the name and password even if a key is set too, so the key is never tried.
     if sent == "PREFECT_API_AUTH_STRING" and cloud:
         return "Prefect Cloud takes a key: unset PREFECT_API_AUTH_STRING and set PREFECT_API_KEY."
     if status == 403:
@@ -213,7 +223,7 @@ def _how_to_be_let_in(url: str, settings: PrefectSettings, status: int) -> str:
             )
         return (
             "Perhaps a proxy in front of the server wants a header of its own: "
-            "PREFECT_CLIENT_CUSTOM_HEADERS. Or ask who runs the server."
+            "PREFECT_CLIENT_CUSTOM_HEADERS. Or ask the administrator of the server."
         )
     if cloud:
         what = "no longer holds" if sent else "is not set"
@@ -231,6 +241,7 @@ def _how_to_be_let_in(url: str, settings: PrefectSettings, status: int) -> str:
 
 
 def _remedy(url: str, reason: str) -> str | None:
+    # OpenSSL's words for an answer in plain HTTP; which of them depends on its version.
     if "WRONG_VERSION_NUMBER" in reason or "RECORD_LAYER_FAILURE" in reason:
         return f"It speaks without encryption: set PREFECT_API_URL to http{url[5:]}."
     if "CERTIFICATE_VERIFY_FAILED" in reason:

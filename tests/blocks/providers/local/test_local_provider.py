@@ -143,9 +143,9 @@ async def test_terminate_does_not_follow_links_out_of_the_folder(provider, tmp_p
 )
 async def test_a_name_that_could_leave_the_folder_is_refused(provider, name):
     for call in [provider.find, provider.describe, provider.terminate]:
-        with pytest.raises(ConfigError, match="is no name of an instance"):
+        with pytest.raises(ConfigError, match="cannot be the name of an instance"):
             await call(name)
-    with pytest.raises(ConfigError, match="is no name of an instance"):
+    with pytest.raises(ConfigError, match="cannot be the name of an instance"):
         await provider.launch(OFFER, name, None)
 
 

@@ -229,7 +229,9 @@ async def test_rubbish_on_a_host_is_no_instance(host):
 async def test_a_name_that_we_did_not_give_is_refused(name):
     provider = SshHost(hosts=["127.0.0.1:1"])
     for call in [provider.describe, provider.terminate]:
-        with pytest.raises(ConfigError, match=r"is no name of an instance|is no SSH host"):
+        with pytest.raises(
+            ConfigError, match=r"cannot be the name of an instance|is not an SSH host"
+        ):
             await call(f"me@127.0.0.1:1/{name}")
-    with pytest.raises(ConfigError, match="is no name of an instance"):
+    with pytest.raises(ConfigError, match="cannot be the name of an instance"):
         await provider.find(name)
