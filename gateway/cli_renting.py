@@ -48,9 +48,7 @@ def costs(
 
 @renting_commands.command()
 def reconcile(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be done.")
-    ] = False,  # noqa: FBT002
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do.")] = False,  # noqa: FBT002
     json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Put things right: revive jobs whose process is gone, end machines that no job owns.

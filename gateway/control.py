@@ -1,4 +1,4 @@
-"""Pause, resume and cancel a job from outside, whoever executes it."""
+"""Pause, resume and cancel a job from outside, whichever process executes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainer.contract.errors import ConfigError, TrainingFailed
 from trainer.contract.job_directory import JobState
 
 POLL_SECONDS = 0.5
-LAST_WORD_SECONDS = 20.0  # for our word to follow that of Prefect's worker; see flows.last_word
+LAST_WORD_SECONDS = 20.0  # for our state to follow that of Prefect's worker; see flows.last_word
 ABANDONED_SECONDS = 3.0  # with no process at work on the run: longer than a start takes
 
 
@@ -35,6 +35,7 @@ async def ask_pause(client: PrefectClient, run: FlowRun) -> None:
         ConfigError: it does not run.
     """
     state = job_state(run)
+    # A run that was asked to stop is still shown as running, and must not be turned around.
     if state not in {JobState.INITIALIZING, JobState.RUNNING} or _is_cancelling(run):
         raise ConfigError(
             f"Job {_short(run)} is {'stopping' if _is_cancelling(run) else state}; "
@@ -48,7 +49,7 @@ async def until_paused(client: PrefectClient, run_id: UUID) -> FlowRun:
     """Wait until the job is at rest, paused as a rule.
 
     Raises:
-        ConfigError: the process that executed it is dead, so that nobody obeys.
+        ConfigError: the process that executed it is dead, so the request reaches no one.
     """
     watch = AbandonmentWatch(run_id)
     while True:
@@ -56,7 +57,7 @@ async def until_paused(client: PrefectClient, run_id: UUID) -> FlowRun:
         if job_state(run).at_rest:
             return run
         if run.state and run.state.type is StateType.RUNNING and run.state.name != PAUSING:
-            # The flow told that it trains just after we asked, and so overwrote the wish.
+            # The flow reported that it trains just after we asked, and so overwrote the request.
             await client.set_flow_run_state(run_id, Running(name=PAUSING), force=True)
         if watch.is_abandoned():
             raise ConfigError(
@@ -73,7 +74,9 @@ async def ask_cancel(client: PrefectClient, run: FlowRun) -> None:
         ConfigError: it is over.
     """
     state = job_state(run)
-    if state is JobState.PAUSED:  # nobody is at work who could obey
+    if state is JobState.PAUSED:  # no process is at work that could do it
+        # The message of a paused run reads "paused; saved at step 7 of 9"; the second half stays
+        # true.
         how_far = ((run.state and run.state.message) or "").partition("; ")[2]
         message = f"cancelled while it was paused; {how_far}".rstrip("; ")
         stopped: State[Any] = Cancelled(name=STOPPED, message=message)
@@ -94,7 +97,7 @@ async def ask_cancel(client: PrefectClient, run: FlowRun) -> None:
 async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> FlowRun:
     """Wait until the job is at rest; stop a training whose flow process is dead.
 
-    Without `wait` return as soon as somebody is sure to obey.
+    Without `wait`, return as soon as a process is sure to obey.
     """
     watch = AbandonmentWatch(run_id)
     since: float | None = None
@@ -102,11 +105,15 @@ async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> F
         run = await client.read_flow_run(run_id)
         if job_state(run).at_rest:
             since = since or time.monotonic()
+            # Prefect's worker sets "Cancelled" first, without our message. Ours follows from the
+            # flow, and is worth a wait.
             late = time.monotonic() - since > LAST_WORD_SECONDS
             if run.state is None or run.state.name != "Cancelled" or late:
                 return run
         elif watch.is_abandoned():
             return await _stop_abandoned(client, run)
+        # With no process at work there is nobody to obey, so even --no-wait stays and stops the
+        # run.
         if not wait and watch.somebody_works():
             return run
         await asyncio.sleep(POLL_SECONDS)
@@ -128,6 +135,7 @@ def refuse_resume(run: FlowRun) -> None:
             f"Job {_short(run)} is {state}; a process executes it now.",
             f"Follow it: trainctl monitor {_short(run)} --follow",
         )
+    # Another computer may be at work on it: a second process would train the same job twice.
     if not state.at_rest and not (runs() / str(run.id)).exists():
         raise ConfigError(
             f"Job {_short(run)} is {state}, and not on this computer.",
@@ -136,7 +144,7 @@ def refuse_resume(run: FlowRun) -> None:
 
 
 class AbandonmentWatch:
-    """Tells after a while that nobody executes a run of this computer any more."""
+    """Notices, after a while, that no process of this computer executes a run any longer."""
 
     def __init__(self, run_id: UUID) -> None:
         self._run_id = run_id
@@ -148,7 +156,7 @@ class AbandonmentWatch:
         return not self._is_here or is_worked_on(runs() / str(self._run_id))
 
     def is_abandoned(self) -> bool:
-        """Return whether nobody has for a while; call it again and again."""
+        """Return whether none has for a while; to be called repeatedly."""
         if self.somebody_works():
             self._free_since = time.monotonic()
         return time.monotonic() - self._free_since > ABANDONED_SECONDS
@@ -162,6 +170,7 @@ async def _stop_abandoned(client: PrefectClient, run: FlowRun) -> FlowRun:
     """
     folder = RunFolder(run.id)
     job = TrainingJob.model_validate(run.parameters["job"])
+    # Under the run's lock: a process that starts on it meanwhile waits, and then finds it at rest.
     async with locked(folder.lock):
         settled = await settle_run(job, folder, "cancelled")
     if not settled:
@@ -169,6 +178,7 @@ async def _stop_abandoned(client: PrefectClient, run: FlowRun) -> FlowRun:
             f"Not everything of job {_short(run)} has ended.",
             "Try again, or see: trainctl reconcile --dry-run",
         )
+    # Before the state is set: a marked run in a state of rest would look like one to revive.
     forget(folder.root)
     message = f"cancelled; {await asyncio.to_thread(saved, folder)}"
     stopped: State[Any] = Cancelled(name=STOPPED, message=message)

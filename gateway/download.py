@@ -24,9 +24,10 @@ def download(run: ShownRun, target: Path) -> dict[str, Any]:
     """
     report = report_of(run)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} is there and not empty.", "Name another folder with --to.")
+        raise ConfigError(f"{target} exists and is not empty.", "Name another folder with --to.")
     source = Path(report["path"])
     copy_verified(source, target)
+    # The report names places in the original, and its reader may have only the copy.
     weights = target / Path(report["file"]).relative_to(source)
     return {**report, "path": str(target), "file": str(weights)}
 
@@ -55,9 +56,12 @@ def report_of(run: ShownRun) -> dict[str, Any]:
 
 def copy_verified(source: Path, target: Path) -> None:
     """Copy a folder with a manifest; `target` appears in one step, whole and verified."""
+    # Before anything is copied: an artifact that is damaged at home is no reason to fill another
+    # disk.
     manifest = verify(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     refuse_if_too_large(manifest, target.parent)
+    # Beside its target, so that the rename at the end stays within one file system and is atomic.
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -65,6 +69,8 @@ def copy_verified(source: Path, target: Path) -> None:
         for name in [*manifest["files"], MANIFEST]:
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, partial / name)
+        # The copy and not only the source: a disk that lies, or a file that changed in between,
+        # shows here.
         verify(partial)
     except (OSError, IntegrityError):
         shutil.rmtree(partial, ignore_errors=True)
@@ -85,6 +91,6 @@ def refuse_if_too_large(manifest: dict[str, Any], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise DiskFull(
-            f"{folder} has {free / 1e6:.0f} MB free, the artifact has {size / 1e6:.0f} MB.",
+            f"{folder} has {free / 1e6:.0f} MB free; the artifact has {size / 1e6:.0f} MB.",
             "Free disk space or name another folder with --to.",
         )

@@ -1,4 +1,4 @@
-"""Tell how a job ended: why, how good it is, and where the artifact lies."""
+"""Say how a job ended: why, how good the result is, and where the artifact is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def tell_end(run: ShownRun, folder: RunFolder) -> None:
             say(rest_line(state, message))
             say(f"resume it:  trainctl resume {short}")
         case JobState.FAILED:
-            complain(message or f"Job {short} failed without telling why.")
+            complain(message or f"Job {short} failed without giving a reason.")
+        # Not at rest: a job that was asked to stop and has not done so yet.
         case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING as state:
             say(f"{state}: {message}".rstrip(": "))
 
@@ -46,5 +47,6 @@ def tell_report(report: dict[str, Any]) -> None:
     if report.get("warning"):
         complain(f"warning: {report['warning']}")
     if report.get("file"):
+        # Last, in this order and form: scripts read these two lines.
         say(f"artifact {report['file']}")
         say(f"sha256 {report['sha256']}")

@@ -1,4 +1,4 @@
-"""What `trainctl` tells the shell, and how an error reads: one line, never a traceback."""
+"""The exit codes of `trainctl`, and how an error reads: one line, never a traceback."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Exit(IntEnum):
     PAUSED = 3
     STOPPED = 4
     UNREACHABLE = 5
+    # 128 + the number of the signal, as shells report it: SIGHUP, SIGINT, SIGTERM.
     HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
@@ -60,6 +61,7 @@ def code_of_state(state: JobState) -> Exit:
             return Exit.STOPPED
         case JobState.FAILED:
             return Exit.FAILED
+        # The command did what it was asked to; the job goes on by itself.
         case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING:
             return Exit.OK
 
@@ -78,6 +80,7 @@ def reported() -> Iterator[None]:
         yield
     except OrchestratorError as error:
         complain(sentence(error))
+        # Typer's own exception, so that the code passes through Click's handlers unchanged.
         raise typer.Exit(code_of_error(error)) from None
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -92,6 +95,8 @@ def sentence(error: OrchestratorError) -> str:
 def complain(text: str) -> None:
     """Write an error line to standard error."""
     sys.stdout.flush()
+    # Both streams may go to one terminal or file: the error must come after what was said before
+    # it.
     sys.stderr.write(f"error: {text}\n")
     sys.stderr.flush()
 
@@ -114,7 +119,9 @@ def say_json(value: Any) -> None:
 
 
 def make_printable() -> None:
-    """Let every text be written, whatever the terminal's encoding; a closed stream takes nothing."""
+    """Make every text writable, whatever the terminal's encoding; a closed stream swallows it."""
+    # A process that is started with a closed descriptor (`>&-`) has None in its place, and print
+    # would raise.
     nothing = Path(os.devnull)  # opened for as long as the process lives
     sys.stdin = sys.stdin or nothing.open()
     sys.stdout = sys.stdout or nothing.open("w")
@@ -125,8 +132,9 @@ def make_printable() -> None:
 
 
 def unexpected(error: Exception) -> str:
-    """Return a line about an error that is nobody's mistake but ours; its traceback goes to a file."""
+    """Return a line about an error that is a mistake of ours; its traceback goes to a file."""
     text = " ".join(str(error).split())[:300]
+    # Kept (delete=False): the line on the screen names it, for a report.
     with NamedTemporaryFile(
         "w", prefix="trainctl-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
     ) as file:

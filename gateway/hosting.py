@@ -31,10 +31,13 @@ def work(pools: Sequence[str], limit: int | None) -> None:
     Raises:
         ConfigError: a pool is not on the server.
     """
+    # Each once: two workers of one process must not serve the same pool.
     names = list(dict.fromkeys(pools)) or list(POOLS)
     most = limit or worker.gpu_count()
     url = connect()
     call(lambda client: _check_pools(client, names, url))
+    # Jobs of the local pool share the GPUs of this computer. Those of the cloud pool train
+    # elsewhere, and are limited only if the user says so.
     limits = {name: most if name == LOCAL_POOL or limit else None for name in names}
     facts = [
         f"{name} ({f'{most} at once' if most else 'any number'})" for name, most in limits.items()

@@ -42,8 +42,8 @@ CHOSEN: dict[tuple[type[BaseModel], str], Any] = {
     (Resources, "gpu_count"): None,
     (Limits, "max_runtime_minutes"): None,
 }
-"""What every job should think about: these lines are no comments. Each mapping has one, since a
-mapping of comments only would be null."""
+"""What the author of every job should decide: these lines are not commented out. Each mapping has
+one, because a mapping with nothing but comments would be null."""
 HEAD = """\
 # A training job. Check it with 'trainctl validate', run it with 'trainctl run'.
 # A line '#name: value' shows a default: remove the # to change it. Relative paths start at the
@@ -77,6 +77,7 @@ def _instead(model: type[BaseModel], depth: int) -> Iterator[str]:
     about = (model.__doc__ or "").splitlines()[0]
     yield from _comment_lines(f"Instead of the lines above: {about}", depth)
     for name, field in model.model_fields.items():
+        # A field without a default takes its first choice here, so that the comment is valid YAML.
         default = field.get_default(call_default_factory=True)
         value = _choices(field.annotation)[0] if default is PydanticUndefined else default
         yield f"{indent}#   {name}: {_yaml(value)}  # {field.description}"
@@ -122,9 +123,11 @@ def _yaml(value: Any) -> str:
     """Return a value on one line, as YAML."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = True
+    # One line per setting: a value that wraps would not be commented out as a whole.
     yaml.width = 10_000
     stream = StringIO()
     yaml.dump([value], stream)
+    # Dumped as a list of one and cut out of its brackets, so that a scalar gets no "..." line.
     return stream.getvalue().strip()[1:-1]
 
 
@@ -135,11 +138,13 @@ def write_template(path: Path, *, force: bool) -> None:
         ConfigError: the file is there already, or cannot be written.
     """
     try:
+        # "x" refuses an existing file in the same step that creates it, so no other process can
+        # slip in.
         with path.open("w" if force else "x", encoding="utf-8") as stream:
             stream.write(job_template())
     except FileExistsError:
         raise ConfigError(
-            f"{path} is there already.", "Name another file, or replace it with --force."
+            f"{path} already exists.", "Name another file, or replace it with --force."
         ) from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}.", "Name a file that you may write.") from None

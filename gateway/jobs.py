@@ -1,4 +1,4 @@
-"""Jobs as Prefect knows them: found by id, a part of one or name, with their metrics."""
+"""Jobs as Prefect knows them: found by id, part of an id, or name; with their metrics."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 PHRASES = {
     *("All states completed.", "Flow run scheduled", "Flow run was cancelled successfully."),
 }
-"""Prefect's own, which say nothing."""
-LEAST = 4  # characters of an id that are taken
+"""Messages of Prefect's own, which say nothing that the state does not."""
+LEAST = 4  # characters of an id; fewer fit too many jobs
 PART = re.compile(r"[0-9a-fA-F-]{1,36}")
 
 
@@ -39,13 +39,15 @@ def find(client: LightClient, text: str) -> JobRun:
     """Return the job of an id, of the beginning or the end of one, or the newest job of a name.
 
     Raises:
-        ConfigError: there is none, or the part is that of several.
+        ConfigError: there is no such job, or the part fits several.
     """
     if not text or not text.isprintable():
         raise _no_job(text)
     try:
         whole = UUID(text)
     except ValueError:
+        # The name first: "beef" may be a name as well as a part of an id, and a name was chosen by
+        # the user.
         return _by_name(client, text) or _by_part(client, text)
     return client.read_flow_run(whole)
 
@@ -60,12 +62,15 @@ def _by_part(client: LightClient, text: str) -> JobRun:
         raise _no_job(text)
     if len(text) < LEAST:
         raise ConfigError(
-            f"There is no job named {text!r}, and of an id at least {LEAST} characters are taken.",
+            f"There is no job named {text!r}, and an id needs at least {LEAST} characters.",
             "'trainctl list' shows all jobs.",
         )
     part = text.lower()
     found = [
-        run for run in runs(client) if str(run.id).startswith(part) or str(run.id).endswith(part)
+        # Prefect cannot filter by a part of an id, so all runs are looked through.
+        run
+        for run in runs(client)
+        if str(run.id).startswith(part) or str(run.id).endswith(part)
     ]
     if len(found) > 1:
         ids = ", ".join(str(run.id) for run in found[:5])
@@ -94,6 +99,8 @@ def newest(
     client: LightClient, limit: int, state: JobState | None, provider: str | None
 ) -> list[JobRun]:
     """Return the newest jobs, of one state and of one provider where these are given."""
+    # One page will do. The filters below are ours: Prefect knows neither a job's state nor its
+    # provider.
     if state is None and provider is None and limit < PAGE:
         return client.flow_runs(FLOW, limit=limit)
     found: list[JobRun] = []
@@ -112,6 +119,7 @@ def metrics(client: LightClient, ids: Iterable[UUID]) -> dict[UUID, dict[int, Re
     found: dict[UUID, dict[int, Record]] = {}
     for start in range(0, len(wanted), PAGE):
         for artifact in client.artifacts(METRICS, wanted[start : start + PAGE]):
+            # Artifacts come newest first, so the first of a run is the one that counts.
             found.setdefault(UUID(artifact["flow_run_id"]), _steps(artifact["data"]))
     return found
 
@@ -126,7 +134,7 @@ def job_of(run: ShownRun) -> TrainingJob:
     """Return what a run was asked to train.
 
     Raises:
-        ConfigError: it is of another version, or nobody checked it.
+        ConfigError: it is from another version, or was started without a check.
     """
     from trainer.config import TrainingJob  # it costs CPU time that most commands need not spend
     from trainer.config.explain import validated
@@ -142,14 +150,14 @@ def provider_of(run: ShownRun) -> str:
 
 
 def state_shown(run: ShownRun) -> str:
-    """Return the job's state in a word; what it is on the way to, where it was asked."""
+    """Return the job's state in a word, or what it was asked to do and is on its way to."""
     if run.state and run.state.name in {PAUSING, "Cancelling"}:
         return "pausing" if run.state.name == PAUSING else "stopping"
     return str(job_state(run))
 
 
 def message_of(run: ShownRun) -> str:
-    """Return why the job is in its state, where Prefect was told; its own phrases tell nothing."""
+    """Return why the job is in its state; empty where Prefect has only a phrase of its own."""
     message = (run.state.message if run.state else None) or ""
     return "" if message in PHRASES else message
 
@@ -160,7 +168,7 @@ def view(run: ShownRun, steps: dict[int, Record]) -> JobView:
 
 
 def seconds(run: ShownRun) -> float | None:
-    """Return how long the job was at work, or is so far: neither paused nor stopped nor waiting."""
+    """Return the seconds for which the job has been at work, without pauses, stops and waits."""
     return None if run.start_time is None else run.estimated_run_time.total_seconds()
 
 

@@ -1,4 +1,4 @@
-"""When reconcile last ran, on whatever computer: without it nobody keeps the promises."""
+"""When reconcile last ran, on any computer: without it, machines and jobs that died stay as they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from gateway.waiting import Ask, online_workers
 
 FLOW = "reconcile"
 LATE_SECONDS = 300.0  # it runs every minute
-MISSED = 3  # runs that a schedule of fewer may miss before it is late
-PROMISES = "nothing keeps the promises of rented machines, or revives jobs whose process died"
+MISSED = 3  # runs that a slower schedule may miss before reconcile counts as late
+PROMISES = "nothing ends machines that are left over, or revives jobs whose process died"
 
 
 async def last_reconcile(ask: Ask) -> dict[str, Any]:
@@ -27,7 +27,10 @@ async def last_reconcile(ask: Ask) -> dict[str, Any]:
     done = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     runs = await ask("/flow_runs/filter", {**flow, **done, "sort": "END_TIME_DESC", "limit": 10})
     deployments = await ask("/deployments/filter", {**flow, "limit": 10})
+    # A dry run puts nothing right.
     real = [run for run in runs if not run["parameters"].get("dry_run")]
+    # `trainctl reconcile` leaves no run at Prefect, only its note on this computer; a deployment
+    # leaves runs, perhaps of another computer.
     last = max([reconciled_at(), *(_seconds(run["end_time"]) for run in real)])
     ago = time.time() - last if last else None
     if ago is not None and ago < _allowed(deployments):
@@ -46,18 +49,20 @@ def _allowed(deployments: list[dict[str, Any]]) -> float:
         for schedule in deployment["schedules"]
         if schedule["active"] and "interval" in schedule["schedule"]
     ]
+    # The shortest of several schedules is the one that keeps reconcile on time.
     return max(LATE_SECONDS, MISSED * min(intervals, default=0.0))
 
 
 async def _remedy(ask: Ask, deployments: list[dict[str, Any]]) -> str:
     if not deployments:
         return (
-            "Make it a deployment: 'trainctl deploy', then 'trainctl worker'. "
+            "Deploy it: 'trainctl deploy', then 'trainctl worker'. "
             "Or call 'trainctl reconcile' now and then."
         )
     if not any(_is_on(deployment) for deployment in deployments):
         return f"Its schedule is off: switch it on, at {FLOW}/{deployments[0]['name']} in Prefect."
     pools = {deployment["work_pool_name"] or CLOUD_POOL for deployment in deployments}
+    # A list and not a generator: `any` cannot take one that awaits.
     if not any([await online_workers(ask, pool) for pool in pools]):
         return f"Start a worker: 'trainctl worker'. None is online in the pool {', '.join(pools)}."
     return "A worker is online; look for the cause in its log and in the Prefect server's."

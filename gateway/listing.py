@@ -29,6 +29,7 @@ def list_jobs(state: JobState | None, provider: str | None, limit: int, *, as_js
         say("no jobs")
     else:
         rows = [row(run, steps) for run, steps in found]
+        # If all jobs ran at one provider, that column says the least and goes first.
         one_place = len({cells[COLUMNS.index("PROVIDER")] for cells in rows}) == 1
         least = ("PROVIDER", "TOOK", "EVAL") if one_place else ("TOOK", "EVAL", "PROVIDER")
         print_table(COLUMNS, rows, named=COLUMNS.index("NAME"), least=least)
@@ -76,7 +77,7 @@ def show_job(text: str, *, as_json: bool) -> None:
 def facts(
     run: JobRun, steps: dict[int, Record], waiting: dict[str, Any] | None = None
 ) -> dict[str, str]:
-    """Return what is to be said of a job, by name; what is not known is left out."""
+    """Return what there is to say about a job, by name, without what is not known."""
     view = jobs.view(run, steps)
     asked = _asked(run).get("training") or {}
     dataset = asked.get("dataset")
@@ -112,5 +113,6 @@ def _last(steps: dict[int, Record]) -> Record:
     """Return the newest value of every metric."""
     last: Record = {}
     for record in steps.values():
+        # Evaluation and training write different fields, so the last record alone is not all.
         last |= {name: value for name, value in record.items() if value is not None}
     return last

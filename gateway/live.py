@@ -66,6 +66,7 @@ class PlainDisplay(Display):
         """Print the view when it is time to."""
         text = printable(plain_line(view))
         due = time.monotonic() - self._at >= PLAIN_SECONDS
+        # A change of state is printed at once; numbers change every second and may wait.
         if text != self._said and (due or view.state != self._state):
             self._said, self._state, self._at = text, view.state, time.monotonic()
             self.line(text)
@@ -86,12 +87,15 @@ class Panel(Display):
     def show(self, view: JobView) -> None:
         """Redraw."""
         if self._live is None:
+            # Started with the first view and not before, so that lines printed until then stand
+            # above.
             self._live = Live(console=self._console, refresh_per_second=4, transient=False)
             self._live.start()
         self._live.update(panel(view))
 
     def line(self, text: str) -> None:
         """Print a line above the panel."""
+        # As Text, because a line of a log may hold what rich takes for markup, such as [/].
         self._console.print(Text(text), soft_wrap=True)
 
     def hide(self) -> None:

@@ -28,13 +28,14 @@ def mirror_of(run_id: UUID) -> Path | None:
 def print_log(
     client: LightClient, run: JobRun, write: Write, *, follow: bool, tail: int | None
 ) -> None:
-    """Write the log's lines; with `follow` on and on until the job is at rest."""
+    """Write the log's lines; with `follow`, keep on until the job is at rest."""
     mirror = mirror_of(run.id)
     reader = MirrorReader(mirror) if mirror else ShippedReader(client, run.id)
     at_rest = not follow or job_state(run).at_rest
     if tail is None:
         _write_new(reader, write)
     else:
+        # A bounded queue: a log of gigabytes passes through, and only its end is kept.
         last: deque[str] = deque(maxlen=tail)
         _write_new(reader, last.append)
         for line in last:
@@ -58,6 +59,8 @@ class MirrorReader:
 
     def __init__(self, path: Path, *, whole: bool = True) -> None:
         """Begin with the first line, or with those that are appended from now on."""
+        # The size is taken now, before the process that appends is started: nothing of it is
+        # missed.
         begin = 0 if whole or not path.is_file() else path.stat().st_size
         self._tail = TailReader(path, begin)
         self._started = b""  # the pieces of a line that is longer than a chunk
@@ -96,9 +99,11 @@ class ShippedReader:
             page = self._client.logs(self._run_id, offset=self._offset)
             self._offset += len(page)
             for log in page:
+                # A run's log at Prefect also holds lines of Prefect's own loggers.
                 if log["name"] == LOGGER:
                     for line in log["message"].splitlines():
                         yield printable(line)
+            # A full page may be followed by another; a short one is the end, for now.
             if len(page) < PAGE:
                 return
 

@@ -1,4 +1,4 @@
-"""What the commands do that only look at one job; none of them imports Prefect."""
+"""The commands that only look at one job; none of them imports Prefect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def found(text: str) -> JobRun:
     """Return the job of an id, a part of one, or a name.
 
     Raises:
-        ConfigError: there is none, or there are several.
+        ConfigError: there is no such job, or there are several.
         ApiUnreachable: Prefect's API does not answer, or refuses us.
     """
     return jobs.find(connected(), text)
@@ -30,6 +30,8 @@ def monitor(text: str, *, follow: bool) -> Exit:
     """Show a job as Prefect knows it, once or until it is at rest."""
     client = connected()
     run = jobs.find(client, text)
+    # First of all, because a job that waits shows no progress and the reason is what one looks
+    # for.
     if waiting := client.waiting(run):
         say(printable(waiting["text"]))
     return _show(client, run.id, follow=follow)
@@ -47,6 +49,8 @@ def _show(client: LightClient, run_id: UUID, *, follow: bool) -> Exit:
         run = show(client, run_id, steps, screen)
     if message := jobs.message_of(run):
         say(printable(message))
+    # Without --follow the job may not have ended, and its state is no success or failure of the
+    # look.
     return code_of_state(job_state(run)) if follow else Exit.OK
 
 
@@ -60,6 +64,7 @@ def download(text: str, to: Path | None) -> None:
     """Copy a job's artifact and say where it is."""
     run = found(text)
     target = to or Path(f"{run.name}-{short_id(run.id)}")
+    # Absolute, so that the path in the last lines can be used from any folder.
     tell_report(copy_artifact(run, target.expanduser().absolute()))
 
 

@@ -1,4 +1,4 @@
-"""Which Prefect API is configured, found where Prefect itself looks for it, without importing it.
+"""Which Prefect API is configured, found where Prefect looks for it, without importing Prefect.
 
 In this order: the environment, .env, prefect.toml and pyproject.toml of the working directory,
 and the active profile. Importing Prefect for it would cost every command two seconds.
@@ -25,7 +25,7 @@ TEST_MODES = ("TEST_MODE", "UNIT_TEST_MODE", "TESTING_UNIT_TEST_MODE", "TESTING_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """How the API is to know us."""
+    """What proves to the API who we are."""
 
     setting: str
     """The setting's name."""
@@ -34,7 +34,7 @@ class Credential:
 
 
 class PrefectSettings:
-    """The settings of Prefect's client as they are in this moment."""
+    """The settings of Prefect's client as they are at this moment."""
 
     @property
     def url(self) -> str | None:
@@ -45,6 +45,7 @@ class PrefectSettings:
     def credential(self) -> Credential | None:
         """What is sent to be let in; like Prefect, the name and password before the key."""
         if basic := self.text("PREFECT_API_AUTH_STRING"):
+            # As in HTTP's basic authentication: https://www.rfc-editor.org/rfc/rfc7617
             token = base64.b64encode(basic.encode()).decode()
             return Credential(setting="PREFECT_API_AUTH_STRING", header=f"Basic {token}")
         if key := self.text("PREFECT_API_KEY"):
@@ -53,7 +54,7 @@ class PrefectSettings:
 
     @property
     def certificates(self) -> str | bool:
-        """The file of authorities that are trusted; True: the usual ones, False: anybody."""
+        """The file of trusted authorities; True: the usual ones, False: no check at all."""
         if (self.text("PREFECT_API_TLS_INSECURE_SKIP_VERIFY") or "").lower() in TRUE:
             return False
         return self.text("PREFECT_API_SSL_CERT_FILE") or os.environ.get("SSL_CERT_FILE") or True
@@ -71,6 +72,7 @@ class PrefectSettings:
         """Headers to send with every request."""
         given = self._value("PREFECT_CLIENT_CUSTOM_HEADERS")
         try:
+            # Text in the environment, a table in TOML.
             given = json.loads(given) if isinstance(given, str) and given else given
         except ValueError:
             given = None
@@ -91,6 +93,7 @@ class PrefectSettings:
         if api_url.startswith(cloud):
             cloud_ui = self.text("PREFECT_CLOUD_UI_URL") or _cloud_ui(cloud)
             api_url = api_url.replace(cloud, cloud_ui)
+        # The pages of the UI drop the plural: /account/… for the API's /accounts/….
         page = api_url.removesuffix("/api").replace("/api/", "/")
         return page.replace("/accounts/", "/account/").replace("/workspaces/", "/workspace/")
 
@@ -100,7 +103,7 @@ class PrefectSettings:
         return None if value is None else str(value)
 
     def place(self, name: str) -> str:
-        """Return in words where a setting that is set was found."""
+        """Return in words where a setting was found; it must be set."""
         return self._found(name)[1]
 
     def _value(self, name: str) -> Any:
@@ -110,6 +113,8 @@ class PrefectSettings:
         for variables, place in ((self._environment, "the environment"), (self._dotenv, ".env")):
             if name in variables:
                 return variables[name], f"{name} in {place}"
+        # PREFECT_API_URL is `url` in the table `api` of a TOML file; old files have it flat, as
+        # `api_url`.
         section, _, field = name.removeprefix("PREFECT_").lower().partition("_")
         for table, file in (
             (_toml("prefect.toml"), "prefect.toml"),
@@ -125,6 +130,7 @@ class PrefectSettings:
 
     @cached_property
     def _environment(self) -> dict[str, str]:
+        # Prefect takes the names of its variables in any case.
         return {k.upper(): v for k, v in os.environ.items() if k.upper().startswith("PREFECT_")}
 
     @cached_property
@@ -137,6 +143,8 @@ class PrefectSettings:
 
     @cached_property
     def _profile(self) -> dict[str, Any]:
+        # Prefect leaves out profiles in its test modes, so that tests do not meet a developer's
+        # server.
         if any(os.environ.get(f"PREFECT_{name}") for name in TEST_MODES):
             return {}
         known = _toml(self._profiles_path())
@@ -166,7 +174,7 @@ def _toml(path: str | Path, *tables: str) -> dict[str, Any]:
     """Return a table of a TOML file; where there is none, an empty one.
 
     Raises:
-        ConfigError: the file is no TOML; Prefect refuses it too.
+        ConfigError: the file is not TOML; Prefect refuses it too.
     """
     try:
         value: Any = tomllib.loads(Path(path).read_text(encoding="utf-8"))

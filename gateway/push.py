@@ -23,7 +23,7 @@ def push(run: ShownRun, repository: str | None) -> str:
         repository: owner/name, instead of what the job says.
 
     Raises:
-        ConfigError: there is no artifact here, nobody named a repository, or the token will not do.
+        ConfigError: there is no artifact here, no repository is named, or the token does not suffice.
         DependencyError: huggingface_hub is not installed here.
         ProviderError: the Hub did not take it.
     """
@@ -31,10 +31,13 @@ def push(run: ShownRun, repository: str | None) -> str:
     job = job_of(run)
     config = job.training
     if repository is not None:
+        # Through the job's own validation, so that --to is refused in the words in which the file
+        # would be.
         settings = {**config.model_dump(), "push_to_hub": repository}
         config = validated(type(config), settings, "--to")
     if config.push_to_hub is None:
         raise ConfigError("The job names no repository.", "Name one: --to owner/name.")
+    # Looked for and not imported: the import alone takes longer than most commands.
     if importlib.util.find_spec("huggingface_hub") is None:
         raise DependencyError(
             "The package huggingface_hub is not installed here.",

@@ -1,4 +1,4 @@
-"""Rented machines at the terminal: offers, what was spent, and putting right what was left."""
+"""Rented machines at the terminal: offers, costs, and putting right what was left behind."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def show_offers(file: Path, providers: str | None, *, limit: int, as_json: bool)
     """Print what there is for hire for a job, first choice first, with time and cost."""
     job = checked_job(file, providers)
     note("asking the providers …")
+    # Before the estimate, which takes a while and is of no use without an offer.
     found = asyncio.run(market(job))
     facts = _facts(job) if found.choices else None
     for label, error in found.problems.items():
@@ -62,6 +63,7 @@ def show_costs(by: str, *, as_json: bool) -> None:
     for run_id, hire in _hires():
         key = {"job": run_id, "provider": hire.provider, "day": hire.started_at[:10]}[by]
         rows[key].append(hire)
+    # Only the names of jobs need Prefect; what was spent is in the journals of this computer.
     names = call(lambda client: _names(client, rows)) if by == "job" else {}
     found = [
         {
@@ -88,7 +90,7 @@ def put_right(*, dry_run: bool, as_json: bool) -> Exit:
     """Keep, revive or terminate every machine of this installation, and print what was found."""
 
     async def work(client: PrefectClient) -> list[dict[str, Any]]:
-        del client  # reconcile makes its own; `call` finds or starts the server
+        del client  # reconcile makes its own; `call` is for finding or starting the server
         return [asdict(finding) for finding in await reconcile_once(dry_run=dry_run)]
 
     findings = call(work)
@@ -118,6 +120,8 @@ def check_providers(*, as_json: bool) -> Exit:
 
     async def all_of(client: PrefectClient) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         providers = await configured_providers()
+        # All at once: each provider waits for its own network, and a slow one must not add to the
+        # others.
         *results, kept = await asyncio.gather(
             *(one(provider) for provider in providers), last_reconcile(asking(client))
         )
@@ -134,7 +138,8 @@ def check_providers(*, as_json: bool) -> Exit:
             say(f"{word:<7} {result['provider']:<12} {result['text']}")
         say(f"{'ok' if kept['ok'] else 'LATE':<7} {'reconcile':<12} {kept['text']}")
         if len(results) == 1:
-            note(f"no rented machines are set up. {how_to_set_up()}")
+            note(f"no provider of rented machines is set up. {how_to_set_up()}")
+    # A late reconcile is shown and not an exit code: scripts ask whether the keys work.
     return Exit.OK if all(result["ok"] for result in results) else Exit.FAILED
 
 
@@ -188,5 +193,6 @@ async def _names(client: PrefectClient, ids: Iterable[str]) -> dict[str, str]:
         try:
             names[id] = (await client.read_flow_run(UUID(id))).name
         except ObjectNotFound:
+            # Prefect may have forgotten the run; what it cost was paid all the same.
             names[id] = "(deleted)"
     return names

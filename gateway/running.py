@@ -52,7 +52,9 @@ class Phase(Enum):
 def run(job: TrainingJob, *, detach: bool, logs: bool) -> Exit:
     """Create a run of a checked job, execute it in the background, and look on."""
     client = connected()
-    with Signals() as signals:  # from the moment there is a run, somebody executes it
+    # A signal between the run's creation and the start of its process must not leave a run that no
+    # process executes.
+    with Signals() as signals:
         created = client.create_run(job.name, {"job": job.model_dump(mode="json")})
         say(f"job {created}")
         say(f"link {jobs.link(created)}")
@@ -62,10 +64,13 @@ def run(job: TrainingJob, *, detach: bool, logs: bool) -> Exit:
 def execute(
     client: LightClient, run_id: UUID, signals: Signals, *, detach: bool, logs: bool
 ) -> Exit:
-    """Execute a run in the background, and look on until it is at rest; tell how it ended."""
+    """Execute a run in the background, look on until it is at rest, and say how it ended."""
     folder = RunFolder(run_id)
+    # Before the process starts, so that no note of its is missed and none of an earlier attempt is
+    # shown.
     notes = MirrorReader(folder.notes, whole=False)
     process = start_in_background(run_id)
+    # Replaced even if one runs: ours has the environment of this command, and so the newest keys.
     attendant.start(replace=True)
     if detach:
         tell_detached(run_id)
@@ -107,6 +112,8 @@ class Viewer:
             TrainingFailed: the process ended before it had begun.
         """
         try:
+            # Now that a process executes the run, a signal may end this one at any moment without
+            # loss.
             self._signals.raise_from_now(*ENDING)
             while True:
                 run = self._look()
@@ -117,7 +124,7 @@ class Viewer:
         except Told as told:
             self._leave(CODES[signal.Signals(told.number)])
         except BrokenPipeError:
-            if self._phase is Phase.STOPPING:  # Ctrl-C ended who read our output, too
+            if self._phase is Phase.STOPPING:  # Ctrl-C ended the reader of our output, too
                 self._leave(Exit.INTERRUPTED)
             raise
         except OSError as error:
@@ -128,7 +135,9 @@ class Viewer:
             self._screen.close()
 
     def _look(self) -> JobRun | None:
-        has_ended = self._process.poll() is not None  # asked first: then its state is its last
+        has_ended = (
+            self._process.poll() is not None
+        )  # asked first, so that the state read is its last
         try:
             run = self._client.read_flow_run(self._run_id)
         except ApiUnreachable:
@@ -136,6 +145,7 @@ class Viewer:
         for reader in self._lines:
             for line in reader.read():
                 self._screen.line(line)
+        # The panel would draw over the question.
         if run and self._phase is not Phase.ASKED:
             self._show(run)
         if has_ended and run and job_state(run) is JobState.CREATED:
@@ -163,13 +173,17 @@ class Viewer:
         # The terminal hands over whole lines, so reading one does not block.
         if self._signals.wait(POLL_SECONDS, stdin):
             self._answered(sys.stdin.readline())
+        # Each Ctrl-C counts: the second one of two quick ones is the answer to the question of the
+        # first.
         while self._signals.heard:
             self._signals.heard.pop()
             self._interrupted()
 
     def _interrupted(self) -> None:
         if self._phase is Phase.ASKED:
+            # A second Ctrl-C at the question is impatience, and means stop.
             self._answered("s")
+        # Only where a person can see the question and answer it.
         elif sys.stdin.isatty() and sys.stdout.isatty():
             self._ask()
         else:
@@ -193,6 +207,7 @@ class Viewer:
 
     def _stop(self) -> None:
         self._phase = Phase.STOPPING
+        # From now on Ctrl-C leaves at once, also out of a request that hangs.
         self._signals.raise_from_now(signal.SIGINT, *ENDING)
         try:
             self._client.set_state(self._run_id, "CANCELLING")
@@ -204,14 +219,14 @@ class Viewer:
             )
 
     def _leave(self, code: Exit) -> NoReturn:
-        """End this process, and say how to follow the job, where somebody may still read it."""
+        """End this process; say how to follow the job if the terminal can still show it."""
         with suppress(OSError):
             self._screen.close()  # the terminal's cursor comes back
             if self._phase is Phase.STOPPING:
                 say(f"left at once; the job stops; see: trainctl status {short_id(self._run_id)}")
             else:
                 tell_detached(self._run_id)
-        # Without flushing: a terminal that is gone would have the last word, and the exit code.
+        # Without flushing: at a terminal that is gone that would fail and change the exit code.
         os._exit(code)
 
 

@@ -52,6 +52,8 @@ class Server:
         try:
             process = psutil.Process(self.pid)
             return (
+                # Two seconds of tolerance: the time is computed from the clock, which may be set
+                # in between.
                 abs(process.create_time() - self.started) < 2
                 and process.status() != psutil.STATUS_ZOMBIE
             )
@@ -70,7 +72,7 @@ def log_file() -> Path:
 
 
 def known() -> Server | None:
-    """Return the server that was started here, when it still lives."""
+    """Return the server that was started here, if it still runs."""
     record = read_json(record_file())
     try:
         server = Server(**record) if record else None
@@ -83,6 +85,8 @@ def answers(url: str, timeout: float = 2.0) -> bool:
     """Return whether a Prefect API answers at `url`, and is healthy."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=timeout) as answer:  # noqa: S310 - ours
+            # Prefect's /health answers `true`. Another program on the port may answer 200 with a
+            # page, so no more than a few bytes are read.
             return json.loads(answer.read(100)) is True
     except (OSError, ValueError):
         return False
@@ -91,7 +95,7 @@ def answers(url: str, timeout: float = 2.0) -> bool:
 def start() -> str:
     """Start our server unless it answers already; return the URL of its API.
 
-    A server that somebody else started is never taken for ours: another port is free.
+    A server that another user or program started is never taken for ours; then we use another port.
 
     Raises:
         ApiUnreachable: it does not come up.
@@ -103,6 +107,8 @@ def start() -> str:
             if port != (usual := _usual_port()):
                 note(_whose(usual, port))
             server = _spawn(port)
+            # Before it is healthy: a command that is interrupted here must not leave a server
+            # unknown.
             replace_json(record_file(), asdict(server))
         _wait_until_healthy(server)
         attendant.start(replace=False)
@@ -134,7 +140,7 @@ def status() -> dict[str, Any]:
 
 
 def as_words(facts: dict[str, Any]) -> list[str]:
-    """Return that for people, a line each."""
+    """Return the facts of `status` as lines for people."""
     if facts["configured_by"]:
         used = f"in use: {facts['used']}, configured by {facts['configured_by']}"
     elif facts["used"]:
@@ -175,10 +181,12 @@ def _spawn(port: int) -> Server:
     environment = {
         name: value
         for name, value in os.environ.items()
+        # With a URL set, parts of the server would talk to that API instead of their own.
         if name not in {"PREFECT_API_URL", "PREFECT_API_KEY"}
     }
+    # Prefect reports the use of a server to its maker unless this is off; a user may turn it on.
     environment.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # Else a schedule of every minute shows 60 runs that are to come.
+    # Else a schedule of every minute would show 60 runs in advance: the scheduler plans an hour.
     environment.setdefault("PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME", "PT5M")
     command = own_python("-m", "prefect", "server", "start", "--host", HOST)
     with log_file().open("ab") as log:
@@ -188,6 +196,8 @@ def _spawn(port: int) -> Server:
             stdout=log,
             stderr=log,
             env=environment,
+            # Its own folder: Prefect reads .env and prefect.toml of the working folder, which
+            # belong to a project and not to the server of all.
             cwd=home(),
             start_new_session=True,
         )
@@ -212,9 +222,12 @@ def _usual_port() -> int:
 
 
 def _free_port() -> int:
-    """Return Prefect's own port, or a free one when somebody else has it."""
+    """Return Prefect's usual port, or a free one if that is taken."""
+    # Port 0 lets the kernel choose a free one.
     for port in (_usual_port(), 0):
         with socket.socket() as listener:
+            # A port whose last connections are in TIME_WAIT counts as free, as it will for the
+            # server.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((HOST, port))
@@ -226,7 +239,8 @@ def _free_port() -> int:
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Let two commands that come together start one server."""
+    """Make commands that run at the same time start one server, not one each."""
     with (home() / "server.lock").open("w") as stream:
+        # Dropped by the kernel with the process, so a command that is killed blocks no other.
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

@@ -25,18 +25,20 @@ def show_job(file: Path, *, as_json: bool) -> None:
         say_json(job.model_dump(mode="json"))
         return
     yaml = YAML()
+    # One line per value, so that lines can be compared and searched.
     yaml.width = 10_000
     yaml.representer.add_representer(type(None), _null)
     yaml.dump(_commented(job), sys.stdout)
 
 
 def _commented(model: BaseModel) -> CommentedMap:
-    """Return settings as YAML in which what nobody gave is marked as the default."""
+    """Return settings as YAML in which those that were not given are marked as defaults."""
     values: dict[str, Any] = model.model_dump(mode="json")
     shown = CommentedMap()
     for name in type(model).model_fields:
         value = getattr(model, name)
         shown[name] = _commented(value) if isinstance(value, BaseModel) else values[name]
+        # A section has no mark of its own; the settings in it have.
         if name not in model.model_fields_set and not isinstance(value, BaseModel):
             shown.yaml_add_eol_comment("default", name)
     return shown

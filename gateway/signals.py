@@ -1,4 +1,4 @@
-"""Hear signals instead of dying by them, while there is something to tell or to ask first."""
+"""Hear signals instead of dying by them, while there is something to say or to ask first."""
 
 from __future__ import annotations
 
@@ -29,15 +29,21 @@ class Signals:
     def __init__(self) -> None:
         self.heard: list[int] = []
         self.raised: frozenset[int] = frozenset()
-        """Those that raise `Told` at once, wherever the process is."""
+        """Those that raise `Told` at once, wherever the program is."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         self._reader, self._writer = os.pipe()
+        # Python demands a writer that does not block; a full pipe means that a wake-up is due
+        # anyway.
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
+        # Python runs handlers between two instructions of the main thread, which `select` may keep
+        # waiting: the byte in the pipe wakes it
+        # (https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd).
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in (signal.SIGINT, *ENDING):
+            # nohup and a shell's `&` ignore signals on purpose.
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._hear)
         return self
@@ -50,13 +56,15 @@ class Signals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # Before the pipe is closed, or a signal would write to a number that means another file.
         signal.set_wakeup_fd(-1)
         os.close(self._reader)
         os.close(self._writer)
 
     def raise_from_now(self, *numbers: int) -> None:
-        """Let these signals raise `Told`; one that came already does so now."""
+        """Make these signals raise `Told`; one that came already does so now."""
         self.raised = frozenset(numbers)
+        # One that came before was only noted; without this it would be lost.
         for number in self.heard:
             if number in self.raised:
                 raise Told(number)

@@ -29,10 +29,11 @@ def submit(
         target,
         name=job.name,
         parameters={"job": job.model_dump(mode="json")},
+        # Queues of these names are made by `trainctl deploy`, with priorities 1, 2 and 3.
         work_queue_name=priority,
     )
     waiting = None
-    with suppress(ApiUnreachable):  # it is handed over, whatever the API says now
+    with suppress(ApiUnreachable):  # the job is handed over; only the extra information is missing
         waiting = client.waiting(created)
     if as_json:
         facts = {"id": str(created.id), "name": job.name, "link": jobs.link(created.id)}
@@ -49,7 +50,7 @@ def check_priority(priority: str) -> None:
     """Refuse a priority that has no queue.
 
     Raises:
-        ConfigError: it is none of the three.
+        ConfigError: it is not one of the three.
     """
     if priority not in PRIORITIES:
         raise ConfigError(

@@ -10,7 +10,7 @@ from gateway.exits import say
 from gateway.view import COLOURS
 
 PLAIN_WIDTH = 80  # where no terminal says how wide it is
-SHORTEST = 8  # characters that are left of a name, however narrow the terminal is
+SHORTEST = 8  # characters that a name keeps, however narrow the terminal is
 KEPT = 20  # characters of a name that are worth more than another column
 CUT = "…"
 
@@ -31,6 +31,7 @@ def print_table(
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if terminal else PLAIN_WIDTH
     head, rows = without(head, rows, width, named=named, least=least)
+    # A pipe gets names in full: programs read them.
     if terminal and named is not None:
         rows = shortened(head, rows, width, named)
     lines = [padded(cells, _widths(head, rows)) for cells in [head, *rows]]
@@ -49,10 +50,11 @@ def without(
     named: int | None,
     least: Sequence[str],
 ) -> tuple[Sequence[str], Rows]:
-    """Return the table without as many of the columns `least` as make it fit."""
+    """Return the table without the columns of `least` that must go for it to fit."""
     for name in least:
         widths = _widths(head, rows)
         if named is not None:
+            # A long name alone is no reason to drop a column: it can be cut.
             widths[named] = min(widths[named], KEPT)
         if _total(widths) <= width:
             break
@@ -72,9 +74,10 @@ def shortened(head: Sequence[str], rows: Rows, width: int, named: int) -> Rows:
 
 
 def cut(text: str, room: int) -> str:
-    """Return text in at most so many cells of a terminal; a cut one ends in …."""
+    """Return text in at most `room` cells of a terminal; what is cut ends in …."""
     if cells_of(text) <= room:
         return text
+    # One cell at a time, because a character may take two.
     while cells_of(text) > room - 1:
         text = text[:-1]
     return f"{text}{CUT}"
@@ -111,7 +114,9 @@ def _print_coloured(lines: Sequence[Sequence[str]]) -> None:
     console = Console(highlight=False)
     for number, cells in enumerate(lines):
         text = Text("  ").join(
-            Text(cell, style=COLOURS.get(cell.strip(), "") if number else "bold") for cell in cells
+            # A state is recognised by its word in any column; the first row is the head.
+            Text(cell, style=COLOURS.get(cell.strip(), "") if number else "bold")
+            for cell in cells
         )
         text.rstrip()
         console.print(text, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a person sees of a job: numbers, made short. Pure functions and one noun."""
+"""What a person sees of a job: its numbers, made short. Pure functions and one data class."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ def view_of(run_id: str, name: str, state: str, message: str, steps: dict[int, R
     """Return a job's view from its records by step."""
     last: dict[str, Any] = {}
     for record in steps.values():
+        # Training and evaluation write different fields of a step, and null where they have no
+        # value.
         last |= {key: value for key, value in record.items() if value is not None}
     evaluations = _numbers(steps, "eval_loss")
     return JobView(
@@ -87,10 +89,12 @@ def sparkline(values: Sequence[float], cells: int = SPARK_CELLS) -> str:
     if not values:
         return ""
     if len(values) > cells:
+        # Edges of equal parts; rounding keeps every value in exactly one of them.
         edges = [round(cell * len(values) / cells) for cell in range(cells + 1)]
         values = [_mean(values[a:b]) for a, b in itertools.pairwise(edges)]
     low, high = min(values), max(values)
     if high == low:
+        # A constant curve: half height, since there is no scale to divide by.
         return BLOCKS[3] * len(values)
     top = len(BLOCKS) - 1
     return "".join(BLOCKS[round((value - low) / (high - low) * top)] for value in values)
@@ -100,6 +104,7 @@ def age(moment: datetime | None) -> str:
     """Return how long ago a moment was, by its largest unit: 12s, 5m, 3h or 40d."""
     if moment is None:
         return NOTHING
+    # The server's clock may be ahead of ours.
     passed = max(0.0, (datetime.now(UTC) - moment).total_seconds())
     unit, size = next((u, s) for u, s in AGES if passed >= s or s == 1)
     return f"{passed // size:.0f}{unit}"

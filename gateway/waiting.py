@@ -41,7 +41,7 @@ async def waiting_for(ask: Ask, run: Json) -> Json | None:
         online_workers(ask, pool),
         ask("/flow_runs/count", {"flow_runs": AT_WORK, "work_pools": {"name": {"any_": [pool]}}}),
     )
-    if its_pool is None or its_queue is None:  # they were deleted, which no worker can serve
+    if its_pool is None or its_queue is None:  # deleted since; no worker can serve them
         return None
     facts: Json = {
         "pool": pool,
@@ -56,7 +56,8 @@ async def waiting_for(ask: Ask, run: Json) -> Json | None:
 
 
 async def online_workers(ask: Ask, pool: str) -> list[str]:
-    """Return the names of the workers that serve a pool now; of none where there is no pool."""
+    """Return the names of the workers that serve a pool now; none if there is no such pool."""
+    # The workers of a pool that does not exist would be an error of HTTP.
     pools = await ask("/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}})
     if not pools:
         return []
@@ -72,6 +73,8 @@ def in_words(facts: Json, run: Json) -> str:
 
 def _reason(facts: Json, run: Json) -> str:
     starts = datetime.fromisoformat(run["expected_start_time"] or "1970-01-01T00:00:00+00:00")
+    # The order is that of remedies: without a worker nothing else matters, and a time to come is
+    # no fault at all.
     if facts["workers_online"] == 0:
         place = "on the computer with the GPU" if facts["pool"] == LOCAL_POOL else "on a computer"
         return f"no worker is online: start one with 'trainctl worker' {place}"
@@ -81,6 +84,7 @@ def _reason(facts: Json, run: Json) -> str:
         return f"it is scheduled for {starts.astimezone():%Y-%m-%d %H:%M:%S}"
     if facts["limit"] is not None and facts["at_work"] >= facts["limit"]:
         return f"{facts['at_work']} of {facts['limit']} jobs that may run there at once run now"
+    # A run that a worker has taken, and is starting, is counted there itself.
     others = facts["at_work"] - (run["state"]["type"] == "PENDING")
     busy = f"; {others} run there now" if others > 0 else ""
     return f"a worker is online and takes it when it has room{busy}"

@@ -1,4 +1,4 @@
-"""Follow a job to its rest, from its mirror on this computer or from Prefect alone."""
+"""Follow a job until it is at rest, from its mirror on this computer or from Prefect alone."""
 
 from __future__ import annotations
 
@@ -63,6 +63,8 @@ def until_rest(client: LightClient, run_id: UUID, steps: Steps, screen: Display)
                 # The last metrics are published just before the state is set.
                 return show(client, run_id, steps, screen)
         except ApiUnreachable:
+            # A server that restarts, or a laptop that wakes up, must not end the view of a job
+            # that trains.
             if time.monotonic() - answered > PATIENCE_SECONDS:
                 raise
         time.sleep(POLL_SECONDS)

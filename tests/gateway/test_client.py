@@ -80,7 +80,7 @@ def test_a_job_is_found_by_id_beginning_end_and_name(client: LightClient, schedu
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("abc", "of an id at least 4 characters are taken"),
+        ("abc", "an id needs at least 4 characters"),
         ("", "There is no job ''"),
         ("../../etc", "There is no job"),
         ("zzzz", "There is no job 'zzzz'"),

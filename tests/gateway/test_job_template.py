@@ -96,7 +96,7 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path):
     path = tmp_path / "job.yaml"
     path.write_text("mine")
 
-    with pytest.raises(ConfigError, match=r"job\.yaml is there already.*--force"):
+    with pytest.raises(ConfigError, match=r"job\.yaml already exists.*--force"):
         write_template(path, force=False)
 
     assert path.read_text() == "mine"

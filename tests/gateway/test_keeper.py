@@ -1,4 +1,4 @@
-"""`trainctl check` says whether reconcile runs: without it nobody keeps the promises."""
+"""`trainctl check` says whether reconcile runs: without it, what died stays as it is."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def test_check_says_when_reconcile_ran_here_or_elsewhere_or_that_it_never_did(
     elsewhere = kept(trainctl)
 
     assert not never["ok"]
-    assert never["text"].startswith("has never run: nothing keeps the promises")
+    assert never["text"].startswith("has never run: nothing ends machines that are left over")
     assert "trainctl deploy" in never["text"]
-    assert "LATE    reconcile    has not run for 25 min: nothing keeps" in late.stdout
+    assert "LATE    reconcile    has not run for 25 min: nothing ends" in late.stdout
     assert late.returncode == 0  # which is about the credentials
     assert here["ok"]
     assert 0 <= here["seconds_ago"] < 60
