@@ -1,4 +1,4 @@
-"""The folder where this installation keeps what it has: nobody else can read it."""
+"""The folder where this installation keeps its files; only its owner can read it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ HOME_VARIABLE = "TRAINING_ORCHESTRATOR_HOME"
 
 
 def home() -> Path:
-    """Return the installation's folder, absolute, created when it is not there.
+    """Return the installation's folder as an absolute path; create it if it is missing.
 
     It is `$TRAINING_ORCHESTRATOR_HOME`, or `~/.training-orchestrator`.
 
@@ -24,7 +24,7 @@ def home() -> Path:
 
 
 def runs() -> Path:
-    """Return the folder of what the orchestrator itself notes about each run."""
+    """Return the folder of the orchestrator's own notes about each run."""
     return private_folder(home() / "runs")
 
 

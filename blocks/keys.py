@@ -18,7 +18,7 @@ class MachineKeys:
         """The host key pinned at the first connection, as in known_hosts; absent before."""
 
     def public_key(self) -> str:
-        """Return the public half as in authorized_keys, making the pair when there is none."""
+        """Return the public half as in authorized_keys, after making the pair if it is missing."""
         import asyncssh  # a third of a second, for those who need it
 
         private_folder(self._folder)

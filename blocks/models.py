@@ -1,4 +1,4 @@
-"""The nouns that providers and flows pass on: plain data, so that Prefect can store them."""
+"""The data that providers and flows exchange: plain values, so that Prefect can store them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Self
 
 
 class InstanceStatus(StrEnum):
-    """What a provider says of an instance, in one vocabulary for all providers."""
+    """What a provider says about an instance, in one vocabulary for all providers."""
 
     PROVISIONING = "provisioning"
     RUNNING = "running"
     STOPPING = "stopping"
     LOST = "lost"
-    """Taken back by the provider, or broken for good: of no use, and perhaps still billed."""
+    """Taken back by the provider, or broken for good: useless, and perhaps still billed."""
     GONE = "gone"
     UNKNOWN = "unknown"
 
     @classmethod
     def _missing_(cls, value: object) -> InstanceStatus:
-        """Turn a word that we do not know into `UNKNOWN`, which counts as billing."""
+        """Turn an unknown word into `UNKNOWN`, which counts as billing."""
         return cls.UNKNOWN
 
     @property
@@ -32,7 +32,7 @@ class InstanceStatus(StrEnum):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the provider says for certain that nothing runs there any more."""
+        """Whether the provider says for certain that nothing runs there now."""
         return self in {InstanceStatus.LOST, InstanceStatus.GONE}
 
 
@@ -77,7 +77,7 @@ class Offer(_Noun):
     """The provider's own name for this offer, where it has one."""
     host: str = ""
     """What is avoided for a while when a machine of this offer fails: the computer, or the kind
-    and place where the provider does not tell computers apart."""
+    and place if the provider does not distinguish computers."""
     spot: bool = False
     """Whether the provider may take it back."""
     gpu_type: str | None = None
@@ -125,7 +125,7 @@ class Instance(_Noun):
     id: str
     """The provider's own name for it."""
     name: str
-    """Our name for it, which tells the flow run and the attempt that own it."""
+    """Our name for it, which says which flow run and attempt own it."""
     status: InstanceStatus
     detail: str = ""
     """The provider's own words about the status."""

@@ -1,4 +1,4 @@
-"""Prefect's own client for the commands that change a job; `gateway.client` is for those that look."""
+"""Prefect's own client, for commands that change a job; `gateway.client` serves those that look."""
 
 from __future__ import annotations
 

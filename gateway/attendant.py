@@ -129,7 +129,7 @@ def _is_awaited(folder: Path) -> bool:
 
 
 def _machines(folder: Path) -> list[float]:
-    """Return, for each rented machine that a run still holds, the Unix time until which it is kept."""
+    """Return, for each rented machine that a run holds, the Unix time until which it is kept."""
     rows = (read_json(folder / "machines.json") or {}).get("machines") or []
     at_home = str(instances())
     return [

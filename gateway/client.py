@@ -152,7 +152,7 @@ class LightClient:
         return page
 
     def deployment(self, name: str) -> UUID | None:
-        """Return the id of the deployment FLOW/NAME, or None when there is none."""
+        """Return the id of the deployment FLOW/NAME, or None if it does not exist."""
         flow, _, own = name.partition("/")
         # The API would answer 422, or 404 for another path; no such deployment is what both mean.
         if not flow or not own or not name.isprintable():

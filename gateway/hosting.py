@@ -25,7 +25,7 @@ def work(pools: Sequence[str], limit: int | None) -> None:
     """Serve work pools until a signal ends it.
 
     Args:
-        pools: their names; all of ours when there is none.
+        pools: their names; empty: all of ours.
         limit: how many jobs may train on this computer at once; None: one per GPU, or one.
 
     Raises:

@@ -201,7 +201,7 @@ def link(run_id: UUID) -> str:
 
 
 def _steps(data: Any) -> dict[int, Record]:
-    """Return the rows of a metrics artifact by step; Prefect gives tables as they were or as text."""
+    """Return a metrics artifact's rows by step; Prefect returns tables as values or as text."""
     rows = json.loads(data) if isinstance(data, str) else data
     if not isinstance(rows, list):
         return {}

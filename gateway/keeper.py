@@ -1,4 +1,4 @@
-"""When reconcile last ran, on any computer: without it, machines and jobs that died stay as they are."""
+"""When reconcile last ran, on any computer: without it, whatever died stays as it is."""
 
 from __future__ import annotations
 

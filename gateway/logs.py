@@ -20,7 +20,7 @@ Write = Callable[[str], None]
 
 
 def mirror_of(run_id: UUID) -> Path | None:
-    """Return the log's mirror on this computer, or None when there is none."""
+    """Return the log's mirror on this computer, or None if it is not here."""
     path = runs() / str(run_id) / "train.log"
     return path if path.is_file() else None
 

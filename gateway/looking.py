@@ -49,8 +49,8 @@ def _show(client: LightClient, run_id: UUID, *, follow: bool) -> Exit:
         run = show(client, run_id, steps, screen)
     if message := jobs.message_of(run):
         say(printable(message))
-    # Without --follow the job may not have ended, and its state is no success or failure of the
-    # look.
+    # Without --follow the job may not have ended, and its state says nothing about the success of
+    # the look.
     return code_of_state(job_state(run)) if follow else Exit.OK
 
 

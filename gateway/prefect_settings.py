@@ -113,8 +113,8 @@ class PrefectSettings:
         for variables, place in ((self._environment, "the environment"), (self._dotenv, ".env")):
             if name in variables:
                 return variables[name], f"{name} in {place}"
-        # PREFECT_API_URL is `url` in the table `api` of a TOML file; old files have it flat, as
-        # `api_url`.
+        # PREFECT_API_URL is `url` in the table `api` of a TOML file; flat, as `api_url`, it is
+        # accepted too.
         section, _, field = name.removeprefix("PREFECT_").lower().partition("_")
         for table, file in (
             (_toml("prefect.toml"), "prefect.toml"),
@@ -171,7 +171,7 @@ def _cloud_ui(cloud: str) -> str:
 
 
 def _toml(path: str | Path, *tables: str) -> dict[str, Any]:
-    """Return a table of a TOML file; where there is none, an empty one.
+    """Return a table of a TOML file; an empty one if there is none.
 
     Raises:
         ConfigError: the file is not TOML; Prefect refuses it too.

@@ -154,7 +154,7 @@ def as_words(facts: dict[str, Any]) -> list[str]:
 
 
 def stop() -> Server | None:
-    """Stop the server that was started here; return it, or None when there is none.
+    """Stop the server that was started here; return it, or None if none runs.
 
     Raises:
         ApiUnreachable: it does not end.
@@ -181,7 +181,7 @@ def _spawn(port: int) -> Server:
     environment = {
         name: value
         for name, value in os.environ.items()
-        # With a URL set, parts of the server would talk to that API instead of their own.
+        # Else the pages of our server would talk to that API: PREFECT_UI_API_URL defaults to it.
         if name not in {"PREFECT_API_URL", "PREFECT_API_KEY"}
     }
     # Prefect reports the use of a server to its maker unless this is off; a user may turn it on.

@@ -13,7 +13,7 @@ ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Told(BaseException):
-    """The process was told to end, by a signal; like KeyboardInterrupt, no error."""
+    """A signal asked this process to end; like KeyboardInterrupt, not an error."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""What a machine is to the orchestrator: six verbs, the same near and far.
+"""What the orchestrator asks of a machine: six verbs, the same near and far.
 
 Paths on the machine are absolute and given as text; local paths are `Path`. No verb goes through
 a shell. Everything a job needs beyond the verbs is built on them here, once.
@@ -107,7 +107,7 @@ class Machine(ABC):
 
     @abstractmethod
     async def upload(self, local: Path, remote: str) -> Transfer:
-        """Put a file on the machine; what is said of `download` holds the other way round."""
+        """Put a file on the machine; `download` with the directions exchanged."""
 
     @abstractmethod
     async def download(self, remote: str, local: Path, *, limit: int | None = None) -> Transfer:
@@ -153,7 +153,7 @@ class Machine(ABC):
         """End the connection; what was started goes on. Closing twice is fine."""
 
     async def read(self, path: str) -> bytes | None:
-        """Return a small file, or None when there is none."""
+        """Return the content of a small file, or None if it does not exist."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
             try:
@@ -179,7 +179,7 @@ class Machine(ABC):
             raise OrchestratorError(f"{path} cannot be replaced: {result.stderr.strip()}.")
 
     async def listing(self, path: str) -> list[str]:
-        """Return the sorted names in a folder; none when there is no such folder."""
+        """Return the sorted names in a folder; an empty list if it does not exist."""
         result = await self.run(["ls", "-1A", "--", path])
         return sorted(result.stdout.splitlines())
 

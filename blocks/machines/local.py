@@ -75,7 +75,8 @@ class LocalMachine(Machine):
 
     @override
     async def read(self, path: str) -> bytes | None:
-        # Without a synced copy, which would wait for the disk while a checkpoint is written.
+        # Not by `download`, whose synced copy would wait for the disk while a checkpoint is
+        # written.
         with suppress(FileNotFoundError):
             return await asyncio.to_thread(Path(path).read_bytes)
         return None
@@ -93,8 +94,8 @@ class LocalMachine(Machine):
             output, failed = Path(folder) / "output", Path(folder) / "failed"
             output.touch()
             writer = LineWriter(log)
-            # Through a file because ShellOperation gives up on bytes that are not UTF-8, and
-            # because a file keeps nobody waiting that a background process holds it open.
+            # Through a file, because ShellOperation gives up on bytes that are not UTF-8, and
+            # because a background process that holds a pipe open would keep us waiting for its end.
             script = setup_script(lines, output=f">{shlex.quote(str(output))}", failed=f">{failed}")
             try:
                 async with TaskScope() as scope:
@@ -153,7 +154,7 @@ async def _run_script(script: list[str], env: Mapping[str, str] | None, cwd: str
             with suppress(RuntimeError):
                 await process.await_for_completion()
         finally:
-            # Closing the operation asks the group to end and waits; one may not listen.
+            # Closing the operation asks the group to end and waits for it; a group may ignore that.
             kill_group(process.pid)
     # None would mean that it still runs, which the lines above exclude.
     return process.return_code or 0

@@ -1,4 +1,4 @@
-# Whether somebody works in the job directory $1: its supervisor and its trainer hold the lock.
+# Whether a process works in the job directory $1: supervisor and trainer hold its lock.
 occupied() {
     [ -f "$1/.lock" ] || return 1
     if command -v flock >/dev/null 2>&1; then

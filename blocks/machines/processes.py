@@ -18,7 +18,7 @@ CLOSE_SECONDS = 1.0  # for the outputs to close after the group was killed
 
 
 class _Capture(asyncio.SubprocessProtocol):
-    """Keeps the end of each output, and tells the exit apart from the end of the outputs.
+    """Keeps the end of each output, and reports the exit apart from the end of the outputs.
 
     asyncio's own `Process.wait` waits for both in Python 3.11 and 3.12, so that a grandchild
     with an inherited output would keep it waiting.
@@ -62,7 +62,8 @@ async def run_captured(
     )
     try:
         async with asyncio.timeout(timeout):
-            # Shielded: a process that starts while we are cancelled must be known to be ended.
+            # Shielded: a process that starts while we are being cancelled must be known, to be
+            # ended.
             transport, _ = await asyncio.shield(spawning)
             await output.exited.wait()
     # TimeoutError is an OSError: without this clause a command that takes too long would be
@@ -86,7 +87,7 @@ async def _end(
 ) -> None:
     """Kill what is left of the group and close the pipes.
 
-    The spawning is waited for and not cancelled: what it started could not be found any more.
+    The spawning is awaited and not cancelled: otherwise what it started could not be found.
     """
     # It may have failed to start, and then there is nothing to kill.
     [outcome] = await asyncio.gather(spawning, return_exceptions=True)
@@ -121,8 +122,8 @@ def start_detached(
         raise DependencyError(
             f"{command[0]} cannot be started: {error.strerror}: {error.filename!r}."
         ) from error
-    # While this process lives it is the parent: somebody must take the exit code, or the dead
-    # process stays in the table and looks alive.
+    # While this process lives it is the parent and must collect the exit code: otherwise the dead
+    # process stays in the table as a zombie and looks alive.
     threading.Thread(target=process.wait, name=f"reap {process.pid}", daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""The dead-man switch of a rented machine: it ends itself when nobody renews its lease.
+"""The dead-man switch of a rented machine: it ends itself when its lease is not renewed.
 
 When all our processes are gone, or the network is, only the machine itself can stop its bill. A
 script of POSIX sh on it, `sentinel.sh`, watches these files of the base folder:

@@ -1,4 +1,4 @@
-# Ends this machine when nobody renews its lease any more; see sentinel.py. POSIX sh.
+# Ends this machine when its lease is no longer renewed; see sentinel.py. POSIX sh.
 #
 #     sh sentinel.sh BASE MARK GRACE_SECONDS AGAIN_SECONDS
 #
@@ -14,7 +14,7 @@ printf '%s %s\n' "$$" "$mark" >"$base/sentinel.pid.$$" || exit 1
 mv -f "$base/sentinel.pid.$$" "$base/sentinel.pid" || exit 1
 
 # The one that the file names is the sentinel, so a newer one takes over by writing it. Without
-# the file we stay: who deletes our folder does not stop the bill.
+# the file we stay: deleting our folder does not stop the bill.
 replaced() {
     read -r owner _ 2>/dev/null <"$base/sentinel.pid" || return 1
     [ "$owner" != "$$" ]
@@ -30,7 +30,7 @@ count() {
     watched=$((watched + passed))
 }
 
-# The change time tells every touch apart, whatever the clock says. The leases of the jobs count
+# The change time shows every touch, whatever the clock says. The leases of the jobs count
 # too: on a machine that is shared, another run's may be the longer one.
 leases() {
     stat -c '%n %i %z' "$base/lease" "$base"/jobs/*/lease 2>/dev/null
@@ -51,7 +51,7 @@ longest_term() {
     [ "$nap" -le 15 ] || nap=15
 }
 
-# A wish to stop or pause that is there already is left as it is.
+# An earlier request to stop or to pause is left as it is.
 ask_to_stop() {
     wanted='"desired"[[:space:]]*:[[:space:]]*"(stop|pause)"'
     grep -Eq "$wanted" "$1/control.json" 2>/dev/null && return
@@ -60,7 +60,7 @@ ask_to_stop() {
         mv -f "$1/.control.json.$$" "$1/control.json"
 }
 
-# Asks every job that somebody works on; false when there is none, or all came to rest.
+# Asks every job that is being worked on; false when there is none, or all came to rest.
 busy() {
     working=1
     for job in "$base"/jobs/*; do
@@ -73,8 +73,8 @@ busy() {
 }
 
 # A session over SSH lacks what a container was started with, such as the key by which it may end
-# itself; its first process has it. `export` is no command: nothing of it shows in a list of
-# processes.
+# itself; its first process has it. `export` is built into the shell, so nothing of it shows in a
+# list of processes.
 borrow_environment() {
     while IFS= read -r entry; do
         variable=${entry%%=*}

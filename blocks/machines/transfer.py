@@ -1,4 +1,4 @@
-"""Putting a file together so that it arrives whole or not at all, and goes on where it was cut."""
+"""Putting a file together so that it arrives whole or not at all, and resumes where it was cut."""
 
 from __future__ import annotations
 

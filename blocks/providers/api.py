@@ -159,7 +159,7 @@ class Api:
                 self.observe(answer)
                 return answer
             # A create may have succeeded although its answer was lost; sending it again could hire
-            # a second machine, and nobody would look for the first.
+            # a second machine, and the first would be forgotten.
             if once and sent:
                 raise Unanswered(
                     f"{self._host()} gave no usable answer to {method} {path}: {trouble}."
@@ -198,7 +198,7 @@ class Api:
             # A task of another loop may never go on: asyncio.run ends its loop with the command.
             and task.get_loop() is asyncio.get_running_loop()
             and (not task.done() or now - since <= seconds)
-            # A failure is not kept: whoever asks next gets a try of their own.
+            # A failure is not kept: the next caller gets a try of its own.
             and not (task.done() and (task.cancelled() or task.exception()))
         )
         if not usable or task is None:

@@ -21,7 +21,7 @@ async def settled(
     Args:
         find: asks the provider anew, every time.
         seconds: how long a fresh instance may be missing from the list; only a look after that
-            proves that there is none.
+            proves that it does not exist.
         error: what was raised in place of the answer.
 
     Raises:

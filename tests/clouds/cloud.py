@@ -1,6 +1,6 @@
 """What the local clouds share: a server, an account's instances, and trouble on demand.
 
-A cloud is a subclass with routes. It says what its provider says, no better; behind every
+A cloud is a subclass with routes. It says what its provider says and no more; behind every
 instance is a real sshd, which is all that a booted machine is to a caller.
 """
 
@@ -32,13 +32,13 @@ from tests.clouds.serving import Server, Wire
 
 @dataclass
 class Logged:
-    """A request as it was met; credentials are not kept."""
+    """A request as it arrived, without its credentials."""
 
     method: str
     path: str
     query: str
     status: int = 0
-    """0: there is no answer, or none yet."""
+    """0: it has not been answered, or never will be."""
 
 
 class Cloud:
@@ -64,7 +64,7 @@ class Cloud:
         """Every instance there ever was, by its id, the oldest first."""
         self.machines: dict[str, SshdMachine] = {}
         self.made: list[SshdMachine] = []
-        """Every machine there ever was."""
+        """Every machine that ever existed."""
         self.requests: list[Logged] = []
         self.errors: list[str] = []
         """What went wrong in the cloud itself; a test may want it to be empty."""
@@ -85,9 +85,9 @@ class Cloud:
         """Seconds between running, as the provider says, and sshd."""
         self.sshd_never = False
         self.crash_loop = False
-        """The machine falls again and again and runs, as the provider says."""
+        """The machine keeps crashing while the provider says that it runs."""
         self.bad_key: float | None = None
-        """Seconds from sshd to the day when the key is known there; `math.inf`: never."""
+        """Seconds from the start of sshd until it accepts the key; `math.inf`: never."""
         self.no_capacity: bool | Collection[str] = False
         """Which offers are sold out when they are ordered; True: all."""
         self.stock: int | None = None
@@ -102,11 +102,11 @@ class Cloud:
         self.terminate_refuses = 0
         """How often a terminate is refused from now on."""
         self.terminate_ignored = 0
-        """How often it is accepted and nothing comes of it."""
+        """How often a terminate is accepted from now on without any effect."""
         self.profile = Profile()
-        """What is on its machines, but for their GPUs."""
+        """What is on its machines, apart from their GPUs."""
         self.doors: list[tuple[int, int]] = []
-        """(port that is told, port of sshd) of the next machines, which are behind a proxy."""
+        """(port that is reported, port of sshd) of the next machines, which are behind a proxy."""
 
         app = Starlette(routes=self.routes())
         self._wire = Wire(app, self)
@@ -165,7 +165,7 @@ class Cloud:
         self.stop()
 
     def preempt(self, id: str) -> None:
-        """Take an instance back, as the provider does: it stays in the account, of no use."""
+        """Take an instance back, as the provider does: it stays in the account, but is useless."""
         self.account[id].status = self.lost_word
         self._end(self.account[id])
 
@@ -204,7 +204,7 @@ class Cloud:
         return [r for r in reversed(self.all) if not r.gone and r.created <= latest]
 
     def word(self, rented: Rented) -> str:
-        """Return the status to tell."""
+        """Return the status to report."""
         return self.unknown_status or rented.status
 
     def sold_out(self, *names: str) -> bool:
@@ -221,7 +221,7 @@ class Cloud:
         return key.strip() if scheme.lower() == "bearer" else ""
 
     def rent(self, rented: Rented) -> Rented:
-        """Put an instance into the account and let it boot."""
+        """Add an instance to the account and boot it."""
         if self.doors:
             rented.port, rented.sshd_port = self.doors.pop(0)
         self.account[rented.id] = rented
@@ -229,7 +229,7 @@ class Cloud:
         return rented
 
     def boot(self, rented: Rented) -> None:
-        """Let an instance go through its states; its status is the first at once."""
+        """Take an instance through its states; it has the first one at once."""
         rented.status, rented.ended = self.states[0][0], None
         task = asyncio.get_running_loop().create_task(live(self, rented))
         self._boots.add(task)
@@ -241,12 +241,12 @@ class Cloud:
         return self.terminate_refuses >= 0
 
     def ignores(self) -> bool:
-        """Return whether nothing comes of this terminate, and count it."""
+        """Return whether this terminate has no effect, and count it."""
         self.terminate_ignored -= 1
         return self.terminate_ignored >= 0
 
     async def end(self, rented: Rented, status: str = "", *, gone: bool = False) -> None:
-        """Stop the bill and kill the machine; then let the account say so, or forget it."""
+        """Stop the bill and kill the machine; then show that in the account, or forget the machine."""
         rented.ended = rented.ended or time.time()
         await asyncio.to_thread(self._end, rented)
         rented.status = status or rented.status
@@ -267,5 +267,5 @@ class Cloud:
             self.errors.append(f"boot: {error!r}")
 
     async def power_off(self, rented: Rented) -> None:
-        """Let happen what happens at this provider when a machine shuts itself down."""
+        """Do what this provider does when a machine shuts itself down."""
         await self.end(rented, self.lost_word)

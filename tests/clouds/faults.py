@@ -14,18 +14,18 @@ Kind = Literal[
     "truncated",  # answer well, and cut the JSON in the middle
     "empty",  # answer well, without a body
     "drop",  # close the connection without an answer
-    "silence",  # say nothing for so many seconds, then close the connection
+    "silence",  # say nothing for `seconds`, then close the connection
     "commit_then_status",  # do what is asked, then answer this status and body
     "commit_then_drop",  # do what is asked, then close the connection
     "commit_then_silence",  # do what is asked, then say nothing
-    "delay",  # answer well, after so many seconds
-    "drip",  # do what is asked, then send blanks, one after the other, for so many seconds
+    "delay",  # answer well, after `seconds`
+    "drip",  # do what is asked, then send blanks, one after the other, for `seconds`
 ]
 
 
 @dataclass(kw_only=True)
 class Fault:
-    """One kind of trouble for the next so many requests that match."""
+    """One kind of trouble, for a number of requests that match."""
 
     kind: Kind
     method: str = ""
@@ -33,7 +33,7 @@ class Fault:
     path: str = ""
     """A regular expression that is searched for in the path."""
     times: float = 1
-    """How many requests it meets; `math.inf`: all."""
+    """How many requests it affects; `math.inf`: all."""
     status: int = 500
     body: Any = None
     """JSON value, or text that is sent as it is."""
@@ -59,12 +59,12 @@ class Faults:
         self._lock = threading.Lock()
 
     def add(self, *faults: Fault) -> None:
-        """Let these happen."""
+        """Make these troubles happen."""
         with self._lock:
             self._waiting += faults
 
     def clear(self) -> None:
-        """Let nothing more happen."""
+        """Make no more trouble."""
         with self._lock:
             self._waiting.clear()
 

@@ -1,6 +1,6 @@
 """A small server that speaks the Hub's upload API as huggingface_hub 2.4 uses it.
 
-Large files come by Xet (xorbs of chunks, and shards that tell which chunks make a file) or by LFS.
+Large files come by Xet (xorbs of chunks, and shards that say which chunks make a file) or by LFS.
 A commit that names a large file whose bytes never came is refused, as the Hub does.
 """
 

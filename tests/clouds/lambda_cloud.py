@@ -1,4 +1,4 @@
-"""Lambda Cloud's REST API, as its OpenAPI document 1.10.0 and those who use it describe it."""
+"""Lambda Cloud's REST API, as its OpenAPI document 1.10.0 and its users describe it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class LambdaCloud(Cloud):
         return self.bearer(request)
 
     def _forget(self) -> None:
-        """Let go of what was terminated long enough ago."""
+        """Forget what was terminated long enough ago."""
         for rented in self.all:
             if rented.status == "terminating" and time.time() >= rented.facts["gone_at"]:
                 rented.gone = True

@@ -36,7 +36,7 @@ class Profile:
     """What is on a machine when it is handed over."""
 
     gpus: tuple[str, ...] = ()
-    """The lines that its `nvidia-smi --query-gpu` answers with; without any there is none."""
+    """The lines that its `nvidia-smi --query-gpu` prints; without any, it has no nvidia-smi."""
     python: bool = True
     """Whether the Python of these tests, with torch, is on its PATH: a warm image."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class SshdMachine:
         self._furnish(profile or Profile())
 
     def start(self) -> None:
-        """Let sshd listen; return when it does."""
+        """Start sshd; return once it listens."""
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as its own service would
         log = (self._folder / "sshd.log").open("ab")
@@ -115,7 +115,7 @@ class SshdMachine:
             time.sleep(0.01)
 
     def authorize(self, public_key: str) -> None:
-        """Let the owner of a key log in from now on."""
+        """Accept a key for logins from now on."""
         with self._authorized.open("a") as stream:
             stream.write(public_key.strip() + "\n")
 
@@ -179,7 +179,7 @@ class SshdMachine:
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on, and that no outgoing connection will be given.
+    """Return a port that no process listens on, and that no outgoing connection will be given.
 
     It is bound later, so it must stay free until then.
     """

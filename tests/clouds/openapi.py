@@ -1,4 +1,4 @@
-"""Whether a cloud speaks as the provider's OpenAPI document says; only where OPENAPI_DIR is set."""
+"""Whether a cloud keeps to the provider's OpenAPI document; only where OPENAPI_DIR is set."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Contract:
 
 
 def _schema(part: Mapping[str, Any]) -> Any:
-    """Return the schema of a JSON body, None when there is none."""
+    """Return the schema of a JSON body, or None if it has none."""
     for kind, content in part.get("content", {}).items():
         if "json" in kind:
             return content.get("schema")

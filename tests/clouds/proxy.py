@@ -41,7 +41,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Drop everything and listen no more."""
+        """Drop all connections and stop listening."""
         if self._server:
             self._server.close()
         self.cut()
@@ -64,7 +64,7 @@ class Proxy:
         self._accepting = True
 
     def freeze(self) -> None:
-        """Let no byte through and close nothing: a partition. TCP keeps what was sent."""
+        """Hold every byte back and close nothing: a partition. TCP keeps what was sent."""
         self._flowing.clear()
 
     def thaw(self) -> None:

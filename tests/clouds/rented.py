@@ -34,11 +34,11 @@ class Rented:
     public_keys: Sequence[str]
     profile: Profile
     facts: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the subclass keeps of it."""
+    """Anything else that the subclass keeps about it."""
     key: str = field(default_factory=lambda: secrets.token_hex(16))
     """A key that may do no more than end this very instance."""
     port: int = field(default_factory=free_port)
-    """Where it is reached, as the provider tells."""
+    """Where it is reached, as the provider says."""
     sshd_port: int = 0
     """Where its sshd listens when something is between; 0: at `port`."""
     address: str = "127.0.0.1"
@@ -46,7 +46,7 @@ class Rented:
     started: float | None = None
     """When it first said that it runs."""
     ended: float | None = None
-    """When it stopped to bill."""
+    """When it stopped being billed."""
     gone: bool = False
     """Whether the account no longer knows it."""
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -85,7 +85,7 @@ async def live(cloud: Cloud, rented: Rented) -> None:
 
 
 def _start(rented: Rented, machine: SshdMachine) -> None:
-    """Let sshd listen, unless the instance ended meanwhile."""
+    """Start sshd, unless the instance ended meanwhile."""
     with rented.lock:
         if rented.ended is None:
             machine.start()
@@ -106,7 +106,7 @@ def _make(cloud: Cloud, rented: Rented) -> SshdMachine:
 
 
 async def _pass(cloud: Cloud, rented: Rented, seconds: float) -> None:
-    """Let time pass, unless the instance ends meanwhile; it stands still under `never_boot`."""
+    """Wait, unless the instance ends meanwhile; under `never_boot` time stands still."""
     until = time.monotonic() + seconds
     while rented.ended is None:
         left = until - time.monotonic()

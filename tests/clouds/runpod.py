@@ -123,7 +123,7 @@ class RunPodCloud(Cloud):
         return bool(mine) and request.url.path.startswith(f"/v2/pods/{mine[0].id}")
 
     def _limited(self) -> Response | None:
-        """Count a call; the refusal tells the time of the shortest empty window only."""
+        """Count a call; a refusal names only the time of the shortest window that is used up."""
         now = time.monotonic()
         for name, (_, seconds) in self.quotas.items():
             since, used = self._windows.get(name, (now, 0))

@@ -18,7 +18,7 @@ class Gpu:
     name: str
     memory: int
     mib: int
-    """As its nvidia-smi tells."""
+    """As its nvidia-smi prints it."""
     secure: float | None
     community: float | None
     stock: Mapping[str, str] = field(default_factory=dict)
@@ -178,7 +178,7 @@ def cpu_json(cpu: Cpu, *, stock: bool) -> dict[str, Any]:
 
 
 def _stock(stock: Mapping[str, str]) -> dict[str, Any]:
-    """Return the best level, and the data centres when there are any with some."""
+    """Return the best level, and the data centres that have some."""
     best = max(stock.values(), key=LEVELS.index, default="NONE")
     places = [{"id": id, "name": id, "availability": level} for id, level in stock.items()]
     return {"availability": best, **({"dataCenters": places} if best != "NONE" else {})}

@@ -60,7 +60,7 @@ def _container(asked: CreatePod) -> dict[str, Any]:
 
 
 def _proxy(pod: Rented) -> Any:
-    """Return the way that everybody meets first, and that can do nothing but a shell."""
+    """Return the way in that the console shows first, and that offers nothing but a shell."""
     if pod.status == "EXITED":
         return None
     return _endpoint("ssh.runpod.io", 22, f"{pod.id}-{pod.key[:8]}")

@@ -75,13 +75,13 @@ class CreatePod(Closed):
         return (price or 0.0) * (self.gpu.count if self.gpu else 0)
 
     def nvidia_smi(self, kind: Gpu | Cpu) -> tuple[str, ...]:
-        """Return what nvidia-smi tells of each GPU of the pod."""
+        """Return what nvidia-smi says about each GPU of the pod."""
         if isinstance(kind, Cpu) or self.gpu is None:
             return ()
         return (f"{kind.id}, {kind.mib}",) * self.gpu.count
 
     def shape(self) -> dict[str, Any]:
-        """Return the field of a pod that tells what it has."""
+        """Return the field of a pod that says what it has."""
         if self.gpu:
             count = self.gpu.count
             return {

@@ -155,7 +155,7 @@ class _Uvicorn(uvicorn.Server):
             server.close()
         for connection in list(self.server_state.connections):
             connection.transport.abort()
-        if tasks := list(self.server_state.tasks):  # they see that nobody listens any more
+        if tasks := list(self.server_state.tasks):  # they notice that the server has closed
             await asyncio.wait(tasks, timeout=30)
 
 

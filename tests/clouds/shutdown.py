@@ -8,7 +8,7 @@ PROGRAMS = ("halt", "poweroff", "reboot", "shutdown")
 
 
 def install_shutdown(folder: Path) -> Path:
-    """Put harmless ones first on the PATH of a machine; return the file that tells of their use.
+    """Put harmless ones first on the PATH of a machine; return the file in which they note their use.
 
     Args:
         folder: of the machine, as `SshdMachine` has it.

@@ -1,4 +1,4 @@
-"""Vast.ai's REST API, as its documents and those who use it describe it."""
+"""Vast.ai's REST API, as its documents and its users describe it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class VastCloud(Cloud):
         self.contract = _Contract(*self.openapi)
         self.asks = catalog()
         self.account_keys: list[str] = []
-        """What every new instance lets in."""
+        """The keys that every new instance accepts."""
         self.rates = Spacing()
         self.plain_429 = False
         """A call that comes too early is refused in plain text; else in JSON."""
@@ -207,7 +207,7 @@ class VastCloud(Cloud):
         )
 
     def _start_up(self, rented: Rented) -> None:
-        """Run what a container was given to run, and let in whom it lets in then."""
+        """Run the container's onstart script; from then on it accepts the keys that this adds."""
         home = self.folder / rented.id / "home"
         home.mkdir(parents=True)
         script = rented.facts["asked"].get("onstart", "") if self.onstart_works else ""

@@ -30,7 +30,7 @@ class Ask:
     id: int
     gpu_name: str
     gpu_ram: int
-    """MB, as nvidia-smi tells it in MiB."""
+    """MB, with the number that nvidia-smi prints for MiB."""
     price: float
     """USD per hour without the disk."""
     min_bid: float
@@ -126,7 +126,7 @@ def search(asks: Mapping[int, Ask], query: Mapping[str, Any]) -> list[dict[str, 
     """Return the rows that a query finds, 64 at most.
 
     Raises:
-        ValueError: it filters by what is no column, or in no known way.
+        ValueError: it filters by an unknown column, or with an unknown operator.
     """
     bid = {"on-demand": False, "ondemand": False, "bid": True}[query.get("type", "on-demand")]
     disk = float(query.get("allocated_storage", 5.0))

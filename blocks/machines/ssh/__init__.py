@@ -178,8 +178,8 @@ class SshMachine(Machine):
         self, script: str, name: str, take: Callable[[bytes], None]
     ) -> tuple[int, str]:
         """Run a script that must not be repeated; return its exit code and standard error."""
-        # Opening may be repeated and running may not: once the script is sent, nobody knows how
-        # much of it ran before a cut.
+        # Opening may be repeated and running may not: once the script is sent, there is no telling
+        # how much of it ran before a cut.
         channel = await self._connections.persist(partial(self._connections.open, script))
         try:
             exit_code = await _take_output(channel, take)
@@ -193,7 +193,7 @@ class SshMachine(Machine):
 
     async def _read(self, path: str, patience: Patience) -> bytes | None:
         content = bytearray()
-        # One byte more than allowed tells a file that is too long from one that just fits.
+        # One byte more than allowed shows whether a file is too long or just fits.
         channel = await self._connections.open(ssh_script.read(path, SMALL_FILE + 1), patience)
         try:
             while chunk := await channel.read(TAKE):

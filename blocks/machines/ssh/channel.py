@@ -22,7 +22,7 @@ class Cut(Exception):
 
 
 class Channel(asyncssh.SSHClientSession[bytes]):
-    """Takes in at most about `hold` bytes that nobody has read yet."""
+    """Takes in at most about `hold` bytes ahead of its reader."""
 
     def __init__(self, hold: int, on_close: Callable[[], None]) -> None:
         self.stderr = Tail()
@@ -96,7 +96,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         return self.exit_code
 
     async def drain(self, take: Callable[[bytes], None]) -> None:
-        """Take the rest of the output, until it has ended or nothing comes any more.
+        """Take the rest of the output, until it has ended or nothing more comes.
 
         A process that left the command's group may hold the output open for ever.
         """

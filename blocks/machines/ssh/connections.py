@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 CONNECT_SECONDS = 15.0
 KEEPALIVE_SECONDS = 10  # between two signs of life; the connection is cut when three are missing
 KEEPALIVE_MISSES = 3
-# sshd allows ten sessions per connection by default: https://man.openbsd.org/sshd_config#MaxSessions
+# sshd allows ten sessions per connection: https://man.openbsd.org/sshd_config#MaxSessions
 CHANNELS = 8
 PACKET = 256 << 10  # bytes at most; the 32 KiB that asyncssh asks for by default cost more CPU
 WINDOW = 2 << 20  # bytes that may be under way
@@ -79,7 +79,7 @@ class Patience:
             ConnectionLost: it has been long enough.
         """
         now = asyncio.get_running_loop().time()
-        # From when the attempt began and not from its failure: an attempt that nobody answers uses
+        # From when the attempt began and not from its failure: one that is never answered uses
         # up patience too.
         self._failing_since = self._failing_since or self._opening_since or now
         pause = self._pause * random.uniform(0.5, 1)  # noqa: S311 - spreads retries
@@ -184,7 +184,7 @@ class Connections:
             )
         except (OSError, asyncssh.Error) as error:
             link.retired = True  # nothing new is opened on it, whatever is wrong
-            if not made:  # otherwise the channel itself tells that it is closed
+            if not made:  # otherwise the channel reports its own end
                 self._release(link)
             raise Cut(error) from error
         return channel
@@ -209,7 +209,7 @@ class Connections:
     def _connected(self, connecting: asyncio.Task[None]) -> None:
         self._connecting = None
         if not connecting.cancelled():
-            connecting.exception()  # else asyncio logs it as never retrieved where all waiters gave up
+            connecting.exception()  # else asyncio logs it as never retrieved if all waiters gave up
 
     def _release(self, link: _Link) -> None:
         link.used -= 1

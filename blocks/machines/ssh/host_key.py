@@ -1,4 +1,4 @@
-"""The host key of a machine: pinned at first sight, compared for ever after."""
+"""The host key of a machine: pinned at the first connection, compared at every later one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class HostKeyPin:
             fresh.unlink()
 
     def changed(self, pinned: asyncssh.SSHKey, shown: asyncssh.SSHKey) -> HostKeyChanged:
-        """Return the error that tells both keys apart."""
+        """Return the error that names both keys."""
         return HostKeyChanged(
             f"The host key of {self._host} is {shown.get_fingerprint()}, not "
             f"{pinned.get_fingerprint()} as pinned in {self.path}."

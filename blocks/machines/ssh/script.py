@@ -25,8 +25,8 @@ _TOOLS = "__setsid=$(command -v setsid); __sh=$(command -v sh); "  # before PATH
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # First a watcher that kills the whole group, itself included, as soon as the connection's side of
-# descriptor 3 is closed: by us when the command has ended or must end, by sshd when the
-# connection drops. It is nobody's child, so that the command meets no child that it did not make.
+# descriptor 3 is closed: by us when the command has ended or must end, by sshd when the connection
+# drops. It is orphaned on purpose, so that the command has no child that it did not start.
 _GUARD = "( { read -r _ <&3; kill -9 -$$; } >/dev/null 2>&1 & ); "
 _RUN_GUARDED = "exec 2>&4 4>&-; " + _GUARD + 'exec "$@" 3<&-'
 
@@ -156,7 +156,7 @@ def _words(command: Sequence[str]) -> str:
 
 
 def _plain(file: str) -> str:
-    """End with a code of its own where there is no plain file; a device may never end."""
+    """End with an exit code of its own if it is not a plain file; a device might never end."""
     return f"[ -f {file} ] || {{ [ -e {file} ] && exit {NOT_PLAIN}; exit {MISSING}; }}; "
 
 

@@ -32,7 +32,7 @@ async def download(
     """Fetch a file as `Machine.download` promises.
 
     Raises:
-        IntegrityError: it is no plain file, it is longer than `limit`, or it keeps changing.
+        IntegrityError: it is not a plain file, it is longer than `limit`, or it keeps changing.
     """
     for _ in range(2):
         try:
@@ -208,7 +208,7 @@ class _Upload:
     async def _compare(self, channel: Channel, digest: str, size: int) -> None:
         line = await _read_line(channel)
         code = await channel.wait()
-        # cat fails for other reasons too; only its own words tell a full disk from them.
+        # cat fails for other reasons too, and only its message shows that the disk is full.
         if code == ssh_script.FULL and "rror: No space" not in channel.stderr.text():
             raise _refused(self._remote, "written", channel)
         if code == ssh_script.FULL:

@@ -152,7 +152,7 @@ def instance_of(row: Mapping[str, Any]) -> Instance | None:
     """
     try:
         return _instance(_Pod.model_validate(row))
-    # Kept and not dropped: a row that is passed over would be a machine that nobody ends.
+    # Kept and not dropped: a row that is passed over would be a machine that never ends.
     except ValidationError:
         id, name = row.get("id"), row.get("name")
     if not isinstance(id, str):
@@ -212,7 +212,7 @@ def rows_of(answer: Answer, name: str) -> list[dict[str, Any]]:
 
 
 def is_absent(answer: Answer) -> bool:
-    """Whether RunPod says that there is no such pod; a 404 of a wrong address says something else."""
+    """Whether RunPod says that there is no such pod; a 404 for a wrong path reads differently."""
     return (
         answer.status == 404
         and re.search(r"\b(pod|resource) not found", _words(answer)) is not None

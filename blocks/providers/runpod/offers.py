@@ -29,7 +29,7 @@ def gpu_offers(
     """Return pods with GPUs, cheapest first.
 
     Raises:
-        CapacityError: there is none that fits.
+        CapacityError: nothing fits.
     """
     count = resources.gpu_count or 1
     fitting = [
@@ -52,7 +52,7 @@ def cpu_offers(
     """Return pods without GPU, cheapest first.
 
     Raises:
-        CapacityError: there is none that fits.
+        CapacityError: nothing fits.
     """
     fitting = [
         (cpu, vcpus)

@@ -134,7 +134,7 @@ class SshHost(Provider):
         # instance; a second one would train the same job twice.
         if noted and noted != host and (instance := await self._recorded(noted, name)):
             return instance
-        # Before the directory is made: if the answer is lost, `find` must know which host to wait for.
+        # Before the directory is made: if the answer is lost, `find` must know which host to ask.
         note_host(name, host)
         try:
             if instance := await self._recorded(host, name):
@@ -229,7 +229,7 @@ class SshHost(Provider):
     async def _survey(
         self, hosts: Sequence[Host]
     ) -> tuple[list[HostSurvey], dict[Host, OrchestratorError]]:
-        """Ask all hosts at once what they have; return their answers, and the errors of the others."""
+        """Ask all hosts at once what they have; return the answers and the errors."""
         usable_key(self.private_key)  # raises here once; per host it would look like their fault
 
         async def survey(host: Host) -> HostSurvey:

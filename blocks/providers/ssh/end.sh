@@ -1,4 +1,4 @@
-# Ends whoever works in a job directory of this host and removes it; follows occupied.sh.
+# Ends the processes in a job directory of this host and removes it; follows occupied.sh.
 # $1: its name, $2: seconds from SIGTERM to SIGKILL, $3: seconds for SIGKILL to work
 name=$1
 case $name in '' | *[!a-z0-9-]*) exit 64 ;; esac
@@ -17,7 +17,7 @@ occupants() {
     done
 }
 
-# The whole group where the process leads one: who was started from a script shares its group.
+# The whole group if the process leads one; a process that a script started shares its group.
 signal() {
     group=$(sed 's/.*) //' "/proc/$2/stat" 2>/dev/null | cut -d ' ' -f 3)
     if [ "$group" = "$2" ]; then

@@ -81,7 +81,7 @@ def usable_key(given: Path | None) -> Path:
     """Return the file of the private key: the one given, else of SSH_KEY_FILE, else in ~/.ssh.
 
     Raises:
-        CredentialsError: there is none, or it cannot be used; naming the file and where to set it.
+        CredentialsError: there is no key, or it cannot be used; names the file and where to set it.
     """
     chosen = given or os.environ.get(KEY_VARIABLE)
     if not chosen:
@@ -167,7 +167,7 @@ def _rank(algorithm: str) -> int:
 
 
 def _is_ipv6(text: str | None) -> bool:
-    """Whether a text is an IPv6 address, or there is none to check."""
+    """Whether a text is an IPv6 address; None, where there is nothing to check, passes."""
     try:
         return text is None or bool(ipaddress.IPv6Address(text))
     except ValueError:

@@ -64,7 +64,7 @@ def instances_in(
 ) -> list[Instance]:
     """Return the instances in a host's `@job` lines.
 
-    One without a usable record has status unknown: its folder is there, whoever made it.
+    One without a usable record has status unknown: its folder is there all the same.
     """
     found: list[Instance] = []
     for line in all_of(lines, "job"):

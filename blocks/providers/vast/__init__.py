@@ -300,7 +300,7 @@ class VastAI(CloudProvider):
             raise CapacityError(f"{error.message} Instance {id} is destroyed.") from error
 
     async def _attach(self, id: str, public_key: str) -> None:
-        """Give Vast.ai the key, so that its proxy takes it too; the machine itself has it already."""
+        """Give Vast.ai the key, so that its proxy takes it too; the machine itself has it."""
         try:
             body = {"ssh_key": public_key}
             path = f"/api/v0/instances/{id}/ssh/"

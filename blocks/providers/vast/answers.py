@@ -1,4 +1,4 @@
-"""What the answers of Vast.ai mean; where its OpenAPI document and the service differ, the latter."""
+"""What the answers of Vast.ai mean: as the service gives them, not as its OpenAPI document says."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def address_of(row: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def number(value: Any) -> float:
-    """Return a number of an answer, 0 where there is none."""
+    """Return a number of an answer; 0 if there is none."""
     return float(value) if isinstance(value, (int, float)) else 0.0
 
 
