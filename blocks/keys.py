@@ -25,7 +25,7 @@ class MachineKeys:
         if not self.private_key.exists():
             self._make()
         public = asyncssh.read_private_key(self.private_key).export_public_key().decode()
-        # The third word of a line in authorized_keys is free text. Ours tells the owner of an
+        # The third word of a line in authorized_keys is free text. Ours shows the owner of an
         # account whose key it is.
         return " ".join(public.split()[:2]) + " training-orchestrator"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 def _forget_working_folder() -> None:
     """Import nothing from the folder in which the command was started.
 
-    Python puts it first on the path for `python -m`, and a `random.py` of the user's would run here.
+    Python puts it first on the path for `python -m`, and a `random.py` in it would be run.
     """
     ours = str(Path(__file__).resolve().parents[1])
     here = os.path.realpath(".")

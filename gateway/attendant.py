@@ -89,7 +89,7 @@ def main() -> int:
     before: set[str] = set()
     pause, again = look, 0.0
     while unfinished():
-        # First sleep, then look: a run that was just started has not marked its folder yet.
+        # First sleep, then look: a run has just begun, and nothing can need to be put right yet.
         time.sleep(look)
         left = left_alone()
         # A new case is taken up at once; one that a reconcile did not settle is tried again ever

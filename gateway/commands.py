@@ -70,8 +70,7 @@ def cancel(text: str, *, wait: bool) -> Exit:
         found = await client.read_flow_run(run_id)
         await control.ask_cancel(client, found)
         async with _waiting("stopping: the training saves a checkpoint first …"):
-            # Also without --wait: a run whose process is dead must be stopped here, or nobody
-            # would.
+            # Also with --no-wait: a run whose process is dead must be stopped here or not at all.
             found = await control.until_stopped(client, found.id, wait=wait)
         if not job_state(found).at_rest:
             say(f"asked job {found.id} to stop")

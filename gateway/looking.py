@@ -30,8 +30,7 @@ def monitor(text: str, *, follow: bool) -> Exit:
     """Show a job as Prefect knows it, once or until it is at rest."""
     client = connected()
     run = jobs.find(client, text)
-    # First of all, because a job that waits shows no progress and the reason is what one looks
-    # for.
+    # First of all: a job that waits shows no progress, and the reason is what the user looks for.
     if waiting := client.waiting(run):
         say(printable(waiting["text"]))
     return _show(client, run.id, follow=follow)

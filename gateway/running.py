@@ -66,8 +66,8 @@ def execute(
 ) -> Exit:
     """Execute a run in the background, look on until it is at rest, and say how it ended."""
     folder = RunFolder(run_id)
-    # Before the process starts, so that no note of its is missed and none of an earlier attempt is
-    # shown.
+    # Before the process starts, so that none of its notes is missed and none of an earlier attempt
+    # is shown.
     notes = MirrorReader(folder.notes, whole=False)
     process = start_in_background(run_id)
     # Replaced even if one runs: ours has the environment of this command, and so the newest keys.
@@ -135,9 +135,8 @@ class Viewer:
             self._screen.close()
 
     def _look(self) -> JobRun | None:
-        has_ended = (
-            self._process.poll() is not None
-        )  # asked first, so that the state read is its last
+        # Asked before the state is read, so that the state of a process that has ended is its last.
+        has_ended = self._process.poll() is not None
         try:
             run = self._client.read_flow_run(self._run_id)
         except ApiUnreachable:

@@ -107,7 +107,7 @@ class Machine(ABC):
 
     @abstractmethod
     async def upload(self, local: Path, remote: str) -> Transfer:
-        """Put a file on the machine; `download` with the directions exchanged."""
+        """Put a file on the machine; what `download` promises holds in the other direction."""
 
     @abstractmethod
     async def download(self, remote: str, local: Path, *, limit: int | None = None) -> Transfer:

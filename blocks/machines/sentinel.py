@@ -28,9 +28,8 @@ LOOK_SECONDS = 0.1
 
 _SENTINEL = script("occupied.sh", "sentinel.sh")
 
-# A process id alone proves nothing, since after a reboot it may be another program's; the command
-# line decides.
-# Prints what the living sentinel of the base folder $1 was armed with.
+# Prints what the running sentinel of the base folder $1 was armed with. A process id alone proves
+# nothing, since after a reboot it may be another program's; the command line decides.
 _WHO = r"""
 sentinel() {
     pid='' mark=''

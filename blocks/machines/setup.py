@@ -37,8 +37,8 @@ def setup_failed(noted: str, exit_code: int, last: str) -> DependencyError:
         exit_code: the script's own.
         last: the last line that it printed.
     """
-    # The innermost command notes itself last. A plain `exit 3` trips no ERR trap and notes
-    # nothing.
+    # The last one noted ended the script; one in a `$(…)` may have failed before without ending it.
+    # A plain `exit 3` trips no ERR trap and notes nothing.
     command = noted.rpartition(_MARK)[2] if _MARK in noted else "exit"
     return DependencyError(
         f"The setup command {command!r} failed with exit code {exit_code}"

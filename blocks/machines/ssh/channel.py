@@ -138,9 +138,8 @@ class Channel(asyncssh.SSHClientSession[bytes]):
         while self._chunks and size < limit:
             chunk = self._chunks.popleft()
             if len(chunk) > limit - size:
+                # The rest goes back: SSH packets know nothing of the sizes that a caller asks for.
                 self._chunks.appendleft(chunk[limit - size :])
-                # The rest goes back: SSH packets know nothing of the sizes that the caller asks
-                # for.
                 chunk = chunk[: limit - size]
             taken.append(chunk)
             size += len(chunk)

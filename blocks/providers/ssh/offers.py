@@ -83,7 +83,7 @@ def _check_host(
 
 
 def _cpu_offer(survey: HostSurvey, price_per_hour: float) -> list[Ranked]:
-    # The cores of a host are shared by all its jobs, so the host with the fewest comes first.
+    # The cores of a host are shared by all its jobs, so the one with the fewest jobs comes first.
     rank = (float(len(survey.instances)), -float(survey.hardware.cores))
     return [(rank, _offer(survey, (), price_per_hour))]
 

@@ -159,7 +159,7 @@ def gone(id: str) -> Instance:
 
 def _instance(row: Mapping[str, Any], user: str) -> Instance:
     gpus = int(number(row.get("num_gpus")))
-    # Hired as a CPU: its GPUs are none of the job's.
+    # Hired as a CPU: the job must not use its GPUs.
     if _environment(row).get(GPUS_VARIABLE) == "0":
         gpus = 0
     status, detail = status_of(row)

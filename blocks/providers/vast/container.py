@@ -24,7 +24,7 @@ DESTROY_ITSELF = (
 
 def onstart(public_key: str) -> str:
     """Return what runs when a container starts: the key is there at once, and no tmux."""
-    # Appended and not written: the image or the host may have put keys of its own there.
     key = shlex.quote(public_key.strip())
     keys = "~/.ssh/authorized_keys"
+    # Appended and not written: the image or the host may have put keys of its own there.
     return f"mkdir -p -m 700 ~/.ssh; echo {key} >> {keys}; chmod 600 {keys}; touch ~/.no_auto_tmux"

@@ -117,7 +117,7 @@ def bid_for(row: Mapping[str, Any], offer: Offer) -> float | None:
     if not offer.spot:
         return None
     bid = offer.price_per_hour - storage_price(row, offer.disk_gb)
-    # Prices fell or rose since the search, within what was offered: a bid below the lowest is
+    # The lowest bid may have risen since the search, within the price offered; one below it is
     # refused.
     return max(bid, number(row.get("min_bid")))
 
