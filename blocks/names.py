@@ -70,7 +70,7 @@ def run_name(run_id: UUID, attempt: int, node: int = 0) -> str:
         attempt: counted from 1.
         node: its rank among the machines of the attempt.
     """
-    # Lambda Cloud takes 64 characters at most, the least of all providers.
+    # Short, because providers limit names: Lambda Cloud to 64 characters.
     name = f"{run_prefix(run_id)}{attempt}"
     return f"{name}-{node}" if node else name
 

@@ -72,7 +72,7 @@ class Wire:
 
         try:
             await self._app(dict(scope), _once(body), keep)
-        except Exception as error:  # noqa: BLE001 - a test shall see it, not a log
+        except Exception as error:  # noqa: BLE001 - for a test to see, not a log
             self._cloud.errors.append(f"{scope['method']} {scope['path']}: {error!r}")
             return Response(status_code=500)
         response = Response(b"".join(parts), status_code=started["status"])

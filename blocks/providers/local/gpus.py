@@ -53,8 +53,8 @@ def visible(found: Sequence[Gpu], setting: str | None) -> list[Gpu]:
     chosen: list[Gpu] = []
     for entry in setting.split(","):
         match = [gpu for gpu in found if _names(entry.strip(), gpu)]
-        # Nothing, or a beginning of several UUIDs: CUDA ignores the entry and all after it
-        # (https://docs.nvidia.com/cuda/cuda-c-programming-guide/index.html#env-vars).
+        # No such GPU, or the beginning of several UUIDs: CUDA ignores the entry and all after it, see
+        # https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html
         if len(match) != 1:
             break
         chosen += match
