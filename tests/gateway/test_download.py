@@ -55,5 +55,5 @@ def test_what_the_manifest_does_not_name_stays_behind(artifact: Path, tmp_path: 
 def test_a_full_disk_is_told_with_both_sizes(tmp_path: Path):
     manifest = {"files": {"model.safetensors": {"bytes": 1 << 60}}}
 
-    with pytest.raises(DiskFull, match=r"MB free, the artifact has 1152921504607 MB"):
+    with pytest.raises(DiskFull, match=r"MB free; the artifact has 1152921504607 MB"):
         refuse_if_too_large(manifest, tmp_path)

@@ -117,5 +117,5 @@ def test_a_full_disk_is_told_with_both_sizes(mount_small_disk, tmp_path):
 
     assert result.returncode
     assert re.search(
-        r"DiskFull: \S+target needs 3000000 bytes and \d+ more are free", result.stderr
+        r"DiskFull: \S+target needs 3000000 bytes; its disk has \d+ more free", result.stderr
     )

@@ -61,7 +61,11 @@ async def test_offers_are_what_is_asked_for(provider, wanted, types):
     [
         (Resources(spot=True), Limits(), "no spot"),
         (RTX, Limits(max_price_per_hour=0.5), r"costs 0\.69 USD.*max_price_per_hour = 0\.5"),
-        (Resources(gpu_types=["A5000"]), Limits(), r"none free of what fits: RTX A5000 at 0\.27"),
+        (
+            Resources(gpu_types=["A5000"]),
+            Limits(),
+            r"no free machine that fits: RTX A5000 at 0\.27",
+        ),
         (Resources(gpu_types=["MI300X"]), Limits(), "no kind of machine"),
         (Resources(gpu_types=["H100"], regions=["EU-RO-1"]), Limits(), "none free"),
     ],
