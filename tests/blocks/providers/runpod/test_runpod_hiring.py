@@ -67,7 +67,7 @@ async def test_offers_are_what_is_asked_for(provider, wanted, types):
             r"no free machine that fits: RTX A5000 at 0\.27",
         ),
         (Resources(gpu_types=["MI300X"]), Limits(), "no kind of machine"),
-        (Resources(gpu_types=["H100"], regions=["EU-RO-1"]), Limits(), "none free"),
+        (Resources(gpu_types=["H100"], regions=["EU-RO-1"]), Limits(), "no free machine"),
     ],
     ids=["spot", "price", "stock", "maker", "region"],
 )
