@@ -97,7 +97,9 @@ async def _answering(
                 )
                 # From here on the machine ends itself when nobody renews its lease: before this,
                 # only the provider's bill knows of it.
-                await arm(machine, facts.base, job.limits.lease_minutes * 60, provider.shutdown_command)
+                await arm(
+                    machine, facts.base, job.limits.lease_minutes * 60, provider.shutdown_command
+                )
                 return facts
         except (ConnectionLost, TimeoutError) as error:
             # A timeout says nothing of its own: the last reason heard explains more.

@@ -15,7 +15,7 @@ import pytest
 from trainer.contract import own_python as own
 from trainer.contract.own_python import own_python
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 PACKAGES = ("blocks", "deployments", "examples", "flows", "gateway", "trainer")
 STARTERS = {"-m", "-c"}
 NO_PYTHON = {"sh", "bash", "/bin/sh", "stat", "wc"}
