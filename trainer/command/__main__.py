@@ -109,6 +109,7 @@ class CommandRun:
         self._lines = PrintedLines()
         self._line_open = False  # it printed a line, such as a progress bar, that nothing ended yet
         self._file = GrowingFile(directory.root / plan.metrics_file) if plan.metrics_file else None
+        self._end_state: JobState | None = None
         self._asked_at: float | None = None
         self._killed = False
 
@@ -132,12 +133,10 @@ class CommandRun:
         orderly = code == 0 or (self._asked_at is not None and not self._killed and code > 0)
         self._tell(self._keeper.finish(self._reader.step, orderly=orderly))
         self._reader.show(now=True)
-        if self._asked_at is not None:
-            state = self._control_reader.end_state()
-            # Its exit code says little here: many programs end with an error on SIGTERM although
-            # they saved.
-            if state and not (code == 0 and self._is_done()):
-                return state
+        # The exit code says little of a command that was asked to end: many end with an error on
+        # SIGTERM although they saved.
+        if self._end_state and not (code == 0 and self._is_done()):
+            return self._end_state
         if code:
             raise failure(code, list(self._reader.last), self._directory.root)
         if not self._reader.succeeded and self._plan.success:
@@ -167,7 +166,10 @@ class CommandRun:
         self._reader.show()
 
     def _obey(self, program: Program) -> None:
-        if self._control_reader.end_state() is None:
+        # A request that is withdrawn once the command was asked to end comes too late for it: what it
+        # leaves is not a result, and the supervisor, which sees the withdrawal, starts it again.
+        self._end_state = self._control_reader.end_state() or self._end_state
+        if self._end_state is None:
             return
         now = time.monotonic()
         if self._asked_at is None:

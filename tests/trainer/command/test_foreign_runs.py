@@ -101,6 +101,36 @@ def test_a_request_lets_the_command_save_and_end_and_resume(tmp_path, desired, s
     assert "resumed at 13" in job.log
 
 
+def test_a_pause_that_is_withdrawn_while_the_command_ends_makes_no_result_of_the_half(tmp_path):
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "asked, go, out = map(pathlib.Path, ('asked', 'go', 'out/final'))\n"
+        "def leave(text):\n"
+        "    out.mkdir(parents=True, exist_ok=True); (out / 'model.txt').write_text(text)\n"
+        "    (out / 'model.safetensors').write_bytes((2).to_bytes(8, 'little') + b'{}')\n"
+        "    sys.exit(0)\n"
+        "def end(*_):\n"
+        "    asked.touch()\n"
+        "    while not go.exists(): time.sleep(0.01)\n"
+        "    leave('half')\n"
+        "signal.signal(15, end)\n"
+        "if asked.exists(): leave('whole')\n"
+        "print('step 1', flush=True); time.sleep(600)"
+    )
+    job = foreign(tmp_path / "job", run=python(code), metrics=[r"step (?P<step>\d+)"])
+    process = job.start()
+    at_step(job, 1)
+
+    job.job.request(Desired.PAUSE, grace_seconds=20)
+    until((job.job.root / "asked").exists)
+    job.job.request(Desired.RUN)
+    (job.job.root / "go").touch()
+    process.wait(30)
+
+    assert job.status.state is JobState.COMPLETED
+    assert (job.job.output / "model.txt").read_text() == "whole"
+
+
 def test_a_signal_to_the_supervisor_stops_the_command_behind_a_shell(tmp_path):
     job = foreign(tmp_path / "job")
     line = "echo begun; python my_train.py --out {checkpoints} --final {output} --hold 7; true"
