@@ -78,72 +78,71 @@ class Hosted:
         }
 
 
-def catalogue() -> list[Hosted]:
-    """Return all deployments."""
-    return [
-        Hosted(
-            name="quick",
-            flow=train,
-            pool=LOCAL_POOL,
-            description="The short form: a model, a dataset, a method, and where. Everything else "
-            "is as the method usually has it.",
-            form=short_form,
-            tags=("local-gpu",),
+CATALOGUE = (
+    Hosted(
+        name="quick",
+        flow=train,
+        pool=LOCAL_POOL,
+        description="The short form: a model, a dataset, a method, and where. Everything else "
+        "is as the method usually has it.",
+        form=short_form,
+        tags=("local-gpu",),
+    ),
+    Hosted(
+        name="local",
+        flow=train,
+        pool=LOCAL_POOL,
+        description="Train one model or adapter on this computer. The form has every field of "
+        "a job; a job as JSON will do too.",
+        form=lambda: form_of(train),
+        tags=("local-gpu",),
+    ),
+    Hosted(
+        name="cloud",
+        flow=train,
+        pool=CLOUD_POOL,
+        description="Train one model or adapter on a rented machine: set provider to runpod, "
+        "lambda, vast, ssh, a list of them, or any.",
+        form=lambda: form_of(train),
+        tags=("cloud",),
+    ),
+    Hosted(
+        name="every-minute",
+        flow=reconcile,
+        pool=CLOUD_POOL,
+        description="Keeps the promise of every job whose process died: revives it, or ends "
+        "its machine. Only machines whose name bears this installation's mark are touched. "
+        "Runs that found all well are removed after a few minutes.",
+        form=lambda: form_of(reconcile),
+        tags=("reconcile",),
+        # A machine without an owner costs money by the minute.
+        schedule=DeploymentScheduleCreate(
+            schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True
         ),
-        Hosted(
-            name="local",
-            flow=train,
-            pool=LOCAL_POOL,
-            description="Train one model or adapter on this computer. The form has every field of "
-            "a job; a job as JSON will do too.",
-            form=lambda: form_of(train),
-            tags=("local-gpu",),
+        one_at_a_time=True,
+    ),
+    Hosted(
+        name="nightly",
+        flow=train,
+        pool=LOCAL_POOL,
+        description="An example of scheduled retraining, every night at 02:00. It is paused: "
+        "put your own job into its parameters, then switch the schedule on.",
+        form=lambda: form_of(train),
+        tags=("local-gpu", "nightly"),
+        parameters={
+            "job": {
+                "name": "nightly",
+                # `examples:` is resolved where the job runs: on the computer that deploys, the
+                # folder of the examples may be another one.
+                "training": {
+                    "model": f"{EXAMPLES}tiny-llama",
+                    "dataset": {"path": f"{EXAMPLES}quickstart.jsonl", "eval_fraction": 0.1},
+                },
+            }
+        },
+        schedule=DeploymentScheduleCreate(
+            schedule=CronSchedule(cron="0 2 * * *", timezone="UTC"), active=False
         ),
-        Hosted(
-            name="cloud",
-            flow=train,
-            pool=CLOUD_POOL,
-            description="Train one model or adapter on a rented machine: set provider to runpod, "
-            "lambda, vast, ssh, a list of them, or any.",
-            form=lambda: form_of(train),
-            tags=("cloud",),
-        ),
-        Hosted(
-            name="every-minute",
-            flow=reconcile,
-            pool=CLOUD_POOL,
-            description="Keeps the promise of every job whose process died: revives it, or ends "
-            "its machine. Only machines whose name bears this installation's mark are touched. "
-            "Runs that found all well are removed after a few minutes.",
-            form=lambda: form_of(reconcile),
-            tags=("reconcile",),
-            # A machine without an owner costs money by the minute.
-            schedule=DeploymentScheduleCreate(
-                schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True
-            ),
-            one_at_a_time=True,
-        ),
-        Hosted(
-            name="nightly",
-            flow=train,
-            pool=LOCAL_POOL,
-            description="An example of scheduled retraining, every night at 02:00. It is paused: "
-            "put your own job into its parameters, then switch the schedule on.",
-            form=lambda: form_of(train),
-            tags=("local-gpu", "nightly"),
-            parameters={
-                "job": {
-                    "name": "nightly",
-                    # `examples:` is resolved where the job runs: on the computer that deploys, the
-                    # folder of the examples may be another one.
-                    "training": {
-                        "model": f"{EXAMPLES}tiny-llama",
-                        "dataset": {"path": f"{EXAMPLES}quickstart.jsonl", "eval_fraction": 0.1},
-                    },
-                }
-            },
-            schedule=DeploymentScheduleCreate(
-                schedule=CronSchedule(cron="0 2 * * *", timezone="UTC"), active=False
-            ),
-        ),
-    ]
+    ),
+)
+"""All deployments."""

@@ -16,7 +16,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
-from deployments.catalogue import Hosted, catalogue
+from deployments.catalogue import CATALOGUE, Hosted
 from deployments.pools import POOLS, QUEUES
 from trainer.contract.errors import ConfigError
 
@@ -36,7 +36,7 @@ async def deploy(client: PrefectClient, say: Say) -> None:
     """
     for name, description in POOLS.items():
         await _pool(client, name, description, say)
-    refused = [why for hosted in catalogue() if (why := await _deployment(client, hosted, say))]
+    refused = [why for hosted in CATALOGUE if (why := await _deployment(client, hosted, say))]
     if refused:
         raise ConfigError("; ".join(refused), "Correct the parameters in Prefect, then again.")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NIGHTLY = """
 import json
-from deployments.catalogue import catalogue
+from deployments.catalogue import CATALOGUE
 from flows.job_file import on_this_computer
 from gateway.checks import check_dataset, check_model
 from trainer.config import TrainingJob
-[nightly] = [each for each in catalogue() if each.name == "nightly"]
+[nightly] = [each for each in CATALOGUE if each.name == "nightly"]
 job = on_this_computer(TrainingJob.model_validate(nightly.parameters["job"]))
 check_model(job)
 rows = check_dataset(job).rows
