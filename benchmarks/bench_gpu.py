@@ -9,7 +9,7 @@ Weights are random: speed does not depend on them. Rows are texts of very differ
 which takes in what is compiled. Arms whose package is missing (Liger) are left out.
 
 MFU is the share of the GPU's dense bfloat16 peak that goes into the model: per token 6 operations a
-parameter for full training and 4 for adapters (flows/renting/estimating.py), not counting what
+parameter for full training and 4 for adapters (flows/renting/cost_estimate.py), not counting what
 gradient checkpointing computes twice.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 from common import EXAMPLES, Place, conclude, median, options, place, write_chats
 
 from blocks.providers.gpu_names import matches
-from flows.renting.estimating import OPERATIONS, TERAFLOPS
+from flows.renting.cost_estimate import OPERATIONS, TERAFLOPS
 from trainer.contract.metrics import read_metrics
 
 GOAL = 1.0

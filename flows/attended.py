@@ -2,7 +2,7 @@
 
 A mark lies in the folder of such a run from before its process starts until the run is at rest.
 The process holds the mark's lock for as long as it lives, so a mark that is not held belongs to a
-process that died. Nothing here imports Prefect: `gateway.attendant` looks at the marks all the
+process that died. Nothing here imports Prefect: `gateway.prefect.attendant` looks at the marks all the
 time, and should stay small.
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from flows.artifact_folder import check_artifact_folder
-from flows.renting.estimating import can_estimate, estimated
+from flows.renting.cost_estimate import can_estimate, estimated
 from trainer.config import TrainingJob
 from trainer.config.code_references import references
 from trainer.config.model_files import looks_like_path

@@ -22,7 +22,7 @@ from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
-from flows.renting.lost_machines import write_off
+from flows.renting.writing_off import write_off
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder

@@ -17,8 +17,8 @@ from flows.shown import (
     job_state,
     short_id,
 )
-from gateway.client import PAGE, JobRun, LightClient
-from gateway.prefect_settings import PrefectSettings
+from gateway.prefect.client import PAGE, JobRun, LightClient
+from gateway.prefect.settings import PrefectSettings
 from gateway.view import JobView, view_of
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState

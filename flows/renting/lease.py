@@ -36,7 +36,7 @@ async def _renew(term: float, instance: Instance) -> None:
     base = base_of(instance)
     async with provider.machine(instance) as machine:
         while True:
-            # Not this task's business: `flows.renting.contact` notices, and decides.
+            # Not this task's business: `flows.renting.liveness` notices, and decides.
             with suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(term):
                     # The sentinel there is dead, for instance after a reboot: start another.

@@ -18,8 +18,8 @@ from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.task_scope import TaskScope, all_of
 from flows.logger import logger
-from flows.renting.contact import in_contact
 from flows.renting.journal import Journal
+from flows.renting.liveness import in_contact
 from flows.run_folder import RunFolder
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.file_mirror import mirror_file, until_size

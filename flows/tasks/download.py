@@ -12,8 +12,8 @@ from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.artifact_folder import check_artifact_folder
-from flows.renting.contact import in_contact
 from flows.renting.journal import Journal
+from flows.renting.liveness import in_contact
 from flows.run_folder import RunFolder
 from flows.streaming.outputs import fetch_output, fetch_reports, verify_output
 from flows.tasks.step import step

@@ -14,9 +14,9 @@ from blocks.home import home, private_folder
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
-from flows.renting.contact import in_contact
 from flows.renting.journal import Journal
 from flows.renting.lease import base_of
+from flows.renting.liveness import in_contact
 from flows.run_folder import RunFolder
 from flows.setup.environment import Log, prepare
 from flows.setup.secrets import secrets

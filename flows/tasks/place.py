@@ -8,7 +8,7 @@ from prefect import get_run_logger
 
 from flows.artifact_folder import check_artifact_folder
 from flows.preflight import JOB, subject_of
-from flows.renting.estimating import can_estimate, cost_on, estimated, refuse_risk, seconds_on
+from flows.renting.cost_estimate import can_estimate, cost_on, estimated, refuse_risk, seconds_on
 from flows.renting.journal import Journal
 from flows.renting.market import market, providers_of
 from flows.run_folder import RunFolder

@@ -15,8 +15,8 @@ from blocks.registry import load_provider
 from blocks.task_scope import TaskScope
 from flows.outcome import cancel_was_asked
 from flows.renting.budget import Budget
-from flows.renting.contact import Contact, watch_provider
 from flows.renting.journal import Journal
+from flows.renting.liveness import Contact, watch_provider
 from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.board import Board
 from flows.streaming.checkpoint_mirror import CheckpointMirror

@@ -20,7 +20,7 @@ from commanding import Trainctl, call_trainctl, job_file, process_of, until
 from blocks.home import instances, runs
 from flows import attended
 from flows.locks import is_held
-from gateway import attendant
+from gateway.prefect import attendant
 
 pytestmark = pytest.mark.xdist_group("trainctl-run")
 

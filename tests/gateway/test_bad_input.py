@@ -135,7 +135,7 @@ def test_what_is_no_id_is_one_line(text: str, prefect_api: str, capsys: pytest.C
 def test_an_error_of_ours_is_one_line_and_its_traceback_is_in_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from gateway import showing
+    from gateway.cli import showing
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("nobody foresaw this")

@@ -22,10 +22,10 @@ from prefect.client.schemas.objects import StateType
 from flows.run_folder import RunFolder
 from flows.shown import STATE_OF_TYPE, job_state, short_id
 from gateway import jobs
-from gateway.client import LightClient
-from gateway.connecting import Api, api_url, refused
 from gateway.exits import ApiUnreachable
-from gateway.prefect_settings import PrefectSettings
+from gateway.prefect.client import LightClient
+from gateway.prefect.connecting import Api, api_url, refused
+from gateway.prefect.settings import PrefectSettings
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.job_directory import JobState
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.download import copy_verified, refuse_if_too_large
+from gateway.cli.download import copy_verified, refuse_if_too_large
 from trainer.contract.errors import DiskFull, IntegrityError
 from trainer.contract.manifest import verify, write_manifest
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from flows.job_file import load_job, parse_job
-from gateway.job_template import job_template, write_template
+from gateway.cli.job_template import job_template, write_template
 from trainer.config import (
     DatasetConfig,
     LoraConfig,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gateway.live import PlainDisplay, panel
-from gateway.logs import MirrorReader
+from gateway.cli.live import PlainDisplay, panel
+from gateway.cli.logs import MirrorReader
 from gateway.view import view_of
 
 VIEW = view_of(

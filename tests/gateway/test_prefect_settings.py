@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.prefect_settings import PrefectSettings
+from gateway.prefect.settings import PrefectSettings
 from trainer.contract.errors import ConfigError
 
 PROFILES = """

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Running
 
 from blocks.home import runs
-from gateway.push import push
+from gateway.cli.push import push
 from tests.clouds.hub import TOKEN, running_hub
 from trainer.contract.errors import ConfigError, ProviderError
 from trainer.contract.files import replace_json

@@ -192,7 +192,7 @@ def test_a_training_whose_flow_was_killed_is_stopped_all_the_same(
 
 def test_whoever_looks_on_imports_nothing_of_prefect(tmp_path: Path):
     probe = (
-        "import sys, pathlib, gateway.checks, gateway.running, gateway.attendant\n"
+        "import sys, pathlib, gateway.checks, gateway.cli.running, gateway.prefect.attendant\n"
         f"gateway.checks.checked_job(pathlib.Path({str(job_file(tmp_path))!r}))\n"
         "assert 'prefect' not in sys.modules"
     )

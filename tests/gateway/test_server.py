@@ -14,7 +14,7 @@ import psutil
 import pytest
 from commanding import call_trainctl
 
-from gateway import server
+from gateway.prefect import server
 from trainer.contract.files import replace_json
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.table import cells_of, cut, print_table, shortened, without
+from gateway.cli.table import cells_of, cut, print_table, shortened, without
 
 HEAD = ("ID", "NAME", "STATE", "PROVIDER", "TOOK")
 ROWS = [("1a2b3c4d", "a-name-of-thirty-characters-now", "initializing", "local", "3:04:05")]

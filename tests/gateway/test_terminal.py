@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from commanding import call_trainctl, job_file, until
 
-from gateway import server
+from gateway.prefect import server
 
 pytestmark = pytest.mark.xdist_group("trainctl-run")
 CTRL_C = b"\x03"

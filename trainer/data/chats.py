@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from trainer.contract.errors import DataError
-from trainer.data.schema import Chat
+from trainer.data.formats import Chat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,9 +15,9 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
 from trainer.data.chats import leading_tokens, tokens_of
+from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.judged import Judged, Preference, Prompt, Said
 from trainer.data.parsing import Row
-from trainer.data.schema import Chat, Example, PlainText
 from trainer.data.tally import Tally
 
 if TYPE_CHECKING:

@@ -30,10 +30,10 @@ from trainer.data.chats import (
     tokens_of,
 )
 from trainer.data.examples import example_batch
+from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
-from trainer.data.schema import Chat, Example, PlainText
 from trainer.data.tally import Tally
 from trainer.data.validation import CheckedReading, open_eval_source
 

@@ -8,11 +8,11 @@ from itertools import chain, islice
 
 from trainer.config import TrainingConfig
 from trainer.contract.errors import DataError
+from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
 from trainer.data.judged import Judged
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
-from trainer.data.schema import Example, choose_schema
 from trainer.data.turns import RowProblem
 
 MAX_PROBLEMS = 20  # bad rows that the message lists; the rest is counted

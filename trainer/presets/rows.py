@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer.config import TrainingConfig
 from trainer.contract.errors import DataError
+from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.reading import Source, open_source
-from trainer.data.schema import Chat, Example, PlainText
 from trainer.data.validation import CheckedReading, open_eval_source
 from trainer.presets.preset import Start
 

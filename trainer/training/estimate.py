@@ -1,6 +1,6 @@
 """Estimate what a job takes: `python -m trainer.training.estimate JOB.json` prints one JSON object.
 
-Memory is predicted by `trainer.engine.memory`. Time is measured: a few steps of the real training on real
+Memory is predicted by `trainer.engine.memory_prediction`. Time is measured: a few steps of the real training on real
 rows, where that is cheap.
 """
 
@@ -24,7 +24,7 @@ from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.engine.arguments import training_arguments
-from trainer.engine.memory import available_gb, empty_model, predicted
+from trainer.engine.memory_prediction import available_gb, empty_model, predicted
 from trainer.engine.trackers import hide_unused
 from trainer.results.summary import batch_in_words
 

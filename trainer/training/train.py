@@ -200,7 +200,7 @@ def _prepare(
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from trainer.data.tokenization import prepare_datasets
     from trainer.engine.job_trainer import TrainingRun
-    from trainer.engine.memory import predicted
+    from trainer.engine.memory_prediction import predicted
     from trainer.training.usage import Usage
 
     directory.cache.mkdir(exist_ok=True)

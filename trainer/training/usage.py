@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from trainer.engine.memory import GB, OVERHEAD_GB
+from trainer.engine.memory_prediction import GB, OVERHEAD_GB
 
 PROBED_STEPS = 10  # after the first, which warms up
 

@@ -17,8 +17,8 @@ from flows.reconcile import reconcile_once
 from flows.renting.budget import Budget
 from flows.renting.hiring import Hiring
 from flows.renting.journal import Journal
-from flows.renting.lost_machines import write_off
 from flows.renting.market import market, providers_of
+from flows.renting.writing_off import write_off
 from flows.run_folder import RunFolder
 from tests.clouds.lambda_cloud import LambdaCloud
 from tests.flows.two_hosts import two_hosts

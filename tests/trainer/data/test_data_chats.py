@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from trainer.contract.errors import DataError
 from trainer.data.chats import DEFAULT_TEMPLATE, NO_LOSS, ChatEncoder, ensure_chat_template
-from trainer.data.schema import Chat
+from trainer.data.formats import Chat
 
 PLAIN = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"

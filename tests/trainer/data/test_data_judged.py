@@ -6,9 +6,9 @@ import pytest
 
 from trainer.contract.errors import DataError
 from trainer.data import inspect_dataset
+from trainer.data.formats import choose_schema
 from trainer.data.judged import Judged, Preference, Prompt
 from trainer.data.parsing import Row
-from trainer.data.schema import choose_schema
 from trainer.data.turns import RowProblem
 
 USER = {"role": "user", "content": "2+2?"}

@@ -50,7 +50,7 @@ def test_on_a_gpu_the_predicted_memory_is_near_what_is_used(tmp_path, make_job):
     from transformers import AutoConfig, AutoTokenizer
 
     from trainer.contract.manifest import verify
-    from trainer.engine.memory import OVERHEAD_GB
+    from trainer.engine.memory_prediction import OVERHEAD_GB
 
     wide = tmp_path / "wide"
     AutoConfig.from_pretrained(TINY_LLAMA, hidden_size=512, num_hidden_layers=8).save_pretrained(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from gateway import jobs, looking
-from gateway.client import connected
+from gateway import jobs
+from gateway.cli import looking
 from gateway.exits import ApiUnreachable, Exit, say, say_json
+from gateway.prefect.client import connected
 from gateway.view import printable
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError

@@ -10,8 +10,8 @@ from prefect.client.orchestration import PrefectClient
 from deployments import worker
 from deployments.deploy import deploy as deploy_to
 from deployments.pools import LOCAL_POOL, POOLS
-from gateway.api import call, connect
 from gateway.exits import say
+from gateway.prefect.full_client import call, connect
 from trainer.contract.errors import ConfigError
 
 

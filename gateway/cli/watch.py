@@ -10,9 +10,9 @@ from flows.run_folder import RunFolder
 from flows.shown import job_state
 from flows.streaming.metrics_tail import MetricsTail
 from gateway import jobs
-from gateway.client import JobRun, LightClient
+from gateway.cli.live import Display
 from gateway.exits import ApiUnreachable
-from gateway.live import Display
+from gateway.prefect.client import JobRun, LightClient
 from trainer.contract.metrics import Record
 
 POLL_SECONDS = 1.0

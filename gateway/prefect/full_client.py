@@ -1,4 +1,4 @@
-"""Prefect's own client, for commands that change a job; `gateway.client` serves those that look."""
+"""Prefect's own client, for commands that change a job; `gateway.prefect.client` serves those that look."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from prefect.logging.configuration import setup_logging
 from prefect.settings import get_current_settings
 
 from flows.logger import OneLine
-from gateway.connecting import Api, api_url, refused, silent
 from gateway.exits import note
-from gateway.prefect_settings import PrefectSettings
-from gateway.waiting import Ask
+from gateway.prefect.connecting import Api, api_url, refused, silent
+from gateway.prefect.settings import PrefectSettings
+from gateway.prefect.waiting import Ask
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.completion import job_ids
+from gateway.cli.completion import job_ids
 
 JobFile = Annotated[
     Path,

@@ -13,12 +13,13 @@ from rich.console import Console
 from flows.execute import schedule_again
 from flows.run_folder import RunFolder
 from flows.shown import job_state
-from gateway import control, jobs, looking, running
-from gateway.api import call
-from gateway.client import connected
-from gateway.ending import rest_line, tell_end
+from gateway import control, jobs
+from gateway.cli import looking, running
+from gateway.cli.ending import rest_line, tell_end
+from gateway.cli.signals import Signals
 from gateway.exits import Exit, code_of_state, note, say
-from gateway.signals import Signals
+from gateway.prefect.client import connected
+from gateway.prefect.full_client import call
 from gateway.view import printable
 from trainer.contract.job_directory import JobState
 

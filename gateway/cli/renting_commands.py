@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli_options import AsJson, JobFile, Providers
+from gateway.cli.options import AsJson, JobFile, Providers
 from gateway.exits import reported
 
 renting_commands = typer.Typer()
@@ -24,7 +24,7 @@ def offers(
     Example: trainctl offers job.yaml --provider any
     """
     with reported():
-        from gateway import renting
+        from gateway.cli import renting
 
         raise typer.Exit(renting.show_offers(file, provider, limit=limit, as_json=json))
 
@@ -39,7 +39,7 @@ def costs(
     Example: trainctl costs --by provider
     """
     with reported():
-        from gateway import renting
+        from gateway.cli import renting
 
         if by not in renting.COSTS:
             raise typer.BadParameter(f"--by = {by!r}: must be job, provider or day.")
@@ -58,7 +58,7 @@ def reconcile(
     Example: trainctl reconcile --dry-run
     """
     with reported():
-        from gateway import renting
+        from gateway.cli import renting
 
         raise typer.Exit(renting.put_right(dry_run=dry_run, as_json=json))
 
@@ -70,6 +70,6 @@ def check(json: AsJson = False) -> None:  # noqa: FBT002
     Example: trainctl check
     """
     with reported():
-        from gateway import renting
+        from gateway.cli import renting
 
         raise typer.Exit(renting.check_providers(as_json=json))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blocks.home import runs
 from flows.shown import ShownRun
-from gateway.download import report_of
+from gateway.cli.download import report_of
 from gateway.jobs import job_of
 from trainer.config.explain import validated
 from trainer.contract.errors import ConfigError, DependencyError, ProviderError

@@ -6,13 +6,14 @@ from pathlib import Path
 from uuid import UUID
 
 from flows.shown import job_state, short_id
-from gateway import jobs, watch
-from gateway.client import JobRun, LightClient, connected
-from gateway.download import download as copy_artifact
-from gateway.ending import tell_report
+from gateway import jobs
+from gateway.cli import watch
+from gateway.cli.download import download as copy_artifact
+from gateway.cli.ending import tell_report
+from gateway.cli.live import display
+from gateway.cli.logs import print_log
 from gateway.exits import Exit, code_of_state, say
-from gateway.live import display
-from gateway.logs import print_log
+from gateway.prefect.client import JobRun, LightClient, connected
 from gateway.view import printable
 
 
@@ -69,7 +70,7 @@ def download(text: str, to: Path | None) -> None:
 
 def push(text: str, repository: str | None) -> None:
     """Upload a job's artifact and say where to."""
-    from gateway.push import push as upload  # the job's model costs the other commands CPU time
+    from gateway.cli.push import push as upload  # the job's model costs the other commands CPU time
 
     run = found(text)
     say(f"{upload(run, repository)} has the artifact of {run.name}")

@@ -7,9 +7,9 @@ from typing import Any
 
 from flows.shown import short_id, without_pictures
 from gateway import jobs
-from gateway.client import JobRun, connected
+from gateway.cli.table import print_table
 from gateway.exits import say, say_json
-from gateway.table import print_table
+from gateway.prefect.client import JobRun, connected
 from gateway.view import NOTHING, age, duration, losses, number, printable, sparkline, speed
 from trainer.contract.job_directory import JobState
 from trainer.contract.metrics import Record

@@ -23,9 +23,9 @@ from typing import Any
 import psutil
 
 from blocks.home import home
-from gateway import attendant
 from gateway.exits import ApiUnreachable, note
-from gateway.prefect_settings import PrefectSettings
+from gateway.prefect import attendant
+from gateway.prefect.settings import PrefectSettings
 from trainer.contract.files import read_json, replace_json
 from trainer.contract.own_python import own_python
 

@@ -1,4 +1,4 @@
-"""Looks after the runs of this computer where no worker does: `python -m gateway.attendant`.
+"""Looks after the runs of this computer where no worker does: `python -m gateway.prefect.attendant`.
 
 `trainctl run` starts it, in the background, with its own environment: the keys of providers are
 there and nowhere else. It looks once a minute, only at files, and starts `trainctl reconcile`
@@ -47,7 +47,7 @@ def start(*, replace: bool) -> None:
     with _log().open("ab") as log:
         _started.append(
             subprocess.Popen(  # noqa: S603 - our own interpreter
-                own_python("-m", "gateway.attendant"),
+                own_python("-m", "gateway.prefect.attendant"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

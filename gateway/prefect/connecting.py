@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from gateway.exits import ApiUnreachable, note
-from gateway.prefect_settings import CLOUD, PrefectSettings
+from gateway.prefect.settings import CLOUD, PrefectSettings
 from trainer.contract.errors import ConfigError, OrchestratorError
 
 PROBE_SECONDS = 5.0
@@ -252,7 +252,7 @@ def _remedy(url: str, reason: str) -> str | None:
 
 
 def _own_server() -> str:
-    from gateway import server  # it costs a little, and is seldom needed
+    from gateway.prefect import server  # it costs a little, and is seldom needed
 
     running = server.known()
     if running and server.answers(running.url):

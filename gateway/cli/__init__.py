@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from gateway.cli_options import (
+from gateway.cli.options import (
     AsJson,
     Detach,
     Follow,
@@ -25,8 +25,8 @@ from gateway.cli_options import (
     ShowLogs,
     Wait,
 )
-from gateway.cli_renting import renting_commands
-from gateway.cli_server import servers
+from gateway.cli.renting_commands import renting_commands
+from gateway.cli.server_commands import servers
 from gateway.exits import (
     EXIT_CODES,
     Exit,
@@ -76,7 +76,8 @@ def run(
     Example: trainctl run examples/quickstart.yaml --provider runpod,vast --max-cost 2
     """
     with reported():
-        from gateway import checks, running
+        from gateway import checks
+        from gateway.cli import running
 
         job = checks.checked_job(file, provider, keep=keep, max_cost=max_cost)
         raise typer.Exit(running.run(job, detach=detach, logs=logs))
@@ -99,7 +100,8 @@ def submit(
     Example: trainctl submit job.yaml --priority high --follow
     """
     with reported():
-        from gateway import checks, submitting
+        from gateway import checks
+        from gateway.cli import submitting
 
         submitting.check_priority(priority)
         job = checks.checked_job(file, for_worker=True)
@@ -119,7 +121,7 @@ def list_jobs(
     Example: trainctl list --state running
     """
     with reported():
-        from gateway import listing
+        from gateway.cli import listing
 
         listing.list_jobs(state, provider, limit, as_json=json)
 
@@ -131,7 +133,7 @@ def status(job: JobId, json: AsJson = False) -> None:  # noqa: FBT002
     Example: trainctl status 1a2b3c4d
     """
     with reported():
-        from gateway import listing
+        from gateway.cli import listing
 
         listing.show_job(job, as_json=json)
 
@@ -149,7 +151,7 @@ def logs(
     Example: trainctl logs quickstart --follow --tail 20
     """
     with reported():
-        from gateway import looking
+        from gateway.cli import looking
 
         looking.logs(job, follow=follow, tail=tail)
 
@@ -161,7 +163,7 @@ def monitor(job: JobId, follow: Follow = False) -> None:  # noqa: FBT002
     Example: trainctl monitor 1a2b --follow
     """
     with reported():
-        from gateway import looking
+        from gateway.cli import looking
 
         raise typer.Exit(looking.monitor(job, follow=follow))
 
@@ -173,7 +175,7 @@ def cancel(job: JobId, wait: Wait = True) -> None:  # noqa: FBT002
     Example: trainctl cancel 1a2b
     """
     with reported():
-        from gateway import commands
+        from gateway.cli import commands
 
         raise typer.Exit(commands.cancel(job, wait=wait))
 
@@ -185,7 +187,7 @@ def pause(job: JobId, wait: Wait = True) -> None:  # noqa: FBT002
     Example: trainctl pause 1a2b
     """
     with reported():
-        from gateway import commands
+        from gateway.cli import commands
 
         raise typer.Exit(commands.pause(job, wait=wait))
 
@@ -199,7 +201,7 @@ def resume(job: JobId, detach: Detach = False, logs: ShowLogs = False) -> None: 
     Example: trainctl resume 1a2b
     """
     with reported():
-        from gateway import commands
+        from gateway.cli import commands
 
         raise typer.Exit(commands.resume(job, detach=detach, logs=logs))
 
@@ -214,7 +216,7 @@ def download(
     Example: trainctl download quickstart --to ./adapter
     """
     with reported():
-        from gateway import looking
+        from gateway.cli import looking
 
         looking.download(job, to)
 
@@ -229,7 +231,7 @@ def push(
     Example: trainctl push quickstart --to ada/quickstart
     """
     with reported():
-        from gateway import looking
+        from gateway.cli import looking
 
         looking.push(job, to)
 
@@ -243,7 +245,7 @@ def deploy() -> None:
     Example: trainctl deploy
     """
     with reported():
-        from gateway import hosting
+        from gateway.cli import hosting
 
         hosting.deploy()
 
@@ -264,7 +266,7 @@ def worker(
     Example: trainctl worker --limit 2
     """
     with reported():
-        from gateway import hosting
+        from gateway.cli import hosting
 
         hosting.work(pool or [], limit)
 
@@ -299,7 +301,7 @@ def init(
     Example: trainctl init my-job.yaml
     """
     with reported():
-        from gateway.job_template import write_template
+        from gateway.cli.job_template import write_template
 
         write_template(file, force=force)
         say(f"wrote {file}; change model and dataset, then: trainctl validate {file}")
@@ -315,7 +317,7 @@ def show(file: JobFile, json: AsJson = False) -> None:  # noqa: FBT002
     Example: trainctl show job.yaml
     """
     with reported():
-        from gateway.showing import show_job
+        from gateway.cli.showing import show_job
 
         show_job(file, as_json=json)
 

@@ -20,13 +20,15 @@ from uuid import UUID
 from flows.attended import FLOW_LOG, is_worked_on, start_in_background
 from flows.run_folder import RunFolder
 from flows.shown import job_state, short_id
-from gateway import attendant, jobs, watch
-from gateway.client import JobRun, LightClient, connected
-from gateway.ending import tell_end
+from gateway import jobs
+from gateway.cli import watch
+from gateway.cli.ending import tell_end
+from gateway.cli.live import display
+from gateway.cli.logs import MirrorReader
+from gateway.cli.signals import ENDING, Signals, Told
 from gateway.exits import ApiUnreachable, Exit, code_of_state, say
-from gateway.live import display
-from gateway.logs import MirrorReader
-from gateway.signals import ENDING, Signals, Told
+from gateway.prefect import attendant
+from gateway.prefect.client import JobRun, LightClient, connected
 from trainer.config import TrainingJob
 from trainer.contract.errors import TrainingFailed
 from trainer.contract.job_directory import JobState

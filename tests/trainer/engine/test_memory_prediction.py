@@ -4,8 +4,8 @@ import pytest
 from jobs import TINY_LLAMA
 
 from trainer.config import TrainingConfig
-from trainer.engine import memory
-from trainer.engine.memory import memory_gb, predicted
+from trainer.engine import memory_prediction as memory
+from trainer.engine.memory_prediction import memory_gb, predicted
 
 pytestmark = pytest.mark.xdist_group("torch")
 

@@ -9,10 +9,10 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     """Return the names and short ids that begin with `incomplete`, and what they are."""
     # All imports are here: the shell runs this for every Tab, and most commands never do.
     from flows.shown import FLOW, job_state, short_id
-    from gateway import server
-    from gateway.client import LightClient
-    from gateway.connecting import Api
-    from gateway.prefect_settings import PrefectSettings
+    from gateway.prefect import server
+    from gateway.prefect.client import LightClient
+    from gateway.prefect.connecting import Api
+    from gateway.prefect.settings import PrefectSettings
     from trainer.contract.errors import OrchestratorError
 
     try:

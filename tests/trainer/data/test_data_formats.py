@@ -1,8 +1,8 @@
 import pytest
 
 from trainer.contract.errors import DataError
+from trainer.data.formats import Chat, PlainText, choose_schema
 from trainer.data.parsing import Row
-from trainer.data.schema import Chat, PlainText, choose_schema
 from trainer.data.turns import RowProblem
 
 USER = {"role": "user", "content": "2+2?"}

@@ -8,8 +8,8 @@ from typing import Any
 
 from deployments.pools import CLOUD_POOL
 from flows.reconcile import reconciled_at
-from gateway import attendant
-from gateway.waiting import Ask, online_workers
+from gateway.prefect import attendant
+from gateway.prefect.waiting import Ask, online_workers
 
 FLOW = "reconcile"
 LATE_SECONDS = 300.0  # it runs every minute

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from blocks.home import runs
 from flows.shown import LOGGER, job_state
-from gateway.client import PAGE, JobRun, LightClient
+from gateway.prefect.client import PAGE, JobRun, LightClient
 from gateway.view import printable
 from trainer.contract.tail import TailReader
 

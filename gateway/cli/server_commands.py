@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gateway.cli_options import AsJson
+from gateway.cli.options import AsJson
 from gateway.exits import note, reported, say, say_json
 
 servers = typer.Typer(help="The Prefect server that trainctl starts where none is configured.")
@@ -17,7 +17,7 @@ def server_start() -> None:
     Example: trainctl server start
     """
     with reported():
-        from gateway import server
+        from gateway.prefect import server
 
         say(server.start())
         facts = server.status()
@@ -32,7 +32,7 @@ def server_stop() -> None:
     Example: trainctl server stop
     """
     with reported():
-        from gateway import server
+        from gateway.prefect import server
 
         stopped = server.stop()
         say(f"stopped {stopped.url}" if stopped else "no server of trainctl runs")
@@ -45,7 +45,7 @@ def server_status(json: AsJson = False) -> None:  # noqa: FBT002
     Example: trainctl server status
     """
     with reported():
-        from gateway import server
+        from gateway.prefect import server
 
         facts = server.status()
         if json:

@@ -15,17 +15,17 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks.registry import configured_providers, how_to_set_up
 from flows.reconcile import Act, reconcile_once
-from flows.renting.estimating import can_estimate, cost_on, estimated, seconds_on
+from flows.renting.cost_estimate import can_estimate, cost_on, estimated, seconds_on
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, market
 from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
 from flows.shown import short_id
-from gateway.api import asking, call
 from gateway.checks import checked_job
+from gateway.cli.table import print_table
 from gateway.exits import Exit, complain, note, say, say_json, sentence
-from gateway.keeper import last_reconcile
-from gateway.table import print_table
+from gateway.prefect.full_client import asking, call
+from gateway.prefect.keeper import last_reconcile
 from gateway.view import NOTHING, duration, printable
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError

@@ -14,9 +14,9 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 from flows.shown import FLOW
-from gateway.connecting import Api, api_url
-from gateway.prefect_settings import PrefectSettings
-from gateway.waiting import waiting_for
+from gateway.prefect.connecting import Api, api_url
+from gateway.prefect.settings import PrefectSettings
+from gateway.prefect.waiting import waiting_for
 from trainer.contract.errors import ConfigError
 
 PAGE = 200  # the most that one answer holds: PREFECT_API_DEFAULT_LIMIT, 200 by default
@@ -133,7 +133,7 @@ class LightClient:
         return found
 
     def waiting(self, run: JobRun) -> dict[str, Any] | None:
-        """Return where a run waits and for what; see `gateway.waiting`."""
+        """Return where a run waits and for what; see `gateway.prefect.waiting`."""
 
         async def ask(path: str, body: dict[str, Any] | None) -> Any:
             return self._ask("GET" if body is None else "POST", path.lstrip("/"), body)
