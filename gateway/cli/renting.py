@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
-from blocks.registry import configured_providers, how_to_set_up
+from blocks.registry import configured_providers, how_to_set_up, provider_class
 from flows.reconcile import Act, reconcile_once
 from flows.renting.cost_estimate import can_estimate, cost_on, estimated, seconds_on
 from flows.renting.journal import Hire, Journal
@@ -68,7 +68,8 @@ def show_costs(by: str, *, as_json: bool) -> None:
     found = [
         {
             by: f"{names.get(key, '')} {short_id(key)}".strip() if by == "job" else key,
-            "machines": len(hires),
+            "machines": sum(bool(hire.instance_id) for hire in hires),
+            "refused": sum(not hire.instance_id for hire in hires),
             "hours": sum(hire.seconds() for hire in hires) / 3600,
             "usd": sum(hire.cost() for hire in hires),
         }
@@ -79,10 +80,13 @@ def show_costs(by: str, *, as_json: bool) -> None:
         return
     total = sum(float(str(row["usd"])) for row in found)
     cells = [
-        (str(row[by]), str(row["machines"]), f"{row['hours']:.3f}", f"{row['usd']:.4f}")
+        (
+            *(str(row[by]), str(row["machines"]), str(row["refused"])),
+            *(f"{row['hours']:.3f}", f"{row['usd']:.4f}"),
+        )
         for row in found
     ]
-    print_table((COSTS[by], "MACHINES", "HOURS", "USD"), cells)
+    print_table((COSTS[by], "MACHINES", "REFUSED", "HOURS", "USD"), cells)
     say(f"total {total:.4f} USD")
 
 
@@ -183,8 +187,18 @@ def _cells(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> tu
 
 
 def _hires() -> Iterable[tuple[str, Hire]]:
+    """Yield every order of a machine, with its run; a folder of this computer is not for hire."""
     for folder in run_folders():
-        yield from ((folder.name, hire) for hire in Journal.of(RunFolder(folder.name)).hires)
+        for hire in Journal.of(RunFolder(folder.name)).hires:
+            if not _is_home(hire.provider):
+                yield folder.name, hire
+
+
+def _is_home(label: str) -> bool:
+    try:
+        return provider_class(label).is_home
+    except OrchestratorError:  # a provider that is installed no longer: its bill was real
+        return False
 
 
 async def _names(client: PrefectClient, ids: Iterable[str]) -> dict[str, str]:
