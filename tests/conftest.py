@@ -121,7 +121,9 @@ def _start_server(folder: Path) -> dict[str, object]:
                     *(sys.executable, "-m", "prefect", "server", "start"),
                     *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
                 ],
-                env={**os.environ, "PREFECT_HOME": str(folder / "home")},
+                # All tests share it, so it belongs to the home of none.
+                env={**os.environ, "PREFECT_HOME": str(folder / "home")}
+                | {"TRAINING_ORCHESTRATOR_HOME": str(folder)},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

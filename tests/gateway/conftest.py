@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from commanding import Trainctl, call_trainctl
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on(home: Path) -> Iterator[None]:
+    """End what a test that failed has left at work: its training would slow all others down."""
+    yield
+    # By the environment, which all processes of a job inherit: they lead sessions of their own.
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TRAINING_ORCHESTRATOR_HOME") == str(home):
+                process.kill()
 
 
 @pytest.fixture
