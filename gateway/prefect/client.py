@@ -94,6 +94,7 @@ class LightClient:
 
     def __init__(self, api: Api) -> None:
         self._ask = api.ask
+        self._find = api.find
 
     def read_flow_run(self, run_id: UUID, /) -> JobRun:
         """Return a run.
@@ -102,7 +103,7 @@ class LightClient:
             ConfigError: there is no run of that id.
         """
         # The id is a UUID by now, so nothing of what the user typed reaches the path.
-        answer = self._ask("GET", f"flow_runs/{run_id}")
+        answer = self._find(f"flow_runs/{run_id}")
         if answer is None:
             raise ConfigError(f"There is no job {run_id}.", "'trainctl list' shows all jobs.")
         return JobRun.of(answer)
@@ -136,7 +137,7 @@ class LightClient:
         """Return where a run waits and for what; see `gateway.prefect.waiting`."""
 
         async def ask(path: str, body: dict[str, Any] | None) -> Any:
-            return self._ask("GET" if body is None else "POST", path.lstrip("/"), body)
+            return self._find(path.lstrip("/"), body)
 
         return asyncio.run(waiting_for(ask, run.value))
 
@@ -160,7 +161,7 @@ class LightClient:
         path = f"deployments/name/{quote(flow, safe='')}/{quote(own, safe='')}"
         # The name may hold a slash of its own: everything is quoted, and not only what a URL
         # forbids.
-        found = self._ask("GET", path)
+        found = self._find(path)
         return UUID(found["id"]) if found else None
 
     def create_run(self, name: str, parameters: dict[str, Any]) -> UUID:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 from gateway.exits import ApiUnreachable, note
@@ -70,12 +71,28 @@ class Api:
         ).open
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Return the value of the answer, or None when there is no such thing.
+        """Return the value of the answer.
+
+        Raises:
+            ApiUnreachable: the API does not answer, or refuses us.
+            ConfigError: the API does not take what was sent, or has nothing there.
+        """
+        return self._value_of(self._patiently(method, path, body))
+
+    def find(self, path: str, body: Any = None) -> Any:
+        """Return the value of the answer to a GET, with a body to a POST; None: no such object.
 
         Raises:
             ApiUnreachable: the API does not answer, or refuses us.
             ConfigError: the API does not take what was sent.
         """
+        answer = self._patiently("GET" if body is None else "POST", path, body)
+        if answer.status == 404 and _missing(answer.text):
+            return None
+        return self._value_of(answer)
+
+    def _patiently(self, method: str, path: str, body: Any) -> Answer:
+        """Ask until the answer is more than that the API is busy, within reason."""
         # POST is repeated too: requests that create something carry an idempotency key.
         for attempt in range(1, TRIES + 1):
             answer = self._once(method, path, body, self.settings.timeout)
@@ -87,11 +104,7 @@ class Api:
                 time.sleep(min(answer.wait or 2.0**attempt, LONGEST_WAIT))
             else:
                 break
-        # JSON: Prefect says that there is no such thing. A 404 of another server is text, and
-        # means that the address is wrong.
-        if answer.status == 404 and isinstance(answer.value, dict):
-            return None
-        return self._value_of(answer)
+        return answer
 
     def must_answer(self) -> None:
         """Ask whether the API is there; Prefect's own client would go on trying for minutes.
@@ -184,6 +197,13 @@ def refused(url: str, settings: PrefectSettings, status: int, text: str) -> Orch
     if status in {401, 403}:
         remedy = _how_to_be_let_in(url, settings, status)
         return ApiUnreachable(f"Prefect's API at {url} refuses us (HTTP {status}).", remedy)
+    if status == 404 and (what := _missing(text)):
+        return ConfigError(
+            f"Prefect's API at {url} answers: {what.rstrip('.')}.",
+            "Perhaps it was deleted in the meantime: try again.",
+        )
+    if status in {404, 405}:
+        return no_api(url)
     # On one line: it may be a page of HTML, or a validation error of many lines.
     text = " ".join(text.split())[:300]
     if status in {409, 422}:
@@ -191,16 +211,28 @@ def refused(url: str, settings: PrefectSettings, status: int, text: str) -> Orch
             f"Prefect's API does not take what was sent: {text}.",
             "Its version differs: install the same one everywhere, and run 'trainctl deploy' again.",
         )
-    if status in {404, 405}:
-        return no_api(url)
     return ApiUnreachable(
         f"Prefect's API at {url} failed (HTTP {status}): {text}.", "Look into the server's log."
     )
 
 
+def _missing(text: str) -> str | None:
+    """Return what Prefect says in a 404 about an object; None for a path that it does not have."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None  # the page of another server
+    if not isinstance(value, dict):
+        return None
+    what = value.get("exception_message") or value.get("detail")
+    # "Not Found" is what its web framework says of a path, for example without /api; of an object
+    # Prefect says more, such as "Flow run not found".
+    return what if isinstance(what, str) and what != "Not Found" else None
+
+
 def no_api(url: str) -> ApiUnreachable:
     """Return the error for an answer that is not from Prefect's API."""
-    ending = "" if "/api" in url else f": {url}/api"
+    ending = "" if "/api" in urlsplit(url).path else f": {url}/api"
     return ApiUnreachable(
         f"What answers at {url} is not Prefect's API.",
         f"Correct PREFECT_API_URL; of a Prefect server it ends in /api{ending}.",

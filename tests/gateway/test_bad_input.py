@@ -50,6 +50,42 @@ def test_a_wrong_setting_is_named_before_anything_starts(
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "list",
+        "status x",
+        "logs x",
+        "cancel x",
+        "download x",
+        "monitor x",
+        "run FILE",
+        "submit FILE",
+    ],
+)
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_an_address_without_api_is_said_by_every_command(
+    slash: str,
+    command: str,
+    prefect_server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    root = prefect_server.removesuffix("/api")
+    monkeypatch.setenv("PREFECT_API_URL", root + slash)
+    words = command.replace("FILE", str(job_file(tmp_path))).split()
+
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+
+    assert leaving.value.code == Exit.UNREACHABLE
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        f"error: What answers at {root} is not Prefect's API. "
+        f"Correct PREFECT_API_URL; of a Prefect server it ends in /api: {root}/api."
+    )
+
+
 def test_a_bad_row_is_named_by_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     rows = tmp_path / "rows.jsonl"
     good = (EXAMPLES / "quickstart.jsonl").read_text().splitlines()[0]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -268,6 +268,18 @@ def test_an_address_that_cannot_be_used_is_said(
     url: str, message: str, monkeypatch: pytest.MonkeyPatch
 ):
     assert message in str(problem(url, monkeypatch))
+
+
+def test_what_was_deleted_meanwhile_is_said_and_is_no_wrong_address(client: LightClient):
+    gone = uuid4()
+
+    assert client.deployment("train/none") is None
+    with pytest.raises(ConfigError, match=rf"There is no job {gone}"):
+        client.read_flow_run(gone)
+    with pytest.raises(ConfigError, match=r"answers: .*not found"):
+        client.run_of_deployment(gone, name="x")
+    with pytest.raises(ConfigError, match=rf"answers: .*{gone}"):
+        client.set_state(gone, "CANCELLING")
 
 
 def test_a_slash_at_the_end_does_no_harm(prefect_server: str, monkeypatch: pytest.MonkeyPatch):
