@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gateway.cli.options import AsJson
-from gateway.exits import note, reported, say, say_json
+from gateway.exits import Exit, note, reported, say, say_json
 
 servers = typer.Typer(help="The Prefect server that trainctl starts where none is configured.")
 
@@ -40,7 +40,9 @@ def server_stop() -> None:
 
 @servers.command(name="status")
 def server_status(json: AsJson = False) -> None:  # noqa: FBT002
-    """Say which server is in use and why, and how our own is.
+    """Say which server is in use and why, and how it and our own are.
+
+    With --json the exit code is 5 if the server in use is not healthy.
 
     Example: trainctl server status
     """
@@ -50,6 +52,6 @@ def server_status(json: AsJson = False) -> None:  # noqa: FBT002
         facts = server.status()
         if json:
             say_json(facts)
-        else:
-            for line in server.as_words(facts):
-                say(line)
+            raise typer.Exit(Exit.OK if facts.get("healthy", True) else Exit.UNREACHABLE)
+        for line in server.as_words(facts):
+            say(line)

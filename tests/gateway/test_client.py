@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from commanding import until
+from commanding import call_trainctl, until
 from prefect.client.schemas.objects import StateType
 
 from flows.run_folder import RunFolder
@@ -187,6 +188,30 @@ def test_a_refusal_names_the_variable_that_is_wanted(
         jobs.find(client, "x")
 
     assert remedy in str(caught.value)
+
+
+def test_the_status_of_the_server_says_a_refusal_a_wrong_address_and_health(
+    guarded: str, monkeypatch: pytest.MonkeyPatch
+):
+    root = guarded.removesuffix("/api")
+
+    refusal = call_trainctl("server", "status", PREFECT_API_URL=guarded)
+    as_json = call_trainctl("server", "status", "--json", PREFECT_API_URL=guarded)
+    wrong = call_trainctl("server", "status", PREFECT_API_URL=root)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", NAME_AND_PASSWORD)
+    healthy = call_trainctl("server", "status", PREFECT_API_URL=guarded)
+    healthy_json = call_trainctl("server", "status", "--json", PREFECT_API_URL=guarded)
+
+    assert refusal.returncode == wrong.returncode == healthy.returncode == 0
+    assert refusal.stdout.splitlines()[1].startswith(
+        f"health: Prefect's API at {guarded} refuses us (HTTP 401). Set PREFECT_API_AUTH_STRING"
+    )
+    assert f"health: What answers at {root} is not Prefect's API. " in wrong.stdout
+    assert healthy.stdout.splitlines()[1] == "health: healthy"
+    assert (as_json.returncode, healthy_json.returncode) == (5, 0)
+    facts = json.loads(as_json.stdout), json.loads(healthy_json.stdout)
+    assert [each["healthy"] for each in facts] == [False, True]
+    assert "HTTP 401" in facts[0]["problem"]
 
 
 CLOUD = "https://api.prefect.cloud/api/accounts/1/workspaces/2"

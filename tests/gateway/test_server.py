@@ -57,11 +57,11 @@ def test_our_own_server_is_started_once_beside_somebody_elses_and_kept_and_stopp
 @pytest.mark.parametrize(
     ("where", "content", "place"),
     [
-        (".env", "PREFECT_API_URL=http://there/api", "PREFECT_API_URL in .env"),
-        ("prefect.toml", '[api]\nurl = "http://there/api"', "api.url in prefect.toml"),
+        (".env", "PREFECT_API_URL=http://127.0.0.1:9/api", "PREFECT_API_URL in .env"),
+        ("prefect.toml", '[api]\nurl = "http://127.0.0.1:9/api"', "api.url in prefect.toml"),
         (
             "profiles.toml",
-            'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://there/api"',
+            'active = "a"\n[profiles.a]\nPREFECT_API_URL = "http://127.0.0.1:9/api"',
             "PREFECT_API_URL in Prefect's active profile",
         ),
     ],
@@ -74,13 +74,15 @@ def test_the_status_says_what_configures_the_server_in_use(
     (tmp_path / where).write_text(content)
 
     assert server.as_words(server.status()) == [
-        f"in use: http://there/api, configured by {place}",
+        f"in use: http://127.0.0.1:9/api, configured by {place}",
+        "health: Prefect's API at http://127.0.0.1:9/api does not answer: Connection refused. "
+        "Check PREFECT_API_URL, or unset it: trainctl then starts a server of its own.",
         "our own: not running",
     ]
 
 
 def test_the_environment_comes_before_all_else(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PREFECT_API_URL", "http://here/api")
+    monkeypatch.setenv("PREFECT_API_URL", "ftp://here/api")
 
     assert "configured by PREFECT_API_URL in the environment" in server.as_words(server.status())[0]
 
