@@ -10,10 +10,15 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
+# What Prefect warns of whenever a process ends before its queue is sent; it waits for that anyway.
+SENDING = "Still processing items"
 
 
 class OneLine(logging.Handler):
-    """Writes warnings and errors, each as one line, except how a run ended: others write that."""
+    """Writes warnings and errors, each as one line.
+
+    Not how a run ended, which others write, and not that Prefect still sends something at the end.
+    """
 
     def __init__(self, write: Callable[[str], object]) -> None:
         super().__init__(logging.WARNING)
@@ -23,8 +28,8 @@ class OneLine(logging.Handler):
         """Write one."""
         # Prefect logs there how a run or task failed, and the terminal shows that by itself.
         said_anyway = record.levelno > logging.WARNING and record.name in RUN_LOGGERS
-        if not said_anyway:
-            first = record.getMessage().strip().partition("\n")[0]
+        first = record.getMessage().strip().partition("\n")[0]
+        if not said_anyway and not first.startswith(SENDING):
             self._write(f"{record.levelname.lower()}: {first}")
 
 
