@@ -14,6 +14,11 @@ from blocks.models import Instance, Offer
 from trainer.config import Limits, Resources
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s in the plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 class Provider(Block, ABC):
     """Somewhere machines come from: a Prefect block, so that an account can be saved by name.
 
@@ -55,7 +60,7 @@ class Provider(Block, ABC):
         Raises:
             CredentialsError: naming the key and where to set it.
         """
-        return f"{len(await self.instances())} instances"
+        return counted(len(await self.instances()), "instance")
 
     @abstractmethod
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:

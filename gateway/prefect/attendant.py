@@ -35,7 +35,7 @@ _started: list[subprocess.Popen[bytes]] = []
 
 def start(*, replace: bool) -> None:
     """Start an attendant with this environment; another one stays, or with `replace` ends."""
-    if not _look_seconds() or (not replace and is_held(_lock())):
+    if not is_on() or (not replace and is_held(_lock())):
         return
     stop()
     environment = dict(os.environ)
@@ -66,9 +66,14 @@ def stop() -> None:
         os.kill(int(_lock().read_text()), signal.SIGTERM)
 
 
+def is_on() -> bool:
+    """Return whether `trainctl run` starts an attendant here."""
+    return _look_seconds() > 0
+
+
 def why_no_schedule() -> str | None:
     """Return why the runs of this computer need no schedule of reconcile; None if they need one."""
-    if not _look_seconds():
+    if not is_on():
         return None
     if is_held(_lock()):
         return "the attendant of 'trainctl run' looks after the runs of this computer"

@@ -55,14 +55,14 @@ async def waiting_for(ask: Ask, run: Json) -> Json | None:
     return {**facts, "text": in_words(facts, run)}
 
 
-async def online_workers(ask: Ask, pool: str) -> list[str]:
-    """Return the names of the workers that serve a pool now; none if there is no such pool."""
+async def online_workers(ask: Ask, pool: str) -> list[Json]:
+    """Return the workers that serve a pool now; none if there is no such pool."""
     # The workers of a pool that does not exist would be an error of HTTP.
     pools = await ask("/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}})
     if not pools:
         return []
     workers = await ask(f"/work_pools/{quote(pool)}/workers/filter", {})
-    return [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
+    return [worker for worker in workers if worker["status"] == "ONLINE"]
 
 
 def in_words(facts: Json, run: Json) -> str:

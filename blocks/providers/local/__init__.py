@@ -17,13 +17,14 @@ from blocks.home import home as default_home
 from blocks.home import private_folder
 from blocks.machines.local import LocalMachine
 from blocks.models import Instance, InstanceStatus, Offer
-from blocks.providers.base import Provider
+from blocks.providers.base import Provider, counted
 from blocks.providers.gpu_names import matches
 from blocks.providers.local.gpus import GIB, Gpu, choose, gpus, grouped, visible
 from blocks.providers.local.occupants import end_occupants
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, ProviderError
 from trainer.contract.files import read_json, replace_json
+from trainer.contract.job_directory import JobDirectory
 
 RECORD = "instance.json"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -44,6 +45,12 @@ class Local(Provider):
         description="Where job directories are kept. Empty: TRAINING_ORCHESTRATOR_HOME, "
         "or ~/.training-orchestrator.",
     )
+
+    async def check(self) -> str:
+        """Say how many job directories are here, of ended jobs too; see `Provider.check`."""
+        folders = [Path(instance.workspace) for instance in await self.instances()]
+        at_work = sum(JobDirectory(folder).is_alive() for folder in folders)
+        return f"{counted(len(folders), 'job folder')} kept, {at_work} in use"
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per group of GPUs that fits, or one for the CPU; see `Provider.offers`.

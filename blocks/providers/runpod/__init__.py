@@ -12,6 +12,7 @@ from pydantic import Field
 
 from blocks.models import Instance, Offer
 from blocks.providers.api import Answer, Api, Unanswered
+from blocks.providers.base import counted
 from blocks.providers.cloud import CloudProvider
 from blocks.providers.runpod.answers import (
     HOST_VARIABLE,
@@ -79,7 +80,7 @@ class RunPod(CloudProvider):
         self._api().forget("pods")
         pods = await self.instances()
         rate = sum(pod.price_per_hour for pod in pods)
-        return f"{len(pods)} pods, {rate:g} USD per hour"
+        return f"{counted(len(pods), 'pod')}, {rate:g} USD per hour"
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per kind, and per region where regions are asked for."""

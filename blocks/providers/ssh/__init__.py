@@ -13,7 +13,7 @@ from blocks.machines.base import Machine
 from blocks.machines.hardware import ASK, read_hardware
 from blocks.machines.shell import last_of
 from blocks.models import Instance, InstanceStatus, Offer
-from blocks.providers.base import Provider
+from blocks.providers.base import Provider, counted
 from blocks.providers.ssh.asking import ASK_SECONDS, Lines, answers_of, ask, connection
 from blocks.providers.ssh.hosts import (
     HOSTS_VARIABLE,
@@ -93,7 +93,7 @@ class SshHost(Provider):
         surveys, troubles = await self._survey(hosts)
         found = [f"{survey.host} has {survey.in_words()}" for survey in surveys]
         found += [f"{host}: {error.message}" for host, error in troubles.items()]
-        return f"{len(hosts)} hosts, {len(surveys)} reachable: {'; '.join(found)}"
+        return f"{counted(len(hosts), 'host')}, {len(surveys)} reachable: {'; '.join(found)}"
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return an offer for each GPU that fits, or for each host's CPU; see `Provider.offers`.

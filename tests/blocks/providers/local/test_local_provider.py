@@ -1,4 +1,5 @@
 import asyncio
+import fcntl
 import os
 import signal
 import stat
@@ -86,6 +87,16 @@ async def test_launch_makes_a_private_job_directory_with_what_the_offer_gives(pr
     assert await provider.find("run-1") == instance
     assert await provider.describe("run-1") == instance
     assert await provider.instances() == [instance]
+
+
+async def test_check_counts_the_job_folders_and_those_in_use(provider):
+    first = await provider.launch(OFFER, "run-1", None)
+    assert await provider.check() == "1 job folder kept, 0 in use"
+    await provider.launch(OFFER, "run-2", None)
+
+    with JobDirectory(Path(first.workspace))._lock.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a supervisor does
+        assert await provider.check() == "2 job folders kept, 1 in use"
 
 
 async def test_launching_a_name_again_adopts_and_keeps_what_is_there(provider):

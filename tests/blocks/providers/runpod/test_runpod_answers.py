@@ -171,7 +171,7 @@ async def test_a_day_that_is_used_up_is_told_and_not_slept_through(provider, clo
 async def test_check_says_what_is_there(provider):
     await launched(provider)
 
-    assert await provider.check() == "1 pods, 0.69 USD per hour"
+    assert await provider.check() == "1 pod, 0.69 USD per hour"
 
 
 async def test_a_key_is_asked_for_where_it_is_set(monkeypatch, cloud):
