@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -25,10 +26,12 @@ from blocks.names import ours
 from blocks.providers.local import Local
 from deployments.pools import CLOUD_POOL
 from flows.locks import is_held
+from trainer.contract.job_directory import JobDirectory
 from trainer.contract.own_python import own_python
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 POLL_SECONDS = 0.1
@@ -78,12 +81,6 @@ with warnings.catch_warnings():
             )
             self._mine: set[UUID] = set()
 
-        async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-            """Start what is due, while there is room."""
-            if self.is_ending or not await self._make_room():
-                return []
-            return await super().get_and_submit_flow_runs()
-
         async def run(self, flow_run: FlowRun, *args: Any, **kwargs: Any) -> Any:
             """Execute a run in a process of its own, to its end."""
             self._mine.add(flow_run.id)
@@ -92,17 +89,31 @@ with warnings.catch_warnings():
             finally:
                 self._mine.discard(flow_run.id)
 
-        async def _make_room(self) -> bool:
+        async def _submit_scheduled_flow_runs(
+            self, flow_run_response: list[WorkerFlowRunResponse]
+        ) -> list[FlowRun]:
+            """Start what is due, while there is room."""
+            due = flow_run_response
+            if self._limit is not None and self._work_pool_name != CLOUD_POOL:
+                # Jobs of the cloud pool take no GPU of ours.
+                due = await self._fitting(due, self._limit)
+            # Asked last: nothing is awaited from here until the runs are taken.
+            if self.is_ending or not due:
+                return []
+            return await super()._submit_scheduled_flow_runs(due)
+
+        async def _fitting(
+            self, due: list[WorkerFlowRunResponse], limit: int
+        ) -> list[WorkerFlowRunResponse]:
             """Leave room for the jobs here that others started, such as the worker before us."""
-            if self._limit is None:
-                return True
-            elsewhere = self._work_pool_name == CLOUD_POOL  # its jobs take no GPU of ours
-            left = self._limit - (0 if elsewhere else await others_at_work(self._mine))
-            if left < 1:
-                return False  # not 0 tokens, which older versions of anyio's limiter refuse
-            # Of these tokens our own runs have borrowed theirs; runs of others lower the number.
-            self.limiter.total_tokens = left
-            return True
+            # A run that is being started holds one of our places, but not yet its lock.
+            others = await others_at_work(self._mine | self._submitting_flow_run_ids)
+            busy = int(self.limiter.borrowed_tokens)
+            chosen = fitting([each.flow_run.id for each in due], others, limit - busy)
+            # Of these tokens our own runs have borrowed theirs. Never 0, which older versions of
+            # anyio's limiter refuse.
+            self.limiter.total_tokens = max(busy + len(chosen), 1)
+            return [each for each in due if each.flow_run.id in chosen]
 
         async def end(self) -> None:
             """End this process once no run is between being taken and being started.
@@ -122,12 +133,35 @@ with warnings.catch_warnings():
             os._exit(0)
 
 
-async def others_at_work(mine: set[UUID]) -> int:
-    """Return how many jobs train on this computer whose flow another process executes."""
-    # A job directory alone proves nothing: it stays after the job. The lock is held by a process.
-    names = [ours(instance.name) for instance in await Local().instances()]
-    ids = {name.run_id for name in names if name and name.run_id} - mine
-    return sum(is_held(runs() / str(id) / ".lock") for id in ids)
+async def others_at_work(mine: set[UUID]) -> set[UUID]:
+    """Return the jobs besides `mine` whose flow or whose training is alive on this computer."""
+    # A job directory alone proves nothing: it stays after the job. Its lock is held by a process,
+    # and outlives the flow: a training goes on without it, on the same GPU.
+    found = set()
+    for instance in await Local().instances():
+        name = ours(instance.name)
+        if name is None or name.run_id is None or name.run_id in mine:
+            continue
+        # In this order: whoever looks at the lock of a job directory may disturb who takes it, and
+        # without a flow nobody does.
+        flow = runs() / str(name.run_id) / ".lock"
+        if is_held(flow) or JobDirectory(instance.workspace).is_alive():
+            found.add(name.run_id)
+    return found
+
+
+def fitting(due: Sequence[UUID], others: set[UUID], free: int) -> set[UUID]:
+    """Return which runs are started now.
+
+    Args:
+        due: in the order in which they are to start.
+        others: the jobs that others started and that train here.
+        free: how many places our own runs leave.
+    """
+    # A run whose training lives only attaches to it, and has its place already.
+    attaching = {id for id in due if id in others}
+    room = max(free - len(others), 0)
+    return attaching | set([id for id in due if id not in attaching][:room])
 
 
 async def serve(pool: str, limit: int | None) -> None:

@@ -7,9 +7,10 @@ from uuid import uuid4
 from blocks.models import Offer
 from blocks.names import run_name
 from blocks.providers.local import Local
-from deployments.pool_worker import others_at_work
+from deployments.pool_worker import fitting, others_at_work
 from flows.locks import locked
 from flows.run_folder import RunFolder
+from trainer.contract.job_directory import JobDirectory
 
 OFFER = Offer(provider="local", instance_type="CPU", region="local", price_per_hour=0.0)
 
@@ -20,6 +21,30 @@ async def test_a_job_that_somebody_else_trains_here_takes_a_place_while_its_flow
         await Local().launch(OFFER, run_name(id, 1), None)
 
     async with locked(RunFolder(mine).lock), locked(RunFolder(theirs).lock):
-        assert await others_at_work({mine}) == 1
-        assert await others_at_work(set()) == 2
-    assert await others_at_work(set()) == 0
+        assert await others_at_work({mine}) == {theirs}
+        assert await others_at_work(set()) == {mine, theirs}
+    assert await others_at_work(set()) == set()
+
+
+async def test_a_training_whose_flow_was_killed_keeps_its_place():
+    job = uuid4()
+    await Local().launch(OFFER, run_name(job, 1), None)
+    again = await Local().launch(OFFER, run_name(job, 2), None)
+
+    with JobDirectory(again.workspace).owned() as held:
+        assert held is not None
+        assert await others_at_work(set()) == {job}
+        assert await others_at_work({job}) == set()
+        async with locked(RunFolder(job).lock):
+            assert await others_at_work(set()) == {job}
+    assert await others_at_work(set()) == set()
+
+
+def test_a_training_without_its_flow_lets_only_its_own_run_start():
+    orphan, second, third = uuid4(), uuid4(), uuid4()
+
+    assert fitting([second], {orphan}, 1) == set()
+    assert fitting([second, orphan], {orphan}, 1) == {orphan}
+    assert fitting([second, orphan, third], {orphan}, 2) == {second, orphan}
+    assert fitting([second, orphan], {orphan}, 0) == {orphan}
+    assert fitting([second, third], set(), 1) == {second}

@@ -9,6 +9,7 @@ from waiting_for import until, until_now
 
 from flows.reconcile import reconcile_once
 
+QUEUE = "/work_pools/local-gpu/queues/default"
 SLOW = 200  # seconds, of a computer that has much else to do
 pytestmark = [pytest.mark.xdist_group("hosting"), pytest.mark.slow]
 
@@ -19,6 +20,14 @@ def job(site):
     run_id = site.submit()
     yield run_id
     site.kill(run_id)
+
+
+@pytest.fixture
+def second(site, job):
+    """A job that waits for the first one to end."""
+    run_id = site.submit()
+    yield run_id
+    httpx.delete(f"{site.url}/flow_runs/{run_id}").raise_for_status()
 
 
 def trains_on(site, job):
@@ -48,7 +57,7 @@ def test_killing_one_worker_starts_it_again_and_harms_neither_its_job_nor_the_ot
 
 
 async def test_a_job_whose_flow_process_is_killed_under_a_worker_goes_on(
-    site, workers, job, monkeypatch
+    site, workers, job, second, monkeypatch
 ):
     monkeypatch.setenv("TRAINING_ORCHESTRATOR_HOME", str(site.home))
     monkeypatch.setattr("flows.reconcile.ZOMBIE_SECONDS", 0.0)
@@ -57,6 +66,11 @@ async def test_a_job_whose_flow_process_is_killed_under_a_worker_goes_on(
 
     engine.kill()
     psutil.wait_procs([engine])
+    until_now(lambda: site.state(job)["type"] == "CRASHED", SLOW)
+    for _ in range(2):  # the second time, what the first one found is started
+        asked = site.ask(QUEUE)["last_polled"]
+        until_now(lambda since=asked: site.ask(QUEUE)["last_polled"] != since, SLOW)
+    assert site.state(second)["type"] == "SCHEDULED"  # the first one's training is still here
     with site.as_ours():
         await until(lambda: _revived(job))
     revived = until_now(lambda: site.engine(job), SLOW)
@@ -64,6 +78,7 @@ async def test_a_job_whose_flow_process_is_killed_under_a_worker_goes_on(
     assert revived.pid != engine.pid
     assert until_now(lambda: (s := site.state(job))["type"] == "RUNNING" and s, SLOW)
     assert trains_on(site, job)
+    assert site.state(second)["type"] == "SCHEDULED"
 
 
 async def _revived(job):
