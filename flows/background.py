@@ -20,6 +20,7 @@ from prefect.states import Scheduled
 from flows.attended import hold, start_in_background, unmark
 from flows.logger import OneLine
 from flows.run_folder import RunFolder
+from flows.shown import REVIVING
 from trainer.contract.errors import OrchestratorError
 
 
@@ -29,7 +30,7 @@ async def revive(run: FlowRun) -> None:
         start_in_background(run.id)
         return
     async with get_client() as client:
-        await client.set_flow_run_state(run.id, Scheduled(name="Reviving"), force=True)
+        await client.set_flow_run_state(run.id, Scheduled(name=REVIVING), force=True)
 
 
 def main(run_id: str, inherited: str | None = None) -> int:

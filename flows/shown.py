@@ -4,7 +4,7 @@
 | ------------ | ------------------------------------------ |
 | created      | SCHEDULED or PENDING, before the flow runs |
 | initializing | RUNNING "Initializing"                     |
-| running      | RUNNING "Running"                          |
+| running      | RUNNING "Running", SCHEDULED "Reviving"    |
 | paused       | PAUSED "Paused"                            |
 | completed    | COMPLETED "Completed"                      |
 | failed       | FAILED "Failed"                            |
@@ -26,6 +26,8 @@ FLOW = "train"
 PAUSING = "Pausing"
 """The state's name by which a running job is asked to pause."""
 INITIALIZING = "Initializing"
+REVIVING = "Reviving"
+"""Of a run that waits for a worker to attach again: its training goes on meanwhile."""
 
 PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
 REPORT = "training-report"
@@ -104,6 +106,8 @@ def job_state(run: ShownRun) -> JobState:
         return JobState.CREATED
     if run.state.type == "RUNNING" and run.state.name == INITIALIZING:
         return JobState.INITIALIZING
+    if run.state.type == "SCHEDULED" and run.state.name == REVIVING:
+        return JobState.RUNNING
     return STATE_OF_TYPE[run.state.type]
 
 

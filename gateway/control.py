@@ -34,12 +34,14 @@ async def ask_pause(client: PrefectClient, run: FlowRun) -> None:
     Raises:
         ConfigError: it does not run.
     """
-    state = job_state(run)
-    # A run that was asked to stop is still shown as running, and must not be turned around.
-    if state not in {JobState.INITIALIZING, JobState.RUNNING} or _is_cancelling(run):
+    # Some are shown as running that must not be turned around: one that was asked to stop, and one
+    # that waits for a worker, which would no longer find it.
+    words = {StateType.CANCELLING: "stopping", StateType.SCHEDULED: "waiting for a worker"}
+    state = words.get(run.state.type) if run.state else None
+    state = state or job_state(run)
+    if state not in {JobState.INITIALIZING, JobState.RUNNING}:
         raise ConfigError(
-            f"Job {_short(run)} is {'stopping' if _is_cancelling(run) else state}; "
-            "only a running job can be paused.",
+            f"Job {_short(run)} is {state}; only a running job can be paused.",
             f"See: trainctl status {_short(run)}",
         )
     await client.set_flow_run_state(run.id, Running(name=PAUSING), force=True)
@@ -184,10 +186,6 @@ async def _stop_abandoned(client: PrefectClient, run: FlowRun) -> FlowRun:
     stopped: State[Any] = Cancelled(name=STOPPED, message=message)
     await client.set_flow_run_state(run.id, stopped, force=True)
     return await client.read_flow_run(run.id)
-
-
-def _is_cancelling(run: FlowRun) -> bool:
-    return run.state is not None and run.state.type is StateType.CANCELLING
 
 
 def _short(run: FlowRun) -> str:

@@ -12,13 +12,13 @@ from commanding import make_job
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelling, Completed, Paused, Running
+from prefect.states import Cancelling, Completed, Paused, Running, Scheduled
 
 from blocks.home import runs
 from flows.attended import is_worked_on
 from flows.execute import create_run
 from flows.run_folder import RunFolder
-from flows.shown import job_state
+from flows.shown import REVIVING, job_state
 from gateway import control
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
@@ -68,6 +68,18 @@ async def test_only_a_running_job_can_be_paused(
 
         with pytest.raises(ConfigError, match="only a running job can be paused"):
             await control.ask_pause(client, run)
+
+
+async def test_a_job_that_waits_to_be_attached_to_shows_as_running_and_stays_in_its_queue(
+    prefect_api: str,
+):
+    async with get_client() as client:
+        run = await _run_in(client, Scheduled(name=REVIVING))
+
+        assert job_state(run) is JobState.RUNNING
+        with pytest.raises(ConfigError, match="waiting for a worker; only a running job"):
+            await control.ask_pause(client, run)
+        assert (await client.read_flow_run(run.id)).state.name == REVIVING
 
 
 async def test_a_pause_of_a_job_whose_process_is_gone_says_so(prefect_api: str):
