@@ -17,7 +17,7 @@ from trainer.config.model_files import check_model_files
 from trainer.contract.checkpoints import NO_PART_OF_A_MODEL
 from trainer.contract.errors import ConfigError, DataError
 from trainer.contract.files import read_json, replace_json, sha256_of
-from trainer.data.reading import names_hub_dataset, open_source
+from trainer.data.reading import names_hub_dataset, open_source, remedy_for_missing
 from trainer.rewards.scorer import model_in
 
 WORTH_NOTING = 16 << 20  # bytes; hashing a smaller file takes no longer than reading its note
@@ -146,7 +146,7 @@ def _dataset(field: str, named: str) -> Item | None:
             return None
         raise DataError(
             f"{field} = {named!r}: there is no such file or folder.",
-            f"Relative paths start at {Path.cwd()}.",
+            remedy_for_missing(path),
         )
     # The same code that the trainer reads rows with: what it would not read is not sent.
     source = open_source(str(path))

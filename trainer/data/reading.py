@@ -146,8 +146,14 @@ def open_source(path: str, subset: str | None = None, split: str = "train") -> S
         return HubSource(path, split, _load_from_hub(path, subset, split))
     raise DataError(
         f"dataset.path = {path!r}: there is no such file or folder.",
-        f"Relative paths start at {Path.cwd()}.",
+        remedy_for_missing(local),
     )
+
+
+def remedy_for_missing(path: Path) -> str:
+    """Return the remedy where a job names a file or folder that is not there."""
+    # Relative paths of a job file or a form are absolute by now, and stand in the message.
+    return "Correct the path." if path.is_absolute() else f"Relative paths start at {Path.cwd()}."
 
 
 def names_hub_dataset(path: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainer.config import CommandConfig, TrainingConfig, TrainingJob
 from trainer.contract.errors import ConfigError
+from trainer.data.reading import remedy_for_missing
 from trainer.presets import PRESETS, check_foreign_settings
 
 SCRIPT = re.compile(r"(\./)?[\w.-]+(/[\w.-]+)*\.(py|sh)")
@@ -45,7 +46,7 @@ def _check_files(command: CommandConfig) -> None:
         if not path.exists():
             raise ConfigError(
                 f"training.command.files = {file!r}: there is no such file or folder.",
-                "Relative paths start at the folder of the job file.",
+                remedy_for_missing(path),
             )
         # All land side by side in the job directory.
         if other := seen.get(path.name):

@@ -186,11 +186,20 @@ def test_a_parquet_file_that_is_none_is_named(tmp_path):
     assert f"{path} cannot be read as Parquet" in problem_with(path)
 
 
-def test_a_missing_path_says_where_relative_paths_start(tmp_path):
-    message = problem_with(tmp_path / "none.jsonl")
+def test_a_missing_path_says_where_relative_paths_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    message = problem_with("none.jsonl")
 
     assert "there is no such file or folder" in message
-    assert str(Path.cwd()) in message
+    assert f"Relative paths start at {tmp_path}." in message
+
+
+def test_a_missing_absolute_path_says_nothing_of_relative_ones(tmp_path):
+    message = problem_with(tmp_path / "none.jsonl")
+
+    assert message.endswith("there is no such file or folder. Correct the path.")
+    assert str(tmp_path / "none.jsonl") in message
 
 
 def test_a_folder_without_data_says_so(tmp_path):
