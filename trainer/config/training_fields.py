@@ -53,7 +53,7 @@ class TrainingFields(Settings):
     init: Literal["pretrained", "random"] = "pretrained"
     """pretrained: start from the weights. random: start from the config alone."""
     dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
-    """The examples. A path alone will do."""
+    """The examples. In a job file, a path alone will do."""
     peft: Peft = LoraConfig()
     """What to train while the model itself stays frozen: adapters (peft_type: lora, prompt_tuning
     or prefix_tuning). null: train all weights."""

@@ -1,0 +1,24 @@
+"""What a form says is what Prefect accepts."""
+
+from __future__ import annotations
+
+import pytest
+from prefect.utilities.schema_tools.validation import is_valid, preprocess_schema
+
+from deployments.form import form_of, short_form
+from flows.train import train
+
+
+@pytest.mark.parametrize("form", [lambda: form_of(train), short_form], ids=["full", "short"])
+def test_the_form_says_that_only_a_job_file_may_shorten_the_dataset_to_a_path(form):
+    schema = form()
+    dataset = schema["definitions"]["TrainingConfig"]["properties"]["dataset"]
+
+    def accepts(dataset):
+        training = {"model": "a/b", "dataset": dataset}
+        values = {"job": {"name": "nightly", "training": training}}
+        return is_valid(values, preprocess_schema(schema))
+
+    assert accepts({"path": "rows.jsonl"})
+    assert not accepts("rows.jsonl")
+    assert dataset["description"] == "The examples. In a job file, a path alone will do."
