@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
+from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from blocks.home import runs
@@ -30,7 +32,7 @@ from trainer.contract.job_directory import JobDirectory
 from trainer.contract.own_python import own_python
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -93,14 +95,41 @@ with warnings.catch_warnings():
             self, flow_run_response: list[WorkerFlowRunResponse]
         ) -> list[FlowRun]:
             """Start what is due, while there is room."""
-            due = flow_run_response
+            begun = (
+                self._submitting_flow_run_ids
+            )  # still offered, until Prefect shows them as begun
+            due = [each for each in flow_run_response if each.flow_run.id not in begun]
             if self._limit is not None and self._work_pool_name != CLOUD_POOL:
                 # Jobs of the cloud pool take no GPU of ours.
                 due = await self._fitting(due, self._limit)
+            due = [each for each in due if not await self._refused(each.flow_run)]
             # Asked last: nothing is awaited from here until the runs are taken.
             if self.is_ending or not due:
                 return []
             return await super()._submit_scheduled_flow_runs(due)
+
+        async def _refused(self, flow_run: FlowRun) -> bool:
+            """Fail a run that lacks what its deployment's form requires, and say so there."""
+            # Prefect checks what a person asks for, but not what a schedule makes. The flow process
+            # would end before any code of ours could say why.
+            if flow_run.deployment_id is None:
+                return False
+            try:
+                deployment = await self.client.read_deployment(flow_run.deployment_id)
+            except ObjectNotFound:
+                return False  # Prefect's own way with such a run is taken
+            required = (deployment.parameter_openapi_schema or {}).get("required", [])
+            lacking = [name for name in required if name not in flow_run.parameters]
+            if not lacking:
+                return False
+            reason = (
+                f"This run has no {', '.join(lacking)}: put it into the parameters of its "
+                f"deployment or of its schedule."
+            )
+            self.get_flow_run_logger(flow_run).error(reason)
+            failed: State[Any] = Failed(message=reason)
+            await self.client.set_flow_run_state(flow_run.id, failed, force=True)
+            return True
 
         async def _fitting(
             self, due: list[WorkerFlowRunResponse], limit: int

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.schedules import IntervalSchedule
+from waiting_for import until
 
 from blocks.models import Offer
 from blocks.names import run_name
 from blocks.providers.local import Local
-from deployments.pool_worker import fitting, others_at_work
+from deployments.pool_worker import PoolWorker, fitting, others_at_work
 from flows.locks import locked
 from flows.run_folder import RunFolder
 from trainer.contract.job_directory import JobDirectory
 
+FORM = {"type": "object", "properties": {"job": {}}, "required": ["job"]}
 OFFER = Offer(provider="local", instance_type="CPU", region="local", price_per_hour=0.0)
 
 
@@ -48,3 +57,34 @@ def test_a_training_without_its_flow_lets_only_its_own_run_start():
     assert fitting([second, orphan, third], {orphan}, 2) == {second, orphan}
     assert fitting([second, orphan], {orphan}, 0) == {orphan}
     assert fitting([second, third], set(), 1) == {second}
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_a_run_of_a_schedule_without_a_job_fails_and_says_why():
+    pool, soon = f"pool-{uuid4()}", IntervalSchedule(interval=timedelta(seconds=1))
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        flow_id = await client.create_flow_from_name(f"scheduled-{uuid4()}")
+        deployment = await client.create_deployment(
+            flow_id,
+            name="nightly",
+            work_pool_name=pool,
+            parameter_openapi_schema=FORM,
+            enforce_parameter_schema=True,
+            schedules=[DeploymentScheduleCreate(schedule=soon, active=True)],
+        )
+        only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
+
+        async def failed():
+            await worker.get_and_submit_flow_runs()
+            runs = await client.read_flow_runs(deployment_filter=only)
+            return [run for run in runs if run.state.is_failed()]
+
+        async with PoolWorker(pool, 1) as worker:
+            await worker.sync_with_backend()
+            run, *_ = await until(failed)
+        await client.delete_deployment(deployment)
+
+    assert run.state.message == (
+        "This run has no job: put it into the parameters of its deployment or of its schedule."
+    )
