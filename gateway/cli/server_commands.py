@@ -17,12 +17,12 @@ def server_start() -> None:
     Example: trainctl server start
     """
     with reported():
-        from gateway.prefect import server
+        from gateway.prefect import server, server_status
 
         say(server.start())
-        facts = server.status()
+        facts = server_status.status()
         if facts["configured_by"] and facts["used"] != facts.get("url"):
-            note(server.as_words(facts)[0])
+            note(server_status.as_words(facts)[0])
 
 
 @servers.command(name="stop")
@@ -39,7 +39,7 @@ def server_stop() -> None:
 
 
 @servers.command(name="status")
-def server_status(json: AsJson = False) -> None:  # noqa: FBT002
+def show_status(json: AsJson = False) -> None:  # noqa: FBT002
     """Say which server is in use and why, and how it and our own are.
 
     With --json the exit code is 5 if the server in use is not healthy.
@@ -47,11 +47,11 @@ def server_status(json: AsJson = False) -> None:  # noqa: FBT002
     Example: trainctl server status
     """
     with reported():
-        from gateway.prefect import server
+        from gateway.prefect import server_status
 
-        facts = server.status()
+        facts = server_status.status()
         if json:
             say_json(facts)
             raise typer.Exit(Exit.OK if facts.get("healthy", True) else Exit.UNREACHABLE)
-        for line in server.as_words(facts):
+        for line in server_status.as_words(facts):
             say(line)

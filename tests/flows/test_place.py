@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from uuid import uuid4
 
 import pytest
 from flow_runs import make_job
 
 from flows.tasks.place import place
-from trainer.contract.errors import ConfigError
+from trainer.contract.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def run(monkeypatch):
+    """Let the step find the run that it belongs to, one that has hired nothing yet."""
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", str(uuid4()))
 
 
 async def test_a_missing_token_is_told_before_anything_is_hired(monkeypatch):
@@ -24,3 +31,12 @@ async def test_a_model_that_cannot_be_exported_is_told_before_anything_is_hired(
 
     with pytest.raises(ConfigError, match=r"training\.export: gguf: .* is of type 'mamba'"):
         await place.fn(make_job(model=str(tmp_path), export=["gguf"]))
+
+
+async def test_wrong_rows_are_told_before_anything_is_hired(tmp_path, monkeypatch):
+    (tmp_path / "bad.jsonl").write_text('{"question": "?"}\n')
+    monkeypatch.setenv("SSH_HOSTS", "me@127.0.0.1")
+    job = make_job(dataset={"path": str(tmp_path / "bad.jsonl")})
+
+    with pytest.raises(DataError, match="question"):
+        await place.fn(job.model_copy(update={"provider": "ssh"}))

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from commanding import call_trainctl
 
-from gateway.prefect import server
+from gateway.prefect import server, server_status
 from trainer.contract.files import replace_json
 
 
@@ -73,7 +73,7 @@ def test_the_status_says_what_configures_the_server_in_use(
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     (tmp_path / where).write_text(content)
 
-    assert server.as_words(server.status()) == [
+    assert server_status.as_words(server_status.status()) == [
         f"in use: http://127.0.0.1:9/api, configured by {place}",
         "health: Prefect's API at http://127.0.0.1:9/api does not answer: Connection refused. "
         "Check PREFECT_API_URL, or unset it: trainctl then starts a server of its own.",
@@ -84,7 +84,10 @@ def test_the_status_says_what_configures_the_server_in_use(
 def test_the_environment_comes_before_all_else(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PREFECT_API_URL", "ftp://here/api")
 
-    assert "configured by PREFECT_API_URL in the environment" in server.as_words(server.status())[0]
+    assert (
+        "configured by PREFECT_API_URL in the environment"
+        in server_status.as_words(server_status.status())[0]
+    )
 
 
 def test_a_process_id_that_was_used_again_is_not_our_server():
