@@ -115,7 +115,9 @@ def _theirs(found: DeploymentResponse) -> list[str]:
     ]
     names = ("parameters", "tags", "job_variables")
     others = [name.replace("_", " ") for name in names if getattr(found, name)]
-    return [f"queue {found.work_pool_name}/{found.work_queue_name}", *schedules, *others]
+    queue = f"queue {found.work_pool_name}/{found.work_queue_name}"
+    # First, because no schedule of a paused deployment makes runs.
+    return [*(["paused"] * found.paused), queue, *schedules, *others]
 
 
 def _cadence(schedule: Any) -> str:

@@ -54,6 +54,7 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
         "job_variables": {"stream_output": False, "working_dir": "/srv"},
         "work_pool_name": "cloud",
         "work_queue_name": "low",
+        "paused": True,
     }
     patch(site, f"/deployments/{nightly['id']}", theirs)
     cron = {"schedule": {"cron": "0 5 * * 1", "timezone": "Europe/Berlin"}, "active": True}
@@ -78,6 +79,8 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
         assert "kept     work pool local-gpu: limit 3" in done.stdout
         assert "kept     queue local-gpu/low: priority 7" in done.stdout
         assert "updated  train/local: description, pull_steps; kept" in done.stdout
+        assert "kept     train/nightly: unchanged; kept paused, queue cloud/low" in done.stdout
+        assert "train/local: description, pull_steps; kept queue" in done.stdout
         assert "schedule 0 5 * * 1 (on)" in done.stdout
     finally:
         patch(site, "/work_pools/local-gpu", {"concurrency_limit": None})
