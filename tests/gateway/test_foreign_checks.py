@@ -35,7 +35,7 @@ def test_a_command_needs_neither_model_nor_dataset_and_finds_its_files(tmp_path)
     [
         ({"metrics": ["loss (?P<train_loss>"]}, "is not a regular expression"),
         ({"metrics": ["loss (?P<lost>.*)"]}, "'lost' is not a metric; there are: step"),
-        ({"metrics": ["loss .*"]}, "names no group"),
+        ({"metrics": ["loss .*"]}, "has no named group"),
         ({"run": ["python", "{modle}"]}, "{modle} is not a placeholder; there are: job_directory"),
         ({"run": ["no-such-program"]}, "there is no program 'no-such-program'"),
         ({"run": "no-such-program --fast"}, "there is no program 'no-such-program'"),
