@@ -14,12 +14,14 @@ NIGHTLY = """
 import json
 from deployments.catalogue import CATALOGUE
 from flows.job_file import on_this_computer
-from gateway.checks import check_dataset, check_model
+from flows.preflight import subject_of
 from trainer.config import TrainingJob
+from trainer.preflight.table import Needs, refuse
+from trainer.preflight.training import TRAINING
 [nightly] = [each for each in CATALOGUE if each.name == "nightly"]
 job = on_this_computer(TrainingJob.model_validate(nightly.parameters["job"]))
-check_model(job)
-rows = check_dataset(job).rows
+found = {r.name: r.found.facts for r in refuse(TRAINING, subject_of(job), {Needs.ROWS})}
+rows = found["dataset"]["rows"]
 print(json.dumps([job.training.model, job.training.dataset.path, rows]))
 """
 
