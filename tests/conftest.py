@@ -29,6 +29,12 @@ os.environ.update(
 for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_KEY"):
     os.environ.pop(_name, None)
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process
+# that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SERVER_SECONDS = 120
 _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
