@@ -75,16 +75,8 @@ def test_what_is_here_is_looked_at_though_something_is_not(tmp_path: Path):
         checked_job(path, for_worker=True)
 
 
-def test_a_job_for_elsewhere_is_handed_over(
-    trainctl: Trainctl, prefect_server: str, tmp_path: Path
-):
-    deployed = subprocess.run(
-        [sys.executable, "-m", "deployments.deploy"],
-        env={**os.environ, "PREFECT_API_URL": prefect_server},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+def test_a_job_for_elsewhere_is_handed_over(trainctl: Trainctl, tmp_path: Path):
+    deployed = trainctl("deploy")
     assert deployed.returncode == 0, deployed.stderr
     path = job_file(tmp_path, model="/data/llama")
 

@@ -264,7 +264,7 @@ def test_a_directory_has_one_owner(tmp_path):
     second = job.run()
 
     assert second.returncode == 5
-    assert f"owned by somebody else (process {supervisor.pid})" in second.stderr
+    assert f"is in use by another process ({supervisor.pid})" in second.stderr
     assert job.run("--stop").returncode == 0
     assert supervisor.wait() == 4
 
