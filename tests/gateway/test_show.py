@@ -73,7 +73,7 @@ def test_prefects_own_command_takes_what_is_shown(prefect_server: str, tmp_path:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    python("deployments.deploy")
+    python("gateway", "deploy")
     job = call_trainctl("show", EXAMPLES / "quickstart.yaml", "--json").stdout
     python("prefect", "deployment", "run", "train/local", "--param", f"job={job}")
 

@@ -46,8 +46,8 @@ def test_validate_tells_everything_that_is_wrong_at_once(tmp_path: Path):
     assert done.returncode == 2
     checks = json.loads(done.stdout)["checks"]
     assert [name for name, check in checks.items() if not check["ok"]] == [
-        "dataset",
         "model",
+        "dataset",
         "machine",
     ]
     assert checks["machine"]["class"] == "CapacityError"

@@ -39,8 +39,16 @@ def test_without_padding_the_losses_are_those_of_padded_batches(tmp_path, make_j
 def test_memory_and_time_are_predicted_and_held_against_what_was_used(flat):
     usage = verify(flat.directory.output)["usage"]
 
-    assert usage["seconds"] == pytest.approx(usage["seconds_predicted"], rel=0.5)
+    # A training of a fifth of a second: on a busy computer no more can be said of its time.
+    assert 0.25 < usage["seconds"] / usage["seconds_predicted"] < 4
     assert 0.3 < usage["memory_gb_predicted"] < 1.5
+
+
+@pytest.mark.thorough
+def test_time_is_predicted_to_the_half_where_nothing_else_runs(flat):
+    usage = verify(flat.directory.output)["usage"]
+
+    assert usage["seconds"] == pytest.approx(usage["seconds_predicted"], rel=0.5)
 
 
 def test_all_modules_train_though_the_root_says_it_does(make_job, tmp_path):
