@@ -10,6 +10,7 @@ from trainer.contract.manifest import MANIFEST, verify
 pytestmark = pytest.mark.xdist_group("torch")
 
 
+@pytest.mark.thorough
 def test_a_job_killed_before_its_output_was_written_trains_no_further(tmp_path, make_job):
     job = make_job(tmp_path / "job", max_steps=3, save_steps=3)
     job.train()
