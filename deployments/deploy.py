@@ -6,6 +6,7 @@ schedules, parameters, tags, priorities and job variables belong to the server's
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
 from deployments.catalogue import CATALOGUE, Hosted
@@ -42,32 +43,45 @@ async def deploy(client: PrefectClient, say: Say) -> None:
 
 
 async def _pool(client: PrefectClient, name: str, description: str, say: Say) -> None:
-    try:
-        pool = await client.read_work_pool(name)
-    except ObjectNotFound:
-        # Prefect's own template, so that the pool looks in the UI like any process pool, and the
-        # administrator can set what Prefect documents.
-        template = ProcessWorker.get_default_base_job_template()
-        await client.create_work_pool(
-            WorkPoolCreate(
-                name=name, type="process", description=description, base_job_template=template
-            )
-        )
+    if await _new_pool(client, name, description):
         # A new pool comes with a queue "default" of priority 1, which would rank beside "high". Only
         # a new pool's: later on the priority is the administrator's.
         made = await client.read_work_queue_by_name("default", work_pool_name=name)
         await client.update_work_queue(made.id, priority=QUEUES["default"])
         say(f"created  work pool {name}")
     else:
+        pool = await client.read_work_pool(name)
         say(f"kept     work pool {name}: {_pool_facts(pool)}")
     # Also for a pool that exists: an earlier deploy may have been interrupted before its queues.
     queues = {queue.name: queue for queue in await client.read_work_queues(work_pool_name=name)}
     for queue, priority in QUEUES.items():
         if queue not in queues:
-            await client.create_work_queue(name=queue, work_pool_name=name, priority=priority)
+            # Whoever deploys at the same moment may have made it since.
+            with contextlib.suppress(ObjectAlreadyExists):
+                await client.create_work_queue(name=queue, work_pool_name=name, priority=priority)
             say(f"created  queue {name}/{queue}: priority {priority}")
         elif queues[queue].priority != priority:
             say(f"kept     queue {name}/{queue}: priority {queues[queue].priority}")
+
+
+async def _new_pool(client: PrefectClient, name: str, description: str) -> bool:
+    """Create a work pool, and return whether it is new."""
+    try:
+        await client.read_work_pool(name)
+    except ObjectNotFound:
+        # Prefect's own template, so that the pool looks in the UI like any process pool, and the
+        # administrator can set what Prefect documents.
+        pool = WorkPoolCreate(
+            name=name,
+            type="process",
+            description=description,
+            base_job_template=ProcessWorker.get_default_base_job_template(),
+        )
+        # Whoever deploys at the same moment may have made it since.
+        with contextlib.suppress(ObjectAlreadyExists):
+            await client.create_work_pool(pool)
+            return True
+    return False
 
 
 def _pool_facts(pool: WorkPool) -> str:

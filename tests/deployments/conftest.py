@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from postgres import free_port, running_postgres
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from waiting_for import until_now
+
+from tests.deployments.postgres import free_port, running_postgres
+from tests.deployments.waiting_for import until_now
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -181,13 +183,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         try:
             made = Site(folder, f"http://127.0.0.1:{port}/api", folder / "orchestrator")
             until_now(lambda: _is_healthy(made.url), 120)
-            deployed = made.trainctl("deploy", user="deployer")
-            assert deployed.returncode == 0, deployed.stderr
-            (folder / "deployer").rename(folder / "gone")
+            _deploy_by_two_at_once(made)
             yield made
         finally:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+
+
+def _deploy_by_two_at_once(site: Site) -> None:
+    users = ("deployer", "colleague")
+    with ThreadPoolExecutor() as pool:
+        done = [pool.submit(site.trainctl, "deploy", user=user) for user in users]
+    for each in done:
+        assert each.result().returncode == 0, each.result().stderr
+    for user in users:
+        (site.folder / user).rename(site.folder / f"gone-{user}")
 
 
 def _is_healthy(url: str) -> bool:

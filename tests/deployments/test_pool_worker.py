@@ -10,7 +10,6 @@ from prefect import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import IntervalSchedule
-from waiting_for import until
 
 from blocks.models import Offer
 from blocks.names import run_name
@@ -18,6 +17,7 @@ from blocks.providers.local import Local
 from deployments.pool_worker import PoolWorker, fitting, others_at_work
 from flows.locks import locked
 from flows.run_folder import RunFolder
+from tests.deployments.waiting_for import until
 from trainer.contract.job_directory import JobDirectory
 
 FORM = {"type": "object", "properties": {"job": {}}, "required": ["job"]}

@@ -14,7 +14,8 @@ from prefect import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import IntervalSchedule
-from waiting_for import until
+
+from tests.deployments.waiting_for import until
 
 ROOT = Path(__file__).parents[2]
 

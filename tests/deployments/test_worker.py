@@ -5,9 +5,9 @@ from __future__ import annotations
 import httpx
 import psutil
 import pytest
-from waiting_for import until, until_now
 
 from flows.reconcile import reconcile_once
+from tests.deployments.waiting_for import until, until_now
 
 SLOW = 200  # seconds, of a computer that has much else to do
 pytestmark = [pytest.mark.xdist_group("hosting"), pytest.mark.slow]

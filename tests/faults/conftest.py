@@ -9,16 +9,16 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from canaries import TOKENS, Canaries
-from curves import Curves
-from hunt import Hunt
 from prefect.client.schemas.objects import FlowRun
-from proof import Figures, prove
-from scene import Scene
-from table import FIGURES, PROPERTY, rows_of, written
 
 from tests.clouds.__main__ import CLOUDS
 from tests.clouds.cloud import Cloud
+from tests.faults.canaries import TOKENS, Canaries
+from tests.faults.curves import Curves
+from tests.faults.hunt import Hunt
+from tests.faults.proof import Figures, prove
+from tests.faults.scene import Scene
+from tests.faults.table import FIGURES, PROPERTY, rows_of, written
 from trainer.contract.job_directory import JobState
 
 Survived = Callable[..., Awaitable[None]]

@@ -9,8 +9,6 @@ from typing import TypeVar
 from uuid import uuid4
 
 import pytest
-from proof import Figures
-from scene import Scene
 
 from blocks.machines.base import Machine
 from blocks.models import Instance
@@ -20,6 +18,8 @@ from flows.renting.budget import Budget
 from flows.renting.hiring import Hiring
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
+from tests.faults.proof import Figures
+from tests.faults.scene import Scene
 from trainer.contract.errors import OrchestratorError
 
 E = TypeVar("E", bound=OrchestratorError)

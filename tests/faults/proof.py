@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from curves import losses
 from prefect import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
-from scene import Scene
 
 from flows.reconcile import reconcile_once
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
 from flows.streaming.log_shipper import shown
+from tests.faults.curves import losses
+from tests.faults.scene import Scene
 from tests.flows.flow_runs import shipped_lines
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import all_checkpoints, check

@@ -17,7 +17,6 @@ from uuid import UUID
 
 import httpx
 import psutil
-from curves import Curves
 from prefect import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 
@@ -30,6 +29,7 @@ from tests.clouds.cloud import Cloud
 from tests.clouds.machines import SshdMachine
 from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
+from tests.faults.curves import Curves
 from tests.flows.flow_runs import make_job, until
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import JobDirectory, JobState

@@ -52,7 +52,7 @@ def rows_of(reports: list[pytest.TestReport]) -> list[Row]:
     """Return one row per fault, by number."""
     rows: dict[int, Row] = {}
     for report in reports:
-        properties = dict(report.user_properties)
+        properties = dict(getattr(report, "user_properties", ()))  # a failed collection has none
         if PROPERTY not in properties:
             continue
         number, name = properties[PROPERTY]

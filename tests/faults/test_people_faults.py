@@ -9,8 +9,6 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from canaries import Canaries
-from hostile import hostile_machine
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -23,6 +21,8 @@ from flows import reconcile as reconciling
 from flows.reconcile import Act, reconcile_once
 from flows.run_folder import RunFolder
 from flows.setup.shipping import ship
+from tests.faults.canaries import Canaries
+from tests.faults.hostile import hostile_machine
 from tests.flows.flow_runs import make_job, until
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 from prefect import get_client
-from scene import MEDIUM
 
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel
+from tests.faults.scene import MEDIUM
 from tests.flows.flow_runs import until
 from trainer.contract.checkpoints import newest_valid, step_of
 from trainer.contract.job_directory import JobState

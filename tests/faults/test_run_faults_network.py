@@ -11,7 +11,8 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from scene import LONG, MEDIUM
+
+from tests.faults.scene import LONG, MEDIUM
 
 pytestmark = pytest.mark.slow
 SHORT_LEASE = {"lease_minutes": 0.3, "stop_grace_seconds": 10}

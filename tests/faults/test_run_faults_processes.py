@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from scene import LONG, MEDIUM
 
 from flows import reconcile
 from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
+from tests.faults.scene import LONG, MEDIUM
 from tests.flows.flow_runs import until
 from trainer.contract.job_directory import JobState
 

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from scene import MEDIUM
 
 from flows.run_folder import RunFolder
 from tests.clouds.machines import Profile
+from tests.faults.scene import MEDIUM
 from tests.flows.flow_runs import until
 from trainer.contract.checkpoints import newest_valid
 from trainer.contract.job_directory import JobState

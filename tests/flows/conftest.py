@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
-from flow_runs import FlowProcess
+
+from tests.flows.flow_runs import FlowProcess
 
 
 @pytest.fixture

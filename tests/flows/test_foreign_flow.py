@@ -7,7 +7,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from flow_runs import Job, make_job, shipped_lines, until
 from prefect import get_client
 
 from blocks.keys import MachineKeys
@@ -15,6 +14,7 @@ from flows.execute import create_run
 from flows.shown import job_state
 from flows.streaming.log_shipper import shown
 from tests.clouds.machines import SshdMachine
+from tests.flows.flow_runs import Job, make_job, shipped_lines, until
 from trainer.config import TrainingJob
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from sshd import over_ssh
 
 from blocks.machines.local import LocalMachine
 from flows.setup.secrets import secrets
 from flows.tasks.install import SETUP_DONE, run_setup
+from tests.flows.sshd import over_ssh
 from trainer.contract.errors import DependencyError
 
 

@@ -6,9 +6,9 @@ import json
 from uuid import uuid4
 
 import pytest
-from flow_runs import make_job
 
 from flows.tasks.place import place
+from tests.flows.flow_runs import make_job
 from trainer.contract.errors import ConfigError, DataError
 
 

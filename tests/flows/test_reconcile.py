@@ -6,7 +6,6 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from flow_runs import make_job
 from prefect import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import State
@@ -21,6 +20,7 @@ from flows.reconcile import MAX_REVIVALS, Act, decide, reconcile_once
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from tests.clouds.runpod import RunPodCloud
+from tests.flows.flow_runs import make_job
 from trainer.config import Limits, Resources
 
 pytestmark = pytest.mark.usefixtures("prefect_api")

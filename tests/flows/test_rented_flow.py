@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from flow_runs import make_job
 from prefect import get_client
 
 from blocks.home import artifacts
@@ -19,6 +18,7 @@ from tests.clouds.lambda_cloud import LambdaCloud
 from tests.clouds.machines import SshdMachine
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.vast import VastCloud
+from tests.flows.flow_runs import make_job
 from trainer.config import TrainingJob
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState

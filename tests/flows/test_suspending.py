@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from flow_runs import Job, make_job, until
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
@@ -20,6 +19,7 @@ from flows.reconcile import reconcile_once
 from flows.shown import job_state
 from flows.suspending import LASTING, is_suspended
 from flows.train import train
+from tests.flows.flow_runs import Job, make_job, until
 from trainer.contract.job_directory import JobState
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]

@@ -10,7 +10,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from flow_runs import Job, make_job, shipped_lines, until
 from prefect import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -24,6 +23,7 @@ from flows.execute import create_run, execute
 from flows.shown import PAUSING, job_state, short_id
 from flows.streaming.log_shipper import shown
 from tests.clouds.hub import TOKEN, running_hub
+from tests.flows.flow_runs import Job, make_job, shipped_lines, until
 from trainer.contract.events import parse_events
 from trainer.contract.files import read_json, sha256_of
 from trainer.contract.job_directory import JobState

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from flow_runs import make_job, until
 from prefect import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
@@ -22,6 +21,7 @@ from flows.run_folder import RunFolder
 from flows.shown import job_state
 from gateway.control import ask_cancel, ask_pause
 from tests.clouds.lambda_cloud import LambdaCloud
+from tests.flows.flow_runs import make_job, until
 from tests.flows.two_hosts import two_hosts
 from trainer.config import TrainingJob
 from trainer.contract.events import parse_events

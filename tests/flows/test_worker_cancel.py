@@ -12,7 +12,6 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from flow_runs import Job, make_job, shipped_lines, until
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
@@ -20,6 +19,7 @@ from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from flows.streaming.board import METRICS
+from tests.flows.flow_runs import Job, make_job, shipped_lines, until
 from trainer.contract.checkpoints import all_checkpoints, step_of
 
 pytestmark = pytest.mark.slow

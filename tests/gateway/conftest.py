@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commanding import Trainctl, call_trainctl
+
+from tests.gateway.commanding import Trainctl, call_trainctl
 
 
 @pytest.fixture(autouse=True)

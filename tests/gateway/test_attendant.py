@@ -15,12 +15,12 @@ from uuid import uuid4
 
 import psutil
 import pytest
-from commanding import Trainctl, call_trainctl, job_file, process_of, until
 
 from blocks.home import instances, runs
 from flows import attended
 from flows.locks import is_held
 from gateway.prefect import attendant
+from tests.gateway.commanding import Trainctl, call_trainctl, job_file, process_of, until
 
 pytestmark = pytest.mark.xdist_group("trainctl-run")
 
@@ -47,6 +47,7 @@ def test_a_job_whose_process_is_ended_completes_by_itself(
     job = started.stdout.split()[1]
     mirror = runs() / job / "train.log"
     until(lambda: mirror.exists() and b"step 3/400" in mirror.read_bytes())
+    until(lambda: state_of(ask, job) == "running")
     first = process_of(job)
 
     first.send_signal(number)

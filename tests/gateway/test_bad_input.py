@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commanding import EXAMPLES, call_trainctl, job_file
 
 from gateway.cli import main
 from gateway.exits import ApiUnreachable, Exit, code_of_error, code_of_state
+from tests.gateway.commanding import EXAMPLES, call_trainctl, job_file
 from trainer.contract.errors import ConfigError, DataError, DiskFull, OrchestratorError
 from trainer.contract.job_directory import JobState
 

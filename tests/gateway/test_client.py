@@ -17,7 +17,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from commanding import call_trainctl, until
 from prefect.client.schemas.objects import StateType
 
 from flows.run_folder import RunFolder
@@ -27,6 +26,7 @@ from gateway.exits import ApiUnreachable
 from gateway.prefect.client import LightClient
 from gateway.prefect.connecting import Api, api_url, refused
 from gateway.prefect.settings import PrefectSettings
+from tests.gateway.commanding import call_trainctl, until
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.job_directory import JobState
 

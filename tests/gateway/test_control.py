@@ -8,7 +8,6 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
-from commanding import make_job
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
@@ -20,6 +19,7 @@ from flows.execute import create_run
 from flows.run_folder import RunFolder
 from flows.shown import REVIVING, job_state
 from gateway import control
+from tests.gateway.commanding import make_job
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 

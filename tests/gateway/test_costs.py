@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 from uuid import uuid4
 
-from commanding import call_trainctl
-
 from blocks.models import Offer
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
+from tests.gateway.commanding import call_trainctl
 
 OFFER = Offer(id="1", provider="runpod", instance_type="L4", region="EU", price_per_hour=0.5)
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commanding import job_file, until
 
 from blocks.keys import MachineKeys
 from tests.clouds.machines import SshdMachine
+from tests.gateway.commanding import job_file, until
 
 TRAINCTL = Path(sys.executable).with_name("trainctl")
 NAMES = (

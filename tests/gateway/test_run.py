@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commanding import Trainctl, call_trainctl, job_file, process_of, until
 
 from flows.shown import short_id
+from tests.gateway.commanding import Trainctl, call_trainctl, job_file, process_of, until
 from trainer.contract.files import sha256_of
 from trainer.contract.manifest import verify
 

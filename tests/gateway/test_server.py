@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from commanding import call_trainctl
 
 from gateway.prefect import server, server_status
+from tests.gateway.commanding import call_trainctl
 from trainer.contract.files import replace_json
 
 

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import httpx
-from commanding import EXAMPLES, call_trainctl, until
 from ruamel.yaml import YAML
 
 from flows.job_file import load_job
+from tests.gateway.commanding import EXAMPLES, call_trainctl, until
 
 JOB = "name: by-hand\ntraining: {model: org/base, dataset: rows.jsonl}\noutput_dir: out\n"
 

@@ -10,11 +10,11 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from commanding import EXAMPLES, Trainctl, call_trainctl, job_file
 
 from flows.job_file import load_job
 from flows.preflight import not_here
 from gateway.checks import checked_job
+from tests.gateway.commanding import EXAMPLES, Trainctl, call_trainctl, job_file
 from trainer.contract.errors import OrchestratorError
 
 ROOT = Path(__file__).parents[2]

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from commanding import call_trainctl, job_file, until
 
 from gateway.prefect import server
+from tests.gateway.commanding import call_trainctl, job_file, until
 
 pytestmark = pytest.mark.xdist_group("trainctl-run")
 CTRL_C = b"\x03"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from commanding import call_trainctl, job_file
 from ruamel.yaml import YAML
+
+from tests.gateway.commanding import call_trainctl, job_file
 
 TINY_LLAMA_PARAMETERS = 1_115_264  # as examples/tiny-llama/config.json gives them
 

@@ -15,7 +15,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 import pytest
 
 if TYPE_CHECKING:
-    from jobs import Job
+    from tests.trainer.jobs import Job
 
 MakeJob = Callable[..., "Job"]
 
@@ -39,8 +39,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama with random weights and the tokenizer of the examples."""
     import torch
-    from jobs import TINY_LLAMA
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from tests.trainer.jobs import TINY_LLAMA
 
     torch.set_num_threads(1)
     torch.manual_seed(7)
@@ -54,7 +55,7 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_job(base_model: Path, rows: Path) -> MakeJob:
     """Return a maker of jobs: adapters on the base model, unless it is told otherwise."""
-    from jobs import Job
+    from tests.trainer.jobs import Job
 
     def make(root: Path, **settings: Any) -> Job:
         dataset = {"path": str(rows), **settings.pop("data", {})}

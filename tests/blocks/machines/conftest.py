@@ -2,9 +2,9 @@ import getpass
 
 import asyncssh
 import pytest
-from clouds.machines import SshdMachine
 
 from blocks.machines.ssh import SshMachine
+from tests.clouds.machines import SshdMachine
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """What the tests of every provider share."""
 
 import pytest
-from rented_account import NAME
 
 from blocks.keys import MachineKeys
+from tests.blocks.providers.rented_account import NAME
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from api_trouble import LEDGERS
 
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.vast import VastAI
+from tests.faults.api.api_trouble import LEDGERS
 
 
 @pytest.fixture(autouse=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from api_trouble import EVERYWHERE, orders
 
 from blocks.registry import load_provider
 from flows.renting import giving_back
+from tests.faults.api.api_trouble import EVERYWHERE, orders
 from tests.flows.flow_runs import until
 from trainer.contract.errors import (
     BootError,

@@ -6,13 +6,13 @@ import asyncio
 import math
 
 import pytest
-from api_trouble import CREATES, EVERYWHERE, LEDGERS, orders
-from hunt import Hunt
-from proof import Figures
 
 from blocks.providers import api, lambda_cloud, runpod
 from blocks.providers.api import Api
 from tests.clouds.cloud import Fault
+from tests.faults.api.api_trouble import CREATES, EVERYWHERE, LEDGERS, orders
+from tests.faults.hunt import Hunt
+from tests.faults.proof import Figures
 from tests.flows.flow_runs import until
 from trainer.contract.errors import (
     ConnectionLost,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from hostile import hostile_machine
+
+from tests.faults.hostile import hostile_machine
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from data_trouble import MB
-from hostile import HEADER, WEIGHTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +23,8 @@ from flows.streaming.file_mirror import mirror_file
 from flows.streaming.log_shipper import LINE_CHARACTERS, ship_rest
 from flows.streaming.metrics_tail import MetricsTail
 from flows.streaming.outputs import fetch_output
+from tests.faults.hostile import HEADER, WEIGHTS
+from tests.faults.hostile_data.data_trouble import MB
 from tests.flows.flow_runs import make_job, shipped_lines
 from trainer.contract.errors import DiskFull, IntegrityError
 from trainer.contract.job_directory import JobState

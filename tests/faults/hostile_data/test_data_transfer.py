@@ -8,11 +8,11 @@ import random
 import shutil
 
 import pytest
-from data_trouble import MB
-from hostile import WEIGHTS, flip
 
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.outputs import fetch_output
+from tests.faults.hostile import WEIGHTS, flip
+from tests.faults.hostile_data.data_trouble import MB
 from tests.flows.flow_runs import until
 from trainer.contract.checkpoints import NEEDED, OPTIMIZERS, check, newest_valid
 from trainer.contract.errors import IntegrityError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from flow_runs import make_job, until
 from prefect import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import State
@@ -21,6 +20,7 @@ from flows.renting.market import market, providers_of
 from flows.renting.writing_off import write_off
 from flows.run_folder import RunFolder
 from tests.clouds.lambda_cloud import LambdaCloud
+from tests.flows.flow_runs import make_job, until
 from tests.flows.two_hosts import two_hosts
 from trainer.config import TrainingJob
 from trainer.contract.errors import Action, CapacityError, ConfigError, MachineLost

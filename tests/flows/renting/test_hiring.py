@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from flow_runs import make_job, until
 
 from blocks.keys import MachineKeys
 from blocks.names import ours
@@ -20,6 +19,7 @@ from flows.renting.keeping import keep
 from flows.run_folder import RunFolder
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.vast import VastCloud
+from tests.flows.flow_runs import make_job, until
 from trainer.config import TrainingJob
 from trainer.contract.errors import CapacityError
 from trainer.contract.files import read_json, replace_json

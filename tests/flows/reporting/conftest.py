@@ -5,10 +5,10 @@ from __future__ import annotations
 from uuid import uuid4
 
 import pytest
-from receiver import Receiver
 
 from flows.reporting import delivery, reporter
 from flows.run_folder import RunFolder
+from tests.flows.reporting.receiver import Receiver
 
 VARIABLES = (
     *("METRICS_API_URL", "JOB_TOKEN", "ALERT_API_URL", "INTERNAL_API_KEY"),

@@ -6,13 +6,13 @@ import time
 from dataclasses import replace
 
 import pytest
-from flow_runs import make_job, until
-from receiver import USER, lines_of
 
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.reporting.spool import Spool
 from flows.run_folder import RunFolder
+from tests.flows.flow_runs import make_job, until
+from tests.flows.reporting.receiver import USER, lines_of
 from trainer.config import Limits
 from trainer.contract.errors import OutOfMemory, TrainingDiverged
 from trainer.contract.events import Kind, note_event

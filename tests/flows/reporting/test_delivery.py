@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from flow_runs import make_job, until
-from receiver import KEY, TOKEN, Growing, lines_of
 
 from flows.reporting import delivery, leftovers
 from flows.reporting.delivery import Feed
@@ -20,6 +18,8 @@ from flows.reporting.leftovers import deliver_leftovers
 from flows.reporting.platform import Address, Platform
 from flows.reporting.reporter import _unless, reporting
 from flows.reporting.spool import Spool
+from tests.flows.flow_runs import make_job, until
+from tests.flows.reporting.receiver import KEY, TOKEN, Growing, lines_of
 from trainer.contract.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("hasty")
@@ -124,7 +124,7 @@ async def test_what_was_refused_is_delivered_once_the_key_is_mended(run, receive
 PROCESS = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[2])
-from flow_runs import make_job
+from tests.flows.flow_runs import make_job
 from flows.reporting import reporter
 from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder
@@ -137,7 +137,7 @@ asyncio.run(main())
 
 
 def start_reporting(run) -> subprocess.Popen[bytes]:
-    helpers = str(Path(__file__).parents[1])
+    helpers = str(Path(__file__).parents[3])
     return subprocess.Popen([sys.executable, "-c", PROCESS, run.run_id, helpers])
 
 

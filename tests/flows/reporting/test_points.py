@@ -7,11 +7,11 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from receiver import lines_of
 
 from flows.reporting import points as points_module
 from flows.reporting.points import MOST_POINTS, as_point, next_points
 from flows.reporting.spool import DeliveryCursor
+from tests.flows.reporting.receiver import lines_of
 from trainer.contract.metrics import read_metrics
 
 

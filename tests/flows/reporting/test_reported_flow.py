@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from flow_runs import Job, make_job, until
 from prefect import get_client
 from prefect.states import Cancelling
-from receiver import KEY, TOKEN
 
 from flows.execute import create_run
 from flows.shown import job_state
+from tests.flows.flow_runs import Job, make_job, until
+from tests.flows.reporting.receiver import KEY, TOKEN
 from trainer.contract.job_directory import JobState
 from trainer.contract.metrics import read_metrics
 

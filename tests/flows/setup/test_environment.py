@@ -12,13 +12,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from sshd import over_ssh
 
 from blocks.machines.local import LocalMachine
 from flows.setup import environment as environment_module
 from flows.setup.environment import prepare
 from flows.setup.wheel import trainer_wheel
 from tests.clouds.machines import Profile
+from tests.flows.sshd import over_ssh
 from trainer.contract.errors import DependencyError, DiskFull
 
 BIN = str(Path(sys.executable).parent)

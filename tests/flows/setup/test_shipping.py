@@ -9,11 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sshd import over_ssh
 
 from blocks.machines.local import LocalMachine
 from flows.setup import files_here, shipping
 from flows.setup.shipping import ship
+from tests.flows.sshd import over_ssh
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError, DataError, IntegrityError, ModelNotFound
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flow_runs import make_job, until
 
 from blocks.providers.ssh import SshHost
 from flows.execute import create_run
@@ -26,6 +25,7 @@ from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.gang import GangTraining
 from flows.streaming.nodes import Node
 from flows.streaming.training import Lead, RemoteTraining
+from tests.flows.flow_runs import make_job, until
 from tests.flows.two_hosts import TwoHosts, two_hosts
 from trainer.contract.errors import CodeError, ConfigError, OutOfMemory
 from trainer.contract.job_directory import Desired, JobState

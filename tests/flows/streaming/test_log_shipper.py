@@ -9,7 +9,6 @@ from uuid import UUID
 
 import httpx
 import pytest
-from flow_runs import shipped_lines
 from prefect import flow, get_client
 from prefect.client.schemas.actions import LogCreate
 
@@ -22,6 +21,7 @@ from flows.streaming.log_shipper import (
     ship_rest,
     shown,
 )
+from tests.flows.flow_runs import shipped_lines
 from trainer.contract.tail import CHUNK
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from supervised import Supervised
+from tests.trainer.supervised import Supervised
 
 TRAINER = """
 import argparse, json, os, pathlib, signal, struct, sys, time

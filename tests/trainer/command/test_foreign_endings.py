@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts import foreign, python
+from tests.trainer.command.scripts import foreign, python
 
 
 def test_memory_that_ran_out_gets_its_name_and_a_failure_its_last_lines(tmp_path):

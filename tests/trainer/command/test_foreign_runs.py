@@ -7,9 +7,9 @@ import signal
 import sys
 
 import pytest
-from scripts import foreign, python
-from supervised import is_running, until
 
+from tests.trainer.command.scripts import foreign, python
+from tests.trainer.supervised import is_running, until
 from trainer.command.keeping import CheckpointKeeper, resume_point
 from trainer.command.plan import make_plan
 from trainer.contract.checkpoints import all_checkpoints, newest_valid, step_of

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from supervised import ENVIRONMENT
 
+from tests.trainer.supervised import ENVIRONMENT
 from trainer.contract.job_directory import Desired, JobDirectory, JobState
 from trainer.engine.control import ENDED_BY_SIGNAL, ControlReader
 

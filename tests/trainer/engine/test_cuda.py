@@ -1,8 +1,8 @@
 """The same on a GPU."""
 
 import pytest
-from jobs import PausesAfter
 
+from tests.trainer.jobs import PausesAfter
 from trainer.contract.job_directory import Desired, JobState
 
 pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.gpu]
@@ -46,9 +46,9 @@ def test_on_a_gpu_rows_without_padding_train_as_padded_ones(tmp_path, make_job):
 def test_on_a_gpu_the_predicted_memory_is_near_what_is_used(tmp_path, make_job):
     import json
 
-    from jobs import TINY_LLAMA
     from transformers import AutoConfig, AutoTokenizer
 
+    from tests.trainer.jobs import TINY_LLAMA
     from trainer.contract.manifest import verify
     from trainer.engine.memory_prediction import OVERHEAD_GB
 

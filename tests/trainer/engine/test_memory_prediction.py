@@ -1,8 +1,8 @@
 """Memory is predicted by tracing, without holding it."""
 
 import pytest
-from jobs import TINY_LLAMA
 
+from tests.trainer.jobs import TINY_LLAMA
 from trainer.config import TrainingConfig
 from trainer.engine import memory_prediction as memory
 from trainer.engine.memory_prediction import memory_gb, predicted

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from jobs import Job, PausesAfter
 
+from tests.trainer.jobs import Job, PausesAfter
 from trainer.contract.job_directory import Desired, JobState
 from trainer.engine.deprecations import deprecations_allowed
 

@@ -3,9 +3,9 @@
 import sys
 
 import pytest
-from jobs import TINY_LLAMA, Job
 
 from flows.job_file import load_job
+from tests.trainer.jobs import TINY_LLAMA, Job
 from trainer.config import TrainingConfig
 from trainer.config.extras import check_extras, extras_of
 from trainer.config.methods import METHODS

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import Job
 
+from tests.trainer.jobs import Job
 from trainer.contract.errors import TrainingFailed
 from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import verify

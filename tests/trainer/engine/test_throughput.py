@@ -1,8 +1,8 @@
 """What makes training faster changes neither its result nor the exactness of a resume."""
 
 import pytest
-from jobs import PausesAfter
 
+from tests.trainer.jobs import PausesAfter
 from trainer.contract.job_directory import Desired, JobState
 from trainer.contract.manifest import verify
 

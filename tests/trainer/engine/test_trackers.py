@@ -9,8 +9,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from jobs import WILD, Job, PausesAfter
 
+from tests.trainer.jobs import WILD, Job, PausesAfter
 from trainer.config import TrainingConfig
 from trainer.config.extras import MODULES, check_extras, extras_of
 from trainer.contract.errors import ConfigError, DependencyError

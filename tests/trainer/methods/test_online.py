@@ -5,8 +5,8 @@ import json
 import shutil
 
 import pytest
-from jobs import TINY_LLAMA
 
+from tests.trainer.jobs import TINY_LLAMA
 from trainer.contract.errors import CodeError, ConfigError, DataError
 from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import verify
@@ -148,9 +148,8 @@ def test_too_few_prompts_for_one_rollout_are_told(tmp_path, make_online):
 
 @pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
 def test_the_examples_train(tmp_path, name):
-    from jobs import Job
-
     from flows.job_file import load_job
+    from tests.trainer.jobs import Job
 
     training = load_job(METHODS / f"{name}.yaml").training
     assert training.reward_functions[0].startswith(str(METHODS / "rewards.py:"))

@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-from jobs import EXACT, PausesAfter
 
+from tests.trainer.jobs import EXACT, PausesAfter
 from trainer.contract.job_directory import Desired, JobState
 
 pytestmark = [

@@ -1,8 +1,8 @@
 """PPO: what it learns, logs and leaves behind, and its arithmetic."""
 
 import pytest
-from jobs import TINY_LLAMA
 
+from tests.trainer.jobs import TINY_LLAMA
 from trainer.contract.job_directory import JobState
 
 pytestmark = pytest.mark.xdist_group("torch")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Job, PausesAfter
 
+from tests.trainer.jobs import Job, PausesAfter
 from trainer.contract.job_directory import Desired, JobState
 
 pytestmark = pytest.mark.xdist_group("torch")

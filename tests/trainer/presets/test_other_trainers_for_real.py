@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import TINY_LLAMA
-from supervised import Supervised
 
+from tests.trainer.jobs import TINY_LLAMA
+from tests.trainer.supervised import Supervised
 from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import verify
 from trainer.contract.metrics import read_metrics

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from preset_configs import CONFIGS, IN_4BIT, IN_8BIT, config_of
 from ruamel.yaml import YAML
 
+from tests.trainer.presets.preset_configs import CONFIGS, IN_4BIT, IN_8BIT, config_of
 from trainer.command.plan import make_plan
 from trainer.command.reading import MetricsReader
 from trainer.config import TrainingConfig

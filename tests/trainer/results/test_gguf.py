@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from jobs import TINY_LLAMA, Job
 
+from tests.trainer.jobs import TINY_LLAMA, Job
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState

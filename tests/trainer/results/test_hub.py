@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from jobs import Job
 
 from tests.clouds.hub import TOKEN, running_hub
+from tests.trainer.jobs import Job
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState

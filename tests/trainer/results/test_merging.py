@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from jobs import Job
 
+from tests.trainer.jobs import Job
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState

@@ -5,8 +5,8 @@ import os
 import signal
 
 import pytest
-from supervised import Supervised, is_running, until
 
+from tests.trainer.supervised import Supervised, is_running, until
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.contract.world import Rank, World, own_rank, read_world

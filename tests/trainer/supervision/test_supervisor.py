@@ -7,8 +7,8 @@ import sys
 import threading
 
 import pytest
-from supervised import ENVIRONMENT, PRELUDE, Supervised, is_running, until
 
+from tests.trainer.supervised import ENVIRONMENT, PRELUDE, Supervised, is_running, until
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.supervision.supervisor import MOMENT, ownership
 

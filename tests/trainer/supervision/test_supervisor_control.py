@@ -8,8 +8,8 @@ import sys
 import time
 
 import pytest
-from supervised import ENVIRONMENT, Supervised, command, is_running, until
 
+from tests.trainer.supervised import ENVIRONMENT, Supervised, command, is_running, until
 from trainer.contract.job_directory import Desired, JobState
 
 OBEDIENT = """

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import narrow
 import pytest
-from jobs import Job
-from supervised import ENVIRONMENT, command, until
 
+from tests.trainer import narrow
+from tests.trainer.jobs import Job
+from tests.trainer.supervised import ENVIRONMENT, command, until
 from trainer.contract import checkpoints
 from trainer.contract.job_directory import JobState
 
@@ -110,10 +110,11 @@ def test_the_log_is_for_people(killed):
 
 
 NARROW = """
-import dataclasses, sys, narrow, trainer.training.train
+import dataclasses, sys, trainer.training.train
+from tests.trainer import narrow
 from trainer.config.methods import METHODS
-METHODS["sft"] = dataclasses.replace(METHODS["sft"], module="narrow")
-sys.exit(trainer.train.main(sys.argv[1]))
+METHODS["sft"] = dataclasses.replace(METHODS["sft"], module=narrow.__name__)
+sys.exit(trainer.training.train.main(sys.argv[1]))
 """
 
 
@@ -123,9 +124,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     job = make_job(tmp_path_factory.mktemp("stopped") / "job", **SETTINGS)
     trainer = [sys.executable, "-c", NARROW, str(job.directory.root)]
     job.write(config=job.config, command=trainer)
-    paths = f"{ENVIRONMENT['PYTHONPATH']}:{Path(__file__).parent}"
-    supervisor = start(job, PYTHONPATH=paths, **{narrow.LIMIT: "1"})
-    until(lambda: reached(job, 2, 3), 120)
+    supervisor = start(job, **{narrow.LIMIT: "1"})
+    until(lambda: reached(job, 2, 3) or supervisor.poll() is not None, 120)
     supervisor.terminate()
     assert supervisor.wait(60) == 4
     return job

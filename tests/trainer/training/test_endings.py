@@ -1,8 +1,8 @@
 """How a run comes to its end: with the right weights, once, whatever came between."""
 
 import pytest
-from jobs import digest, flip_a_byte
 
+from tests.trainer.jobs import digest, flip_a_byte
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import MANIFEST, verify
@@ -10,7 +10,6 @@ from trainer.contract.manifest import MANIFEST, verify
 pytestmark = pytest.mark.xdist_group("torch")
 
 
-@pytest.mark.thorough
 def test_a_job_killed_before_its_output_was_written_trains_no_further(tmp_path, make_job):
     job = make_job(tmp_path / "job", max_steps=3, save_steps=3)
     job.train()

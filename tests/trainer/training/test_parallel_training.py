@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import EXACT, Job
-from supervised import ENVIRONMENT, command
 
+from tests.trainer.jobs import EXACT, Job
+from tests.trainer.supervised import ENVIRONMENT, command
 from trainer.contract import checkpoints
 from trainer.contract.errors import IntegrityError
 from trainer.contract.job_directory import Desired, JobDirectory, JobState

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from jobs import Job, PausesAfter, flip_a_byte
 
+from tests.trainer.jobs import Job, PausesAfter, flip_a_byte
 from trainer.contract import checkpoints
 from trainer.contract.errors import IntegrityError
 from trainer.contract.job_directory import Desired, JobState

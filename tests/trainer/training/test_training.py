@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from jobs import Job, digest
 
+from tests.trainer.jobs import Job, digest
 from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import MANIFEST, verify
 

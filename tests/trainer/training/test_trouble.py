@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import narrow
 import pytest
-from jobs import WILD, Job, PausesAfter
 
+from tests.trainer import narrow
+from tests.trainer.jobs import WILD, Job, PausesAfter
 from trainer.config.methods import METHODS
 from trainer.contract import checkpoints, trends
 from trainer.contract.errors import DiskFull, TrainingDiverged
@@ -160,8 +160,7 @@ def test_memory_that_ran_out_on_the_way_costs_no_step(tmp_path, make_job, monkey
     whole, divided = (make_job(tmp_path / name, **settings) for name in ("whole", "divided"))
     monkeypatch.setenv(narrow.LIMIT, "4")
     whole.train()
-    from jobs import PausesAfter
-
+    from tests.trainer.jobs import PausesAfter
     from trainer.contract.job_directory import Desired
 
     divided.train(PausesAfter(divided.directory, 3))

@@ -1,9 +1,9 @@
 """Machines of every kind."""
 
 import pytest
-from every_machine import MACHINES
 
 from blocks.machines.local import LocalMachine
+from tests.blocks.machines.contract.every_machine import MACHINES
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import os
 import sys
 
 import pytest
-from every_machine import FAMILY, dice, is_running, pids_in, until
 
+from tests.blocks.machines.contract.every_machine import FAMILY, dice, is_running, pids_in, until
 from trainer.contract.errors import DependencyError
 
 

@@ -7,9 +7,9 @@ import time
 from contextlib import aclosing
 
 import pytest
-from every_machine import FAMILY, dice, is_running, pids_in, until
 
 from blocks.machines.base import CAPTURE_LIMIT, FOLLOW_CHUNK
+from tests.blocks.machines.contract.every_machine import FAMILY, dice, is_running, pids_in, until
 from trainer.contract.errors import DependencyError
 
 

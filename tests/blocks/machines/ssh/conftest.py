@@ -1,7 +1,8 @@
 """A machine over SSH, with and without a proxy before it."""
 
 import pytest
-from clouds.proxy import Proxy
+
+from tests.clouds.proxy import Proxy
 
 
 @pytest.fixture

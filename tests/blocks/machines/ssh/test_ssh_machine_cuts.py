@@ -7,9 +7,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from over_ssh import python, until
 
 from blocks.machines.ssh import connections as ssh_connections
+from tests.blocks.machines.ssh.over_ssh import python, until
 from trainer.contract.errors import ConnectionLost
 
 SLEEPER = (

@@ -1,10 +1,10 @@
 """An account at Lambda Cloud's local server."""
 
 import pytest
-from rented_account import quick_account
 
 from blocks.providers import lambda_cloud
 from blocks.providers.lambda_cloud import LambdaCloud
+from tests.blocks.providers.rented_account import quick_account
 from tests.clouds.lambda_cloud import LambdaCloud as LambdaServer
 
 

@@ -1,7 +1,6 @@
 """What the tests of Lambda Cloud share besides fixtures."""
 
-from rented_account import NAME
-
+from tests.blocks.providers.rented_account import NAME
 from trainer.config import Limits, Resources
 
 LAUNCH = "/launch$"

@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from lambda_account import LAUNCH, cheapest, launched
-from rented_account import NAME, true, until
 
 from blocks.models import InstanceStatus
 from blocks.providers import lambda_cloud
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.lambda_cloud.answers import instance_of, offer_of
+from tests.blocks.providers.lambda_cloud.lambda_account import LAUNCH, cheapest, launched
+from tests.blocks.providers.rented_account import NAME, true, until
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CapacityError,

@@ -4,13 +4,13 @@ import math
 import os
 
 import pytest
-from lambda_account import LAUNCH, cheapest, launched
-from rented_account import NAME, true, until
 
 from blocks.keys import MachineKeys
 from blocks.models import InstanceStatus
 from blocks.providers import lambda_cloud
 from blocks.providers.lambda_cloud import LambdaCloud
+from tests.blocks.providers.lambda_cloud.lambda_account import LAUNCH, cheapest, launched
+from tests.blocks.providers.rented_account import NAME, true, until
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (

@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from runpod_account import NAME, connection, launched, until
 
 from blocks.models import InstanceStatus
 from blocks.providers.runpod import RunPod
+from tests.blocks.providers.runpod.runpod_account import NAME, connection, launched, until
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CredentialsError,

@@ -4,10 +4,10 @@ import asyncio
 import math
 
 import pytest
-from runpod_account import NAME, RTX, connection, launched, until
 
 from blocks.models import InstanceStatus
 from blocks.providers.gpu_names import matches
+from tests.blocks.providers.runpod.runpod_account import NAME, RTX, connection, launched, until
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from ssh_owned import launched, offers_of, provider_of
 
 from blocks.home import keys
 from blocks.models import InstanceStatus
 from blocks.providers import ssh
 from blocks.providers.ssh import SshHost
+from tests.blocks.providers.ssh.ssh_owned import launched, offers_of, provider_of
 from trainer.contract.errors import (
     CapacityError,
     CredentialsError,

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from ssh_owned import RUN, launched, offers_of, provider_of
 
 from blocks.models import InstanceStatus
 from blocks.names import run_name
 from blocks.providers.ssh import SshHost
 from blocks.providers.ssh.hosts import Host, parse_host
+from tests.blocks.providers.ssh.ssh_owned import RUN, launched, offers_of, provider_of
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,

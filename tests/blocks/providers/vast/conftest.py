@@ -1,10 +1,10 @@
 """An account at Vast.ai's local server."""
 
 import pytest
-from rented_account import quick_account
 
 from blocks.providers import vast
 from blocks.providers.vast import VastAI
+from tests.blocks.providers.rented_account import quick_account
 from tests.clouds.vast import VastCloud
 
 

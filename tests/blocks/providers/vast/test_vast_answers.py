@@ -3,12 +3,12 @@
 import time
 
 import pytest
-from rented_account import NAME
-from vast_account import ASKS, answered, launched, offered
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
 from blocks.providers.vast.answers import address_of, instance_of, status_of
+from tests.blocks.providers.rented_account import NAME
+from tests.blocks.providers.vast.vast_account import ASKS, answered, launched, offered
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CapacityError,

@@ -5,12 +5,12 @@ import shutil
 import sys
 
 import pytest
-from rented_account import until
-from vast_account import launched
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
 from blocks.providers.vast.container import DESTROY_ITSELF
+from tests.blocks.providers.rented_account import until
+from tests.blocks.providers.vast.vast_account import launched
 from trainer.contract.errors import (
     CredentialsError,
     ProviderError,

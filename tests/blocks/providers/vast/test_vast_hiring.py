@@ -4,10 +4,10 @@ import math
 import os
 
 import pytest
-from rented_account import NAME, true, until
-from vast_account import ASKS, answered, launched, offered
 
 from blocks.models import InstanceStatus
+from tests.blocks.providers.rented_account import NAME, true, until
+from tests.blocks.providers.vast.vast_account import ASKS, answered, launched, offered
 from tests.clouds.cloud import Fault
 from tests.clouds.vast_catalog import Ask
 from trainer.contract.errors import (

@@ -1,7 +1,6 @@
 """What the tests of Vast.ai share besides fixtures."""
 
-from rented_account import NAME
-
+from tests.blocks.providers.rented_account import NAME
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
 
