@@ -35,7 +35,7 @@ class Hosted:
     tags: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
     schedule: DeploymentScheduleCreate | None = None
-    one_at_a_time: bool = False
+    most_at_once: int | None = None
 
     @property
     def full_name(self) -> str:
@@ -61,6 +61,7 @@ class Hosted:
     def at_first(self) -> dict[str, Any]:
         """Return the fields that only a new deployment is given."""
         # Cancelled, not queued: late passes of reconcile would only repeat what the next one does.
+        # Not one at a time: the next one goes on without the machine that holds this one up.
         # `flows.tidying` deletes the cancelled ones.
         skip_when_busy = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
         return {
@@ -73,8 +74,8 @@ class Hosted:
             # A flow must outlive its worker. If its output went through the worker, its next line
             # after the worker's death would end it with a broken pipe.
             "job_variables": {"stream_output": False},
-            "concurrency_limit": 1 if self.one_at_a_time else None,
-            "concurrency_options": skip_when_busy if self.one_at_a_time else None,
+            "concurrency_limit": self.most_at_once,
+            "concurrency_options": skip_when_busy if self.most_at_once else None,
         }
 
 
@@ -119,7 +120,7 @@ CATALOGUE = (
         schedule=DeploymentScheduleCreate(
             schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True
         ),
-        one_at_a_time=True,
+        most_at_once=4,
     ),
     Hosted(
         name="nightly",

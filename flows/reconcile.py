@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from blocks.models import Instance
 from blocks.names import HiredName, ours
 from blocks.providers.base import Provider
 from blocks.registry import configured_providers, provider_class
+from blocks.task_scope import TaskScope
 from flows.attended import forget, is_left, is_worked_on
 from flows.background import revive
 from flows.locks import locked
@@ -43,28 +44,22 @@ from flows.settling import settle_run
 from flows.shown import job_state
 from flows.suspending import is_suspended
 from flows.tidying import ALL_WELL, forget_uneventful
+from flows.verdict import MAX_REVIVALS, Act, decide
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError, TrainingFailed
 from trainer.contract.files import read_json, replace_json
 
-# How long a run may be in a state of work without a process: longer than a process takes to start.
-ZOMBIE_SECONDS = 30.0
-PENDING_SECONDS = 600.0  # a worker may take minutes from taking a run to starting its process
 KEPT_SECONDS = 120.0  # for a kept machine to end itself once its time is up
 ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it is ended
 UNFINISHED = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED}
 REVIVE_WITHIN = timedelta(days=1)
 RECONCILED = "reconciled.json"
-MAX_REVIVALS = 3  # of one run by reconcile; one that crashes again and again is brought to its end
-
-
-class Act(StrEnum):
-    """What becomes of a machine, or of a run."""
-
-    KEEP = "keep"
-    REVIVE = "revive"
-    SETTLE = "settle"
-    TERMINATE = "terminate"
+AT_WORK = ".reconcile"
+"""A lock in the folder of a run: of the pass that is at work on it."""
+HELD_UP_SECONDS = 30.0  # for which a pass waits for all before it goes on to what else there is
+# For one run or machine: a large result may come home meanwhile, and comes on in the next pass.
+CASE_SECONDS = 1800.0
+LIST_SECONDS = 60.0  # for a provider to list its machines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,25 +105,31 @@ async def reconcile(dry_run: bool = False) -> list[dict[str, Any]] | State[Any]:
 async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
     """Look at everything once and put it right; return what was found.
 
-    One process does so at a time; another returns at once with nothing. The time of the last pass
-    is kept in `reconciled.json`.
+    Several passes may be at work: one that a run or a machine holds up leaves the rest to the
+    next. The time of the last one is kept in `reconciled.json`.
     """
-    async with locked(home() / "reconcile.lock", wait=False) as alone, get_client() as client:
-        if not alone:
-            return []
+    async with get_client() as client, TaskScope() as scope:
         found = await _instances()
         # Three sources, since each can miss what another knows: accounts (our files were lost),
         # journals (the provider is away), and Prefect (a run without any machine).
         wanted = {item.name.run_id for item in found if item.name.run_id}
         run_ids = wanted | set(_runs_with_open_machines()) | set(await _unattended(client))
-        findings = await asyncio.gather(
-            *(_kept(item, dry_run) for item in found if item.name.run_id is None),
-            *(_each_alone(client, id, _of(found, id), dry_run) for id in sorted(run_ids)),
-        )
+        kept = [item for item in found if item.name.run_id is None]
+        cases = [
+            *(_each_alone(item.instance.name, _kept(item, dry_run)) for item in kept),
+            *(
+                _each_alone(f"run {id}", _of_run_alone(client, id, _of(found, id), dry_run))
+                for id in sorted(run_ids)
+            ),
+        ]
+        tasks = [scope.start(case) for case in cases]
+        if tasks:
+            await asyncio.wait(tasks, timeout=HELD_UP_SECONDS)
         if not dry_run:
             await _forget_ended(client)
             await deliver_leftovers()
             replace_json(home() / RECONCILED, {"time": time.time()}, durable=False)
+        findings = await asyncio.gather(*tasks)
     return [finding for some in findings for finding in some]
 
 
@@ -139,21 +140,28 @@ def reconciled_at() -> float:
 
 async def _instances() -> list[Found]:
     """Return every instance of ours in all accounts, each once."""
+    # A job directory on this computer costs nothing.
+    providers = [one for one in await configured_providers() if not one.is_home]
     found: dict[str, Found] = {}
-    for provider in await configured_providers():
-        if provider.is_home:  # a job directory on this computer costs nothing
-            continue
-        try:
-            instances = await provider.instances()
-        except OrchestratorError as error:
-            logger().error("%s cannot be asked: %s", provider.label, error)
-            continue
+    for provider, instances in zip(
+        providers, await asyncio.gather(*map(_listed, providers)), strict=True
+    ):
         for instance in instances:
             name = ours(instance.name)
             # By name: two providers that are set up may be the same account.
             if name and instance.status.is_billing:
                 found.setdefault(instance.name, Found(provider, instance, name))
     return list(found.values())
+
+
+async def _listed(provider: Provider) -> list[Instance]:
+    """Return what a provider lists; nothing while it does not answer."""
+    try:
+        async with asyncio.timeout(LIST_SECONDS):
+            return await provider.instances()
+    except (OrchestratorError, TimeoutError) as error:
+        logger().error("%s cannot be asked: %s", provider.label, str(error) or "no answer")
+        return []
 
 
 def _of(found: list[Found], run_id: UUID) -> list[Found]:
@@ -217,18 +225,32 @@ async def _kept(item: Found, dry_run: bool) -> list[Finding]:  # noqa: FBT001
     return [_finding(item, Act.TERMINATE, "no job came for it in time")]
 
 
-async def _each_alone(
+async def _each_alone(what: str, case: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:
+    """Deal with one case: no trouble with it may keep the others' machines running."""
+    try:
+        async with asyncio.timeout(CASE_SECONDS):
+            return await case
+    except TimeoutError:
+        logger().error("%s is not put right within %g minutes", what, CASE_SECONDS / 60)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this case's alone
+        logger().error("%s cannot be put right: %s: %s", what, type(error).__name__, error)
+    return []
+
+
+async def _of_run_alone(
     client: PrefectClient,
     run_id: UUID,
     found: list[Found],
     dry_run: bool,  # noqa: FBT001
 ) -> list[Finding]:
-    """Decide about a run; trouble with one must not keep the others' machines running."""
-    try:
+    """Decide about a run, unless another pass is still at work on it."""
+    folder = runs() / str(run_id)
+    if not folder.is_dir():
         return await _of_run(client, run_id, found, dry_run)
-    except (OrchestratorError, OSError, ValueError, KeyError) as error:
-        logger().error("run %s cannot be put right: %s", run_id, error)
-        return []
+    async with locked(folder / AT_WORK, wait=False) as alone:
+        if alone:
+            return await _of_run(client, run_id, found, dry_run)
+    return _findings(run_id, found, Act.KEEP, "another pass of reconcile is at work on it")
 
 
 async def _of_run(
@@ -241,6 +263,10 @@ async def _of_run(
     try:
         run = await client.read_flow_run(run_id)
     except ObjectNotFound:
+        # Proof of life whatever Prefect says: this may be another server, or its database a new one.
+        if is_worked_on(runs() / str(run_id)):
+            why = "this Prefect server does not know its run, and a process works on it"
+            return _findings(run_id, found, Act.KEEP, why)
         return [await _orphan(item, dry_run) for item in found]
     is_here = (runs() / str(run_id)).is_dir()
     # Ended apart from the run's own machine, which goes on whatever becomes of these.
@@ -252,45 +278,13 @@ async def _of_run(
     act, why = decide(run, is_here=is_here, found=bool(found))
     if not dry_run:
         why += await _do(act, run, found)
+    return _findings(run_id, found, act, why)
+
+
+def _findings(run_id: UUID, found: list[Found], act: Act, why: str) -> list[Finding]:
     if not found:
         return [Finding(act=act, why=why, run_id=str(run_id))]
     return [_finding(item, act, why) for item in found]
-
-
-def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
-    """Return what is done about a run and its machines, and why.
-
-    Args:
-        run: as Prefect knows it.
-        is_here: whether its process works, or worked, on this computer.
-        found: whether it has a machine.
-    """
-    # A lock that is held says more than any state in Prefect, so it is asked first.
-    folder = runs() / str(run.id)
-    if is_here and is_worked_on(folder):
-        return Act.KEEP, "a process works on it"
-    state = run.state
-    if state is None:
-        return Act.KEEP, "it has not begun"
-    age = (datetime.now(UTC) - state.timestamp).total_seconds()
-    match state.type:
-        case StateType.SCHEDULED:
-            return Act.KEEP, "it is scheduled"
-        case StateType.PENDING if not is_here or (age < PENDING_SECONDS and not is_left(folder)):
-            return Act.KEEP, "it is about to begin"
-        # Without its folder we cannot see its locks: that computer's own reconcile decides.
-        case StateType.RUNNING | StateType.CANCELLING if not is_here:
-            return Act.KEEP, "another computer works on it"
-        # abs: the server's clock may be ahead of ours.
-        case StateType.RUNNING | StateType.CANCELLING if abs(age) < ZOMBIE_SECONDS:
-            return Act.KEEP, "its process may just be starting"
-        case StateType.RUNNING | StateType.PENDING | StateType.CRASHED:
-            if Journal.of(RunFolder(run.id)).revivals < MAX_REVIVALS:
-                return Act.REVIVE, f"it is {state.name} and no process works on it"
-            return Act.SETTLE, f"it was revived {MAX_REVIVALS} times already"
-        case _:
-            what = "its machine is still there" if found else "one of its machines is not closed"
-            return Act.SETTLE, f"it is {state.name} and {what}"
 
 
 async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:

@@ -2,25 +2,31 @@
 
 Paths on the machine are absolute and given as text; local paths are `Path`. No verb goes through
 a shell. Everything a job needs beyond the verbs is built on them here, once.
+
+No verb but `follow` waits for ever: a machine that can be reached and whose commands hang is as
+good as one that cannot be reached, and raises `ConnectionLost` too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from trainer.contract.errors import OrchestratorError
+from trainer.contract.errors import ConnectionLost, OrchestratorError
 
 CAPTURE_LIMIT = 1 << 20  # bytes kept of each output of a command, from its end
 FOLLOW_CHUNK = 256 << 10  # bytes at most that `follow` yields at once
 FOLLOW_SECONDS = 0.1  # between two looks at a file that does not grow
 CANNOT_START = 127  # exit code of a command that cannot be started, as shells have it
+RUN_SECONDS = 60.0  # for a command that is given no limit of its own, and for starting one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +52,26 @@ class Transfer:
     """How many of the bytes were there before, from a transfer that was cut short."""
 
 
+@asynccontextmanager
+async def small(seconds: float | None, name: str, where: str) -> AsyncIterator[None]:
+    """Limit a command in time: to `seconds`, or to what any small one may take.
+
+    Raises:
+        TimeoutError: it took longer than `seconds`.
+        ConnectionLost: there are no `seconds`, and it took longer than `RUN_SECONDS`.
+    """
+    try:
+        async with asyncio.timeout(RUN_SECONDS if seconds is None else seconds):
+            yield
+    except TimeoutError:
+        if seconds is not None:
+            raise
+        raise ConnectionLost(
+            f"{where} does not run {name!r} within {RUN_SECONDS:g} s.",
+            "Look at the machine: its disk may hang, or its memory be used up.",
+        ) from None
+
+
 class Machine(ABC):
     """A connection; use it as an async context manager, or call `close`."""
 
@@ -68,11 +94,12 @@ class Machine(ABC):
             command: the program and its arguments; its standard input is empty.
             env: variables on top of the machine's own.
             cwd: absolute path of the folder to run in.
-            timeout: seconds.
+            timeout: seconds, for a command whose own slowness is expected. None: it is a small
+                one, and a machine that does not run it within a minute is out of reach.
 
         Raises:
             TimeoutError: it took longer than `timeout`; it is dead now.
-            ConnectionLost: the machine cannot be reached.
+            ConnectionLost: the machine cannot be reached, or does not run even a small command.
         """
 
     @abstractmethod
@@ -90,7 +117,7 @@ class Machine(ABC):
 
         Raises:
             DependencyError: it cannot be started.
-            ConnectionLost: the machine cannot be reached.
+            ConnectionLost: the machine cannot be reached, or does not start it within a minute.
         """
 
     @abstractmethod
@@ -99,7 +126,8 @@ class Machine(ABC):
 
         It waits for the file to appear. A chunk has at most 256 KiB and comes at most 0.2 s
         after it was written (on a connection: plus its round trip). Stop by closing the
-        generator or cancelling the task.
+        generator or cancelling the task. It has no limit of time, because a file need not grow:
+        whoever follows one also asks something else now and then.
 
         Raises:
             ConnectionLost: the machine cannot be reached; follow again from the offset reached.
@@ -145,7 +173,8 @@ class Machine(ABC):
 
         Raises:
             DependencyError: naming the command that failed, its exit code and its last line.
-            ConnectionLost: the machine cannot be reached.
+            ConnectionLost: the machine cannot be reached, or runs nothing else meanwhile. The
+                lines themselves may take as long as they do.
         """
 
     @abstractmethod

@@ -19,6 +19,7 @@ from blocks.machines.base import (
     CommandResult,
     Machine,
     Transfer,
+    small,
 )
 from blocks.machines.lines import LineWriter
 from blocks.machines.processes import kill_group, run_captured, start_detached
@@ -39,7 +40,8 @@ class LocalMachine(Machine):
         cwd: str | None = None,
         timeout: float | None = None,
     ) -> CommandResult:
-        return await run_captured(command, env=env, cwd=cwd, timeout=timeout)
+        async with small(timeout, command[0], "this computer"):
+            return await run_captured(command, env=env, cwd=cwd)
 
     @override
     async def start(

@@ -44,7 +44,6 @@ async def run_captured(
     *,
     env: Mapping[str, str] | None,
     cwd: str | None,
-    timeout: float | None,  # noqa: ASYNC109 - the group must die before it is raised
 ) -> CommandResult:
     """Run a command as `Machine.run` promises."""
     output = _Capture()
@@ -61,15 +60,9 @@ async def run_captured(
         )
     )
     try:
-        async with asyncio.timeout(timeout):
-            # Shielded: a process that starts while we are being cancelled must be known, to be
-            # ended.
-            transport, _ = await asyncio.shield(spawning)
-            await output.exited.wait()
-    # TimeoutError is an OSError: without this clause a command that takes too long would be
-    # reported as one that cannot be started.
-    except TimeoutError:
-        raise
+        # Shielded: a process that starts while we are being cancelled must be known, to be ended.
+        transport, _ = await asyncio.shield(spawning)
+        await output.exited.wait()
     except OSError as error:
         reason = f"{command[0]}: {error}"
         return CommandResult(exit_code=CANNOT_START, stdout="", stderr=reason)

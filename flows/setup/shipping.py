@@ -41,6 +41,7 @@ from trainer.contract.files import sha256_of
 PARALLEL = 4  # files uploaded at once: many small ones would wait for a round trip each
 BIG = 64 << 20  # bytes; the progress of a bigger file is logged
 REPORT_SECONDS = 10.0  # between two lines about one file
+HASH_SECONDS = 1800.0  # for the machine to hash what an earlier attempt brought
 MB = 1e6
 Log = Callable[[str], None]
 
@@ -155,7 +156,11 @@ class _Shipment:
 
     async def _hashes_in(self, staging: str) -> dict[str, str]:
         """Return the SHA-256 of what an earlier attempt brought, by name."""
-        result = await self.machine.run(["sh", "-c", HASHES, "sh", staging])
+        command = ["sh", "-c", HASHES, "sh", staging]
+        try:
+            result = await self.machine.run(command, timeout=HASH_SECONDS)
+        except TimeoutError:  # to send it again is slower than to hash it, and ends all the same
+            return {}
         pairs = (line.split("  ./", 1) for line in result.stdout.splitlines())
         return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
 

@@ -14,13 +14,14 @@ from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
 from blocks.registry import configured_providers, how_to_set_up, provider_class
-from flows.reconcile import Act, reconcile_once
+from flows.reconcile import reconcile_once
 from flows.renting.cost_estimate import can_estimate, cost_on, estimated, seconds_on
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, market
 from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
 from flows.shown import short_id
+from flows.verdict import Act
 from gateway.checks import checked_job
 from gateway.cli.table import print_table
 from gateway.exits import Exit, complain, note, say, say_json, sentence

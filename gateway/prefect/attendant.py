@@ -97,11 +97,12 @@ def main() -> int:
         # First sleep, then look: a run has just begun, and nothing can need to be put right yet.
         time.sleep(look)
         left = left_alone()
-        # A new case is taken up at once; one that a reconcile did not settle is tried again ever
-        # more seldom.
-        if left and (left != before or time.monotonic() >= again):
+        _started[:] = [process for process in _started if process.poll() is None]
+        # A new case is taken up at once, even while a reconcile is held up by an old one; one that
+        # a reconcile did not settle is tried again ever more seldom.
+        if left - before or (left and not _started and time.monotonic() >= again):
             _say(f"reconciling: {', '.join(sorted(left))}")
-            subprocess.run(own_python("-m", "gateway", "reconcile"), check=False)  # noqa: S603
+            _started.append(subprocess.Popen(own_python("-m", "gateway", "reconcile")))  # noqa: S603
             pause = min(2 * pause, LONGEST_SHARE * look) if left == before else look
             again = time.monotonic() + pause
         before = left

@@ -87,6 +87,21 @@ class SshdMachine:
                 raise RuntimeError(f"sshd does not listen on port {self.port}:\n{said}")
             time.sleep(0.01)
 
+    def hang(self) -> None:
+        """From now on sshd answers, and no command ever does; what was started goes on."""
+        assert self._sshd
+        with (self._folder / "sshd_config").open("a") as config:
+            config.write("ForceCommand exec sleep 600\n")
+        self._sshd.send_signal(signal.SIGHUP)  # it executes itself again, under the same number
+        deadline = time.monotonic() + SECONDS
+        while "restarting" not in (said := (self._folder / "sshd.log").read_text()):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.01)
+        self._cut(psutil.Process(self._sshd.pid))
+        while not self._answers():
+            assert time.monotonic() < deadline, "sshd does not listen again"
+            time.sleep(0.01)
+
     def stop(self) -> None:
         """End sshd and cut all connections; what was started on the machine goes on."""
         if self._sshd is None:
@@ -94,10 +109,7 @@ class SshdMachine:
         listener = psutil.Process(self._sshd.pid)
         with suppress(psutil.NoSuchProcess):
             listener.suspend()  # so that no connection is accepted while they are cut
-            for process in listener.children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    if process.name().startswith("sshd"):
-                        process.kill()
+            self._cut(listener)
         self._sshd.kill()
         self._sshd.wait()
         self._sshd = None
@@ -113,6 +125,12 @@ class SshdMachine:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
+
+    def _cut(self, listener: psutil.Process) -> None:
+        for process in listener.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if process.name().startswith("sshd"):
+                    process.kill()
 
     def authorize(self, public_key: str) -> None:
         """Accept a key for logins from now on."""

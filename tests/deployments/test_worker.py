@@ -59,7 +59,7 @@ async def test_a_job_whose_flow_process_is_killed_under_a_worker_goes_on(
     site, workers, job, second, monkeypatch
 ):
     monkeypatch.setenv("TRAINING_ORCHESTRATOR_HOME", str(site.home))
-    monkeypatch.setattr("flows.reconcile.ZOMBIE_SECONDS", 0.0)
+    monkeypatch.setattr("flows.verdict.ZOMBIE_SECONDS", 0.0)
     engine = until_now(lambda: site.engine(job))
     trains_on(site, job)
 

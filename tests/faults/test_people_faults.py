@@ -18,9 +18,10 @@ from blocks.keys import MachineKeys
 from blocks.names import installation_id, run_name
 from blocks.registry import load_provider
 from flows import reconcile as reconciling
-from flows.reconcile import Act, reconcile_once
+from flows.reconcile import reconcile_once
 from flows.run_folder import RunFolder
 from flows.setup.shipping import ship
+from flows.verdict import Act
 from tests.faults.canaries import Canaries
 from tests.faults.hostile import hostile_machine
 from tests.flows.flow_runs import make_job, until

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import reconcile
+from flows import reconcile, verdict
 from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
 from tests.faults.scene import LONG, MEDIUM
@@ -95,7 +95,7 @@ async def test_a_flow_killed_after_its_teardown_hires_nothing_more(scene, surviv
 async def test_a_flow_that_is_told_to_end_is_revived_and_training_goes_on(
     scene, survived, monkeypatch, number
 ):
-    monkeypatch.setattr(reconcile, "ZOMBIE_SECONDS", 1.0)
+    monkeypatch.setattr(verdict, "ZOMBIE_SECONDS", 1.0)
     run = await scene.run(scene.job(**LONG))
     await scene.at_step(run, 20)
     before = scene.directory(run).read_status()

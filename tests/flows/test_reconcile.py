@@ -16,9 +16,10 @@ from blocks.names import kept_name, run_name
 from blocks.providers.runpod import RunPod
 from flows.execute import create_run
 from flows.locks import locked
-from flows.reconcile import MAX_REVIVALS, Act, decide, reconcile_once
+from flows.reconcile import reconcile_once
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
+from flows.verdict import MAX_REVIVALS, Act, decide
 from tests.clouds.runpod import RunPodCloud
 from tests.flows.flow_runs import make_job
 from trainer.config import Limits, Resources
@@ -140,7 +141,7 @@ async def test_a_machine_that_came_true_too_late_goes_while_its_run_goes_on(clou
 
 
 async def test_a_cancelled_run_whose_process_is_dead_ends_as_stopped(cloud, monkeypatch):
-    monkeypatch.setattr("flows.reconcile.ZOMBIE_SECONDS", 0.0)
+    monkeypatch.setattr("flows.verdict.ZOMBIE_SECONDS", 0.0)
     run = await create_run(make_job())
     RunFolder(run.id)
     await hired(run_name(run.id, 1))

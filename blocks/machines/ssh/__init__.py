@@ -12,9 +12,11 @@ from typing_extensions import override
 
 from blocks.machines.base import (
     FOLLOW_CHUNK,
+    RUN_SECONDS,
     CommandResult,
     Machine,
     Transfer,
+    small,
 )
 from blocks.machines.lines import LineWriter, Tail
 from blocks.machines.setup import setup_failed, setup_script
@@ -22,6 +24,7 @@ from blocks.machines.ssh import script as ssh_script
 from blocks.machines.ssh import transfer as ssh_transfer
 from blocks.machines.ssh.channel import Channel, Cut
 from blocks.machines.ssh.connections import Connections, Patience
+from blocks.task_scope import TaskScope
 from trainer.contract.errors import (
     ConnectionLost,
     DependencyError,
@@ -38,7 +41,8 @@ class SshMachine(Machine):
     """Needs sshd and a POSIX shell with the usual tools there, and bash for a job's setup.
 
     Raises, in every verb:
-        ConnectionLost: nothing was heard of it for `patience` seconds.
+        ConnectionLost: nothing was heard of it for `patience` seconds, or it can be reached and
+            what it was asked for hangs.
         HostKeyChanged: another host key is shown than at the first connection.
 
     Args:
@@ -84,9 +88,8 @@ class SshMachine(Machine):
     ) -> CommandResult:
         output = Tail()
         script = ssh_script.run(command, env=env, cwd=cwd)
-        # When time is up, `_run_once` still ends the command's group before TimeoutError leaves
-        # here.
-        async with asyncio.timeout(timeout):
+        # When time is up, `_run_once` still ends the command's group before the error leaves here.
+        async with small(timeout, command[0], self._connections.where):
             exit_code, errors = await self._run_once(script, command[0], output.feed)
         return CommandResult(exit_code=exit_code, stdout=output.text(), stderr=errors)
 
@@ -99,7 +102,8 @@ class SshMachine(Machine):
         cwd: str | None = None,
     ) -> None:
         script = ssh_script.start(command, env=env, cwd=cwd)
-        exit_code, errors = await self._run_once(script, command[0], lambda _: None)
+        async with small(None, command[0], self._connections.where):
+            exit_code, errors = await self._run_once(script, command[0], lambda _: None)
         if exit_code:
             raise DependencyError(f"{command[0]} cannot be started: {errors.strip()}.")
 
@@ -110,6 +114,7 @@ class SshMachine(Machine):
             channel = None
             try:
                 channel = await self._connections.open(ssh_script.follow(path, offset), patience)
+                channel.silence = None
                 while chunk := await channel.read(FOLLOW_CHUNK):
                     offset += len(chunk)
                     patience.progressed()
@@ -163,7 +168,12 @@ class SshMachine(Machine):
         script = ssh_script.run(["bash", "/dev/stdin"], env=env, cwd=cwd, text=text)
         writer = LineWriter(log)
         try:
-            exit_code, errors = await self._run_once(script, "setup", writer.feed)
+            # A build may be silent for an hour: so the machine is asked for something else.
+            async with TaskScope() as scope:
+                scope.start(self._pulse())
+                exit_code, errors = await scope.result_of(
+                    self._run_once(script, "setup", writer.feed)
+                )
         finally:
             writer.finish()
         if exit_code:
@@ -181,6 +191,7 @@ class SshMachine(Machine):
         # Opening may be repeated and running may not: once the script is sent, there is no telling
         # how much of it ran before a cut.
         channel = await self._connections.persist(partial(self._connections.open, script))
+        channel.silence = None  # how long it may take is for the caller to say
         try:
             exit_code = await _take_output(channel, take)
         except Cut as cut:
@@ -190,6 +201,12 @@ class SshMachine(Machine):
         finally:
             await channel.abandon(END_SECONDS)
         return exit_code, channel.stderr.text()
+
+    async def _pulse(self) -> None:
+        """See that the machine runs commands. Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(RUN_SECONDS)
+            await self.run(["true"])
 
     async def _read(self, path: str, patience: Patience) -> bytes | None:
         content = bytearray()

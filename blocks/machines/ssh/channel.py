@@ -13,8 +13,12 @@ from typing_extensions import override
 
 from blocks.machines.lines import Tail
 from blocks.machines.processes import CLOSE_SECONDS
+from trainer.contract.errors import ConnectionLost
 
 SEND_BUFFER = 1 << 20  # bytes that may wait for the machine to take them
+# Longer than the connection takes to notice that nobody is at its other end: what is silent for
+# longer is a machine whose sshd answers and whose commands do nothing.
+SILENCE_SECONDS = 60.0
 
 
 class Cut(Exception):
@@ -24,13 +28,17 @@ class Cut(Exception):
 class Channel(asyncssh.SSHClientSession[bytes]):
     """Takes in at most about `hold` bytes ahead of its reader."""
 
-    def __init__(self, hold: int, on_close: Callable[[], None]) -> None:
+    def __init__(self, hold: int, on_close: Callable[[], None], where: str) -> None:
         self.stderr = Tail()
         """The end of what came on standard error."""
+        self.silence: float | None = SILENCE_SECONDS
+        """Seconds for which neither side may get a byte while we wait; None: any number."""
         self.exit_code: int | None = None
         """As the machine reported it; negative when a signal ended the command."""
         self._hold = hold
         self._on_close = on_close
+        self._where = where
+        self._heard = 0
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._chunks: deque[bytes] = deque()
         self._held = 0
@@ -52,6 +60,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
         Raises:
             Cut: the connection broke; what came before it was read.
+            ConnectionLost: it stands, and the command was silent for `silence` seconds.
         """
         while self._held < at_least and not self._ended:
             if until_exit and self.exit_code is not None:
@@ -69,8 +78,9 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
         Raises:
             Cut: the command takes no more of it, or the connection broke.
+            ConnectionLost: the connection stands, and it took nothing for `silence` seconds.
         """
-        await self._writable.wait()
+        await self._until(self._writable)
         try:
             self._open_channel.write(data)
         except OSError as error:
@@ -86,6 +96,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
         Raises:
             Cut: the connection broke before the exit code came.
+            ConnectionLost: it stands, and the command was silent for `silence` seconds.
         """
         while self.exit_code is None:
             # The end of the output proves nothing: the exit code follows it in a message of its
@@ -131,7 +142,29 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     async def _next_news(self) -> None:
         self._news.clear()
-        await self._news.wait()
+        await self._until(self._news)
+
+    async def _until(self, event: asyncio.Event) -> None:
+        while True:
+            before = self._moved()
+            try:
+                async with asyncio.timeout(self.silence):
+                    await event.wait()
+            except TimeoutError:
+                # What arrives may be less than the reader waits for, and what is sent goes on
+                # draining into a slow line: neither is silence.
+                if self._moved() == before:
+                    raise ConnectionLost(
+                        f"{self._where} accepts connections, and its commands do nothing for "
+                        f"{self.silence:g} s.",
+                        "Look at the machine: its disk may hang, or its memory be used up.",
+                    ) from None
+            else:
+                return
+
+    def _moved(self) -> tuple[int, int]:
+        """Return what changes with every byte that arrives or leaves."""
+        return self._heard, self._channel.get_write_buffer_size() if self._channel else 0
 
     def _take(self, limit: int) -> bytes:
         taken, size = [], 0
@@ -158,6 +191,7 @@ class Channel(asyncssh.SSHClientSession[bytes]):
 
     @override
     def data_received(self, data: bytes, datatype: int | None) -> None:
+        self._heard += len(data)
         # Kept apart and bounded: it may be held for the whole life of a command that never stops
         # complaining.
         if datatype == asyncssh.EXTENDED_DATA_STDERR:

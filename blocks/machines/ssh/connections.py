@@ -170,7 +170,7 @@ class Connections:
 
     async def _open(self, window: int) -> Channel:
         link = await self._reserve()
-        channel = Channel(window, lambda: self._release(link))
+        channel = Channel(window, lambda: self._release(link), self.where)
         made = False
 
         def make() -> Channel:

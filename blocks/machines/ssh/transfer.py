@@ -12,13 +12,14 @@ from typing import BinaryIO
 
 from blocks.machines.base import Transfer
 from blocks.machines.ssh import script as ssh_script
-from blocks.machines.ssh.channel import Channel, Cut
+from blocks.machines.ssh.channel import SILENCE_SECONDS, Channel, Cut
 from blocks.machines.ssh.connections import Connections, Patience
 from blocks.machines.transfer import Part, check_limit, chunks, disk_full, in_thread
 from trainer.contract.errors import DiskFull, IntegrityError, OrchestratorError
 from trainer.contract.files import CHUNK
 
 WINDOW = 16 << 20  # bytes under way at once: enough for 1.3 Gbit/s at a round trip of 100 ms
+SLOW_DISK = 20e6  # bytes per second
 MAX_LINE = 4 << 10  # bytes; of the lines that come before the content
 
 
@@ -206,6 +207,7 @@ class _Upload:
         return digest.hexdigest()
 
     async def _compare(self, channel: Channel, digest: str, size: int) -> None:
+        channel.silence = _busy_seconds(size)
         line = await _read_line(channel)
         code = await channel.wait()
         # cat fails for other reasons too, and only its message shows that the disk is full.
@@ -221,12 +223,18 @@ class _Upload:
 
 async def _settle(connections: Connections, remote: str, size: int, patience: Patience) -> None:
     channel = await connections.open(ssh_script.settle(remote, size), patience)
+    channel.silence = _busy_seconds(size)
     try:
         if await channel.wait():
             await channel.drain(lambda _: None)
             raise _refused(remote, "put at its place", channel)
     finally:
         channel.abort()
+
+
+def _busy_seconds(size: int) -> float:
+    """Return for how long a machine may be silent that hashes a file or puts it on its disk."""
+    return SILENCE_SECONDS + size / SLOW_DISK
 
 
 async def _read_line(channel: Channel) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from blocks.machines import base
+from blocks.machines import ssh as over_ssh
+from blocks.machines.ssh import channel, transfer
 from blocks.machines.ssh import connections as ssh_connections
 from tests.blocks.machines.ssh.over_ssh import python, until
 from trainer.contract.errors import ConnectionLost
@@ -125,3 +128,45 @@ async def test_all_verbs_share_one_connection(behind_proxy, proxy, tmp_path):
     await behind_proxy.download(str(tmp_path / "other"), tmp_path / "back")
 
     assert proxy.connections == 1
+
+
+VERBS = {
+    "run": lambda machine, path: machine.run(["true"]),
+    "start": lambda machine, path: machine.start(["true"]),
+    "read": lambda machine, path: machine.read(str(path)),
+    "write": lambda machine, path: machine.write(str(path), b"x"),
+    "listing": lambda machine, path: machine.listing(str(path.parent)),
+    "upload": lambda machine, path: machine.upload(path, f"{path}-there"),
+    "download": lambda machine, path: machine.download(str(path), path.with_name("here")),
+    "setup": lambda machine, path: machine.run_shell(["true"], cwd="/", log=lambda _: None),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
+async def test_a_machine_whose_commands_hang_is_given_up(
+    machine, sshd, tmp_path, monkeypatch, verb
+):
+    for module, name in [
+        (base, "RUN_SECONDS"),
+        (over_ssh, "RUN_SECONDS"),
+        (channel, "SILENCE_SECONDS"),
+        (transfer, "SILENCE_SECONDS"),
+    ]:
+        monkeypatch.setattr(module, name, 0.5)
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.setattr(over_ssh, "END_SECONDS", 0.1)
+    sshd.hang()
+
+    with pytest.raises(ConnectionLost, match=rf":{sshd.port} "):
+        await asyncio.wait_for(verb(machine, tmp_path / "file"), 20)
+
+
+async def test_a_machine_that_is_slow_is_not_one_that_hangs(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(channel, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(over_ssh, "RUN_SECONDS", 0.3)
+    said = []
+
+    await machine.run(["sleep", "1"], timeout=20)
+    await machine.run_shell(["sleep 1; echo done"], cwd="/", log=said.append)
+
+    assert said == ["done"]

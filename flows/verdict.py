@@ -1,0 +1,63 @@
+"""What reconcile does about a run: a process at work decides, then the run's state in Prefect."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from prefect.client.schemas.objects import FlowRun, StateType
+
+from blocks.home import runs
+from flows.attended import is_left, is_worked_on
+from flows.renting.journal import Journal
+from flows.run_folder import RunFolder
+
+# How long a run may be in a state of work without a process: longer than a process takes to start.
+ZOMBIE_SECONDS = 30.0
+PENDING_SECONDS = 600.0  # a worker may take minutes from taking a run to starting its process
+MAX_REVIVALS = 3  # of one run by reconcile; one that crashes again and again is brought to its end
+
+
+class Act(StrEnum):
+    """What becomes of a machine, or of a run."""
+
+    KEEP = "keep"
+    REVIVE = "revive"
+    SETTLE = "settle"
+    TERMINATE = "terminate"
+
+
+def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
+    """Return what is done about a run and its machines, and why.
+
+    Args:
+        run: as Prefect knows it.
+        is_here: whether its process works, or worked, on this computer.
+        found: whether it has a machine.
+    """
+    # A lock that is held says more than any state in Prefect, so it is asked first.
+    folder = runs() / str(run.id)
+    if is_here and is_worked_on(folder):
+        return Act.KEEP, "a process works on it"
+    state = run.state
+    if state is None:
+        return Act.KEEP, "it has not begun"
+    age = (datetime.now(UTC) - state.timestamp).total_seconds()
+    match state.type:
+        case StateType.SCHEDULED:
+            return Act.KEEP, "it is scheduled"
+        case StateType.PENDING if not is_here or (age < PENDING_SECONDS and not is_left(folder)):
+            return Act.KEEP, "it is about to begin"
+        # Without its folder we cannot see its locks: that computer's own reconcile decides.
+        case StateType.RUNNING | StateType.CANCELLING if not is_here:
+            return Act.KEEP, "another computer works on it"
+        # abs: the server's clock may be ahead of ours.
+        case StateType.RUNNING | StateType.CANCELLING if abs(age) < ZOMBIE_SECONDS:
+            return Act.KEEP, "its process may just be starting"
+        case StateType.RUNNING | StateType.PENDING | StateType.CRASHED:
+            if Journal.of(RunFolder(run.id)).revivals < MAX_REVIVALS:
+                return Act.REVIVE, f"it is {state.name} and no process works on it"
+            return Act.SETTLE, f"it was revived {MAX_REVIVALS} times already"
+        case _:
+            what = "its machine is still there" if found else "one of its machines is not closed"
+            return Act.SETTLE, f"it is {state.name} and {what}"

@@ -1,0 +1,93 @@
+"""What reconcile meets while it keeps our promises: hung machines, strange servers, other computers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.states import State
+
+from blocks.machines import base
+from blocks.machines import ssh as over_ssh
+from blocks.machines.ssh import channel
+from flows import reconcile as reconciling
+from flows.execute import create_run
+from flows.locks import is_held, locked
+from flows.reconcile import reconcile_once
+from flows.run_folder import RunFolder
+from flows.verdict import Act
+from tests.faults.hunt import Hunt
+from tests.faults.proof import Figures
+from tests.flows.flow_runs import until
+
+# 50: a Prefect server that does not know our run.
+
+
+@pytest.mark.fault(50, "run unknown to this Prefect")
+async def test_the_machine_of_a_live_flow_stays_though_prefect_does_not_know_its_run(
+    scene, hunt, monkeypatch
+):
+    monkeypatch.setattr(reconciling, "ORPHAN_SECONDS", 0.0)
+    instance = await hunt.machine()
+
+    async with locked(hunt.run.lock):  # as every flow does while it lives
+        findings = [await reconcile_once() for _ in range(2)]
+        assert scene.cloud.alive() == [instance.id]
+    [gone] = await reconcile_once()
+
+    for [kept] in findings:
+        assert (kept.act, kept.instance) == (Act.KEEP, instance.name)
+        assert kept.why == "this Prefect server does not know its run, and a process works on it"
+    assert gone.act is Act.TERMINATE
+    await hunt.over()
+
+
+# 51: a machine that can be reached, and does nothing.
+
+
+async def failed(scene, hunt):
+    """Give a hunt the machine of a run that failed, and whose process is gone."""
+    # The machine itself has a longer lease, or it would end by itself.
+    run = await create_run(scene.job(limits={"lease_minutes": 0.05}))
+    hunt.run = RunFolder(run.id)
+    instance = await hunt.machine()
+    async with get_client() as client:
+        failed = State(type=StateType.FAILED, name="Failed")
+        await client.set_flow_run_state(run.id, failed, force=True)
+    return instance
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(51, "commands hang, sshd answers")
+async def test_a_hung_machine_delays_no_other_and_goes_when_its_time_is_up(
+    scene, hunt, monkeypatch
+):
+    for module in (base, over_ssh):
+        monkeypatch.setattr(module, "RUN_SECONDS", 6.0)
+    monkeypatch.setattr(channel, "SILENCE_SECONDS", 6.0)
+    hung = await failed(scene, hunt)
+    scene.cloud.machines[hung.id].hang()
+    held_up = asyncio.create_task(reconcile_once())
+    await until(lambda: is_held(hunt.run.root / reconciling.AT_WORK), 30)
+
+    other = Hunt(scene, Figures())
+    await failed(scene, other)
+    findings = await asyncio.wait_for(reconcile_once(), 60)
+
+    assert scene.cloud.alive() == [hung.id]
+    assert not held_up.done()
+    assert {f.why for f in findings if f.instance == hung.name} == {
+        "another pass of reconcile is at work on it"
+    }
+    [finding] = await asyncio.wait_for(held_up, 60)
+    assert finding.why.endswith("not done yet, the next reconcile goes on")
+    await until(lambda: hunt.journal.hires[0].held_since, 1)
+
+    async def gone():
+        await asyncio.wait_for(reconcile_once(), 60)
+        return not scene.cloud.alive()
+
+    await until(gone, 60)
+    await hunt.over(other)
