@@ -8,22 +8,24 @@ and `Unanswered` says that its fate is unknown.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
-import ssl
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cache
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 import httpx
 
+from blocks.providers.connections import client_of, new_client
+from blocks.providers.pace import Pace
+from blocks.retry_after import retry_after
 from trainer.contract.errors import ConnectionLost, RateLimited
 
 T = TypeVar("T")
+Trace = Callable[[str, Any], Awaitable[None]]
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
 WHOLE_SECONDS = 60.0  # beyond the time of silence allowed: for an answer that drips in
@@ -32,6 +34,7 @@ RATE_PATIENCE = 180.0  # seconds in all that a call waits because the provider s
 NO_CONTENT = 204
 RATE_PAUSE = 5.0  # seconds to wait after a 429 that does not say how long
 LEAST_RATE_PAUSE = 0.4  # after one that says 0: else it would be asked again and again
+OLD_SECONDS = 300.0  # after which nobody asks for an answer that was shared
 LONGEST_RATE_PAUSE = 86_400.0  # no window is longer than a day, whatever a 429 says
 
 
@@ -54,34 +57,20 @@ class Answer:
         return 200 <= self.status < 300
 
 
-@dataclass(slots=True)
-class Pace:
-    """The earliest moments at which calls of one kind may go out; shared by all threads."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent."""
 
-    interval: float = 0.0
-    """Seconds between two calls."""
-    _next: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def reserve(self) -> float:
-        """Take the next free moment and return the seconds until then."""
-        with self._lock:
-            now = time.monotonic()
-            moment = max(now, self._next)
-            # Reserved even if the caller is cancelled while it waits: an unused moment costs less
-            # than one given out twice.
-            self._next = moment + self.interval
-            return moment - now
-
-    def hold(self, seconds: float) -> None:
-        """Make every call wait until `seconds` have passed."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
+    method: str
+    path: str
+    params: Mapping[str, Any] | None
+    body: Any
+    read_seconds: float
+    buckets: tuple[str, ...]
+    once: bool
 
 
-# Of the process and not of an `Api`: providers make a new one for every call, and all of them
-# together must keep to the account's limits.
-_paces: dict[tuple[str, str], Pace] = {}
+# Of the process and not of an `Api`: providers make a new one for every call.
 _shared: dict[tuple[str, str], tuple[float, asyncio.Task[Any]]] = {}
 
 
@@ -94,29 +83,29 @@ class Api:
         base_url: str,
         headers: Mapping[str, str],
         intervals: Mapping[str, float] | None = None,
+        *,
+        account: str,
+        auth: httpx.Auth | None = None,
     ) -> None:
         """Describe the account.
 
         Args:
             provider: its name, for messages.
             base_url: of the API, without a trailing slash.
-            headers: with the credentials; they are sent and never shown.
+            headers: sent with every call and never shown.
             intervals: seconds between two calls, by the name of the bucket; "" is the bucket
                 that every call takes from.
+            account: what stays the same however its tokens change; no secret. Pace, connections
+                and shared answers are those of the account.
+            auth: signs the calls, where a header that stays the same does not.
         """
         self.provider = provider
         self.base_url = base_url.rstrip("/")
         self._headers = {"User-Agent": _agent(), "Accept": "application/json", **headers}
-        self._intervals = dict(intervals or {})
-        # Accounts are told apart by a digest, so that no key of an account becomes the key of a
-        # dictionary that a log or a traceback could show.
-        secrets = repr(sorted(headers.items())).encode()
-        self._account = f"{self.base_url} {hashlib.sha256(secrets).hexdigest()}"
-
-    def pace(self, bucket: str = "") -> Pace:
-        """Return the pace that all runs of this process share for this account."""
-        key = (self._account, bucket)
-        return _paces.setdefault(key, Pace(self._intervals.get(bucket, 0.0)))
+        self._auth = auth
+        self._account = f"{self.base_url} {account}"
+        self.pace = Pace(self._account, dict(intervals or {}))
+        """Shared with every process of this computer that calls for this account."""
 
     async def call(
         self,
@@ -148,12 +137,14 @@ class Api:
         waited = 0.0
         tries = 0
         while True:
-            waited += await self._wait(bucket, waited)
-            trouble, answer, sent = await self._send(method, path, params, body, read_seconds)
+            buckets = tuple({bucket, ""})
+            waited += await self._turn(buckets, waited)
+            request = Request(method, path, params, body, read_seconds, buckets, once)
+            trouble, answer, sent = await self._send(request)
             # Not counted as a try, and repeated even for a call that is sent once: a 429 says that
             # nothing was done.
             if answer and answer.status == 429:
-                self.pace(bucket).hold(self.pause_after_429(answer, bucket))
+                self.pace.hold(self.pause_after_429(answer, bucket), bucket)
                 continue
             if answer and not trouble:
                 self.observe(answer)
@@ -178,12 +169,24 @@ class Api:
     def pause_after_429(self, answer: Answer, bucket: str) -> float:
         """Return the seconds to wait after a 429."""
         del bucket
-        try:
-            asked = float(answer.headers.get("Retry-After", RATE_PAUSE))
-        except ValueError:  # a date, which HTTP allows and none of these APIs sends
-            asked = RATE_PAUSE
+        asked = retry_after(answer.headers.get("Retry-After"))
         # Bounded on both sides, because it is a number that somebody else wrote.
-        return max(LEAST_RATE_PAUSE, min(asked, LONGEST_RATE_PAUSE))
+        return max(
+            LEAST_RATE_PAUSE, min(RATE_PAUSE if asked is None else asked, LONGEST_RATE_PAUSE)
+        )
+
+    async def read(
+        self,
+        path: str,
+        seconds: float,
+        *,
+        params: Mapping[str, Any] | None = None,
+        bucket: str = "",
+    ) -> Answer:
+        """Return the answer to a GET, at most `seconds` old: one call serves all who ask."""
+        name = f"GET {path} {params or ''}"
+        fetch = partial(self.call, "GET", path, params=params, bucket=bucket)
+        return await self.shared(name, seconds, fetch)
 
     async def shared(self, name: str, seconds: float, fetch: Callable[[], Awaitable[T]]) -> T:
         """Return what `fetch` gives, at most `seconds` old: one call serves all who ask.
@@ -202,6 +205,8 @@ class Api:
             and not (task.done() and (task.cancelled() or task.exception()))
         )
         if not usable or task is None:
+            for old in [k for k, (at, t) in _shared.items() if t.done() and now - at > OLD_SECONDS]:
+                del _shared[old]
             task = asyncio.ensure_future(fetch())
             _shared[key] = (now, task)
         # Shielded: one job that is cancelled must not take the answer from all others.
@@ -211,53 +216,39 @@ class Api:
         """Make the next `shared` of this name ask again."""
         _shared.pop((self._account, name), None)
 
-    async def _wait(self, bucket: str, waited: float) -> float:
+    async def _turn(self, buckets: tuple[str, ...], waited: float) -> float:
         """Wait until a call may go out, and return the seconds that it took.
 
         Raises:
             RateLimited: it would take too long, with what was waited before.
         """
         total = 0.0
-        # The scarce bucket first: a moment that is reserved in the common one is soon.
-        for name in [bucket, ""] if bucket else [""]:
-            seconds = self.pace(name).reserve()
-            total += seconds
-            if waited + total > RATE_PATIENCE:
-                raise RateLimited(f"{self.provider} asks to wait {waited + total:.0f} s.")
+        while seconds := self.pace.take(*buckets):
+            if waited + total + seconds > RATE_PATIENCE:
+                seconds += waited + total
+                raise RateLimited(f"{self.provider} asks to wait {seconds:.0f} s.")
             await asyncio.sleep(seconds)
+            total += seconds
         return total
 
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, Any] | None,
-        body: Any,
-        read_seconds: float,
-    ) -> tuple[str, Answer | None, bool]:
+    async def _send(self, request: Request) -> tuple[str, Answer | None, bool]:
         """Return what went wrong, the answer if there is one, and whether the request went out."""
-        timeout = httpx.Timeout(read_seconds, connect=CONNECT_SECONDS)
+        sent = False
+
+        async def trace(event: str, _: Any) -> None:
+            nonlocal sent
+            if event.endswith(".send_request_headers.started"):
+                sent = True
+                self.pace.sent(*request.buckets)
+
         try:
-            async with (
-                asyncio.timeout(read_seconds + WHOLE_SECONDS),
-                # A client for each call: its connections belong to one event loop, and every
-                # command and every flow run has a loop of its own.
-                httpx.AsyncClient(verify=_tls(), timeout=timeout) as client,
-            ):
-                response = await client.request(
-                    method,
-                    self.base_url + path,
-                    params=params,
-                    json=body,
-                    headers=self._headers,
-                )
-        # Nothing went out, so even a create may be tried again.
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            return str(error) or type(error).__name__, None, False
+            async with asyncio.timeout(request.read_seconds + WHOLE_SECONDS):
+                response = await self._exchange(request, trace)
+        # Where nothing went out, even a create may be tried again.
         except httpx.HTTPError as error:
-            return str(error) or type(error).__name__, None, True
+            return str(error) or type(error).__name__, None, sent
         except TimeoutError:
-            return "an answer that never ended", None, True
+            return "an answer that never ended", None, sent
         answer = _answer(response)
         # A gateway answers 502 or 504 also when the service behind it did what was asked.
         if response.status_code >= 500:
@@ -267,6 +258,25 @@ class Api:
         if answer.ok and answer.data is None and response.status_code != NO_CONTENT:
             return "an answer without content", answer, True
         return "", answer, True
+
+    async def _exchange(self, request: Request, trace: Trace) -> httpx.Response:
+        async with AsyncExitStack() as stack:
+            if request.once:
+                # On a connection of its own: one that the other side has just closed, being idle,
+                # would leave the fate of a create unknown.
+                client = await stack.enter_async_context(new_client())
+            else:
+                client = await client_of(self._account)
+            return await client.request(
+                request.method,
+                self.base_url + request.path,
+                params=request.params,
+                json=request.body,
+                headers=self._headers,
+                auth=self._auth,
+                timeout=httpx.Timeout(request.read_seconds, connect=CONNECT_SECONDS),
+                extensions={"trace": trace},
+            )
 
     def _host(self) -> str:
         return f"{self.provider} ({httpx.URL(self.base_url).host})"
@@ -284,9 +294,3 @@ def _answer(response: httpx.Response) -> Answer:
 def _agent() -> str:
     """Return our User-Agent; cached, because looking up a version reads files."""
     return f"training-orchestrator/{version('training-orchestrator')}"
-
-
-@cache
-def _tls() -> ssl.SSLContext:
-    """Return one context for all calls: making it takes longer than most of them."""
-    return httpx.create_ssl_context()

@@ -13,7 +13,7 @@ from blocks.providers.base import Provider
 from flows.logger import logger
 from flows.renting.journal import Hire
 from trainer.config import TrainingJob
-from trainer.contract.errors import BootError, ConnectionLost
+from trainer.contract.errors import BootError, ConnectionLost, RateLimited
 
 LOOK_SECONDS = 0.5  # providers with stricter rate limits answer from their last list
 GONE_SECONDS = 5.0  # how long a provider must keep saying "gone" to be believed: its lists lag
@@ -76,7 +76,7 @@ async def _described(provider: Provider, instance: Instance) -> Instance:
     """Return what the provider says; while it says nothing, what it said last."""
     try:
         return await provider.describe(instance.id)
-    except ConnectionLost as error:
+    except (ConnectionLost, RateLimited) as error:
         logger().warning("%s", error.message)
         return instance
 

@@ -21,6 +21,7 @@ from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, Market, market, providers_of
+from flows.renting.turns import in_turn
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
 from trainer.contract.errors import (
@@ -43,7 +44,6 @@ DEARER = 1.05  # a machine may cost this many times its offer: disk is billed se
 MANY = 3  # failed boots, after which a provider is tried last
 SPARE = "not needed"  # the cause that is noted when nothing is wrong with the machine itself
 Key = tuple[str, str, str, str]
-TURN_SECONDS, TURNS = 15.0, 120  # between two tries of an order that the rate limit refused
 
 
 class _GivenUp(Exception):
@@ -61,7 +61,6 @@ class Hiring:
         self._run_id = UUID(run.run_id)
         self._journal = journal
         self._budget = budget
-        self._turns = TURNS
 
     async def machines(self) -> list[Instance]:
         """Return the machines that are ready to install on, by rank.
@@ -73,7 +72,7 @@ class Hiring:
         """
         # What is paid for already comes first: a machine that may even be training, then one that
         # is warm, and only then a new one.
-        return await self._adopted() or await self._kept() or await self._hired()
+        return await in_turn(self._adopted) or await self._kept() or await self._hired()
 
     async def _adopted(self) -> list[Instance]:
         """Return the machines that an earlier process of this run hired, where they are usable."""
@@ -177,10 +176,10 @@ class Hiring:
         tried: dict[Key, str] = {}
         silent: dict[str, OrchestratorError] = {}
         failed_boots: Counter[str] = Counter()
-        offers, read_at = await market(self._job), time.monotonic()
+        offers, read_at = await in_turn(self._market), time.monotonic()
         while len(tried) < self._job.limits.max_offers:
             if time.monotonic() - read_at > FRESH_SECONDS:  # prices and stock move
-                offers, read_at = await market(self._job), time.monotonic()
+                offers, read_at = await in_turn(self._market), time.monotonic()
             left = [
                 choice
                 for choice in offers.choices
@@ -211,6 +210,18 @@ class Hiring:
                 )
         raise _nothing(offers, tried, silent)
 
+    async def _market(self) -> Market:
+        """Return what is for hire.
+
+        Raises:
+            RateLimited: nothing is known of it, because a provider asks to wait.
+        """
+        offers = await market(self._job)
+        limited = [one for one in offers.problems.values() if isinstance(one, RateLimited)]
+        if limited and not offers.choices:
+            raise limited[0]
+        return offers
+
     async def _all_taken(
         self, chosen: list[Choice], gang: list[tuple[Choice, Hire]]
     ) -> list[tuple[Hire, Instance]]:
@@ -236,18 +247,16 @@ class Hiring:
 
     async def _taken(self, choice: Choice, hire: Hire) -> Instance:
         """Order one machine; what comes of an order that fails is given back."""
-        while True:
-            try:
-                return await self._take(choice, hire)
-            except OrchestratorError as error:
-                # Any other failure is final for this offer. The turns are shared by all orders of
-                # the run: 120 of 15 s are half an hour.
-                self._turns -= isinstance(error, RateLimited)
-                if not isinstance(error, RateLimited) or self._turns < 0:
-                    await self._drop(hire, error)
-                    raise
-            await asyncio.sleep(TURN_SECONDS)  # others wait for their turn too: the offer stays
+
+        async def take() -> Instance:
             hire.restart()
+            return await self._take(choice, hire)
+
+        try:
+            return await in_turn(take)
+        except OrchestratorError as error:
+            await self._drop(hire, error)
+            raise
 
     async def _take(self, choice: Choice, hire: Hire) -> Instance:
         """Order one machine."""

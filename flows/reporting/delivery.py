@@ -7,16 +7,14 @@ and tried rarely. Whatever is not delivered yet stays in the spool.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
 import httpx
 
+from blocks.retry_after import retry_after
 from flows.locks import locked
 from flows.logger import logger
 from flows.reporting.alerts import next_alert
@@ -197,19 +195,6 @@ async def _post(client: httpx.AsyncClient, address: Address, body: Any) -> Recei
         return Receipt(Result.MOVED)
     why = f"HTTP status {response.status_code}"
     if response.is_server_error or response.status_code in TEMPORARY:
-        return Receipt(Result.LATER, why, _wait_asked(response))
+        asked = retry_after(response.headers.get("Retry-After")) or 0.0
+        return Receipt(Result.LATER, why, min(MOST_SECONDS, asked))
     return Receipt(Result.REFUSED, why)
-
-
-def _wait_asked(response: httpx.Response) -> float:
-    """Return the seconds in Retry-After, which may be a number or a date."""
-    text = response.headers.get("Retry-After", "")
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            # A date in "-0000" comes back without a time zone: subtracting is then a TypeError.
-            seconds = (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
-            return 0.0
-    return 0.0 if math.isnan(seconds) else min(MOST_SECONDS, max(0.0, seconds))

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from blocks.retry_after import retry_after
 from gateway.exits import ApiUnreachable, note
 from gateway.prefect.settings import CLOUD, PrefectSettings
 from trainer.contract.errors import ConfigError, OrchestratorError
@@ -48,7 +49,7 @@ def api_url(settings: PrefectSettings) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """What came back: a status, and the value or the text of the body."""
 
     status: int
@@ -91,7 +92,7 @@ class Api:
             return None
         return self._value_of(answer)
 
-    def _patiently(self, method: str, path: str, body: Any) -> Answer:
+    def _patiently(self, method: str, path: str, body: Any) -> Reply:
         """Ask until the answer is more than that the API is busy, within reason."""
         # POST is repeated too: requests that create something carry an idempotency key.
         for attempt in range(1, TRIES + 1):
@@ -114,7 +115,7 @@ class Api:
         """
         self._value_of(self._once("GET", "health", None, PROBE_SECONDS))
 
-    def _once(self, method: str, path: str, body: Any, timeout: float) -> Answer:
+    def _once(self, method: str, path: str, body: Any, timeout: float) -> Reply:
         data = None if body is None else json.dumps(body).encode()
         headers = self._headers | ({} if data is None else {"Content-Type": "application/json"})
         try:
@@ -130,7 +131,7 @@ class Api:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise silent(self.url, error) from None
 
-    def _value_of(self, answer: Answer) -> Any:
+    def _value_of(self, answer: Reply) -> Any:
         if answer.status >= 400:
             raise refused(self.url, self.settings, answer.status, answer.text)
         if answer.value is None:
@@ -145,14 +146,13 @@ class Api:
         self._headers |= {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
 
 
-def _read(status: int, answer: Any) -> Answer:
+def _read(status: int, answer: Any) -> Reply:
     text = answer.read().decode(errors="replace")
-    asked = answer.headers.get("Retry-After") or ""
     try:
         value = json.loads(text)
     except ValueError:
         value = None
-    return Answer(status, value, text, float(asked) if asked.isdecimal() else None)
+    return Reply(status, value, text, retry_after(answer.headers.get("Retry-After")))
 
 
 def _trust(settings: PrefectSettings) -> ssl.SSLContext:

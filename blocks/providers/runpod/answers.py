@@ -46,7 +46,7 @@ class RunPodApi(Api):
     def observe(self, answer: Answer) -> None:
         """Hold all calls until the windows that are used up begin anew."""
         if seconds := _used_up(answer):
-            self.pace().hold(seconds)
+            self.pace.hold(seconds)
 
     def pause_after_429(self, answer: Answer, bucket: str) -> float:
         """Return the seconds until all windows have calls left; Retry-After covers only one."""

@@ -1,14 +1,18 @@
 import asyncio
 import math
 import time
+from itertools import pairwise
 
+import httpx
 import pytest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from blocks.providers import api
 from blocks.providers.api import Api, Unanswered
+from blocks.providers.connections import client_of
 from tests.clouds.cloud import Cloud, Fault
+from tests.flows.flow_runs import until
 from trainer.contract.errors import ConnectionLost, RateLimited
 
 KEY = "canary-5f1c"
@@ -33,16 +37,28 @@ class Shop(Cloud):
 
     def __init__(self, folder):
         self.things = []
+        self.seen = []  # when each slow call came
+        self.tokens = []
+        self.ports = []
         super().__init__(folder)
 
     def routes(self):
         return [
             Route("/v1/things", self._list),
             Route("/v1/things", self._add, methods=["POST"]),
+            Route("/v1/slow", self._slow),
         ]
+
+    async def gate(self, request):
+        self.tokens.append(request.headers.get("Authorization"))
+        self.ports.append(request.client.port)
 
     async def _list(self, request):
         return JSONResponse({"things": self.things})
+
+    async def _slow(self, request):
+        self.seen.append(time.monotonic())
+        return JSONResponse({})
 
     async def _add(self, request):
         self.things.append(request.headers["User-Agent"])
@@ -58,8 +74,17 @@ def shop(tmp_path, monkeypatch):
     assert cloud.errors == []
 
 
+class Bearer(httpx.Auth):
+    def __init__(self, token):
+        self._token = token
+
+    def auth_flow(self, request):
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+
 def connected(shop, **intervals):
-    return Api("Shop", shop.url, {"Authorization": f"Bearer {KEY}"}, intervals)
+    return Api("Shop", shop.url, {"Authorization": f"Bearer {KEY}"}, intervals, account="a")
 
 
 def fault(template, **changes):
@@ -214,3 +239,60 @@ async def test_a_shared_answer_grows_old_and_a_failure_is_not_kept(shop):
     await ask()
 
     assert [request.status for request in shop.requests] == [500] * 5 + [200] * 2
+
+
+async def test_who_is_cancelled_while_waiting_takes_no_moment_from_the_others(shop):
+    there = connected(shop, slow=0.5)
+    waiting = [asyncio.create_task(there.call("GET", "/slow", bucket="slow")) for _ in range(50)]
+    await until(lambda: shop.seen)
+    for task in waiting:
+        task.cancel()
+    since = time.monotonic()
+
+    await there.call("GET", "/slow", bucket="slow")
+
+    assert time.monotonic() - since < 1.5
+
+
+async def test_calls_of_a_scarce_bucket_keep_their_distance_however_long_they_wait_for_another(
+    shop,
+):
+    there = connected(shop, **{"": 0.1, "slow": 0.6})
+
+    async def call(bucket):
+        await there.call("GET", "/slow" if bucket else "/things", bucket=bucket)
+
+    await asyncio.gather(*(call("slow") for _ in range(4)), *(call("") for _ in range(16)))
+
+    gaps = [later - one for one, later in pairwise(shop.seen)]
+    assert min(gaps) > 0.6 - 0.03
+
+
+async def test_a_token_that_changes_splits_neither_pace_nor_cache(shop):
+    """The account is what counts: tokens of some clouds live for an hour."""
+    tokens = iter("abc")
+
+    def with_fresh_token():
+        bearer = Bearer(next(tokens))
+        return Api("Shop", shop.url, {}, {"": 0.3}, account="ada", auth=bearer)
+
+    since = time.monotonic()
+    await with_fresh_token().call("POST", "/things", body={}, once=True)
+    for _ in range(2):
+        await with_fresh_token().read("/things", 60)
+
+    assert 0.3 <= time.monotonic() - since < 0.6
+    assert [request.path for request in shop.requests] == ["/v1/things"] * 2
+    assert shop.tokens == ["Bearer a", "Bearer b"]
+
+
+async def test_calls_share_a_connection_that_is_closed_with_its_loop(shop):
+    async def calls():
+        for _ in range(3):
+            await connected(shop).call("GET", "/things")
+        return await client_of(f"{shop.url} a")
+
+    client = await asyncio.to_thread(asyncio.run, calls())
+
+    assert client.is_closed
+    assert len(set(shop.ports)) == 1
