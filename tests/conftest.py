@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+
+from gateway.prefect.server import answers
+from tests.waiting import until_now
 
 # Before anything imports torch or Prefect: two cores are shared by the workers of xdist, and
 # nothing here may reach the network or the developer's own Prefect.
@@ -35,7 +36,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SERVER_SECONDS = 120
 _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
 
@@ -139,10 +139,8 @@ def _start_server(folder: Path) -> dict[str, object]:
 
 
 def _await_health(url: str, folder: Path) -> None:
-    deadline = time.monotonic() + SERVER_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        time.sleep(0.2)
-    pytest.fail(f"the Prefect server did not start:\n{(folder / 'server.log').read_text()[-2000:]}")
+    try:
+        until_now(lambda: answers(url))
+    except TimeoutError:
+        log = (folder / "server.log").read_text()
+        pytest.fail(f"the Prefect server did not start:\n{log[-2000:]}")

@@ -19,8 +19,9 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from gateway.prefect.server import answers
 from tests.deployments.postgres import free_port, running_postgres
-from tests.deployments.waiting_for import until_now
+from tests.waiting import until_now
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -182,7 +183,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         )
         try:
             made = Site(folder, f"http://127.0.0.1:{port}/api", folder / "orchestrator")
-            until_now(lambda: _is_healthy(made.url), 120)
+            until_now(lambda: answers(made.url))
             _deploy_by_two_at_once(made)
             yield made
         finally:
@@ -198,13 +199,6 @@ def _deploy_by_two_at_once(site: Site) -> None:
         assert each.result().returncode == 0, each.result().stderr
     for user in users:
         (site.folder / user).rename(site.folder / f"gone-{user}")
-
-
-def _is_healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.waiting import until_now
 
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60")
 
@@ -72,8 +73,5 @@ def free_port() -> int:
 
 def _await_connections(server: subprocess.Popen[bytes], port: int) -> None:
     ready = [program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-U", "prefect"]
-    deadline = time.monotonic() + 60
-    while subprocess.run(ready, check=False).returncode:
-        assert server.poll() is None, "PostgreSQL ended"
-        assert time.monotonic() < deadline, "PostgreSQL does not answer"
-        time.sleep(0.1)
+    until_now(lambda: server.poll() is not None or subprocess.run(ready).returncode == 0)
+    assert server.poll() is None, "PostgreSQL ended"

@@ -17,7 +17,7 @@ from blocks.providers.local import Local
 from deployments.pool_worker import PoolWorker, fitting, others_at_work
 from flows.locks import locked
 from flows.run_folder import RunFolder
-from tests.deployments.waiting_for import until
+from tests.waiting import until
 from trainer.contract.job_directory import JobDirectory
 
 FORM = {"type": "object", "properties": {"job": {}}, "required": ["job"]}

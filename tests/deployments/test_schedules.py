@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from tests.deployments.waiting_for import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

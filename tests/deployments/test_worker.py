@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from flows.reconcile import reconcile_once
-from tests.deployments.waiting_for import until, until_now
+from tests.waiting import until, until_now
 
 SLOW = 200  # seconds, of a computer that has much else to do
 pytestmark = [pytest.mark.xdist_group("hosting"), pytest.mark.slow]

@@ -30,7 +30,8 @@ from tests.clouds.machines import SshdMachine
 from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
 from tests.faults.curves import Curves
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
+from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.metrics import read_metrics

@@ -24,7 +24,8 @@ from flows.setup.shipping import ship
 from flows.verdict import Act
 from tests.faults.canaries import Canaries
 from tests.faults.hostile import hostile_machine
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
+from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded
 from trainer.contract.job_directory import JobState

@@ -11,7 +11,7 @@ from prefect import get_client
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel
 from tests.faults.scene import MEDIUM
-from tests.flows.flow_runs import until
+from tests.waiting import until
 from trainer.contract.checkpoints import newest_valid, step_of
 from trainer.contract.job_directory import JobState
 

@@ -19,7 +19,7 @@ from flows import reconcile, verdict
 from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
 from tests.faults.scene import LONG, MEDIUM
-from tests.flows.flow_runs import until
+from tests.waiting import until
 from trainer.contract.job_directory import JobState
 
 pytestmark = pytest.mark.slow

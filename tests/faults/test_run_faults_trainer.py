@@ -21,7 +21,7 @@ import pytest
 from flows.run_folder import RunFolder
 from tests.clouds.machines import Profile
 from tests.faults.scene import MEDIUM
-from tests.flows.flow_runs import until
+from tests.waiting import until
 from trainer.contract.checkpoints import newest_valid
 from trainer.contract.job_directory import JobState
 

@@ -6,8 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,6 +16,7 @@ from prefect.client.schemas.sorting import LogSort
 
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
+from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import JobDirectory, Status
 
@@ -58,21 +57,6 @@ def make_job(**training: Any) -> TrainingJob:
             },
         }
     )
-
-
-async def until(
-    condition: Callable[[], Awaitable[Any]] | Callable[[], Any], seconds: float = 120
-) -> Any:
-    """Wait until `condition` gives something true and return that."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        await asyncio.sleep(0.05)
-    raise TimeoutError(f"{condition} stayed false for {seconds} s")
 
 
 async def shipped_lines(run_id: UUID) -> list[str]:

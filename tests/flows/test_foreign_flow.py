@@ -14,7 +14,8 @@ from flows.execute import create_run
 from flows.shown import job_state
 from flows.streaming.log_shipper import shown
 from tests.clouds.machines import SshdMachine
-from tests.flows.flow_runs import Job, make_job, shipped_lines, until
+from tests.flows.flow_runs import Job, make_job, shipped_lines
+from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState

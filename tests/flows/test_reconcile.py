@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +15,7 @@ from blocks.home import runs
 from blocks.models import Offer
 from blocks.names import kept_name, run_name
 from blocks.providers.runpod import RunPod
+from flows.attended import hold
 from flows.execute import create_run
 from flows.locks import locked
 from flows.reconcile import reconcile_once
@@ -75,6 +77,21 @@ async def test_a_run_whose_process_may_just_be_starting_is_left_alone(kind):
     run = await run_in(kind, since=datetime.now(UTC))
 
     assert decide(run, is_here=True, found=True)[0] is Act.KEEP
+
+
+@pytest.mark.parametrize(
+    ("kind", "act"),
+    [
+        (StateType.RUNNING, Act.REVIVE),
+        (StateType.PENDING, Act.REVIVE),
+        (StateType.CANCELLING, Act.SETTLE),
+    ],
+)
+async def test_a_run_whose_process_left_its_mark_is_not_waited_for(kind, act):
+    run = await run_in(kind, since=datetime.now(UTC))
+    os.close(hold(RunFolder(run.id).root))
+
+    assert decide(run, is_here=True, found=True)[0] is act
 
 
 @pytest.mark.parametrize("kind", [StateType.RUNNING, StateType.CANCELLING, StateType.PENDING])

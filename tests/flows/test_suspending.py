@@ -19,7 +19,8 @@ from flows.reconcile import reconcile_once
 from flows.shown import job_state
 from flows.suspending import LASTING, is_suspended
 from flows.train import train
-from tests.flows.flow_runs import Job, make_job, until
+from tests.flows.flow_runs import Job, make_job
+from tests.waiting import until
 from trainer.contract.job_directory import JobState
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]

@@ -23,7 +23,8 @@ from flows.execute import create_run, execute
 from flows.shown import PAUSING, job_state, short_id
 from flows.streaming.log_shipper import shown
 from tests.clouds.hub import TOKEN, running_hub
-from tests.flows.flow_runs import Job, make_job, shipped_lines, until
+from tests.flows.flow_runs import Job, make_job, shipped_lines
+from tests.waiting import until
 from trainer.contract.events import parse_events
 from trainer.contract.files import read_json, sha256_of
 from trainer.contract.job_directory import JobState

@@ -21,8 +21,9 @@ from flows.run_folder import RunFolder
 from flows.shown import job_state
 from gateway.control import ask_cancel, ask_pause
 from tests.clouds.lambda_cloud import LambdaCloud
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
 from tests.flows.two_hosts import two_hosts
+from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.events import parse_events
 from trainer.contract.files import read_json

@@ -19,7 +19,8 @@ from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from flows.streaming.board import METRICS
-from tests.flows.flow_runs import Job, make_job, shipped_lines, until
+from tests.flows.flow_runs import Job, make_job, shipped_lines
+from tests.waiting import until
 from trainer.contract.checkpoints import all_checkpoints, step_of
 
 pytestmark = pytest.mark.slow

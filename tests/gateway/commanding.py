@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 from ruamel.yaml import YAML
 
+from tests.stand_in import patient
+from tests.waiting import until_now
 from trainer.config import TrainingJob
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -47,9 +47,19 @@ def make_job(**training: Any) -> TrainingJob:
 
 def job_file(folder: Path, **training: Any) -> Path:
     """Write that job to a file."""
+    return job_file_of(job_values(**training)["training"], folder)
+
+
+def job_file_of(training: dict[str, Any], folder: Path) -> Path:
+    """Write that job with a training of its own to a file."""
     path = folder / "job.yaml"
-    YAML().dump(job_values(**training), path)
+    YAML().dump({**job_values(), "training": training}, path)
     return path
+
+
+def patient_job_file(folder: Path) -> Path:
+    """Write a job that is still at work when a test has done to it what it wants."""
+    return job_file_of(patient(folder), folder)
 
 
 def call_trainctl(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -73,14 +83,4 @@ def process_of(job: str) -> psutil.Process:
                 return process
         return None
 
-    return until(found)
-
-
-def until(condition: Callable[[], Any], seconds: float = 90) -> Any:
-    """Wait until `condition` gives something true and return that."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    pytest.fail(f"waited {seconds} s in vain for {condition}")
+    return until_now(found)

@@ -20,7 +20,9 @@ from blocks.home import instances, runs
 from flows import attended
 from flows.locks import is_held
 from gateway.prefect import attendant
-from tests.gateway.commanding import Trainctl, call_trainctl, job_file, process_of, until
+from tests.gateway.commanding import Trainctl, call_trainctl, job_file_of, process_of
+from tests.stand_in import stand_in
+from tests.waiting import PATIENCE, until_now
 
 pytestmark = pytest.mark.xdist_group("trainctl-run")
 
@@ -40,25 +42,37 @@ def state_of(ask: Trainctl, job: str) -> str:
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
 )
-def test_a_job_whose_process_is_ended_completes_by_itself(
-    ask: Trainctl, tmp_path: Path, home: Path, number: int
+def test_a_job_whose_process_is_ended_completes_by_itself_before_the_eyes_of_whoever_looks_on(
+    ask: Trainctl, prefect_server: str, tmp_path: Path, home: Path, number: int
 ):
-    started = ask("run", job_file(tmp_path, max_steps=400, save_steps=100), "--detach")
-    job = started.stdout.split()[1]
+    go, out = tmp_path / "go", tmp_path / "out"
+    path = job_file_of(stand_in(tmp_path, "--steps", 40, "--hold", 30, "--go", go), tmp_path)
+    with out.open("w") as stream:
+        looking = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "run", path],
+            env={**os.environ, "PREFECT_API_URL": prefect_server, attendant.SECONDS: "1"},
+            stdout=stream,
+            stderr=stream,
+        )
+    job = until_now(lambda: out.read_text().split()[1:2])[0]
+    until_now(lambda: "running  " in out.read_text())
     mirror = runs() / job / "train.log"
-    until(lambda: mirror.exists() and b"step 3/400" in mirror.read_bytes())
-    until(lambda: state_of(ask, job) == "running")
+    until_now(lambda: mirror.exists() and b"step 30/40" in mirror.read_bytes())
     first = process_of(job)
 
     first.send_signal(number)
-    until(lambda: not is_held(runs() / job / attended.MARK))
+    until_now(lambda: not is_held(runs() / job / attended.MARK))
 
     assert state_of(ask, job) == "running"  # the training is
-    until(lambda: state_of(ask, job) == "completed", 150)
-    log = mirror.read_text().splitlines()
-    assert len([line for line in log if line.startswith("step 400/400  loss")]) == 1
+    until_now(lambda: is_held(runs() / job / attended.MARK))
+    go.touch()
+    assert looking.wait(PATIENCE) == 0, out.read_text()
+    assert state_of(ask, job) == "completed"
+    lines = mirror.read_text().splitlines()
+    steps = [line.split()[1] for line in lines if line.startswith("step ")]
+    assert steps == [f"{step}/40" for step in range(1, 41)]
     assert not attended.is_marked(runs() / job)
-    until(lambda: not is_held(home / "attendant.lock"), 30)
+    until_now(lambda: not is_held(home / "attendant.lock"))
 
 
 def test_it_costs_little_and_ends_when_it_is_told_to(home: Path, monkeypatch: pytest.MonkeyPatch):
@@ -67,21 +81,23 @@ def test_it_costs_little_and_ends_when_it_is_told_to(home: Path, monkeypatch: py
     folder.mkdir()
     with attended.marked(folder):  # a run that is executed
         attendant.start(replace=False)
-        until(lambda: is_held(home / "attendant.lock"))
-        pid = int(until(lambda: (home / "attendant.lock").read_text()))
+        until_now(lambda: is_held(home / "attendant.lock"))
+        pid = int(until_now(lambda: (home / "attendant.lock").read_text()))
         attendant.start(replace=False)
         process = psutil.Process(pid)
-        until(lambda: process.status() == psutil.STATUS_SLEEPING)
+        until_now(lambda: process.status() == psutil.STATUS_SLEEPING)
 
         assert process.memory_info().rss < 20e6
         assert not any("prefect" in m.path for m in process.memory_maps())
 
         attendant.start(replace=True)
-        newer = int(until(lambda: (p := (home / "attendant.lock").read_text()) != str(pid) and p))
+        newer = int(
+            until_now(lambda: (p := (home / "attendant.lock").read_text()) != str(pid) and p)
+        )
         assert not psutil.pid_exists(pid) or process.status() == psutil.STATUS_ZOMBIE
         attendant.stop()
         assert newer != pid
-        until(lambda: not is_held(home / "attendant.lock"))
+        until_now(lambda: not is_held(home / "attendant.lock"))
 
 
 def hold(folder: Path, **machine: object) -> None:
@@ -124,24 +140,3 @@ def test_where_it_attends_no_schedule_is_missed(monkeypatch: pytest.MonkeyPatch)
     hold(runs() / "left")
 
     assert attendant.why_no_schedule() is None
-
-
-@pytest.mark.slow
-def test_whoever_looks_on_sees_the_revived_job_to_its_end(
-    prefect_server: str, tmp_path: Path, home: Path
-):
-    environment = {"PREFECT_API_URL": prefect_server, attendant.SECONDS: "1"}
-    with (tmp_path / "out").open("w") as out:
-        looking = subprocess.Popen(
-            [sys.executable, "-m", "gateway", "run", job_file(tmp_path, max_steps=300)],
-            env={**os.environ, **environment},
-            stdout=out,
-            stderr=out,
-        )
-    job = until(lambda: (tmp_path / "out").read_text().split()[1:2])[0]
-    until(lambda: "running  " in (tmp_path / "out").read_text())
-
-    process_of(job).kill()
-
-    assert looking.wait(150) == 0, (tmp_path / "out").read_text()
-    attendant.stop()

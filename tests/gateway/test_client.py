@@ -25,8 +25,10 @@ from gateway import jobs
 from gateway.exits import ApiUnreachable
 from gateway.prefect.client import LightClient
 from gateway.prefect.connecting import Api, api_url, refused
+from gateway.prefect.server import answers
 from gateway.prefect.settings import PrefectSettings
-from tests.gateway.commanding import call_trainctl, until
+from tests.gateway.commanding import call_trainctl
+from tests.waiting import until_now
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.job_directory import JobState
 
@@ -49,7 +51,7 @@ def scheduled(prefect_server: str) -> Iterator[list[UUID]]:
                 found = api.post(path, json=values)
                 return None if found.status_code == 503 else found  # its database is busy
 
-            return until(answer).raise_for_status().json()
+            return until_now(answer).raise_for_status().json()
 
         flow = post("/flows/", name="train")["id"]
         hourly = {"schedule": {"interval": 3600.0}, "active": True}
@@ -146,13 +148,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stderr=log,
         )
     url = f"http://127.0.0.1:{port}/api"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/health").status_code == 200:
-                break
-        except httpx.TransportError:
-            time.sleep(0.2)
+    until_now(lambda: answers(url))
     yield url
     process.kill()
     process.wait()

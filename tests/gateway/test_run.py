@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 from flows.shown import short_id
-from tests.gateway.commanding import Trainctl, call_trainctl, job_file, process_of, until
+from tests.gateway.commanding import (
+    Trainctl,
+    call_trainctl,
+    job_file,
+    patient_job_file,
+    process_of,
+)
+from tests.waiting import until_now
 from trainer.contract.files import sha256_of
 from trainer.contract.manifest import verify
 
@@ -130,7 +137,7 @@ def test_a_downloaded_artifact_is_verified(job: str, ask: Trainctl, tmp_path: Pa
 
 @pytest.fixture
 def running(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    path = job_file(tmp_path, max_steps=5000, save_steps=1000)
+    path = patient_job_file(tmp_path)
     with (tmp_path / "run.out").open("w") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "run", str(path)],
@@ -140,7 +147,7 @@ def running(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.
             text=True,
         )
     try:
-        until(lambda: "running " in (tmp_path / "run.out").read_text())
+        until_now(lambda: "running " in (tmp_path / "run.out").read_text())
         yield process
     finally:
         process.kill()
@@ -154,18 +161,18 @@ def test_a_job_is_paused_resumed_detached_and_cancelled(
 
     paused = ask("pause", job)
     assert (paused.returncode, running.wait(30)) == (0, 3), paused.stderr
-    assert re.match(r"paused; saved at step \d+ of 5000", paused.stdout)
+    assert re.match(r"paused; saved at step \d+ of 20000", paused.stdout)
     took = json.loads(ask("status", job, "--json").stdout)["seconds"]
     time.sleep(1.1)
     assert json.loads(ask("status", job, "--json").stdout)["seconds"] == took > 0  # a pause is free
 
     assert ask("resume", job, "--detach").returncode == 0
-    until(lambda: json.loads(ask("status", job, "--json").stdout)["state"] == "running")
+    until_now(lambda: json.loads(ask("status", job, "--json").stdout)["state"] == "running")
     assert ask("resume", job).returncode == 2
 
     stopped = ask("cancel", job)
     assert stopped.returncode == 0, stopped.stderr
-    assert re.match(r"stopped: cancelled; saved at step \d+ of 5000", stopped.stdout)
+    assert re.match(r"stopped: cancelled; saved at step \d+ of 20000", stopped.stdout)
     assert ask("monitor", job, "--follow").returncode == 4
 
 
@@ -187,7 +194,7 @@ def test_a_training_whose_flow_was_killed_is_stopped_all_the_same(
     stopped = ask("cancel", job)
 
     assert stopped.returncode == 0, stopped.stderr
-    assert re.match(r"stopped: cancelled; saved at step [1-9]\d* of 5000", stopped.stdout)
+    assert re.match(r"stopped: cancelled; saved at step [1-9]\d* of 20000", stopped.stdout)
 
 
 def test_whoever_looks_on_imports_nothing_of_prefect(tmp_path: Path):

@@ -12,7 +12,8 @@ import httpx
 from ruamel.yaml import YAML
 
 from flows.job_file import load_job
-from tests.gateway.commanding import EXAMPLES, call_trainctl, until
+from tests.gateway.commanding import EXAMPLES, call_trainctl
+from tests.waiting import until_now
 
 JOB = "name: by-hand\ntraining: {model: org/base, dataset: rows.jsonl}\noutput_dir: out\n"
 
@@ -82,4 +83,4 @@ def test_prefects_own_command_takes_what_is_shown(prefect_server: str, tmp_path:
         found = httpx.post(f"{prefect_server}/flow_runs/filter", json=wanted)
         return [run["parameters"]["job"] for run in found.json()]
 
-    assert json.loads(job) in until(asked)
+    assert json.loads(job) in until_now(asked)

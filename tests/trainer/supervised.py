@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import trainer
+from tests.waiting import until_now
 from trainer.contract.events import Event, parse_events
 from trainer.contract.job_directory import JobDirectory, JobState, Status
 
@@ -72,18 +71,11 @@ class Supervised:
         return parse_events(self.job.events.read_bytes().splitlines())
 
     def until(self, state: JobState) -> None:
-        until(lambda: self.status.state is state)
+        until_now(lambda: self.status.state is state)
 
 
 def command(root: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "trainer", *options, str(root)]
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.01)
 
 
 def is_running(pid: int) -> bool:

@@ -14,6 +14,7 @@ from blocks.machines.sentinel import arm, renew
 from blocks.machines.shell import script
 from blocks.machines.ssh import SshMachine
 from tests.clouds.machines import Profile, SshdMachine
+from tests.waiting import until
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.job_directory import Desired, JobDirectory, JobState
 
@@ -83,13 +84,6 @@ def sentinel_pid(hired):
 
 def was_shut_down(hired):
     return (hired.home / "shutdown-ran").exists()
-
-
-async def until(condition, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.05)
 
 
 async def work(machine, hired, manner):

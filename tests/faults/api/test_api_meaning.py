@@ -7,7 +7,7 @@ import pytest
 from blocks.registry import load_provider
 from flows.renting import giving_back
 from tests.faults.api.api_trouble import EVERYWHERE, orders
-from tests.flows.flow_runs import until
+from tests.waiting import until
 from trainer.contract.errors import (
     BootError,
     CapacityError,

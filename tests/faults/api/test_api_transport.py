@@ -13,7 +13,7 @@ from tests.clouds.cloud import Fault
 from tests.faults.api.api_trouble import CREATES, EVERYWHERE, LEDGERS, orders
 from tests.faults.hunt import Hunt
 from tests.faults.proof import Figures
-from tests.flows.flow_runs import until
+from tests.waiting import until
 from trainer.contract.errors import (
     ConnectionLost,
 )

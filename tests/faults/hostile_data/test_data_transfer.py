@@ -13,7 +13,7 @@ from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.outputs import fetch_output
 from tests.faults.hostile import WEIGHTS, flip
 from tests.faults.hostile_data.data_trouble import MB
-from tests.flows.flow_runs import until
+from tests.waiting import until
 from trainer.contract.checkpoints import NEEDED, OPTIMIZERS, check, newest_valid
 from trainer.contract.errors import IntegrityError
 from trainer.contract.manifest import verify, write_manifest

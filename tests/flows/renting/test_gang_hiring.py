@@ -20,8 +20,9 @@ from flows.renting.market import market, providers_of
 from flows.renting.writing_off import write_off
 from flows.run_folder import RunFolder
 from tests.clouds.lambda_cloud import LambdaCloud
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
 from tests.flows.two_hosts import two_hosts
+from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.errors import Action, CapacityError, ConfigError, MachineLost
 

@@ -19,7 +19,8 @@ from flows.renting.keeping import keep
 from flows.run_folder import RunFolder
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.vast import VastCloud
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
+from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.errors import CapacityError
 from trainer.contract.files import read_json, replace_json

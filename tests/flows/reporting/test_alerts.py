@@ -11,8 +11,9 @@ from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.reporting.spool import Spool
 from flows.run_folder import RunFolder
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
 from tests.flows.reporting.receiver import USER, lines_of
+from tests.waiting import until
 from trainer.config import Limits
 from trainer.contract.errors import OutOfMemory, TrainingDiverged
 from trainer.contract.events import Kind, note_event

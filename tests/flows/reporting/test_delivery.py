@@ -18,8 +18,9 @@ from flows.reporting.leftovers import deliver_leftovers
 from flows.reporting.platform import Address, Platform
 from flows.reporting.reporter import _unless, reporting
 from flows.reporting.spool import Spool
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
 from tests.flows.reporting.receiver import KEY, TOKEN, Growing, lines_of
+from tests.waiting import until
 from trainer.contract.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("hasty")

@@ -8,8 +8,9 @@ from prefect.states import Cancelling
 
 from flows.execute import create_run
 from flows.shown import job_state
-from tests.flows.flow_runs import Job, make_job, until
+from tests.flows.flow_runs import Job, make_job
 from tests.flows.reporting.receiver import KEY, TOKEN
+from tests.waiting import until
 from trainer.contract.job_directory import JobState
 from trainer.contract.metrics import read_metrics
 

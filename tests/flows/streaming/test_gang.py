@@ -25,8 +25,9 @@ from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.gang import GangTraining
 from flows.streaming.nodes import Node
 from flows.streaming.training import Lead, RemoteTraining
-from tests.flows.flow_runs import make_job, until
+from tests.flows.flow_runs import make_job
 from tests.flows.two_hosts import TwoHosts, two_hosts
+from tests.waiting import until
 from trainer.contract.errors import CodeError, ConfigError, OutOfMemory
 from trainer.contract.job_directory import Desired, JobState
 from trainer.contract.metrics import read_metrics

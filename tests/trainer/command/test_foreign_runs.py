@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from tests.trainer.command.scripts import foreign, python
-from tests.trainer.supervised import is_running, until
+from tests.trainer.supervised import is_running
+from tests.waiting import until_now
 from trainer.command.keeping import CheckpointKeeper, resume_point
 from trainer.command.plan import make_plan
 from trainer.contract.checkpoints import all_checkpoints, newest_valid, step_of
@@ -23,7 +24,7 @@ def steps_saved(job):
 
 
 def at_step(job, step):
-    until(lambda: job.status.step >= step)
+    until_now(lambda: job.status.step >= step)
 
 
 def test_a_command_ends_with_an_artifact_metrics_and_its_log(tmp_path):
@@ -48,7 +49,7 @@ def test_a_killed_command_continues_from_the_newest_valid_checkpoint(tmp_path):
     job = foreign(tmp_path / "job", "--hold", "13")
     process = job.start()
     at_step(job, 13)
-    until(lambda: 10 in steps_saved(job))
+    until_now(lambda: 10 in steps_saved(job))
 
     os.killpg(job.status.trainer_pid, signal.SIGKILL)
     process.wait(30)
@@ -63,7 +64,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     job = foreign(tmp_path / "job", "--hold", "13")
     process = job.start()
     at_step(job, 13)
-    until(lambda: 10 in steps_saved(job))
+    until_now(lambda: 10 in steps_saved(job))
     torn = job.job.checkpoints / "checkpoint-10" / "state.json"
     torn.unlink()
     torn.write_text("{")
@@ -122,7 +123,7 @@ def test_a_pause_that_is_withdrawn_while_the_command_ends_makes_no_result_of_the
     at_step(job, 1)
 
     job.job.request(Desired.PAUSE, grace_seconds=20)
-    until((job.job.root / "asked").exists)
+    until_now((job.job.root / "asked").exists)
     job.job.request(Desired.RUN)
     (job.job.root / "go").touch()
     process.wait(30)
@@ -162,7 +163,7 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_started(tmp_path):
 
     assert job.status.state is JobState.STOPPED
     pids = (job.job.root / "pids").read_text().split()
-    until(lambda: not any(is_running(int(pid)) for pid in pids))
+    until_now(lambda: not any(is_running(int(pid)) for pid in pids))
 
 
 def test_metrics_are_read_from_a_file_too_and_a_bar_of_something_else_is_not_believed(tmp_path):
@@ -196,7 +197,7 @@ def test_a_checkpoint_without_a_marker_is_complete_when_nothing_changes(tmp_path
     )
     process = job.start()
 
-    until(lambda: 5 in steps_saved(job))
+    until_now(lambda: 5 in steps_saved(job))
     process.send_signal(signal.SIGTERM)
     process.wait(30)
 

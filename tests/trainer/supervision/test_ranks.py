@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.trainer.supervised import Supervised, is_running, until
+from tests.trainer.supervised import Supervised, is_running
+from tests.waiting import until_now
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.contract.world import Rank, World, own_rank, read_world
@@ -165,7 +166,7 @@ if rank.is_first: state('stopped')
 """
     job = Several(tmp_path, script)
     supervisor = job.start()
-    until(lambda: len(list(tmp_path.glob("ready*"))) == 2)
+    until_now(lambda: len(list(tmp_path.glob("ready*"))) == 2)
     os.kill(supervisor.pid, signal.SIGTERM)
 
     assert supervisor.wait(30) == 4

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from tests.trainer.supervised import ENVIRONMENT, PRELUDE, Supervised, is_running, until
+from tests.trainer.supervised import ENVIRONMENT, PRELUDE, Supervised, is_running
+from tests.waiting import until_now
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.supervision.supervisor import MOMENT, ownership
 
@@ -221,7 +222,7 @@ child = subprocess.Popen(['sleep', '600'])
     job = Supervised(tmp_path, script + COMPLETE)
 
     assert job.run().returncode == 0
-    until(lambda: not is_running(int((tmp_path / "child").read_text())))
+    until_now(lambda: not is_running(int((tmp_path / "child").read_text())))
 
 
 def test_training_survives_its_supervisor(tmp_path):
@@ -235,7 +236,7 @@ def test_training_survives_its_supervisor(tmp_path):
 
     (tmp_path / "go").touch()
 
-    until(lambda: not job.job.is_alive())
+    until_now(lambda: not job.job.is_alive())
     assert job.run().returncode == 0
     assert (job.status.attempt, job.log) == (1, "last\n")
 
@@ -249,7 +250,7 @@ def test_a_crash_of_everything_is_taken_up_again(tmp_path):
     supervisor.wait()
     os.kill(job.status.trainer_pid, signal.SIGKILL)
 
-    until(lambda: not job.job.is_alive())
+    until_now(lambda: not job.job.is_alive())
     assert job.run().returncode == 0
     assert (job.status.attempt, job.status.step) == (2, 7)
 
@@ -294,7 +295,7 @@ os._exit(0)
     starter = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(starter, env=ENVIRONMENT, capture_output=True, text=True, check=True)
 
-    until(lambda: not is_running(int(done.stdout)))
+    until_now(lambda: not is_running(int(done.stdout)))
     assert not (tmp_path / "started").exists()
 
 

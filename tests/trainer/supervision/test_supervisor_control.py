@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from tests.trainer.supervised import ENVIRONMENT, Supervised, command, is_running, until
+from tests.trainer.supervised import ENVIRONMENT, Supervised, command, is_running
+from tests.waiting import until_now
 from trainer.contract.job_directory import Desired, JobState
 
 OBEDIENT = """
@@ -80,7 +81,7 @@ def test_a_trainer_that_ignores_even_sigterm_is_killed(tmp_path):
 def test_a_trainer_with_nothing_to_save_is_ended_at_once(tmp_path):
     job = Supervised(tmp_path, "print('loading'); time.sleep(600)")
     supervisor = job.start()
-    until(lambda: job.job.log.exists() and "loading" in job.log)
+    until_now(lambda: job.job.log.exists() and "loading" in job.log)
 
     job.job.request(Desired.STOP, grace_seconds=600)
 
@@ -200,7 +201,7 @@ def test_a_detached_supervisor_outlives_whoever_started_it(tmp_path):
     assert os.getsid(answer["pid"]) not in {starter.pid, os.getsid(0)}
     assert json.loads(job.run("--detach").stdout) == {**answer, "already_running": True}
     os.kill(answer["pid"], signal.SIGTERM)
-    until(lambda: not job.job.is_alive())
+    until_now(lambda: not job.job.is_alive())
     assert job.status.state is JobState.STOPPED
 
 
@@ -212,7 +213,7 @@ def test_a_detached_start_of_a_completed_job_changes_nothing(tmp_path):
     done = job.run("--detach")
 
     assert json.loads(done.stdout)["already_running"] is False
-    until(lambda: not job.job.is_alive())
+    until_now(lambda: not job.job.is_alive())
     assert job.status == before
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.trainer import narrow
 from tests.trainer.jobs import Job
-from tests.trainer.supervised import ENVIRONMENT, command, until
+from tests.trainer.supervised import ENVIRONMENT, command
+from tests.waiting import until_now
 from trainer.contract import checkpoints
 from trainer.contract.job_directory import JobState
 
@@ -40,13 +41,13 @@ def reached(job: Job, attempt: int, step: int) -> bool:
 
 
 def kill_mid_step(job: Job, attempt: int) -> None:
-    until(lambda: reached(job, attempt, 3), 120)
+    until_now(lambda: reached(job, attempt, 3), 120)
     os.kill(job.status.trainer_pid, signal.SIGKILL)
 
 
 def kill_mid_save(job: Job, attempt: int) -> Path:
     """Kill the trainer with a checkpoint half written, and return what is left of it."""
-    until(lambda: reached(job, attempt, 0), 120)
+    until_now(lambda: reached(job, attempt, 0), 120)
     trainer = job.status.trainer_pid
     staging = job.directory.checkpoints / checkpoints.STAGING
     half: list[Path] = []
@@ -59,7 +60,7 @@ def kill_mid_save(job: Job, attempt: int) -> Path:
         os.kill(trainer, signal.SIGKILL if half else signal.SIGCONT)
         return bool(half)
 
-    until(caught_saving, 60)
+    until_now(caught_saving, 60)
     return half[0].parent
 
 
@@ -125,7 +126,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     trainer = [sys.executable, "-c", NARROW, str(job.directory.root)]
     job.write(config=job.config, command=trainer)
     supervisor = start(job, **{narrow.LIMIT: "1"})
-    until(lambda: reached(job, 2, 3) or supervisor.poll() is not None, 120)
+    until_now(lambda: reached(job, 2, 3) or supervisor.poll() is not None, 120)
     supervisor.terminate()
     assert supervisor.wait(60) == 4
     return job

@@ -1,9 +1,7 @@
 """What the tests of every machine share besides fixtures."""
 
-import asyncio
 import os
 import random
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,14 +10,6 @@ MACHINES = {"local": "at_home", "ssh": "over_ssh"}
 
 def dice(seed):
     return random.Random(seed)  # noqa: S311 - not for secrets
-
-
-async def until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.02)
-    return value
 
 
 def pids_in(folder):

@@ -9,7 +9,8 @@ from contextlib import aclosing
 import pytest
 
 from blocks.machines.base import CAPTURE_LIMIT, FOLLOW_CHUNK
-from tests.blocks.machines.contract.every_machine import FAMILY, dice, is_running, pids_in, until
+from tests.blocks.machines.contract.every_machine import FAMILY, dice, is_running, pids_in
+from tests.waiting import until
 from trainer.contract.errors import DependencyError
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from tests.blocks.machines.ssh.over_ssh import python, until
+from tests.blocks.machines.ssh.over_ssh import python
 from tests.clouds.machines import SshdMachine
+from tests.waiting import until
 from trainer.contract.errors import DiskFull, HostKeyChanged, IntegrityError
 
 ODD = {"A": 'it\'s "$HOME" `x` \\n', "B": "two\nlines\n", "C": "zażółć Łódź \udcff", "_D": ""}

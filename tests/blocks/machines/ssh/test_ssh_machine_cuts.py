@@ -12,7 +12,8 @@ from blocks.machines import base
 from blocks.machines import ssh as over_ssh
 from blocks.machines.ssh import channel, transfer
 from blocks.machines.ssh import connections as ssh_connections
-from tests.blocks.machines.ssh.over_ssh import python, until
+from tests.blocks.machines.ssh.over_ssh import python
+from tests.waiting import until
 from trainer.contract.errors import ConnectionLost
 
 SLEEPER = (

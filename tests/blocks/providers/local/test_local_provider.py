@@ -5,7 +5,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from blocks.models import InstanceStatus, Offer
 from blocks.providers.local import Local, occupants
 from blocks.providers.local.gpus import gpus
+from tests.waiting import until_now
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, ProviderError
 from trainer.contract.job_directory import JobDirectory
@@ -207,9 +207,9 @@ def work():
         command = [sys.executable, "-c", WORK, folder, manner]
         process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
         started.append(process)
-        wait_until(lambda: JobDirectory(folder).read_status().trainer_pid)
+        until_now(lambda: JobDirectory(folder).read_status().trainer_pid)
         trainers.append(JobDirectory(folder).read_status().trainer_pid)
-        wait_until(lambda: group_size(trainers[-1]) == 2)
+        until_now(lambda: group_size(trainers[-1]) == 2)
         return process
 
     yield start
@@ -219,13 +219,6 @@ def work():
     for process in started:
         process.kill()
         process.wait()
-
-
-def wait_until(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
 
 
 def group_size(group):
@@ -252,7 +245,7 @@ async def test_terminate_ends_supervisor_trainer_and_data_loader(
     await provider.terminate("run-1")
 
     assert process.wait(timeout=10) == (-9 if manner == "deaf" else -15)
-    wait_until(lambda: group_size(trainer) == 0)
+    until_now(lambda: group_size(trainer) == 0)
     assert await provider.find("run-1") is None
 
 

@@ -1,9 +1,7 @@
 """Hosts one owns: terminate ends what works there, and nothing else."""
 
-import asyncio
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import asyncssh
@@ -14,6 +12,7 @@ from blocks.models import InstanceStatus
 from blocks.providers import ssh
 from blocks.providers.ssh import SshHost
 from tests.blocks.providers.ssh.ssh_owned import launched, offers_of, provider_of
+from tests.waiting import until
 from trainer.contract.errors import (
     CapacityError,
     CredentialsError,
@@ -67,13 +66,6 @@ async def work(provider, instance, manner):
         command = [sys.executable, "-c", WORK, instance.workspace, manner]
         await machine.start(command, env={"PYTHONPATH": str(ROOT)})
     await until(lambda: JobDirectory(instance.workspace).read_status().trainer_pid)
-
-
-async def until(condition, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.02)
 
 
 @pytest.fixture
