@@ -36,6 +36,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+PAUSES_LOOKED_AT_EVERY = 1  # seconds; by the server, for those whose time is over
 _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
 
@@ -129,7 +130,12 @@ def _start_server(folder: Path) -> dict[str, object]:
                 ],
                 # All tests share it, so it belongs to the home of none.
                 env={**os.environ, "PREFECT_HOME": str(folder / "home")}
-                | {"TRAINING_ORCHESTRATOR_HOME": str(folder)},
+                | {"TRAINING_ORCHESTRATOR_HOME": str(folder)}
+                | {
+                    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": str(
+                        PAUSES_LOOKED_AT_EVERY
+                    )
+                },
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -21,7 +21,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from gateway.prefect.server import answers
 from tests.deployments.postgres import free_port, running_postgres
-from tests.waiting import until_now
+from tests.stand_in import patient
+from tests.waiting import PATIENCE, until_now
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -76,10 +77,10 @@ class Site:
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"/deployments/name/{name}")
 
-    def submit(self, *words: str, **training: Any) -> str:
-        """Hand a job of many fast steps to the worker; return its id."""
+    def submit(self, *words: str) -> str:
+        """Hand a job that takes minutes to the worker; return its id."""
         file = self.folder / "job.json"
-        file.write_text(json.dumps(job_values(**training)))
+        file.write_text(json.dumps(job_values(self.folder)))
         done = self.trainctl("submit", str(file), "--json", *words)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)["id"]
@@ -140,25 +141,12 @@ class Workers:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
 
-def job_values(**training: Any) -> dict[str, Any]:
-    return {
-        "name": "hosted",
-        "resources": {"gpu_count": 0, "cpu_threads": 1},
-        "training": {
-            "model": str(EXAMPLES / "tiny-llama"),
-            "init": "random",
-            "peft": None,
-            "dataset": {"path": str(EXAMPLES / "quickstart.jsonl"), "max_rows": 120},
-            "max_steps": 20_000,
-            "max_length": 64,
-            "per_device_train_batch_size": 2,
-            "save_steps": 500,
-            **training,
-        },
-    }
+def job_values(folder: Path) -> dict[str, Any]:
+    resources = {"gpu_count": 0, "cpu_threads": 1}
+    return {"name": "hosted", "resources": resources, "training": patient(folder)}
 
 
 @pytest.fixture(scope="session")
@@ -176,6 +164,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 **os.environ,
                 "PREFECT_HOME": str(folder / "server"),
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+                "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
             },
             stdout=log,
             stderr=log,

@@ -5,12 +5,27 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from gateway.cli import main
+
 pytestmark = pytest.mark.xdist_group("hosting")
 
 
 def patch(site, path, body):
     answer = httpx.patch(f"{site.url}{path}", json=body, timeout=30)
     assert answer.is_success, answer.text
+
+
+@pytest.fixture
+def deploy(site, monkeypatch, capsys):
+    """Return a function that deploys as `trainctl` does, here: its exit code and what it says."""
+    monkeypatch.setenv("PREFECT_API_URL", site.url)
+
+    def run():
+        with site.as_ours(), pytest.raises(SystemExit) as leaving:
+            main(["deploy"])
+        return leaving.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 def test_nothing_of_the_deployers_computer_is_in_a_deployment(site):
@@ -43,7 +58,7 @@ def test_queues_have_their_priorities(site):
     assert {q["name"]: q["priority"] for q in queues} == {"high": 1, "default": 2, "low": 3}
 
 
-def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_set(site):
+def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_set(site, deploy):
     local, nightly = site.deployment("train/local"), site.deployment("train/nightly")
     schedule = nightly["schedules"][0]
     theirs = {
@@ -65,10 +80,10 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
     baked = {"prefect.deployments.steps.set_working_directory": {"directory": "/home/gone"}}
     patch(site, f"/deployments/{local['id']}", {"pull_steps": [baked], "description": "old"})
     try:
-        done = site.trainctl("deploy")
+        code, out, err = deploy()
         again = site.deployment("train/nightly")
 
-        assert done.returncode == 0, done.stderr
+        assert code == 0, err
         assert {name: again[name] for name in theirs} == theirs
         assert again["schedules"][0]["schedule"]["cron"] == "0 5 * * 1"
         assert again["schedules"][0]["active"]
@@ -76,12 +91,12 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
         assert site.ask("/work_pools/local-gpu/queues/low")["priority"] == 7
         assert site.deployment("train/local")["description"] == local["description"]
         assert not site.deployment("train/local")["pull_steps"]
-        assert "kept     work pool local-gpu: limit 3" in done.stdout
-        assert "kept     queue local-gpu/low: priority 7" in done.stdout
-        assert "updated  train/local: description, pull_steps; kept" in done.stdout
-        assert "kept     train/nightly: unchanged; kept paused, queue cloud/low" in done.stdout
-        assert "train/local: description, pull_steps; kept queue" in done.stdout
-        assert "schedule 0 5 * * 1 (on)" in done.stdout
+        assert "kept     work pool local-gpu: limit 3" in out
+        assert "kept     queue local-gpu/low: priority 7" in out
+        assert "updated  train/local: description, pull_steps; kept" in out
+        assert "kept     train/nightly: unchanged; kept paused, queue cloud/low" in out
+        assert "train/local: description, pull_steps; kept queue" in out
+        assert "schedule 0 5 * * 1 (on)" in out
     finally:
         patch(site, "/work_pools/local-gpu", {"concurrency_limit": None})
         patch(site, "/work_pools/local-gpu/queues/low", {"priority": queue["priority"]})
@@ -107,8 +122,8 @@ def test_the_fields_of_a_form_are_in_order_on_a_database_that_reorders_keys(site
             assert sorted(positions) == list(range(len(positions)))
 
 
-def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site):
-    site.trainctl("deploy")
+def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site, deploy):
+    deploy()
     nightly, local = site.deployment("train/nightly"), site.deployment("train/local")
     of_old = {
         "parameter_openapi_schema": {"type": "object", "properties": {}},
@@ -117,13 +132,13 @@ def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site):
     patch(site, f"/deployments/{nightly['id']}", of_old)
     patch(site, f"/deployments/{local['id']}", {"description": "old"})
 
-    done = site.trainctl("deploy")
+    code, out, err = deploy()
     httpx.delete(f"{site.url}/deployments/{nightly['id']}").raise_for_status()
 
-    assert done.returncode == 2
-    assert "train/nightly is as it was: " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "updated  train/local: description" in done.stdout
+    assert code == 2
+    assert "train/nightly is as it was: " in err
+    assert "Traceback" not in err
+    assert "updated  train/local: description" in out
 
 
 def test_a_worker_of_a_pool_that_is_not_there_says_how_to_make_it(site):

@@ -7,9 +7,8 @@ import psutil
 import pytest
 
 from flows.reconcile import reconcile_once
-from tests.waiting import until, until_now
+from tests.waiting import PATIENCE, until, until_now
 
-SLOW = 200  # seconds, of a computer that has much else to do
 pytestmark = [pytest.mark.xdist_group("hosting"), pytest.mark.slow]
 
 
@@ -32,7 +31,7 @@ def second(site, job):
 def trains_on(site, job):
     """Wait until the training has gone on from where it is now."""
     reached = site.step(job)
-    return until_now(lambda: site.step(job) > reached, SLOW)
+    return until_now(lambda: site.step(job) > reached)
 
 
 def test_killing_one_worker_starts_it_again_and_harms_neither_its_job_nor_the_other(
@@ -62,46 +61,53 @@ async def test_a_job_whose_flow_process_is_killed_under_a_worker_goes_on(
     monkeypatch.setattr("flows.verdict.ZOMBIE_SECONDS", 0.0)
     engine = until_now(lambda: site.engine(job))
     trains_on(site, job)
+    running = site.state(job)["id"]
 
     engine.kill()
     psutil.wait_procs([engine])
-    until_now(lambda: site.state(job)["type"] != "RUNNING", SLOW)
     with site.as_ours():
-        await until(lambda: _revived(site, job))
-    revived = until_now(lambda: site.engine(job), SLOW)
+        await until(lambda: _revived(site, job, running))
+    revived = until_now(lambda: site.engine(job))
 
     assert revived.pid != engine.pid
-    assert until_now(lambda: (s := site.state(job))["type"] == "RUNNING" and s, SLOW)
+    assert until_now(lambda: (s := site.state(job))["type"] == "RUNNING" and s)
     assert trains_on(site, job)
     assert site.state(second)["type"] == "SCHEDULED"  # the first one's training was here throughout
 
 
-async def _revived(site, job):
+async def _revived(site, job, running):
     await reconcile_once()  # or the one that a worker executes every minute
-    return site.state(job)["type"] != "CRASHED"
+    state = site.state(job)
+    return state["id"] != running and state["type"] != "CRASHED"
 
 
 def test_the_schedule_of_reconcile_fires_and_a_worker_executes_it(site, workers):
     every = site.deployment("reconcile/every-minute")
-    soon = {"schedule": {"interval": 5}, "active": True}
-    path = f"/deployments/{every['id']}/schedules/{every['schedules'][0]['id']}"
-    httpx.patch(f"{site.url}{path}", json=soon).raise_for_status()
+    schedule = every["schedules"][0]
+    path = f"/deployments/{every['id']}/schedules/{schedule['id']}"
+
+    def fires(timing):
+        changed = {"schedule": timing, "active": True}
+        httpx.patch(f"{site.url}{path}", json=changed).raise_for_status()
+
+    fires({"interval": 5})
 
     only = {"deployments": {"id": {"any_": [every["id"]]}}, "limit": 5}
     done = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    [run, *_] = until_now(lambda: site.ask("/flow_runs/filter", {**only, **done}), SLOW)
+    [run, *_] = until_now(lambda: site.ask("/flow_runs/filter", {**only, **done}))
+    fires(schedule["schedule"])
 
     assert run["auto_scheduled"]
     assert "ok      reconcile    last ran" in site.trainctl("check").stdout
 
 
 def test_killing_all_of_worker_takes_the_workers_along_and_no_job(site, workers, job):
-    engine = until_now(lambda: site.engine(job), SLOW)
+    engine = until_now(lambda: site.engine(job))
     children = list(until_now(lambda: len(w := workers.of_pools()) == 2 and w).values())
 
     workers.process.kill()
     workers.process.wait()
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
 
     assert (len(gone), alive) == (2, [])
     assert engine.is_running()
@@ -109,11 +115,11 @@ def test_killing_all_of_worker_takes_the_workers_along_and_no_job(site, workers,
 
 
 def test_asking_it_to_end_ends_both_workers_and_no_job(site, workers, job):
-    engine = until_now(lambda: site.engine(job), SLOW)
+    engine = until_now(lambda: site.engine(job))
     children = list(until_now(lambda: len(w := workers.of_pools()) == 2 and w).values())
 
     workers.end()
-    gone, alive = psutil.wait_procs(children, timeout=10)
+    gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
 
     assert (len(gone), alive) == (2, [])
     assert workers.process.returncode == 0

@@ -16,6 +16,7 @@ from prefect.client.schemas.sorting import LogSort
 
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
+from tests.stand_in import patient
 from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import JobDirectory, Status
@@ -57,6 +58,16 @@ def make_job(**training: Any) -> TrainingJob:
             },
         }
     )
+
+
+def patient_job(folder: Path) -> TrainingJob:
+    """Return a job that is still at work when a test has done to it what it wants."""
+    return of_stand_in(patient(folder))
+
+
+def of_stand_in(training: dict[str, Any]) -> TrainingJob:
+    """Return that job with a training by the stand-in."""
+    return TrainingJob.model_validate({**make_job().model_dump(), "training": training})
 
 
 async def shipped_lines(run_id: UUID) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -19,43 +20,43 @@ from flows.reconcile import reconcile_once
 from flows.shown import job_state
 from flows.suspending import LASTING, is_suspended
 from flows.train import train
-from tests.flows.flow_runs import Job, make_job
+from tests.conftest import PAUSES_LOOKED_AT_EVERY
+from tests.flows.flow_runs import Job, patient_job
 from tests.waiting import until
 from trainer.contract.job_directory import JobState
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
-UI_LIMIT = timedelta(seconds=5)  # the shortest that the UI takes; it suggests 300 s
-SERVER_LOOKS_EVERY = 6.0  # for pauses whose limit is over: every 5 s
+LIMIT = timedelta(seconds=1)  # the UI suggests 300 s
 
 
 async def suspend(run_id: UUID) -> None:
     """Do what the button does."""
-    details = StateDetails(pause_timeout=datetime.now(UTC) + UI_LIMIT, pause_reschedule=True)
+    details = StateDetails(pause_timeout=datetime.now(UTC) + LIMIT, pause_reschedule=True)
     state = State(type=StateType.PAUSED, name="Suspended", state_details=details)
     async with get_client() as client:
         await client.set_flow_run_state(run_id, state, force=True)
 
 
-async def deployed_run(client: PrefectClient, name: str) -> FlowRun:
+async def deployed_run(client: PrefectClient, name: str, folder: Path) -> FlowRun:
     """Create a run that belongs to a deployment: only there Prefect's engine breaks off flows."""
     flow_id = await client.create_flow(train)
     deployment = await client.create_deployment(flow_id, name, entrypoint="flows.train.train")
-    job = make_job(max_steps=4000).model_dump(mode="json")
+    job = patient_job(folder).model_dump(mode="json")
     return await client.create_flow_run_from_deployment(deployment, parameters={"job": job})
 
 
 async def test_a_job_that_is_suspended_saves_gives_its_machine_back_and_rests_for_good(
-    home, flow_process
+    home, flow_process, tmp_path
 ):
     async with get_client() as client:
-        run = await deployed_run(client, "suspended")
+        run = await deployed_run(client, "suspended", tmp_path)
     job = Job(home, run.id)
     flow = flow_process(run.id)
     trainer = (await job.at_step(5)).trainer_pid
 
     os.kill(trainer, signal.SIGSTOP)  # as one that saves for longer than the limit
     await suspend(run.id)
-    await asyncio.sleep(UI_LIMIT.total_seconds() + SERVER_LOOKS_EVERY)
+    await asyncio.sleep(LIMIT.total_seconds() + 2 * PAUSES_LOOKED_AT_EVERY)
     os.kill(trainer, signal.SIGCONT)
     said = await flow.ended()
 
@@ -69,8 +70,10 @@ async def test_a_job_that_is_suspended_saves_gives_its_machine_back_and_rests_fo
     assert job.is_gone()
 
 
-async def test_a_suspension_before_the_training_begins_is_not_forgotten(home, flow_process):
-    run = await create_run(make_job(max_steps=4000))
+async def test_a_suspension_before_the_training_begins_is_not_forgotten(
+    home, flow_process, tmp_path
+):
+    run = await create_run(patient_job(tmp_path))
     flow = flow_process(run.id)
 
     async def begun():
@@ -87,9 +90,9 @@ async def test_a_suspension_before_the_training_begins_is_not_forgotten(home, fl
 
 
 async def test_a_suspended_job_whose_process_dies_is_stopped_and_paused_by_reconcile(
-    home, flow_process
+    home, flow_process, tmp_path
 ):
-    run = await create_run(make_job(max_steps=4000))
+    run = await create_run(patient_job(tmp_path))
     job = Job(home, run.id)
     flow = flow_process(run.id)
     trainer = (await job.at_step(5)).trainer_pid

@@ -20,10 +20,13 @@ from prefect.states import Cancelling, Running
 
 from flows import outcome
 from flows.execute import create_run, execute
+from flows.locks import is_held
+from flows.run_folder import RunFolder
 from flows.shown import PAUSING, job_state, short_id
 from flows.streaming.log_shipper import shown
 from tests.clouds.hub import TOKEN, running_hub
-from tests.flows.flow_runs import Job, make_job, shipped_lines
+from tests.flows.flow_runs import Job, make_job, of_stand_in, shipped_lines
+from tests.stand_in import stand_in
 from tests.waiting import until
 from trainer.contract.events import parse_events
 from trainer.contract.files import read_json, sha256_of
@@ -112,23 +115,27 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     assert job.is_gone()
 
 
-@pytest.mark.xdist_group("undisturbed")
-async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, undisturbed):
-    run = await create_run(make_job(**LONG))
+async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, tmp_path):
+    go = tmp_path / "go"
+    training = stand_in(tmp_path, "--steps", 200, "--pace", 0.01, "--hold", 150, "--go", go)
+    run = await create_run(of_stand_in(training))
     job = Job(home, run.id)
     first = flow_process(run.id)
     trainer_pid = (await job.at_step(12)).trainer_pid
 
     first.kill()
     second = flow_process(run.id)
-    await job.at_step(40)
+    await until(lambda: is_held(RunFolder(run.id).lock))
+    await job.at_step(150)
     still = job.status().trainer_pid
+    go.touch()
     await second.ended()
 
     assert still == trainer_pid
     assert await state_of(run.id) is JobState.COMPLETED
     assert await shipped_lines(run.id) == mirrored_lines(job)
-    assert losses(job.mirror / "metrics.jsonl") == losses(undisturbed)
+    expected = {step: (round(1 / step, 4), None) for step in range(1, 201)}
+    assert losses(job.mirror / "metrics.jsonl") == expected
     assert job.is_gone()
 
 

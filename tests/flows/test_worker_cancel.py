@@ -19,7 +19,7 @@ from prefect.states import Cancelling
 from prefect.workers.process import ProcessWorker
 
 from flows.streaming.board import METRICS
-from tests.flows.flow_runs import Job, make_job, shipped_lines
+from tests.flows.flow_runs import Job, patient_job, shipped_lines
 from tests.waiting import until
 from trainer.contract.checkpoints import all_checkpoints, step_of
 
@@ -50,9 +50,9 @@ async def pool(prefect_api: str, home: Path, tmp_path: Path) -> AsyncIterator[st
         worker.wait()
 
 
-async def run_on(pool: str) -> FlowRun:
+async def run_on(pool: str, folder: Path) -> FlowRun:
     """Return a run that the pool's worker will execute: a long one."""
-    job = make_job(max_steps=20_000, save_steps=50, eval_steps=10_000)
+    job = patient_job(folder)
     async with get_client() as client:
         flow_id = await client.create_flow_from_name("train")
         deployment = await client.create_deployment(
@@ -79,9 +79,9 @@ async def metric_steps(run_id: UUID) -> str:
 
 
 async def test_a_cancelled_job_of_a_worker_says_where_it_is_saved_and_its_log_is_whole(
-    pool: str, home: Path
+    pool: str, home: Path, tmp_path: Path
 ):
-    run = await run_on(pool)
+    run = await run_on(pool, tmp_path)
     job = Job(home, run.id)
     await job.at_step(60)
 
