@@ -43,6 +43,7 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
     if state is None:
         return Act.KEEP, "it has not begun"
     age = (datetime.now(UTC) - state.timestamp).total_seconds()
+    may_be_new = abs(age) < ZOMBIE_SECONDS  # abs: the server's clock may be ahead of ours
     match state.type:
         case StateType.SCHEDULED:
             return Act.KEEP, "it is scheduled"
@@ -51,10 +52,8 @@ def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:
         # Without its folder we cannot see its locks: that computer's own reconcile decides.
         case StateType.RUNNING | StateType.CANCELLING if not is_here:
             return Act.KEEP, "another computer works on it"
-        # abs: the server's clock may be ahead of ours. Where a mark was left, it is known to be dead.
-        case StateType.RUNNING | StateType.CANCELLING if (
-            abs(age) < ZOMBIE_SECONDS and not is_left(folder)
-        ):
+        # Where a mark was left, the process is known to be dead.
+        case StateType.RUNNING | StateType.CANCELLING if may_be_new and not is_left(folder):
             return Act.KEEP, "its process may just be starting"
         case StateType.RUNNING | StateType.PENDING | StateType.CRASHED:
             if Journal.of(RunFolder(run.id)).revivals < MAX_REVIVALS:
