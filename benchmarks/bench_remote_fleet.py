@@ -31,7 +31,7 @@ import httpx
 import psutil
 from common import Place, Process, conclude, fail, median, options, place, wait_until
 
-from blocks.names import run_prefix
+from blocks.marks import run_prefix
 from tests.clouds.machines import Profile
 from tests.clouds.runpod import RunPodCloud
 from trainer.contract.tail import TailReader

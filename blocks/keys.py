@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
+from typing import Self
+from urllib.parse import quote
 
 from blocks.home import keys, private_folder
+from blocks.marks import Mark
 
 
 class MachineKeys:
-    """The files of one machine, by its name; the private key is readable by its owner alone."""
+    """The files of one machine; the private key is readable by its owner alone.
+
+    They are filed by the id that the provider gives the machine, which never changes, and until
+    there is one by the mark that it is ordered under. So a machine that comes to bear another mark
+    keeps its files where they are.
+    """
 
     def __init__(self, name: str) -> None:
         self._folder = keys() / name
@@ -29,9 +38,27 @@ class MachineKeys:
         # account whose key it is.
         return " ".join(public.split()[:2]) + " training-orchestrator"
 
-    def rename(self, name: str) -> None:
-        """Give the files to a machine of another name, in one step."""
-        self._folder.rename(keys() / name)
+    @classmethod
+    def ordered(cls, mark: Mark) -> Self:
+        """Return the files of a machine that is about to be ordered under a mark."""
+        return cls(str(mark))
+
+    @classmethod
+    def of(cls, provider: str, id: str, mark: Mark | None) -> Self:
+        """Return the files of a machine, filed by its id from now on.
+
+        Args:
+            provider: its provider's name or label.
+            id: the provider's own name for it.
+            mark: what it bears, by which its files were kept before its id was known.
+        """
+        found = cls(f"{provider.partition('/')[0]}-{quote(id, safe='')}")
+        if mark is not None and not found._folder.exists():
+            # Also here, and not only after the order: a process may have died in between. Of two
+            # that come at once, one moves the files and the other finds them moved.
+            with suppress(FileNotFoundError):
+                cls.ordered(mark)._folder.rename(found._folder)
+        return found
 
     def remove(self) -> None:
         """Forget the machine."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
+
+from blocks.marks import Mark, ours
+from trainer.contract.errors import OrchestratorError, from_dict
 
 
 class InstanceStatus(StrEnum):
@@ -17,7 +21,10 @@ class InstanceStatus(StrEnum):
     STOPPING = "stopping"
     LOST = "lost"
     """Taken back by the provider, or broken for good: useless, and perhaps still billed."""
+    ABSENT = "absent"
+    """The provider does not find it. One look proves nothing: see `blocks.providers.absence`."""
     GONE = "gone"
+    """The provider says that it ended, or its absence is proven; nothing of it is billed."""
     UNKNOWN = "unknown"
 
     @classmethod
@@ -32,7 +39,7 @@ class InstanceStatus(StrEnum):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the provider says for certain that nothing runs there now."""
+        """Whether the provider says that nothing runs there now."""
         return self in {InstanceStatus.LOST, InstanceStatus.GONE}
 
 
@@ -42,8 +49,8 @@ class _Noun:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        values = dataclasses.asdict(self)
-        return {name: _as_json(value) for name, value in values.items()}
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name: _as_json(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Self:
@@ -59,6 +66,10 @@ class _Noun:
             facts["gpu_ids"] = tuple(facts["gpu_ids"])
         if "status" in facts:
             facts["status"] = InstanceStatus(facts["status"])
+        if isinstance(facts.get("mark"), str):
+            facts["mark"] = ours(facts["mark"])
+        if isinstance(facts.get("failure"), Mapping):
+            facts["failure"] = from_dict(facts["failure"])
         return cls(**facts)
 
 
@@ -71,8 +82,10 @@ class Offer(_Noun):
     instance_type: str
     """The provider's word for this kind of machine."""
     region: str
-    price_per_hour: float
-    """USD per hour, for the whole machine."""
+    price_per_hour: float | None
+    """USD per hour, for the whole machine; None: the provider does not say."""
+    zone: str = ""
+    """A part of the region that has capacity of its own, where the provider has such."""
     id: str = ""
     """The provider's own name for this offer, where it has one."""
     host: str = ""
@@ -91,12 +104,17 @@ class Offer(_Noun):
     ram_gb: float | None = None
     """GiB of main memory. None: the provider does not say."""
 
-    def as_instance(self, id: str, name: str, **facts: Any) -> Instance:
+    @property
+    def rank_price(self) -> float:
+        """The price to compare offers by: an unknown one counts as the dearest."""
+        return math.inf if self.price_per_hour is None else self.price_per_hour
+
+    def as_instance(self, id: str, mark: Mark, **facts: Any) -> Instance:
         """Return the machine that a provider has just hired out by this offer.
 
         Args:
             id: the provider's own name for it.
-            name: our name for it.
+            mark: what it was hired under.
             facts: further fields of `Instance`; its status is provisioning unless it is given.
         """
         known = {
@@ -104,6 +122,7 @@ class Offer(_Noun):
             "status": InstanceStatus.PROVISIONING,
             "instance_type": self.instance_type,
             "region": self.region,
+            "zone": self.zone,
             "host": self.host,
             "spot": self.spot,
             "price_per_hour": self.price_per_hour,
@@ -113,22 +132,24 @@ class Offer(_Noun):
         }
         # What the provider said when it hired the machine out outweighs what its offer said
         # before.
-        return Instance(id=id, name=name, **{**known, **facts})
+        return Instance(id=id, mark=mark, **{**known, **facts})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance(_Noun):
-    """A machine hired."""
+    """A machine hired: everything billable that bears one mark."""
 
     provider: str
     """The provider's name in the registry."""
     id: str
     """The provider's own name for it."""
-    name: str
-    """Our name for it, which says which flow run and attempt own it."""
+    mark: Mark | None
+    """Which flow run and attempt own it; None: it is not a machine of this installation."""
     status: InstanceStatus
     detail: str = ""
     """The provider's own words about the status."""
+    failure: OrchestratorError | None = None
+    """Why an order came to nothing that the provider had accepted."""
     address: str = ""
     """Host name or IP address; empty while there is none."""
     private_address: str = ""
@@ -140,12 +161,13 @@ class Instance(_Noun):
     instance_type: str = ""
     """The provider's word for this kind of machine."""
     region: str = ""
+    zone: str = ""
     host: str = ""
     """As in `Offer`."""
     spot: bool = False
     """Whether the provider may take it back."""
-    price_per_hour: float = 0.0
-    """USD per hour as billed, for the whole machine."""
+    price_per_hour: float | None = None
+    """USD per hour as billed, for the whole machine; None: the provider does not say."""
     workspace: str = ""
     """Absolute path of the job directory on the machine; empty before it is ready."""
     gpu_type: str | None = None
@@ -160,6 +182,7 @@ class Instance(_Noun):
             provider=self.provider,
             instance_type=self.instance_type,
             region=self.region,
+            zone=self.zone,
             price_per_hour=self.price_per_hour,
             host=self.host,
             spot=self.spot,
@@ -171,4 +194,8 @@ class Instance(_Noun):
 def _as_json(value: Any) -> Any:
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, Mark):
+        return str(value)
+    if isinstance(value, OrchestratorError):
+        return value.to_dict()
     return list(value) if isinstance(value, tuple) else value

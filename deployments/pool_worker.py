@@ -24,7 +24,6 @@ from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from blocks.home import runs
-from blocks.names import ours
 from blocks.providers.local import Local
 from deployments.pools import CLOUD_POOL
 from flows.locks import is_held
@@ -168,14 +167,14 @@ async def others_at_work(mine: set[UUID]) -> set[UUID]:
     # and outlives the flow: a training goes on without it, on the same GPU.
     found = set()
     for instance in await Local().instances():
-        name = ours(instance.name)
-        if name is None or name.run_id is None or name.run_id in mine:
+        mark = instance.mark
+        if mark is None or mark.run_id is None or mark.run_id in mine:
             continue
         # In this order: whoever looks at the lock of a job directory may disturb who takes it, and
         # without a flow nobody does.
-        flow = runs() / str(name.run_id) / ".lock"
+        flow = runs() / str(mark.run_id) / ".lock"
         if is_held(flow) or JobDirectory(instance.workspace).is_alive():
-            found.add(name.run_id)
+            found.add(mark.run_id)
     return found
 
 

@@ -24,8 +24,8 @@ from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.home import home, runs
+from blocks.marks import Mark
 from blocks.models import Instance
-from blocks.names import HiredName, ours
 from blocks.providers.base import Provider
 from blocks.registry import configured_providers, provider_class
 from blocks.task_scope import TaskScope
@@ -34,8 +34,9 @@ from flows.background import revive
 from flows.locks import locked
 from flows.logger import logger
 from flows.outcome import lasting_pause
-from flows.renting.giving_back import until_gone
+from flows.renting.giving_back import Ending, until_gone
 from flows.renting.journal import Hire, Journal
+from flows.renting.keeping import claiming
 from flows.reporting import alerts
 from flows.reporting.leftovers import deliver_leftovers
 from flows.run_folder import RunFolder, run_folders
@@ -80,7 +81,7 @@ class Found:
 
     provider: Provider
     instance: Instance
-    name: HiredName
+    mark: Mark
 
 
 @flow(name="reconcile", persist_result=False)
@@ -112,11 +113,11 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
         found = await _instances()
         # Three sources, since each can miss what another knows: accounts (our files were lost),
         # journals (the provider is away), and Prefect (a run without any machine).
-        wanted = {item.name.run_id for item in found if item.name.run_id}
+        wanted = {item.mark.run_id for item in found if item.mark.run_id}
         run_ids = wanted | set(_runs_with_open_machines()) | set(await _unattended(client))
-        kept = [item for item in found if item.name.run_id is None]
+        kept = [item for item in found if item.mark.run_id is None]
         cases = [
-            *(_each_alone(item.instance.name, _kept(item, dry_run)) for item in kept),
+            *(_each_alone(str(item.mark), _kept(item, dry_run)) for item in kept),
             *(
                 _each_alone(f"run {id}", _of_run_alone(client, id, _of(found, id), dry_run))
                 for id in sorted(run_ids)
@@ -147,10 +148,10 @@ async def _instances() -> list[Found]:
         providers, await asyncio.gather(*map(_listed, providers)), strict=True
     ):
         for instance in instances:
-            name = ours(instance.name)
-            # By name: two providers that are set up may be the same account.
-            if name and instance.status.is_billing:
-                found.setdefault(instance.name, Found(provider, instance, name))
+            mark = instance.mark
+            # By the mark: two providers that are set up may be the same account.
+            if mark and instance.status.is_billing:
+                found.setdefault(str(mark), Found(provider, instance, mark))
     return list(found.values())
 
 
@@ -165,7 +166,7 @@ async def _listed(provider: Provider) -> list[Instance]:
 
 
 def _of(found: list[Found], run_id: UUID) -> list[Found]:
-    return [item for item in found if item.name.run_id == run_id]
+    return [item for item in found if item.mark.run_id == run_id]
 
 
 def _runs_with_open_machines() -> list[UUID]:
@@ -217,11 +218,19 @@ async def _forget_ended(client: PrefectClient) -> None:
 
 
 async def _kept(item: Found, dry_run: bool) -> list[Finding]:  # noqa: FBT001
-    over = item.name.kept_until <= time.time()
+    over = item.mark.kept_until <= time.time()
     if not over:
         return [_finding(item, Act.KEEP, "waits for the next job")]
-    if not dry_run and await until_gone(item.provider, item.instance.id):
-        Journal.close_kept(item.instance.name, "no job came for it")
+    if dry_run:
+        return [_finding(item, Act.TERMINATE, "no job came for it in time")]
+    async with claiming(item.provider, item.instance):
+        # Looked at once more: a job may have taken it over since the list was made.
+        now = await item.provider.find(item.mark)
+        if now is None or now.id != item.instance.id:
+            return [_finding(item, Act.KEEP, "a job has just taken it over")]
+        ending, _ = await until_gone(item.provider, item.mark, item.instance.id)
+    if ending is Ending.GONE:
+        Journal.close_kept(item.mark, "no job came for it")
     return [_finding(item, Act.TERMINATE, "no job came for it in time")]
 
 
@@ -304,8 +313,8 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
         # What the account has and the journal lacks, or holds to be gone, is settled too.
         journal = Journal.of(folder)
         for item in found:
-            hire = journal.by_name(item.instance.name) or journal.add(
-                item.instance.name, item.instance.as_offer(), item.provider.label
+            hire = journal.of_instance(item.instance) or journal.add(
+                item.mark, item.instance.as_offer(), item.provider.label
             )
             hire.instance_id, hire.ended_at = item.instance.id, None
         journal.save()
@@ -344,13 +353,13 @@ async def _set(run: FlowRun, state: State[Any]) -> None:
 
 def _was_given_up(run_id: UUID, item: Found) -> bool:
     """Whether a run is done with a machine: an order without an answer may come true late."""
-    hire = Journal.of(RunFolder(run_id)).by_name(item.instance.name)
+    hire = Journal.of(RunFolder(run_id)).of_instance(item.instance)
     return hire is not None and not hire.is_open
 
 
 async def _stray(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
     if not dry_run:
-        await until_gone(item.provider, item.instance.id)
+        await until_gone(item.provider, item.mark, item.instance.id)
     return _finding(item, Act.TERMINATE, "its run is done with it")
 
 
@@ -362,16 +371,18 @@ async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
     # Kept in a file: each pass may be another process.
     path = home() / "orphans.json"
     seen = read_json(path) or {}
-    first = float(seen.get(item.instance.name, time.time()))
+    first = float(seen.get(str(item.mark), time.time()))
     waited = time.time() - first
     if waited < ORPHAN_SECONDS:
         if not dry_run:
-            replace_json(path, {**seen, item.instance.name: first})
+            replace_json(path, {**seen, str(item.mark): first})
         left = (ORPHAN_SECONDS - waited) / 60
         return _finding(item, Act.KEEP, f"its run is unknown; it is ended in {left:.0f} minutes")
-    if not dry_run and await until_gone(item.provider, item.instance.id):
-        seen = read_json(path) or {}  # others were noted meanwhile
-        replace_json(path, {n: t for n, t in seen.items() if n != item.instance.name})
+    if not dry_run:
+        ending, _ = await until_gone(item.provider, item.mark, item.instance.id)
+        if ending is not Ending.STAYS:
+            seen = read_json(path) or {}  # others were noted meanwhile
+            replace_json(path, {n: t for n, t in seen.items() if n != str(item.mark)})
     return _finding(item, Act.TERMINATE, "its run is unknown")
 
 
@@ -379,8 +390,8 @@ def _finding(item: Found, act: Act, why: str) -> Finding:
     return Finding(
         act=act,
         why=why,
-        run_id=str(item.name.run_id or ""),
-        instance=item.instance.name,
+        run_id=str(item.mark.run_id or ""),
+        instance=str(item.mark),
         provider=item.provider.label,
-        usd_per_hour=item.instance.price_per_hour,
+        usd_per_hour=item.instance.price_per_hour or 0.0,
     )

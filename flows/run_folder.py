@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from blocks.home import artifacts, instances, private_folder, runs
-from blocks.names import ours, run_prefix
+from blocks.marks import ours, run_prefix
 from flows.attended import LOCK
 from flows.shown import short_id
 from trainer.contract.job_directory import JobDirectory
@@ -59,9 +59,9 @@ class RunFolder:
         """Return the folder of the flow run that calls."""
         return cls(this_run_id())
 
-    def node_log(self, name: str) -> Path:
+    def node_log(self, attempt: int, rank: int) -> Path:
         """Return the mirror of the log of a machine that takes part beside the first."""
-        return private_folder(self.root / "nodes") / f"{name.removeprefix(self._prefix())}.log"
+        return private_folder(self.root / "nodes") / f"{attempt}-{rank}.log"
 
     def job_directory(self) -> JobDirectory | None:
         """Return the run's newest job directory on this computer, if there is one."""
@@ -85,5 +85,5 @@ def run_folders() -> list[Path]:
 
 
 def _attempt(name: str) -> int:
-    hired = ours(name)
-    return hired.attempt if hired else 0
+    mark = ours(name)
+    return mark.attempt if mark else 0

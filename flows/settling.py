@@ -18,11 +18,12 @@ from prefect import get_client
 
 from blocks.machines.base import Machine
 from blocks.models import Instance
+from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from blocks.task_scope import TaskScope
 from flows.logger import logger
-from flows.renting.giving_back import give_back
+from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
 from flows.run_folder import RunFolder
 from flows.streaming.board import Board
@@ -45,11 +46,11 @@ async def settle_run(job: TrainingJob, run: RunFolder, cause: str) -> bool:
     done = True
     opened = [hire for hire in journal.hires if hire.is_open]
     # The first of several that train together saves only while the others take part.
-    for hire in sorted(opened, key=lambda hire: (hire.node, hire.attempt)):
+    for hire in sorted(opened, key=lambda hire: (hire.rank, hire.attempt)):
         try:
             done = await settle(job, run, journal, hire, cause) and done
         except OrchestratorError as error:
-            logger().error("%s is not settled: %s", hire.name, error)
+            logger().error("%s is not settled: %s", hire.mark, error)
             done = False
     return done
 
@@ -63,8 +64,12 @@ async def settle(
         Whether nothing is left to do.
     """
     provider = await load_provider(hire.provider)
-    instance = await provider.find(hire.name)
-    if instance is None or instance.status.is_lost:
+    instance = await found_or_absent(provider, hire.mark, hire.instance_id)
+    if instance is None:
+        await close(journal, hire, cause)
+        return True
+    # One that bears another mark by now is nobody's to stop here: giving back sees to that.
+    if instance.status.is_lost or instance.mark not in {hire.mark, None}:
         return await give_back(journal, hire, cause)
     instance = dataclasses.replace(instance, workspace=hire.workspace or instance.workspace)
     # The job directory on this computer stays: it costs nothing, and the job can resume from it.
@@ -73,7 +78,7 @@ async def settle(
             await _stop(job, machine, instance, cause)
             await _bring_records_home(machine, instance, run)
         return True
-    holds = hire.workspace and not hire.node  # of several machines the first holds the job
+    holds = hire.workspace and not hire.rank  # of several machines the first holds the job
     if holds and not await _saved(job, run, journal, hire, instance, provider, cause):
         return False
     return await give_back(journal, hire, cause)

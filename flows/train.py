@@ -118,7 +118,7 @@ async def _on_machines(
                 folder = await download(job, first)
                 report = await verify(job, folder, str(status.get("warning") or ""))
     except MachineLost as error:
-        await write_off(job, run, first["name"], error)
+        await write_off(job, run, Instance.from_dict(first), error)
         return None
     # Only now, and never in a `finally`: what the machine holds is verified at home, or its job
     # came to rest with its checkpoint here.

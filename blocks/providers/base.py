@@ -10,6 +10,7 @@ from prefect.blocks.core import Block
 
 from blocks.keys import MachineKeys
 from blocks.machines.base import Machine
+from blocks.marks import Mark
 from blocks.models import Instance, Offer
 from trainer.config import Limits, Resources
 
@@ -24,8 +25,11 @@ class Provider(Block, ABC):
 
     No call waits for a machine to boot; that is left to the caller. Every call raises errors of
     `trainer.contract.errors` only: `CredentialsError`, `RateLimited` and `ConnectionLost` besides those
-    named. The account is the ledger: the name of an instance says which run owns it
-    (`blocks.names`), so no other record is needed to find it again.
+    named. The account is the ledger: the mark of an instance says which run owns it
+    (`blocks.marks`), so no other record is needed to find it again.
+
+    An instance is a bundle: it exists as long as anything bears its mark that may be billed, such as
+    a disk, an address or a request for a spot machine.
     """
 
     provider_name: ClassVar[str]
@@ -38,11 +42,16 @@ class Provider(Block, ABC):
     boot_minutes: ClassVar[float] = 10.0
     """How long a machine may take until SSH answers, before it is given up."""
     settle_seconds: ClassVar[float] = 30.0
-    """How long a fresh instance may be missing from the list; until then absence proves nothing."""
+    """How long an instance may be missing from what the provider says, though it exists; see
+    `blocks.providers.absence`."""
     has_network: ClassVar[bool] = False
     """Whether its machines reach each other, so that several can train one job."""
     shutdown_command: ClassVar[str] = "sudo -n shutdown -h now || shutdown -h now || kill 1"
     """One line of sh by which a machine ends itself when its lease expires."""
+    shutdown_ends_bill: ClassVar[bool] = True
+    """Whether nothing is billed any more once that line has run; else only reconcile ends the bill."""
+    takes_first_script: ClassVar[bool] = False
+    """Whether a machine runs `first_script` by itself, before anybody has reached it."""
 
     @property
     def label(self) -> str:
@@ -84,32 +93,52 @@ class Provider(Block, ABC):
         return [offers[0]] * nodes
 
     @abstractmethod
-    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
-        """Hire a machine under our name for it and return at once, booted or not.
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
+        """Hire a machine under a mark and return at once, booted or not.
 
-        A name that is taken is ours from an earlier attempt whose answer was lost: that
+        A mark that is borne already is ours from an earlier attempt whose answer was lost: that
         instance is returned and nothing new is hired. A create is never sent twice: when its
-        answer is lost, the name is looked for during `settle_seconds`.
+        answer is lost, the mark is looked for by the rule of absence.
+
+        Args:
+            offer: one of `offers`.
+            mark: what the instance, and all that is billed with it, will bear.
+            ssh_public_key: who may log in, as in authorized_keys.
+            first_script: sh that the machine runs as root in its first second, where
+                `takes_first_script`; elsewhere it is not used.
 
         Raises:
             CapacityError: the offer is gone, or nothing came of a create without an answer.
             QuotaError: the account may not have this.
             FundsError: the account cannot pay.
+            Unanswered: the order was sent, and the provider cannot be asked what came of it.
         """
 
     @abstractmethod
-    async def find(self, name: str) -> Instance | None:
-        """Return the instance that bears our name, or None."""
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the instance that bears a mark, or None; one look, which proves nothing.
+
+        The account is asked anew, where `describe` and `instances` may be some seconds old.
+        """
 
     @abstractmethod
     async def describe(self, id: str) -> Instance:
-        """Return an instance as the provider sees it now; one that is absent has status gone."""
+        """Return an instance as the provider sees it now, by its list and a direct look-up.
+
+        What neither of them finds has the status absent. An order that the provider accepted and
+        failed afterwards has `failure`.
+        """
 
     @abstractmethod
-    async def terminate(self, id: str) -> None:
-        """Ask the provider to take an instance back; fine when it is gone already.
+    async def terminate(self, id: str) -> bool:
+        """Ask the provider to take an instance back, with all that is billed with it.
 
-        The provider may need a while: it is gone when `describe` says so.
+        The provider may need a while: the instance is gone when `describe` says so.
+
+        Returns:
+            Whether the provider knew it. If not, it is gone already, or not to be seen yet.
 
         Raises:
             ProviderError: it refuses to go; it may still cost money.
@@ -117,11 +146,11 @@ class Provider(Block, ABC):
 
     @abstractmethod
     async def instances(self) -> list[Instance]:
-        """Return every instance of this account, ours or not; callers look at the names."""
+        """Return every instance of this account, ours or not; callers look at the marks."""
 
-    async def rename(self, id: str, name: str) -> bool:
-        """Give an instance another name; False where the provider cannot."""
-        del id, name
+    async def remark(self, id: str, mark: Mark) -> bool:
+        """Give an instance another mark; False where the provider cannot, or it is gone."""
+        del id, mark
         return False
 
     def machine(self, instance: Instance, *, compress: bool = False) -> Machine:
@@ -133,7 +162,7 @@ class Provider(Block, ABC):
         """
         from blocks.machines.ssh import SshMachine  # a third of a second, for those who need it
 
-        keys = MachineKeys(instance.name)
+        keys = MachineKeys.of(self.provider_name, instance.id, instance.mark)
         return SshMachine(
             instance.address,
             port=instance.port,

@@ -9,6 +9,7 @@ import time
 from blocks.machines.readiness import MachineFacts, become_ready
 from blocks.machines.sentinel import arm
 from blocks.models import Instance, InstanceStatus
+from blocks.providers.absence import Absence
 from blocks.providers.base import Provider
 from flows.logger import logger
 from flows.renting.journal import Hire
@@ -16,7 +17,7 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import BootError, ConnectionLost, RateLimited
 
 LOOK_SECONDS = 0.5  # providers with stricter rate limits answer from their last list
-GONE_SECONDS = 5.0  # how long a provider must keep saying "gone" to be believed: its lists lag
+LOST_SECONDS = 5.0  # how long a provider must keep saying "gone" or "taken back" to be believed
 
 
 async def boot(provider: Provider, hire: Hire, instance: Instance, job: TrainingJob) -> Instance:
@@ -25,6 +26,7 @@ async def boot(provider: Provider, hire: Hire, instance: Instance, job: Training
     Raises:
         BootError: it did not come up in time, or is not what was ordered.
         HostKeyChanged: what answers is not the machine that answered before.
+        ProviderError: the provider took the order and failed it afterwards.
     """
     if provider.is_home:
         return instance
@@ -42,17 +44,23 @@ async def boot(provider: Provider, hire: Hire, instance: Instance, job: Training
         ", ".join(name for name, _ in facts.gpus) or "CPU",
         facts.disk_free_gb,
     )
-    return dataclasses.replace(running, workspace=f"{facts.base}/jobs/{running.name}")
+    return dataclasses.replace(running, workspace=f"{facts.base}/jobs/{running.mark}")
 
 
 async def _running(
     provider: Provider, instance: Instance, deadline: float, minutes: float
 ) -> Instance:
-    said, gone_since = "", None
+    said, lost_since = "", None
+    absence = Absence(provider.settle_seconds)
+    absence.seen(instance)
     while instance.status is not InstanceStatus.RUNNING or not instance.address:
+        # An order that the provider took and failed afterwards is not its host's fault.
+        if instance.failure:
+            raise instance.failure
         now = time.monotonic()
-        gone_since = (gone_since or now) if instance.status.is_lost else None
-        if gone_since is not None and now - gone_since >= GONE_SECONDS:
+        lost_since = (lost_since or now) if instance.status.is_lost else None
+        is_lost = lost_since is not None and now - lost_since >= LOST_SECONDS
+        if is_lost or absence.is_proven:
             raise BootError(
                 f"{instance.id} became {instance.status} before it was running"
                 f"{f': {instance.detail}' if instance.detail else ''}."
@@ -67,18 +75,20 @@ async def _running(
             logger().info("%s is %s", instance.id, word)
             said = word
         await asyncio.sleep(LOOK_SECONDS)
-        # Keep the name by which the journal knows it, whatever the provider calls it.
-        instance = dataclasses.replace(await _described(provider, instance), name=instance.name)
+        instance = await _described(provider, instance)
+        absence.seen(instance)
     return instance
 
 
 async def _described(provider: Provider, instance: Instance) -> Instance:
     """Return what the provider says; while it says nothing, what it said last."""
     try:
-        return await provider.describe(instance.id)
+        now = await provider.describe(instance.id)
     except (ConnectionLost, RateLimited) as error:
         logger().warning("%s", error.message)
         return instance
+    # Keep the mark by which the journal knows it, whatever the provider's list still shows.
+    return dataclasses.replace(now, mark=instance.mark)
 
 
 async def _answering(
@@ -112,5 +122,5 @@ async def _answering(
                 logger().info("%s runs, and SSH does not answer yet: %s", instance.id, why)
                 said = why
         # Ports move while a machine starts, and it may vanish meanwhile.
-        described = dataclasses.replace(await _described(provider, instance), name=instance.name)
+        described = await _described(provider, instance)
         instance = await _running(provider, described, deadline, minutes)

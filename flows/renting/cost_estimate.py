@@ -126,7 +126,7 @@ def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float |
 def cost_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float | None:
     """Return the USD that the job costs on an offer's machines, setting them all up included."""
     seconds = seconds_on(offer, job, facts)
-    if seconds is None:
+    if seconds is None or offer.price_per_hour is None:
         return None
     return job.resources.nodes * offer.price_per_hour * (seconds + SETUP_SECONDS) / 3600
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from enum import StrEnum
 
 from blocks.keys import MachineKeys
-from blocks.models import Instance
+from blocks.marks import Mark
+from blocks.models import Instance, InstanceStatus
+from blocks.providers.absence import Absence, look
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.logger import logger
@@ -14,40 +17,61 @@ from flows.renting.journal import Hire, Journal
 from trainer.contract.errors import OrchestratorError
 
 PATIENCE_SECONDS = 120.0
-LOOK_SECONDS = 1.0
+LOOKS_AFTER = 2  # that must agree once the provider has accepted a machine's end
+LOOK_SECONDS = 1.0  # between two looks; the first ones are closer together
 AGAIN_SECONDS = 10.0  # between two requests: one may have been accepted and ignored
 
 
+class Ending(StrEnum):
+    """What came of asking for a machine's end."""
+
+    GONE = "gone"
+    ANOTHERS = "another's"
+    """It bears another mark of ours: it belongs to another run now, or waits for the next job."""
+    STAYS = "stays"
+    """The provider has not ended it, or cannot be asked."""
+
+
 async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
-    """Terminate the machine of a row and close the row; return whether it is certainly gone.
+    """Terminate the machine of a row and close the row; return whether nothing of it is left.
 
     One that does not go is reported, keeps being charged to the job, and is tried again by the
     next reconcile.
     """
     try:
         provider = await load_provider(hire.provider)
-        # A row without an id is an order whose answer was lost: it may have come true.
-        if not hire.instance_id:
-            found = await provider.find(hire.name)
-            hire.instance_id = found.id if found else ""
-        gone = not hire.instance_id or await until_gone(provider, hire.instance_id)
+        ending, instance = await until_gone(provider, hire.mark, hire.instance_id)
     except OrchestratorError as error:
-        gone = False
+        ending, instance = Ending.STAYS, None
         logger().warning("%s", error)
-    if gone:
-        journal.end(hire, cause)
-        MachineKeys(hire.name).remove()  # not before: a machine that stays must stay reachable
-    else:
-        hire.cause = f"{cause} (the provider has not ended it)"
-        journal.save()
-        logger().error(
-            "%s of %s is not gone yet and may cost %.4g USD/h; reconcile will ask again",
-            hire.instance_id or hire.name,
-            hire.provider,
-            hire.price_per_hour,
-        )
+    if instance:  # what an order without an answer made is paid for too
+        hire.instance_id = instance.id
+    match ending:
+        case Ending.GONE:
+            await close(journal, hire, cause)
+        case Ending.ANOTHERS:
+            await _hand_over(journal, hire, instance)
+        case Ending.STAYS:
+            hire.cause = f"{cause} (the provider has not ended it)"
+            journal.save()
+            logger().error(
+                "%s of %s is not gone yet and may cost %.4g USD/h; reconcile will ask again",
+                hire.instance_id or hire.mark,
+                hire.provider,
+                hire.price_per_hour,
+            )
+            await journal.publish()
+    return ending is not Ending.STAYS
+
+
+async def close(journal: Journal, hire: Hire, cause: str) -> None:
+    """Close the row of a machine that is certainly gone, or never was."""
+    journal.end(hire, cause)
+    # Not before: a machine that stays must stay reachable.
+    if hire.instance_id:
+        MachineKeys.of(hire.provider, hire.instance_id, hire.mark).remove()
+    MachineKeys.ordered(hire.mark).remove()
     await journal.publish()
-    return gone
 
 
 async def give_back_all(journal: Journal, cause: str) -> None:
@@ -56,25 +80,65 @@ async def give_back_all(journal: Journal, cause: str) -> None:
         await give_back(journal, hire, cause)
 
 
-async def until_gone(provider: Provider, id: str) -> bool:
-    """Ask for its end again and again until the provider says gone; False when it does not."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+async def _hand_over(journal: Journal, hire: Hire, instance: Instance | None) -> None:
+    """Let go of a machine that bears another mark: a process died before it had noted that."""
+    mark = instance.mark if instance else None
+    if mark and mark.run_id is None:
+        journal.keep(hire, mark)
+    else:
+        journal.end(hire, f"taken over as {mark}")
+    await journal.publish()
+
+
+async def until_gone(
+    provider: Provider, mark: Mark, id: str = ""
+) -> tuple[Ending, Instance | None]:
+    """Ask for a machine's end again and again until the provider says gone.
+
+    Args:
+        provider: whose it is.
+        mark: what it must bear; what bears another mark of ours is left alone.
+        id: the provider's own name for it, where it is known.
+
+    Returns:
+        What came of it, and the machine as it was seen last, if it was seen.
+    """
+    # An order without an answer may come true late, so what is not seen is waited for as long as
+    # the provider may hide it.
+    patience = max(PATIENCE_SECONDS, 1.5 * provider.settle_seconds)
+    deadline = time.monotonic() + patience
+    absence, changed = Absence(provider.settle_seconds), Absence(provider.settle_seconds)
     asked_at: float | None = None
+    accepted, seen = False, None
+    looks = 0  # in a row that did not find it
+    pause = LOOK_SECONDS / 5
     while True:
         try:
+            found = await look(provider, mark, id)
+            absence.seen(found)
+            looks = looks + 1 if found is None else 0
+            if found:
+                id, seen = found.id, found
+            if found and found.status is InstanceStatus.GONE:
+                return Ending.GONE, seen
+            # Once the provider has accepted its end, absence is what was announced.
+            if absence.is_proven or (accepted and looks >= LOOKS_AFTER):
+                return Ending.GONE, seen
+            anothers = found is not None and found.mark not in {mark, None}
+            # For as long as lists lag, it may be the mark that it bore before.
+            if found:
+                changed.seen(None if anothers else found)
+            if anothers and changed.is_proven:
+                return Ending.ANOTHERS, seen
             now = time.monotonic()
-            if asked_at is None or now - asked_at >= AGAIN_SECONDS:
+            due = asked_at is None or now - asked_at >= AGAIN_SECONDS
+            if found and not anothers and due:
                 asked_at = now
-                await provider.terminate(id)
-            if not _bills(await provider.describe(id)):
-                return True
+                accepted = await provider.terminate(id) or accepted
         except OrchestratorError as error:
             logger().warning("%s", error.message)
             asked_at = None  # whether the request arrived is unknown: send it again at once
         if time.monotonic() >= deadline:
-            return False
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-def _bills(instance: Instance) -> bool:
-    return instance.status.is_billing
+            return Ending.STAYS, seen
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LOOK_SECONDS)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 from uuid import UUID
 
+from blocks.keys import MachineKeys
+from blocks.machines.first_script import first_script
+from blocks.marks import Mark
 from blocks.models import Instance
-from blocks.names import ours
+from blocks.providers.api import Unanswered
 from blocks.registry import load_provider
 from blocks.task_scope import all_of
 from flows.logger import logger
 from flows.renting import bad_hosts, keeping
+from flows.renting.adopting import as_it_was, note_strangers, still_ours
 from flows.renting.booting import boot
 from flows.renting.budget import Budget
-from flows.renting.giving_back import give_back
+from flows.renting.choosing import Choosing
+from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, Market, market, providers_of
 from flows.renting.turns import in_turn
@@ -38,12 +41,8 @@ from trainer.contract.errors import (
 )
 
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
-LOOK_SECONDS = 1.0
-GREET_SECONDS = 10.0  # for a machine that is adopted to answer
 DEARER = 1.05  # a machine may cost this many times its offer: disk is billed separately
-MANY = 3  # failed boots, after which a provider is tried last
 SPARE = "not needed"  # the cause that is noted when nothing is wrong with the machine itself
-Key = tuple[str, str, str, str]
 
 
 class _GivenUp(Exception):
@@ -61,6 +60,7 @@ class Hiring:
         self._run_id = UUID(run.run_id)
         self._journal = journal
         self._budget = budget
+        self._failures: dict[Mark, OrchestratorError] = {}
 
     async def machines(self) -> list[Instance]:
         """Return the machines that are ready to install on, by rank.
@@ -77,7 +77,7 @@ class Hiring:
     async def _adopted(self) -> list[Instance]:
         """Return the machines that an earlier process of this run hired, where they are usable."""
         # First: a process may have died between a provider's create and its own note of it.
-        await self._note_strangers()
+        await note_strangers(self._job, self._run_id, self._journal)
         ready: list[Instance] = []
         attempts = {hire.attempt: hire for hire in self._journal.hires if hire.is_open}
         for attempt in sorted(attempts, reverse=True):
@@ -92,65 +92,16 @@ class Hiring:
         """Return the machines of an attempt if all of them are there; else none is left."""
         found: list[tuple[Hire, Instance]] = []
         for hire in hires:
-            if instance := await self._settled(hire):
-                logger().info("adopted %s (%s) from an earlier attempt", hire.name, instance.id)
+            if instance := await still_ours(hire):
+                logger().info("adopted %s (%s) from an earlier attempt", hire.mark, instance.id)
                 found.append((hire, instance))
             else:
                 self._journal.end(hire, hire.cause or "never hired")
         # By rank, with none missing: an attempt that lost one machine cannot train.
-        if [hire.node for hire, _ in found] != list(range(self._job.resources.nodes)):
+        if [hire.rank for hire, _ in found] != list(range(self._job.resources.nodes)):
             await self._spare([hire for hire, _ in found])
             return []
         return await self._all_ready(found, adopted=True)
-
-    async def _as_it_was(self, hire: Hire, instance: Instance) -> Instance | None:
-        """Return a machine that was ready once and may be training, reached or not.
-
-        It is not given up for being out of reach now: the steps that follow wait for it, and know
-        when it is lost. One that shows another host key is not the machine that was hired.
-        """
-        provider = await load_provider(hire.provider)
-        try:
-            async with asyncio.timeout(GREET_SECONDS), provider.machine(instance) as machine:
-                await machine.run(["true"])
-        except HostKeyChanged as error:
-            await self._drop(hire, error)
-            return None
-        except (OrchestratorError, TimeoutError) as error:
-            logger().warning("%s does not answer yet: %s", instance.id, error)
-        return dataclasses.replace(instance, provider=hire.provider, workspace=hire.workspace)
-
-    async def _note_strangers(self) -> None:
-        """Open a row for every machine of this run in the accounts that the journal lacks."""
-        for provider in await providers_of(self._job):
-            try:
-                instances = await provider.instances()
-            except OrchestratorError as error:  # another provider may do; reconcile asks again
-                logger().warning("%s cannot be asked: %s", provider.label, error.message)
-                continue
-            for instance in instances:
-                hired = ours(instance.name)
-                if not hired or hired.run_id != self._run_id or not instance.status.is_billing:
-                    continue
-                hire = self._journal.by_name(instance.name)
-                if hire is None:
-                    hire = self._journal.add(instance.name, instance.as_offer(), provider.label)
-                hire.instance_id = instance.id
-                if not hire.is_open:  # it was given up as never hired, and exists after all
-                    hire.ended_at = None
-        self._journal.hires.sort(key=lambda hire: (hire.attempt, hire.node))
-        self._journal.save()
-
-    async def _settled(self, hire: Hire) -> Instance | None:
-        """Return the instance of an open row; a fresh one may be missing from lists for a while."""
-        provider = await load_provider(hire.provider)
-        # One that is given up while it is merely missing from a list would go on costing money.
-        deadline = time.monotonic() + max(0.0, provider.settle_seconds - hire.seconds())
-        while True:
-            instance = await provider.find(hire.name)
-            if instance or time.monotonic() >= deadline:
-                return instance
-            await asyncio.sleep(LOOK_SECONDS)
 
     async def _kept(self) -> list[Instance]:
         """Return a machine that an earlier job of the same shape left for this one."""
@@ -173,27 +124,19 @@ class Hiring:
 
     async def _hired(self) -> list[Instance]:
         """Try offer after offer."""
-        tried: dict[Key, str] = {}
-        silent: dict[str, OrchestratorError] = {}
-        failed_boots: Counter[str] = Counter()
+        choosing = Choosing(self._job.resources.nodes, self._job.limits.max_offers)
         offers, read_at = await in_turn(self._market), time.monotonic()
-        while len(tried) < self._job.limits.max_offers:
+        while True:
             if time.monotonic() - read_at > FRESH_SECONDS:  # prices and stock move
                 offers, read_at = await in_turn(self._market), time.monotonic()
-            left = [
-                choice
-                for choice in offers.choices
-                if _key(choice) not in tried and choice.provider.label not in silent
-            ]
-            chosen = _chosen(left, failed_boots, self._job.resources.nodes)
+            chosen = choosing.next(offers)
             if not chosen:
-                break
+                raise choosing.nothing(offers)
             gang: list[tuple[Choice, Hire]] = []
             try:
                 ready = await self._all_ready(await self._all_taken(chosen, gang))
             except (CredentialsError, FundsError, ConnectionLost) as error:
-                # It would refuse the next offer too: leave the provider out, not only this offer.
-                silent[chosen[0].provider.label] = error
+                choosing.leave_out(chosen[0].provider.label, error)
                 continue
             except OrchestratorError as error:
                 if error.action is Action.STOP:  # such as an exhausted budget: no offer helps
@@ -201,14 +144,16 @@ class Hiring:
                 ready = []
             if ready:
                 return ready
-            for choice, hire in gang:
-                if hire.cause.startswith(SPARE):  # another machine of its attempt failed
-                    continue
-                failed_boots[choice.provider.label] += bool(hire.instance_id)
-                tried[_key(choice)] = (
-                    f"{choice.provider.label} {choice.offer.instance_type}: {hire.cause}"
-                )
-        raise _nothing(offers, tried, silent)
+            self._learn(choosing, gang)
+
+    def _learn(self, choosing: Choosing, gang: list[tuple[Choice, Hire]]) -> None:
+        """Note what came of each machine of an attempt."""
+        for choice, hire in gang:
+            if hire.cause.startswith(SPARE):  # another machine of its attempt failed
+                continue
+            if hire.instance_id:
+                choosing.did_not_boot(choice)
+            choosing.failed(choice, self._failures.get(hire.mark), hire.cause)
 
     async def _market(self) -> Market:
         """Return what is for hire.
@@ -264,17 +209,21 @@ class Hiring:
         await self._journal.publish()
         if self._budget.left() <= 0:
             raise self._budget.exceeded()
+        provider, limits = choice.provider, self._job.limits
         # A key pair for this machine alone: one that leaks opens nothing else.
-        key = None if choice.provider.is_home else keeping.public_key(hire.name)
-        instance = await choice.provider.launch(choice.offer, hire.name, key)
+        key = None if provider.is_home else MachineKeys.ordered(hire.mark).public_key()
+        minutes = limits.boot_timeout_minutes or provider.boot_minutes
+        term = (minutes + limits.lease_minutes) * 60
+        script = first_script(term, provider.shutdown_command)
+        instance = await provider.launch(choice.offer, hire.mark, key, script)
         hire.instance_id = instance.id
-        self._journal.reprice(hire.name, instance.price_per_hour)
+        self._journal.reprice(hire, instance.price_per_hour)
         self._journal.save()
+        offered, billed = choice.offer.price_per_hour, instance.price_per_hour
         # A cent more, for rounding: 5 % of a very cheap machine is less than that.
-        if instance.price_per_hour > choice.offer.price_per_hour * DEARER + 0.01:
+        if offered is not None and billed is not None and billed > offered * DEARER + 0.01:
             raise CapacityError(
-                f"{instance.id} costs {instance.price_per_hour:g} USD/h and was offered for "
-                f"{choice.offer.price_per_hour:g}."
+                f"{instance.id} costs {billed:g} USD/h and was offered for {offered:g}."
             )
         return instance
 
@@ -297,14 +246,18 @@ class Hiring:
         """Return a machine of an earlier process if it is still usable."""
         # With a workspace it was ready once, and may be training: it must not be given up for
         # taking longer than a boot may.
-        if hire.workspace and not instance.status.is_lost:
-            return await self._as_it_was(hire, instance)
-        return await self._ready(hire, instance)
+        if not hire.workspace or instance.status.is_lost:
+            return await self._ready(hire, instance)
+        try:
+            return await as_it_was(hire, instance)
+        except HostKeyChanged as error:
+            await self._drop(hire, error)
+            return None
 
     async def _ready(self, hire: Hire, instance: Instance) -> Instance | None:
         """Wait until a machine is ready; None when it is given up, and given back."""
         hire.instance_id = instance.id
-        self._journal.reprice(hire.name, instance.price_per_hour)
+        self._journal.reprice(hire, instance.price_per_hour)
         provider = await load_provider(hire.provider)
         try:
             self._refuse_dearer(instance)
@@ -318,7 +271,7 @@ class Hiring:
             if error.action is Action.STOP:
                 raise
             return None
-        self._journal.reprice(hire.name, ready.price_per_hour)
+        self._journal.reprice(hire, ready.price_per_hour)
         hire.workspace, hire.held_since = ready.workspace, 0.0
         self._journal.save()
         await self._journal.publish()
@@ -327,9 +280,10 @@ class Hiring:
 
     def _refuse_dearer(self, instance: Instance) -> None:
         cap = self._job.limits.max_price_per_hour
-        if cap is not None and instance.price_per_hour > cap:
+        billed = instance.price_per_hour
+        if cap is not None and billed is not None and billed > cap:
             raise CapacityError(
-                f"{instance.id} is billed at {instance.price_per_hour:g} USD/h, more than "
+                f"{instance.id} is billed at {billed:g} USD/h, more than "
                 f"limits.max_price_per_hour = {cap:g}."
             )
 
@@ -341,61 +295,16 @@ class Hiring:
 
     async def _drop(self, hire: Hire, error: OrchestratorError) -> None:
         logger().warning("machine %s: %s", hire.label, error.message)
-        await give_back(self._journal, hire, f"{type(error).__name__}: {error.message}")
+        self._failures[hire.mark] = error
+        cause = f"{type(error).__name__}: {error.message}"
+        # A provider says in any other error that it has hired nothing out.
+        if not hire.instance_id and not isinstance(error, Unanswered):
+            await close(self._journal, hire, cause)
+        else:
+            await give_back(self._journal, hire, cause)
 
 
 async def _insisted(waiting: Coroutine[Any, Any, Instance | None]) -> Instance:
     if (ready := await waiting) is None:
         raise _GivenUp
     return ready
-
-
-def _chosen(left: list[Choice], failed_boots: Counter[str], nodes: int) -> list[Choice]:
-    """Return the offers for the next attempt's machines; none when too few are left.
-
-    Args:
-        left: the offers that were not tried, first choice first.
-        failed_boots: how many machines did not boot, by the provider's label.
-        nodes: how many machines are needed.
-    """
-    while left:
-        # A provider whose machines do not boot comes last: every try costs the whole deadline.
-        first = next((c for c in left if failed_boots[c.provider.label] < MANY), left[0])
-        # Machines that train together come from one provider: others' do not reach them.
-        same = [choice for choice in left if choice.provider is first.provider]
-        begun = same[same.index(first) :]
-        offers = first.provider.gang_offers([choice.offer for choice in begun], nodes)
-        if len(offers) == nodes:
-            return [Choice(first.provider, offer) for offer in offers]
-        left = [choice for choice in left if choice not in same]
-    return []
-
-
-def _key(choice: Choice) -> Key:
-    """Return what identifies an offer when the market is read again; prices may have moved."""
-    offer = choice.offer
-    return choice.provider.label, offer.id, offer.instance_type, offer.region
-
-
-def _nothing(
-    offers: Market,
-    tried: dict[Key, str],
-    silent: dict[str, OrchestratorError],
-) -> OrchestratorError:
-    if not tried and silent:
-        return (
-            next(iter(silent.values()))
-            if len(silent) == 1
-            else CapacityError(
-                "No provider can be used: "
-                + "; ".join(f"{label}: {error.message}" for label, error in silent.items())
-            )
-        )
-    if not tried:
-        return offers.why_empty()
-    problems = [
-        f"{label}: {error.message}" for label, error in {**offers.problems, **silent}.items()
-    ]
-    return CapacityError(
-        f"None of {len(tried)} offers led to a machine: {' '.join([*tried.values(), *problems])}"
-    )

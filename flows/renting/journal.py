@@ -19,8 +19,8 @@ from prefect import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.exceptions import PrefectHTTPStatusError
 
-from blocks.models import Offer
-from blocks.names import HiredName, ours, run_name
+from blocks.marks import Mark, read_mark
+from blocks.models import Instance, Offer
 from flows.logger import logger
 from flows.run_folder import RunFolder, run_folders
 from trainer.contract.files import read_json, replace_json
@@ -36,15 +36,17 @@ class Hire:
 
     attempt: int
     """Counted from 1; machines that train together share it."""
-    name: str
+    mark: Mark
+    """What it bears in the provider's account."""
     provider: str
     """The provider's label; see `Provider.label`."""
     instance_type: str
     region: str
     spot: bool
     price_per_hour: float
-    """USD per hour: as offered, then as billed."""
-    node: int = 0
+    """USD per hour: as offered, then as billed; where the provider does not say, as much as the
+    dearest machine of its kind."""
+    rank: int = 0
     """Its rank among the machines of the attempt."""
     host: str = ""
     instance_id: str = ""
@@ -54,7 +56,7 @@ class Hire:
     held_since: float = 0.0
     """Unix seconds since when it is kept only for what could not be fetched from it yet."""
     kept_until: float = 0.0
-    """Unix seconds until which it waits, under another name, for the next job; 0: it does not."""
+    """Unix seconds until which it waits, under another mark, for the next job; 0: it does not."""
     most_seconds: float | None = None
     """It is billed for no longer than this, because a kept machine ends itself then."""
     started_at: str = ""
@@ -83,7 +85,7 @@ class Hire:
     @property
     def label(self) -> str:
         """The attempt, and the rank of a machine that is not its first."""
-        return f"{self.attempt}-{self.node}" if self.node else str(self.attempt)
+        return f"{self.attempt}-{self.rank}" if self.rank else str(self.attempt)
 
     @property
     def is_open(self) -> bool:
@@ -136,7 +138,7 @@ class Journal:
     def of(cls, run: RunFolder) -> Journal:
         """Return a run's journal; an empty one when nothing was hired yet."""
         record = read_json(run.journal) or {}
-        hires = [Hire(**_known(row)) for row in record.get("machines", [])]
+        hires = [_hire(row) for row in record.get("machines", [])]
         return cls(
             run,
             hires,
@@ -147,31 +149,29 @@ class Journal:
         )
 
     def begin(self, offer: Offer, provider: str, *, beside: Hire | None = None) -> Hire:
-        """Open the row of a machine that is about to be ordered; the row holds its name.
+        """Open the row of a machine that is about to be ordered; the row holds its mark.
 
         Args:
             offer: the offer that it is ordered by.
             provider: its provider's label.
             beside: the last machine that was ordered for the same attempt.
         """
-        attempt = 1 + max((hire.attempt for hire in self.hires), default=0)
-        node = 0
+        attempt, rank = 1 + max((hire.attempt for hire in self.hires), default=0), 0
         if beside:
-            attempt, node = beside.attempt, beside.node + 1
-        return self.add(run_name(UUID(self.run.run_id), attempt, node), offer, provider)
+            attempt, rank = beside.attempt, beside.rank + 1
+        return self.add(Mark.of_run(UUID(self.run.run_id), attempt, rank), offer, provider)
 
-    def add(self, name: str, offer: Offer, provider: str) -> Hire:
-        """Open the row of a machine that has a name already, one of ours."""
-        told = ours(name) or HiredName()
+    def add(self, mark: Mark, offer: Offer, provider: str) -> Hire:
+        """Open the row of a machine that bears a mark already."""
         hire = Hire(
-            attempt=told.attempt,
-            node=told.node,
-            name=name,
+            attempt=mark.attempt,
+            rank=mark.rank,
+            mark=mark,
             provider=provider,
             instance_type=offer.instance_type,
             region=offer.region,
             spot=offer.spot,
-            price_per_hour=offer.price_per_hour,
+            price_per_hour=offer.price_per_hour or 0.0,
             host=offer.host,
             started_at=_now(),
             metered_at=_now(),
@@ -190,30 +190,35 @@ class Journal:
                 hire.metered_seconds = 0.0  # nothing came of it
             self.save()
 
-    def reprice(self, name: str, price_per_hour: float) -> None:
-        """Note what a machine is billed at now; 0 means that the provider does not say."""
-        hire = self.by_name(name)
-        if hire and price_per_hour > 0 and price_per_hour != hire.price_per_hour:
+    def reprice(self, hire: Hire, price_per_hour: float | None) -> None:
+        """Note what a machine is billed at now; None and 0 mean that the provider does not say."""
+        if price_per_hour and price_per_hour != hire.price_per_hour:
             message = "%s is billed at %.4g USD/h now; before, at %.4g"
             logger().warning(message, hire.instance_id, price_per_hour, hire.price_per_hour)
             hire.reprice(price_per_hour)
             self.save()
 
-    def keep(self, hire: Hire, name: str, seconds: float) -> None:
-        """Note that a machine waits for the next job under another name; this run pays for it."""
+    def keep(self, hire: Hire, mark: Mark) -> None:
+        """Note that a machine waits for the next job under another mark; this run pays for it."""
+        seconds = max(0.0, mark.kept_until - time.time())
         hire.most_seconds = hire.seconds() + seconds
-        hire.name, hire.kept_until = name, time.time() + seconds
-        hire.cause = f"completed; kept for {seconds / 60:g} minutes"
+        hire.mark, hire.kept_until = mark, mark.kept_until
+        hire.cause = f"completed; kept for {round(seconds / 60, 1):g} minutes"
         self.save()
 
-    def by_name(self, name: str) -> Hire | None:
-        """Return the row of a machine."""
-        return next((hire for hire in self.hires if hire.name == name), None)
+    def of_instance(self, instance: Instance) -> Hire | None:
+        """Return the row of a machine: by its id, or by its mark while the row has no id."""
+        # The id first: it never changes, and a mark passes from one run to the next.
+        for hire in self.hires:
+            if hire.instance_id == instance.id:
+                return hire
+        unknown = [hire for hire in self.hires if not hire.instance_id]
+        return next((hire for hire in unknown if hire.mark == instance.mark), None)
 
     def attempt_of(self, hire: Hire) -> list[Hire]:
         """Return the machines of an attempt that may still cost money, in the order of rank."""
         found = [row for row in self.hires if row.is_open and row.attempt == hire.attempt]
-        return sorted(found, key=lambda row: row.node)
+        return sorted(found, key=lambda row: row.rank)
 
     def cost(self) -> float:
         """Return what the run has cost so far, in USD."""
@@ -256,14 +261,14 @@ class Journal:
         ]
 
     @classmethod
-    def close_kept(cls, name: str, cause: str) -> None:
+    def close_kept(cls, mark: Mark, cause: str) -> None:
         """Close the row of a kept machine, whichever run of this computer it is in."""
         for folder in run_folders():
             journal = cls.of(RunFolder(folder.name))
-            hire = journal.by_name(name)
-            if hire and hire.is_open:
-                hire.cause = f"{hire.cause}; {cause}"
-                journal.end(hire, cause)
+            for hire in journal.hires:
+                if hire.is_open and hire.mark == mark:
+                    hire.cause = f"{hire.cause}; {cause}"
+                    journal.end(hire, cause)
 
     async def publish(self) -> None:
         """Show the rows in Prefect, in one table that is updated in place.
@@ -292,12 +297,21 @@ class Journal:
 
 
 def _record(hire: Hire) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(hire).items() if not k.startswith("_")}
+    values = {k: v for k, v in dataclasses.asdict(hire).items() if not k.startswith("_")}
+    return {**values, "mark": str(hire.mark)}
 
 
-def _known(row: dict[str, Any]) -> dict[str, Any]:
-    names = {entry.name for entry in dataclasses.fields(Hire)} - {"_since"}
-    return {name: value for name, value in row.items() if name in names}
+_RENAMED = {"name": "mark", "node": "rank"}  # fields, as the journals of earlier versions have them
+
+
+def _hire(row: dict[str, Any]) -> Hire:
+    """Return a row; entries of a newer version are passed over."""
+    known = {entry.name for entry in dataclasses.fields(Hire)} - {"_since"}
+    named = {_RENAMED.get(name, name): value for name, value in row.items()}
+    facts = {name: value for name, value in named.items() if name in known}
+    # One that no version wrote belongs to no machine that could be found by it.
+    facts["mark"] = read_mark(str(facts.get("mark"))) or Mark(installation="")
+    return Hire(**facts)
 
 
 def _now() -> str:

@@ -1,15 +1,19 @@
-"""Keep a machine for the next job of the same shape, under a name that says until when."""
+"""Keep a machine for the next job of the same shape, under a mark that says until when."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import quote
 
-from blocks.home import home
+from blocks.home import home, private_folder
 from blocks.keys import MachineKeys
 from blocks.machines.sentinel import renew
+from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus
-from blocks.names import kept_name, ours
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.locks import locked
@@ -20,11 +24,6 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 
 MARGIN_SECONDS = 30.0  # a machine that ends itself within this is of no use to a new job
-
-
-def public_key(name: str) -> str:
-    """Return the public key for a machine that is about to be hired under a name."""
-    return MachineKeys(name).public_key()
 
 
 def shape(provider: Provider, job: TrainingJob) -> str:
@@ -44,24 +43,20 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
     seconds = job.keep_minutes * 60
     if seconds <= 0 or provider.is_home or job.resources.nodes > 1:
         return False
-    name = kept_name(time.time() + seconds, shape(provider, job))
+    mark = Mark.kept(time.time() + seconds, shape(provider, job))
     try:
         async with provider.machine(instance) as machine:
             # The next job must not find this one's files. Environments and data stay for it.
             await machine.run(["rm", "-rf", "--", instance.workspace], timeout=60)
-            # Before the rename: from then on no flow owns it, and only the lease ends it.
+            # Before the change of mark: from then on no flow owns it, and only the lease ends it.
             await renew(machine, base_of(instance), None, seconds)
-        # Keys first: as soon as the machine bears the new name, another job may claim it and look
-        # for them under that name.
-        MachineKeys(instance.name).rename(name)
-        if not await provider.rename(instance.id, name):
-            MachineKeys(name).rename(instance.name)
+        if not await provider.remark(instance.id, mark):
             return False
     except OrchestratorError as error:
         logger().warning("the machine cannot be kept: %s", error.message)
         return False
     logger().info("kept %s for %g minutes", instance.id, job.keep_minutes)
-    journal.keep(hire, name, seconds)
+    journal.keep(hire, mark)
     await journal.publish()
     return True
 
@@ -69,29 +64,62 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
 async def claim(
     provider: Provider, job: TrainingJob, journal: Journal
 ) -> tuple[Hire, Instance] | None:
-    """Take over a kept machine of the job's shape: it bears this run's name from now on."""
+    """Take over a kept machine of the job's shape: it bears this run's mark from now on."""
     if provider.is_home:
         return None
     wanted = shape(provider, job)
-    async with locked(home() / "claims.lock"):  # two jobs must not take the same machine
-        for instance in await provider.instances():
-            kept = ours(instance.name)
-            if (
-                kept is None
-                or kept.shape != wanted
-                or kept.kept_until < time.time() + MARGIN_SECONDS
-                or instance.status is not InstanceStatus.RUNNING
-                or not MachineKeys(instance.name).private_key.exists()
-            ):
+    for instance in await provider.instances():
+        if not _suits(instance, wanted):
+            continue
+        async with claiming(provider, instance, wait=False) as alone:
+            # Looked at once more: it may have been taken, or ended, since the list was made.
+            now = await provider.find(instance.mark) if alone and instance.mark else None
+            if now is None or now.id != instance.id or not _suits(now, wanted):
                 continue
-            # The row comes first: this run must pay from the moment that it owns the machine.
-            hire = journal.begin(instance.as_offer(), provider.label)
-            hire.instance_id = instance.id
-            journal.save()
-            MachineKeys(instance.name).rename(hire.name)
-            if await provider.rename(instance.id, hire.name):
-                Journal.close_kept(instance.name, "taken over by the next job")
-                return hire, await provider.describe(instance.id)
-            MachineKeys(hire.name).rename(instance.name)
-            journal.end(hire, "could not be taken over")
+            if hire := await _claimed(provider, now, journal):
+                return hire, dataclasses.replace(now, mark=hire.mark)
+    return None
+
+
+@asynccontextmanager
+async def claiming(
+    provider: Provider, instance: Instance, *, wait: bool = True
+) -> AsyncIterator[bool]:
+    """Hold the lock by which taking over a kept machine and ending it exclude each other.
+
+    Args:
+        provider: whose it is.
+        instance: the machine.
+        wait: until it is free; otherwise the body runs without it, and must look at what it is
+            given.
+    """
+    folder = private_folder(home() / "claims")
+    async with locked(
+        folder / f"{provider.provider_name}-{quote(instance.id, safe='')}", wait=wait
+    ) as alone:
+        yield alone
+
+
+def _suits(instance: Instance, shape: str) -> bool:
+    kept = instance.mark
+    return (
+        kept is not None
+        and kept.run_id is None
+        and kept.shape == shape
+        and kept.kept_until >= time.time() + MARGIN_SECONDS
+        and instance.status is InstanceStatus.RUNNING
+        and MachineKeys.of(instance.provider, instance.id, kept).private_key.exists()
+    )
+
+
+async def _claimed(provider: Provider, instance: Instance, journal: Journal) -> Hire | None:
+    """Let a kept machine bear this run's mark; None when the provider does not do that."""
+    # The row comes first: this run must pay from the moment that it owns the machine.
+    hire = journal.begin(instance.as_offer(), provider.label)
+    hire.instance_id = instance.id
+    journal.save()
+    if instance.mark and await provider.remark(instance.id, hire.mark):
+        Journal.close_kept(instance.mark, "taken over by the next job")
+        return hire
+    journal.end(hire, "could not be taken over")
     return None

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from blocks.machines.base import Machine
 from blocks.models import Instance, InstanceStatus
+from blocks.providers.absence import Absence
 from blocks.providers.base import Provider
 from blocks.task_scope import TaskScope
 from flows.logger import logger
@@ -18,7 +19,7 @@ from trainer.contract.errors import ConnectionLost, MachineLost, OrchestratorErr
 
 T = TypeVar("T")
 LOOK_SECONDS = 5.0
-CONFIRMED = 2  # how many looks in a row must say "gone": a list may lag for a moment
+CONFIRMED = 2  # how many looks in a row must say "gone" or "taken back" in so many words
 PAUSE_SECONDS = 2.0
 
 
@@ -30,17 +31,21 @@ async def watch_provider(provider: Provider, instance: Instance, journal: Journa
     A preempted machine often keeps its connections open for minutes.
 
     Raises:
-        MachineLost: the provider says twice that it is not.
+        MachineLost: the provider says twice that it is not, or its absence is proven.
     """
     looks = 0
+    absence = Absence(provider.settle_seconds)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         now = await _described(provider, instance)
+        if now is None:
+            continue
         # Spot prices and storage can change the bill while a machine runs; the budget counts it.
-        if now:
-            journal.reprice(instance.name, now.price_per_hour)
-        looks = looks + 1 if now and now.status.is_lost else 0
-        if now and looks >= CONFIRMED:
+        if hire := journal.of_instance(instance):
+            journal.reprice(hire, now.price_per_hour)
+        looks = looks + 1 if now.status.is_lost else 0
+        absence.seen(now)
+        if looks >= CONFIRMED or absence.is_proven:
             raise _lost(instance, now)
 
 
@@ -52,6 +57,7 @@ class Contact:
         self._provider = provider
         self._instance = instance
         self._lost_at: float | None = None
+        self._absence = Absence(provider.settle_seconds)
 
     def made(self) -> None:
         """Note that the machine answers."""
@@ -84,12 +90,19 @@ class Contact:
         await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ask_provider(self) -> None:
-        for _ in range(CONFIRMED):
+        looks = 0
+        while True:
             now = await _described(self._provider, self._instance)
-            if now is None or not now.status.is_lost:
+            if now is None:
+                return
+            looks = looks + 1 if now.status.is_lost else 0
+            self._absence.seen(now)
+            if looks >= CONFIRMED or self._absence.is_proven:
+                raise _lost(self._instance, now)
+            # Absence takes longer to prove than one call may: the next one goes on.
+            if not now.status.is_lost:
                 return
             await asyncio.sleep(PAUSE_SECONDS)
-        raise _lost(self._instance, now or self._instance)
 
 
 async def in_contact(
@@ -135,7 +148,8 @@ async def _described(provider: Provider, instance: Instance) -> Instance | None:
 
 
 def _lost(instance: Instance, now: Instance) -> MachineLost:
-    how = "is gone" if now.status is InstanceStatus.GONE else "was taken back"
+    gone = {InstanceStatus.GONE, InstanceStatus.ABSENT}
+    how = "is gone" if now.status in gone else "was taken back"
     return MachineLost(
         f"{instance.id} {how}, according to its provider{f': {now.detail}' if now.detail else ''}."
     )

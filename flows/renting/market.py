@@ -14,6 +14,7 @@ from blocks.registry import (
     provider_class,
     provider_names,
 )
+from flows.logger import logger
 from flows.renting.bad_hosts import is_bad
 from trainer.config import Limits, Resources, TrainingJob
 from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError
@@ -32,9 +33,11 @@ class Choice:
         offer = self.offer
         gpu = f"{offer.gpu_count} × {offer.gpu_type}" if offer.gpu_count else "CPU"
         spot = ", spot" if offer.spot else ""
+        known = offer.price_per_hour is not None
+        price = f"{offer.price_per_hour:.4g} USD/h" if known else "an unknown price"
         return (
             f"{self.provider.label} {offer.instance_type} ({gpu}{spot}) in {offer.region} "
-            f"at {offer.price_per_hour:.4g} USD/h"
+            f"at {price}"
         )
 
 
@@ -76,8 +79,24 @@ async def market(job: TrainingJob) -> Market:
         else:
             found.choices += [Choice(provider, offer) for offer in answer]
     if ANY in job.providers:
-        found.choices.sort(key=lambda choice: choice.offer.price_per_hour)
+        found.choices.sort(key=lambda choice: choice.offer.rank_price)
     return found
+
+
+async def dearest(job: TrainingJob, provider: Provider, offer: Offer) -> float:
+    """Return what a machine counts as costing whose price nobody says, in USD per hour.
+
+    That is the dearest that its provider offers of its kind, or of all that would do for the job; and
+    where it offers none, the highest price that the job allows.
+    """
+    cap = job.limits.max_price_per_hour or 0.0
+    try:
+        found = await provider.offers(job.resources, job.limits)
+    except OrchestratorError as error:
+        logger().warning("%s does not say what %s costs: %s", provider.label, offer, error.message)
+        return cap
+    same = [one for one in found if one.instance_type == offer.instance_type]
+    return max((one.price_per_hour or 0.0 for one in same or found), default=cap)
 
 
 async def providers_of(job: TrainingJob) -> list[Provider]:
@@ -141,7 +160,7 @@ async def _offers(
     except OrchestratorError as error:
         return error
     cap, nodes = limits.max_price_per_hour, resources.nodes
-    within = [offer for offer in offers if cap is None or offer.price_per_hour <= cap]
+    within = [offer for offer in offers if cap is None or offer.rank_price <= cap]
     good = [offer for offer in within if not is_bad(provider.label, offer)]
     if not within:
         return CapacityError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from blocks.models import Instance
 from flows.logger import logger
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
@@ -12,7 +13,9 @@ from trainer.contract.errors import MachineLost
 from trainer.contract.metrics import read_metrics
 
 
-async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineLost) -> None:
+async def write_off(
+    job: TrainingJob, run: RunFolder, instance: Instance, error: MachineLost
+) -> None:
     """Give a lost machine back, and return when the job may go on with another.
 
     Machines that trained together with it go too: what comes next is hired, and begins, as one.
@@ -20,7 +23,7 @@ async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineL
     Args:
         job: the job.
         run: its run.
-        name: of the machine, or of the first of its attempt.
+        instance: the machine, or the first of its attempt.
         error: how it was lost.
 
     Raises:
@@ -38,7 +41,7 @@ async def write_off(job: TrainingJob, run: RunFolder, name: str, error: MachineL
         lost,
         journal.lost_machines,
     )
-    first = journal.by_name(name)
+    first = journal.of_instance(instance)
     for hire in journal.attempt_of(first) if first else ():
         # A preempted machine may still be listed, and billed for its disk.
         await give_back(journal, hire, f"{type(error).__name__}: {error.message}")

@@ -20,7 +20,7 @@ from pathlib import Path
 from blocks.home import home, private_folder
 from blocks.machines.base import Machine
 from blocks.machines.transfer import PART
-from blocks.names import installation_id
+from blocks.marks import installation_id
 from blocks.task_scope import TaskScope, all_of
 from flows.setup.files_here import (
     CODE,

@@ -89,7 +89,10 @@ class GangTraining:
         self._wished: tuple[Desired, str] | None = None
         # The caller keeps the first one's connection open; the others are connected to when needed.
         self._first = self._training(nodes[0], machine)
-        self._hire = next(hire for hire in journal.hires if hire.name == self.instance.name)
+        hire = journal.of_instance(self.instance)
+        if hire is None:
+            raise KeyError(f"the journal has no row for {self.instance.id}")
+        self._hire = hire
 
     @property
     def instance(self) -> Instance:
@@ -260,7 +263,7 @@ class GangTraining:
         """Wait until nothing runs on a machine; the log of one beside the first comes home."""
         if training is self._first:  # its log is mirrored by the flow, which outlives a restart
             return await training.until_nobody_works()
-        log = self._run.node_log(training.instance.name)
+        log = self._run.node_log(self._hire.attempt, training.rank)
         async with TaskScope() as scope:
             scope.start(mirror_file(training.machine, f"{training.workspace}/train.log", log))
             facts = await training.until_nobody_works()
@@ -300,7 +303,7 @@ class GangTraining:
         if rank == 0:
             return error.to_dict()
         instance = self._nodes[rank].instance
-        log = self._run.node_log(instance.name)
+        log = self._run.node_log(self._hire.attempt, rank)
         message = f"Machine {rank} ({instance.id}): {error.message}"
         return {
             **error.to_dict(),

@@ -37,7 +37,7 @@ async def teardown(job: TrainingJob, machines: list[dict[str, Any]], state: str)
     journal = Journal.of(RunFolder.of_this_run())
 
     async def end(where: Instance) -> None:
-        hire = journal.by_name(where.name)
+        hire = journal.of_instance(where)
         if hire is None or not hire.is_open:
             return  # this step ran before, in a process that died afterwards
         if state == "completed" and await keep(job, journal, hire, where):

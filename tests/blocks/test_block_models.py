@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus, Offer
 
 TEXT = st.text(max_size=20)
@@ -28,7 +29,7 @@ INSTANCES = st.builds(
     Instance,
     provider=TEXT,
     id=TEXT,
-    name=TEXT,
+    mark=st.none() | st.builds(Mark.of_run, st.uuids(), st.integers(1, 9999), st.integers(0, 127)),
     status=st.sampled_from(InstanceStatus),
     address=TEXT,
     price_per_hour=MONEY,
@@ -64,11 +65,11 @@ def test_a_word_that_nobody_knows_is_unknown_and_billing():
 
 
 def test_a_record_of_a_newer_version_can_be_read_and_a_torn_one_not():
-    record = Instance(provider="p", id="i", name="n", status=InstanceStatus.RUNNING).to_dict()
+    record = Instance(provider="p", id="i", mark=None, status=InstanceStatus.RUNNING).to_dict()
 
     assert Instance.from_dict({**record, "colour": "red"}).id == "i"
-    del record["name"]
-    with pytest.raises(TypeError, match="name"):
+    del record["status"]
+    with pytest.raises(TypeError, match="status"):
         Instance.from_dict(record)
 
 

@@ -80,6 +80,10 @@ class Cloud:
         """Seconds billed per second."""
         self.list_lag = 0.0
         """Seconds for which a fresh instance is missing from the list."""
+        self.look_lag = 0.0
+        """Seconds for which a fresh instance is not found by its id either."""
+        self.omits = 0
+        """How many of the next lists leave every instance out."""
         self.never_boot = False
         self.sshd_delay = 0.0
         """Seconds between running, as the provider says, and sshd."""
@@ -196,10 +200,15 @@ class Cloud:
     def known(self, id: str) -> Rented | None:
         """Return an instance that the account knows."""
         rented = self.account.get(id)
-        return None if rented is None or rented.gone else rented
+        if rented is None or rented.gone or rented.created > time.time() - self.look_lag:
+            return None
+        return rented
 
     def listed(self) -> list[Rented]:
         """Return what the list shows now, the newest first."""
+        self.omits -= 1
+        if self.omits >= 0:
+            return []
         latest = time.time() - self.list_lag
         return [r for r in reversed(self.all) if not r.gone and r.created <= latest]
 

@@ -6,9 +6,12 @@ import asyncio
 import base64
 import getpass
 import json
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +214,21 @@ class VastCloud(Cloud):
         home = self.folder / rented.id / "home"
         home.mkdir(parents=True)
         script = rented.facts["asked"].get("onstart", "") if self.onstart_works else ""
-        environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
-        subprocess.run(["bash", "-c", script], env=environment, check=False)
+        environment = {"HOME": str(home), "PATH": os.environ["PATH"], **self.environment(rented)}
+        # What it leaves running ends with the container; until then it is in this group.
+        with subprocess.Popen(
+            ["bash", "-c", script], env=environment, start_new_session=True
+        ) as run:
+            rented.facts["group"] = run.pid
         keys = home / ".ssh" / "authorized_keys"
         if keys.exists():
             rented.public_keys = [*rented.public_keys, *keys.read_text().splitlines()]
+
+    def _end(self, rented: Rented) -> None:
+        super()._end(rented)
+        if group := rented.facts.pop("group", None):
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
 
     async def _list(self, request: Request) -> Response:
         query = request.query_params

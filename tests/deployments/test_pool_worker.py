@@ -11,8 +11,8 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCre
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.schedules import IntervalSchedule
 
+from blocks.marks import Mark
 from blocks.models import Offer
-from blocks.names import run_name
 from blocks.providers.local import Local
 from deployments.pool_worker import PoolWorker, fitting, others_at_work
 from flows.locks import locked
@@ -27,7 +27,7 @@ OFFER = Offer(provider="local", instance_type="CPU", region="local", price_per_h
 async def test_a_job_that_somebody_else_trains_here_takes_a_place_while_its_flow_lives():
     mine, theirs, dead = uuid4(), uuid4(), uuid4()
     for id in (mine, theirs, dead):
-        await Local().launch(OFFER, run_name(id, 1), None)
+        await Local().launch(OFFER, Mark.of_run(id, 1), None)
 
     async with locked(RunFolder(mine).lock), locked(RunFolder(theirs).lock):
         assert await others_at_work({mine}) == {theirs}
@@ -37,8 +37,8 @@ async def test_a_job_that_somebody_else_trains_here_takes_a_place_while_its_flow
 
 async def test_a_training_whose_flow_was_killed_keeps_its_place():
     job = uuid4()
-    await Local().launch(OFFER, run_name(job, 1), None)
-    again = await Local().launch(OFFER, run_name(job, 2), None)
+    await Local().launch(OFFER, Mark.of_run(job, 1), None)
+    again = await Local().launch(OFFER, Mark.of_run(job, 2), None)
 
     with JobDirectory(again.workspace).owned() as held:
         assert held is not None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from blocks.models import Offer
 from blocks.names import run_name
+
+from blocks.models import Offer
 from blocks.providers.base import Provider
 from trainer.contract.errors import RateLimited
 

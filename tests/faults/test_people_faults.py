@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from blocks.home import home
 from blocks.keys import MachineKeys
-from blocks.names import installation_id, run_name
+from blocks.marks import Mark, installation_id
 from blocks.registry import load_provider
 from flows import reconcile as reconciling
 from flows.reconcile import reconcile_once
@@ -45,7 +45,7 @@ async def test_the_same_job_submitted_twice_is_two_jobs(scene, survived):
     await survived(first)
     await survived(second)
     names = {rented.name for rented in scene.cloud.all}
-    assert names == {run_name(run.id, 1) for run in (first, second)}
+    assert names == {str(Mark.of_run(run.id, 1)) for run in (first, second)}
     assert len(scene.cloud.account) == 2
     artifacts = {RunFolder(run.id).artifact("small", None) for run in (first, second)}
     assert len(artifacts) == 2
@@ -84,15 +84,19 @@ async def test_an_orphan_goes_after_its_grace_and_strangers_stay(scene, hunt, mo
         f"x-to-{installation_id()}-{hexes}-1",
         f"to-{installation_id()}-{hexes}-1\n",
     ]
-    ids = [(await provider.launch(offer, name, None)).id for name in strangers]
+    ids = []
+    for number, name in enumerate(strangers):
+        stranger = await provider.launch(offer, Mark.of_run(uuid4(), number + 1), None)
+        scene.cloud.account[stranger.id].name = name
+        ids.append(stranger.id)
 
     [kept] = await reconcile_once()
-    assert (kept.act, kept.instance) == (Act.KEEP, orphan.name)
+    assert (kept.act, kept.instance) == (Act.KEEP, str(orphan.mark))
     assert "its run is unknown; it is ended in 10 minutes" in kept.why
     monkeypatch.setattr(reconciling, "ORPHAN_SECONDS", 0.0)
     [gone] = await reconcile_once()
 
-    assert (gone.act, gone.instance) == (Act.TERMINATE, orphan.name)
+    assert (gone.act, gone.instance) == (Act.TERMINATE, str(orphan.mark))
     assert sorted(scene.cloud.alive()) == sorted(ids)
     for id in ids:
         await provider.terminate(id)
@@ -259,7 +263,7 @@ async def test_the_secrets_of_a_run_are_where_they_belong_alone(scene, survived,
     run = await scene.run(scene.job(setup=setup))
     scene.injected(run)
     await until(lambda: scene.hires(run))
-    keys = MachineKeys(scene.hires(run)[0].name)
+    keys = MachineKeys.of("runpod", scene.hires(run)[0].instance_id, None)
     await until(keys.private_key.exists)
     mode = stat.S_IMODE(keys.private_key.stat().st_mode)
     canaries = Canaries(scene.clouds)

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import State
 
 from blocks.home import runs
+from blocks.marks import Mark
 from blocks.models import Offer
-from blocks.names import kept_name, run_name
 from blocks.providers.runpod import RunPod
 from flows.attended import hold
 from flows.execute import create_run
@@ -39,10 +39,10 @@ def cloud(tmp_path, monkeypatch):
         yield cloud
 
 
-async def hired(name: str) -> str:
+async def hired(mark: Mark) -> str:
     provider = RunPod()
     [offer, *_] = await provider.offers(Resources(gpu_count=0), Limits())
-    return (await provider.launch(offer, name, "ssh-ed25519 AAAA test")).id
+    return (await provider.launch(offer, mark, "ssh-ed25519 AAAA test")).id
 
 
 async def run_in(kind: StateType, *, since: datetime = LONG_AGO):
@@ -118,8 +118,8 @@ async def test_a_run_that_dies_again_and_again_is_brought_to_its_end():
 
 
 async def test_a_kept_machine_goes_when_its_time_is_up_and_not_before(cloud):
-    over = await hired(kept_name(time.time() - 1, "0badcafe"))
-    waits = await hired(kept_name(time.time() + 600, "0badcafe"))
+    over = await hired(Mark.kept(time.time() - 1, "0badcafe"))
+    waits = await hired(Mark.kept(time.time() + 600, "0badcafe"))
 
     findings = {finding.instance[-20:]: finding.act for finding in await reconcile_once()}
 
@@ -133,7 +133,7 @@ async def test_the_machine_of_a_failed_run_goes_and_is_paid_for(cloud):
     async with get_client() as client:
         failed = State(type=StateType.FAILED, name="Failed")
         await client.set_flow_run_state(run.id, failed, force=True)
-    await hired(run_name(run.id, 1))
+    await hired(Mark.of_run(run.id, 1))
 
     await reconcile_once()
 
@@ -148,7 +148,7 @@ async def test_a_machine_that_came_true_too_late_goes_while_its_run_goes_on(clou
     folder = RunFolder(run.id)
     journal = Journal.of(folder)
     journal.end(journal.begin(OFFER, "runpod"), "CapacityError: no answer")
-    await hired(run_name(run.id, 1))
+    await hired(Mark.of_run(run.id, 1))
 
     async with locked(folder.lock):
         [finding] = await reconcile_once()
@@ -161,7 +161,7 @@ async def test_a_cancelled_run_whose_process_is_dead_ends_as_stopped(cloud, monk
     monkeypatch.setattr("flows.verdict.ZOMBIE_SECONDS", 0.0)
     run = await create_run(make_job())
     RunFolder(run.id)
-    await hired(run_name(run.id, 1))
+    await hired(Mark.of_run(run.id, 1))
     async with get_client() as client:
         asked = State(type=StateType.CANCELLING, name="Cancelling")
         await client.set_flow_run_state(run.id, asked, force=True)
@@ -173,7 +173,7 @@ async def test_a_cancelled_run_whose_process_is_dead_ends_as_stopped(cloud, monk
 
 
 async def test_a_dry_run_changes_nothing(cloud):
-    machine = await hired(kept_name(time.time() - 1, "0badcafe"))
+    machine = await hired(Mark.kept(time.time() - 1, "0badcafe"))
 
     [finding] = await reconcile_once(dry_run=True)
 

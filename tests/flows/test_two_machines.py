@@ -96,7 +96,7 @@ async def test_a_job_on_two_machines_of_which_one_is_killed_is_that_of_two_proce
     [first, second] = Journal.of(run).hires
     assert (first.retries, first.is_open, second.is_open) == ({"restarts": 1}, False, False)
     assert hosts.jobs() == []
-    assert run.node_log(second.name).stat().st_size > 0
+    assert run.node_log(second.attempt, second.rank).stat().st_size > 0
 
 
 async def test_when_a_rented_machine_is_taken_back_both_are_replaced(
@@ -117,7 +117,7 @@ async def test_when_a_rented_machine_is_taken_back_both_are_replaced(
         assert await state_of(run) is JobState.COMPLETED, output
         assert cloud.alive() == []
     journal = Journal.of(run)
-    assert [(hire.attempt, hire.node) for hire in journal.hires] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(hire.attempt, hire.rank) for hire in journal.hires] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert journal.lost_machines == 1
     assert all(hire.cost() > 0 and not hire.is_open for hire in journal.hires)
     kinds = [event.kind for event in parse_events(run.events.read_bytes().splitlines())]

@@ -28,7 +28,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Action(StrEnum):
@@ -37,6 +37,19 @@ class Action(StrEnum):
     RETRY = "retry"
     ELSEWHERE = "elsewhere"
     STOP = "stop"
+
+
+class Scope(StrEnum):
+    """What an error of a provider rules out, besides the very order that failed."""
+
+    OFFER = "offer"
+    """This kind of machine in this place."""
+    ZONE = "zone"
+    """Every machine in this zone."""
+    REGION = "region"
+    """Every machine in this region, as an exhausted quota does."""
+    ACCOUNT = "account"
+    """Every machine of this account."""
 
 
 class OrchestratorError(Exception):
@@ -153,6 +166,17 @@ class HostKeyChanged(MachineLost):
 
 class ProviderError(OrchestratorError):
     default_suggestion = "Look at the provider's own console."
+    scope: Scope = Scope.OFFER
+    """What it rules out; a provider that knows better sets it with `ruling_out`."""
+
+    def ruling_out(self, scope: Scope) -> Self:
+        """Return this error, with another scope."""
+        self.scope = scope
+        return self
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the record of the root, with the scope."""
+        return {**super().to_dict(), "scope": self.scope.value}
 
 
 class CapacityError(ProviderError):
@@ -162,6 +186,7 @@ class CapacityError(ProviderError):
 
 class QuotaError(ProviderError):
     action = Action.ELSEWHERE
+    scope = Scope.REGION
     default_suggestion = "Ask the provider to raise the quota, or allow other providers."
 
 
@@ -176,10 +201,12 @@ class RateLimited(ProviderError):
 
 
 class CredentialsError(ProviderError):
+    scope = Scope.ACCOUNT
     default_suggestion = "Set a valid key for this provider."
 
 
 class FundsError(ProviderError):
+    scope = Scope.ACCOUNT
     default_suggestion = "Add funds to the provider's account."
 
 
@@ -198,4 +225,7 @@ def from_dict(record: dict[str, str]) -> OrchestratorError:
     """Rebuild the error that `to_dict` wrote; an unknown class becomes `TrainingFailed`."""
     # Looked up among our own classes only: the record may come from a machine that we rented.
     kind = _family(OrchestratorError).get(record.get("class", ""), TrainingFailed)
-    return kind(record.get("message", "The trainer gave no reason."), record.get("suggestion"))
+    error = kind(record.get("message", "The trainer gave no reason."), record.get("suggestion"))
+    if isinstance(error, ProviderError) and record.get("scope") in set(Scope):
+        error.ruling_out(Scope(record["scope"]))
+    return error

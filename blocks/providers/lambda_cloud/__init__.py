@@ -13,8 +13,9 @@ from urllib.parse import quote
 
 from pydantic import Field
 
+from blocks.marks import PREFIX, Mark, installation_id
 from blocks.models import Instance, InstanceStatus, Offer
-from blocks.names import PREFIX, installation_id
+from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.cloud import CloudProvider
 from blocks.providers.lambda_cloud.answers import (
@@ -23,12 +24,11 @@ from blocks.providers.lambda_cloud.answers import (
     code_of,
     error_of,
     fits,
-    gone,
     instance_of,
     offer_of,
     regions_of,
 )
-from blocks.providers.settle import settled
+from blocks.providers.lost_answer import came_of
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError
 
@@ -54,10 +54,12 @@ class LambdaCloud(CloudProvider):
     set_key: ClassVar[str] = SET_KEY
     boot_minutes: ClassVar[float] = 20.0
     settle_seconds: ClassVar[float] = 180.0
+    shutdown_ends_bill: ClassVar[bool] = False
     has_network: ClassVar[bool] = True
     """Machines of one region share a private network."""
     intervals: ClassVar[Mapping[str, float]] = {"": 1.0, "launch": 12.0}
     """Seconds between two calls of the account, and between two launches."""
+    _ended: ClassVar[set[str]] = set()  # ids of instances whose end was accepted
     _keys_of: ClassVar[dict[str, list[str]]] = {}  # names of SSH keys by the id of an instance
 
     ssh_user: str | None = Field(
@@ -92,62 +94,66 @@ class LambdaCloud(CloudProvider):
                 f"{'is' if len(names) == 1 else 'are'} {state}.",
                 "Allow more in resources or limits, choose another provider, or wait.",
             )
-        return sorted(offers, key=lambda offer: (offer.price_per_hour, offer.host))
+        return sorted(offers, key=lambda offer: (offer.rank_price, offer.host))
 
-    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
         """Register the key, then launch; see `Provider.launch`."""
         if ssh_public_key is None:
             raise ConfigError("Lambda Cloud hires out no machine without an SSH key.")
         # An earlier attempt of this very launch may have succeeded without our hearing of it.
-        if instance := await self.find(name):
+        if instance := await self.find(mark):
             return instance
         await self._check_on_sale(offer)
         # An instance gets its keys at the launch, and only keys of the account.
         key = await self._register(ssh_public_key)
         try:
-            id = await self._order(offer, name, key)
+            id = await self._order(offer, mark, key)
         except Unanswered as error:
-            return await settled(lambda: self.find(name), self.settle_seconds, error)
+            return await came_of(self, mark, error)
         finally:
             self._api().forget("instances")
         # Kept for `_remove_idle_keys`: an instance that is gone no longer says which keys it had.
         self._keys_of[id] = [key]
-        return offer.as_instance(id, name, port=self._port(), user=self._user())
+        return offer.as_instance(id, mark, port=self._port(), user=self._user())
 
-    async def find(self, name: str) -> Instance | None:
-        """Return the instance of that name; see `Provider.find`."""
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the instance whose name is the mark; see `Provider.find`."""
         self._api().forget("instances")  # what was hired a moment ago may be in the next list
-        # Terminated instances stay in the list for a while, under the name that a new one may
-        # have.
-        named = [instance for instance in await self.instances() if instance.name == name]
-        return next((it for it in named if it.status is not InstanceStatus.GONE), None)
+        marked = [instance for instance in await self.instances() if instance.mark == mark]
+        # Terminated instances stay in the list for a while, under the mark that a new one may bear.
+        marked.sort(key=lambda instance: instance.status is InstanceStatus.GONE)
+        return marked[0] if marked else None
 
     async def describe(self, id: str) -> Instance:
         """Return the instance as listed; what is not listed is asked for; see `Provider`."""
         listed = [instance for instance in await self.instances() if instance.id == id]
         # Absent from the list is not yet gone: a fresh instance may not be listed yet.
         instance = listed[0] if listed else await self._asked_for(id)
-        if instance.status is InstanceStatus.GONE:
+        if instance.status in {InstanceStatus.ABSENT, InstanceStatus.GONE}:
             await self._remove_idle_keys(id)
         return instance
 
-    async def terminate(self, id: str) -> None:
+    async def terminate(self, id: str) -> bool:
         """Ask for the instance to be terminated; see `Provider.terminate`."""
         answer = await self._call(
             "POST", "/instance-operations/terminate", body={"instance_ids": [id]}
         )
         self._api().forget("instances")
-        # Gone already is what was wanted.
-        if code_of(answer) != "global/object-does-not-exist":
-            self._data(answer)
+        if code_of(answer) == "global/object-does-not-exist":
+            return False
+        self._data(answer)
+        self._ended.add(id)
+        return True
 
     async def instances(self) -> list[Instance]:
         """Return every instance of the account; see `Provider.instances`."""
         return [self._instance(row) for row in await self._rows()]
 
-    async def rename(self, id: str, name: str) -> bool:
+    async def remark(self, id: str, mark: Mark) -> bool:
         """Give the instance another name; False when it is gone."""
-        answer = await self._call("POST", f"/instances/{quote(id)}", body={"name": name})
+        answer = await self._call("POST", _path(id), body={"name": str(mark)})
         self._api().forget("instances")
         if code_of(answer) in ABSENT:
             return False
@@ -190,9 +196,9 @@ class LambdaCloud(CloudProvider):
         return await self._api().shared("instances", INSTANCES_SECONDS, fetch)
 
     async def _asked_for(self, id: str) -> Instance:
-        answer = await self._call("GET", f"/instances/{quote(id)}")
+        answer = await self._call("GET", _path(id))
         if code_of(answer) in ABSENT:
-            return gone(id)
+            return absent(self.provider_name, id)
         return self._instance(self._data(answer))
 
     def _instance(self, row: Mapping[str, Any]) -> Instance:
@@ -209,15 +215,16 @@ class LambdaCloud(CloudProvider):
         ]
         if not rows or offer.region not in regions_of(rows[0]):
             raise CapacityError(f"Lambda Cloud no longer has {offer.host}.")
-        price = offer_of(rows[0]).price_per_hour
-        if price > offer.price_per_hour:
+        price = offer_of(rows[0]).rank_price
+        if price > offer.rank_price:
             raise CapacityError(
                 f"{offer.host} costs {price:.2f} USD per hour at Lambda Cloud now, "
-                f"it was offered for {offer.price_per_hour:.2f}."
+                f"it was offered for {offer.rank_price:.2f}."
             )
 
-    async def _order(self, offer: Offer, name: str, key: str) -> str:
+    async def _order(self, offer: Offer, mark: Mark, key: str) -> str:
         """Launch and return the id."""
+        name = str(mark)
         # For people who look at the account in a browser; we ourselves go by the name.
         tags = {"managed-by": "training-orchestrator", "installation": installation_id()}
         body = {
@@ -275,7 +282,8 @@ class LambdaCloud(CloudProvider):
         their name; one that is not used yet may belong to a launch under way.
         """
         own = f"{PREFIX}-{installation_id()}-"
-        left = self._keys_of.pop(id, [])
+        # A fresh instance that is merely not listed yet keeps its key.
+        left = self._keys_of.pop(id, []) if id in self._ended else []
         try:
             rows = [row for row in await self._rows() if row["id"] != id]
             used = {name for row in rows for name in row.get("ssh_key_names") or ()}
@@ -287,6 +295,10 @@ class LambdaCloud(CloudProvider):
                     await self._call("DELETE", f"/ssh-keys/{quote(key['id'])}")
         except OrchestratorError as error:  # the next instance that goes takes them with it
             logger.info("SSH keys are left at Lambda Cloud: %s", error)
+
+
+def _path(id: str) -> str:
+    return f"/instances/{quote(id, safe='')}"
 
 
 def _made(key_name: str) -> float:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.gpu_names import matches
@@ -92,15 +93,10 @@ def instance_of(row: Mapping[str, Any], *, user: str, port: int) -> Instance:
         return Instance(
             provider="lambda",
             id=str(row["id"]),
-            name=str(row.get("name") or ""),
+            mark=ours(str(row.get("name") or "")),
             status=InstanceStatus.UNKNOWN,
             detail="the answer is not as Lambda Cloud describes it",
         )
-
-
-def gone(id: str) -> Instance:
-    """Return what is left of an instance that the account no longer knows."""
-    return Instance(provider="lambda", id=id, name="", status=InstanceStatus.GONE)
 
 
 def _instance(row: Mapping[str, Any], *, user: str, port: int) -> Instance:
@@ -109,7 +105,7 @@ def _instance(row: Mapping[str, Any], *, user: str, port: int) -> Instance:
     return Instance(
         provider=offer.provider,
         id=str(row["id"]),
-        name=str(row.get("name") or ""),
+        mark=ours(str(row.get("name") or "")),
         status=status_of(row),
         detail=str(row.get("status") or ""),
         address=str(row.get("ip") or ""),
@@ -130,8 +126,8 @@ def fits(offer: Offer, resources: Resources, limits: Limits) -> bool:
     gpus = 1 if resources.gpu_count is None else resources.gpu_count
     return (
         offer.gpu_count == gpus
-        and offer.price_per_hour > 0  # a missing price must not look like a free machine
-        and offer.price_per_hour <= (limits.max_price_per_hour or offer.price_per_hour)
+        and offer.rank_price > 0  # a missing price must not look like a free machine
+        and offer.rank_price <= (limits.max_price_per_hour or offer.rank_price)
         and (
             not gpus
             or not resources.gpu_types

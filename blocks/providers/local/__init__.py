@@ -16,6 +16,7 @@ from pydantic import Field
 from blocks.home import home as default_home
 from blocks.home import private_folder
 from blocks.machines.local import LocalMachine
+from blocks.marks import Mark, ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider, counted
 from blocks.providers.gpu_names import matches
@@ -83,14 +84,17 @@ class Local(Provider):
         groups = grouped(fitting, resources.gpu_count or 1)
         return [_offer(disk_gb, group) for group in groups]
 
-    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
         """Make the job directory; see `Provider.launch`."""
-        if instance := await self.find(name):
+        if instance := await self.find(mark):
             return instance
+        name = str(mark)
         folder = private_folder(self._folder(name))
         instance = offer.as_instance(
             name,
-            name,
+            mark,
             status=InstanceStatus.RUNNING,
             address="localhost",
             workspace=str(folder),
@@ -100,21 +104,21 @@ class Local(Provider):
         await asyncio.to_thread(replace_json, folder / RECORD, instance.to_dict())
         return instance
 
-    async def find(self, name: str) -> Instance | None:
-        """Return the instance in the folder of that name; see `Provider.find`."""
-        return _recorded(self._folder(name))
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the instance in the folder of that mark; see `Provider.find`."""
+        return _recorded(self._folder(str(mark)))
 
     async def describe(self, id: str) -> Instance:
         """Return the instance, gone when its folder is; see `Provider.describe`."""
-        return await self.find(id) or Instance(
-            provider=self.provider_name, id=id, name=id, status=InstanceStatus.GONE
+        return _recorded(self._folder(id)) or Instance(
+            provider=self.provider_name, id=id, mark=ours(id), status=InstanceStatus.GONE
         )
 
-    async def terminate(self, id: str) -> None:
+    async def terminate(self, id: str) -> bool:
         """End the processes of the job directory, then remove it; see `Provider.terminate`."""
         folder = self._folder(id)
         if not folder.is_dir():
-            return
+            return False
         if not await end_occupants(folder):
             raise ProviderError(
                 f"A process that works in {folder} does not end.",
@@ -126,6 +130,7 @@ class Local(Provider):
             raise ProviderError(
                 f"{folder} cannot be removed: {error.strerror}.", "Remove it by hand."
             ) from error
+        return True
 
     async def instances(self) -> list[Instance]:
         """Return an instance per folder with a record; see `Provider.instances`."""
@@ -203,7 +208,8 @@ def _recorded(folder: Path) -> Instance | None:
     """Return the instance in a folder's record, or None without a usable record."""
     record = read_json(folder / RECORD)
     try:
-        return Instance.from_dict(record) if record else None
+        # By the folder's name, which is the mark, also of records that older versions wrote.
+        return Instance.from_dict({**record, "mark": folder.name}) if record else None
     except TypeError:
         return None
 

@@ -10,22 +10,23 @@ from urllib.parse import quote
 
 from pydantic import Field
 
+from blocks.marks import Mark
 from blocks.models import Instance, Offer
+from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Api, Unanswered
 from blocks.providers.base import counted
 from blocks.providers.cloud import CloudProvider
+from blocks.providers.lost_answer import came_of
 from blocks.providers.runpod.answers import (
     HOST_VARIABLE,
     SET_KEY,
     RunPodApi,
-    gone,
     instance_of,
     is_absent,
     refused,
     rows_of,
 )
 from blocks.providers.runpod.offers import cpu_offers, gpu_offers
-from blocks.providers.settle import settled
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ProviderError
 
@@ -79,7 +80,7 @@ class RunPod(CloudProvider):
         """Verify the key by listing the pods; see `Provider.check`."""
         self._api().forget("pods")
         pods = await self.instances()
-        rate = sum(pod.price_per_hour for pod in pods)
+        rate = sum(pod.price_per_hour or 0 for pod in pods)
         return f"{counted(len(pods), 'pod')}, {rate:g} USD per hour"
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
@@ -99,13 +100,16 @@ class RunPod(CloudProvider):
             return cpu_offers(rows, resources, limits, self.disk_gb)
         return gpu_offers(rows, resources, limits, self.disk_gb, self.cloud)
 
-    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
         """Create the pod; see `Provider.launch`."""
-        return await self.find(name) or await self._created(offer, name, ssh_public_key)
+        return await self.find(mark) or await self._created(offer, mark, ssh_public_key)
 
-    async def find(self, name: str) -> Instance | None:
-        """Return the pod of that name; see `Provider.find`."""
-        return next((pod for pod in await self.instances() if pod.name == name), None)
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the pod whose name is the mark; see `Provider.find`."""
+        self._api().forget("pods")  # what was created a moment ago may be in the next list
+        return next((pod for pod in await self.instances() if pod.mark == mark), None)
 
     async def describe(self, id: str) -> Instance:
         """Return the pod as listed; what is not listed is asked for; see `Provider.describe`."""
@@ -113,26 +117,28 @@ class RunPod(CloudProvider):
             if pod.id == id:
                 return pod
         # Absent from the list is not yet gone: the list may be two seconds old, the pod younger.
-        answer = await self._api().call("GET", f"/pods/{quote(id, safe='')}")
+        answer = await self._api().call("GET", _path(id))
         if is_absent(answer):
-            return gone(id)
+            return absent(self.provider_name, id)
         return self._instance(answer)
 
-    async def terminate(self, id: str) -> None:
+    async def terminate(self, id: str) -> bool:
         """Delete the pod; see `Provider.terminate`."""
-        answer = await self._api().call("DELETE", f"/pods/{quote(id, safe='')}")
+        answer = await self._api().call("DELETE", _path(id))
         self._api().forget("pods")
-        # Gone already is what was wanted.
-        if not answer.ok and not is_absent(answer):
+        if is_absent(answer):
+            return False
+        if not answer.ok:
             raise refused(answer)
+        return True
 
     async def instances(self) -> list[Instance]:
         """Return every pod of the account but those of clusters; see `Provider.instances`."""
         return await self._api().shared("pods", LIST_SECONDS, self._listed)
 
-    async def rename(self, id: str, name: str) -> bool:
+    async def remark(self, id: str, mark: Mark) -> bool:
         """Give the pod another name; False when it is gone. Nothing of it restarts."""
-        answer = await self._api().call("PATCH", f"/pods/{quote(id, safe='')}", body={"name": name})
+        answer = await self._api().call("PATCH", _path(id), body={"name": str(mark)})
         self._api().forget("pods")
         if is_absent(answer):
             return False
@@ -171,12 +177,8 @@ class RunPod(CloudProvider):
         # Half a list would make a machine that runs look gone.
         raise ProviderError(f"RunPod's list of pods has more than {MOST_PAGES} pages.")
 
-    async def _find_anew(self, name: str) -> Instance | None:
-        self._api().forget("pods")
-        return await self.find(name)
-
-    async def _created(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
-        body = self._order(offer, name, ssh_public_key)
+    async def _created(self, offer: Offer, mark: Mark, ssh_public_key: str | None) -> Instance:
+        body = self._order(offer, mark, ssh_public_key)
         try:
             answer = await self._api().call(
                 "POST", "/pods", body=body, once=True, read_seconds=CREATE_SECONDS
@@ -184,19 +186,19 @@ class RunPod(CloudProvider):
             if answer.ok:
                 return self._instance(answer)
         except Unanswered as error:
-            return await settled(lambda: self._find_anew(name), self.settle_seconds, error)
+            return await came_of(self, mark, error)
         finally:
             self._api().forget("pods")
         raise refused(answer, offer)
 
-    def _order(self, offer: Offer, name: str, ssh_public_key: str | None) -> dict[str, Any]:
+    def _order(self, offer: Offer, mark: Mark, ssh_public_key: str | None) -> dict[str, Any]:
         """Return the body of a create."""
         # The API does not say on which computer a pod is; this variable comes back with the pod.
         env = {HOST_VARIABLE: offer.host}
         if ssh_public_key:
             env["PUBLIC_KEY"] = ssh_public_key
         return {
-            "name": name,
+            "name": str(mark),
             "image": self.image,
             "cloud": self.cloud,
             "disk": math.ceil(offer.disk_gb or self.disk_gb),
@@ -237,3 +239,7 @@ class RunPod(CloudProvider):
         if instance is None:
             raise Unanswered("RunPod's answer does not say which pod it made or changed.")
         return instance
+
+
+def _path(id: str) -> str:
+    return f"/pods/{quote(id, safe='')}"

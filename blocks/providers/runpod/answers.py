@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Api
 from trainer.contract.errors import (
@@ -160,15 +161,10 @@ def instance_of(row: Mapping[str, Any]) -> Instance | None:
     return Instance(
         provider="runpod",
         id=id,
-        name=name if isinstance(name, str) else "",
+        mark=ours(name) if isinstance(name, str) else None,
         status=InstanceStatus.UNKNOWN,
         detail="the answer is not as RunPod describes it",
     )
-
-
-def gone(id: str) -> Instance:
-    """Return what is left of a pod that the account no longer knows."""
-    return Instance(provider="runpod", id=id, name="", status=InstanceStatus.GONE)
 
 
 def _instance(pod: _Pod) -> Instance:
@@ -184,7 +180,7 @@ def _instance(pod: _Pod) -> Instance:
     return Instance(
         provider="runpod",
         id=pod.id,
-        name=pod.name or "",
+        mark=ours(pod.name or ""),
         status=status,
         detail=detail,
         address=direct.host or "",
@@ -193,7 +189,7 @@ def _instance(pod: _Pod) -> Instance:
         instance_type=kind,
         region=region,
         host=str((pod.env or {}).get(HOST_VARIABLE) or f"{kind}@{region}"),
-        price_per_hour=pod.cost or 0.0,
+        price_per_hour=pod.cost or None,
         gpu_type=pod.gpu.id if pod.gpu else None,
         gpu_count=(pod.gpu.count or 1) if pod.gpu else 0,
     )

@@ -72,15 +72,13 @@ def _cheapest(
     offers: Sequence[tuple[str, Offer]], limits: Limits, names: Sequence[str]
 ) -> list[Offer]:
     cap = limits.max_price_per_hour
-    within = [
-        (level, offer) for level, offer in offers if cap is None or offer.price_per_hour <= cap
-    ]
+    within = [(level, offer) for level, offer in offers if cap is None or offer.rank_price <= cap]
     if within:
         # Of equal prices, the place that has most of them: a create there is least likely to fail.
-        ranked = sorted(within, key=lambda it: (it[1].price_per_hour, LEVELS.index(it[0])))
+        ranked = sorted(within, key=lambda it: (it[1].rank_price, LEVELS.index(it[0])))
         return [offer for _, offer in ranked]
     if offers:
-        least = min(offer.price_per_hour for _, offer in offers)
+        least = min(offer.rank_price for _, offer in offers)
         raise CapacityError(
             f"RunPod's cheapest machine that fits costs {least:g} USD per hour, more than "
             f"limits.max_price_per_hour = {cap:g}.",

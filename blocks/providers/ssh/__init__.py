@@ -12,6 +12,7 @@ from pydantic import Field
 from blocks.machines.base import Machine
 from blocks.machines.hardware import ASK, read_hardware
 from blocks.machines.shell import last_of
+from blocks.marks import Mark, ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider, counted
 from blocks.providers.ssh.asking import ASK_SECONDS, Lines, answers_of, ask, connection
@@ -60,6 +61,7 @@ class SshHost(Provider):
     set_up_by: ClassVar[str] = HOSTS_VARIABLE
     boot_minutes: ClassVar[float] = 2.0
     settle_seconds: ClassVar[float] = 0.0
+    shutdown_ends_bill: ClassVar[bool] = False
     has_network: ClassVar[bool] = True
     shutdown_command: ClassVar[str] = ":"
     """An owned machine is never powered off: the lease ends the training and nothing else."""
@@ -123,13 +125,15 @@ class SshHost(Provider):
             first.setdefault(offer.host, offer)
         return list(first.values())[:nodes]
 
-    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
         """Make the job directory on the offer's host; see `Provider.launch`.
 
         It may be repeated: the directory is made once, with the record of the first launch.
         """
-        host = parse_host(offer.id)
-        noted = noted_host(check_name(name))
+        host, name = parse_host(offer.id), check_name(str(mark))
+        noted = noted_host(name)
         # An earlier attempt got as far as another host. If its directory is there, it is the
         # instance; a second one would train the same job twice.
         if noted and noted != host and (instance := await self._recorded(noted, name)):
@@ -145,14 +149,15 @@ class SshHost(Provider):
             raise CapacityError(error.message) from error
         return self._read(lines, host)[0]
 
-    async def find(self, name: str) -> Instance | None:
-        """Return the instance in the folder of that name on any host; see `Provider.find`.
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the instance in the folder of that mark on any host; see `Provider.find`.
 
         Raises:
             ConnectionLost: the host where it was launched cannot be reached.
         """
+        name = check_name(str(mark))
         # The host of the launch must answer. "Not there" from the others would prove nothing.
-        if host := noted_host(check_name(name)):
+        if host := noted_host(name):
             return await self._recorded(host, name)
         found = await self._listed(name)
         return next((one for one in found if one.status is InstanceStatus.RUNNING), None)
@@ -172,7 +177,7 @@ class SshHost(Provider):
         return Instance(
             provider=self.provider_name,
             id=id,
-            name=name,
+            mark=ours(name),
             status=status,
             detail=detail,
             address=host.address,
@@ -181,7 +186,7 @@ class SshHost(Provider):
             host=str(host),
         )
 
-    async def terminate(self, id: str) -> None:
+    async def terminate(self, id: str) -> bool:
         """End the processes of the job directory, then remove it; see `Provider.terminate`."""
         host, name = _parsed(id)
         seconds = ASK_SECONDS + TERM_SECONDS + KILL_SECONDS + REMOVE_SECONDS
@@ -199,6 +204,7 @@ class SshHost(Provider):
                 f"The job directory {name} on {host} cannot be removed.", "Remove it by hand."
             )
         forget_host(name)
+        return True
 
     async def instances(self) -> list[Instance]:
         """Return the instances on every host that can be reached; see `Provider.instances`."""

@@ -7,18 +7,17 @@ import ipaddress
 import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks.home import keys, private_folder
+from blocks.home import home, keys, private_folder
 from trainer.contract.errors import ConfigError, CredentialsError
 from trainer.contract.files import replace_text
 
 HOSTS_VARIABLE = "SSH_HOSTS"
 KEY_VARIABLE = "SSH_KEY_FILE"
 SSH_PORT = 22
-NOTE = "host"  # beside the keys of the instance, and removed with them
+NOTES = "ssh-launches"  # in the home: on which host each instance was launched, by its mark
 KEY_FILES = ("id_ed25519", "id_ecdsa", "id_rsa")
 """Where in ~/.ssh a private key is looked for, in this order."""
 
@@ -122,24 +121,24 @@ def note_host(name: str, host: Host) -> None:
 
     Its record is on its host alone; if that cannot be reached, this note says that it may be there.
     """
-    replace_text(private_folder(keys() / name) / NOTE, str(host))
+    replace_text(_note(name), str(host))
 
 
 def noted_host(name: str) -> Host | None:
     """Return where an instance was launched, or None when it was not, or not from here."""
     try:
-        return parse_host((keys() / name / NOTE).read_text(encoding="utf-8"))
+        return parse_host(_note(name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
 
 
 def forget_host(name: str) -> None:
-    """Remove the note of `note_host`, and the folder when nothing else is in it."""
-    note = keys() / name / NOTE
-    note.unlink(missing_ok=True)
-    # rmdir refuses a folder that still holds something, which is what is wanted.
-    with suppress(OSError):
-        note.parent.rmdir()
+    """Remove the note of `note_host`."""
+    _note(name).unlink(missing_ok=True)
+
+
+def _note(name: str) -> Path:
+    return private_folder(home() / NOTES) / name
 
 
 def known_lines(host: Host) -> list[str]:

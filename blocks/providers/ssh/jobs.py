@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from blocks.machines.shell import FOLDER, all_of, script
+from blocks.marks import PREFIX, ours
 from blocks.models import Instance, InstanceStatus, Offer
-from blocks.names import PREFIX
 from blocks.providers.ssh.hosts import Host
 from trainer.contract.errors import ConfigError
 from trainer.contract.files import NOT_JSON
 
 NAME = re.compile(rf"{PREFIX}-[0-9a-f]{{8}}-[0-9a-z][0-9a-z-]{{0,79}}")
-"""The names that `blocks.names` gives, of any installation; no other folder is ever touched."""
+"""The texts of marks, of any installation; no other folder is ever touched."""
 MAX_GPUS = 64
 
 _OWN = Path(__file__).parent
@@ -79,7 +79,7 @@ def instances_in(
             Instance(
                 provider="ssh",
                 id=f"{host}/{name}",
-                name=name,
+                mark=ours(name),
                 status=status,
                 detail="its record cannot be read" if record is None else "",
                 address=host.address,

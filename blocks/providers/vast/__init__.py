@@ -8,13 +8,16 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 from pydantic import Field
 
+from blocks.marks import Mark
 from blocks.models import Instance, Offer
+from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Api, Unanswered
 from blocks.providers.cloud import CloudProvider
-from blocks.providers.settle import settled
+from blocks.providers.lost_answer import came_of
 from blocks.providers.vast.answers import (
     ABSENT,
     GPUS_VARIABLE,
@@ -22,7 +25,6 @@ from blocks.providers.vast.answers import (
     VastApi,
     complaint,
     error_of,
-    gone,
     hired_gb,
     instance_of,
     number,
@@ -61,6 +63,7 @@ class VastAI(CloudProvider):
     set_key: ClassVar[str] = SET_KEY
     api_class: ClassVar[type[Api]] = VastApi
     boot_minutes: ClassVar[float] = 20.0
+    takes_first_script: ClassVar[bool] = True
     shutdown_command: ClassVar[str] = f"{{ {DESTROY_ITSELF}; }} || {CloudProvider.shutdown_command}"
     intervals: ClassVar[Mapping[str, float]] = {
         "search": 6.0,
@@ -96,44 +99,51 @@ class VastAI(CloudProvider):
                 f"Vast.ai has no machine with {request_in_words(resources, limits)} now.",
                 "Allow more in resources or limits, choose another provider, or wait.",
             )
-        return sorted(found, key=lambda offer: (offer.price_per_hour, offer.id))
+        return sorted(found, key=lambda offer: (offer.rank_price, offer.id))
 
-    async def launch(self, offer: Offer, name: str, ssh_public_key: str | None) -> Instance:
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
         """Look at the offer again, then accept it; see `Provider.launch`."""
         if ssh_public_key is None:
             raise ConfigError("Vast.ai hires out no machine without an SSH key.")
         # An earlier attempt of this very launch may have succeeded without our hearing of it.
-        instance = await self.find(name) or await self._hire(offer, name, ssh_public_key)
+        instance = await self.find(mark)
+        if instance is None:
+            begin = onstart(ssh_public_key, first_script)
+            instance = await self._hire(offer, mark, begin)
         # Also for one that was found: its launch may have ended before it came to this.
         await self._attach(instance.id, ssh_public_key)
         return instance
 
-    async def find(self, name: str) -> Instance | None:
-        """Return the instance with that label; see `Provider.find`."""
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the instance whose label is the mark; see `Provider.find`."""
         self._api().forget("instances")  # what was hired a moment ago may be in the next list
-        return next((it for it in await self.instances() if it.name == name), None)
+        return next((it for it in await self.instances() if it.mark == mark), None)
 
     async def describe(self, id: str) -> Instance:
         """Return the instance as listed; what is not listed is asked for; see `Provider`."""
         listed = [instance for instance in await self.instances() if instance.id == id]
         return listed[0] if listed else await self._asked_for(id)
 
-    async def terminate(self, id: str) -> None:
+    async def terminate(self, id: str) -> bool:
         """Destroy the instance and its disk; see `Provider.terminate`."""
-        answer = await self._call("DELETE", f"/api/v0/instances/{id}/", bucket="destroy")
+        answer = await self._call("DELETE", _path(id), bucket="destroy")
         self._api().forget("instances")
-        if complaint(answer)[0] not in ABSENT:
-            self._data(answer)
+        if complaint(answer)[0] in ABSENT:
+            return False
+        self._data(answer)
+        return True
 
     async def instances(self) -> list[Instance]:
         """Return every instance of the account; see `Provider.instances`."""
         rows = await self._api().shared("instances", INSTANCES_SECONDS, self._rows)
         return [instance_of(row, self._user()) for row in rows]
 
-    async def rename(self, id: str, name: str) -> bool:
+    async def remark(self, id: str, mark: Mark) -> bool:
         """Give the instance another label; False when it is gone."""
-        body = {"label": name}
-        answer = await self._call("PUT", f"/api/v0/instances/{id}/", body=body, bucket="manage")
+        body = {"label": str(mark)}
+        answer = await self._call("PUT", _path(id), body=body, bucket="manage")
         self._api().forget("instances")
         if complaint(answer)[0] in ABSENT:
             return False
@@ -173,12 +183,11 @@ class VastAI(CloudProvider):
                 return rows
 
     async def _asked_for(self, id: str) -> Instance:
-        path, params = f"/api/v0/instances/{id}/", {"owner": "me"}
-        answer = await self._call("GET", path, params=params, bucket="show")
-        absent = complaint(answer)[0] in ABSENT
-        row = None if absent else self._data(answer).get("instances", {})
+        answer = await self._call("GET", _path(id), params={"owner": "me"}, bucket="show")
+        is_absent = complaint(answer)[0] in ABSENT
+        row = None if is_absent else self._data(answer).get("instances", {})
         if row is None:
-            return gone(id)
+            return absent(self.provider_name, id)
         if not isinstance(row, dict) or not row.get("id"):
             raise Unanswered(f"Vast.ai does not say what became of instance {id}.")
         return instance_of(row, self._user())
@@ -246,23 +255,23 @@ class VastAI(CloudProvider):
             raise CapacityError(f"Vast.ai's offer {offer.id} ({offer.host}) is gone.")
         return bid_for(rows[0], offer)
 
-    async def _hire(self, offer: Offer, name: str, public_key: str) -> Instance:
+    async def _hire(self, offer: Offer, mark: Mark, begin: str) -> Instance:
         bid = await self._check_on_sale(offer)
         try:
-            id = await self._accept(offer, name, public_key, bid)
+            id = await self._accept(offer, mark, begin, bid)
         except Unanswered as error:
-            return await settled(lambda: self.find(name), self.settle_seconds, error)
+            return await came_of(self, mark, error)
         finally:
             self._api().forget("instances")
-        return offer.as_instance(id, name, user=self._user())
+        return offer.as_instance(id, mark, user=self._user())
 
-    async def _accept(self, offer: Offer, name: str, public_key: str, bid: float | None) -> str:
+    async def _accept(self, offer: Offer, mark: Mark, begin: str, bid: float | None) -> str:
         """Order an instance and return its id."""
         body: dict[str, Any] = {
             "client_id": "me",
             "image": self.image,
             "disk": hired_gb(offer.disk_gb),
-            "label": name,
+            "label": str(mark),
             "runtype": "ssh_direct",
             "target_state": "running",
             # Refuse if it cannot start now, rather than make a stopped instance whose disk is
@@ -271,7 +280,7 @@ class VastAI(CloudProvider):
             # A job for the CPU gets a machine with GPUs, for lack of others. The instance
             # remembers how many of them the job may use.
             "env": {GPUS_VARIABLE: str(offer.gpu_count)},
-            "onstart": onstart(public_key),
+            "onstart": begin,
         }
         if bid is not None:  # its presence is what makes it a bid
             body["price"] = round(bid, 6)
@@ -303,7 +312,10 @@ class VastAI(CloudProvider):
         """Give Vast.ai the key, so that its proxy takes it too; the machine itself has it."""
         try:
             body = {"ssh_key": public_key}
-            path = f"/api/v0/instances/{id}/ssh/"
-            self._data(await self._call("POST", path, body=body, bucket="ssh"))
+            self._data(await self._call("POST", f"{_path(id)}ssh/", body=body, bucket="ssh"))
         except OrchestratorError as error:
             logger.warning("The SSH key was not attached to instance %s: %s", id, error)
+
+
+def _path(id: str) -> str:
+    return f"/api/v0/instances/{quote(id, safe='')}/"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Api, Unanswered
 from trainer.contract.errors import (
@@ -146,15 +147,10 @@ def instance_of(row: Mapping[str, Any], user: str) -> Instance:
         return Instance(
             provider="vast",
             id=str(row["id"]),
-            name=str(row.get("label") or ""),
+            mark=ours(str(row.get("label") or "")),
             status=InstanceStatus.UNKNOWN,
             detail="the answer is not as Vast.ai describes it",
         )
-
-
-def gone(id: str) -> Instance:
-    """Return what is left of an instance that the account no longer knows."""
-    return Instance(provider="vast", id=id, name="", status=InstanceStatus.GONE)
 
 
 def _instance(row: Mapping[str, Any], user: str) -> Instance:
@@ -167,7 +163,7 @@ def _instance(row: Mapping[str, Any], user: str) -> Instance:
     return Instance(
         provider="vast",
         id=str(row["id"]),
-        name=str(row.get("label") or ""),
+        mark=ours(str(row.get("label") or "")),
         status=status,
         detail=detail,
         address=address,
@@ -177,7 +173,7 @@ def _instance(row: Mapping[str, Any], user: str) -> Instance:
         region=str(row.get("geolocation") or ""),
         host=f"machine {row.get('machine_id')}",
         spot=bool(row.get("is_bid")),
-        price_per_hour=number(row.get("dph_total")),
+        price_per_hour=number(row.get("dph_total")) or None,
         gpu_type=str(row.get("gpu_name")) if gpus else None,
         gpu_count=gpus,
     )

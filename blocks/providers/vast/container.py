@@ -22,9 +22,18 @@ DESTROY_ITSELF = (
 )
 
 
-def onstart(public_key: str) -> str:
-    """Return what runs when a container starts: the key is there at once, and no tmux."""
+def onstart(public_key: str, first_script: str = "") -> str:
+    """Return what runs when a container starts: the key is there at once, and no tmux.
+
+    Args:
+        public_key: who may log in.
+        first_script: further sh, which is not waited for.
+    """
     key = shlex.quote(public_key.strip())
     keys = "~/.ssh/authorized_keys"
     # Appended and not written: the image or the host may have put keys of its own there.
-    return f"mkdir -p -m 700 ~/.ssh; echo {key} >> {keys}; chmod 600 {keys}; touch ~/.no_auto_tmux"
+    begin = f"mkdir -p -m 700 ~/.ssh; echo {key} >> {keys}; chmod 600 {keys}; touch ~/.no_auto_tmux"
+    if not first_script:
+        return begin
+    # Vast.ai takes 4048 characters and refuses more, and the key must be there whatever follows.
+    return f"{begin}; (sh -c {shlex.quote(first_script)} </dev/null >/dev/null 2>&1 &)"

@@ -86,7 +86,7 @@ def fitting(
     fits = (
         offer.id
         and lowest > 0  # a missing price must not look like a free machine
-        and offer.price_per_hour <= cap
+        and offer.rank_price <= cap
         and row.get("cpu_arch") in {None, "amd64"}  # as the image is
         and (not gpus or matches(resources.gpu_types, offer.gpu_type))
         and (not regions or regions & places(offer.region))
@@ -95,7 +95,7 @@ def fitting(
         return None
     # On the machine alone: the disk has a price of its own that no bid changes.
     margin = lowest * (bid_factor - 1) if spot else 0.0
-    price = min(offer.price_per_hour + margin, cap)
+    price = min(offer.rank_price + margin, cap)
     return dataclasses.replace(offer, price_per_hour=round(price, 6))
 
 
@@ -109,14 +109,14 @@ def bid_for(row: Mapping[str, Any], offer: Offer) -> float | None:
         CapacityError: it is dearer than it was.
     """
     now = offer_of(row, disk_gb=offer.disk_gb, gpu_count=offer.gpu_count, spot=offer.spot)
-    if now.price_per_hour > offer.price_per_hour + LAST_DIGIT:
+    if now.rank_price > offer.rank_price + LAST_DIGIT:
         raise CapacityError(
-            f"Vast.ai's offer {offer.id} ({offer.host}) costs {now.price_per_hour:.4f} USD "
-            f"per hour now, it was offered for {offer.price_per_hour:.4f}."
+            f"Vast.ai's offer {offer.id} ({offer.host}) costs {now.rank_price:.4f} USD "
+            f"per hour now, it was offered for {offer.rank_price:.4f}."
         )
     if not offer.spot:
         return None
-    bid = offer.price_per_hour - storage_price(row, offer.disk_gb)
+    bid = offer.rank_price - storage_price(row, offer.disk_gb)
     # The lowest bid may have risen since the search, within the price offered; one below it is
     # refused.
     return max(bid, number(row.get("min_bid")))

@@ -3,9 +3,9 @@
 import pytest
 
 from blocks.keys import MachineKeys
-from tests.blocks.providers.rented_account import NAME
+from tests.blocks.providers.rented_account import mark
 
 
 @pytest.fixture
 def key():
-    return MachineKeys(NAME).public_key()
+    return MachineKeys.ordered(mark()).public_key()

@@ -9,7 +9,6 @@ from prefect import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import State
 
-from blocks.names import ours
 from blocks.providers.lambda_cloud import LambdaCloud as Lambda
 from flows.execute import create_run
 from flows.reconcile import reconcile_once
@@ -73,7 +72,7 @@ async def test_all_machines_are_of_one_kind_and_place_and_all_are_paid_for(cloud
 
     machines = await hired(job, journal)
 
-    assert [(ours(m.name).attempt, ours(m.name).node) for m in machines] == [(1, 0), (1, 1), (1, 2)]
+    assert [(m.mark.attempt, m.mark.rank) for m in machines] == [(1, 0), (1, 1), (1, 2)]
     assert len({(m.instance_type, m.region) for m in machines}) == 1
     assert sorted(m.id for m in machines) == sorted(cloud.alive())
     assert all(m.private_address and m.workspace for m in machines)
@@ -84,14 +83,14 @@ async def test_all_machines_are_of_one_kind_and_place_and_all_are_paid_for(cloud
 
 async def test_when_one_cannot_be_had_the_others_go_and_the_next_offer_is_tried(cloud):
     cloud.stock = 1
-    job = job_on("lambda", max_offers=2)
+    job = job_on("lambda", max_offers=1)  # of one kind, in two regions
     journal = await begun(job)
 
     with pytest.raises(CapacityError, match="None of 2 offers"):
         await hired(job, journal)
 
     assert cloud.alive() == []
-    assert [(hire.attempt, hire.node) for hire in journal.hires] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(hire.attempt, hire.rank) for hire in journal.hires] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert [hire.cause.split(":")[0] for hire in journal.hires] == [
         "not needed",
         "CapacityError",
@@ -148,7 +147,7 @@ async def test_with_one_that_is_lost_the_others_go(cloud):
     machines = await hired(job, journal)
     cloud.preempt(machines[1].id)
 
-    await write_off(job, journal.run, machines[0].name, MachineLost("it is gone"))
+    await write_off(job, journal.run, machines[0], MachineLost("it is gone"))
 
     journal = Journal.of(journal.run)
     assert cloud.alive() == []
@@ -170,7 +169,7 @@ async def test_reconcile_ends_all_machines_of_a_run_that_is_over(cloud):
 
     assert len(findings) == 2
     assert cloud.alive() == []
-    assert {hire.node for hire in Journal.of(journal.run).hires} == {0, 1}
+    assert {hire.rank for hire in Journal.of(journal.run).hires} == {0, 1}
 
 
 async def test_each_owned_host_gives_one_machine(hosts):

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from blocks.keys import MachineKeys
-from blocks.names import ours
 from blocks.providers.runpod import RunPod
 from flows.execute import create_run
 from flows.renting import giving_back
@@ -56,7 +55,7 @@ async def test_a_machine_of_a_saved_account_is_found_there_again(cloud, monkeypa
     assert (instance.provider, journal.hires[0].provider) == ("runpod/team", "runpod/team")
     assert await give_back(journal, journal.hires[0], "done")
     assert cloud.alive() == []
-    assert not MachineKeys(instance.name).private_key.exists()
+    assert not MachineKeys.of("runpod", instance.id, instance.mark).private_key.exists()
     await RunPod.adelete("team")  # other tests ask every account that is saved
 
 
@@ -80,8 +79,8 @@ async def test_a_kept_machine_serves_the_next_job_of_the_same_shape(cloud):
     again, second = await hired(job)
 
     assert second.id == first.id
-    assert ours(second.name).run_id != ours(first.name).run_id
-    assert cloud.account[second.id].name == second.name
+    assert second.mark.run_id != first.mark.run_id
+    assert cloud.account[second.id].name == str(second.mark)
     assert not Journal.of(journal.run).hires[0].is_open
     assert again.hires[0].is_open
     assert len(cloud.account) == 1
@@ -131,6 +130,7 @@ async def test_a_key_revoked_while_a_machine_boots_leads_to_the_next_provider(
     cloud, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(giving_back, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(RunPod, "settle_seconds", 0.0)
     cloud.boot_seconds = 60.0
     with VastCloud(tmp_path / "vast") as vast:
         for variable, value in vast.environ().items():

@@ -30,10 +30,10 @@ def journal():
     return Journal.of(RunFolder(uuid4()))
 
 
-def test_every_machine_of_a_run_gets_a_name_of_its_own(journal):
-    names = [journal.begin(OFFER, "runpod").name for _ in range(3)]
+def test_every_machine_of_a_run_gets_a_mark_of_its_own(journal):
+    marks = [journal.begin(OFFER, "runpod").mark for _ in range(3)]
 
-    assert len(set(names)) == 3
+    assert len(set(marks)) == 3
     assert [hire.attempt for hire in Journal.of(journal.run).hires] == [1, 2, 3]
 
 

@@ -64,7 +64,7 @@ async def gang(hosts, monkeypatch):
         nodes, last = [], None
         for rank, offer in enumerate(offers):
             last = journal.begin(offer, "ssh", beside=last)
-            instance = await provider.launch(offer, last.name, None)
+            instance = await provider.launch(offer, last.mark, None)
             nodes.append(Node(rank, instance, sys.executable))
         machine = await open_here.enter_async_context(provider.machine(nodes[0].instance))
         mirror = CheckpointMirror(machine, nodes[0].instance.workspace, run.checkpoints)

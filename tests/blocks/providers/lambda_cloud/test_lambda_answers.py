@@ -9,7 +9,7 @@ from blocks.providers import lambda_cloud
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.lambda_cloud.answers import instance_of, offer_of
 from tests.blocks.providers.lambda_cloud.lambda_account import LAUNCH, cheapest, launched
-from tests.blocks.providers.rented_account import NAME, true, until
+from tests.blocks.providers.rented_account import mark, true, until
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CapacityError,
@@ -66,17 +66,17 @@ async def test_refused_launches(cloud, provider, key, switch, value, kind):
     setattr(cloud, switch, value)
 
     with pytest.raises(kind):
-        await provider.launch(offer, NAME, key)
+        await provider.launch(offer, mark(), key)
 
 
 async def test_what_is_sold_out_or_dearer_since_the_offer_is_not_launched(cloud, provider, key):
     offer = await cheapest(provider)
     cloud.kinds["gpu_1x_a10"].cents = 80
     with pytest.raises(CapacityError, match=r"costs 0\.80 USD"):
-        await provider.launch(offer, NAME, key)
+        await provider.launch(offer, mark(), key)
     cloud.kinds["gpu_1x_a10"].regions.clear()
     with pytest.raises(CapacityError, match="no longer has"):
-        await provider.launch(offer, NAME, key)
+        await provider.launch(offer, mark(), key)
 
     assert cloud.calls()["POST", "/api/v1/instance-operations/launch"] == 0
 
@@ -171,7 +171,7 @@ async def test_a_preempted_instance_is_lost_and_a_deleted_one_gone(cloud, provid
     cloud.kill_machine(second.id)
 
     assert (await provider.describe(first.id)).status is InstanceStatus.LOST
-    assert (await provider.describe(second.id)).status is InstanceStatus.GONE
+    assert (await provider.describe(second.id)).status is InstanceStatus.ABSENT
 
 
 async def test_terminate_takes_its_time_and_is_fine_twice(cloud, provider, key):
@@ -180,7 +180,7 @@ async def test_terminate_takes_its_time_and_is_fine_twice(cloud, provider, key):
     await provider.terminate(instance.id)
     seen = await provider.describe(instance.id)
     await provider.terminate(instance.id)
-    await until(provider, instance.id, InstanceStatus.GONE)
+    await until(provider, instance.id, InstanceStatus.ABSENT)
     await provider.terminate(instance.id)
 
     assert seen.status is InstanceStatus.STOPPING
@@ -213,16 +213,16 @@ async def test_a_machine_that_powers_itself_off_is_billed_on(cloud, provider, ke
 async def test_rename(cloud, provider, key):
     instance = await launched(provider, key)
 
-    assert await provider.rename(instance.id, "kept")
-    assert (await provider.find("kept")).id == instance.id
-    assert not await provider.rename("0" * 32, "kept")
+    assert await provider.remark(instance.id, mark(2))
+    assert (await provider.find(mark(2))).id == instance.id
+    assert not await provider.remark("0" * 32, mark(2))
 
 
 async def test_calls_keep_the_pace_that_the_account_allows(cloud, provider, key, monkeypatch):
     monkeypatch.setattr(LambdaCloud, "intervals", {"": 0.1, "launch": 0.6})
     cloud.rates.factor = 0.025  # half of the pace: a busy computer is not always on time
 
-    await asyncio.gather(*(provider.find(NAME) for _ in range(4)))
+    await asyncio.gather(*(provider.find(mark()) for _ in range(4)))
     assert not cloud.rates.refused
     await asyncio.gather(launched(provider, key), launched(provider, key, "second"))
     assert not cloud.rates.refused["launch"]

@@ -10,7 +10,7 @@ from blocks.models import InstanceStatus
 from blocks.providers import lambda_cloud
 from blocks.providers.lambda_cloud import LambdaCloud
 from tests.blocks.providers.lambda_cloud.lambda_account import LAUNCH, cheapest, launched
-from tests.blocks.providers.rented_account import NAME, true, until
+from tests.blocks.providers.rented_account import mark, true, until
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
@@ -74,12 +74,12 @@ async def test_a_machine_is_launched_reached_and_gone(cloud, provider, key):
     async with provider.machine(running) as machine:
         said = await machine.run(["nvidia-smi", "-L"])
     await provider.terminate(instance.id)
-    await until(provider, instance.id, InstanceStatus.GONE)
+    await until(provider, instance.id, InstanceStatus.ABSENT)
 
     assert "NVIDIA A10" in said.stdout
     assert running.address != "127.0.0.1"
     assert running.port == cloud.ssh_port
-    assert (running.name, running.price_per_hour, running.gpu_count) == (NAME, 0.75, 1)
+    assert (running.mark, running.price_per_hour, running.gpu_count) == (mark(), 0.75, 1)
     assert cloud.alive() == []
     assert cloud.keys == {}
 
@@ -87,9 +87,9 @@ async def test_a_machine_is_launched_reached_and_gone(cloud, provider, key):
 async def test_the_whole_life_keeps_to_the_openapi_document(cloud, provider, key):
     instance = await launched(provider, key)
     await until(provider, instance.id, InstanceStatus.RUNNING)
-    await provider.rename(instance.id, f"{NAME}2")
+    await provider.remark(instance.id, mark(2))
     await provider.terminate(instance.id)
-    await until(provider, instance.id, InstanceStatus.GONE)
+    await until(provider, instance.id, InstanceStatus.ABSENT)
 
     assert cloud.contract.violations == []
     assert cloud.contract.checked > 5 or "OPENAPI_DIR" not in os.environ
@@ -99,13 +99,13 @@ async def test_a_launch_sends_one_key_and_legal_tags(cloud, provider, key):
     instance = await launched(provider, key)
 
     asked = cloud.account[instance.id].facts["asked"]
-    assert {tag["key"]: tag["value"] for tag in asked["tags"]}["name"] == NAME
+    assert {tag["key"]: tag["value"] for tag in asked["tags"]}["name"] == str(mark())
     assert asked["ssh_key_names"] == [next(iter(cloud.keys.values()))["name"]]
 
 
 async def test_a_cpu_machine_has_no_gpu(cloud, provider, key):
     offer = await cheapest(provider, gpu_count=0)
-    instance = await provider.launch(offer, NAME, key)
+    instance = await provider.launch(offer, mark(), key)
 
     assert (offer.gpu_type, (await provider.describe(instance.id)).gpu_count) == (None, 0)
 
@@ -115,7 +115,7 @@ async def test_a_key_that_the_account_has_is_used_again(cloud, provider, key):
 
     instance = await launched(provider, key)
     await provider.terminate(instance.id)
-    await until(provider, instance.id, InstanceStatus.GONE)
+    await until(provider, instance.id, InstanceStatus.ABSENT)
 
     assert cloud.account[instance.id].facts["asked"]["ssh_key_names"] == ["laptop"]
     assert list(cloud.keys) == ["1"]
@@ -135,7 +135,7 @@ async def test_a_key_in_use_stays_and_goes_with_a_later_instance(cloud, provider
     cloud.account[first.id].gone = True
     monkeypatch.setattr(lambda_cloud, "KEY_IDLE_SECONDS", -2.0)
 
-    other = await launched(provider, MachineKeys("other").public_key(), "other")
+    other = await launched(provider, MachineKeys("other").public_key(), 7)
     await provider.describe(first.id)
     names = [name["name"] for name in cloud.keys.values()]
 
@@ -146,7 +146,7 @@ async def test_a_fresh_key_of_another_launch_is_left_alone(cloud, provider, key)
     first = await launched(provider, key)
     await provider._register(MachineKeys("other").public_key())
     await provider.terminate(first.id)
-    await until(provider, first.id, InstanceStatus.GONE)
+    await until(provider, first.id, InstanceStatus.ABSENT)
 
     assert [k["public_key"] for k in cloud.keys.values()] == [MachineKeys("other").public_key()]
 
@@ -197,4 +197,4 @@ async def test_an_instance_that_is_not_listed_yet_is_not_gone(cloud, provider, k
     instance = await launched(provider, key)
 
     assert (await provider.describe(instance.id)).status.is_billing
-    assert await provider.find(NAME) is None
+    assert await provider.find(mark()) is None

@@ -13,6 +13,7 @@ import pytest
 from blocks.models import InstanceStatus, Offer
 from blocks.providers.local import Local, occupants
 from blocks.providers.local.gpus import gpus
+from tests.blocks.providers.rented_account import mark
 from tests.waiting import until_now
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, ProviderError
@@ -77,22 +78,22 @@ async def test_a_computer_with_gpus_offers_each(provider):
 
 
 async def test_launch_makes_a_private_job_directory_with_what_the_offer_gives(provider, tmp_path):
-    instance = await provider.launch(OFFER, "run-1", None)
+    instance = await provider.launch(OFFER, mark(), None)
 
-    folder = tmp_path / "home" / "instances" / "run-1"
+    folder = tmp_path / "home" / "instances" / str(mark())
     assert instance.workspace == str(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert instance.status is InstanceStatus.RUNNING
     assert (instance.gpu_ids, instance.gpu_count) == (("GPU-aa11",), 1)
-    assert await provider.find("run-1") == instance
-    assert await provider.describe("run-1") == instance
+    assert await provider.find(mark()) == instance
+    assert await provider.describe(str(mark())) == instance
     assert await provider.instances() == [instance]
 
 
 async def test_check_counts_the_job_folders_and_those_in_use(provider):
-    first = await provider.launch(OFFER, "run-1", None)
+    first = await provider.launch(OFFER, mark(), None)
     assert await provider.check() == "1 job folder kept, 0 in use"
-    await provider.launch(OFFER, "run-2", None)
+    await provider.launch(OFFER, mark(2), None)
 
     with JobDirectory(Path(first.workspace))._lock.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a supervisor does
@@ -100,12 +101,12 @@ async def test_check_counts_the_job_folders_and_those_in_use(provider):
 
 
 async def test_launching_a_name_again_adopts_and_keeps_what_is_there(provider):
-    first = await provider.launch(OFFER, "run-1", None)
+    first = await provider.launch(OFFER, mark(), None)
     (Path(first.workspace) / "train.log").write_text("so far")
 
     again = await Local(home=provider.home).launch(
         Offer(provider="local", instance_type="CPU", region="local", price_per_hour=0.0),
-        "run-1",
+        mark(),
         None,
     )
 
@@ -114,37 +115,37 @@ async def test_launching_a_name_again_adopts_and_keeps_what_is_there(provider):
 
 
 async def test_a_launch_cut_short_before_its_record_is_done_again(provider):
-    instance = await provider.launch(OFFER, "run-1", None)
+    instance = await provider.launch(OFFER, mark(), None)
     for record in ["", '{"id": "run-1"}', "[]"]:
         (Path(instance.workspace) / "instance.json").write_text(record)
 
-        assert await provider.find("run-1") is None
+        assert await provider.find(mark()) is None
         assert await provider.instances() == []
-        assert await provider.launch(OFFER, "run-1", None) == instance
+        assert await provider.launch(OFFER, mark(), None) == instance
 
 
 async def test_terminate_removes_the_folder_and_is_idempotent(provider):
-    instance = await provider.launch(OFFER, "run-1", None)
-    other = await provider.launch(OFFER, "run-2", None)
+    instance = await provider.launch(OFFER, mark(), None)
+    other = await provider.launch(OFFER, mark(2), None)
     (Path(instance.workspace) / "checkpoints" / "checkpoint-1").mkdir(parents=True)
 
-    await provider.terminate("run-1")
-    await provider.terminate("run-1")
+    await provider.terminate(str(mark()))
+    await provider.terminate(str(mark()))
     await provider.terminate("never-was")
 
-    assert [path.name for path in (provider.home / "instances").iterdir()] == ["run-2"]
-    assert (await provider.describe("run-1")).status is InstanceStatus.GONE
-    assert await provider.find("run-1") is None
+    assert [path.name for path in (provider.home / "instances").iterdir()] == [str(mark(2))]
+    assert (await provider.describe(str(mark()))).status is InstanceStatus.GONE
+    assert await provider.find(mark()) is None
     assert await provider.instances() == [other]
 
 
 async def test_terminate_does_not_follow_links_out_of_the_folder(provider, tmp_path):
-    instance = await provider.launch(OFFER, "run-1", None)
+    instance = await provider.launch(OFFER, mark(), None)
     (tmp_path / "dear").mkdir()
     (tmp_path / "dear" / "file").touch()
     (Path(instance.workspace) / "link").symlink_to(tmp_path / "dear")
 
-    await provider.terminate("run-1")
+    await provider.terminate(str(mark()))
 
     assert (tmp_path / "dear" / "file").exists()
 
@@ -153,15 +154,13 @@ async def test_terminate_does_not_follow_links_out_of_the_folder(provider, tmp_p
     "name", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a..b", "x" * 129]
 )
 async def test_a_name_that_could_leave_the_folder_is_refused(provider, name):
-    for call in [provider.find, provider.describe, provider.terminate]:
+    for call in [provider.describe, provider.terminate]:
         with pytest.raises(ConfigError, match="cannot be the name of an instance"):
             await call(name)
-    with pytest.raises(ConfigError, match="cannot be the name of an instance"):
-        await provider.launch(OFFER, name, None)
 
 
 async def test_the_machine_of_an_instance_reads_its_job_directory(provider):
-    instance = await provider.launch(OFFER, "run-1", None)
+    instance = await provider.launch(OFFER, mark(), None)
 
     async with provider.machine(instance) as machine:
         await machine.write(f"{instance.workspace}/control.json", b"{}")
@@ -238,15 +237,15 @@ async def test_terminate_ends_supervisor_trainer_and_data_loader(
     provider, work, monkeypatch, manner
 ):
     monkeypatch.setattr(occupants, "TERM_SECONDS", 1.0)
-    instance = await provider.launch(OFFER, "run-1", None)
+    instance = await provider.launch(OFFER, mark(), None)
     process = work(instance.workspace, manner)
     trainer = JobDirectory(instance.workspace).read_status().trainer_pid
 
-    await provider.terminate("run-1")
+    await provider.terminate(str(mark()))
 
     assert process.wait(timeout=10) == (-9 if manner == "deaf" else -15)
     until_now(lambda: group_size(trainer) == 0)
-    assert await provider.find("run-1") is None
+    assert await provider.find(mark()) is None
 
 
 async def test_a_process_that_only_has_the_same_number_is_left_alone(
@@ -254,24 +253,24 @@ async def test_a_process_that_only_has_the_same_number_is_left_alone(
 ):
     monkeypatch.setattr(occupants, "TERM_SECONDS", 0.5)
     monkeypatch.setattr(occupants, "KILL_SECONDS", 0.5)
-    instance = await provider.launch(OFFER, "run-1", None)
+    instance = await provider.launch(OFFER, mark(), None)
     directory = JobDirectory(instance.workspace)
     innocent = work(str(tmp_path / "elsewhere"), "willing")
     with directory.owned():
         directory.update_status(pid=innocent.pid, trainer_pid=None)
 
         with pytest.raises(ProviderError, match="does not end"):
-            await provider.terminate("run-1")
+            await provider.terminate(str(mark()))
 
     assert innocent.poll() is None
-    assert await provider.find("run-1") == instance
+    assert await provider.find(mark()) == instance
 
 
 async def test_nobody_is_signalled_when_the_lock_is_free(provider, work):
-    instance = await provider.launch(OFFER, "run-1", None)
+    instance = await provider.launch(OFFER, mark(), None)
     process = work(instance.workspace, "willing")
     (Path(instance.workspace) / ".lock").unlink()  # now it holds a lock that nobody can find
 
-    await provider.terminate("run-1")
+    await provider.terminate(str(mark()))
 
     assert process.poll() is None

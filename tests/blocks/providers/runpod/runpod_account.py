@@ -5,17 +5,17 @@ import asyncio
 import asyncssh
 
 from blocks.keys import MachineKeys
+from tests.blocks.providers.rented_account import mark
 from trainer.config import Limits, Resources
-
-NAME = "to-0123abcd-9f-1"
-
 
 RTX = Resources(gpu_types=["rtx4090"])
 
 
-async def launched(provider, name=NAME, resources=RTX):
+async def launched(provider, attempt=1, resources=RTX):
     [offer, *_] = await provider.offers(resources, Limits())
-    return await provider.launch(offer, name, MachineKeys(name).public_key())
+    return await provider.launch(
+        offer, mark(attempt), MachineKeys.ordered(mark(attempt)).public_key()
+    )
 
 
 async def until(provider, id, status):
@@ -29,7 +29,7 @@ async def until(provider, id, status):
 
 async def connection(instance):
     """Log in, with the patience that a fresh sshd needs."""
-    key = MachineKeys(instance.name).private_key
+    key = MachineKeys.of("runpod", instance.id, instance.mark).private_key
     async with asyncio.timeout(20):
         while True:
             try:

@@ -11,7 +11,8 @@ import pytest
 
 from blocks.models import InstanceStatus
 from blocks.providers.runpod import RunPod
-from tests.blocks.providers.runpod.runpod_account import NAME, connection, launched, until
+from tests.blocks.providers.rented_account import mark
+from tests.blocks.providers.runpod.runpod_account import connection, launched, until
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CredentialsError,
@@ -40,7 +41,7 @@ async def test_an_answer_unlike_the_description_is_still_a_pod_that_bills(
 
     [instance] = await provider.instances()
 
-    assert (instance.id, instance.name, instance.status) == (started.id, NAME, status)
+    assert (instance.id, instance.mark, instance.status) == (started.id, mark(), status)
     assert instance.status.is_billing
 
 
@@ -51,7 +52,7 @@ async def test_a_pod_that_the_platform_stopped_is_lost(provider, cloud):
     cloud.preempt(started.id)
 
     instance = await provider.describe(started.id)
-    assert (instance.status, instance.price_per_hour) == (InstanceStatus.LOST, 0.0)
+    assert (instance.status, instance.price_per_hour) == (InstanceStatus.LOST, None)
     assert "stopped by the platform" in instance.detail
 
 
@@ -60,7 +61,7 @@ async def test_a_pod_that_somebody_deleted_is_gone(provider, cloud):
 
     cloud.kill_machine(started.id)
 
-    assert (await provider.describe(started.id)).status is InstanceStatus.GONE
+    assert (await provider.describe(started.id)).status is InstanceStatus.ABSENT
 
 
 async def test_a_pod_that_is_not_listed_yet_is_not_gone(provider, cloud):
@@ -69,7 +70,7 @@ async def test_a_pod_that_is_not_listed_yet_is_not_gone(provider, cloud):
     started = await launched(provider)
 
     assert await provider.instances() == []
-    assert (await provider.describe(started.id)).status is not InstanceStatus.GONE
+    assert (await provider.describe(started.id)).status is not InstanceStatus.ABSENT
 
 
 async def test_a_404_of_something_else_does_not_mean_gone(provider, cloud):
@@ -90,7 +91,7 @@ async def test_terminate_may_be_repeated(provider, cloud):
     await provider.terminate(started.id)
     await provider.terminate(started.id)
 
-    assert (await provider.describe(started.id)).status is InstanceStatus.GONE
+    assert (await provider.describe(started.id)).status is InstanceStatus.ABSENT
     assert cloud.alive() == []
 
 
@@ -110,23 +111,24 @@ async def test_a_pod_is_renamed_and_runs_on(provider, cloud):
     started = await launched(provider)
     before = await until(provider, started.id, InstanceStatus.RUNNING)
 
-    assert await provider.rename(started.id, "to-kept")
+    assert await provider.remark(started.id, mark(2))
 
-    assert await provider.find("to-kept") == dataclasses.replace(before, name="to-kept")
-    assert await provider.find(NAME) is None
+    assert await provider.find(mark(2)) == dataclasses.replace(before, mark=mark(2))
+    assert await provider.find(mark()) is None
     cloud.kill_machine(started.id)
-    assert not await provider.rename(started.id, "to-other")
+    assert not await provider.remark(started.id, mark(3))
 
 
 async def test_all_pages_of_the_list_are_read(provider, cloud):
     cloud.page_size = 2
     cloud.never_boot = True
-    names = {f"to-{number}" for number in range(5)}
-    for name in names:
-        await launched(provider, name)
+    for number in range(1, 6):
+        await launched(provider, number)
 
-    assert {instance.name for instance in await provider.instances()} == names
-    assert (await provider.find("to-0")).name == "to-0"
+    assert {instance.mark for instance in await provider.instances()} == {
+        mark(n) for n in range(1, 6)
+    }
+    assert (await provider.find(mark(1))).mark == mark(1)
 
 
 async def test_fifty_runs_that_wait_cost_one_call(provider, cloud):
@@ -212,7 +214,9 @@ async def test_the_shutdown_command_deletes_the_pod_and_shows_nobody_its_key(
         command = f"PATH={programs} /bin/sh >/dev/null 2>&1"
         await machine.run(command, input=f"{provider.shutdown_command}\n")
 
-    assert (await until(provider, started.id, InstanceStatus.GONE)).status is InstanceStatus.GONE
+    assert (
+        await until(provider, started.id, InstanceStatus.ABSENT)
+    ).status is InstanceStatus.ABSENT
     key = cloud.account[started.id].key
     assert started.id in seen.read_text()
     assert key not in seen.read_text() + provider.shutdown_command

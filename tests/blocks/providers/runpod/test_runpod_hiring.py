@@ -7,7 +7,8 @@ import pytest
 
 from blocks.models import InstanceStatus
 from blocks.providers.gpu_names import matches
-from tests.blocks.providers.runpod.runpod_account import NAME, RTX, connection, launched, until
+from tests.blocks.providers.rented_account import mark
+from tests.blocks.providers.runpod.runpod_account import RTX, connection, launched, until
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
@@ -110,7 +111,7 @@ async def test_a_pod_boots_until_ssh_answers(provider, cloud):
 async def test_the_pod_is_what_was_offered(provider, cloud, resources):
     [offer, *_] = await provider.offers(resources, Limits())
 
-    instance = await provider.launch(offer, NAME, None)
+    instance = await provider.launch(offer, mark(), None)
 
     assert (instance.instance_type, instance.host) == (offer.instance_type, offer.host)
     assert (instance.gpu_type, instance.gpu_count) == (offer.gpu_type, offer.gpu_count)
@@ -147,7 +148,7 @@ async def test_a_create_whose_answer_is_lost_is_adopted(provider, cloud, kind):
 
     instance = await launched(provider)
 
-    assert (instance.name, cloud.alive()) == (NAME, [instance.id])
+    assert (instance.mark, cloud.alive()) == (mark(), [instance.id])
     assert creates(cloud) == 1
 
 
@@ -176,7 +177,7 @@ async def test_a_refusal_tells_what_to_do_next(provider, cloud, trouble, error, 
     vars(cloud).update(trouble)
 
     with pytest.raises(error, match=words):
-        await provider.launch(offer, NAME, None)
+        await provider.launch(offer, mark(), None)
 
     assert cloud.alive() == []
 
@@ -194,4 +195,4 @@ async def test_settings_that_cannot_work_are_the_users(provider, changes, words)
     [offer, *_] = await provider.offers(RTX, Limits())
 
     with pytest.raises(ConfigError, match=words):
-        await provider.model_copy(update=changes).launch(offer, NAME, None)
+        await provider.model_copy(update=changes).launch(offer, mark(), None)

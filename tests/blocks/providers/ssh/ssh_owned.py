@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from blocks.names import run_name
+from blocks.marks import Mark
 from blocks.providers.ssh import SshHost
 from trainer.config import Limits, Resources
 
@@ -19,4 +19,4 @@ async def offers_of(provider, limits=None, **resources):
 
 async def launched(provider, attempt=1, **resources):
     offer = (await offers_of(provider, **{"gpu_count": 0, **resources}))[0]
-    return await provider.launch(offer, run_name(RUN, attempt), None)
+    return await provider.launch(offer, Mark.of_run(RUN, attempt), None)

@@ -11,6 +11,7 @@ from blocks.home import keys
 from blocks.models import InstanceStatus
 from blocks.providers import ssh
 from blocks.providers.ssh import SshHost
+from blocks.providers.ssh.hosts import noted_host
 from tests.blocks.providers.ssh.ssh_owned import launched, offers_of, provider_of
 from tests.waiting import until
 from trainer.contract.errors import (
@@ -36,10 +37,10 @@ async def test_terminate_removes_that_folder_alone_and_is_idempotent(host, tmp_p
     await provider.terminate(instance.id)
 
     assert (await provider.describe(instance.id)).status is InstanceStatus.GONE
-    assert await provider.find(instance.name) is None
+    assert await provider.find(instance.mark) is None
     assert await provider.instances() == [other]
     assert (tmp_path / "dear" / "file").exists()
-    assert not (keys() / instance.name).exists()
+    assert noted_host(str(instance.mark)) is None
 
 
 # Works in a job directory as a supervisor with a trainer does: both hold its lock, the trainer
@@ -104,7 +105,7 @@ async def test_a_process_that_only_has_the_same_number_is_left_alone(host, innoc
             await provider.terminate(instance.id)
 
     assert innocent.poll() is None
-    assert await provider.find(instance.name) == instance
+    assert await provider.find(instance.mark) == instance
 
 
 async def test_another_host_key_is_refused(host, tmp_path):
@@ -118,7 +119,7 @@ async def test_another_host_key_is_refused(host, tmp_path):
     pinned = keys() / "ssh-hosts" / f"127.0.0.1-{first.port}" / "host_key"
     assert (await provider.describe(instance.id)).status is InstanceStatus.UNKNOWN
     with pytest.raises(HostKeyChanged, match=str(pinned)):
-        await provider.find(instance.name)
+        await provider.find(instance.mark)
     with pytest.raises(CapacityError, match="The host key of"):
         await offers_of(provider)
     pinned.unlink()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from blocks.marks import Mark
 from blocks.models import InstanceStatus
-from blocks.names import run_name
 from blocks.providers.ssh import SshHost
 from blocks.providers.ssh.hosts import Host, parse_host
 from tests.blocks.providers.ssh.ssh_owned import RUN, launched, offers_of, provider_of
@@ -138,7 +138,7 @@ async def test_gpus_and_hosts_without_jobs_come_first(host):
     provider = provider_of(one, two)
     for attempt in (1, 2):
         offer = (await offers_of(provider))[0]
-        await provider.launch(offer, run_name(RUN, attempt), None)
+        await provider.launch(offer, Mark.of_run(RUN, attempt), None)
 
     order = [offer.gpu_ids[0] for offer in await offers_of(provider)]
 
@@ -152,7 +152,7 @@ async def test_launch_makes_a_private_job_directory_and_adopts_it_afterwards(hos
 
     instance = await launched(provider, gpu_count=1)
 
-    name = run_name(RUN, 1)
+    name = Mark.of_run(RUN, 1)
     assert instance.id == f"{machine.user}@127.0.0.1:{machine.port}/{name}"
     assert instance.workspace == f"{machine.home}/.training-orchestrator/jobs/{name}"
     assert (instance.gpu_ids, instance.gpu_count) == (("GPU-aa11",), 1)
@@ -180,20 +180,20 @@ async def test_what_an_unreachable_host_has_is_unknown_and_never_gone(host):
     machine, other = host(), host()
     provider = provider_of(machine, other)
     offer = next(one for one in await offers_of(provider) if str(machine.port) in one.id)
-    instance = await provider.launch(offer, run_name(RUN, 1), None)
+    instance = await provider.launch(offer, Mark.of_run(RUN, 1), None)
     machine.stop()
 
     described = await provider.describe(instance.id)
     assert described.status is InstanceStatus.UNKNOWN
     assert "could not be reached" in described.detail
     with pytest.raises(ConnectionLost, match=str(machine.port)):
-        await provider.find(instance.name)
+        await provider.find(instance.mark)
     with pytest.raises(ConnectionLost, match=str(machine.port)):
         await provider.terminate(instance.id)
     assert await provider.instances() == []
-    assert await provider.find(run_name(RUN, 2)) is None  # it was never launched
+    assert await provider.find(Mark.of_run(RUN, 2)) is None  # it was never launched
     with pytest.raises(CapacityError, match=str(machine.port)):
-        await provider.launch(offer, run_name(RUN, 2), None)
+        await provider.launch(offer, Mark.of_run(RUN, 2), None)
 
     machine.start()
     assert (await provider.describe(instance.id)) == instance
@@ -219,7 +219,8 @@ async def test_rubbish_on_a_host_is_no_instance(host):
     found = await provider.instances()
 
     assert [one for one in found if one.status is InstanceStatus.RUNNING] == [instance]
-    assert {one.name for one in found} - {instance.name} == {f"to-12345678-{n}" for n in range(8)}
+    names = {one.id.rpartition("/")[2] for one in found}
+    assert names - {str(instance.mark)} == {f"to-12345678-{n}" for n in range(8)}
     assert not (machine.home / "pwned").exists()
 
 

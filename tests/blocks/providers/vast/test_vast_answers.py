@@ -7,7 +7,7 @@ import pytest
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
 from blocks.providers.vast.answers import address_of, instance_of, status_of
-from tests.blocks.providers.rented_account import NAME
+from tests.blocks.providers.rented_account import mark
 from tests.blocks.providers.vast.vast_account import ASKS, answered, launched, offered
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
@@ -58,9 +58,9 @@ async def test_an_offer_that_is_taken_meanwhile_is_a_lack_of_capacity(cloud, pro
     cloud.asks[102].rented = True
 
     with pytest.raises(CapacityError, match="available"):
-        await provider._accept(offer, NAME, key, bid)
+        await provider._accept(offer, mark(), key, bid)
     with pytest.raises(CapacityError, match="is gone"):
-        await provider.launch(offer, NAME, key)
+        await provider.launch(offer, mark(), key)
 
 
 async def test_what_became_dearer_is_not_ordered(cloud, provider, key):
@@ -68,7 +68,7 @@ async def test_what_became_dearer_is_not_ordered(cloud, provider, key):
     cloud.asks[102].price += 0.01
 
     with pytest.raises(CapacityError, match=r"costs 0\.2\d+ USD"):
-        await provider.launch(offer, NAME, key)
+        await provider.launch(offer, mark(), key)
     assert cloud.all == []
 
 
@@ -113,9 +113,9 @@ async def test_a_deleted_instance_is_gone(cloud, provider, key, status):
     instance = await launched(provider, key)
     cloud.kill_machine(instance.id)
 
-    assert (await provider.describe(instance.id)).status is InstanceStatus.GONE
+    assert (await provider.describe(instance.id)).status is InstanceStatus.ABSENT
     await provider.terminate(instance.id)
-    assert not await provider.rename(instance.id, "kept")
+    assert not await provider.remark(instance.id, mark(2))
 
 
 async def test_the_search_quota_of_a_day_is_not_asked_for_twice(cloud, provider):
@@ -144,8 +144,8 @@ async def test_calls_keep_the_pace_of_each_endpoint(cloud, provider, key, monkey
     cloud.rates.factor = 0.04
 
     instance = await launched(provider, key)
-    await provider.find(NAME)
-    await provider.rename(instance.id, "kept")
+    await provider.find(mark())
+    await provider.remark(instance.id, mark(2))
     await provider.terminate(instance.id)
 
     assert not cloud.rates.refused

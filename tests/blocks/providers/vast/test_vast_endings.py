@@ -9,7 +9,7 @@ import pytest
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
 from blocks.providers.vast.container import DESTROY_ITSELF
-from tests.blocks.providers.rented_account import until
+from tests.blocks.providers.rented_account import mark, until
 from tests.blocks.providers.vast.vast_account import launched
 from trainer.contract.errors import (
     CredentialsError,
@@ -54,8 +54,8 @@ async def test_a_refused_or_ignored_terminate_shows(cloud, provider, key):
 async def test_rename(provider, key):
     instance = await launched(provider, key)
 
-    assert await provider.rename(instance.id, "kept")
-    assert (await provider.find("kept")).id == instance.id
+    assert await provider.remark(instance.id, mark(2))
+    assert (await provider.find(mark(2))).id == instance.id
 
 
 def test_the_shutdown_command_is_one_line_and_ends_with_a_power_off():

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from blocks.models import InstanceStatus
-from tests.blocks.providers.rented_account import NAME, true, until
+from tests.blocks.providers.rented_account import mark, true, until
 from tests.blocks.providers.vast.vast_account import ASKS, answered, launched, offered
 from tests.clouds.cloud import Fault
 from tests.clouds.vast_catalog import Ask
@@ -74,9 +74,9 @@ async def test_a_machine_is_launched_reached_and_gone(cloud, provider, key):
     await provider.terminate(instance.id)
 
     assert "RTX 4090" in said.stdout
-    assert (running.name, running.gpu_count, running.gpu_type) == (NAME, 1, "RTX 4090")
+    assert (running.mark, running.gpu_count, running.gpu_type) == (mark(), 1, "RTX 4090")
     assert running.price_per_hour == pytest.approx(instance.price_per_hour, abs=1e-6)
-    assert (await provider.describe(instance.id)).status is InstanceStatus.GONE
+    assert (await provider.describe(instance.id)).status is InstanceStatus.ABSENT
     assert cloud.alive() == []
 
 
@@ -91,9 +91,9 @@ KNOWN_TO_BE_WRONG = (  # in the document
 async def test_the_whole_life_keeps_to_the_openapi_document(cloud, provider, key):
     instance = await launched(provider, key)
     await until(provider, instance.id, InstanceStatus.RUNNING)
-    await provider.rename(instance.id, f"{NAME}2")
+    await provider.remark(instance.id, mark(2))
     await provider.terminate(instance.id)
-    await until(provider, instance.id, InstanceStatus.GONE)
+    await until(provider, instance.id, InstanceStatus.ABSENT)
 
     assert [
         it for it in cloud.contract.violations if not any(w in it for w in KNOWN_TO_BE_WRONG)
@@ -105,7 +105,11 @@ async def test_an_order_is_complete(cloud, provider, key):
     instance = await launched(provider, key, disk_gb=100)
 
     asked = cloud.account[instance.id].facts["asked"]
-    assert (asked["label"], asked["runtype"], asked["cancel_unavail"]) == (NAME, "ssh_direct", True)
+    assert (asked["label"], asked["runtype"], asked["cancel_unavail"]) == (
+        str(mark()),
+        "ssh_direct",
+        True,
+    )
     assert asked["disk"] == 108
     assert "price" not in asked
     assert key in cloud.account[instance.id].public_keys
@@ -136,7 +140,7 @@ async def test_a_bid_is_above_the_lowest_and_within_the_cap(cloud, provider, key
         (await offered(provider, limits, spot=True, gpu_types=["H100"]))[0]
         for limits in ({}, {"max_price_per_hour": 1.25})
     ]
-    instance = await provider.launch(cheap, NAME, key)
+    instance = await provider.launch(cheap, mark(), key)
 
     assert dear.price_per_hour == pytest.approx(1.2 * 1.1 + storage, abs=1e-6)
     assert cheap.price_per_hour == 1.25
@@ -150,7 +154,7 @@ async def test_a_bid_that_is_too_low_by_then_is_destroyed(cloud, provider, key):
     cloud.asks[102].min_bid = 9.0
 
     with pytest.raises(CapacityError, match="is destroyed"):
-        await provider._accept(offer, NAME, key, bid)
+        await provider._accept(offer, mark(), key, bid)
 
     assert len(cloud.all) == 1
     assert cloud.alive() == []
@@ -223,6 +227,6 @@ async def test_all_pages_of_instances_are_read(cloud, provider, key):
             id=number, gpu_name="RTX 3090", gpu_ram=24_576, price=0.1, min_bid=0.1
         )
         offer = (await offered(provider, gpu_types=["RTX 3090"]))[0]
-        await provider._accept(offer, f"{NAME}{number}", key, None)
+        await provider._accept(offer, mark(number + 1), key, None)
 
     assert len(await provider.instances()) == 30

@@ -1,6 +1,6 @@
 """What the tests of Vast.ai share besides fixtures."""
 
-from tests.blocks.providers.rented_account import NAME
+from tests.blocks.providers.rented_account import mark
 from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
 
@@ -11,8 +11,8 @@ async def offered(provider, limits=None, **resources):
     return await provider.offers(Resources(**resources), Limits(**(limits or {})))
 
 
-async def launched(provider, key, name=NAME, **resources):
-    return await provider.launch((await offered(provider, **resources))[0], name, key)
+async def launched(provider, key, attempt=1, **resources):
+    return await provider.launch((await offered(provider, **resources))[0], mark(attempt), key)
 
 
 def answered(path, status, code, words="No.", **more):
