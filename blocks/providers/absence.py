@@ -33,25 +33,25 @@ class Absence:
             settle_seconds: how long the looks that agree must span.
         """
         self._seconds = settle_seconds
-        self._since: float | None = None
+        self._first = self._last = 0.0  # the times of the looks that agree
         self._looks = 0
 
     def seen(self, instance: Instance | None) -> None:
         """Note what a look showed: None and the status absent count as not there."""
         if instance is not None and instance.status is not InstanceStatus.ABSENT:
-            self._since, self._looks = None, 0
+            self._looks = 0
             return
+        self._last = time.monotonic()
+        if not self._looks:
+            self._first = self._last
         self._looks += 1
-        if self._since is None:
-            self._since = time.monotonic()
 
     @property
     def is_proven(self) -> bool:
         """Whether it does not exist."""
         # What settles at once is its own truth, such as a folder on this computer.
-        if self._since is None or self._looks < (LOOKS if self._seconds else 1):
-            return False
-        return time.monotonic() - self._since >= self._seconds
+        looks = LOOKS if self._seconds else 1
+        return self._looks >= looks and self._last - self._first >= self._seconds
 
 
 async def look(provider: Provider, mark: Mark, id: str) -> Instance | None:

@@ -118,10 +118,14 @@ def check_providers(*, as_json: bool) -> Exit:
     """
 
     async def one(provider: Any) -> dict[str, Any]:
+        row = {"provider": provider.label, "shutdown_ends_bill": provider.shutdown_ends_bill}
         try:
-            return {"provider": provider.label, "ok": True, "text": await provider.check()}
+            text = await provider.check()
         except OrchestratorError as error:
-            return {"provider": provider.label, "ok": False, "text": sentence(error)}
+            return {**row, "ok": False, "text": sentence(error)}
+        if not provider.shutdown_ends_bill:
+            text += "; a machine that shuts itself down is billed until reconcile ends it"
+        return {**row, "ok": True, "text": text}
 
     async def all_of(client: PrefectClient) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         providers = await configured_providers()
@@ -181,7 +185,7 @@ def _cells(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> tu
         f"{offer.vram_gb:.0f} GiB" if offer.gpu_count else NOTHING,
         printable(offer.region),
         "yes" if offer.spot else "no",
-        f"{offer.price_per_hour:.4g}",
+        NOTHING if offer.price_per_hour is None else f"{offer.price_per_hour:.4g}",
         duration(row["estimated_seconds"]),
         NOTHING if cost is None else f"{cost:.4g}",
     )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from uuid import uuid4
 
-from blocks.names import run_name
-
+from blocks.marks import Mark
 from blocks.models import Offer
 from blocks.providers.base import Provider
 from trainer.contract.errors import RateLimited
@@ -14,7 +13,7 @@ from trainer.contract.errors import RateLimited
 
 async def launched(provider: Provider, offer: Offer) -> None:
     """Hire a machine for a run of its own, however often its turn has to be waited for."""
-    name = run_name(uuid4(), 1)
+    name = Mark.of_run(uuid4(), 1)
     while True:
         try:
             await provider.launch(offer, name, f"ssh-ed25519 {uuid4().hex}")

@@ -61,7 +61,6 @@ class SshHost(Provider):
     set_up_by: ClassVar[str] = HOSTS_VARIABLE
     boot_minutes: ClassVar[float] = 2.0
     settle_seconds: ClassVar[float] = 0.0
-    shutdown_ends_bill: ClassVar[bool] = False
     has_network: ClassVar[bool] = True
     shutdown_command: ClassVar[str] = ":"
     """An owned machine is never powered off: the lease ends the training and nothing else."""
