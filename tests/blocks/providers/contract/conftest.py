@@ -1,0 +1,115 @@
+"""Every provider with the account, or the place, that it is tried on."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from blocks.models import Offer
+from blocks.providers import lambda_cloud, runpod, vast
+from blocks.providers.base import Provider
+from blocks.providers.lambda_cloud import LambdaCloud
+from blocks.providers.local import Local
+from blocks.providers.runpod import RunPod
+from blocks.providers.ssh import SshHost
+from blocks.providers.vast import VastAI
+from flows.renting import giving_back
+from tests.clouds.cloud import Cloud
+from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
+from tests.clouds.machines import SshdMachine
+from tests.clouds.plain import PlainCloud
+from tests.clouds.runpod import RunPodCloud
+from tests.clouds.vast import VastCloud
+from trainer.config import Limits, Resources
+
+PAGE = Path(__file__).parents[4] / "docs" / "adding-a-provider.md"
+
+
+def from_the_page() -> type[Provider]:
+    """Return the provider that the page shows, as it stands there."""
+    [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    module = ModuleType("plain_provider")
+    sys.modules[module.__name__] = module  # where pydantic looks for the names in annotations
+    exec(compile(code, PAGE, "exec"), module.__dict__)  # noqa: S102 - our own page
+    return module.__dict__["PlainCloud"]
+
+
+@dataclass
+class Case:
+    """A provider, and what can be seen and broken of its account from outside."""
+
+    provider: Provider
+    cloud: Cloud | None = None
+    resources: Resources = field(default_factory=lambda: Resources(gpu_count=0))
+
+    async def offer(self) -> Offer:
+        """Return the first choice."""
+        return (await self.provider.offers(self.resources, Limits()))[0]
+
+    def alive(self) -> list[str] | None:
+        """Return the ids of what is billed; None where nothing ever is."""
+        return self.cloud.alive() if self.cloud else None
+
+
+CASES = {
+    "lambda": (LocalLambda, LambdaCloud, Resources(gpu_count=1)),
+    "plain": (PlainCloud, from_the_page(), Resources(gpu_count=0)),
+    "runpod": (RunPodCloud, RunPod, Resources(gpu_count=0)),
+    "vast": (VastCloud, VastAI, Resources(gpu_count=1)),
+}
+"""A local server, the block that speaks with it, and what to ask for."""
+CLOUDS = pytest.mark.parametrize("case", sorted(CASES), indirect=True)
+EVERYWHERE = pytest.mark.parametrize("case", [*sorted(CASES), "local", "ssh"], indirect=True)
+
+
+@pytest.fixture
+def case(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Case]:
+    """Open the account, in a hurry: no pace, no old answers, a settle time of a second."""
+    if request.param == "local":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield Case(Local(home=tmp_path / "home"))
+        return
+    with ExitStack() as open_here:
+        if request.param == "ssh":
+            yield Case(_host(tmp_path, open_here, monkeypatch))
+            return
+        server, block, resources = CASES[request.param]
+        _hurry(block, monkeypatch)
+        cloud = open_here.enter_context(server(tmp_path / "cloud"))
+        cloud.boot_seconds, cloud.sshd_never = 0.1, True
+        if hasattr(cloud, "rates"):
+            cloud.rates.factor = 0.0
+        for name, value in cloud.environ().items():
+            monkeypatch.setenv(name, value)
+        yield Case(block(), cloud, resources)
+        assert cloud.errors == []
+
+
+def _hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "settle_seconds", 0.6)
+    monkeypatch.setattr(giving_back, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(block, "intervals", {}, raising=False)
+    for module, name in [
+        *((lambda_cloud, name) for name in ("TYPES_SECONDS", "INSTANCES_SECONDS")),
+        *((vast, name) for name in ("SEARCH_SECONDS", "INSTANCES_SECONDS")),
+        (runpod, "LIST_SECONDS"),
+    ]:
+        monkeypatch.setattr(module, name, 0.0)
+
+
+def _host(folder: Path, open_here: ExitStack, monkeypatch: pytest.MonkeyPatch) -> SshHost:
+    from blocks.keys import MachineKeys
+
+    own = MachineKeys("own")
+    machine = open_here.enter_context(SshdMachine(folder / "host", public_keys=[own.public_key()]))
+    monkeypatch.setenv("SSH_KEY_FILE", str(own.private_key))
+    return SshHost(hosts=[f"{machine.user}@{machine.address}:{machine.port}"])
