@@ -7,13 +7,15 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from blocks.task_scope import TaskScope
 from flows.renting.journal import HOUR, Journal
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded
 from trainer.contract.words import number
 
-# Ten years, in place of an infinity for which asyncio's timers promise nothing.
-MOST_SECONDS = 10 * 365 * 24 * HOUR
+# Between two looks at what is left: a timer of asyncio stands still while the computer sleeps, and
+# the machine is billed on.
+LOOK_SECONDS = 5.0
 
 
 class Budget:
@@ -47,14 +49,22 @@ class Budget:
         Raises:
             BudgetExceeded: the money is used up.
         """
-        # Computed once: within the body, no machine is hired and no price is expected to change.
-        seconds = self.seconds_left()
-        if seconds <= 0:
+        if self.left() <= 0:
             raise self.exceeded()
         try:
-            async with asyncio.timeout(min(seconds, MOST_SECONDS)) as timer:
+            # The watcher cannot raise into the body: it lets a timer expire that has no limit.
+            async with asyncio.timeout(None) as timer, TaskScope() as scope:
+                scope.start(self._watch(timer))
                 yield
         except TimeoutError:
             if timer.expired():
                 raise self.exceeded() from None
             raise  # a TimeoutError of the body itself
+
+    async def _watch(self, timer: asyncio.Timeout) -> None:
+        while True:
+            seconds = self.seconds_left()
+            if seconds <= 0:
+                timer.reschedule(asyncio.get_running_loop().time())
+                return
+            await asyncio.sleep(min(LOOK_SECONDS, seconds))

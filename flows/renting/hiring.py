@@ -24,13 +24,13 @@ from flows.renting.choosing import Choosing
 from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, Market, market, providers_of
+from flows.renting.prices import refuse_dearer
 from flows.renting.turns import in_turn
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
 from trainer.contract.errors import (
     Action,
     BootError,
-    CapacityError,
     ConnectionLost,
     CredentialsError,
     FundsError,
@@ -41,7 +41,6 @@ from trainer.contract.errors import (
 )
 
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
-DEARER = 1.05  # a machine may cost this many times its offer: disk is billed separately
 SPARE = "not needed"  # the cause that is noted when nothing is wrong with the machine itself
 
 
@@ -192,13 +191,8 @@ class Hiring:
 
     async def _taken(self, choice: Choice, hire: Hire) -> Instance:
         """Order one machine; what comes of an order that fails is given back."""
-
-        async def take() -> Instance:
-            hire.restart()
-            return await self._take(choice, hire)
-
         try:
-            return await in_turn(take)
+            return await in_turn(lambda: self._take(choice, hire))
         except OrchestratorError as error:
             await self._drop(hire, error)
             raise
@@ -215,16 +209,17 @@ class Hiring:
         minutes = limits.boot_timeout_minutes or provider.boot_minutes
         term = (minutes + limits.lease_minutes) * 60
         script = first_script(term, provider.shutdown_command)
-        instance = await provider.launch(choice.offer, hire.mark, key, script)
+        hire.order()
+        self._journal.save()
+        try:
+            instance = await provider.launch(choice.offer, hire.mark, key, script)
+        except OrchestratorError as error:
+            if not isinstance(error, Unanswered):  # then there is certainly nothing
+                hire.refused()
+            raise
         hire.instance_id = instance.id
         self._journal.reprice(hire, instance.price_per_hour)
         self._journal.save()
-        offered, billed = choice.offer.price_per_hour, instance.price_per_hour
-        # A cent more, for rounding: 5 % of a very cheap machine is less than that.
-        if offered is not None and billed is not None and billed > offered * DEARER + 0.01:
-            raise CapacityError(
-                f"{instance.id} costs {billed:g} USD/h and was offered for {offered:g}."
-            )
         return instance
 
     async def _all_ready(
@@ -260,10 +255,11 @@ class Hiring:
         self._journal.reprice(hire, instance.price_per_hour)
         provider = await load_provider(hire.provider)
         try:
-            self._refuse_dearer(instance)
+            refuse_dearer(hire, instance, self._job.limits)
             async with self._budget.guard():
                 ready = await boot(provider, hire, instance, self._job)
-            self._refuse_dearer(ready)
+            self._journal.reprice(hire, ready.price_per_hour)
+            refuse_dearer(hire, ready, self._job.limits)
         except OrchestratorError as error:
             if isinstance(error, BootError | MachineLost):  # the host's fault, not the price's
                 bad_hosts.remember(hire.provider, hire.host)
@@ -271,21 +267,11 @@ class Hiring:
             if error.action is Action.STOP:
                 raise
             return None
-        self._journal.reprice(hire, ready.price_per_hour)
         hire.workspace, hire.held_since = ready.workspace, 0.0
         self._journal.save()
         await self._journal.publish()
         # By its label, because a saved block can be another account than the environment's.
         return dataclasses.replace(ready, provider=hire.provider)
-
-    def _refuse_dearer(self, instance: Instance) -> None:
-        cap = self._job.limits.max_price_per_hour
-        billed = instance.price_per_hour
-        if cap is not None and billed is not None and billed > cap:
-            raise CapacityError(
-                f"{instance.id} is billed at {billed:g} USD/h, more than "
-                f"limits.max_price_per_hour = {cap:g}."
-            )
 
     async def _spare(self, hires: list[Hire]) -> None:
         """Give back machines that are not needed, though nothing is wrong with them."""

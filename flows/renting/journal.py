@@ -21,6 +21,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from blocks.marks import Mark, read_mark
 from blocks.models import Instance, Offer
+from blocks.uptime import boot_id, uptime
 from flows.logger import logger
 from flows.run_folder import RunFolder, run_folders
 from trainer.contract.files import read_json, replace_json
@@ -46,6 +47,8 @@ class Hire:
     price_per_hour: float
     """USD per hour: as offered, then as billed; where the provider does not say, as much as the
     dearest machine of its kind."""
+    offered_per_hour: float = 0.0
+    """USD per hour, as offered; 0: the provider does not say."""
     rank: int = 0
     """Its rank among the machines of the attempt."""
     host: str = ""
@@ -65,22 +68,35 @@ class Hire:
     """Why it was given back or never came to be."""
     retries: dict[str, Any] = field(default_factory=dict)
     """How machines that train together were started again, kept with the first: `Retry.changes`."""
+    may_exist: bool = True
+    """Whether it may be billed; not while its order is refused, or certainly never went out."""
     metered_seconds: float = 0.0
     """How long it was billed until `metered_at`."""
     metered_at: str = ""
+    boot: str = ""
+    """Which start of this computer that was in; see `blocks.uptime`."""
+    clock_ahead: float = 0.0
+    """By how many seconds the clock was ahead of the computer's uptime then."""
     seconds_before: float = 0.0
     """How long it was billed at other prices, before the price last changed."""
     cost_before: float = 0.0
     """USD for that time."""
-    _since: float = field(default_factory=time.monotonic, repr=False)
+    _since: float = field(default_factory=lambda: uptime(), repr=False)
 
     def __post_init__(self) -> None:
         """Count the time while no process of ours metered."""
-        # By the wall clock, the only one that two processes share; never negative, should it have
-        # been set back.
-        if self.metered_at and self.is_open:
-            gap = datetime.now(UTC) - datetime.fromisoformat(self.metered_at)
-            self.metered_seconds += max(0.0, gap.total_seconds())
+        if self.metered_at and self._bills:
+            self.metered_seconds += max(0.0, self._gap())
+
+    def _gap(self) -> float:
+        """Return the seconds since it was metered, by whatever process that was."""
+        gap = (datetime.now(UTC) - datetime.fromisoformat(self.metered_at)).total_seconds()
+        if self.boot and self.boot == boot_id():
+            # By what the clock was set since then, no time has passed.
+            return gap - (time.time() - uptime() - self.clock_ahead)
+        # This computer was started anew, and whoever set its clock meanwhile is not to be known:
+        # at least it has been up since.
+        return max(gap, uptime()) if self.boot else gap
 
     @property
     def label(self) -> str:
@@ -93,20 +109,35 @@ class Hire:
         return self.ended_at is None
 
     def seconds(self) -> float:
-        """Return how long it has been, or was, billed; by the monotonic clock while we live."""
-        running = time.monotonic() - self._since if self.is_open else 0.0
+        """Return how long it has been, or was, billed; by a clock that nobody sets."""
+        running = uptime() - self._since if self._bills else 0.0
         billed = self.metered_seconds + running
         return billed if self.most_seconds is None else min(billed, self.most_seconds)
 
-    def restart(self) -> None:
-        """Start billing now: until now the order was refused."""
-        self.metered_seconds, self._since, self.metered_at = 0.0, time.monotonic(), _now()
+    @property
+    def _bills(self) -> bool:
+        return self.is_open and (self.may_exist or bool(self.instance_id))
+
+    def order(self) -> None:
+        """Start billing now: the order is about to go out."""
+        self.may_exist, self.metered_seconds = True, 0.0
+        self._stamp()
+
+    def refused(self) -> None:
+        """Bill nothing: what was ordered certainly does not exist."""
+        self.may_exist, self.metered_seconds = False, 0.0
+        self._stamp()
 
     def meter(self) -> None:
         """Add the time that has passed to the record."""
-        # The monotonic clock is what is added: a wall clock that jumps would bill its jump.
-        self.metered_seconds, self._since = self.seconds(), time.monotonic()
-        self.metered_at = _now()
+        self.metered_seconds = self.seconds()
+        self._stamp()
+
+    def _stamp(self) -> None:
+        # The uptime is what is added: it counts the time that this computer sleeps, and a wall
+        # clock that jumps would bill its jump.
+        self._since, self.metered_at = uptime(), _now()
+        self.boot, self.clock_ahead = boot_id(), time.time() - uptime()
 
     def cost(self) -> float:
         """Return what it has cost so far, in USD."""
@@ -172,9 +203,9 @@ class Journal:
             region=offer.region,
             spot=offer.spot,
             price_per_hour=offer.price_per_hour or 0.0,
+            offered_per_hour=offer.price_per_hour or 0.0,
             host=offer.host,
             started_at=_now(),
-            metered_at=_now(),
         )
         self.hires.append(hire)
         self.save()

@@ -14,6 +14,7 @@ from blocks.providers.base import Provider
 from blocks.task_scope import TaskScope
 from flows.logger import logger
 from flows.renting.journal import Journal
+from flows.renting.prices import give_up_dearer
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConnectionLost, MachineLost, OrchestratorError
 
@@ -23,7 +24,9 @@ CONFIRMED = 2  # how many looks in a row must say "gone" or "taken back" in so m
 PAUSE_SECONDS = 2.0
 
 
-async def watch_provider(provider: Provider, instance: Instance, journal: Journal) -> None:
+async def watch_provider(
+    job: TrainingJob, provider: Provider, instance: Instance, journal: Journal
+) -> None:
     """Ask now and then whether the machine is still ours, and what it costs.
 
     Runs until it is cancelled.
@@ -31,7 +34,8 @@ async def watch_provider(provider: Provider, instance: Instance, journal: Journa
     A preempted machine often keeps its connections open for minutes.
 
     Raises:
-        MachineLost: the provider says twice that it is not, or its absence is proven.
+        MachineLost: the provider says twice that it is not, its absence is proven, or it costs
+            more than the job's `max_price_per_hour` by now.
     """
     looks = 0
     absence = Absence(provider.settle_seconds)
@@ -43,6 +47,7 @@ async def watch_provider(provider: Provider, instance: Instance, journal: Journa
         # Spot prices and storage can change the bill while a machine runs; the budget counts it.
         if hire := journal.of_instance(instance):
             journal.reprice(hire, now.price_per_hour)
+        give_up_dearer(now, job.limits)
         looks = looks + 1 if now.status.is_lost else 0
         absence.seen(now)
         if looks >= CONFIRMED or absence.is_proven:
@@ -132,7 +137,7 @@ async def in_contact(
             if provider.is_home:
                 return await attempt()
             async with TaskScope() as scope:
-                scope.start(watch_provider(provider, instance, journal))
+                scope.start(watch_provider(job, provider, instance, journal))
                 return await scope.result_of(attempt())
         except ConnectionLost as error:
             await contact.lost(error)

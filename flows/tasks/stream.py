@@ -121,7 +121,8 @@ async def _follow(
             watch_budget(Budget(job, journal), training.ask),
         ]
         if not provider.is_home:
-            helpers += [mirror.run(), watch_provider(provider, training.instance, journal)]
+            watch = watch_provider(job, provider, training.instance, journal)
+            helpers += [mirror.run(), watch]
         async with TaskScope() as scope:
             for helper in helpers:
                 scope.start(helper)

@@ -13,10 +13,10 @@ from trainer.contract.errors import RateLimited
 
 async def launched(provider: Provider, offer: Offer) -> None:
     """Hire a machine for a run of its own, however often its turn has to be waited for."""
-    name = Mark.of_run(uuid4(), 1)
+    mark = Mark.of_run(uuid4(), 1)
     while True:
         try:
-            await provider.launch(offer, name, f"ssh-ed25519 {uuid4().hex}")
+            await provider.launch(offer, mark, f"ssh-ed25519 {uuid4().hex}")
         except RateLimited:
             await asyncio.sleep(0.5)
         else:

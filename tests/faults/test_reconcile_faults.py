@@ -12,6 +12,7 @@ from prefect.states import State
 from blocks.machines import base
 from blocks.machines import ssh as over_ssh
 from blocks.machines.ssh import channel
+from blocks.providers.runpod import RunPod
 from flows import reconcile as reconciling
 from flows.execute import create_run
 from flows.locks import is_held, locked
@@ -30,6 +31,7 @@ async def test_the_machine_of_a_live_flow_stays_though_prefect_does_not_know_its
     scene, hunt, monkeypatch
 ):
     monkeypatch.setattr(reconciling, "ORPHAN_SECONDS", 0.0)
+    monkeypatch.setattr(RunPod, "settle_seconds", 2.0)
     instance = await hunt.machine()
 
     async with locked(hunt.run.lock):  # as every flow does while it lives
@@ -38,7 +40,7 @@ async def test_the_machine_of_a_live_flow_stays_though_prefect_does_not_know_its
     [gone] = await reconcile_once()
 
     for [kept] in findings:
-        assert (kept.act, kept.instance) == (Act.KEEP, instance.name)
+        assert (kept.act, kept.instance) == (Act.KEEP, str(instance.mark))
         assert kept.why == "this Prefect server does not know its run, and a process works on it"
     assert gone.act is Act.TERMINATE
     await hunt.over()
@@ -78,7 +80,7 @@ async def test_a_hung_machine_delays_no_other_and_goes_when_its_time_is_up(
 
     assert scene.cloud.alive() == [hung.id]
     assert not held_up.done()
-    assert {f.why for f in findings if f.instance == hung.name} == {
+    assert {f.why for f in findings if f.instance == str(hung.mark)} == {
         "another pass of reconcile is at work on it"
     }
     [finding] = await asyncio.wait_for(held_up, 60)

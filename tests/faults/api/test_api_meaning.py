@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+
 import pytest
 
+from blocks.providers import api
 from blocks.registry import load_provider
-from flows.renting import giving_back
+from flows.renting import giving_back, liveness
+from tests.clouds.cloud import Fault
 from tests.faults.api.api_trouble import EVERYWHERE, orders
 from tests.waiting import until
 from trainer.contract.errors import (
     BootError,
     CapacityError,
+    ConnectionLost,
     CredentialsError,
     FundsError,
+    MachineLost,
     QuotaError,
 )
 
@@ -246,3 +253,71 @@ async def test_a_little_more_is_metered_as_billed(scene, hunt):
 
     [(_, _, _, cost)] = scene.cloud.billing()
     assert hunt.journal.cost() == pytest.approx(cost, abs=0.1248 * 3 / 3600)
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(12, "price changes")
+@pytest.mark.parametrize("scene", ["lambda", "vast"], indirect=True)
+async def test_what_is_billed_counts_where_an_order_is_answered_with_its_offer(scene, hunt):
+    order, factors = scene.cloud.rent, iter((1.5,))
+
+    def dearer(rented):
+        factor = next(factors, 1.0)
+        rented.price_per_hour *= factor
+        if "cents" in rented.facts:
+            rented.facts["cents"] = round(rented.facts["cents"] * factor)
+        return order(rented)
+
+    scene.cloud.rent = dearer
+
+    instance = await hunt.machine()
+
+    first, second = hunt.outcomes()
+    assert "was offered for" in first
+    assert second == "in use"
+    assert scene.cloud.alive() == [instance.id]
+    assert hunt.journal.hires[0].price_per_hour > 1.4 * hunt.journal.hires[0].offered_per_hour
+    await hunt.over()
+
+
+@pytest.mark.fault(12, "price changes")
+async def test_a_machine_that_becomes_dearer_than_the_job_allows_is_left(scene, hunt, monkeypatch):
+    monkeypatch.setattr(liveness, "LOOK_SECONDS", 0.1)
+    hunt.wants(limits={"max_price_per_hour": 0.121})
+    instance = await hunt.machine()
+    provider = await load_provider(instance.provider)
+    watching = asyncio.create_task(
+        liveness.watch_provider(hunt.job, provider, instance, hunt.journal)
+    )
+
+    scene.cloud.account[instance.id].price_per_hour = 0.13
+
+    with pytest.raises(MachineLost, match=r"is billed at 0\.13 USD/h, more than"):
+        await asyncio.wait_for(watching, 20)
+    assert hunt.journal.hires[0].price_per_hour == 0.13
+    await hunt.over()
+
+
+# 17 of the own troubles: an order that never went out.
+
+
+@pytest.mark.fault(62, "an order that never went out")
+@pytest.mark.parametrize(
+    "scene",
+    ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("lambda", "vast"))],
+    indirect=True,
+)
+async def test_an_order_that_never_went_out_bills_nothing(scene, hunt, monkeypatch):
+    monkeypatch.setattr(api, "PAUSES", (0.01, 0.01))
+    lists = {"runpod": "/pods$", "lambda": "/instances$", "vast": "/instances/$"}
+    away = Fault(kind="status", status=503, path=lists[scene.provider], times=math.inf)
+    scene.cloud.faults.add(away)
+
+    await hunt.fails(ConnectionLost, "HTTP 503")
+    await asyncio.sleep(0.1)
+
+    assert orders(scene) == 0
+    assert hunt.journal.hires
+    assert hunt.journal.cost() == 0
+    scene.cloud.faults.clear()
+    await hunt.over()

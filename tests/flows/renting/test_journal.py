@@ -1,10 +1,15 @@
 import asyncio
 import time
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from blocks.models import Offer
+from blocks.uptime import uptime
+from flows.renting import budget as budgeting
+from flows.renting import journal as journaling
 from flows.renting.budget import Budget
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
@@ -84,6 +89,71 @@ def test_a_clock_that_jumped_back_makes_nothing_cheaper(journal):
     replace_json(journal.run.journal, record)
 
     assert Journal.of(journal.run).hires[0].seconds() == pytest.approx(7.0, abs=1)
+
+
+def test_the_time_that_this_computer_sleeps_is_billed(journal, monkeypatch):
+    """A laptop's lid is closed for eight hours: its monotonic clock stands still meanwhile."""
+    hire = journal.begin(OFFER, "runpod")
+    awake = uptime()
+    monkeypatch.setattr(journaling, "uptime", lambda: awake + 8 * 3600)
+
+    assert hire.seconds() == pytest.approx(8 * 3600, abs=5)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_is_set_between_two_processes_bills_nothing(journal, monkeypatch, hours):
+    journal.begin(OFFER, "runpod")
+    set_clock(monkeypatch, hours * 3600)
+
+    [hire] = Journal.of(journal.run).hires
+
+    assert hire.seconds() == pytest.approx(0.0, abs=5)
+
+
+def test_after_a_restart_of_the_computer_it_was_up_at_least_as_long_as_it_is(journal, monkeypatch):
+    journal.begin(OFFER, "runpod")
+    monkeypatch.setattr(journaling, "boot_id", lambda: "another")
+    monkeypatch.setattr(journaling, "uptime", lambda: 600.0)
+    set_clock(monkeypatch, -3600)
+
+    assert Journal.of(journal.run).hires[0].seconds() == pytest.approx(600.0, abs=5)
+
+
+def set_clock(monkeypatch, seconds):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + timedelta(seconds=seconds)
+
+    monkeypatch.setattr(journaling, "datetime", Clock)
+    monkeypatch.setattr(journaling, "time", SimpleNamespace(time=lambda: time.time() + seconds))
+
+
+def test_what_was_refused_is_not_billed_though_its_row_is_open(journal):
+    hire = journal.begin(OFFER, "runpod")
+    hire.refused()
+    journal.save()
+    time.sleep(0.02)
+
+    assert journal.cost() == Journal.of(journal.run).cost() == 0.0
+    hire.order()
+    time.sleep(0.02)
+    assert journal.cost() > 0
+
+
+async def test_the_budget_is_watched_while_this_computer_sleeps(journal, monkeypatch):
+    journal.begin(OFFER, "runpod")
+    budget = Budget(job_with(36.0), journal)  # for 36 s
+    monkeypatch.setattr(budgeting, "LOOK_SECONDS", 0.05)
+    awake = uptime()
+
+    async def for_ever():
+        async with budget.guard():
+            monkeypatch.setattr(journaling, "uptime", lambda: awake + 8 * 3600)
+            await asyncio.Event().wait()
+
+    with pytest.raises(BudgetExceeded):
+        await asyncio.wait_for(for_ever(), 5)
 
 
 async def test_what_takes_longer_than_the_money_lasts_is_broken_off(journal):
