@@ -15,12 +15,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# torch by pip, which finds local builds; the rest by uv, which is much faster.
 	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check -c constraints.txt torch uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[trainer]"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[trainer]"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@echo "Installing the developers' tools …"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --group dev
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt --group dev
 	@touch $@
 
 demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in about a minute

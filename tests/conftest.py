@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -30,6 +31,10 @@ os.environ.update(
 for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_KEY"):
     os.environ.pop(_name, None)
 
+# Every process of ours would compile all that it imports again, which takes as long as the import.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and so would every process
 # that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -53,6 +58,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="only with --thorough"))
         if getattr(config.option, "loadgroup", False):
             _name_group(item)
+
+
+def pytest_collection_finish() -> None:
+    """Spare every collection of garbage the search through what lives as long as the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def _name_group(item: pytest.Item) -> None:
