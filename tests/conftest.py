@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PAUSES_LOOKED_AT_EVERY = 1  # seconds; by the server, for those whose time is over
+EMPTY = "empty.db"
 _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
 
@@ -87,10 +89,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the API URL of one real server, shared by all workers of the test run."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    folder = shared / "prefect"
+    folder = _servers_folder(tmp_path_factory)
     folder.mkdir(exist_ok=True)
     record = folder / "server.json"
     with _locked(folder):
@@ -98,7 +97,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server["users"] += 1
         record.write_text(json.dumps(server))
     try:
-        _await_health(server["url"], folder)
         yield server["url"]
     finally:
         with _locked(folder):
@@ -111,6 +109,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     os.killpg(server["pid"], signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def empty_database(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a database of Prefect's with all its tables: making them takes a server 5 s."""
+    return _servers_folder(tmp_path_factory) / EMPTY
+
+
 @pytest.fixture
 def prefect_api(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Point this process, and those it starts, at the test server."""
@@ -119,6 +123,11 @@ def prefect_api(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setenv("PREFECT_API_URL", prefect_server)
     with temporary_settings({PREFECT_API_URL: prefect_server}):
         yield prefect_server
+
+
+def _servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "prefect"
 
 
 @contextlib.contextmanager
@@ -152,7 +161,14 @@ def _start_server(folder: Path) -> dict[str, object]:
                 start_new_session=True,
             )
         )
-    return {"url": f"http://127.0.0.1:{port}/api", "pid": process.pid, "users": 0}
+    url = f"http://127.0.0.1:{port}/api"
+    _await_health(url, folder)
+    with (
+        contextlib.closing(sqlite3.connect(folder / "home" / "prefect.db")) as used,
+        contextlib.closing(sqlite3.connect(folder / EMPTY)) as empty,
+    ):
+        used.backup(empty)
+    return {"url": url, "pid": process.pid, "users": 0}
 
 
 def _await_health(url: str, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from tests.waiting import until_now
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.job_directory import JobState
 
+of_guarded = pytest.mark.xdist_group("guarded")
 NAME_AND_PASSWORD = "ada:correct horse"  # noqa: S105 - of a server of this test
 
 
@@ -42,8 +44,11 @@ def client(prefect_server: str) -> LightClient:
 
 
 @pytest.fixture
-def scheduled(prefect_server: str) -> Iterator[list[UUID]]:
-    """Yield the ids of three jobs that Prefect's scheduler made together, for one deployment."""
+def scheduled(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[UUID]]:
+    """Yield the ids of three jobs that Prefect's scheduler made together, for one deployment.
+
+    They are the only ones: a flow of their own is taken for the flow of jobs.
+    """
     with httpx.Client(base_url=prefect_server, timeout=60) as api:
 
         def post(path: str, **values: object) -> Any:
@@ -53,9 +58,10 @@ def scheduled(prefect_server: str) -> Iterator[list[UUID]]:
 
             return until_now(answer).raise_for_status().json()
 
-        flow = post("/flows/", name="train")["id"]
-        hourly = {"schedule": {"interval": 3600.0}, "active": True}
         name = f"hourly-{time.time_ns()}"
+        monkeypatch.setattr(jobs, "FLOW", name)
+        flow = post("/flows/", name=name)["id"]
+        hourly = {"schedule": {"interval": 3600.0}, "active": True}
         target = post("/deployments/", name=name, flow_id=flow, schedules=[hourly])["id"]
         post(f"/deployments/{target}/schedule", min_runs=3, max_runs=3)
         runs = post("/flow_runs/filter", deployments={"id": {"any_": [target]}}, limit=3)
@@ -126,9 +132,10 @@ def test_every_state_of_prefect_is_one_of_a_job():
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def guarded(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the URL of a real server that wants a password, and tokens against forged requests."""
     folder = tmp_path_factory.mktemp("guarded")
+    shutil.copy(empty_database, folder / "prefect.db")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -154,6 +161,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.wait()
 
 
+@of_guarded
 def test_a_guarded_server_answers_who_knows_the_password(
     guarded: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -162,6 +170,7 @@ def test_a_guarded_server_answers_who_knows_the_password(
     assert list(jobs.runs(LightClient(Api(guarded, PrefectSettings())))) == []
 
 
+@of_guarded
 @pytest.mark.parametrize(
     ("variables", "remedy"),
     [
@@ -186,6 +195,7 @@ def test_a_refusal_names_the_variable_that_is_wanted(
     assert remedy in str(caught.value)
 
 
+@of_guarded
 def test_the_status_of_the_server_says_a_refusal_a_wrong_address_and_health(
     guarded: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +20,12 @@ from trainer.contract.files import replace_json
 
 
 @pytest.fixture
-def alone(home: Path, tmp_path: Path) -> Iterator[Callable[..., CompletedProcess[str]]]:
+def alone(
+    home: Path, tmp_path: Path, empty_database: Path
+) -> Iterator[Callable[..., CompletedProcess[str]]]:
     """Return `trainctl` where Prefect is not configured at all."""
+    (tmp_path / "prefect").mkdir()
+    shutil.copy(empty_database, tmp_path / "prefect" / "prefect.db")
     environment = {
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "TRAINING_ORCHESTRATOR_HOME": str(home),
