@@ -48,6 +48,8 @@ class Patience:
     def __init__(self, seconds: float, where: str) -> None:
         self._seconds = seconds
         self._where = where
+        self.reason = "no answer"
+        """Of the last attempt that was not cut short."""
         self._failing_since: float | None = None
         self._opening_since: float | None = None
         self._pause = FIRST_PAUSE
@@ -64,6 +66,7 @@ class Patience:
         """Begin anew: something arrived."""
         self._failing_since = None
         self._pause = FIRST_PAUSE
+        self.reason = "no answer"
 
     @property
     def left(self) -> float:
@@ -78,6 +81,7 @@ class Patience:
         Raises:
             ConnectionLost: it has been long enough.
         """
+        self.reason = str(cut)
         now = asyncio.get_running_loop().time()
         # From when the attempt began and not from its failure: one that is never answered uses
         # up patience too.
@@ -147,7 +151,8 @@ class Connections:
             # connection.
             opening.add_done_callback(_abort)
             if isinstance(error, TimeoutError):
-                raise Cut("no answer") from error
+                # Patience ended in the midst of this attempt, which says nothing of the machine.
+                raise Cut(patience.reason) from error
             raise
         patience.opened()
         # Paths that are not UTF-8 arrive as the bytes that they are
