@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from gateway.cli import main
+from tests.gateway.commanding import call_here
 
 pytestmark = pytest.mark.xdist_group("hosting")
 
@@ -16,14 +16,13 @@ def patch(site, path, body):
 
 
 @pytest.fixture
-def deploy(site, monkeypatch, capsys):
-    """Return a function that deploys as `trainctl` does, here: its exit code and what it says."""
+def deploy(site, monkeypatch, capfd):
+    """Return a function that deploys as `trainctl` does, in this process."""
     monkeypatch.setenv("PREFECT_API_URL", site.url)
 
     def run():
-        with site.as_ours(), pytest.raises(SystemExit) as leaving:
-            main(["deploy"])
-        return leaving.value.code or 0, *capsys.readouterr()
+        with site.as_ours():
+            return call_here(capfd, "deploy")
 
     return run
 
@@ -80,10 +79,10 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
     baked = {"prefect.deployments.steps.set_working_directory": {"directory": "/home/gone"}}
     patch(site, f"/deployments/{local['id']}", {"pull_steps": [baked], "description": "old"})
     try:
-        code, out, err = deploy()
+        done = deploy()
         again = site.deployment("train/nightly")
 
-        assert code == 0, err
+        assert done.returncode == 0, done.stderr
         assert {name: again[name] for name in theirs} == theirs
         assert again["schedules"][0]["schedule"]["cron"] == "0 5 * * 1"
         assert again["schedules"][0]["active"]
@@ -91,12 +90,12 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
         assert site.ask("/work_pools/local-gpu/queues/low")["priority"] == 7
         assert site.deployment("train/local")["description"] == local["description"]
         assert not site.deployment("train/local")["pull_steps"]
-        assert "kept     work pool local-gpu: limit 3" in out
-        assert "kept     queue local-gpu/low: priority 7" in out
-        assert "updated  train/local: description, pull_steps; kept" in out
-        assert "kept     train/nightly: unchanged; kept paused, queue cloud/low" in out
-        assert "train/local: description, pull_steps; kept queue" in out
-        assert "schedule 0 5 * * 1 (on)" in out
+        assert "kept     work pool local-gpu: limit 3" in done.stdout
+        assert "kept     queue local-gpu/low: priority 7" in done.stdout
+        assert "updated  train/local: description, pull_steps; kept" in done.stdout
+        assert "kept     train/nightly: unchanged; kept paused, queue cloud/low" in done.stdout
+        assert "train/local: description, pull_steps; kept queue" in done.stdout
+        assert "schedule 0 5 * * 1 (on)" in done.stdout
     finally:
         patch(site, "/work_pools/local-gpu", {"concurrency_limit": None})
         patch(site, "/work_pools/local-gpu/queues/low", {"priority": queue["priority"]})
@@ -132,13 +131,13 @@ def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site, 
     patch(site, f"/deployments/{nightly['id']}", of_old)
     patch(site, f"/deployments/{local['id']}", {"description": "old"})
 
-    code, out, err = deploy()
+    done = deploy()
     httpx.delete(f"{site.url}/deployments/{nightly['id']}").raise_for_status()
 
-    assert code == 2
-    assert "train/nightly is as it was: " in err
-    assert "Traceback" not in err
-    assert "updated  train/local: description" in out
+    assert done.returncode == 2
+    assert "train/nightly is as it was: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "updated  train/local: description" in done.stdout
 
 
 def test_a_worker_of_a_pool_that_is_not_there_says_how_to_make_it(site):

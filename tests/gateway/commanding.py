@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from ruamel.yaml import YAML
 
+from gateway.cli import main
 from tests.stand_in import patient
 from tests.waiting import until_now
 from trainer.config import TrainingJob
@@ -60,6 +62,16 @@ def job_file_of(training: dict[str, Any], folder: Path) -> Path:
 def patient_job_file(folder: Path) -> Path:
     """Write a job that is still at work when a test has done to it what it wants."""
     return job_file_of(patient(folder), folder)
+
+
+def call_here(
+    capfd: pytest.CaptureFixture[str], *arguments: object
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in this process, which spares the seconds in which one imports Prefect."""
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        main([str(argument) for argument in arguments])
+    return subprocess.CompletedProcess(arguments, leaving.value.code or 0, *capfd.readouterr())
 
 
 def call_trainctl(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.gateway.commanding import Trainctl, call_trainctl
+from tests.gateway.commanding import Trainctl, call_here
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +24,6 @@ def nothing_goes_on(home: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def trainctl(prefect_server: str, home: Path) -> Trainctl:
-    """Return `trainctl` with the test's server and home."""
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return call_trainctl(*arguments, PREFECT_API_URL=prefect_server)
-
-    return run
+def trainctl(prefect_api: str, capfd: pytest.CaptureFixture[str]) -> Trainctl:
+    """Return `trainctl` with the test's server and home, called in this process."""
+    return lambda *arguments: call_here(capfd, *arguments)

@@ -9,12 +9,14 @@ from uuid import uuid4
 from blocks.models import Offer
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
-from tests.gateway.commanding import call_trainctl
+from tests.gateway.commanding import call_here
 
 OFFER = Offer(id="1", provider="runpod", instance_type="L4", region="EU", price_per_hour=0.5)
 
 
-def test_machines_are_counted_apart_from_refusals_and_this_computer_is_not_for_hire(home: Path):
+def test_machines_are_counted_apart_from_refusals_and_this_computer_is_not_for_hire(
+    home: Path, capfd
+):
     journal = Journal.of(RunFolder(uuid4()))
     hired = journal.begin(OFFER, "runpod")
     hired.instance_id, hired.metered_seconds = "pod-1", 3600.0
@@ -24,7 +26,7 @@ def test_machines_are_counted_apart_from_refusals_and_this_computer_is_not_for_h
     here.instance_id = "folder-1"
     journal.save()
 
-    done = call_trainctl("costs", "--by", "provider", "--json")
+    done = call_here(capfd, "costs", "--by", "provider", "--json")
 
     assert done.returncode == 0, done.stderr
     [row] = json.loads(done.stdout)

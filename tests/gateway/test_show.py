@@ -12,19 +12,19 @@ import httpx
 from ruamel.yaml import YAML
 
 from flows.job_file import load_job
-from tests.gateway.commanding import EXAMPLES, call_trainctl
+from tests.gateway.commanding import EXAMPLES, call_here
 from tests.waiting import until_now
 
 JOB = "name: by-hand\ntraining: {model: org/base, dataset: rows.jsonl}\noutput_dir: out\n"
 
 
-def test_what_is_shown_is_the_same_job(tmp_path: Path):
+def test_what_is_shown_is_the_same_job(tmp_path: Path, capfd):
     path, again = tmp_path / "job.yaml", tmp_path / "elsewhere" / "job.yaml"
     again.parent.mkdir()
     path.write_text(JOB)
     (tmp_path / "rows.jsonl").touch()
 
-    shown = call_trainctl("show", path)
+    shown = call_here(capfd, "show", path)
 
     again.write_text(shown.stdout)
     assert load_job(again) == load_job(path)
@@ -60,7 +60,7 @@ def test_a_job_is_read_from_standard_input(tmp_path: Path):
     assert "standard input, line 1: this is not valid YAML" in bad.stdout
 
 
-def test_prefects_own_command_takes_what_is_shown(prefect_server: str, tmp_path: Path):
+def test_prefects_own_command_takes_what_is_shown(prefect_server: str, tmp_path: Path, capfd):
     environment = {
         **os.environ,
         "PREFECT_API_URL": prefect_server,
@@ -75,7 +75,7 @@ def test_prefects_own_command_takes_what_is_shown(prefect_server: str, tmp_path:
         return done.stdout
 
     python("gateway", "deploy")
-    job = call_trainctl("show", EXAMPLES / "quickstart.yaml", "--json").stdout
+    job = call_here(capfd, "show", EXAMPLES / "quickstart.yaml", "--json").stdout
     python("prefect", "deployment", "run", "train/local", "--param", f"job={job}")
 
     def asked() -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ import pytest
 from flows.job_file import load_job
 from flows.preflight import not_here
 from gateway.checks import checked_job
-from tests.gateway.commanding import EXAMPLES, Trainctl, call_trainctl, job_file
+from tests.gateway.commanding import EXAMPLES, Trainctl, call_here, job_file
 from trainer.contract.errors import OrchestratorError
 
 ROOT = Path(__file__).parents[2]
@@ -126,8 +126,8 @@ def test_what_training_here_needs_is_missed_before_a_run_is_made(
     assert "job " not in done.stdout.replace("ok     job ", "")
 
 
-def test_validate_is_strict(tmp_path: Path):
-    done = call_trainctl("validate", job_file(tmp_path, model="/data/llama"))
+def test_validate_is_strict(tmp_path: Path, capfd):
+    done = call_here(capfd, "validate", job_file(tmp_path, model="/data/llama"))
 
     assert done.returncode == 2
     assert "ERROR  model" in done.stdout

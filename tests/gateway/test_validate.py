@@ -7,15 +7,15 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from tests.gateway.commanding import call_trainctl, job_file
+from tests.gateway.commanding import call_here, job_file
 
 TINY_LLAMA_PARAMETERS = 1_115_264  # as examples/tiny-llama/config.json gives them
 
 
-def test_validate_estimates_what_the_training_takes(tmp_path: Path):
+def test_validate_estimates_what_the_training_takes(tmp_path: Path, capfd):
     path = job_file(tmp_path, max_steps=-1, num_train_epochs=2.0)
 
-    done = call_trainctl("validate", path, "--json")
+    done = call_here(capfd, "validate", path, "--json")
 
     assert done.returncode == 0, done.stderr
     checks = json.loads(done.stdout)["checks"]
@@ -27,22 +27,22 @@ def test_validate_estimates_what_the_training_takes(tmp_path: Path):
     assert 0 < found["seconds_per_step"] < 30
 
 
-def test_validate_names_a_wrong_argument(tmp_path: Path):
+def test_validate_names_a_wrong_argument(tmp_path: Path, capfd):
     path = job_file(tmp_path, arguments={"adam_beta3": 0.9})
 
-    done = call_trainctl("validate", path)
+    done = call_here(capfd, "validate", path)
 
     assert done.returncode == 2
     assert "ERROR  estimate  training.arguments.adam_beta3" in done.stdout
     assert "adam_beta2" in done.stdout
 
 
-def test_validate_tells_everything_that_is_wrong_at_once(tmp_path: Path):
+def test_validate_tells_everything_that_is_wrong_at_once(tmp_path: Path, capfd):
     path = job_file(tmp_path, model="./none", dataset="./none.jsonl")
     job = YAML(typ="safe").load(path)
     YAML().dump({**job, "resources": {"disk_gb": 1e9}}, path)
 
-    done = call_trainctl("validate", path, "--json")
+    done = call_here(capfd, "validate", path, "--json")
 
     assert done.returncode == 2
     checks = json.loads(done.stdout)["checks"]
@@ -54,12 +54,12 @@ def test_validate_tells_everything_that_is_wrong_at_once(tmp_path: Path):
     assert checks["machine"]["class"] == "CapacityError"
 
 
-def test_validate_reads_own_code_and_runs_none_of_it(tmp_path: Path):
+def test_validate_reads_own_code_and_runs_none_of_it(tmp_path: Path, capfd):
     proof, code = tmp_path / "proof", tmp_path / "mine.py"
     code.write_text(f"open({str(proof)!r}, 'w')\ndef tidy(row):\n    return row\n")
 
-    good = call_trainctl("validate", job_file(tmp_path, formatting="mine.py:tidy"))
-    bad = call_trainctl("validate", job_file(tmp_path, formatting="mine.py:tidi"))
+    good = call_here(capfd, "validate", job_file(tmp_path, formatting="mine.py:tidy"))
+    bad = call_here(capfd, "validate", job_file(tmp_path, formatting="mine.py:tidi"))
 
     assert (good.returncode, bad.returncode) == (0, 2), good.stdout
     assert "the job uses code of yours" in good.stdout
