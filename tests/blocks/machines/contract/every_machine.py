@@ -23,6 +23,15 @@ def is_running(pid):
     return False
 
 
+def any_process_with(path):
+    """Whether a process has a path in its arguments."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(path).encode() in entry.read_bytes():
+                return True
+    return False
+
+
 # Three generations, each noting its process id, each deaf to SIGTERM, all sleeping.
 FAMILY = """
 import os, signal, sys, time
