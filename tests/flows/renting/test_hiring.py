@@ -9,7 +9,7 @@ import pytest
 from blocks.keys import MachineKeys
 from blocks.providers.runpod import RunPod
 from flows.execute import create_run
-from flows.renting import giving_back
+from flows.renting import adopting, giving_back
 from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back
 from flows.renting.hiring import Hiring
@@ -59,7 +59,10 @@ async def test_a_machine_of_a_saved_account_is_found_there_again(cloud, monkeypa
     await RunPod.adelete("team")  # other tests ask every account that is saved
 
 
-async def test_a_machine_that_was_ready_is_adopted_even_while_it_cannot_be_reached(cloud):
+async def test_a_machine_that_was_ready_is_adopted_even_while_it_cannot_be_reached(
+    cloud, monkeypatch
+):
+    monkeypatch.setattr(adopting, "GREET_SECONDS", 0.5)
     job = job_on("runpod")
     journal, first = await hired(job)
     cloud.machines[first.id].stop()
