@@ -1,4 +1,4 @@
-"""Imports point downward only, between packages and between the trainer's rooms, in no circle."""
+"""Imports point downward only, between packages and between their folders, in no circle."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ ROOMS = (
     *("presets", "results", "preflight", "training", "command"),
 )
 """The trainer's folders; each imports what stands before it, and itself."""
+CHAPTERS = ("setup", "renting", "reporting", "streaming", "tasks")
+"""The folders of the flows, in the same order: each imports what stands before it, and itself.
+
+The modules beside them, directly in flows/, may import any of them, and any of them those.
+"""
 FOR_ALL = {
     "contract",
     "config",
@@ -63,10 +68,14 @@ def imports_of(path: Path) -> Iterator[str]:
                 yield inner if inner in MODULES else node.module
 
 
-def room(module: str) -> str | None:
-    """Return the trainer's folder that a module lies in."""
-    parts = module.split(".")
-    return parts[1] if parts[0] == "trainer" and len(parts) > 1 and parts[1] in ROOMS else None
+FOLDERS = {"trainer": ROOMS, "flows": CHAPTERS}
+
+
+def folder(module: str, package: str) -> str | None:
+    """Return the folder of this package that a module lies in."""
+    top, _, rest = module.partition(".")
+    inner = rest.split(".")[0]
+    return inner if top == package and inner in FOLDERS[package] else None
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -81,20 +90,23 @@ def test_imports_point_downward(package):
     assert upward == []
 
 
-def test_every_folder_of_the_trainer_is_a_room():
-    folders = {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")}
+@pytest.mark.parametrize("package", FOLDERS)
+def test_every_folder_has_its_place_in_the_order(package):
+    folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
 
-    assert folders == set(ROOMS)
+    assert folders == set(FOLDERS[package])
 
 
-def test_the_rooms_of_the_trainer_import_downward():
+@pytest.mark.parametrize("package", FOLDERS)
+def test_the_folders_of_a_package_import_downward(package):
+    order = FOLDERS[package]
     upward = [
         (module, name)
-        for module, path in modules("trainer").items()
+        for module, path in modules(package).items()
         for name in imports_of(path)
-        if (here := room(module))
-        and (there := room(name))
-        and ROOMS.index(there) > ROOMS.index(here)
+        if (here := folder(module, package))
+        and (there := folder(name, package))
+        and order.index(there) > order.index(here)
     ]
 
     assert upward == []
@@ -118,7 +130,7 @@ def test_only_the_trainers_outer_rooms_are_imported_from_above(package):
         (module, name)
         for module, path in modules(package).items()
         for name in imports_of(path)
-        if name.startswith("trainer.") and room(name) not in FOR_ALL
+        if name.startswith("trainer.") and folder(name, "trainer") not in FOR_ALL
     ]
 
     assert inner == []
@@ -127,7 +139,7 @@ def test_only_the_trainers_outer_rooms_are_imported_from_above(package):
 @pytest.mark.parametrize("name", STANDARD_LIBRARY_ONLY)
 def test_some_rooms_need_the_standard_library_alone(name):
     """Import every module of the room where nothing else can be imported."""
-    names = [module for module in MODULES if room(module) == name]
+    names = [module for module in MODULES if folder(module, "trainer") == name]
     probe = (
         "import importlib, sys\n"
         "class Refuse:\n"

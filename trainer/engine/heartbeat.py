@@ -6,7 +6,6 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 INTERVAL = 1.0  # seconds between two beats at least: a step may take a millisecond
@@ -28,12 +27,7 @@ class Heartbeat:
             self._path.touch()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Gone while the output is written: there the lines of the log are the signs of life again.
         self._path.unlink(missing_ok=True)
 
