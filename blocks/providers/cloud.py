@@ -10,10 +10,14 @@ from typing import ClassVar
 
 from pydantic import Field, SecretStr
 
+from blocks.marks import ours
+from blocks.models import Instance, InstanceStatus
 from blocks.providers.api import Api
 from blocks.providers.base import Provider
 from trainer.contract.errors import CredentialsError
 
+ALLOW_MORE = "Allow more in resources or limits, choose another provider, or wait."
+"""What to do when nothing for hire fits."""
 PRINTABLE = re.compile(r"[!-~]+")  # what an HTTP header may carry
 
 
@@ -70,3 +74,23 @@ class CloudProvider(Provider):
             # A digest, so that no key becomes the key of a dictionary that a traceback could show.
             account=hashlib.sha256(key.encode()).hexdigest(),
         )
+
+
+def not_as_described(provider: str, title: str, *, id: str, mark: str) -> Instance:
+    """Return what to make of a row of instances that cannot be read: its status is unknown.
+
+    It is not passed over, because it may cost money all the same, and would never end.
+
+    Args:
+        provider: whose answer it is, as in a job file.
+        title: the same in messages.
+        id: the instance's.
+        mark: what is written where a mark of ours would be.
+    """
+    return Instance(
+        provider=provider,
+        id=id,
+        mark=ours(mark),
+        status=InstanceStatus.UNKNOWN,
+        detail=f"the answer is not as {title} describes it",
+    )

@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from trainer.config.settings import Settings, Text
 
-DatasetFormat = Literal[
-    "auto",
+Format = Literal[
     "messages",
     "conversations",
     "instruction",
@@ -19,6 +18,7 @@ DatasetFormat = Literal[
     "unpaired",
     "prompts",
 ]
+DatasetFormat = Literal["auto", Format]
 
 
 class DatasetConfig(Settings):

@@ -114,8 +114,9 @@ class TrainingFields(Settings):
     """sft: train on a batch as one sequence without padding; its rows do not see each other, so the
     result is the same. null: where the model's attention makes that faster."""
     attn_implementation: Text | None = None
-    """How the model attends, by transformers' name. null: flash_attention_2 where flash-attn is
-    installed and the weights are held in 16 bits, else sdpa."""
+    """How the model attends, by transformers' name, or by that of a kernel of the Hub, such as
+    kernels-community/flash-attn2, where the package `kernels` is installed. null: flash_attention_2
+    where flash-attn is installed and the weights are held in 16 bits, else sdpa."""
     assistant_only_loss: bool = True
     """Learn from the assistant's (or the completion's) tokens only."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"

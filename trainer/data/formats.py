@@ -4,26 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from trainer.config import TrainingConfig
+from trainer.config.dataset import Format
 from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
 from trainer.data.columns import ANSWERS, QUESTIONS, Ambiguous, Columns
 from trainer.data.judged import Judged, Preference, Prompt, judged, preference, question
 from trainer.data.parsing import Row
 from trainer.data.turns import RowProblem, a_text, chat_of, kind_of_value, listed
-
-Format = Literal[
-    "messages",
-    "conversations",
-    "instruction",
-    "prompt_completion",
-    "text",
-    "preference",
-    "unpaired",
-    "prompts",
-]
 
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),

@@ -72,7 +72,7 @@ def isolation_of(model: PreTrainedModel) -> Isolation | None:
     if has_prefix or mixes_otherwise or not base._supports_attention_backend:
         return None
     name = str(base.config._attn_implementation)
-    if name.startswith("flash_attention"):
+    if _takes_bounds(base):
         return Isolation.FLASH
     needs_its_mask = getattr(text, "attention_chunk_size", None) or getattr(
         text, "output_router_logits", False
@@ -168,6 +168,19 @@ def _window(length: int, window: int | None, device: torch.device) -> torch.Tens
     ones = torch.ones(1, 1, length, length, dtype=torch.bool, device=device)
     # Causal as well: given a mask, sdpa no longer makes its own.
     return ones.tril().triu(1 - window)
+
+
+def _takes_bounds(model: PreTrainedModel) -> bool:
+    """Whether the model attends by flash attention, be it a package or a kernel of the Hub."""
+    from transformers import AttentionInterface
+    from transformers.integrations.flash_attention import flash_attention_forward
+    from transformers.utils.generic import is_flash_attention_requested
+
+    # The name alone, such as kernels-community/flash-attn2, is not enough: a kernel may bring an
+    # entry point of its own, which would pass over the bounds.
+    name = model.config._attn_implementation
+    forward = AttentionInterface().get(name)
+    return is_flash_attention_requested(model.config) and forward is flash_attention_forward
 
 
 def _flash_is_there(model: PreTrainedModel) -> bool:

@@ -17,7 +17,7 @@ from blocks.marks import PREFIX, Mark, installation_id
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Unanswered
-from blocks.providers.cloud import CloudProvider
+from blocks.providers.cloud import ALLOW_MORE, CloudProvider
 from blocks.providers.lambda_cloud.answers import (
     ABSENT,
     SET_KEY,
@@ -92,7 +92,7 @@ class LambdaCloud(CloudProvider):
             raise CapacityError(
                 f"Lambda Cloud has no machine for this job: {', '.join(sorted(names))} "
                 f"{'is' if len(names) == 1 else 'are'} {state}.",
-                "Allow more in resources or limits, choose another provider, or wait.",
+                ALLOW_MORE,
             )
         return sorted(offers, key=lambda offer: (offer.rank_price, offer.host))
 

@@ -9,6 +9,7 @@ from typing import Any
 from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Unanswered
+from blocks.providers.cloud import not_as_described
 from blocks.providers.gpu_names import matches
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
@@ -83,19 +84,12 @@ def regions_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def instance_of(row: Mapping[str, Any], *, user: str, port: int) -> Instance:
-    """Return a row of instances as an instance.
-
-    One that is not as described may cost money all the same: its status is unknown.
-    """
+    """Return a row of instances as an instance."""
     try:
         return _instance(row, user=user, port=port)
     except (AttributeError, TypeError, ValueError):
-        return Instance(
-            provider="lambda",
-            id=str(row["id"]),
-            mark=ours(str(row.get("name") or "")),
-            status=InstanceStatus.UNKNOWN,
-            detail="the answer is not as Lambda Cloud describes it",
+        return not_as_described(
+            "lambda", "Lambda Cloud", id=str(row["id"]), mark=str(row.get("name") or "")
         )
 
 

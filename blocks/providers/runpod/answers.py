@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Api
+from blocks.providers.cloud import not_as_described
 from trainer.contract.errors import (
     CapacityError,
     ConfigError,
@@ -147,24 +148,14 @@ class _Pod(_Answer):
 
 
 def instance_of(row: Mapping[str, Any]) -> Instance | None:
-    """Return a pod as an instance; None for what has no id.
-
-    A row that is not as described still bears a name, and may cost money: its status is unknown.
-    """
+    """Return a pod as an instance; None for what has no id."""
     try:
         return _instance(_Pod.model_validate(row))
-    # Kept and not dropped: a row that is passed over would be a machine that never ends.
     except ValidationError:
         id, name = row.get("id"), row.get("name")
     if not isinstance(id, str):
         return None
-    return Instance(
-        provider="runpod",
-        id=id,
-        mark=ours(name) if isinstance(name, str) else None,
-        status=InstanceStatus.UNKNOWN,
-        detail="the answer is not as RunPod describes it",
-    )
+    return not_as_described("runpod", "RunPod", id=id, mark=name if isinstance(name, str) else "")
 
 
 def _instance(pod: _Pod) -> Instance:

@@ -16,7 +16,7 @@ from blocks.marks import Mark
 from blocks.models import Instance, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Api, Unanswered
-from blocks.providers.cloud import CloudProvider
+from blocks.providers.cloud import ALLOW_MORE, CloudProvider
 from blocks.providers.lost_answer import came_of
 from blocks.providers.vast.answers import (
     ABSENT,
@@ -97,7 +97,7 @@ class VastAI(CloudProvider):
         if not found:
             raise CapacityError(
                 f"Vast.ai has no machine with {request_in_words(resources, limits)} now.",
-                "Allow more in resources or limits, choose another provider, or wait.",
+                ALLOW_MORE,
             )
         return sorted(found, key=lambda offer: (offer.rank_price, offer.id))
 

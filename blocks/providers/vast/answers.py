@@ -11,6 +11,7 @@ from typing import Any
 from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Api, Unanswered
+from blocks.providers.cloud import not_as_described
 from trainer.contract.errors import (
     CapacityError,
     ConnectionLost,
@@ -137,19 +138,12 @@ def hired_gb(gib: float | None) -> int:
 
 
 def instance_of(row: Mapping[str, Any], user: str) -> Instance:
-    """Return a row of instances as an instance.
-
-    One that is not as described may cost money all the same: its status is unknown.
-    """
+    """Return a row of instances as an instance."""
     try:
         return _instance(row, user)
     except (AttributeError, TypeError, ValueError):
-        return Instance(
-            provider="vast",
-            id=str(row["id"]),
-            mark=ours(str(row.get("label") or "")),
-            status=InstanceStatus.UNKNOWN,
-            detail="the answer is not as Vast.ai describes it",
+        return not_as_described(
+            "vast", "Vast.ai", id=str(row["id"]), mark=str(row.get("label") or "")
         )
 
 

@@ -1,5 +1,8 @@
 """Rows that lie in one sequence do not see each other, in whatever kind of model."""
 
+from itertools import pairwise
+from types import SimpleNamespace
+
 import pytest
 
 from trainer.config import TrainingConfig
@@ -88,6 +91,71 @@ def test_without_isolation_the_documents_would_differ():
     assert (together - alone).abs().max() > 1000 * ROUNDING
 
 
+class TorchKernel:
+    """Flash attention by the signatures of its kernels, in PyTorch."""
+
+    @staticmethod
+    def flash_attn_func(q, k, v, *, softmax_scale=None, causal=False):
+        from torch.nn.functional import scaled_dot_product_attention
+
+        heads_first = (states.transpose(1, 2) for states in (q, k, v))
+        return scaled_dot_product_attention(
+            *heads_first, is_causal=causal, scale=softmax_scale, enable_gqa=True
+        ).transpose(1, 2)
+
+    @classmethod
+    def flash_attn_varlen_func(
+        cls, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, **settings
+    ):
+        import torch
+
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        assert int(cu_seqlens_q.diff().max()) == max_seqlen_q == max_seqlen_k
+        documents = [
+            cls.flash_attn_func(*(states[None, start:end] for states in (q, k, v)), **settings)[0]
+            for start, end in pairwise(cu_seqlens_q.tolist())
+        ]
+        return torch.cat(documents)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """What the Hub holds, by repository; stands in for the download alone, which needs a GPU."""
+    from transformers import modeling_flash_attention_utils
+    from transformers.integrations import hub_kernels
+
+    held: dict[str, object] = {}
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda: True)
+    monkeypatch.setattr(hub_kernels, "get_kernel", lambda name, **_: held[name])
+    monkeypatch.setattr(modeling_flash_attention_utils, "_loaded_implementation", None)
+    return held
+
+
+@pytest.mark.parametrize("name", ["kernels-community/flash-attn2", "kernels-community/flash-attn"])
+def test_a_kernel_of_the_hub_is_flash_attention(hub, name):
+    hub[name] = TorchKernel
+    model = made("llama")
+
+    choose_attention(model, name)
+
+    assert isolation_of(model) is Isolation.FLASH
+    assert difference(model, Isolation.FLASH) < ROUNDING
+
+
+def test_a_kernel_with_an_entry_of_its_own_is_not_given_bounds(hub):
+    def passed_over(module, query, key, value, attention_mask, **_):
+        return query.transpose(1, 2), None
+
+    hub["kernels-community/flash-own"] = SimpleNamespace(
+        flash_attn_forward=passed_over, supports_flash_attn=lambda: True
+    )
+    model = made("llama")
+
+    choose_attention(model, "kernels-community/flash-own")
+
+    assert isolation_of(model) is not Isolation.FLASH
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -100,7 +168,9 @@ def test_a_model_that_cannot_keep_documents_apart_is_known(kind):
     assert isolation_of(made(kind)) is None
 
 
-@pytest.mark.parametrize("name", ["flash_attention_2", "flash_atention"])
+@pytest.mark.parametrize(
+    "name", ["flash_attention_2", "flash_atention", "kernels-community/flash-attn2"]
+)
 def test_an_attention_that_cannot_be_had_is_refused_by_its_field(name):
     with pytest.raises(
         ConfigError, match=rf"^training\.attn_implementation: {name} is not available"
