@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy, Concurrency
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.flows import Flow
 
-from deployments.form import Schema, form_of, short_form
+from deployments.form import JsonSchema, form_of, short_form
 from deployments.pools import CLOUD_POOL, LOCAL_POOL
 from flows.job_file import EXAMPLES
 from flows.reconcile import reconcile
@@ -31,7 +31,7 @@ class Hosted:
     flow: Flow[..., Any]
     pool: str
     description: str
-    form: Callable[[], Schema]
+    form: Callable[[], JsonSchema]
     tags: tuple[str, ...]
     parameters: dict[str, Any] = field(default_factory=dict)
     schedule: DeploymentScheduleCreate | None = None

@@ -10,7 +10,7 @@ from prefect.utilities.callables import parameter_schema
 from blocks.registry import provider_names
 from flows.train import train
 
-Schema = dict[str, Any]
+JsonSchema = dict[str, Any]
 SHORT = {
     "TrainingJob": ("name", "training", "provider"),
     "TrainingConfig": ("model", "dataset", "method", "num_train_epochs", "learning_rate"),
@@ -19,7 +19,7 @@ SHORT = {
 """What the short form asks for; every other field has its default."""
 
 
-def form_of(flow: Flow[..., Any]) -> Schema:
+def form_of(flow: Flow[..., Any]) -> JsonSchema:
     """Return the form for all parameters of a flow, its fields in the order of the code."""
     schema = parameter_schema(flow).model_dump_for_openapi()
     # Prefect numbers a flow's parameters, but not the fields of models in them. PostgreSQL's jsonb
@@ -30,7 +30,7 @@ def form_of(flow: Flow[..., Any]) -> Schema:
     return schema
 
 
-def short_form() -> Schema:
+def short_form() -> JsonSchema:
     """Return a form of few fields for the same parameter, `job`.
 
     A job with more fields is accepted too, so that it refuses nothing that the flow understands.
@@ -52,7 +52,7 @@ def short_form() -> Schema:
     return {**schema, "definitions": definitions}
 
 
-def _cut(definition: Schema, keep: tuple[str, ...]) -> Schema:
+def _cut(definition: JsonSchema, keep: tuple[str, ...]) -> JsonSchema:
     """Return a definition with only some of its fields, in that order; others are accepted too."""
     properties = {name: definition["properties"][name] for name in keep}
     required = [name for name in definition.get("required", []) if name in keep]
@@ -64,6 +64,6 @@ def _cut(definition: Schema, keep: tuple[str, ...]) -> Schema:
     return cut
 
 
-def _number(definition: Schema) -> None:
+def _number(definition: JsonSchema) -> None:
     for position, field in enumerate(definition.get("properties", {}).values()):
         field["position"] = position

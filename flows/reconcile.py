@@ -64,7 +64,7 @@ LIST_SECONDS = 60.0  # for a provider to list its machines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Decision:
     """One machine or run, what is done about it, and why."""
 
     act: Act
@@ -91,19 +91,19 @@ async def reconcile(dry_run: bool = False) -> list[dict[str, Any]] | State[Any]:
     Args:
         dry_run: only say what would be done.
     """
-    findings = [asdict(finding) for finding in await reconcile_once(dry_run=dry_run)]
-    for finding in findings:
-        logger().info("%(act)s %(instance)s %(run_id)s: %(why)s", finding)
+    decisions = [asdict(decision) for decision in await reconcile_once(dry_run=dry_run)]
+    for decision in decisions:
+        logger().info("%(act)s %(instance)s %(run_id)s: %(why)s", decision)
     if deployment.id and not dry_run:
         async with get_client() as client:
             await forget_uneventful(client, deployment.id)
-    if all(finding["act"] == Act.KEEP for finding in findings):
-        return Completed(name=ALL_WELL, message=f"{len(findings)} looked at")
-    await acreate_table_artifact(findings, key="reconcile", description="What was put right")
-    return findings
+    if all(decision["act"] == Act.KEEP for decision in decisions):
+        return Completed(name=ALL_WELL, message=f"{len(decisions)} looked at")
+    await acreate_table_artifact(decisions, key="reconcile", description="What was put right")
+    return decisions
 
 
-async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
+async def reconcile_once(*, dry_run: bool = False) -> list[Decision]:
     """Look at everything once and put it right; return what was found.
 
     Several passes may be at work: one that a run or a machine holds up leaves the rest to the
@@ -130,8 +130,8 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Finding]:
             await _forget_ended(client)
             await deliver_leftovers()
             replace_json(home() / RECONCILED, {"time": time.time()}, durable=False)
-        findings = await asyncio.gather(*tasks)
-    return [finding for some in findings for finding in some]
+        decisions = await asyncio.gather(*tasks)
+    return [decision for some in decisions for decision in some]
 
 
 def reconciled_at() -> float:
@@ -217,24 +217,24 @@ async def _forget_ended(client: PrefectClient) -> None:
             forget(folder)
 
 
-async def _kept(item: Found, dry_run: bool) -> list[Finding]:  # noqa: FBT001
+async def _kept(item: Found, dry_run: bool) -> list[Decision]:  # noqa: FBT001
     over = item.mark.kept_until <= time.time()
     if not over:
-        return [_finding(item, Act.KEEP, "waits for the next job")]
+        return [_decision(item, Act.KEEP, "waits for the next job")]
     if dry_run:
-        return [_finding(item, Act.TERMINATE, "no job came for it in time")]
+        return [_decision(item, Act.TERMINATE, "no job came for it in time")]
     async with claiming(item.provider, item.instance):
         # Looked at once more: a job may have taken it over since the list was made.
         now = await item.provider.find(item.mark)
         if now is None or now.id != item.instance.id:
-            return [_finding(item, Act.KEEP, "a job has just taken it over")]
+            return [_decision(item, Act.KEEP, "a job has just taken it over")]
         ending, _ = await until_gone(item.provider, item.mark, item.instance.id)
     if ending is Ending.GONE:
         Journal.close_kept(item.mark, "no job came for it")
-    return [_finding(item, Act.TERMINATE, "no job came for it in time")]
+    return [_decision(item, Act.TERMINATE, "no job came for it in time")]
 
 
-async def _each_alone(what: str, case: Coroutine[Any, Any, list[Finding]]) -> list[Finding]:
+async def _each_alone(what: str, case: Coroutine[Any, Any, list[Decision]]) -> list[Decision]:
     """Deal with one case: no trouble with it may keep the others' machines running."""
     try:
         async with asyncio.timeout(CASE_SECONDS):
@@ -251,7 +251,7 @@ async def _of_run_alone(
     run_id: UUID,
     found: list[Found],
     dry_run: bool,  # noqa: FBT001
-) -> list[Finding]:
+) -> list[Decision]:
     """Decide about a run, unless another pass is still at work on it."""
     folder = runs() / str(run_id)
     if not folder.is_dir():
@@ -259,7 +259,7 @@ async def _of_run_alone(
     async with locked(folder / AT_WORK, wait=False) as alone:
         if alone:
             return await _of_run(client, run_id, found, dry_run)
-    return _findings(run_id, found, Act.KEEP, "another pass of reconcile is at work on it")
+    return _decisions(run_id, found, Act.KEEP, "another pass of reconcile is at work on it")
 
 
 async def _of_run(
@@ -267,7 +267,7 @@ async def _of_run(
     run_id: UUID,
     found: list[Found],
     dry_run: bool,  # noqa: FBT001
-) -> list[Finding]:
+) -> list[Decision]:
     """Decide about a run and its machines, and do it."""
     try:
         run = await client.read_flow_run(run_id)
@@ -275,25 +275,25 @@ async def _of_run(
         # Proof of life whatever Prefect says: this may be another server, or its database a new one.
         if is_worked_on(runs() / str(run_id)):
             why = "this Prefect server does not know its run, and a process works on it"
-            return _findings(run_id, found, Act.KEEP, why)
+            return _decisions(run_id, found, Act.KEEP, why)
         return [await _orphan(item, dry_run) for item in found]
     is_here = (runs() / str(run_id)).is_dir()
     # Ended apart from the run's own machine, which goes on whatever becomes of these.
     strays = [item for item in found if is_here and _was_given_up(run_id, item)]
     if strays:
         mine = [item for item in found if item not in strays]
-        findings = [await _stray(item, dry_run) for item in strays]
-        return findings + (await _of_run(client, run_id, mine, dry_run) if mine else [])
+        decisions = [await _stray(item, dry_run) for item in strays]
+        return decisions + (await _of_run(client, run_id, mine, dry_run) if mine else [])
     act, why = decide(run, is_here=is_here, found=bool(found))
     if not dry_run:
         why += await _do(act, run, found)
-    return _findings(run_id, found, act, why)
+    return _decisions(run_id, found, act, why)
 
 
-def _findings(run_id: UUID, found: list[Found], act: Act, why: str) -> list[Finding]:
+def _decisions(run_id: UUID, found: list[Found], act: Act, why: str) -> list[Decision]:
     if not found:
-        return [Finding(act=act, why=why, run_id=str(run_id))]
-    return [_finding(item, act, why) for item in found]
+        return [Decision(act=act, why=why, run_id=str(run_id))]
+    return [_decision(item, act, why) for item in found]
 
 
 async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
@@ -357,13 +357,13 @@ def _was_given_up(run_id: UUID, item: Found) -> bool:
     return hire is not None and not hire.is_open
 
 
-async def _stray(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
+async def _stray(item: Found, dry_run: bool) -> Decision:  # noqa: FBT001
     if not dry_run:
         await until_gone(item.provider, item.mark, item.instance.id)
-    return _finding(item, Act.TERMINATE, "its run is done with it")
+    return _decision(item, Act.TERMINATE, "its run is done with it")
 
 
-async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
+async def _orphan(item: Found, dry_run: bool) -> Decision:  # noqa: FBT001
     """Terminate an instance whose run Prefect does not know, once it was seen for long enough.
 
     It may belong to a run that is just being created, or Prefect's database may be the wrong one.
@@ -377,17 +377,17 @@ async def _orphan(item: Found, dry_run: bool) -> Finding:  # noqa: FBT001
         if not dry_run:
             replace_json(path, {**seen, str(item.mark): first})
         left = (ORPHAN_SECONDS - waited) / 60
-        return _finding(item, Act.KEEP, f"its run is unknown; it is ended in {left:.0f} minutes")
+        return _decision(item, Act.KEEP, f"its run is unknown; it is ended in {left:.0f} minutes")
     if not dry_run:
         ending, _ = await until_gone(item.provider, item.mark, item.instance.id)
         if ending is not Ending.STAYS:
             seen = read_json(path) or {}  # others were noted meanwhile
             replace_json(path, {n: t for n, t in seen.items() if n != str(item.mark)})
-    return _finding(item, Act.TERMINATE, "its run is unknown")
+    return _decision(item, Act.TERMINATE, "its run is unknown")
 
 
-def _finding(item: Found, act: Act, why: str) -> Finding:
-    return Finding(
+def _decision(item: Found, act: Act, why: str) -> Decision:
+    return Decision(
         act=act,
         why=why,
         run_id=str(item.mark.run_id or ""),

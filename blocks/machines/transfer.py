@@ -17,7 +17,7 @@ from blocks.machines.base import Transfer
 from trainer.contract.errors import DiskFull, IntegrityError
 from trainer.contract.files import CHUNK, fsync_directory
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 PART = ".part"  # what a file is called until it is whole
 
 
@@ -145,7 +145,7 @@ def disk_full(target: str, size: int, free: int) -> DiskFull:
     return DiskFull(f"{target} needs {size} bytes; its disk has {free} more free.")
 
 
-async def in_thread(work: Callable[[Event], Result]) -> Result:
+async def in_thread(work: Callable[[Event], T]) -> T:
     """Run `work` off the event loop; when cancelled, set its event and wait until it has ended.
 
     Without the wait a retry could meet the thread still writing to the same file.

@@ -40,7 +40,7 @@ class NextBatch(Protocol):
         """Return the next body, or None, and the cursor for when it is delivered."""
 
 
-class Result(StrEnum):
+class Delivery(StrEnum):
     """What came of trying to deliver."""
 
     MOVED = "moved"
@@ -53,7 +53,7 @@ class Result(StrEnum):
 class Receipt:
     """What a receiver answered to one batch."""
 
-    result: Result
+    result: Delivery
     why: str = ""
     wait: float = 0.0
     """Seconds that it asks us to wait."""
@@ -83,7 +83,7 @@ class Feed:
         """Whether something is not delivered yet."""
         return self._next_batch(self._where(), at_rest=True)[0] is not None
 
-    async def deliver_next(self, client: httpx.AsyncClient, *, at_rest: bool) -> Result:
+    async def deliver_next(self, client: httpx.AsyncClient, *, at_rest: bool) -> Delivery:
         """Deliver the next batch, if there is one.
 
         Args:
@@ -94,29 +94,29 @@ class Feed:
         try:
             async with locked(self._spool.lock(self.kind), wait=False) as alone:
                 if not alone:  # reconcile or another flow delivers; it sends ours too
-                    return Result.NOTHING
+                    return Delivery.NOTHING
                 return await self._deliver(client, at_rest=at_rest)
         except OSError as error:  # a full disk, say: the batch may be sent again
-            return self._later(Receipt(Result.LATER, f"{type(error).__name__}: {error.strerror}"))
+            return self._later(Receipt(Delivery.LATER, f"{type(error).__name__}: {error.strerror}"))
 
-    async def _deliver(self, client: httpx.AsyncClient, *, at_rest: bool) -> Result:
+    async def _deliver(self, client: httpx.AsyncClient, *, at_rest: bool) -> Delivery:
         cursor = self._where()
         # In a thread: a chunk of the metrics is read and parsed, and a disk may be slow.
         body, after = await asyncio.to_thread(self._next_batch, cursor, at_rest=at_rest)
         if body is None:
             if after == cursor:
-                return Result.NOTHING
+                return Delivery.NOTHING
             # Only lines that are not reported, such as repeated steps: move past them.
             self._advance(after)
-            return Result.MOVED
+            return Delivery.MOVED
         receipt = await _post(client, self._address, body)
-        if receipt.result is Result.MOVED:
+        if receipt.result is Delivery.MOVED:
             if self._failures or cursor.refused:
                 logger().info("%s takes %s again", self._address.shown, self.kind)
             self._failures = 0
             self._advance(replace(after, refused=False, retry_at=0.0, given_up=False))
-            return Result.MOVED
-        if receipt.result is Result.REFUSED:
+            return Delivery.MOVED
+        if receipt.result is Delivery.REFUSED:
             return self._refused(cursor, receipt)
         if receipt.wait:  # noted, because reconcile must respect it too
             self._advance(replace(cursor, retry_at=time.time() + receipt.wait))
@@ -135,7 +135,7 @@ class Feed:
         self._cursor = cursor
         self._spool.save_cursor(self.kind, cursor)
 
-    def _refused(self, cursor: DeliveryCursor, receipt: Receipt) -> Result:
+    def _refused(self, cursor: DeliveryCursor, receipt: Receipt) -> Delivery:
         if not cursor.refused:
             logger().warning(
                 "%s refuses our %s (%s). They are kept and sent again every %g minutes. "
@@ -147,9 +147,9 @@ class Feed:
             )
         self.pause = REFUSED_SECONDS
         self._advance(replace(cursor, refused=True, retry_at=time.time() + REFUSED_SECONDS))
-        return Result.REFUSED
+        return Delivery.REFUSED
 
-    def _later(self, receipt: Receipt) -> Result:
+    def _later(self, receipt: Receipt) -> Delivery:
         if not self._failures:  # once per outage, not once per attempt
             logger().warning(
                 "%s takes no %s at the moment (%s). They are kept and sent again.",
@@ -160,7 +160,7 @@ class Feed:
         growing = PAUSES[min(self._failures, len(PAUSES) - 1)]
         self._failures += 1
         self.pause = max(growing, receipt.wait)
-        return Result.LATER
+        return Delivery.LATER
 
 
 def feeds_of(run: RunFolder, platform: Platform) -> list[Feed]:
@@ -190,11 +190,11 @@ async def _post(client: httpx.AsyncClient, address: Address, body: Any) -> Recei
         async with asyncio.timeout(POST_SECONDS):
             response = await client.post(address.url, json=body, headers=dict(address.headers))
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        return Receipt(Result.LATER, f"no answer: {type(error).__name__}")
+        return Receipt(Delivery.LATER, f"no answer: {type(error).__name__}")
     if response.is_success:
-        return Receipt(Result.MOVED)
+        return Receipt(Delivery.MOVED)
     why = f"HTTP status {response.status_code}"
     if response.is_server_error or response.status_code in TEMPORARY:
         asked = retry_after(response.headers.get("Retry-After")) or 0.0
-        return Receipt(Result.LATER, why, min(MOST_SECONDS, asked))
-    return Receipt(Result.REFUSED, why)
+        return Receipt(Delivery.LATER, why, min(MOST_SECONDS, asked))
+    return Receipt(Delivery.REFUSED, why)

@@ -9,7 +9,7 @@ import httpx
 
 from flows.locks import is_held
 from flows.logger import logger
-from flows.reporting.delivery import POST_SECONDS, Feed, Result, feeds_of
+from flows.reporting.delivery import POST_SECONDS, Delivery, Feed, feeds_of
 from flows.reporting.platform import Platform
 from flows.reporting.spool import Spool
 from flows.run_folder import RunFolder, run_folders
@@ -54,13 +54,13 @@ async def _of_run(
     for feed in feeds_of(run, platform):
         if feed.kind in down or time.monotonic() > deadline:
             continue
-        if await _deliver(client, feed, run, deadline) is Result.LATER:
+        if await _deliver(client, feed, run, deadline) is Delivery.LATER:
             down.add(feed.kind)
 
 
 async def _deliver(
     client: httpx.AsyncClient, feed: Feed, run: RunFolder, deadline: float
-) -> Result:
+) -> Delivery:
     cursor = Spool(run).cursor(feed.kind)
     if _age_days(run) > GIVE_UP_DAYS:
         if not cursor.given_up and feed.has_more():
@@ -72,11 +72,11 @@ async def _deliver(
             )
             # Noted, so that the warning comes once and not with every reconcile.
             Spool(run).save_cursor(feed.kind, replace(cursor, given_up=True))
-        return Result.NOTHING
+        return Delivery.NOTHING
     # Not LATER: that this run's receiver has to be left alone says nothing about other runs'.
     if time.time() < cursor.retry_at:
-        return Result.REFUSED
-    while (result := await feed.deliver_next(client, at_rest=True)) is Result.MOVED:
+        return Delivery.REFUSED
+    while (result := await feed.deliver_next(client, at_rest=True)) is Delivery.MOVED:
         if time.monotonic() > deadline:
             break
     return result

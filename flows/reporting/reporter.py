@@ -15,7 +15,7 @@ import httpx
 
 from flows.logger import logger
 from flows.reporting import alerts
-from flows.reporting.delivery import POST_SECONDS, Feed, Result, feeds_of
+from flows.reporting.delivery import POST_SECONDS, Delivery, Feed, feeds_of
 from flows.reporting.platform import Platform
 from flows.reporting.spool import Spool, Who
 from flows.reporting.watching import Watch
@@ -136,10 +136,10 @@ class Reporter:
             # Read before delivering: what is noted while a delivery is under way gets another turn.
             closing = self._closing.is_set()
             result = await feed.deliver_next(client, at_rest=closing and self._at_rest)
-            if result is Result.MOVED:
+            if result is Delivery.MOVED:
                 continue
             # Refused, or asked to wait for longer than the flow's end may take: reconcile's turn.
-            if closing and (result is not Result.LATER or feed.pause > FINISH_SECONDS):
+            if closing and (result is not Delivery.LATER or feed.pause > FINISH_SECONDS):
                 return
             pause = feed.pause or INTERVAL_SECONDS
             await (asyncio.sleep(pause) if closing else _unless(self._closing, pause))

@@ -13,7 +13,7 @@ import fcntl
 import itertools
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from blocks.machines.base import Machine
 from blocks.machines.transfer import PART
 from blocks.marks import installation_id
 from blocks.task_scope import TaskScope, all_of
+from flows.setup.environment import Log
 from flows.setup.files_here import (
     CODE,
     REWARD_MODEL,
@@ -43,7 +44,6 @@ BIG = 64 << 20  # bytes; the progress of a bigger file is logged
 REPORT_SECONDS = 10.0  # between two lines about one file
 HASH_SECONDS = 1800.0  # for the machine to hash what an earlier attempt brought
 MB = 1e6
-Log = Callable[[str], None]
 
 HASHES = r"""cd "$1" 2>/dev/null && find . -type f ! -name '*.part' -exec sha256sum -- {} +"""
 # Another job may bring the same content at the same time. Whichever `mv` comes first wins, and the

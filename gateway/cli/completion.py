@@ -11,7 +11,7 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
     from flows.shown import FLOW, job_state, short_id
     from gateway.prefect import server
     from gateway.prefect.client import LightClient
-    from gateway.prefect.connecting import Api
+    from gateway.prefect.connecting import PrefectApi
     from gateway.prefect.settings import PrefectSettings
     from trainer.contract.errors import OrchestratorError
 
@@ -20,7 +20,7 @@ def job_ids(incomplete: str) -> list[tuple[str, str]]:
         # Only a server that runs: starting one takes longer than a person waits after Tab.
         own = server.known()
         url = settings.url or (own.url if own else None)
-        runs = LightClient(Api(url, settings)).flow_runs(FLOW, limit=NEWEST) if url else []
+        runs = LightClient(PrefectApi(url, settings)).flow_runs(FLOW, limit=NEWEST) if url else []
     # A message in the middle of a half-typed command line would be worse than no suggestions.
     except OrchestratorError:
         return []

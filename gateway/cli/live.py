@@ -45,7 +45,7 @@ class Display(ABC):
 
 def display() -> Display:
     """Return the display that fits standard output."""
-    return Panel() if sys.stdout.isatty() else PlainDisplay()
+    return PanelDisplay() if sys.stdout.isatty() else PlainDisplay()
 
 
 class PlainDisplay(Display):
@@ -71,7 +71,7 @@ class PlainDisplay(Display):
         sys.stdout.flush()
 
 
-class Panel(Display):
+class PanelDisplay(Display):
     """A few lines at the bottom of the terminal that are redrawn in place."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ from trainer.contract.tail import TailReader
 
 POLL_SECONDS = 1.0
 
-Write = Callable[[str], None]
+WriteLine = Callable[[str], None]
 
 
 def mirror_of(run_id: UUID) -> Path | None:
@@ -26,7 +26,7 @@ def mirror_of(run_id: UUID) -> Path | None:
 
 
 def print_log(
-    client: LightClient, run: JobRun, write: Write, *, follow: bool, tail: int | None
+    client: LightClient, run: JobRun, write: WriteLine, *, follow: bool, tail: int | None
 ) -> None:
     """Write the log's lines; with `follow`, keep on until the job is at rest."""
     mirror = mirror_of(run.id)
@@ -49,7 +49,7 @@ def print_log(
         write(rest)
 
 
-def _write_new(reader: MirrorReader | ShippedReader, write: Write) -> None:
+def _write_new(reader: MirrorReader | ShippedReader, write: WriteLine) -> None:
     for line in reader.new_lines():
         write(line)
 

@@ -96,18 +96,18 @@ def put_right(*, dry_run: bool, as_json: bool) -> Exit:
 
     async def work(client: PrefectClient) -> list[dict[str, Any]]:
         del client  # reconcile makes its own; `call` is for finding or starting the server
-        return [asdict(finding) for finding in await reconcile_once(dry_run=dry_run)]
+        return [asdict(decision) for decision in await reconcile_once(dry_run=dry_run)]
 
-    findings = call(work)
+    decisions = call(work)
     if as_json:
-        say_json(findings)
+        say_json(decisions)
         return Exit.OK
-    for row in findings:
+    for row in decisions:
         machine = row["instance"] or row["run_id"]
         say(f"{row['act']:<9} {row['provider'] or NOTHING:<10} {machine}  {row['why']}")
-    acted = sum(row["act"] != Act.KEEP for row in findings)
+    acted = sum(row["act"] != Act.KEEP for row in decisions)
     would = "would be put right" if dry_run else "put right"
-    say(f"{len(findings)} looked at, {acted} {would}")
+    say(f"{len(decisions)} looked at, {acted} {would}")
     return Exit.OK
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 from flows.shown import FLOW
-from gateway.prefect.connecting import Api, api_url
+from gateway.prefect.connecting import PrefectApi, api_url
 from gateway.prefect.settings import PrefectSettings
 from gateway.prefect.waiting import waiting_for
 from trainer.contract.errors import ConfigError
@@ -83,7 +83,7 @@ def connected() -> LightClient:
     url = api_url(settings)
     if settings.url is None:
         os.environ["PREFECT_API_URL"] = url  # so that links to its pages are known
-    return LightClient(Api(url, settings))
+    return LightClient(PrefectApi(url, settings))
 
 
 class LightClient:
@@ -92,7 +92,7 @@ class LightClient:
     Every method raises `ApiUnreachable` when the API does not answer, or refuses us.
     """
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: PrefectApi) -> None:
         self._ask = api.ask
         self._find = api.find
 

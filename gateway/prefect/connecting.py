@@ -59,7 +59,7 @@ class Reply:
     """Seconds after which the API wants to be asked again."""
 
 
-class Api:
+class PrefectApi:
     """One API; its methods block."""
 
     def __init__(self, url: str, settings: PrefectSettings) -> None:

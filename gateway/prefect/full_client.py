@@ -18,9 +18,9 @@ from prefect.settings import get_current_settings
 
 from flows.logger import OneLine
 from gateway.exits import note
-from gateway.prefect.connecting import Api, api_url, refused, silent
+from gateway.prefect.connecting import PrefectApi, api_url, refused, silent
 from gateway.prefect.settings import PrefectSettings
-from gateway.prefect.waiting import Ask
+from gateway.prefect.waiting import AskApi
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
         raise refused(url, PrefectSettings(), answer.status_code, answer.text) from None
 
 
-def asking(client: PrefectClient) -> Ask:
+def asking(client: PrefectClient) -> AskApi:
     """Return a function that asks the API for plain JSON."""
 
     async def ask(path: str, body: dict[str, Any] | None) -> Any:
@@ -67,7 +67,7 @@ def connect() -> str:
     """
     settings = PrefectSettings()
     url = api_url(settings)
-    Api(url, settings).must_answer()
+    PrefectApi(url, settings).must_answer()
     # Prefect reads its settings when it is imported, which is before our server was found.
     if get_current_settings().api.url != url:
         os.environ["PREFECT_API_URL"] = url  # for this process and for those it starts

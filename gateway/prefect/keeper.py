@@ -9,7 +9,7 @@ from typing import Any
 from deployments.pools import CLOUD_POOL
 from flows.reconcile import reconciled_at
 from gateway.prefect import attendant
-from gateway.prefect.waiting import Ask, online_workers
+from gateway.prefect.waiting import AskApi, online_workers
 
 FLOW = "reconcile"
 LATE_SECONDS = 300.0  # it runs every minute
@@ -21,7 +21,7 @@ DEPLOYED_SECONDS = 120.0
 STARTED_SECONDS = 60.0
 
 
-async def last_reconcile(ask: Ask) -> dict[str, Any]:
+async def last_reconcile(ask: AskApi) -> dict[str, Any]:
     """Return when reconcile last ran to its end, whether that is too long ago, and what to do.
 
     Returns:
@@ -59,7 +59,7 @@ def _allowed(deployments: list[dict[str, Any]]) -> float:
     return max(LATE_SECONDS, MISSED * min(intervals, default=0.0))
 
 
-async def _first_is_due(ask: Ask, deployments: list[dict[str, Any]]) -> str | None:
+async def _first_is_due(ask: AskApi, deployments: list[dict[str, Any]]) -> str | None:
     """Return in words that the first run is still to come, or None if it should have been."""
     on = [deployment for deployment in deployments if _is_on(deployment)]
     workers = await _workers(ask, on)
@@ -71,7 +71,7 @@ async def _first_is_due(ask: Ask, deployments: list[dict[str, Any]]) -> str | No
     return f"has not run yet; its first run is due within a minute of a worker's start{start}"
 
 
-async def _workers(ask: Ask, deployments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+async def _workers(ask: AskApi, deployments: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the workers that serve the pools of deployments now."""
     return [worker for pool in _pools(deployments) for worker in await online_workers(ask, pool)]
 
@@ -80,7 +80,7 @@ def _pools(deployments: list[dict[str, Any]]) -> set[str]:
     return {deployment["work_pool_name"] or CLOUD_POOL for deployment in deployments}
 
 
-async def _remedy(ask: Ask, deployments: list[dict[str, Any]]) -> str:
+async def _remedy(ask: AskApi, deployments: list[dict[str, Any]]) -> str:
     if not deployments:
         return (
             "Deploy it: 'trainctl deploy', then 'trainctl worker'. "

@@ -6,7 +6,7 @@ from typing import Any
 
 from gateway.exits import sentence
 from gateway.prefect import server
-from gateway.prefect.connecting import Api, api_url
+from gateway.prefect.connecting import PrefectApi, api_url
 from gateway.prefect.settings import PrefectSettings
 from trainer.contract.errors import OrchestratorError
 
@@ -37,7 +37,7 @@ def status() -> dict[str, Any]:
 def _problem(settings: PrefectSettings) -> str | None:
     """Return why the commands cannot use the configured API, in their words; None if they can."""
     try:
-        api = Api(api_url(settings), settings)
+        api = PrefectApi(api_url(settings), settings)
         api.must_answer()
         # Prefect's /health answers anybody, and so does not show that we are refused.
         api.ask("POST", "flow_runs/filter", {"limit": 1})

@@ -14,13 +14,13 @@ from urllib.parse import quote
 from deployments.pools import LOCAL_POOL
 
 Json = dict[str, Any]
-Ask = Callable[[str, Json | None], Awaitable[Any]]
+AskApi = Callable[[str, Json | None], Awaitable[Any]]
 """Ask the API for a path: GET without a body, POST with one; returns the JSON of the answer."""
 WAITING = ("SCHEDULED", "PENDING")
 AT_WORK = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
 
 
-async def waiting_for(ask: Ask, run: Json) -> Json | None:
+async def waiting_for(ask: AskApi, run: Json) -> Json | None:
     """Return where a run waits and for what, or None for one that does not wait for a worker.
 
     Args:
@@ -55,7 +55,7 @@ async def waiting_for(ask: Ask, run: Json) -> Json | None:
     return {**facts, "text": in_words(facts, run)}
 
 
-async def online_workers(ask: Ask, pool: str) -> list[Json]:
+async def online_workers(ask: AskApi, pool: str) -> list[Json]:
     """Return the workers that serve a pool now; none if there is no such pool."""
     # The workers of a pool that does not exist would be an error of HTTP.
     pools = await ask("/work_pools/filter", {"work_pools": {"name": {"any_": [pool]}}})

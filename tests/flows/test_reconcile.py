@@ -121,9 +121,9 @@ async def test_a_kept_machine_goes_when_its_time_is_up_and_not_before(cloud):
     over = await hired(Mark.kept(time.time() - 1, "0badcafe"))
     waits = await hired(Mark.kept(time.time() + 600, "0badcafe"))
 
-    findings = {finding.instance[-20:]: finding.act for finding in await reconcile_once()}
+    decisions = {decision.instance[-20:]: decision.act for decision in await reconcile_once()}
 
-    assert set(findings.values()) == {Act.KEEP, Act.TERMINATE}
+    assert set(decisions.values()) == {Act.KEEP, Act.TERMINATE}
     assert cloud.alive() == [waits]
     assert over != waits
 

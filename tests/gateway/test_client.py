@@ -25,7 +25,7 @@ from flows.shown import STATE_OF_TYPE, job_state, short_id
 from gateway import jobs
 from gateway.exits import ApiUnreachable
 from gateway.prefect.client import LightClient
-from gateway.prefect.connecting import Api, api_url, refused
+from gateway.prefect.connecting import PrefectApi, api_url, refused
 from gateway.prefect.server import answers
 from gateway.prefect.settings import PrefectSettings
 from tests.gateway.commanding import call_trainctl
@@ -40,7 +40,7 @@ NAME_AND_PASSWORD = "ada:correct horse"  # noqa: S105 - of a server of this test
 @pytest.fixture
 def client(prefect_server: str) -> LightClient:
     """Return a client of the shared server."""
-    return LightClient(Api(prefect_server, PrefectSettings()))
+    return LightClient(PrefectApi(prefect_server, PrefectSettings()))
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_a_guarded_server_answers_who_knows_the_password(
 ):
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", NAME_AND_PASSWORD)
 
-    assert list(jobs.runs(LightClient(Api(guarded, PrefectSettings())))) == []
+    assert list(jobs.runs(LightClient(PrefectApi(guarded, PrefectSettings())))) == []
 
 
 @of_guarded
@@ -187,7 +187,7 @@ def test_a_refusal_names_the_variable_that_is_wanted(
 ):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    client = LightClient(Api(guarded, PrefectSettings()))
+    client = LightClient(PrefectApi(guarded, PrefectSettings()))
 
     with pytest.raises(ApiUnreachable, match=r"refuses us \(HTTP 401\)") as caught:
         jobs.find(client, "x")
@@ -272,7 +272,7 @@ def problem(url: str, monkeypatch: pytest.MonkeyPatch) -> OrchestratorError:
     monkeypatch.setenv("PREFECT_API_URL", url)
     settings = PrefectSettings()
     with pytest.raises(OrchestratorError) as caught:
-        jobs.find(LightClient(Api(api_url(settings), settings)), "x")
+        jobs.find(LightClient(PrefectApi(api_url(settings), settings)), "x")
     return caught.value
 
 

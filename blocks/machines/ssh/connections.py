@@ -17,7 +17,7 @@ from blocks.machines.ssh.script import BOOT
 from blocks.task_scope import ended
 from trainer.contract.errors import ConfigError, ConnectionLost
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 CONNECT_SECONDS = 15.0
 KEEPALIVE_SECONDS = 10  # between two signs of life; the connection is cut when three are missing
 KEEPALIVE_MISSES = 3
@@ -120,7 +120,7 @@ class Connections:
         self._connecting: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def persist(self, attempt: Callable[[Patience], Awaitable[Result]]) -> Result:
+    async def persist(self, attempt: Callable[[Patience], Awaitable[T]]) -> T:
         """Repeat what is cut until it is done.
 
         Raises:

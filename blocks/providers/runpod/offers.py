@@ -16,7 +16,7 @@ from trainer.contract.errors import CapacityError
 VCPUS = 4
 """How many vCPUs a pod without GPU has where no more are asked for."""
 LEVELS = ("HIGH", "MEDIUM", "LOW")
-Kind = TypeVar("Kind", CpuType, GpuType)
+Type = TypeVar("Type", CpuType, GpuType)
 
 
 def gpu_offers(
@@ -91,7 +91,7 @@ def _cheapest(
     )
 
 
-def _parsed(kind: type[Kind], rows: Iterable[Mapping[str, Any]]) -> list[Kind]:
+def _parsed(kind: type[Type], rows: Iterable[Mapping[str, Any]]) -> list[Type]:
     """Return the rows that are as described; the others cannot be hired by."""
     found = []
     for row in rows:
