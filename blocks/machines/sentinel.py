@@ -20,7 +20,6 @@ from blocks.machines.base import Machine
 from blocks.machines.shell import last_of, marked, run_script, script
 from trainer.contract.errors import BootError, ConnectionLost, OrchestratorError
 
-GRACE_SECONDS = 120.0
 AGAIN_SECONDS = 60  # from one attempt at shutting down to the next
 RUN_SECONDS = 30.0  # for one small script
 START_SECONDS = 15.0  # for the sentinel to write its process id
@@ -70,7 +69,7 @@ async def arm(
     term_seconds: float,
     shutdown_command: str,
     *,
-    grace_seconds: float = GRACE_SECONDS,
+    grace_seconds: float,
 ) -> None:
     """Start the sentinel, unless one that was armed in the same way is there, and renew its lease.
 

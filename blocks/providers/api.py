@@ -8,6 +8,7 @@ and `Unanswered` says that its fate is unknown.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -283,10 +284,15 @@ class Api:
 
 
 def _answer(response: httpx.Response) -> Answer:
+    text = response.text
+    # A refusal may quote what it was sent, and its words stand in messages and logs.
+    sent = response.request.headers.get("Authorization", "").rpartition(" ")[2]
+    if sent and not response.is_success:
+        text = text.replace(sent, "***")
     try:
-        data = response.json() if response.content else None
+        data = json.loads(text) if text else None
     except ValueError:
-        data = response.text
+        data = text
     return Answer(status=response.status_code, data=data, headers=response.headers)
 
 

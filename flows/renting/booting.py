@@ -108,7 +108,11 @@ async def _answering(
                 # From here on the machine ends itself when nobody renews its lease: before this,
                 # only the provider's bill knows of it.
                 await arm(
-                    machine, facts.base, job.limits.lease_minutes * 60, provider.shutdown_command
+                    machine,
+                    facts.base,
+                    job.limits.lease_minutes * 60,
+                    provider.shutdown_command,
+                    grace_seconds=job.limits.stop_grace_seconds,
                 )
                 return facts
         except (ConnectionLost, TimeoutError) as error:

@@ -10,7 +10,7 @@ from blocks.machines.sentinel import arm, renew
 from blocks.models import Instance
 from blocks.registry import load_provider
 from blocks.task_scope import TaskScope
-from trainer.config import TrainingJob
+from trainer.config import Limits, TrainingJob
 from trainer.contract.errors import OrchestratorError
 
 MOST_SECONDS = 30.0  # between two renewals
@@ -24,15 +24,15 @@ async def renewed(job: TrainingJob, instances: Sequence[Instance]) -> AsyncItera
     if provider.is_home:
         yield
         return
-    term = job.limits.lease_minutes * 60
     async with TaskScope() as scope:
         for instance in instances:
-            scope.start(_renew(term, instance))
+            scope.start(_renew(job.limits, instance))
         yield
 
 
-async def _renew(term: float, instance: Instance) -> None:
+async def _renew(limits: Limits, instance: Instance) -> None:
     provider = await load_provider(instance.provider)
+    term, grace = limits.lease_minutes * 60, limits.stop_grace_seconds
     base = base_of(instance)
     async with provider.machine(instance) as machine:
         while True:
@@ -41,7 +41,8 @@ async def _renew(term: float, instance: Instance) -> None:
                 async with asyncio.timeout(term):
                     # The sentinel there is dead, for instance after a reboot: start another.
                     if not await renew(machine, base, instance.workspace, term):
-                        await arm(machine, base, term, provider.shutdown_command)
+                        command = provider.shutdown_command
+                        await arm(machine, base, term, command, grace_seconds=grace)
             # At least five times a term, so that one or two that fail do not end a training.
             await asyncio.sleep(min(MOST_SECONDS, term / 5))
 

@@ -196,7 +196,7 @@ class LambdaCloud(CloudProvider):
         return await self._api().shared("instances", INSTANCES_SECONDS, fetch)
 
     async def _asked_for(self, id: str) -> Instance:
-        answer = await self._call("GET", _path(id))
+        answer = await self._api().read(_path(id), INSTANCES_SECONDS)
         if code_of(answer) in ABSENT:
             return absent(self.provider_name, id)
         return self._instance(self._data(answer))

@@ -26,12 +26,13 @@ from blocks.providers.runpod.answers import (
     refused,
     rows_of,
 )
-from blocks.providers.runpod.offers import cpu_offers, gpu_offers
+from blocks.providers.runpod.offers import CPU_CLOUD, cpu_offers, gpu_offers
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ProviderError
 
 CREATE_SECONDS = 60.0  # of silence that a create is allowed
 LIST_SECONDS = 2.0  # how old the list of pods may be
+CATALOG_SECONDS = 5.0  # how old what is for hire may be
 PAGE = 1000
 MOST_PAGES = 1000  # a cursor that never ends must not be followed for ever
 _SHUTDOWN = Path(__file__).with_name("shutdown.sh")
@@ -89,12 +90,16 @@ class RunPod(CloudProvider):
             raise CapacityError(
                 "RunPod has no spot pods.", "Set resources.spot: false, or choose another provider."
             )
-        kinds, params = ("cpus", {}) if resources.gpu_count == 0 else ("gpus", self._gpu_query())
-        answer = await self._call(
-            "GET",
+        kinds, params = (
+            ("cpus", {}) if resources.gpu_count == 0 else ("gpus", self._gpu_query(resources))
+        )
+        answer = await self._api().read(
             f"/catalog/{kinds}",
+            CATALOG_SECONDS,
             params={"include": "AVAILABILITY", "product": "POD", **params},
         )
+        if not answer.ok:
+            raise refused(answer)
         rows = rows_of(answer, kinds)
         if kinds == "cpus":
             return cpu_offers(rows, resources, limits, self.disk_gb)
@@ -117,7 +122,7 @@ class RunPod(CloudProvider):
             if pod.id == id:
                 return pod
         # Absent from the list is not yet gone: the list may be two seconds old, the pod younger.
-        answer = await self._api().call("GET", _path(id))
+        answer = await self._api().read(_path(id), LIST_SECONDS)
         if is_absent(answer):
             return absent(self.provider_name, id)
         return self._instance(answer)
@@ -156,10 +161,11 @@ class RunPod(CloudProvider):
             raise refused(answer)
         return answer
 
-    def _gpu_query(self) -> dict[str, str]:
+    def _gpu_query(self, resources: Resources) -> dict[str, str]:
         # Hosts have drivers of different ages, and the image does not start on one that is too old.
         floor = {"minCudaVersion": self.cuda} if self.cuda else {}
-        return {"cloud": self.cloud, "count": "1", **floor}
+        # What is free for one GPU may lie on as many hosts as there are GPUs.
+        return {"cloud": self.cloud, "count": str(resources.gpu_count or 1), **floor}
 
     async def _listed(self) -> list[Instance]:
         """Return all pages of the list."""
@@ -200,13 +206,16 @@ class RunPod(CloudProvider):
         return {
             "name": str(mark),
             "image": self.image,
-            "cloud": self.cloud,
+            "cloud": self._cloud_of(offer),
             "disk": math.ceil(offer.disk_gb or self.disk_gb),
             "env": env,
             "ports": ["22/tcp"],
             "startSsh": True,
             **dict(self._shape(offer)),
         }
+
+    def _cloud_of(self, offer: Offer) -> str:
+        return self.cloud if offer.gpu_count else CPU_CLOUD
 
     def _shape(self, offer: Offer) -> Iterator[tuple[str, Any]]:
         if not offer.gpu_count:
@@ -223,7 +232,7 @@ class RunPod(CloudProvider):
                 gpu["minRamPerGpu"] = math.ceil(offer.ram_gb / offer.gpu_count)
             yield "gpu", gpu
         # Where no region was asked for, the offer names the cloud itself in its place.
-        if offer.region != self.cloud:
+        if offer.region != self._cloud_of(offer):
             yield "dataCenterIds", [offer.region]
 
     def _instance(self, answer: Answer) -> Instance:

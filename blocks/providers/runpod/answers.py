@@ -75,6 +75,13 @@ class GpuPrice(_Answer):
     community: float | None = None
 
 
+class GpuCounts(_Answer):
+    """How many GPUs a pod may have."""
+
+    secure: int | None = None
+    community: int | None = None
+
+
 class GpuType(_Answer):
     """A row of the catalogue of GPUs; `memory` is that of one GPU in GB."""
 
@@ -85,6 +92,7 @@ class GpuType(_Answer):
     secure: bool | None = None
     community: bool | None = None
     price: GpuPrice | None = None
+    maxCount: GpuCounts | None = None
     availability: str | None = None
     dataCenters: list[Place] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -9,13 +10,15 @@ from pydantic import ValidationError
 
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
-from blocks.providers.runpod.answers import CpuType, GpuType, Place
+from blocks.providers.runpod.answers import CpuType, GpuCounts, GpuType, Place
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError
 
 VCPUS = 4
 """How many vCPUs a pod without GPU has where no more are asked for."""
 LEVELS = ("HIGH", "MEDIUM", "LOW")
+CPU_CLOUD = "SECURE"
+"""Where pods without GPU are to be had; there are none on computers of third parties."""
 Type = TypeVar("Type", CpuType, GpuType)
 
 
@@ -35,7 +38,7 @@ def gpu_offers(
     fitting = [
         (gpu, price * count)
         for gpu in _parsed(GpuType, rows)
-        if (price := _price(gpu, cloud)) and _suits(gpu, resources)
+        if (price := _price(gpu, cloud)) and _suits(gpu, resources) and count <= _most(gpu, cloud)
     ]
     offers = [
         (level, _gpu_offer(gpu, price, region, resources, disk_gb))
@@ -63,7 +66,7 @@ def cpu_offers(
     offers = [
         (level, _cpu_offer(cpu, vcpus, region, resources, disk_gb))
         for cpu, vcpus in fitting
-        for region, level in _regions(cpu, resources.regions, "SECURE")
+        for region, level in _regions(cpu, resources.regions, CPU_CLOUD)
     ]
     return _cheapest(offers, limits, [f"{cpu.id} with {vcpus} vCPUs" for cpu, vcpus in fitting])
 
@@ -109,6 +112,13 @@ def _price(gpu: GpuType, cloud: str) -> float | None:
     if cloud == "SECURE":
         return gpu.price.secure if gpu.secure is not False else None
     return gpu.price.community if gpu.community is not False else None
+
+
+def _most(gpu: GpuType, cloud: str) -> float:
+    """Return how many a pod may have of a GPU."""
+    counts = gpu.maxCount or GpuCounts()
+    most = counts.secure if cloud == "SECURE" else counts.community
+    return math.inf if most is None else most
 
 
 def _suits(gpu: GpuType, resources: Resources) -> bool:

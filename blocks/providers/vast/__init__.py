@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from blocks.marks import Mark
-from blocks.models import Instance, Offer
+from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Api, Unanswered
 from blocks.providers.cloud import ALLOW_MORE, CloudProvider
@@ -25,12 +26,14 @@ from blocks.providers.vast.answers import (
     VastApi,
     complaint,
     error_of,
+    has_exited,
     hired_gb,
     instance_of,
     number,
 )
 from blocks.providers.vast.container import DESTROY_ITSELF, URL, onstart
 from blocks.providers.vast.offers import PAGE_ROWS, bid_for, fitting, query_for, request_in_words
+from blocks.uptime import uptime
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,
@@ -46,6 +49,7 @@ logger = logging.getLogger(__name__)
 IMAGE = "pytorch/pytorch:2.11.0-cuda12.8-cudnn9-runtime"
 PAGES = 4  # that are looked at, for a job that only few offers fit
 SEARCH_SECONDS = 30.0  # how old what is for hire may be: ten searches a minute are allowed
+EXITED_SECONDS = 600.0  # for a container that has exited to be started again
 INSTANCES_SECONDS = 2.0  # how old the list of instances may be
 
 
@@ -75,6 +79,7 @@ class VastAI(CloudProvider):
         "ssh": 1.0,
     }
     """Seconds between two calls of one kind."""
+    _exited: ClassVar[dict[str, float]] = {}  # when it was first seen, as uptime, by id
 
     ssh_user: str | None = Field(
         default=None, description="Whom to log in as. Empty: VAST_SSH_USER, or root."
@@ -138,7 +143,7 @@ class VastAI(CloudProvider):
     async def instances(self) -> list[Instance]:
         """Return every instance of the account; see `Provider.instances`."""
         rows = await self._api().shared("instances", INSTANCES_SECONDS, self._rows)
-        return [instance_of(row, self._user()) for row in rows]
+        return [self._instance(row) for row in rows]
 
     async def remark(self, id: str, mark: Mark) -> bool:
         """Give the instance another label; False when it is gone."""
@@ -149,6 +154,22 @@ class VastAI(CloudProvider):
             return False
         self._data(answer)
         return True
+
+    def _instance(self, row: Mapping[str, Any]) -> Instance:
+        """Return a row of instances as an instance.
+
+        A container that has exited is started again, after a reboot of its host for instance; one
+        that is not, within what Vast.ai needs for that, never will be.
+        """
+        instance = instance_of(row, self._user())
+        if not has_exited(row):
+            self._exited.pop(instance.id, None)
+            return instance
+        seconds = uptime() - self._exited.setdefault(instance.id, uptime())
+        if seconds < EXITED_SECONDS:
+            return instance
+        detail = f"not started again within {EXITED_SECONDS / 60:g} minutes ({instance.detail})"
+        return dataclasses.replace(instance, status=InstanceStatus.LOST, detail=detail)
 
     def _user(self) -> str:
         return self.ssh_user or os.environ.get("VAST_SSH_USER") or "root"
@@ -183,14 +204,16 @@ class VastAI(CloudProvider):
                 return rows
 
     async def _asked_for(self, id: str) -> Instance:
-        answer = await self._call("GET", _path(id), params={"owner": "me"}, bucket="show")
+        answer = await self._api().read(
+            _path(id), INSTANCES_SECONDS, params={"owner": "me"}, bucket="show"
+        )
         is_absent = complaint(answer)[0] in ABSENT
         row = None if is_absent else self._data(answer).get("instances", {})
         if row is None:
             return absent(self.provider_name, id)
         if not isinstance(row, dict) or not row.get("id"):
             raise Unanswered(f"Vast.ai does not say what became of instance {id}.")
-        return instance_of(row, self._user())
+        return self._instance(row)
 
     async def _search(self, resources: Resources, limits: Limits, *, spot: bool) -> list[Offer]:
         """Return the offers that fit, the cheapest first, of a few pages at most."""
@@ -303,8 +326,12 @@ class VastAI(CloudProvider):
 
         Raises:
             CapacityError: unless `error` says more.
+            Unanswered: it cannot be destroyed now.
         """
-        await self.terminate(id)
+        try:
+            await self.terminate(id)
+        except OrchestratorError as stays:
+            raise Unanswered(f"{error.message} Instance {id} was made all the same.") from stays
         if not isinstance(error, (CapacityError, CredentialsError, FundsError, QuotaError)):
             raise CapacityError(f"{error.message} Instance {id} is destroyed.") from error
 

@@ -196,6 +196,11 @@ def status_of(row: Mapping[str, Any]) -> tuple[InstanceStatus, str]:
     return InstanceStatus.UNKNOWN, detail
 
 
+def has_exited(row: Mapping[str, Any]) -> bool:
+    """Whether the container of an instance that shall run has ended."""
+    return row.get("actual_status") == "exited" and row.get("intended_status") == "running"
+
+
 def address_of(row: Mapping[str, Any]) -> tuple[str, int]:
     """Return where sshd is reached: directly where a port is mapped, else through the proxy."""
     match row.get("ports"):

@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from blocks.keys import MachineKeys
 from blocks.machines import sentinel
-from blocks.machines.sentinel import arm, renew
+from blocks.machines.sentinel import renew
 from blocks.machines.shell import script
 from blocks.machines.ssh import SshMachine
 from tests.clouds.machines import Profile, SshdMachine
@@ -20,6 +21,7 @@ from trainer.contract.job_directory import Desired, JobDirectory, JobState
 
 ROOT = Path(__file__).parents[3]
 LONG = 600.0
+arm = partial(sentinel.arm, grace_seconds=120.0)
 SHUT_DOWN = 'date >>"$HOME/shutdown-ran"'
 CANARY = "canary-5c1f"
 
@@ -128,7 +130,7 @@ async def test_jobs_save_and_stop_before_the_shutdown(machine, hired):
     await until(lambda: was_shut_down(hired))
 
     assert job.read_control().desired is Desired.STOP
-    assert job.read_control().grace_seconds == sentinel.GRACE_SECONDS
+    assert job.read_control().grace_seconds == 120.0
     assert job.read_control().reason == "lease expired: nobody renewed it for 1 seconds"
     assert '"state": "stopped"' in (hired.home / "status.json").read_text()
 
