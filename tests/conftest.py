@@ -25,6 +25,7 @@ from tests.waiting import until_now
 os.environ.update(
     OMP_NUM_THREADS="1",
     HF_HUB_OFFLINE="1",
+    HF_TOKEN_PATH=os.devnull,  # nor use the developer's own login
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW="ignore",
     TRAINING_ORCHESTRATOR_ATTEND_SECONDS="0",  # what a test leaves behind stays so

@@ -25,9 +25,13 @@ async def client_of(account: str) -> httpx.AsyncClient:
     return clients[account][0]
 
 
-def new_client() -> httpx.AsyncClient:
-    """Return a client that keeps no connection but those of its caller."""
-    return httpx.AsyncClient(verify=_tls())
+def new_client(timeout: float = 5.0) -> httpx.AsyncClient:
+    """Return a client that keeps no connection but those of its caller.
+
+    Args:
+        timeout: seconds to connect, and of silence afterwards; for calls that give none.
+    """
+    return httpx.AsyncClient(verify=_tls(), timeout=timeout)
 
 
 async def _open(client: httpx.AsyncClient) -> AsyncGenerator[None, None]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import httpx
 
+from blocks.providers.connections import new_client
 from flows.locks import is_held
 from flows.logger import logger
 from flows.reporting.delivery import POST_SECONDS, Delivery, Feed, feeds_of
@@ -29,7 +30,7 @@ async def deliver_leftovers() -> None:
         return
     deadline = time.monotonic() + AT_MOST_SECONDS
     down: set[str] = set()
-    async with httpx.AsyncClient(timeout=POST_SECONDS) as client:
+    async with new_client(POST_SECONDS) as client:
         for folder in run_folders():
             # Asked before `RunFolder`, which would make the folder of a run removed meanwhile.
             if not (folder / "reporting").is_dir() or is_held(folder / ".lock"):

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import httpx
 
+from blocks.providers.connections import new_client
 from flows.logger import logger
 from flows.reporting import alerts
 from flows.reporting.delivery import POST_SECONDS, Delivery, Feed, feeds_of
@@ -114,7 +115,7 @@ class Reporter:
 
     async def run(self) -> None:
         """Report until `close` was called and everything is delivered that its receiver takes."""
-        async with httpx.AsyncClient(timeout=POST_SECONDS) as client:
+        async with new_client(POST_SECONDS) as client:
             await asyncio.gather(
                 *(_guarded(self._pump(client, feed)) for feed in self._feeds),
                 self._look(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 SECRETS = (
-    *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"),
+    *("HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"),
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
 )
-"""The tokens that a trainer or a job's `setup` may need."""
+"""The tokens that a trainer or a job's `setup` may need, beside `HF_TOKEN`."""
 ADDRESSES = (
     *("HF_ENDPOINT", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT"),
     *("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
@@ -19,10 +19,15 @@ ADDRESSES = (
 def secrets() -> dict[str, str]:
     """Return the tokens that are set here, as the environment of a command on the machine.
 
+    The Hub's is the one that `hf auth login` has stored, where the environment has none.
     Addresses are included, except one of a file or database of this computer.
     """
+    from huggingface_hub import get_token  # a third of a second, for those who train elsewhere
+
     # An explicit list, not the whole environment: cloud keys must never reach a rented machine.
     given = {name: value for name in (*SECRETS, *ADDRESSES) if (value := os.environ.get(name))}
+    if token := get_token():
+        given["HF_TOKEN"] = token
     tracking = given.get("MLFLOW_TRACKING_URI", "https:")
     if not tracking.startswith(("http:", "https:", "databricks")):
         del given["MLFLOW_TRACKING_URI"]

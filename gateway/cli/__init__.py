@@ -226,7 +226,7 @@ def push(
     job: JobId,
     to: Annotated[str | None, typer.Option(help="owner/name, instead of the job's own.")] = None,
 ) -> None:
-    """Upload the verified artifact of a completed job to the Hub, by the token in HF_TOKEN.
+    """Upload a completed job's verified artifact to the Hub, by HF_TOKEN or `hf auth login`.
 
     Example: trainctl push quickstart --to ada/quickstart
     """

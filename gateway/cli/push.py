@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 from blocks.home import runs
@@ -11,7 +9,7 @@ from flows.shown import ShownRun
 from gateway.cli.download import report_of
 from gateway.jobs import job_of
 from trainer.config.explain import validated
-from trainer.contract.errors import ConfigError, DependencyError, ProviderError
+from trainer.contract.errors import ConfigError, ProviderError
 from trainer.results.hub import check_hub, push_output
 
 
@@ -24,7 +22,6 @@ def push(run: ShownRun, repository: str | None) -> str:
 
     Raises:
         ConfigError: there is no artifact here, no repository is named, or the token does not suffice.
-        DependencyError: huggingface_hub is not installed here.
         ProviderError: the Hub did not take it.
     """
     report = report_of(run)
@@ -37,12 +34,6 @@ def push(run: ShownRun, repository: str | None) -> str:
         config = validated(type(config), settings, "--to")
     if config.push_to_hub is None:
         raise ConfigError("The job names no repository.", "Name one: --to owner/name.")
-    # Looked for and not imported: the import alone takes longer than most commands.
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise DependencyError(
-            "The package huggingface_hub is not installed here.",
-            f"Run: {sys.executable} -m pip install huggingface_hub",
-        )
     check_hub(config)
     warning = push_output(Path(report["path"]), config, runs() / str(run.id) / "uploaded.json")
     if warning:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from blocks.machines.local import LocalMachine
@@ -43,6 +44,21 @@ def test_only_the_known_tokens_that_are_set_are_passed_on(monkeypatch):
     monkeypatch.setenv("RUNPOD_API_KEY", "not for the machine")
 
     assert secrets() == {"HF_TOKEN": "hf_canary"}
+
+
+def test_a_stored_login_to_the_hub_is_passed_on_where_the_environment_has_no_token(
+    tmp_path, monkeypatch
+):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "token").write_text("hf_stored\n")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+
+    stored = secrets()
+    monkeypatch.setenv("HF_TOKEN", "hf_set")
+
+    assert stored.items() >= {"HF_TOKEN": "hf_stored"}.items()
+    assert secrets().items() >= {"HF_TOKEN": "hf_set"}.items()
 
 
 async def test_over_ssh_setup_has_the_token_and_no_command_line_shows_it(tmp_path, monkeypatch):

@@ -155,7 +155,8 @@ class TrainingFields(Settings):
     gguf_quantization: Quantization = "F16"
     """Of the exported weights: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0."""
     push_to_hub: Repository | None = None
-    """Upload the result to this repository of the Hub, as owner/name, by the token in HF_TOKEN."""
+    """Upload the result to this repository of the Hub, as owner/name, by the token in HF_TOKEN
+    or else that of `hf auth login`."""
     hub_private_repo: bool = True
     """Whether the repository is private, if it has to be created."""
     report_to: list[Tracker] = Field(default=["tensorboard"])

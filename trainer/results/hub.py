@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
 
 FIELD = "training.push_to_hub"
-TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 PAUSES = (5.0, 30.0, 120.0)  # seconds between two attempts; each request is tried again by itself
 REFUSED = range(400, 429)  # what another attempt does not change; 429 is: too many requests
 BIG = 10 << 20  # bytes; to bring a bigger file there takes a while
@@ -34,10 +33,14 @@ def check_token(config: TrainingConfig) -> None:
     Raises:
         ConfigError: there is none.
     """
-    if config.push_to_hub and not _token():
+    if config.push_to_hub is None:
+        return
+    from huggingface_hub import get_token  # a third of a second, for those who upload
+
+    if not get_token():
         raise ConfigError(
             f"{FIELD} = {config.push_to_hub!r}: there is no token to upload with.",
-            "Set HF_TOKEN in the environment to a token that may write.",
+            "Set HF_TOKEN in the environment to a token that may write, or run: hf auth login",
         )
 
 
@@ -189,14 +192,10 @@ def _refuse_others(repository: str, who: dict[str, Any]) -> None:
         )
 
 
-def _token() -> str | None:
-    return next((value for name in TOKENS if (value := os.environ.get(name))), None)
-
-
 def _api() -> HfApi:
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, get_token
 
-    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=_token())
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=get_token())
 
 
 def _sentence(error: BaseException) -> str:

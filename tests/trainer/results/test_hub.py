@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from tests.clouds.hub import TOKEN, running_hub
@@ -157,6 +158,18 @@ def test_a_token_that_cannot_upload_is_told_before_training(
 
     with pytest.raises(ConfigError, match=rf"training\.push_to_hub = '{repository}': .*{words}"):
         check_hub(_asked(push_to_hub=repository))
+
+
+def test_the_stored_login_is_a_token_to_upload_with(hub, tmp_path, monkeypatch):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "token").write_text(TOKEN)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    asked = len(hub.asked)
+
+    check_hub(_asked(push_to_hub="ada/x"))
+
+    assert hub.asked[asked:] == ["GET /api/whoami-v2"]
 
 
 def test_a_token_that_may_only_read_is_told_before_training(hub, monkeypatch):
