@@ -25,7 +25,7 @@ import psutil
 SSHD = "/usr/sbin/sshd"
 MARKER = "TEST_MACHINE"  # a variable that every process of a machine inherits
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-SECONDS = 20.0  # for sshd to listen, and for processes to die
+SECONDS = 120.0  # for sshd to listen, and for processes to die
 NO_NETWORK = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 PORTS = range(10_000, 32_000)  # below those that Linux gives to outgoing connections
 _ports = itertools.count(secrets.randbelow(len(PORTS)))  # several processes look for ports at once

@@ -31,7 +31,7 @@ from tests.clouds.proxy import Proxy
 from tests.clouds.rented import free_port
 from tests.faults.curves import Curves
 from tests.flows.flow_runs import make_job
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.metrics import read_metrics
@@ -104,7 +104,7 @@ class Scene:
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the newest flow process and wait for its end."""
         self.flows[-1].send_signal(number)
-        self.flows[-1].wait(60)
+        self.flows[-1].wait(PATIENCE)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -217,7 +217,7 @@ class Scene:
         for process in _flow_processes(set(self._runs)):
             process.kill()
         for flow in self.flows:
-            flow.wait(30)
+            flow.wait(PATIENCE)
         for cloud in self.clouds:
             cloud.stop()
         for proxy in self._proxies:

@@ -72,7 +72,7 @@ async def test_a_hung_machine_delays_no_other_and_goes_when_its_time_is_up(
     hung = await failed(scene, hunt)
     scene.cloud.machines[hung.id].hang()
     held_up = asyncio.create_task(reconcile_once())
-    await until(lambda: is_held(hunt.run.root / reconciling.AT_WORK), 30)
+    await until(lambda: is_held(hunt.run.root / reconciling.AT_WORK))
 
     other = Hunt(scene, Figures())
     await failed(scene, other)

@@ -64,7 +64,7 @@ async def test_a_machine_taken_back_while_it_saves_leaves_no_half_checkpoint(sce
     await scene.said(r"checkpoint-\d+ is home")
 
     saving = scene.directory(run).checkpoints / ".saving"
-    await until(lambda: saving.is_dir() and any(saving.iterdir()), 30)
+    await until(lambda: saving.is_dir() and any(saving.iterdir()))
     scene.injected(run)
     scene.cloud.preempt(scene.cloud.alive()[0])
 

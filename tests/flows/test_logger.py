@@ -8,6 +8,7 @@ import threading
 from prefect._internal.concurrency.services import QueueService
 
 from flows.logger import OneLine
+from tests.waiting import PATIENCE
 
 asked_to_end = threading.Event()
 
@@ -16,7 +17,7 @@ class Sender(QueueService[int]):
     """A queue of Prefect's, as those of its log and its events, that is full when the end comes."""
 
     async def _handle(self, item: int) -> None:
-        asked_to_end.wait(60)
+        asked_to_end.wait(PATIENCE)
 
 
 def test_what_prefect_still_sends_at_the_end_is_no_warning_and_all_else_is(caplog):

@@ -22,7 +22,7 @@ from tests.gateway.commanding import (
     patient_job_file,
     process_of,
 )
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.contract.files import sha256_of
 from trainer.contract.manifest import verify
 
@@ -160,7 +160,7 @@ def test_a_job_is_paused_resumed_detached_and_cancelled(
     job = (tmp_path / "run.out").read_text().split()[1]
 
     paused = ask("pause", job)
-    assert (paused.returncode, running.wait(30)) == (0, 3), paused.stderr
+    assert (paused.returncode, running.wait(PATIENCE)) == (0, 3), paused.stderr
     assert re.match(r"paused; saved at step \d+ of 20000", paused.stdout)
     took = json.loads(ask("status", job, "--json").stdout)["seconds"]
     time.sleep(1.1)
@@ -181,7 +181,7 @@ def test_an_interrupt_without_a_terminal_stops_with_a_checkpoint(
 ):
     running.send_signal(signal.SIGINT)
 
-    assert running.wait(60) == 4
+    assert running.wait(PATIENCE) == 4
     assert re.search(r"stopped: cancelled; saved at step \d+", (tmp_path / "run.out").read_text())
 
 

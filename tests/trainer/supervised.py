@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import trainer
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.contract.events import Event, parse_events
 from trainer.contract.job_directory import JobDirectory, JobState, Status
 
@@ -54,7 +54,7 @@ class Supervised:
             env=ENVIRONMENT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 

@@ -159,7 +159,7 @@ async def test_the_clock_may_jump(machine, hired):
     await asyncio.sleep(0.7)
     assert not was_shut_down(hired)
 
-    await until(lambda: was_shut_down(hired), seconds=8)
+    await until(lambda: was_shut_down(hired))
 
 
 @pytest.mark.thorough

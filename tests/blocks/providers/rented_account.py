@@ -7,6 +7,7 @@ from uuid import UUID
 
 from blocks.marks import Mark
 from blocks.providers import api
+from tests.waiting import PATIENCE
 
 
 def mark(attempt=1):
@@ -33,7 +34,7 @@ def quick_account(monkeypatch, cloud, block, module, *caches):
     assert cloud.errors == []
 
 
-async def until(provider, id, status, seconds=20.0):
+async def until(provider, id, status, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while (instance := await provider.describe(id)).status is not status:
         assert time.monotonic() < deadline, instance
@@ -41,7 +42,7 @@ async def until(provider, id, status, seconds=20.0):
     return instance
 
 
-async def true(condition, seconds=30.0):
+async def true(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     for _ in iter(lambda: bool(condition()), True):
         assert time.monotonic() < deadline

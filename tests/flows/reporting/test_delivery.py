@@ -180,7 +180,7 @@ async def test_a_receiver_that_stays_down_never_holds_the_flow_up(run, receiver,
     # Giving up meets every moment of the last look, of a pause and of an attempt.
     for patience in range(0, 60, 6):
         monkeypatch.setattr("flows.reporting.reporter.FINISH_SECONDS", patience / 1000)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             await reported_to_the_end(run)
 
 

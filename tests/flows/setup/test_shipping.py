@@ -14,6 +14,7 @@ from blocks.machines.local import LocalMachine
 from flows.setup import files_here, shipping
 from flows.setup.shipping import ship
 from tests.flows.sshd import over_ssh
+from tests.waiting import PATIENCE
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError, DataError, IntegrityError, ModelNotFound
 
@@ -241,7 +242,7 @@ async def test_a_big_file_is_hashed_once_and_its_progress_is_told(base, rows, mo
 
     async def slowly(_local, remote):
         write(f"{remote}.part", ROWS[:5])
-        await asyncio.wait_for(told.wait(), 20)
+        await asyncio.wait_for(told.wait(), PATIENCE)
 
     await ship(Watched(before=slowly), base, config(data=rows), note)
     monkeypatch.setattr(files_here, "sha256_of", None)  # whoever calls it now fails

@@ -11,6 +11,7 @@ from prefect.events.worker import EventsWorker
 
 from flows.run_folder import RunFolder
 from flows.streaming.events import Events
+from tests.waiting import PATIENCE
 from trainer.contract.events import Kind, note_event
 from trainer.contract.job_directory import JobDirectory
 
@@ -49,7 +50,7 @@ async def test_each_event_of_the_job_is_stored_once(prefect_api):
     await asyncio.to_thread(EventsWorker.drain_all)
 
     resource = f"prefect.flow-run.{run_id}"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while len(found := await stored(resource)) < 3:
             await asyncio.sleep(0.1)
     told = {event["event"]: event["payload"] for event in found}

@@ -85,7 +85,7 @@ def steps_of(training: GangTraining, hosts: TwoHosts) -> list[int]:
 
 
 async def at_step(hosts: TwoHosts, step: int) -> None:
-    await until(lambda: hosts.directory(0).read_status().step >= step, 30)
+    await until(lambda: hosts.directory(0).read_status().step >= step)
 
 
 async def test_both_train_to_the_end_and_their_logs_come_home(gang, hosts):

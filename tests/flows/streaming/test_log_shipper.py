@@ -22,6 +22,7 @@ from flows.streaming.log_shipper import (
     shown,
 )
 from tests.flows.flow_runs import shipped_lines
+from tests.waiting import PATIENCE
 from trainer.contract.tail import CHUNK
 
 
@@ -54,7 +55,7 @@ async def test_a_rest_that_cannot_be_shipped_is_said_and_not_waited_for(run_id):
     run.log.write_text("step 1/2\n")
     run.log_cursor.mkdir()
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises(IsADirectoryError):
             await ship_rest(run_id, run)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.trainer.command.scripts import foreign, python
 from tests.trainer.supervised import is_running
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.command.keeping import CheckpointKeeper, resume_point
 from trainer.command.plan import make_plan
 from trainer.contract.checkpoints import all_checkpoints, newest_valid, step_of
@@ -52,7 +52,7 @@ def test_a_killed_command_continues_from_the_newest_valid_checkpoint(tmp_path):
     until_now(lambda: 10 in steps_saved(job))
 
     os.killpg(job.status.trainer_pid, signal.SIGKILL)
-    process.wait(30)
+    process.wait(PATIENCE)
 
     assert job.status.state is JobState.COMPLETED
     assert job.status.restarts == 1
@@ -71,7 +71,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
     (job.job.root / "out/checkpoint-10/done").unlink()
 
     os.killpg(job.status.trainer_pid, signal.SIGKILL)
-    process.wait(30)
+    process.wait(PATIENCE)
 
     assert job.status.state is JobState.COMPLETED
     assert "skipped a checkpoint" in job.log
@@ -90,7 +90,7 @@ def test_a_request_lets_the_command_save_and_end_and_resume(tmp_path, desired, s
     at_step(job, 13)
 
     job.job.request(desired, grace_seconds=20, reason="a test")
-    process.wait(30)
+    process.wait(PATIENCE)
 
     assert job.status.state is state
     assert job.status.reason == "a test"
@@ -126,7 +126,7 @@ def test_a_pause_that_is_withdrawn_while_the_command_ends_makes_no_result_of_the
     until_now((job.job.root / "asked").exists)
     job.job.request(Desired.RUN)
     (job.job.root / "go").touch()
-    process.wait(30)
+    process.wait(PATIENCE)
 
     assert job.status.state is JobState.COMPLETED
     assert (job.job.output / "model.txt").read_text() == "whole"
@@ -140,7 +140,7 @@ def test_a_signal_to_the_supervisor_stops_the_command_behind_a_shell(tmp_path):
     at_step(job, 7)
 
     process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    process.wait(PATIENCE)
 
     assert job.status.state is JobState.STOPPED
     assert 7 in steps_saved(job)
@@ -159,7 +159,7 @@ def test_a_command_that_does_not_end_is_killed_with_all_it_started(tmp_path):
     at_step(job, 1)
 
     job.job.request(Desired.STOP, grace_seconds=0.3)
-    process.wait(30)
+    process.wait(PATIENCE)
 
     assert job.status.state is JobState.STOPPED
     pids = (job.job.root / "pids").read_text().split()
@@ -199,7 +199,7 @@ def test_a_checkpoint_without_a_marker_is_complete_when_nothing_changes(tmp_path
 
     until_now(lambda: 5 in steps_saved(job))
     process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    process.wait(PATIENCE)
 
     assert steps_saved(job) == [7, 5]
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from tests.trainer.supervised import Supervised, is_running
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.contract.world import Rank, World, own_rank, read_world
@@ -144,7 +144,7 @@ def rank_1_hangs():
     {hangs}
 if attempt == 1: rank_1_hangs()
 """
-    stall = 0.03 if "no sign" in says else 30
+    stall = 0.05 if "no sign" in says else 30
     job = Several(tmp_path, script + END, stall_timeout_minutes=stall)
 
     assert job.run().returncode == 0
@@ -169,7 +169,7 @@ if rank.is_first: state('stopped')
     until_now(lambda: len(list(tmp_path.glob("ready*"))) == 2)
     os.kill(supervisor.pid, signal.SIGTERM)
 
-    assert supervisor.wait(30) == 4
+    assert supervisor.wait(PATIENCE) == 4
     assert job.status.state is JobState.STOPPED
     assert set(job.log.splitlines()) == {"got it", "[rank 1] got it"}
 

@@ -9,11 +9,12 @@ import threading
 import pytest
 
 from tests.trainer.supervised import ENVIRONMENT, PRELUDE, Supervised, is_running
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.supervision.supervisor import MOMENT, ownership
 
 COMPLETE = "state('completed')\n"
+STALL = 2 / 60  # minutes: a trainer starts in less on a computer that has much else to do
 
 
 def test_a_completed_job_is_recorded_and_shown(tmp_path):
@@ -98,7 +99,7 @@ def the_line_that_hangs():
     time.sleep(600)
 if attempt == 1: the_line_that_hangs()
 """
-    job = Supervised(tmp_path, script + COMPLETE, stall_timeout_minutes=0.02)
+    job = Supervised(tmp_path, script + COMPLETE, stall_timeout_minutes=STALL)
 
     assert job.run().returncode == 0
     assert "in the_line_that_hangs" in job.log
@@ -107,11 +108,11 @@ if attempt == 1: the_line_that_hangs()
 
 def test_signs_of_life_hold_the_watchdog_off(tmp_path):
     script = """
-for step in range(40):
+for step in range(60):
     with job.metrics.open('a') as stream: stream.write('{}')
     time.sleep(0.05)
 """
-    job = Supervised(tmp_path, script + COMPLETE, stall_timeout_minutes=1 / 60)
+    job = Supervised(tmp_path, script + COMPLETE, stall_timeout_minutes=STALL)
 
     assert job.run().returncode == 0
     assert job.status.attempt == 1
@@ -124,11 +125,11 @@ if attempt == 1:
     while True:
         print('another thread is well', flush=True)
         time.sleep(0.05)
-for step in range(40):
+for step in range(60):
     print('loading', flush=True)
     time.sleep(0.05)
 """
-    job = Supervised(tmp_path, script + COMPLETE, stall_timeout_minutes=1 / 60)
+    job = Supervised(tmp_path, script + COMPLETE, stall_timeout_minutes=STALL)
 
     assert job.run().returncode == 0
     assert (job.status.attempt, job.status.restarts) == (2, 1)
@@ -304,7 +305,7 @@ def test_a_reader_that_takes_nothing_holds_nobody_up(tmp_path):
 
     supervisor = job.start(stdout=subprocess.PIPE)
 
-    assert supervisor.wait(30) == 0
+    assert supervisor.wait(PATIENCE) == 0
     supervisor.stdout.close()
 
 
@@ -317,5 +318,5 @@ def test_a_reader_that_goes_away_holds_nobody_up(tmp_path):
 
     (tmp_path / "go").touch()
 
-    assert supervisor.wait(30) == 0
+    assert supervisor.wait(PATIENCE) == 0
     assert job.log == "first\nsecond\n"

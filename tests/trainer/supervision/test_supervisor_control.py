@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.trainer.supervised import ENVIRONMENT, Supervised, command, is_running
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.contract.job_directory import Desired, JobState
 
 OBEDIENT = """
@@ -36,7 +36,7 @@ def test_the_trainer_obeys_a_request(tmp_path, verb, state, code):
 
     assert job.run(verb).returncode == 0
 
-    assert supervisor.wait(30) == code
+    assert supervisor.wait(PATIENCE) == code
     assert (job.status.state.value, job.status.exit_code) == (state, 0)
     assert job.status.reason == f"{verb[2:]} was asked for by command"
 
@@ -61,7 +61,7 @@ def test_a_trainer_that_ignores_a_stop_is_ended_after_its_grace(tmp_path):
 
     job.job.request(Desired.STOP, grace_seconds=1, reason="enough")
 
-    assert supervisor.wait(30) == 4
+    assert supervisor.wait(PATIENCE) == 4
     assert time.monotonic() - asked >= 1
     assert (job.status.state, job.status.reason) == (JobState.STOPPED, "enough")
     assert (job.status.exit_code, job.status.error) == (-signal.SIGTERM, None)
@@ -74,7 +74,7 @@ def test_a_trainer_that_ignores_even_sigterm_is_killed(tmp_path):
 
     job.job.request(Desired.PAUSE, grace_seconds=0)
 
-    assert supervisor.wait(30) == 3
+    assert supervisor.wait(PATIENCE) == 3
     assert (job.status.state, job.status.exit_code) == (JobState.PAUSED, -signal.SIGKILL)
 
 
@@ -85,7 +85,7 @@ def test_a_trainer_with_nothing_to_save_is_ended_at_once(tmp_path):
 
     job.job.request(Desired.STOP, grace_seconds=600)
 
-    assert supervisor.wait(5) == 4
+    assert supervisor.wait(PATIENCE) == 4
     assert job.status.exit_code == -signal.SIGTERM
 
 
@@ -105,7 +105,7 @@ else:
 
     job.run("--resume")
 
-    assert supervisor.wait(30) == 0
+    assert supervisor.wait(PATIENCE) == 0
     assert (job.status.attempt, job.status.restarts) == (2, 0)
 
 
@@ -131,7 +131,7 @@ def test_a_lease_that_is_renewed_does_not_expire(tmp_path):
     job.job.lease.unlink()  # released: nobody is waited for any more
 
     job.run("--stop")
-    assert supervisor.wait(30) == 4
+    assert supervisor.wait(PATIENCE) == 4
     assert job.status.reason == "stop was asked for by command"
 
 
@@ -150,7 +150,7 @@ def test_a_signal_lets_the_trainer_save_and_stop(tmp_path, number):
 
     supervisor.send_signal(number)
 
-    assert supervisor.wait(30) == 4
+    assert supervisor.wait(PATIENCE) == 4
     assert (job.status.state, job.status.exit_code) == (JobState.STOPPED, 0)
 
 
@@ -164,7 +164,7 @@ def test_a_second_signal_kills_the_trainer(tmp_path):
         supervisor.wait(0.5)
     supervisor.terminate()
 
-    assert supervisor.wait(30) == 4
+    assert supervisor.wait(PATIENCE) == 4
     assert (job.status.reason, job.status.exit_code) == ("SIGTERM", -signal.SIGKILL)
     assert not is_running(job.status.trainer_pid)
 
@@ -179,7 +179,7 @@ def test_a_hangup_disturbs_neither(tmp_path):
     os.kill(job.status.trainer_pid, signal.SIGHUP)
     (tmp_path / "go").touch()
 
-    assert supervisor.wait(30) == 0
+    assert supervisor.wait(PATIENCE) == 0
 
 
 def test_a_detached_supervisor_outlives_whoever_started_it(tmp_path):
@@ -190,7 +190,7 @@ def test_a_detached_supervisor_outlives_whoever_started_it(tmp_path):
         stdout=subprocess.PIPE,
         start_new_session=True,
     )
-    answer = json.loads(starter.communicate(timeout=30)[0])
+    answer = json.loads(starter.communicate(timeout=PATIENCE)[0])
     assert job.status.state in {JobState.INITIALIZING, JobState.RUNNING}  # on record by now
     job.until(JobState.RUNNING)
 
@@ -223,7 +223,7 @@ def test_the_status_says_who_is_alive(tmp_path):
     job.until(JobState.RUNNING)
     running = json.loads(job.run("--status").stdout)
     job.run("--stop")
-    supervisor.wait(30)
+    supervisor.wait(PATIENCE)
     stopped = json.loads(job.run("--status").stdout)
 
     assert (running["state"], running["alive"]) == ("running", True)

@@ -11,7 +11,7 @@ import pytest
 from tests.trainer import narrow
 from tests.trainer.jobs import Job
 from tests.trainer.supervised import ENVIRONMENT, command
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.contract import checkpoints
 from trainer.contract.job_directory import JobState
 
@@ -41,13 +41,13 @@ def reached(job: Job, attempt: int, step: int) -> bool:
 
 
 def kill_mid_step(job: Job, attempt: int) -> None:
-    until_now(lambda: reached(job, attempt, 3), 120)
+    until_now(lambda: reached(job, attempt, 3))
     os.kill(job.status.trainer_pid, signal.SIGKILL)
 
 
 def kill_mid_save(job: Job, attempt: int) -> Path:
     """Kill the trainer with a checkpoint half written, and return what is left of it."""
-    until_now(lambda: reached(job, attempt, 0), 120)
+    until_now(lambda: reached(job, attempt, 0))
     trainer = job.status.trainer_pid
     staging = job.directory.checkpoints / checkpoints.STAGING
     half: list[Path] = []
@@ -60,7 +60,7 @@ def kill_mid_save(job: Job, attempt: int) -> Path:
         os.kill(trainer, signal.SIGKILL if half else signal.SIGCONT)
         return bool(half)
 
-    until_now(caught_saving, 60)
+    until_now(caught_saving)
     return half[0].parent
 
 
@@ -78,7 +78,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     supervisor = start(job)
     kill_mid_step(job, attempt=1)
     kill_mid_save(job, attempt=2)
-    assert supervisor.wait(120) == 0, job.directory.log.read_text()
+    assert supervisor.wait(PATIENCE) == 0, job.directory.log.read_text()
     return job
 
 
@@ -126,9 +126,9 @@ def stopped(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     trainer = [sys.executable, "-c", NARROW, str(job.directory.root)]
     job.write(config=job.config, command=trainer)
     supervisor = start(job, **{narrow.LIMIT: "1"})
-    until_now(lambda: reached(job, 2, 3) or supervisor.poll() is not None, 120)
+    until_now(lambda: reached(job, 2, 3) or supervisor.poll() is not None)
     supervisor.terminate()
-    assert supervisor.wait(60) == 4
+    assert supervisor.wait(PATIENCE) == 4
     return job
 
 

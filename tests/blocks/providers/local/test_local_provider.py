@@ -14,7 +14,7 @@ from blocks.models import InstanceStatus, Offer
 from blocks.providers.local import Local, occupants
 from blocks.providers.local.gpus import gpus
 from tests.blocks.providers.rented_account import mark
-from tests.waiting import until_now
+from tests.waiting import PATIENCE, until_now
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, ProviderError
 from trainer.contract.job_directory import JobDirectory
@@ -243,7 +243,7 @@ async def test_terminate_ends_supervisor_trainer_and_data_loader(
 
     await provider.terminate(str(mark()))
 
-    assert process.wait(timeout=10) == (-9 if manner == "deaf" else -15)
+    assert process.wait(timeout=PATIENCE) == (-9 if manner == "deaf" else -15)
     until_now(lambda: group_size(trainer) == 0)
     assert await provider.find(mark()) is None
 

@@ -6,6 +6,7 @@ import asyncssh
 
 from blocks.keys import MachineKeys
 from tests.blocks.providers.rented_account import mark
+from tests.waiting import PATIENCE
 from trainer.config import Limits, Resources
 
 RTX = Resources(gpu_types=["rtx4090"])
@@ -19,7 +20,7 @@ async def launched(provider, attempt=1, resources=RTX):
 
 
 async def until(provider, id, status):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             instance = await provider.describe(id)
             if instance.status is status:
@@ -30,7 +31,7 @@ async def until(provider, id, status):
 async def connection(instance):
     """Log in, with the patience that a fresh sshd needs."""
     key = MachineKeys.of("runpod", instance.id, instance.mark).private_key
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while True:
             try:
                 return await asyncssh.connect(

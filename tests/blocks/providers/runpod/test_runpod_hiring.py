@@ -10,6 +10,7 @@ from blocks.providers.gpu_names import matches
 from tests.blocks.providers.rented_account import mark
 from tests.blocks.providers.runpod.runpod_account import RTX, connection, launched, until
 from tests.clouds.cloud import Fault
+from tests.waiting import PATIENCE
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,
@@ -124,7 +125,7 @@ async def test_the_pod_is_what_was_offered(provider, cloud, resources):
 async def test_running_without_an_address_is_not_running_yet(provider, cloud):
     cloud.direct_delay = math.inf
     instance = await launched(provider)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while instance.detail != "RUNNING, without an address for SSH yet":
             assert (instance.status, instance.address) == (InstanceStatus.PROVISIONING, "")
             instance = await provider.describe(instance.id)
