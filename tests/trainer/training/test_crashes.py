@@ -119,19 +119,25 @@ sys.exit(trainer.training.train.main(sys.argv[1]))
 """
 
 
-@pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
-    """One job that ran out of memory with its whole batch, and then got SIGTERM."""
+IN_HALVES = pytest.param(True, marks=pytest.mark.thorough, id="in halves")
+
+
+@pytest.fixture(scope="module", params=[pytest.param(False, id="whole"), IN_HALVES])
+def stopped(request, tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
+    """One job that got SIGTERM; its whole batch may have been too large for its memory before."""
     job = make_job(tmp_path_factory.mktemp("stopped") / "job", **SETTINGS)
-    trainer = [sys.executable, "-c", NARROW, str(job.directory.root)]
-    job.write(config=job.config, command=trainer)
+    if request.param:
+        trainer = [sys.executable, "-c", NARROW, str(job.directory.root)]
+        job.write(config=job.config, command=trainer)
     supervisor = start(job, **{narrow.LIMIT: "1"})
-    until_now(lambda: reached(job, 2, 3) or supervisor.poll() is not None)
+    attempt = 2 if request.param else 1
+    until_now(lambda: reached(job, attempt, 3) or supervisor.poll() is not None)
     supervisor.terminate()
     assert supervisor.wait(PATIENCE) == 4
     return job
 
 
+@pytest.mark.parametrize("stopped", [IN_HALVES], indirect=True)
 def test_a_batch_that_is_too_large_is_halved(stopped):
     assert (stopped.status.batch_divisor, stopped.status.restarts) == (2, 0)
     assert (
@@ -147,7 +153,7 @@ def test_a_signal_saves_and_stops(stopped):
     assert newest == stopped.checkpoint(stopped.status.step)
 
 
-def test_a_stopped_job_goes_on_later_with_its_smaller_batch(stopped, uninterrupted):
+def test_a_stopped_job_goes_on_later_and_with_a_batch_that_is_no_larger(stopped, uninterrupted):
     assert stopped.train() is JobState.COMPLETED
 
     losses = [[r.get("train_loss") for r in job.curve.values()] for job in (uninterrupted, stopped)]

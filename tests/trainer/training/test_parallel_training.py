@@ -244,6 +244,7 @@ with process_group():
 """
 
 
+@pytest.mark.thorough
 def test_adapters_on_a_sharded_model_are_saved_whole(tmp_path, base_model):
     """What FSDP needs of PyTorch and PEFT, as far as it goes without a GPU."""
     from safetensors.torch import load_file
