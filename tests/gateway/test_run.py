@@ -17,6 +17,7 @@ import pytest
 from flows.shown import short_id
 from tests.gateway.commanding import (
     Trainctl,
+    call_here,
     call_trainctl,
     job_file,
     patient_job_file,
@@ -49,8 +50,16 @@ def job(completed: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.fixture
-def ask(environment: dict[str, str]) -> Trainctl:
-    return lambda *arguments: call_trainctl(*arguments, **environment)
+def ask(
+    environment: dict[str, str],
+    prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Trainctl:
+    """Return `trainctl` with that home, called in this process."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return lambda *arguments: call_here(capfd, *arguments)
 
 
 def test_a_run_ends_with_the_artifact_and_its_sha256(

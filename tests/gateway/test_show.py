@@ -12,7 +12,7 @@ import httpx
 from ruamel.yaml import YAML
 
 from flows.job_file import load_job
-from tests.gateway.commanding import EXAMPLES, call_here
+from tests.gateway.commanding import EXAMPLES, Trainctl, call_here
 from tests.waiting import until_now
 
 JOB = "name: by-hand\ntraining: {model: org/base, dataset: rows.jsonl}\noutput_dir: out\n"
@@ -60,7 +60,9 @@ def test_a_job_is_read_from_standard_input(tmp_path: Path):
     assert "standard input, line 1: this is not valid YAML" in bad.stdout
 
 
-def test_prefects_own_command_takes_what_is_shown(prefect_server: str, tmp_path: Path, capfd):
+def test_prefects_own_command_takes_what_is_shown(
+    prefect_server: str, tmp_path: Path, trainctl: Trainctl, capfd
+):
     environment = {
         **os.environ,
         "PREFECT_API_URL": prefect_server,
@@ -74,7 +76,7 @@ def test_prefects_own_command_takes_what_is_shown(prefect_server: str, tmp_path:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    python("gateway", "deploy")
+    assert trainctl("deploy").returncode == 0
     job = call_here(capfd, "show", EXAMPLES / "quickstart.yaml", "--json").stdout
     python("prefect", "deployment", "run", "train/local", "--param", f"job={job}")
 
