@@ -21,6 +21,7 @@ from flows.execute import create_run
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.streaming import gang as gang_module
+from flows.streaming import training as training_module
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.gang import GangTraining
 from flows.streaming.nodes import Node
@@ -76,6 +77,7 @@ async def gang(hosts, monkeypatch):
         """There is no flow run to tell of it."""
 
     monkeypatch.setattr(Lead, "running", silence)
+    monkeypatch.setattr(training_module, "AWAY_SECONDS", 0.1)
     async with AsyncExitStack() as open_here:
         yield prepare
 
