@@ -308,8 +308,7 @@ async def test_a_budget_that_ends_while_a_machine_boots_ends_the_machine(scene, 
     )
 
     assert len(scene.cloud.account) == 1
-    assert hunt.seconds < 12
-    assert hunt.journal.cost() < 0.0001 + 0.12 * 5 / 3600
+    assert 0.0001 <= hunt.journal.cost() <= 0.12 * hunt.seconds / 3600
     assert not (home() / "bad-hosts.json").exists()
     await hunt.over()
 

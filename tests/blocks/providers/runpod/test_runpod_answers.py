@@ -159,7 +159,7 @@ async def test_a_429_is_waited_out_by_its_longest_window(provider, cloud):
 
     await provider.instances()
 
-    assert 1 <= time.monotonic() - since < 5
+    assert 1 <= time.monotonic() - since < 90
 
 
 async def test_a_day_that_is_used_up_is_told_and_not_slept_through(provider, cloud):
