@@ -29,6 +29,7 @@ from tests.clouds.hub import TOKEN, running_hub
 from tests.flows.flow_runs import Job, make_job, of_stand_in, shipped_lines
 from tests.stand_in import stand_in
 from tests.waiting import until
+from trainer.config import TrainingJob
 from trainer.contract.events import parse_events
 from trainer.contract.files import read_json, sha256_of
 from trainer.contract.job_directory import JobState
@@ -208,27 +209,26 @@ async def test_a_wrong_job_fails_with_one_sentence(home, flow_process):
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"setup": ["echo ready", "false"]}, "DependencyError: "),
-        ({"resources": {"disk_gb": 1e9}}, "CapacityError: No disk with 1e+09 GiB free: "),
-        ({"output_dir": "/proc/nowhere/out"}, "ConfigError: output_dir = /proc/nowhere/out: "),
-    ],
-)
-async def test_a_step_that_fails_ends_the_job_with_one_sentence(
-    home, flow_process, changes, message
-):
-    run = await create_run(make_job().model_validate(make_job().model_dump() | changes))
+FAILING_STEPS = [
+    ({"setup": ["echo ready", "false"]}, "DependencyError: "),
+    ({"resources": {"disk_gb": 1e9}}, "CapacityError: No disk with 1e+09 GiB free: "),
+    ({"output_dir": "/proc/nowhere/out"}, "ConfigError: output_dir = /proc/nowhere/out: "),
+]
 
-    said = await flow_process(run.id).ended()
 
-    async with get_client() as client:
-        ended = await client.read_flow_run(run.id)
-    assert job_state(ended) is JobState.FAILED
-    assert ended.state is not None
-    assert str(ended.state.message).startswith(message)
+async def test_a_step_that_fails_ends_the_job_with_one_sentence(home, flow_process):
+    jobs = [make_job().model_dump() | changes for changes, _ in FAILING_STEPS]
+    runs = [await create_run(TrainingJob.model_validate(job)) for job in jobs]
+
+    said = await flow_process(*(run.id for run in runs)).ended()
+
     assert "Traceback" not in said
+    for run, (_, message) in zip(runs, FAILING_STEPS, strict=True):
+        async with get_client() as client:
+            ended = await client.read_flow_run(run.id)
+        assert job_state(ended) is JobState.FAILED
+        assert ended.state is not None
+        assert str(ended.state.message).startswith(message)
 
 
 # Prefect leaves sockets open where a flow runs in the process of the test.
