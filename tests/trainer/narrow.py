@@ -3,14 +3,13 @@
 import os
 from typing import Any
 
-from trainer.engine.job_trainer import TrainingRun
-from trainer.methods import sft
-
 LIMIT = "NARROW_BATCH_LIMIT"  # the environment variable that holds it
 
 
-def build(run: TrainingRun) -> Any:
+def build(run: Any) -> Any:
     import torch
+
+    from trainer.methods import sft
 
     def refuse(inputs: Any) -> None:
         free = "position_ids" in inputs  # of padding: all rows are in one, each begins at 0

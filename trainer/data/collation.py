@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from trainer.data.chats import NO_LOSS
 from trainer.engine.attention import Isolation
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
 ALIKE = 128
@@ -63,8 +63,6 @@ class FlatCollator:
 
     def _bounds(self, lengths: NDArray[np.int64]) -> dict[str, Any]:
         """Return what shows the model's attention where documents begin and end."""
-        import torch
-
         match self.isolation:
             case Isolation.FLASH:
                 # The kernel takes int32 only, and the lengths as a prefix sum.
@@ -121,6 +119,4 @@ def layout(lengths: NDArray[np.int64]) -> tuple[list[torch.Tensor], torch.Tensor
 
 
 def _tensor(values: NDArray[Any]) -> torch.Tensor:
-    import torch
-
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))

@@ -9,6 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
 from trainer.config import TrainingConfig
 from trainer.contract import checkpoints
 from trainer.contract.errors import DiskFull
@@ -144,9 +148,6 @@ class JobTrainer(InParts):
 
         transformers lets it draw from the global generator, which a resume sets later.
         """
-        import torch
-        from transformers.trainer_pt_utils import LengthGroupedSampler
-
         sampler = super()._get_train_sampler(dataset)  # type: ignore[misc] # mixin
         if isinstance(sampler, LengthGroupedSampler):
             # accelerate calls set_epoch() at every epoch, also when a resumed run skips to one.
@@ -164,8 +165,6 @@ class JobTrainer(InParts):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save; with `async_save` this returns as soon as there is a copy in memory."""
-        from transformers import Trainer
-
         self._refuse_broken_weights()
         # One staging folder, one thread: the save before must be in its place.
         self.saves.wait()
@@ -223,8 +222,6 @@ class JobTrainer(InParts):
 
     def _refuse_broken_weights(self) -> None:
         """Refuse to save NaN over the last good checkpoint; not every step logs its loss."""
-        import torch
-
         trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin
         # One synchronisation with the GPU for all weights, instead of one for each.
         if not torch.stack([torch.isfinite(p).all() for p in trained]).all():

@@ -23,6 +23,7 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.engine.arguments import precision, split_batch
 from trainer.engine.deprecations import deprecations_allowed
+from trainer.engine.model import add_adapters, load_architecture
 from trainer.engine.parallelism import shares
 from trainer.engine.quantization import weight_bytes
 
@@ -154,8 +155,6 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
     import torch
     import transformers
 
-    from trainer.engine.model import add_adapters, load_architecture
-
     architecture = load_architecture(config)
     if layers is not None:
         text = architecture.get_text_config()
@@ -172,8 +171,6 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
 
 def _traced(config: TrainingConfig, rows: int, length: int) -> float | None:
     """Return the bytes of one pass besides weights; None where the model cannot be traced."""
-    from trainer.engine.model import load_architecture
-
     layers: int = load_architecture(config).get_text_config().num_hidden_layers
     try:
         # Two layers, since the first shares the embeddings and the head with the rest: their

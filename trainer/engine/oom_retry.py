@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
+
 from trainer.contract.events import Kind, note_event
 from trainer.contract.world import own_rank
 from trainer.engine.failures import runs_out
@@ -68,8 +70,6 @@ class InParts:
 
         With several processes it is raised, for the others wait for this one.
         """
-        import torch
-
         has_gpu = torch.cuda.is_available()
         state, on_gpu = torch.get_rng_state(), torch.cuda.get_rng_state() if has_gpu else None
         try:

@@ -16,7 +16,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import psutil
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 Write = Callable[[], object]
 
@@ -103,10 +106,6 @@ def writes_put_off(budget: int) -> Iterator[list[Write]]:
 
 def size_in_memory(content: Any) -> int | None:
     """Return the bytes of the tensors in nested containers; None: not all of it can be copied."""
-    import numpy as np
-    import torch
-    from torch.utils._pytree import tree_leaves
-
     size = 0
     for leaf in tree_leaves(content):
         if type(leaf) in {torch.Tensor, torch.nn.Parameter} and leaf.layout is torch.strided:
@@ -119,10 +118,6 @@ def size_in_memory(content: Any) -> int | None:
 
 def copy_in_memory(content: Any) -> Any:
     """Return nested containers with copies of their tensors in this computer's memory."""
-    import numpy as np
-    import torch
-    from torch.utils._pytree import tree_map
-
     copies: dict[int, torch.Tensor] = {}  # what occurs twice, such as a code book, is saved once
 
     def copied(leaf: Any) -> Any:

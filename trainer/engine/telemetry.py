@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import psutil
+import pynvml
+import torch
 
 GIB = 2**30
 
@@ -13,8 +15,6 @@ class Telemetry:
     """Reads the gauges; without a GPU its values are None. About 0.1 ms a reading."""
 
     def __init__(self) -> None:
-        import torch
-
         self._process = psutil.Process()
         self._process.cpu_percent()  # the first reading is the start of the interval
         self._cuda = torch.cuda if torch.cuda.is_available() else None
@@ -35,8 +35,6 @@ class Telemetry:
         }
 
     def _nvml_handle(self) -> Any:
-        import pynvml
-
         assert self._cuda  # noqa: S101 - for the type checker: only called with CUDA
         try:
             pynvml.nvmlInit()
@@ -49,8 +47,6 @@ class Telemetry:
     def _gpu_utilization(self) -> float | None:
         if self._handle is None:
             return None
-        import pynvml
-
         try:
             return float(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
         except pynvml.NVMLError:

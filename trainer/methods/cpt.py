@@ -5,13 +5,10 @@ A block may hold the end of one document and the start of the next, as pretraini
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from transformers import Trainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods import sft
-
-if TYPE_CHECKING:
-    from transformers import Trainer
 
 
 def build(run: TrainingRun) -> Trainer:

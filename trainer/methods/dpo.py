@@ -5,19 +5,15 @@ The reference is the model without its adapters; where all weights are trained, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from transformers import Trainer
+from trl import DPOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
-    from trl import DPOTrainer
-
     config = run.config
     return assemble(
         run,

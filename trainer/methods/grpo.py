@@ -6,17 +6,13 @@ By TRL's GRPOTrainer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from transformers import Trainer
+from trl import GRPOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.online import build_online
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
-    from trl import GRPOTrainer
-
     return build_online(run, GRPOTrainer, loss_type=run.config.loss_type)

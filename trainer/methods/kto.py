@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from transformers import Trainer
+from trl import KTOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts with an answer and its label."""
-    from trl import KTOTrainer
-
     config = run.config
     return assemble(
         run,

@@ -9,7 +9,13 @@ from __future__ import annotations
 import json
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from transformers import Trainer
+from trl.trainer.utils import split_tensor_dict
 
 from trainer.config.generation import generation_arguments
 from trainer.contract.errors import DataError
@@ -17,12 +23,8 @@ from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.rewards.assembly import rewards_of
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import Trainer
-
-    Batch = dict[str, Any]
-    """Tensors by name, with the answers along their first dimension; None where one is absent."""
+Batch = dict[str, Any]
+"""Tensors by name, with the answers along their first dimension; None where one is absent."""
 
 ROLLOUTS = "rollouts.safetensors"
 
@@ -72,8 +74,6 @@ class RolloutTrainer(JobTrainer):
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return minus the mean reward as the loss: that of learning says nothing of success."""
-        import torch
-
         super().prediction_step(*args, **kwargs)
         reward = self._metrics["eval"]["reward"][-1]
         return torch.tensor(-reward, device=self.args.device), None, None
@@ -88,8 +88,6 @@ class RolloutTrainer(JobTrainer):
         return sampler
 
     def _save_rng_state(self, output_dir: str) -> None:
-        from safetensors.torch import save_file
-
         super()._save_rng_state(output_dir)
         # Then the next step generates anew, and the checkpoint need not carry the old rollout.
         used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
@@ -104,7 +102,10 @@ class RolloutTrainer(JobTrainer):
             "parts": self.parts,
         }
         tensors = {k: v.contiguous().cpu() for k, v in rollout.items() if v is not None}
-        save_file(tensors, Path(output_dir) / ROLLOUTS, metadata={"record": json.dumps(record)})
+        # By its module, where `saving.writes_put_off` puts another in its place meanwhile.
+        safetensors.torch.save_file(
+            tensors, Path(output_dir) / ROLLOUTS, metadata={"record": json.dumps(record)}
+        )
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -113,9 +114,6 @@ class RolloutTrainer(JobTrainer):
 
     def _load_rollout(self, path: Path) -> None:
         """Take up the buffer, in batches of today's size: memory may have run out in between."""
-        from safetensors import safe_open
-        from trl.trainer.utils import split_tensor_dict
-
         with safe_open(path, framework="pt", device=str(self.args.device)) as stream:
             record = json.loads(stream.metadata()["record"])
             rollout = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no dict
@@ -141,7 +139,6 @@ def _all_answers(parts: list[Any]) -> Any:
 
 def joined(batches: list[Batch]) -> Batch:
     """Return the batches as one; a single number, or nothing, is the same in all of them."""
-    import torch
 
     def join(name: str) -> torch.Tensor | None:
         values = [batch[name] for batch in batches]
@@ -163,8 +160,6 @@ def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
         DataError: there are too few prompts for one rollout.
         ConfigError: see `rewards_of`.
     """
-    import torch
-
     config = run.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = assemble(

@@ -5,17 +5,13 @@ TRL has none since 1.13, so this one is ours; see `trainer.methods.ppo_parts`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from transformers import Trainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.online import build_online
-
-if TYPE_CHECKING:
-    from transformers import Trainer
+from trainer.methods.ppo_parts.trainer import PPOTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
-    from trainer.methods.ppo_parts.trainer import PPOTrainer
-
     return build_online(run, PPOTrainer)

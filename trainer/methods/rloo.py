@@ -6,17 +6,13 @@ By TRL's RLOOTrainer.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from transformers import Trainer
+from trl import RLOOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.online import build_online
 
-if TYPE_CHECKING:
-    from transformers import Trainer
-
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
-    from trl import RLOOTrainer
-
     return build_online(run, RLOOTrainer)

@@ -11,16 +11,19 @@ import inspect
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from transformers import PreTrainedModel, Trainer
+from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
+from trainer.data.collation import FlatCollator
 from trainer.engine.attention import Isolation, attend_by_document, isolation_of
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from transformers import PreTrainedModel, Trainer
 
 COSTLY = Isolation.MASK
 """Of use to packed rows, but no faster than padding."""
@@ -51,8 +54,6 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
         dataset_kwargs={"skip_prepare_dataset": not packing},
     )
     if kept_apart:
-        from trainer.data.collation import FlatCollator
-
         if kept_apart is Isolation.BY_DOCUMENT:
             attend_by_document(run.model)
         trainer.data_collator = FlatCollator(kept_apart, head_can_skip=head_can_skip)
@@ -62,10 +63,6 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
 
 
 def _lean_trainer() -> type[Trainer]:
-    from transformers import Trainer
-    from trl import SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
     class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         data_collator: Any
 

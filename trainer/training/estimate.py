@@ -23,8 +23,10 @@ from trainer.config.methods import METHODS
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory
+from trainer.data import inspect_dataset
 from trainer.engine.arguments import training_arguments
 from trainer.engine.memory_prediction import available_gb, empty_model, predicted
+from trainer.engine.model import load_tokenizer
 from trainer.engine.trackers import hide_unused
 from trainer.results.summary import batch_in_words
 
@@ -86,8 +88,6 @@ def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
 
 def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     """Tokenise some rows; return rows, tokens, the longest row and how many are cut, of all."""
-    from trainer.data import inspect_dataset
-
     rows = inspect_dataset(config).rows
     sampled = min(rows, SAMPLE_ROWS)
     # The first rows, not random ones: a large file is then read only in part.
@@ -143,7 +143,6 @@ def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | Non
 
 def _sample(config: TrainingConfig, rows: int, folder: Path) -> Any:
     from trainer.data.tokenization import prepare_datasets
-    from trainer.engine.model import load_tokenizer
 
     dataset = config.dataset.model_copy(update={"max_rows": rows})
     sampled = config.model_copy(update={"dataset": dataset})

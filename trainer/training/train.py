@@ -26,6 +26,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
+from trainer.engine.arguments import precision
 from trainer.engine.collectives import first_here_first, highest, of_first, process_group
 from trainer.engine.control import ControlReader, Interrupted
 from trainer.engine.custom_code import load_callbacks
@@ -247,8 +248,6 @@ def _prepare(
 
 def _made(run: TrainingRun) -> dict[str, Any]:
     """Return what was decided here, for the report: the job leaves it to the trainer."""
-    from trainer.engine.arguments import precision
-
     trained, total = _parameters(run.model)
     return {
         "parameters": total,

@@ -6,6 +6,7 @@ import resource
 import time
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from trainer.engine.memory_prediction import GB, OVERHEAD_GB
@@ -30,8 +31,6 @@ class Usage(TrainerCallback):  # type: ignore[misc] # transformers is not checke
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget what loading took."""
-        import torch
-
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -65,8 +64,6 @@ class Usage(TrainerCallback):  # type: ignore[misc] # transformers is not checke
 
 def peak_memory_gb() -> float:
     """Return the most that was held: on the GPU with CUDA's context, else in main memory."""
-    import torch
-
     if torch.cuda.is_available():
         # torch does not count the CUDA context, which the prediction includes.
         return torch.cuda.max_memory_allocated() / GB + OVERHEAD_GB["cuda"]

@@ -7,12 +7,10 @@ import pytest
 
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
-from trainer.data.collation import ALIKE, FlatCollator
 from trainer.engine.attention import Isolation, attend_by_document, choose_attention, isolation_of
-from trainer.methods.sft import isolation
 
 pytestmark = pytest.mark.xdist_group("torch")
-LENGTHS = (5, 40, 1, 2 * ALIKE + 44, ALIKE + 22, 3)  # three rectangles
+LENGTHS = (5, 40, 1, 300, 150, 3)  # three rectangles, see `trainer.data.collation.ALIKE`
 ROUNDING = 2e-6  # of logits up to about 1
 
 MODELS = {
@@ -55,6 +53,8 @@ def documents():
 def difference(model, isolation: Isolation) -> float:
     """Return by how much logits in one sequence differ from those of each document alone."""
     import torch
+
+    from trainer.data.collation import FlatCollator
 
     rows = [{"input_ids": ids, "labels": ids} for ids in documents()]
     batch = FlatCollator(isolation, head_can_skip=False)(rows)
@@ -180,6 +180,8 @@ def test_an_attention_that_cannot_be_had_is_refused_by_its_field(name):
 
 @pytest.mark.parametrize("field", ["packing", "padding_free"])
 def test_rows_in_one_sequence_are_refused_where_nothing_keeps_them_apart(field):
+    from trainer.methods.sft import isolation
+
     wanted = TrainingConfig.model_validate({"model": "m", "dataset": "d", field: True})
 
     with pytest.raises(ConfigError, match=rf"^training\.{field}: the attention of BloomFor"):

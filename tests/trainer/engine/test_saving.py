@@ -12,11 +12,18 @@ from trainer.contract.errors import TrainingFailed
 from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import verify
 from trainer.contract.metrics import read_metrics
-from trainer.engine import saving
 
 pytestmark = pytest.mark.xdist_group("torch")
 WIDE = 1 << 30  # bytes; everything fits
 PATIENCE = 60  # seconds
+
+
+@pytest.fixture(scope="module")
+def saving():
+    """The module, which imports torch: only where these tests run."""
+    from trainer.engine import saving
+
+    return saving
 
 
 def content():
@@ -26,7 +33,7 @@ def content():
     return {"state": {0: {"step": torch.tensor(3.0), "mean": weight}}, "groups": [{"lr": 0.5}]}
 
 
-def test_what_is_written_later_is_what_was_so_before(tmp_path):
+def test_what_is_written_later_is_what_was_so_before(saving, tmp_path):
     import safetensors.torch
     import torch
 
@@ -49,7 +56,7 @@ def test_what_is_written_later_is_what_was_so_before(tmp_path):
     assert safetensors.torch.load_file(tmp_path / "w.safetensors")["w"].tolist() == [1, 1, 1]
 
 
-def test_a_file_written_later_is_the_same_to_the_last_bit(tmp_path):
+def test_a_file_written_later_is_the_same_to_the_last_bit(saving, tmp_path):
     import torch
 
     book, paged = torch.arange(256.0), torch.ones(9)
@@ -67,7 +74,7 @@ def test_a_file_written_later_is_the_same_to_the_last_bit(tmp_path):
     assert at_once == later
 
 
-def test_what_does_not_fit_or_cannot_be_copied_is_written_at_once(tmp_path):
+def test_what_does_not_fit_or_cannot_be_copied_is_written_at_once(saving, tmp_path):
     import torch
 
     with saving.writes_put_off(100) as writes:
@@ -81,7 +88,7 @@ def test_what_does_not_fit_or_cannot_be_copied_is_written_at_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_afterwards_writers_are_what_they_were(tmp_path):
+def test_afterwards_writers_are_what_they_were(saving, tmp_path):
     import torch
 
     before = torch.save
@@ -91,7 +98,7 @@ def test_afterwards_writers_are_what_they_were(tmp_path):
     assert torch.save is before
 
 
-def test_saves_are_done_one_at_a_time_and_in_order():
+def test_saves_are_done_one_at_a_time_and_in_order(saving):
     done, go = [], threading.Event()
     with saving.Saves() as saves:
         saves.begin(lambda: done.append(go.wait(PATIENCE)))
@@ -104,7 +111,7 @@ def test_saves_are_done_one_at_a_time_and_in_order():
     assert done == [True, "second"]
 
 
-def test_a_save_that_failed_is_told_once_and_hides_no_other_failure():
+def test_a_save_that_failed_is_told_once_and_hides_no_other_failure(saving):
     def fail() -> None:
         raise TrainingFailed("No.")
 
@@ -185,7 +192,7 @@ def test_an_error_of_the_writer_ends_the_training(tmp_path, make_job, monkeypatc
     assert list(Path(job.directory.checkpoints).glob("**/*")) == []
 
 
-def test_a_container_has_less_memory_than_its_computer(tmp_path, monkeypatch):
+def test_a_container_has_less_memory_than_its_computer(saving, tmp_path, monkeypatch):
     for name, text in {
         "memory.max": "1000",
         "memory.current": "900",

@@ -12,7 +12,6 @@ from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import verify
 from trainer.results.gguf.architectures import check_architecture, check_export, rope_factors
 from trainer.results.gguf.vocabulary import check_vocabulary
-from trainer.results.gguf.writing import write_gguf
 
 pytestmark = pytest.mark.xdist_group("torch")
 TEXT = "What is LoRA? It's a model of data, in 3 steps:\n\n  1234 tokens  at once – naïve 東京 <|user|><|eos|>"
@@ -25,6 +24,13 @@ SMALL = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
 }
+
+
+def write_gguf(*arguments):
+    """Write it, by a module that imports transformers: only where these tests run."""
+    from trainer.results.gguf.writing import write_gguf
+
+    write_gguf(*arguments)
 
 
 def _difference(model: Path, folder: Path, file: str) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import GenerationConfig
 
 from trainer.data.chats import leading_tokens, tokens_of
 
@@ -51,8 +52,6 @@ def generate(
         max_new_tokens: the longest answer.
         temperature: of the softmax that tokens are drawn from.
     """
-    from transformers import GenerationConfig
-
     ids, mask = prompts
     ends = _end_tokens(model, tokenizer)
     config = GenerationConfig(
@@ -79,8 +78,6 @@ def together(
     parts: list[tuple[Tensor, Tensor, Tensor]], padding: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `generate` returned for parts of the prompts as one, padded at the end."""
-    import torch
-
     answers, masks, has_end = zip(*parts, strict=True)
     length = max(part.shape[1] for part in answers)
 

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType, TensorNameMap
+from safetensors import safe_open
+from transformers import AutoConfig
+
 from trainer.contract.errors import TrainingFailed
 from trainer.results.gguf.architectures import ARCHITECTURES, PERMUTED, describe, rope_factors
 from trainer.results.gguf.vocabulary import add_vocabulary
 
 if TYPE_CHECKING:
-    import numpy as np
-    from gguf import GGMLQuantizationType, TensorNameMap
     from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -49,9 +53,6 @@ def write_gguf(
     Raises:
         TrainingFailed: a weight of the model has no name in llama.cpp.
     """
-    import gguf
-    from transformers import AutoConfig
-
     architecture = AutoConfig.from_pretrained(model)
     kind = ARCHITECTURES[architecture.model_type]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -81,9 +82,6 @@ def write_gguf(
 def _tensors(
     model: Path, kind: str, architecture: PretrainedConfig, quantization: str
 ) -> Iterator[_Tensor]:
-    import gguf
-    from safetensors import safe_open
-
     arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
     names = gguf.get_tensor_name_map(arch, architecture.num_hidden_layers)
     for file in sorted(model.glob("*.safetensors")):
@@ -107,21 +105,16 @@ def _name(names: TensorNameMap, key: str) -> str:
 
 def _kind(name: str, shape: tuple[int, ...], quantization: str) -> GGMLQuantizationType:
     """Return how a tensor is stored: vectors whole, rows that no block divides in 16 bits."""
-    import gguf
-
     if len(shape) == 1:
-        return gguf.GGMLQuantizationType.F32
+        return GGMLQuantizationType.F32
     finer = quantization in COARSE and name in FINE
-    kind = gguf.GGMLQuantizationType["Q8_0" if finer else quantization]
+    kind = GGMLQuantizationType["Q8_0" if finer else quantization]
     block, _ = gguf.GGML_QUANT_SIZES[kind]
     # ggml's simple quantisations work on blocks of 32 numbers of a row.
-    return kind if shape[-1] % block == 0 else gguf.GGMLQuantizationType.F16
+    return kind if shape[-1] % block == 0 else GGMLQuantizationType.F16
 
 
 def _announce(writer: Any, tensor: _Tensor) -> None:
-    import gguf
-    import numpy as np
-
     block, size = gguf.GGML_QUANT_SIZES[tensor.kind]
     nbytes = math.prod(tensor.shape) // block * size
     # The type is given, so the array's own only says that the shape is one of elements.
@@ -131,9 +124,6 @@ def _announce(writer: Any, tensor: _Tensor) -> None:
 
 
 def _data(tensor: _Tensor, kind: str, architecture: PretrainedConfig) -> NDArray[np.generic]:
-    import gguf
-    from safetensors import safe_open
-
     with safe_open(tensor.file, framework="pt") as weights:
         # float32 first: numpy has no bfloat16.
         values = weights.get_tensor(tensor.key).float().numpy()
