@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.manifest import verify
-from trainer.engine.control import ControlReader, Interrupted
+from trainer.engine.control import ControlReader
 from trainer.engine.failures import named_by, translate
 
 GRACE_SHARE = 0.9  # of the grace; the rest is for taking over what was saved
@@ -47,10 +48,7 @@ def main(job_directory: str) -> int:
     directory = JobDirectory(job_directory)
     control_reader = ControlReader(directory)
     try:
-        control_reader.listen()
-        state = train(directory, control_reader)
-    except Interrupted:
-        state = control_reader.end_state() or JobState.STOPPED
+        state = control_reader.obeyed(partial(train, directory, control_reader))
     except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
         ours = translate(error, directory.root)
         _say(f"error {type(ours).__name__}: {ours.message} {ours.suggestion}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from types import FrameType
 
 from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState
@@ -25,6 +26,18 @@ class ControlReader:
         self._signals = 0
         self.training = False
         """While it is false a signal ends the process at once: there is nothing to save."""
+
+    def obeyed(self, work: Callable[[], JobState]) -> JobState:
+        """Do `work` and return the state it ends in; a request before it can save ends it at once.
+
+        SIGTERM and SIGINT are requests from here on.
+        """
+        try:
+            # Inside the try: a signal may come before the next line, and raises Interrupted.
+            self.listen()
+            return work()
+        except Interrupted:
+            return self.end_state() or JobState.STOPPED
 
     def listen(self) -> None:
         """Take SIGTERM and SIGINT as a request to stop; a second one ends the process."""

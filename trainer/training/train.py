@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
 from trainer.engine.arguments import precision
 from trainer.engine.collectives import first_here_first, highest, of_first, process_group
-from trainer.engine.control import ControlReader, Interrupted
+from trainer.engine.control import ControlReader
 from trainer.engine.custom_code import load_callbacks
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.failures import translate
@@ -76,11 +77,7 @@ def main(job_directory: str) -> int:
     directory = JobDirectory(job_directory)
     control_reader = ControlReader(directory)
     try:
-        # Inside the try: a signal may come before the next line, and raises Interrupted.
-        control_reader.listen()
-        state = train(directory, control_reader)
-    except Interrupted:
-        state = control_reader.end_state() or JobState.STOPPED
+        state = control_reader.obeyed(partial(train, directory, control_reader))
     except Exception as error:  # noqa: BLE001 - the outer edge: every failure gets its name here
         return _fail(directory, error)
     reason = "" if state is JobState.COMPLETED else control_reader.control().reason
