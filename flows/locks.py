@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 LOOK_SECONDS = 0.2  # between two tries: nothing announces that a lock is free
@@ -29,6 +29,17 @@ async def locked(path: Path, *, wait: bool = True) -> AsyncIterator[bool]:
             await asyncio.sleep(LOOK_SECONDS)
             held = _take(descriptor)
         yield held
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def briefly_locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file for an instant, such as to read another file and replace it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

@@ -27,15 +27,17 @@ from blocks.home import home, runs
 from blocks.marks import Mark
 from blocks.models import Instance
 from blocks.providers.base import Provider
-from blocks.registry import configured_providers, provider_class
+from blocks.registry import configured_providers
 from blocks.task_scope import TaskScope
+from flows import orphans
 from flows.attended import forget, is_left, is_worked_on
 from flows.background import revive
 from flows.locks import locked
 from flows.logger import logger
 from flows.outcome import lasting_pause
+from flows.owner import owner_elsewhere
 from flows.renting.giving_back import Ending, until_gone
-from flows.renting.journal import Hire, Journal
+from flows.renting.journal import Journal
 from flows.renting.keeping import claiming
 from flows.reporting import alerts
 from flows.reporting.leftovers import deliver_leftovers
@@ -45,12 +47,11 @@ from flows.settling import settle_run
 from flows.shown import job_state
 from flows.suspending import is_suspended
 from flows.tidying import ALL_WELL, forget_uneventful
-from flows.verdict import MAX_REVIVALS, Act, decide
+from flows.verdict import MAX_REVIVALS, Act, decide, holds_machine
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError, TrainingFailed
 from trainer.contract.files import read_json, replace_json
 
-KEPT_SECONDS = 120.0  # for a kept machine to end itself once its time is up
 ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it is ended
 UNFINISHED = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED}
 REVIVE_WITHIN = timedelta(days=1)
@@ -110,7 +111,9 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Decision]:
     next. The time of the last one is kept in `reconciled.json`.
     """
     async with get_client() as client, TaskScope() as scope:
-        found = await _instances()
+        # A job directory on this computer costs nothing.
+        providers = [one for one in await configured_providers() if not one.is_home]
+        found = await _instances(providers)
         # Three sources, since each can miss what another knows: accounts (our files were lost),
         # journals (the provider is away), and Prefect (a run without any machine).
         wanted = {item.mark.run_id for item in found if item.mark.run_id}
@@ -123,6 +126,8 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Decision]:
                 for id in sorted(run_ids)
             ),
         ]
+        if not dry_run:
+            cases += [_each_alone(one.label, _swept(one)) for one in providers]
         tasks = [scope.start(case) for case in cases]
         if tasks:
             await asyncio.wait(tasks, timeout=HELD_UP_SECONDS)
@@ -139,10 +144,13 @@ def reconciled_at() -> float:
     return float((read_json(home() / RECONCILED) or {}).get("time", 0.0))
 
 
-async def _instances() -> list[Found]:
+async def _swept(provider: Provider) -> list[Decision]:
+    await provider.sweep()
+    return []
+
+
+async def _instances(providers: list[Provider]) -> list[Found]:
     """Return every instance of ours in all accounts, each once."""
-    # A job directory on this computer costs nothing.
-    providers = [one for one in await configured_providers() if not one.is_home]
     found: dict[str, Found] = {}
     for provider, instances in zip(
         providers, await asyncio.gather(*map(_listed, providers)), strict=True
@@ -171,19 +179,7 @@ def _of(found: list[Found], run_id: UUID) -> list[Found]:
 
 def _runs_with_open_machines() -> list[UUID]:
     """Return the runs of this computer whose journal has a machine that is not gone yet."""
-    return [
-        UUID(folder.name)
-        for folder in run_folders()
-        if any(_may_bill(hire) for hire in Journal.of(RunFolder(folder.name)).hires)
-    ]
-
-
-def _may_bill(hire: Hire) -> bool:
-    try:
-        waits = time.time() < hire.kept_until + KEPT_SECONDS
-        return hire.is_open and not waits and not provider_class(hire.provider).is_home
-    except OrchestratorError:  # the provider's package is no longer installed; its bill goes on
-        return True
+    return [UUID(folder.name) for folder in run_folders() if holds_machine(RunFolder(folder.name))]
 
 
 async def _unattended(client: PrefectClient) -> list[UUID]:
@@ -213,7 +209,8 @@ async def _forget_ended(client: PrefectClient) -> None:
             forget(folder)
             continue
         given_up = Journal.of(RunFolder(run.id)).revivals >= MAX_REVIVALS
-        if job_state(run).at_rest and (given_up or not (run.state and run.state.is_crashed())):
+        rests = job_state(run).at_rest and (given_up or not (run.state and run.state.is_crashed()))
+        if rests or owner_elsewhere(run):
             forget(folder)
 
 
@@ -274,6 +271,8 @@ async def _of_run(
     except ObjectNotFound:
         # Proof of life whatever Prefect says: this may be another server, or its database a new one.
         if is_worked_on(runs() / str(run_id)):
+            for item in found:
+                orphans.note(item.mark, None)
             why = "this Prefect server does not know its run, and a process works on it"
             return _decisions(run_id, found, Act.KEEP, why)
         return [await _orphan(item, dry_run) for item in found]
@@ -320,7 +319,9 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
         journal.save()
         job = TrainingJob.model_validate(run.parameters["job"])
         cause = str(run.state.name).lower() if run.state else "over"
-        done = await settle_run(job, folder, f"{cause}; found by reconcile")
+        # What was trained here before it went on elsewhere is no part of what is trained there.
+        shown = not owner_elsewhere(run)
+        done = await settle_run(job, folder, f"{cause}; found by reconcile", shown=shown)
         if done:
             await _tell_end(run)
     return "" if done else "; not done yet, the next reconcile goes on"
@@ -328,7 +329,7 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
 
 async def _tell_end(run: FlowRun) -> None:
     """Give a run its last state when it still shows as one at work, though no process is."""
-    if run.state is None or run.state.is_final():
+    if run.state is None or run.state.is_final() or owner_elsewhere(run):
         return
     if run.state.is_paused():
         if is_suspended(run.state):  # its process died before it could give the pause no end
@@ -368,21 +369,17 @@ async def _orphan(item: Found, dry_run: bool) -> Decision:  # noqa: FBT001
 
     It may belong to a run that is just being created, or Prefect's database may be the wrong one.
     """
-    # Kept in a file: each pass may be another process.
-    path = home() / "orphans.json"
-    seen = read_json(path) or {}
-    first = float(seen.get(str(item.mark), time.time()))
+    first = orphans.since(item.mark)
     waited = time.time() - first
     if waited < ORPHAN_SECONDS:
         if not dry_run:
-            replace_json(path, {**seen, str(item.mark): first})
+            orphans.note(item.mark, first)
         left = (ORPHAN_SECONDS - waited) / 60
         return _decision(item, Act.KEEP, f"its run is unknown; it is ended in {left:.0f} minutes")
     if not dry_run:
         ending, _ = await until_gone(item.provider, item.mark, item.instance.id)
         if ending is not Ending.STAYS:
-            seen = read_json(path) or {}  # others were noted meanwhile
-            replace_json(path, {n: t for n, t in seen.items() if n != str(item.mark)})
+            orphans.note(item.mark, None)
     return _decision(item, Act.TERMINATE, "its run is unknown")
 
 

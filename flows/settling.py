@@ -40,15 +40,22 @@ LOOK_SECONDS = 1.0
 EXTRA_SECONDS = 15.0  # beyond the grace that the training has to save
 
 
-async def settle_run(job: TrainingJob, run: RunFolder, cause: str) -> bool:
-    """Settle every open machine of a run; return whether all are gone, or need not go."""
+async def settle_run(job: TrainingJob, run: RunFolder, cause: str, *, shown: bool = True) -> bool:
+    """Settle every open machine of a run; return whether all are gone, or need not go.
+
+    Args:
+        job: the run's.
+        run: what is kept here of it.
+        cause: why its machines go.
+        shown: whether the rest of the log and metrics is shown in Prefect, too.
+    """
     journal = Journal.of(run)
     done = True
     opened = [hire for hire in journal.hires if hire.is_open]
     # The first of several that train together saves only while the others take part.
     for hire in sorted(opened, key=lambda hire: (hire.rank, hire.attempt)):
         try:
-            done = await settle(job, run, journal, hire, cause) and done
+            done = await settle(job, run, journal, hire, cause, shown=shown) and done
         except OrchestratorError as error:
             logger().error("%s is not settled: %s", hire.mark, error)
             done = False
@@ -56,7 +63,7 @@ async def settle_run(job: TrainingJob, run: RunFolder, cause: str) -> bool:
 
 
 async def settle(
-    job: TrainingJob, run: RunFolder, journal: Journal, hire: Hire, cause: str
+    job: TrainingJob, run: RunFolder, journal: Journal, hire: Hire, cause: str, *, shown: bool
 ) -> bool:
     """Stop the training on a machine, save what it holds, and give it back.
 
@@ -76,10 +83,10 @@ async def settle(
     if provider.is_home:
         async with provider.machine(instance) as machine:
             await _stop(job, machine, instance, cause)
-            await _bring_records_home(machine, instance, run)
+            await _bring_records_home(machine, instance, run, shown=shown)
         return True
     holds = hire.workspace and not hire.rank  # of several machines the first holds the job
-    if holds and not await _saved(job, run, journal, hire, instance, provider, cause):
+    if holds and not await _saved(job, run, journal, hire, instance, provider, cause, shown=shown):
         return False
     return await give_back(journal, hire, cause)
 
@@ -92,12 +99,14 @@ async def _saved(
     instance: Instance,
     provider: Provider,
     cause: str,
+    *,
+    shown: bool,
 ) -> bool:
     """Whether the machine may go: what it holds is home, or was waited for long enough."""
     try:
         async with provider.machine(instance, compress=job.ssh_compression) as machine:
             await _stop(job, machine, instance, cause)
-            await _bring_home(machine, instance, run)
+            await _bring_home(machine, instance, run, shown=shown)
     except (OrchestratorError, TimeoutError) as error:
         logger().error("what %s holds is not home: %s", instance.id, error)
     else:
@@ -126,10 +135,10 @@ async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: s
         status = await _status(machine, instance)
 
 
-async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
+async def _bring_home(machine: Machine, instance: Instance, run: RunFolder, *, shown: bool) -> None:
     """Fetch what only the machine holds: records, the newest checkpoint, and a finished output."""
     workspace = instance.workspace
-    await _bring_records_home(machine, instance, run)
+    await _bring_records_home(machine, instance, run, shown=shown)
     await CheckpointMirror(machine, workspace, run.checkpoints).sync()
     if (await _status(machine, instance)).state is JobState.COMPLETED:
         try:
@@ -139,10 +148,14 @@ async def _bring_home(machine: Machine, instance: Instance, run: RunFolder) -> N
             logger().error("the output is refused: %s", error)
 
 
-async def _bring_records_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
-    """Fetch the rest of log, metrics and events, and show it in Prefect."""
+async def _bring_records_home(
+    machine: Machine, instance: Instance, run: RunFolder, *, shown: bool
+) -> None:
+    """Fetch the rest of log, metrics and events, and show it in Prefect if it shall be shown."""
     for mirror in (run.log, run.metrics, run.events):
         await _rest(machine, f"{instance.workspace}/{mirror.name}", mirror)
+    if not shown:
+        return
     run_id = UUID(run.run_id)
     await ship_rest(run_id, run)
     async with get_client() as client:

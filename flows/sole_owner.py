@@ -1,4 +1,4 @@
-"""One process works on a run at a time."""
+"""One process works on a run at a time, and everybody can see whose it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from uuid import UUID
 from prefect import get_client
 from prefect.exceptions import Abort
 
+from blocks.task_scope import TaskScope
 from flows.locks import locked
 from flows.logger import logger
+from flows.owner import claim
 from flows.run_folder import RunFolder
 
 
@@ -22,12 +24,22 @@ async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
     """
     async with locked(run.lock, wait=False) as free:
         if free:
-            yield
+            async with _claimed(run):
+                yield
             return
     logger().warning("another process works on this run; waiting for it")
     # Waiting, not ending: Prefect would take our end for the run's, while the other still trains.
     async with locked(run.lock):
         await _still_wanted(run)
+        async with _claimed(run):
+            yield
+
+
+@asynccontextmanager
+async def _claimed(run: RunFolder) -> AsyncIterator[None]:
+    # Beside the body, which must not wait for it should Prefect be away.
+    async with TaskScope() as scope:
+        scope.start(claim(UUID(run.run_id)))
         yield
 
 

@@ -153,6 +153,9 @@ class Provider(Block, ABC):
         del id, mark
         return False
 
+    async def sweep(self) -> None:
+        """Remove from the account what is ours, belongs to no instance and is needed no longer."""
+
     def machine(self, instance: Instance, *, compress: bool = False) -> Machine:
         """Return a connection to an instance, opened when it is first used.
 

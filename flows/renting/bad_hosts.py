@@ -7,6 +7,7 @@ from pathlib import Path
 
 from blocks.home import home
 from blocks.models import Offer
+from flows.locks import briefly_locked
 from trainer.contract.files import read_json, replace_json
 
 # Nobody hires a broken host twice, so it stays on offer, often as the cheapest. An hour is long
@@ -17,7 +18,10 @@ AVOID_SECONDS = 3600.0
 def remember(provider: str, host: str) -> None:
     """Avoid a host of a provider for an hour; without a name there is nothing to avoid."""
     if host:
-        replace_json(_path(), {**_known(), f"{provider} {host}": time.time() + AVOID_SECONDS})
+        # Other runs note theirs at the same time.
+        with briefly_locked(home() / "bad-hosts.lock"):
+            until = time.time() + AVOID_SECONDS
+            replace_json(_path(), {**_known(), f"{provider} {host}": until})
 
 
 def is_bad(provider: str, offer: Offer) -> bool:

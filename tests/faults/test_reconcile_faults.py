@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from prefect import get_client
@@ -14,6 +15,7 @@ from blocks.machines import ssh as over_ssh
 from blocks.machines.ssh import channel
 from blocks.providers.runpod import RunPod
 from flows import reconcile as reconciling
+from flows import verdict
 from flows.execute import create_run
 from flows.locks import is_held, locked
 from flows.reconcile import reconcile_once
@@ -21,6 +23,7 @@ from flows.run_folder import RunFolder
 from flows.verdict import Act
 from tests.faults.hunt import Hunt
 from tests.faults.proof import Figures
+from tests.faults.scene import MEDIUM
 from tests.flows.flow_runs import until
 
 # 50: a Prefect server that does not know our run.
@@ -93,3 +96,38 @@ async def test_a_hung_machine_delays_no_other_and_goes_when_its_time_is_up(
 
     await until(gone, 60)
     await hunt.over(other)
+
+
+# 64: a run that went on at another computer.
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.fault(64, "resumed on another computer")
+async def test_a_run_that_goes_on_elsewhere_is_not_revived_and_its_machine_here_goes(
+    scene, survived, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(verdict, "ZOMBIE_SECONDS", 0.0)
+    run = await scene.run(scene.job(**MEDIUM))
+    await scene.said("started the training")
+    scene.kill()  # before a line of the log is with Prefect
+    [here] = scene.cloud.alive()
+
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TRAINING_ORCHESTRATOR_HOME", str(tmp_path / "elsewhere"))
+        scene.again(run)
+        await scene.at_step(run, 5)
+        [there] = set(scene.cloud.alive()) - {here}
+
+        with elsewhere.context() as back:
+            back.setenv("TRAINING_ORCHESTRATOR_HOME", str(tmp_path / "home"))
+            [decision] = await reconcile_once()
+            [again] = await reconcile_once()
+
+        assert (decision.act, again.act) == (Act.SETTLE, Act.KEEP)
+        assert again.why == f"{socket.gethostname()} works on it"
+        assert scene.cloud.alive() == [there]
+        assert len(scene.processes(run)) == 1
+        scene.injected(run)
+        await survived(run)
+    assert len(scene.cloud.account) == 2

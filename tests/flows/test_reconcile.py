@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import State
 
 from blocks.home import runs
-from blocks.marks import Mark
+from blocks.marks import PREFIX, Mark, installation_id
 from blocks.models import Offer
 from blocks.providers.runpod import RunPod
 from flows.attended import hold
@@ -22,6 +22,7 @@ from flows.reconcile import reconcile_once
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.verdict import MAX_REVIVALS, Act, decide
+from tests.clouds.lambda_cloud import LambdaCloud
 from tests.clouds.runpod import RunPodCloud
 from tests.flows.flow_runs import make_job
 from trainer.config import Limits, Resources
@@ -180,3 +181,18 @@ async def test_a_dry_run_changes_nothing(cloud):
     assert finding.act is Act.TERMINATE
     assert cloud.alive() == [machine]
     assert list(runs().iterdir()) == []
+
+
+async def test_what_a_launch_left_in_an_account_is_swept(tmp_path, monkeypatch):
+    with LambdaCloud(tmp_path / "lambda") as cloud:
+        cloud.rates.factor = 0.0
+        for variable, value in cloud.environ().items():
+            monkeypatch.setenv(variable, value)
+        old = f"{PREFIX}-{installation_id()}-0123456789abcdef-{int(time.time()) - 7200}"
+        for name in (old, "laptop"):
+            cloud.keys[name] = {"id": name, "name": name, "public_key": f"ssh-ed25519 {name}"}
+
+        await reconcile_once(dry_run=True)
+        assert list(cloud.keys) == [old, "laptop"]
+        await reconcile_once()
+        assert list(cloud.keys) == ["laptop"]

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -30,7 +30,7 @@ from blocks.providers.lambda_cloud.answers import (
 )
 from blocks.providers.lost_answer import came_of
 from trainer.config import Limits, Resources
-from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError
+from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError, RateLimited
 
 logger = logging.getLogger(__name__)
 
@@ -109,14 +109,12 @@ class LambdaCloud(CloudProvider):
         # An instance gets its keys at the launch, and only keys of the account.
         key = await self._register(ssh_public_key)
         try:
-            id = await self._order(offer, mark, key)
-        except Unanswered as error:
-            return await came_of(self, mark, error)
-        finally:
-            self._api().forget("instances")
-        # Kept for `_remove_idle_keys`: an instance that is gone no longer says which keys it had.
-        self._keys_of[id] = [key]
-        return offer.as_instance(id, mark, port=self._port(), user=self._user())
+            return await self._ordered(offer, mark, key)
+        except (RateLimited, Unanswered):  # it is sent again, or something may have come of it
+            raise
+        except OrchestratorError:
+            await self._remove_idle_keys([key])
+            raise
 
     async def find(self, mark: Mark) -> Instance | None:
         """Return the instance whose name is the mark; see `Provider.find`."""
@@ -132,7 +130,9 @@ class LambdaCloud(CloudProvider):
         # Absent from the list is not yet gone: a fresh instance may not be listed yet.
         instance = listed[0] if listed else await self._asked_for(id)
         if instance.status in {InstanceStatus.ABSENT, InstanceStatus.GONE}:
-            await self._remove_idle_keys(id)
+            # A fresh instance that is merely not listed yet keeps its key.
+            left = self._keys_of.pop(id, []) if id in self._ended else []
+            await self._remove_idle_keys(left, without=id)
         return instance
 
     async def terminate(self, id: str) -> bool:
@@ -159,6 +159,10 @@ class LambdaCloud(CloudProvider):
             return False
         self._data(answer)
         return True
+
+    async def sweep(self) -> None:
+        """Remove the SSH keys of launches that were given up; see `Provider.sweep`."""
+        await self._remove_idle_keys([])
 
     def _user(self) -> str:
         return self.ssh_user or os.environ.get("LAMBDA_SSH_USER") or "ubuntu"
@@ -222,6 +226,18 @@ class LambdaCloud(CloudProvider):
                 f"it was offered for {offer.rank_price:.2f}."
             )
 
+    async def _ordered(self, offer: Offer, mark: Mark, key: str) -> Instance:
+        """Launch with a key of the account."""
+        try:
+            id = await self._order(offer, mark, key)
+        except Unanswered as error:
+            return await came_of(self, mark, error)
+        finally:
+            self._api().forget("instances")
+        # Kept for `_remove_idle_keys`: an instance that is gone no longer says which keys it had.
+        self._keys_of[id] = [key]
+        return offer.as_instance(id, mark, port=self._port(), user=self._user())
+
     async def _order(self, offer: Offer, mark: Mark, key: str) -> str:
         """Launch and return the id."""
         name = str(mark)
@@ -275,17 +291,19 @@ class LambdaCloud(CloudProvider):
         ]
         return str(same[0]["name"]) if same else ""
 
-    async def _remove_idle_keys(self, id: str) -> None:
-        """Remove the SSH key of an instance that is gone, and forgotten ones of ours.
+    async def _remove_idle_keys(self, left: Collection[str], *, without: str = "") -> None:
+        """Remove SSH keys of ours that no instance uses.
 
         A key cannot be removed while an instance uses it, and keys have no dates but that in
         their name; one that is not used yet may belong to a launch under way.
+
+        Args:
+            left: those that are certainly needed no longer; others go when they are old enough.
+            without: the id of an instance that is gone, though it may still be listed.
         """
         own = f"{PREFIX}-{installation_id()}-"
-        # A fresh instance that is merely not listed yet keeps its key.
-        left = self._keys_of.pop(id, []) if id in self._ended else []
         try:
-            rows = [row for row in await self._rows() if row["id"] != id]
+            rows = [row for row in await self._rows() if row["id"] != without]
             used = {name for row in rows for name in row.get("ssh_key_names") or ()}
             for key in self._data(await self._call("GET", "/ssh-keys")):
                 name = str(key.get("name"))
@@ -293,7 +311,7 @@ class LambdaCloud(CloudProvider):
                 # Only keys that this installation registered: an account has other users.
                 if name.startswith(own) and name not in used and ripe:
                     await self._call("DELETE", f"/ssh-keys/{quote(key['id'])}")
-        except OrchestratorError as error:  # the next instance that goes takes them with it
+        except OrchestratorError as error:  # the next sweep takes them
             logger.info("SSH keys are left at Lambda Cloud: %s", error)
 
 

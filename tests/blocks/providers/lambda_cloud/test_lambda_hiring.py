@@ -15,6 +15,7 @@ from tests.clouds.cloud import Fault
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,
+    OrchestratorError,
 )
 
 EVERYTHING = Resources(), Limits()
@@ -198,3 +199,43 @@ async def test_an_instance_that_is_not_listed_yet_is_not_gone(cloud, provider, k
 
     assert (await provider.describe(instance.id)).status.is_billing
     assert await provider.find(mark()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "code"),
+    [
+        ("status", 400, "instance-operations/launch/insufficient-capacity"),
+        ("status", 400, "global/quota-exceeded"),
+        ("drop", 0, ""),
+    ],
+    ids=["sold out", "quota", "nothing came of it"],
+)
+async def test_a_launch_that_comes_to_nothing_leaves_no_key(
+    cloud, provider, key, kind, status, code
+):
+    body = {"error": {"code": code, "message": "No."}}
+    refusal = Fault(kind=kind, method="POST", path="/launch$", status=status or 500, body=body)
+    cloud.faults.add(refusal)
+
+    with pytest.raises(OrchestratorError):
+        await launched(provider, key)
+
+    assert cloud.alive() == []
+    assert cloud.keys == {}
+
+
+async def test_keys_of_launches_that_were_given_up_are_swept(cloud, provider, key, monkeypatch):
+    instance = await launched(provider, key)
+    used = list(cloud.keys)
+    cloud.keys["1"] = {"id": "1", "name": "laptop", "public_key": "ssh-ed25519 AAAA ada"}
+    name = await provider._register(MachineKeys("other").public_key())
+    young = {one["name"] for one in cloud.keys.values()}
+
+    await provider.sweep()
+    assert name in young
+    assert {one["name"] for one in cloud.keys.values()} == young
+    monkeypatch.setattr(lambda_cloud, "KEY_IDLE_SECONDS", -2.0)
+    await provider.sweep()
+
+    assert list(cloud.keys) == [*used, "1"]
+    assert cloud.alive() == [instance.id]
