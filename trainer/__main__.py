@@ -21,8 +21,8 @@ from pathlib import Path
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import Desired, JobDirectory, JobState
 from trainer.supervision.process import detach
+from trainer.supervision.restart_decision import Terms
 from trainer.supervision.supervisor import Supervisor, job_terms, ownership
-from trainer.supervision.verdict import Terms
 
 BAD_USAGE = 2
 # Callers branch on these numbers: once released, they stay.

@@ -45,7 +45,7 @@ from trainer.contract.errors import (
     TrainingFailed,
 )
 from trainer.contract.job_directory import Desired, JobState, Status, parse_status
-from trainer.supervision.verdict import REST_STATES, read_terms, retry_after
+from trainer.supervision.restart_decision import REST_STATES, read_terms, retry_after
 
 PATIENCE_SECONDS = 10.0  # for the others to end by themselves once one has failed
 END_SECONDS = 60.0  # and once the first has ended: they have nothing left to do

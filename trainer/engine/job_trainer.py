@@ -24,8 +24,8 @@ from trainer.engine.collectives import all_to_first, wait_for_all
 from trainer.engine.divergence import Recent, diverged, lower_rates
 from trainer.engine.failures import tensors_expected, translate
 from trainer.engine.heartbeat import Heartbeat
-from trainer.engine.oom_retry import InParts
 from trainer.engine.parallelism import is_sharded
+from trainer.engine.smaller_parts import InParts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

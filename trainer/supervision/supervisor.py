@@ -22,7 +22,7 @@ from trainer.contract.own_python import own_python
 from trainer.supervision.log import Echo
 from trainer.supervision.process import Bell
 from trainer.supervision.ranks import Ranks
-from trainer.supervision.verdict import (
+from trainer.supervision.restart_decision import (
     REST_STATES,
     Ended,
     Terms,

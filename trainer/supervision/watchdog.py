@@ -19,7 +19,7 @@ from trainer.contract.job_directory import (
 from trainer.supervision.log import Echo
 from trainer.supervision.process import Bell
 from trainer.supervision.ranks import Ranks
-from trainer.supervision.verdict import Ended, Terms
+from trainer.supervision.restart_decision import Ended, Terms
 
 TICK = 0.25  # seconds between two looks; a child's end and a signal wake at once
 KILL_AFTER = 5.0  # seconds from SIGTERM to SIGKILL once the grace is over

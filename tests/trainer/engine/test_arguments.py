@@ -10,7 +10,7 @@ from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobDirectory
 from trainer.engine.arguments import faster_here, split_batch, training_arguments
-from trainer.supervision.verdict import next_divisor
+from trainer.supervision.restart_decision import next_divisor
 
 pytestmark = pytest.mark.xdist_group("torch")
 

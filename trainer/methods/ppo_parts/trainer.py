@@ -55,7 +55,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
     """
 
     in_parts: Any
-    """See `trainer.engine.oom_retry.InParts`, which `RolloutTrainer` is."""
+    """See `trainer.engine.smaller_parts.InParts`, which `RolloutTrainer` is."""
 
     def __init__(
         self, model: Any, args: PPOConfig, reward_funcs: list[Reward], **kwargs: Any

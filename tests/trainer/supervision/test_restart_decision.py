@@ -16,7 +16,7 @@ from trainer.contract.errors import (
 )
 from trainer.contract.events import Kind
 from trainer.contract.job_directory import Control, Desired, JobState, Status
-from trainer.supervision.verdict import (
+from trainer.supervision.restart_decision import (
     Ended,
     Terms,
     judge,
