@@ -253,10 +253,12 @@ class RemoteTraining:
 
     async def run_module(self, *words: str) -> CommandResult:
         """Run a module by the machine's Python that has the trainer."""
+        # In a thread: a login to the Hub that runs out is renewed over the network.
+        environment = await asyncio.to_thread(self._environment)
         try:
             return await self.machine.run(
                 own_python("-m", *words, python=self._python),
-                env=self._environment(),
+                env=environment,
                 cwd=None if self._at_home else self._base(),
                 timeout=COMMAND_SECONDS,
             )

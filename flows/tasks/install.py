@@ -73,7 +73,8 @@ async def run_setup(
         return
     programs = shlex.quote(str(PurePosixPath(python).parent))
     path = f'export PATH={programs}:"$PATH"'
-    variables = {**secrets(), **users_variables()}
+    # In a thread: a login to the Hub that runs out is renewed over the network.
+    variables = {**await asyncio.to_thread(secrets), **users_variables()}
     await machine.run_shell([path, *lines], env=variables, cwd=workspace, log=log)
     # Only after the last line: a `setup` that was interrupted is run again from the beginning.
     await machine.write(marker, b"")
