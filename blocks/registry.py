@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from importlib import import_module
 from importlib.metadata import entry_points
+
+import httpx
 
 from blocks.providers.base import Provider
 from trainer.contract.errors import ConfigError, DependencyError
@@ -20,6 +23,10 @@ PROVIDERS = {
     "vast": "blocks.providers.vast:VastAI",
 }
 """Our own, sorted: the place of the class by the provider's name."""
+
+AGAIN_SECONDS = 5.0  # for Prefect to load a block again
+_loaded: dict[str, Provider] = {}
+"""The blocks that were loaded, by label."""
 
 
 def provider_names() -> list[str]:
@@ -72,15 +79,22 @@ async def load_provider(label: str) -> Provider:
     _, _, document = label.partition("/")
     if not document:
         return kind()
+    known = _loaded.get(label)
     try:
-        # Prefect raises a plain ValueError for a document that does not exist.
-        return await kind.aload(document)
-    except ValueError as error:
+        # Of one that was loaded before the newest is wanted, but a machine is not kept waiting by a
+        # Prefect that is away.
+        async with asyncio.timeout(AGAIN_SECONDS if known else None):
+            _loaded[label] = await kind.aload(document)
+    except (TimeoutError, httpx.HTTPError):
+        if known is None:
+            raise
+    except ValueError as error:  # what Prefect raises for a document that does not exist
         raise ConfigError(
             f"provider = {label!r}: no {kind.get_block_type_slug()} block is saved as "
             f"{document!r}.",
             "Save one in Prefect's UI under Blocks, or name another.",
         ) from error
+    return _loaded[label]
 
 
 async def configured_providers() -> list[Provider]:

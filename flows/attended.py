@@ -30,13 +30,18 @@ LOCK = ".lock"
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def start_in_background(run_id: UUID) -> subprocess.Popen[bytes]:
+def start_in_background(run_id: UUID, *, asked: bool = False) -> subprocess.Popen[bytes]:
     """Start a process that executes the run, in a session of its own.
 
     While another process still executes it, the new one waits for the run's lock.
+
+    Args:
+        run_id: which.
+        asked: whether a person asks for it; otherwise it leaves a run at rest alone.
     """
     with marked(_folder(run_id)) as mark:
-        return start_beside(run_id, "flows.background", str(run_id), str(mark), pass_fds=(mark,))
+        words = [str(run_id), str(mark), *(["asked"] if asked else [])]
+        return start_beside(run_id, "flows.background", *words, pass_fds=(mark,))
 
 
 def start_beside(

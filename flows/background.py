@@ -18,27 +18,33 @@ from prefect.logging.configuration import setup_logging
 from prefect.states import Scheduled
 
 from flows.attended import hold, start_in_background, unmark
+from flows.locks import locked
 from flows.logger import OneLine
 from flows.run_folder import RunFolder
-from flows.shown import REVIVING
+from flows.shown import REVIVING, is_over
 from trainer.contract.errors import OrchestratorError
 
 
 async def revive(run: FlowRun) -> None:
     """Have a run whose process died executed again: by a worker, or here in the background."""
     if run.deployment_id is None:
-        start_in_background(run.id)
+        start_in_background(run.id)  # it looks for itself whether the run has ended meanwhile
         return
-    async with get_client() as client:
-        await client.set_flow_run_state(run.id, Scheduled(name=REVIVING), force=True)
+    # Looked at again under the lock: a process may have brought the run to its end since it was
+    # read, and would be undone.
+    async with locked(RunFolder(run.id).lock, wait=False) as alone, get_client() as client:
+        now = await client.read_flow_run(run.id)
+        if alone and not is_over(now):
+            await client.set_flow_run_state(run.id, Scheduled(name=REVIVING), force=True)
 
 
-def main(run_id: str, inherited: str | None = None) -> int:
+def main(run_id: str, inherited: str | None = None, asked: str = "") -> int:
     """Execute the run to its rest and return the exit code: 1 when it failed, else 0.
 
     Args:
         run_id: which.
         inherited: the descriptor of the run's mark, from whoever started this process.
+        asked: not empty when a person asked for it, who may have a run at rest go on.
     """
     # Here, not at the top: reconcile imports this module for `revive`, and not to run the flow.
     from flows.execute import execute
@@ -53,7 +59,7 @@ def main(run_id: str, inherited: str | None = None) -> int:
     notes = run.notes.open("a", encoding="utf-8", buffering=1)
     logging.getLogger().addHandler(OneLine(lambda line: notes.write(f"{line}\n")))
     try:
-        state = asyncio.run(execute(UUID(run_id)))
+        state = asyncio.run(execute(UUID(run_id), asked=bool(asked)))
         code = 1 if state.is_failed() or state.is_crashed() else 0
         if state.is_crashed():
             return code  # still marked: the attendant has it executed again

@@ -8,12 +8,17 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect import Flow, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.flow_engine import run_flow_async
 from prefect.states import Cancelled, Pending, Scheduled
 
+from flows.logger import logger
+from flows.prefect_api import patient_engine, prefect_client
+from flows.run_folder import RunFolder
 from flows.saved import STOPPED
-from flows.shown import job_state
+from flows.shown import is_over, job_state
+from flows.sole_owner import disown, own
 from flows.train import train
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
@@ -31,28 +36,46 @@ async def create_run(job: TrainingJob) -> FlowRun:
         )
 
 
-async def execute(run_id: UUID) -> State[Any]:
+async def execute(run_id: UUID, *, asked: bool = True) -> State[Any]:
     """Execute a flow run in this process and return its last state.
 
     A run that died, paused, failed or stopped goes on where it stood: it adopts its machine,
     attaches to its training, or resumes from the newest checkpoint.
 
+    Args:
+        run_id: which.
+        asked: whether a person asked for it; otherwise a run that came to rest meanwhile stays so.
+
     Raises:
         Pause: the job paused; its state is set.
         ConfigError: the run is completed.
     """
-    async with get_client() as client:
-        run = await client.read_flow_run(run_id)
-        if job_state(run) is JobState.COMPLETED:
-            raise ConfigError(
-                f"Job {run_id} is completed; there is nothing to resume.", "Run it as a new job."
-            )
-        # Forced past Prefect's orchestration rules: the run may be paused, or in a final state.
-        await client.set_flow_run_state(run_id, Pending(), force=True)
-        run = await client.read_flow_run(run_id)
+    folder = RunFolder(run_id)
+    async with patient_engine(), prefect_client() as client:
+        try:
+            # Before the state is read: what another process does to it by then is final.
+            waited = await own(folder)
+            run = await client.read_flow_run(run_id)
+            if run.state and (waited or not asked) and is_over(run):
+                logger().warning("this run is %s already", run.state.name)
+                return run.state
+            if job_state(run) is JobState.COMPLETED:
+                raise ConfigError(
+                    f"Job {run_id} is completed; there is nothing to resume.",
+                    "Run it as a new job.",
+                )
+            return await _executed(client, run)
+        finally:
+            disown(folder)
+
+
+async def _executed(client: PrefectClient, run: FlowRun) -> State[Any]:
+    # Forced past Prefect's orchestration rules: the run may be paused, or in a final state.
+    await client.set_flow_run_state(run.id, Pending(), force=True)
+    run = await client.read_flow_run(run.id)
     flow = cast("Flow[..., Any]", train.with_options(on_running=[_end_silently]))
     state = await run_flow_async(flow, flow_run=run, parameters=run.parameters, return_type="state")
-    return await _cancelled_too_late(run_id) or cast("State[Any]", state)
+    return await _cancelled_too_late(client, run.id) or cast("State[Any]", state)
 
 
 def _end_silently(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -65,17 +88,16 @@ def _end_silently(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-async def _cancelled_too_late(run_id: UUID) -> State[Any] | None:
+async def _cancelled_too_late(client: PrefectClient, run_id: UUID) -> State[Any] | None:
     """Put a run to rest that was cancelled between its flow's last check and its end.
 
     Prefect refuses the state that the flow ended in, and would show Cancelling for five minutes.
     """
-    async with get_client() as client:
-        run = await client.read_flow_run(run_id)
-        if run.state is None or not run.state.is_cancelling():
-            return None
-        stopped: State[Any] = Cancelled(name=STOPPED, message="the job had ended already")
-        return (await client.set_flow_run_state(run_id, stopped, force=True)).state
+    run = await client.read_flow_run(run_id)
+    if run.state is None or not run.state.is_cancelling():
+        return None
+    stopped: State[Any] = Cancelled(name=STOPPED, message="the job had ended already")
+    return (await client.set_flow_run_state(run_id, stopped, force=True)).state
 
 
 async def schedule_again(run_id: UUID) -> bool:

@@ -17,9 +17,20 @@ async def locked(path: Path, *, wait: bool = True) -> AsyncIterator[bool]:
 
     Waiting leaves the event loop free, so that the holder may be another coroutine of this process.
     """
+    descriptor = await taken(path, wait=wait)
+    try:
+        yield descriptor is not None
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+async def taken(path: Path, *, wait: bool = True) -> int | None:
+    """Take the lock of a file until the descriptor that is returned is closed; None: it is held."""
     # The file is never removed: a process that waits for it would then hold a file without a name,
     # and another would lock a new one. It is closed on exec, so that no child keeps the lock.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held = False
     try:
         held = _take(descriptor)
         # Here, because it takes 8 MB, and a process that only calls `is_held` does without it.
@@ -28,9 +39,10 @@ async def locked(path: Path, *, wait: bool = True) -> AsyncIterator[bool]:
         while wait and not held:
             await asyncio.sleep(LOOK_SECONDS)
             held = _take(descriptor)
-        yield held
     finally:
-        os.close(descriptor)
+        if not held:
+            os.close(descriptor)
+    return descriptor if held else None
 
 
 @contextmanager

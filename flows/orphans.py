@@ -6,8 +6,9 @@ import time
 
 from blocks.home import home
 from blocks.marks import Mark
+from flows.full_disk import save_anyway
 from flows.locks import briefly_locked
-from trainer.contract.files import read_json, replace_json
+from trainer.contract.files import read_json
 
 FILE = "orphans.json"
 
@@ -25,4 +26,4 @@ def note(mark: Mark, moment: float | None) -> None:
         if moment is not None:
             now[str(mark)] = moment
         if now != noted:
-            replace_json(home() / FILE, now)
+            save_anyway(home() / FILE, now)

@@ -1,73 +1,89 @@
-"""How a job ends, and what its flow run shows meanwhile; `flows.shown` has the table."""
+"""How a job ends; `flows.shown` has the table of what Prefect shows then."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import httpx
-from prefect import get_client, get_run_logger
-from prefect.client.orchestration import PrefectClient
+from prefect import get_run_logger
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import Pause, PrefectHTTPStatusError
-from prefect.states import Cancelled, Failed, Paused, Running
+from prefect.exceptions import Pause
+from prefect.states import Cancelled, Completed, Crashed, Failed, Paused
 
+from flows.prefect_api import asking_once, prefect_client
+from flows.renting.journal import Journal
 from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
 from flows.saved import STOPPED, saved
-from flows.shown import PAUSING
+from flows.shown import is_over
 from trainer.config import TrainingJob
-from trainer.contract.errors import BudgetExceeded, OrchestratorError, TrainingFailed, from_dict
+from trainer.contract.errors import (
+    BudgetExceeded,
+    ConnectionLost,
+    OrchestratorError,
+    ProviderError,
+    RateLimited,
+    TrainingFailed,
+    from_dict,
+)
 from trainer.contract.job_directory import JobState
 
 # Ten years: the server fails a paused run when its time is over, and ours should never be.
 PAUSE_SECONDS = 10 * 365 * 24 * 3600
 
 
-async def announce(state: JobState) -> None:
-    """Show `state` as the name of the running flow run's state; a request to pause stays."""
-    name, run_id = state.capitalize(), this_run_id()
-    async with get_client() as client:
-        if pause_is_wanted((await client.read_flow_run(run_id)).state):
-            return
-        await client.set_flow_run_state(run_id, Running(name=name))
-        states = await client.read_flow_run_states(run_id)
-        before = [each for each in sorted(states, key=_when) if each.name != name][-1:]
-        # Prefect has no compare-and-set for states: a request that came between our reading and our
-        # writing was overwritten, but shows in the history. Ask again in its place.
-        if any(map(pause_is_wanted, before)):
-            await ask_to_pause(client, run_id)
-
-
-async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
-    """Leave the request to pause in a run's state, where it lasts until the run has paused."""
-    await client.set_flow_run_state(run_id, Running(name=PAUSING), force=True)
-
-
-def pause_is_wanted(state: State | None) -> bool:
-    """Whether somebody asks a run to pause, in Prefect's words or in ours."""
-    return state is not None and (state.type is StateType.PAUSED or state.name == PAUSING)
-
-
-def _when(state: State) -> datetime:
-    return state.timestamp
-
-
 async def cancel_was_asked() -> bool:
     """Whether the flow run was cancelled; a process may be ended for other reasons."""
     try:
-        async with get_client() as client:
-            state = (await client.read_flow_run(this_run_id())).state
-    except (httpx.HTTPError, PrefectHTTPStatusError):
+        with asking_once():
+            async with prefect_client() as client:
+                state = (await client.read_flow_run(this_run_id())).state
+    except httpx.HTTPError:
         # When in doubt, go on: a training that goes on can still be stopped later.
         return False
     return is_cancelled(state)
 
 
+async def is_at_its_end() -> bool:
+    """Whether another process brought the flow run to its rest."""
+    async with prefect_client() as client:
+        return is_over(await client.read_flow_run(this_run_id()))
+
+
 def is_cancelled(state: State | None) -> bool:
     """Whether a flow run is cancelled, or about to be."""
     return state is not None and state.type in {StateType.CANCELLING, StateType.CANCELLED}
+
+
+def is_undecided(error: Exception, journal: Journal) -> bool:
+    """Whether an error leaves open how the job ends: trouble of ours, or of a provider's API.
+
+    The trainer, the provider by what it says of a machine, the user and the limits end a job;
+    nothing else does.
+    """
+    if isinstance(error, BudgetExceeded):
+        return False
+    # A provider that rejects us says nothing of a machine that we have, and may be training.
+    trains = any(hire.is_open and hire.workspace for hire in journal.hires)
+    if isinstance(error, ProviderError) and trains:
+        return True
+    return isinstance(error, ConnectionLost | RateLimited) or not isinstance(
+        error, OrchestratorError
+    )
+
+
+def of_crash(error: Exception) -> State[Any]:
+    """Return the state of a run that was not brought to its end: it is executed again.
+
+    The training, if there is one, goes on meanwhile.
+    """
+    if isinstance(error, OrchestratorError):
+        get_run_logger().error("%s: %s", type(error).__name__, error.message)
+        message = error.message
+    else:
+        get_run_logger().error("the flow broke off", exc_info=error)
+        message = str(error)
+    return Crashed(message=f"{type(error).__name__}: {message}")
 
 
 def of_error(run: RunFolder, error: OrchestratorError) -> State[Any]:
@@ -90,13 +106,16 @@ def of_cancelled(run: RunFolder) -> State[Any]:
 async def of_completed(run: RunFolder, report: dict[str, Any]) -> dict[str, Any] | State[Any]:
     """Return the report; for a run that was cancelled too late, a state that Prefect accepts."""
     # From Cancelling, the server's rules allow no Completed.
-    async with get_client() as client:
+    async with prefect_client() as client:
         state = (await client.read_flow_run(this_run_id())).state
     alerts.completed(run)  # in either case, because the artifact exists
     if state and state.is_cancelling():
         return Cancelled(
             name=STOPPED, message=f"the training had ended already; artifact {report['file']}"
         )
+    if report.get("missing"):
+        completed: State[Any] = Completed(message=report["missing"])
+        return completed
     return report
 
 
@@ -124,7 +143,7 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
 
 
 async def _pause(why: str) -> None:
-    async with get_client() as client:
+    async with prefect_client() as client:
         run = await client.read_flow_run(this_run_id())
         if run.state and (run.state.is_scheduled() or run.state.is_pending()):
             raise Pause(state=run.state)  # it was resumed before it had paused: leave it resumed
@@ -146,4 +165,5 @@ def lasting_pause(run: FlowRun, why: str) -> State[Any]:
 
 
 def _why(run: RunFolder, status: dict[str, Any]) -> str:
-    return f"{status.get('reason') or 'as asked'}; {saved(run)}"
+    missing = f"; {status['missing']}" if status.get("missing") else ""
+    return f"{status.get('reason') or 'as asked'}; {saved(run)}{missing}"

@@ -32,6 +32,7 @@ from blocks.task_scope import TaskScope
 from flows import orphans
 from flows.attended import forget, is_left, is_worked_on
 from flows.background import revive
+from flows.full_disk import save_anyway
 from flows.locks import locked
 from flows.logger import logger
 from flows.outcome import lasting_pause
@@ -50,7 +51,7 @@ from flows.tidying import ALL_WELL, forget_uneventful
 from flows.verdict import MAX_REVIVALS, Act, decide, holds_machine
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError, TrainingFailed
-from trainer.contract.files import read_json, replace_json
+from trainer.contract.files import read_json
 
 ORPHAN_SECONDS = 600.0  # from when an instance without a run is first seen until it is ended
 UNFINISHED = {StateType.PENDING, StateType.RUNNING, StateType.CANCELLING, StateType.CRASHED}
@@ -134,7 +135,7 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Decision]:
         if not dry_run:
             await _forget_ended(client)
             await deliver_leftovers()
-            replace_json(home() / RECONCILED, {"time": time.time()}, durable=False)
+            save_anyway(home() / RECONCILED, {"time": time.time()})
         decisions = await asyncio.gather(*tasks)
     return [decision for some in decisions for decision in some]
 

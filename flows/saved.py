@@ -13,17 +13,23 @@ STOPPED = "Stopped"
 
 def saved(run: RunFolder) -> str:
     """Return `saved at step 7 of 9`, by the newest checkpoint on this computer."""
-    # A job of this computer has its checkpoints in the job directory, others in the mirror; one
-    # that moved has both.
     directory = run.job_directory()
     status = directory.read_status() if directory else Status()
-    folders = [run.checkpoints, *([directory.checkpoints] if directory else [])]
-    step = max((step_of(path) for folder in folders for path in all_checkpoints(folder)), default=0)
+    step = saved_step(run)
     records, _ = read_metrics(run.metrics)
     total = status.total_steps or next(
         (int(r["total_steps"]) for r in reversed(records.values()) if r.get("total_steps")), 0
     )
     return as_sentence(step, total, max(status.step, *records, 0))
+
+
+def saved_step(run: RunFolder) -> int:
+    """Return the step of the newest checkpoint on this computer; 0: there is none."""
+    # A job of this computer has its checkpoints in the job directory, others in the mirror; one
+    # that moved has both.
+    directory = run.job_directory()
+    folders = [run.checkpoints, *([directory.checkpoints] if directory else [])]
+    return max((step_of(path) for folder in folders for path in all_checkpoints(folder)), default=0)
 
 
 def as_sentence(step: int, total: int, reached: int) -> str:

@@ -11,36 +11,34 @@ import asyncio
 import dataclasses
 import shutil
 import time
-from pathlib import Path
-from uuid import UUID
-
-from prefect import get_client
+from dataclasses import dataclass
 
 from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
-from blocks.task_scope import TaskScope
 from flows.logger import logger
 from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
 from flows.run_folder import RunFolder
-from flows.streaming.board import Board
+from flows.saved import saved_step
 from flows.streaming.checkpoint_mirror import CheckpointMirror
-from flows.streaming.file_mirror import mirror_file, until_size
-from flows.streaming.log_shipper import ship_rest
+from flows.streaming.file_mirror import fetch_rest, missing
 from flows.streaming.outputs import fetch_output
+from flows.streaming.telling import tell_rest
 from flows.streaming.training import ask, parse_status_text
 from trainer.config import TrainingJob
-from trainer.contract.errors import IntegrityError, OrchestratorError
+from trainer.contract.errors import ConnectionLost, IntegrityError, OrchestratorError
 from trainer.contract.job_directory import Desired, JobState, Status
 
 LOOK_SECONDS = 1.0
 EXTRA_SECONDS = 15.0  # beyond the grace that the training has to save
 
 
-async def settle_run(job: TrainingJob, run: RunFolder, cause: str, *, shown: bool = True) -> bool:
+async def settle_run(
+    job: TrainingJob, run: RunFolder, cause: str, *, shown: bool = True, hurry: bool = False
+) -> bool:
     """Settle every open machine of a run; return whether all are gone, or need not go.
 
     Args:
@@ -48,6 +46,8 @@ async def settle_run(job: TrainingJob, run: RunFolder, cause: str, *, shown: boo
         run: what is kept here of it.
         cause: why its machines go.
         shown: whether the rest of the log and metrics is shown in Prefect, too.
+        hurry: whether a result that takes longer to come home than a training may take to save is
+            left behind where a checkpoint is at home: nobody waits, or pays, for it any longer.
     """
     journal = Journal.of(run)
     done = True
@@ -55,17 +55,26 @@ async def settle_run(job: TrainingJob, run: RunFolder, cause: str, *, shown: boo
     # The first of several that train together saves only while the others take part.
     for hire in sorted(opened, key=lambda hire: (hire.rank, hire.attempt)):
         try:
-            done = await settle(job, run, journal, hire, cause, shown=shown) and done
+            done = await settle(job, run, journal, hire, cause, hurry=hurry) and done
         except OrchestratorError as error:
             logger().error("%s is not settled: %s", hire.mark, error)
             done = False
+    # Last: a machine must not be paid for while Prefect is away.
+    if shown:
+        await tell_rest(job, run)
     return done
 
 
 async def settle(
-    job: TrainingJob, run: RunFolder, journal: Journal, hire: Hire, cause: str, *, shown: bool
+    job: TrainingJob,
+    run: RunFolder,
+    journal: Journal,
+    hire: Hire,
+    cause: str,
+    *,
+    hurry: bool = False,
 ) -> bool:
-    """Stop the training on a machine, save what it holds, and give it back.
+    """Stop the training on a machine, save what it holds, and give it back; see `settle_run`.
 
     Returns:
         Whether nothing is left to do.
@@ -83,31 +92,39 @@ async def settle(
     if provider.is_home:
         async with provider.machine(instance) as machine:
             await _stop(job, machine, instance, cause)
-            await _bring_records_home(machine, instance, run, shown=shown)
+            await _bring_records_home(machine, instance, run)
         return True
     holds = hire.workspace and not hire.rank  # of several machines the first holds the job
-    if holds and not await _saved(job, run, journal, hire, instance, provider, cause, shown=shown):
+    home = _Home(job, run, hurry)
+    if holds and not await _saved(home, journal, hire, instance, provider, cause):
         return False
     return await give_back(journal, hire, cause)
 
 
+@dataclass(frozen=True, slots=True)
+class _Home:
+    """Where what a machine holds goes."""
+
+    job: TrainingJob
+    run: RunFolder
+    hurry: bool
+
+
 async def _saved(
-    job: TrainingJob,
-    run: RunFolder,
+    home: _Home,
     journal: Journal,
     hire: Hire,
     instance: Instance,
     provider: Provider,
     cause: str,
-    *,
-    shown: bool,
 ) -> bool:
     """Whether the machine may go: what it holds is home, or was waited for long enough."""
+    job = home.job
     try:
         async with provider.machine(instance, compress=job.ssh_compression) as machine:
             await _stop(job, machine, instance, cause)
-            await _bring_home(machine, instance, run, shown=shown)
-    except (OrchestratorError, TimeoutError) as error:
+            await _bring_home(machine, instance, home)
+    except (OrchestratorError, OSError) as error:  # this computer's disk may be full
         logger().error("what %s holds is not home: %s", instance.id, error)
     else:
         return True
@@ -135,42 +152,44 @@ async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: s
         status = await _status(machine, instance)
 
 
-async def _bring_home(machine: Machine, instance: Instance, run: RunFolder, *, shown: bool) -> None:
+async def _bring_home(machine: Machine, instance: Instance, home: _Home) -> None:
     """Fetch what only the machine holds: records, the newest checkpoint, and a finished output."""
-    workspace = instance.workspace
-    await _bring_records_home(machine, instance, run, shown=shown)
-    await CheckpointMirror(machine, workspace, run.checkpoints).sync()
-    if (await _status(machine, instance)).state is JobState.COMPLETED:
-        try:
-            await fetch_output(machine, workspace, run.rescued, checkpoints=run.checkpoints)
-        except IntegrityError as error:  # it is not a usable result, so nothing is lost with it
-            shutil.rmtree(run.rescued, ignore_errors=True)
-            logger().error("the output is refused: %s", error)
-
-
-async def _bring_records_home(
-    machine: Machine, instance: Instance, run: RunFolder, *, shown: bool
-) -> None:
-    """Fetch the rest of log, metrics and events, and show it in Prefect if it shall be shown."""
-    for mirror in (run.log, run.metrics, run.events):
-        await _rest(machine, f"{instance.workspace}/{mirror.name}", mirror)
-    if not shown:
+    workspace, run = instance.workspace, home.run
+    await _bring_records_home(machine, instance, run)
+    await CheckpointMirror(machine, workspace, run.checkpoints).sync(last=True)
+    if (await _status(machine, instance)).state is not JobState.COMPLETED:
         return
-    run_id = UUID(run.run_id)
-    await ship_rest(run_id, run)
-    async with get_client() as client:
-        await Board(client, run_id, run.metrics).finish()
+    seconds = home.job.limits.stop_grace_seconds if home.hurry and saved_step(run) else None
+    try:
+        async with asyncio.timeout(seconds) as timer:
+            await fetch_output(machine, workspace, run.rescued, checkpoints=run.checkpoints)
+    except IntegrityError as error:  # it is not a usable result, so nothing is lost with it
+        shutil.rmtree(run.rescued, ignore_errors=True)
+        logger().error("the output is refused: %s", error)
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        logger().warning("the output stays behind: it takes over %g s to fetch", seconds)
 
 
-async def _rest(machine: Machine, source: str, mirror: Path) -> None:
-    """Append what the mirror lacks; what does not come is logged, and not waited for any longer."""
+async def _bring_records_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
+    """Fetch the rest of log, metrics and events.
+
+    Raises:
+        ConnectionLost: not all of it comes.
+    """
+    folder = instance.workspace
+    mirrors = (run.log, run.metrics, run.events)
+    sizes = {mirror: await _size(machine, f"{folder}/{mirror.name}") for mirror in mirrors}
+    if not await fetch_rest(machine, folder, sizes):
+        raise ConnectionLost(f"{instance.id}: {missing(sizes)}.")
+
+
+async def _size(machine: Machine, source: str) -> int:
     # By wc, which every image has, because the Python there may be what is broken.
     result = await machine.run(["wc", "-c", source], timeout=60)
     count = result.stdout.split()[:1]
-    size = int(count[0]) if count and count[0].isdecimal() else 0
-    async with TaskScope() as scope:
-        scope.start(mirror_file(machine, source, mirror))  # it ends only by failing
-        await scope.result_of(until_size(mirror, size))
+    return int(count[0]) if count and count[0].isdecimal() else 0
 
 
 async def _status(machine: Machine, instance: Instance) -> Status:

@@ -111,6 +111,11 @@ def job_state(run: ShownRun) -> JobState:
     return STATE_OF_TYPE[run.state.type]
 
 
+def is_over(run: ShownRun) -> bool:
+    """Whether a run is at rest; one that crashed is not, because it is executed again."""
+    return job_state(run).at_rest and not (run.state and run.state.type == "CRASHED")
+
+
 def short_id(run_id: UUID | str) -> str:
     """Return the end of a run's id, which is how people refer to it.
 

@@ -1,55 +1,44 @@
-"""One process works on a run at a time, and everybody can see whose it is."""
+"""One process works on a run at a time, until Prefect has the run's last state."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from uuid import UUID
+import os
+from contextvars import ContextVar
 
-from prefect import get_client
-from prefect.exceptions import Abort
-
-from blocks.task_scope import TaskScope
-from flows.locks import locked
+from flows.locks import taken
 from flows.logger import logger
-from flows.owner import claim
 from flows.run_folder import RunFolder
 
+# The run and its lock's descriptor. Prefect sets a run's last state after its flow has returned, so
+# a `with` in the flow would give the lock up too early: between the two, reconcile would take the
+# run for one whose process died. `flows.execute` gives it up, or the end of a worker's process,
+# which executes one run.
+_owned: ContextVar[tuple[str, int] | None] = ContextVar("the run that this task owns", default=None)
 
-@asynccontextmanager
-async def sole_owner(run: RunFolder) -> AsyncIterator[None]:
-    """Be the only process that works on this run; wait while another one does.
+
+async def own(run: RunFolder) -> bool:
+    """Be the only one that works on this run; wait while another process, or task, does.
 
     A run can have two processes: for instance, when it is resumed before the first one ended.
+
+    Returns:
+        Whether another one worked on it until now, and may have brought it to its end.
     """
-    async with locked(run.lock, wait=False) as free:
-        if free:
-            async with _claimed(run):
-                yield
-            return
-    logger().warning("another process works on this run; waiting for it")
-    # Waiting, not ending: Prefect would take our end for the run's, while the other still trains.
-    async with locked(run.lock):
-        await _still_wanted(run)
-        async with _claimed(run):
-            yield
+    if (owned := _owned.get()) and owned[0] == run.run_id:
+        return False
+    descriptor = await taken(run.lock, wait=False)
+    waited = descriptor is None
+    if descriptor is None:
+        logger().warning("another process works on this run; waiting for it")
+        # Waiting, not ending: Prefect would take our end for the run's, while the other trains.
+        descriptor = await taken(run.lock)
+    assert descriptor is not None  # noqa: S101 - it was waited for
+    _owned.set((run.run_id, descriptor))
+    return waited
 
 
-@asynccontextmanager
-async def _claimed(run: RunFolder) -> AsyncIterator[None]:
-    # Beside the body, which must not wait for it should Prefect be away.
-    async with TaskScope() as scope:
-        scope.start(claim(UUID(run.run_id)))
-        yield
-
-
-async def _still_wanted(run: RunFolder) -> None:
-    """Step aside when the other process brought the run to its end meanwhile.
-
-    Raises:
-        Abort: it did; Prefect then leaves the run's state as it is.
-    """
-    async with get_client() as client:
-        state = (await client.read_flow_run(UUID(run.run_id))).state
-    if state and (state.is_final() or state.is_paused()):
-        raise Abort(f"another process brought this run to {state.name}")
+def disown(run: RunFolder) -> None:
+    """Let another process work on this run, if it was ours."""
+    if (owned := _owned.get()) and owned[0] == run.run_id:
+        _owned.set(None)
+        os.close(owned[1])

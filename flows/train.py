@@ -1,45 +1,49 @@
-"""The training flow: place → provision → install → train → download → verify → teardown.
+"""The training flow: adopt or place → provision → install → train → download → verify → teardown.
 
 Every step can be run again. After any death of this process, running the same flow run again
 adopts the machine, attaches to the training and goes on where the log and the download stood.
 When the machine is lost, the job continues on another from its newest checkpoint at home.
+Trouble of ours, or of an API, never ends it: see `flows.prefect_api`, `flows.outcome.is_undecided`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.runtime import deployment
+from prefect.exceptions import Abort
 
 from blocks.models import Instance
-from blocks.task_scope import all_of
+from blocks.task_scope import TaskScope, all_of
 from flows import outcome
+from flows.announcing import announce, announcing
 from flows.job_file import on_this_computer
-from flows.renting.budget import Budget
+from flows.owner import claim
+from flows.prefect_api import is_deployed, make_engine_patient
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
 from flows.renting.writing_off import write_off
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
-from flows.run_folder import RunFolder
+from flows.run_folder import RunFolder, this_run_id
 from flows.saved import saved
 from flows.settling import settle_run
-from flows.sole_owner import sole_owner
-from flows.streaming.requests import CancelAsked, unless_cancelled
+from flows.sole_owner import own
+from flows.streaming.requests import CancelAsked, heard
+from flows.streaming.telling import tell_rest
 from flows.suspending import suspending_means_pausing
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install
 from flows.tasks.place import place
-from flows.tasks.provision import provision
+from flows.tasks.provision import adopt, provision
 from flows.tasks.stream import stream
 from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
 from trainer.config import TrainingJob
-from trainer.contract.errors import MachineLost, OrchestratorError
+from trainer.contract.errors import BudgetExceeded, MachineLost, OrchestratorError
 from trainer.contract.job_directory import JobState
 
 
@@ -57,30 +61,22 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     """
     run = RunFolder.of_this_run()
     # Jobs from a form have not been through `job_file`, which makes paths absolute.
-    if deployment.id:
+    if is_deployed():
         job = on_this_computer(job)
+    make_engine_patient()
     # Reporting is outermost, so that it delivers the alert of whatever ends the rest. A suspension
     # is turned into a request while we still wait for our turn, or the server would fail the run.
     async with reporting(job, run), suspending_means_pausing():
-        async with sole_owner(run):
+        if await own(run) and await outcome.is_at_its_end():
+            raise Abort("another process brought this run to its end")
+        async with announcing(), TaskScope() as scope:
+            # Beside the body, which must not wait for it should Prefect be away.
+            scope.start(claim(this_run_id()))
             try:
-                await outcome.announce(JobState.INITIALIZING)
-                await place(job)
-                # Before a machine is hired: a process that died after the download left nothing
-                # else to do.
-                if folder := at_home(job, run):
-                    verified = await verify(job, folder)
-                    await give_back_all(Journal.of(run), "completed")
-                    return await outcome.of_completed(run, verified)
-                while (ended := await _on_machines(job, run)) is None:
-                    await outcome.announce(JobState.INITIALIZING)
-                status, report = ended
+                status, report = await _to_its_end(job, run)
             except CancelAsked:
-                await settle_run(job, run, "cancelled")
+                await settle_run(job, run, "cancelled", hurry=True)
                 return outcome.of_cancelled(run)
-            except OrchestratorError as error:
-                await settle_run(job, run, f"{type(error).__name__}: {error.message}")
-                return outcome.of_error(run, error)
             except asyncio.CancelledError:
                 # Otherwise only our process ends; the training goes on, and is attached to later.
                 if await outcome.cancel_was_asked():
@@ -88,14 +84,55 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
                     await asyncio.shield(settle_run(job, run, "cancelled"))
                     alerts.cancelled(run, f"cancelled; {saved(run)}")
                 raise
-        # The lock is free by now: `trainctl resume` may start the next process at once.
+            except Exception as error:  # noqa: BLE001 - whatever it is, the training did not fail by it
+                if outcome.is_undecided(error, Journal.of(run)):
+                    return outcome.of_crash(error)
+                ended = cast("OrchestratorError", error)
+                cause = f"{type(ended).__name__}: {ended.message}"
+                hurry = isinstance(ended, BudgetExceeded)
+                await settle_run(job, run, cause, hurry=hurry)
+                return outcome.of_error(run, ended)
+            await tell_rest(job, run, report)
         if report is None:
             return await outcome.of_unfinished(job, run, status)
         return await outcome.of_completed(run, report)
 
 
-async def _on_machines(
+async def _to_its_end(
     job: TrainingJob, run: RunFolder
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Bring the training to its rest, on one machine after the other where they are lost.
+
+    Returns:
+        The status it came to rest with, and the report of the artifact when it is completed.
+    """
+    announce(JobState.INITIALIZING)
+    # Before a machine is hired: a process that died after the download left nothing else to do.
+    if folder := at_home(job, run):
+        report = await verify(job, folder)
+        await give_back_all(Journal.of(run), "completed")
+        return {"state": JobState.COMPLETED}, report
+    async with heard(job, run):
+        machines = await _adopted(job, run)
+        if not machines:
+            await place(job)
+            machines = await provision(job)
+    while (ended := await _on_machines(job, run, machines)) is None:
+        announce(JobState.INITIALIZING)
+        async with heard(job, run):
+            machines = await provision(job)
+    return ended
+
+
+async def _adopted(job: TrainingJob, run: RunFolder) -> list[dict[str, Any]]:
+    """Return the machines that the run has; they come before anything is asked or priced."""
+    if any(hire.is_open for hire in Journal.of(run).hires):
+        return await adopt(job)
+    return []
+
+
+async def _on_machines(
+    job: TrainingJob, run: RunFolder, machines: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
     """Bring the training to its rest where it is placed; None when a machine was lost on the way.
 
@@ -104,19 +141,18 @@ async def _on_machines(
     Returns:
         The status it came to rest with, and the report of the artifact when it is completed.
     """
-    # A training asks for itself whether it was cancelled; before it there is nothing to save.
-    async with unless_cancelled():
-        machines = await provision(job)
     first, report = machines[0], None
     try:
         async with renewed(job, [Instance.from_dict(machine) for machine in machines]):
-            # While it trains, the budget is watched in `stream`, which lets the training save.
-            async with unless_cancelled(), Budget(job, Journal.of(run)).guard():
+            async with heard(job, run):
                 pythons = await all_of(install(job, machine) for machine in machines)
+            # While it trains, the training hears, and saves.
             status = await stream(job, machines, pythons)
             if status["state"] == JobState.COMPLETED:
-                folder = await download(job, first)
-                report = await verify(job, folder, str(status.get("warning") or ""))
+                async with heard(job, run):
+                    folder = await download(job, first)
+                    words = [str(status.get(name) or "") for name in ("warning", "missing")]
+                    report = await verify(job, folder, *words)
     except MachineLost as error:
         await write_off(job, run, Instance.from_dict(first), error)
         return None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from blocks.home import home
 from blocks.models import Offer
+from flows.full_disk import save_anyway
 from flows.locks import briefly_locked
-from trainer.contract.files import read_json, replace_json
+from trainer.contract.files import read_json
 
 # Nobody hires a broken host twice, so it stays on offer, often as the cheapest. An hour is long
 # enough for a job to find another one, and short enough for a host that was only restarting.
@@ -21,7 +22,7 @@ def remember(provider: str, host: str) -> None:
         # Other runs note theirs at the same time.
         with briefly_locked(home() / "bad-hosts.lock"):
             until = time.time() + AVOID_SECONDS
-            replace_json(_path(), {**_known(), f"{provider} {host}": until})
+            save_anyway(_path(), {**_known(), f"{provider} {host}": until})
 
 
 def is_bad(provider: str, offer: Offer) -> bool:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from blocks.task_scope import TaskScope
 from flows.renting.journal import HOUR, Journal
+from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded
 from trainer.contract.words import number
@@ -24,10 +25,23 @@ class Budget:
     def __init__(self, job: TrainingJob, journal: Journal) -> None:
         self._cap = job.limits.max_cost
         self._journal = journal
+        self._seen: int | None = None
+
+    @classmethod
+    def of_run(cls, job: TrainingJob, run: RunFolder) -> Budget:
+        """Return one that follows the journal's file, which the steps of a flow write."""
+        budget = cls(job, Journal.of(run))
+        budget._seen = _changed_at(run)
+        return budget
 
     def left(self) -> float:
         """Return the USD that may still be spent; infinite without a cap."""
-        return math.inf if self._cap is None else self._cap - self._journal.cost()
+        if self._cap is None:
+            return math.inf
+        # Only when it was written: between, the hours are metered by a clock that does not jump.
+        if self._seen is not None and (seen := _changed_at(self._journal.run)) != self._seen:
+            self._journal, self._seen = Journal.of(self._journal.run), seen
+        return self._cap - self._journal.cost()
 
     def seconds_left(self) -> float:
         """Return how long what is hired now can still be paid."""
@@ -68,3 +82,10 @@ class Budget:
                 timer.reschedule(asyncio.get_running_loop().time())
                 return
             await asyncio.sleep(min(LOOK_SECONDS, seconds))
+
+
+def _changed_at(run: RunFolder) -> int:
+    try:
+        return run.journal.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0

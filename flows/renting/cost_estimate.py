@@ -123,12 +123,14 @@ def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float |
     return float(operations / (peak * offer.gpu_count * 1e12 * UTILISATION)) / nodes
 
 
-def cost_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float | None:
-    """Return the USD that the job costs on an offer's machines, setting them all up included."""
+def cost_on(
+    offer: Offer, job: TrainingJob, facts: dict[str, Any], *, share: float = 1.0
+) -> float | None:
+    """Return the USD that a share of the training costs on an offer's machines, set up anew."""
     seconds = seconds_on(offer, job, facts)
     if seconds is None or offer.price_per_hour is None:
         return None
-    return job.resources.nodes * offer.price_per_hour * (seconds + SETUP_SECONDS) / 3600
+    return job.resources.nodes * offer.price_per_hour * (seconds * share + SETUP_SECONDS) / 3600
 
 
 def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
 from flows.renting.market import Choice, Market, market, providers_of
 from flows.renting.prices import refuse_dearer
+from flows.renting.recalling import recalled
 from flows.renting.turns import in_turn
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
@@ -71,12 +73,14 @@ class Hiring:
         """
         # What is paid for already comes first: a machine that may even be training, then one that
         # is warm, and only then a new one.
-        return await in_turn(self._adopted) or await self._kept() or await self._hired()
+        return await in_turn(self.adopted) or await self._kept() or await self._hired()
 
-    async def _adopted(self) -> list[Instance]:
+    async def adopted(self) -> list[Instance]:
         """Return the machines that an earlier process of this run hired, where they are usable."""
-        # First: a process may have died between a provider's create and its own note of it.
-        await note_strangers(self._job, self._run_id, self._journal)
+        # A process may have died between a provider's create and its own note of it. Not asked
+        # for a run that has a machine: its provider may be away, and every row precedes its order.
+        if not any(hire.is_open and hire.machine for hire in self._journal.hires):
+            await note_strangers(self._job, self._run_id, self._journal)
         ready: list[Instance] = []
         attempts = {hire.attempt: hire for hire in self._journal.hires if hire.is_open}
         for attempt in sorted(attempts, reverse=True):
@@ -91,7 +95,8 @@ class Hiring:
         """Return the machines of an attempt if all of them are there; else none is left."""
         found: list[tuple[Hire, Instance]] = []
         for hire in hires:
-            if instance := await still_ours(hire):
+            patience = self._job.limits.lease_minutes * 60
+            if instance := await recalled(hire, partial(still_ours, hire), patience):
                 logger().info("adopted %s (%s) from an earlier attempt", hire.mark, instance.id)
                 found.append((hire, instance))
             else:
@@ -267,11 +272,12 @@ class Hiring:
             if error.action is Action.STOP:
                 raise
             return None
-        hire.workspace, hire.held_since = ready.workspace, 0.0
+        # By its label, because a saved block can be another account than the environment's.
+        ready = dataclasses.replace(ready, provider=hire.provider)
+        hire.workspace, hire.held_since, hire.machine = ready.workspace, 0.0, ready.to_dict()
         self._journal.save()
         await self._journal.publish()
-        # By its label, because a saved block can be another account than the environment's.
-        return dataclasses.replace(ready, provider=hire.provider)
+        return ready
 
     async def _spare(self, hires: list[Hire]) -> None:
         """Give back machines that are not needed, though nothing is wrong with them."""

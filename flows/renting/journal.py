@@ -15,16 +15,16 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.exceptions import PrefectHTTPStatusError
 
 from blocks.marks import Mark, read_mark
 from blocks.models import Instance, Offer
 from blocks.uptime import boot_id, uptime
+from flows.full_disk import save_anyway, unsaved
 from flows.logger import logger
+from flows.prefect_api import asking_once, prefect_client
 from flows.run_folder import RunFolder, run_folders
-from trainer.contract.files import read_json, replace_json
+from trainer.contract.files import read_json
 from trainer.contract.words import rounded, time_taken
 
 MACHINES = "training-machines"
@@ -56,6 +56,9 @@ class Hire:
     """The provider's own name for it; empty while nothing is known to be hired."""
     workspace: str = ""
     """Its job directory, once it was ready."""
+    machine: dict[str, Any] = field(default_factory=dict)
+    """The machine when it was ready (`Instance.to_dict`): by this it is reached, should a process
+    that comes later find its provider's API away."""
     held_since: float = 0.0
     """Unix seconds since when it is kept only for what could not be fetched from it yet."""
     kept_until: float = 0.0
@@ -168,7 +171,7 @@ class Journal:
     @classmethod
     def of(cls, run: RunFolder) -> Journal:
         """Return a run's journal; an empty one when nothing was hired yet."""
-        record = read_json(run.journal) or {}
+        record = unsaved(run.journal) or read_json(run.journal) or {}
         hires = [_hire(row) for row in record.get("machines", [])]
         return cls(
             run,
@@ -260,7 +263,7 @@ class Journal:
         return sum(hire.price_per_hour for hire in self.hires if hire.is_open)
 
     def save(self) -> None:
-        """Write the journal to the run's folder."""
+        """Write the journal to the run's folder; a full disk delays that and stops nothing."""
         # Metered with every save, so that a crash loses no more than the time since the last one.
         for hire in self.hires:
             if hire.is_open:
@@ -272,7 +275,7 @@ class Journal:
             "revivals": self.revivals,
             "artifact_id": self.artifact_id,
         }
-        replace_json(self.run.journal, record)
+        save_anyway(self.run.journal, record)
 
     def table(self) -> list[dict[str, Any]]:
         """Return the rows as a person reads them."""
@@ -308,23 +311,29 @@ class Journal:
         """
         data = json.dumps(self.table())
         try:
-            async with get_client() as client:
-                if self.artifact_id:
-                    await client.update_artifact(UUID(self.artifact_id), ArtifactUpdate(data=data))
-                    return
-                made = await client.create_artifact(
-                    ArtifactCreate(
-                        key=MACHINES,
-                        type="table",
-                        description="Every machine that was tried: offer, time, cost, outcome",
-                        data=data,
-                        flow_run_id=UUID(self.run.run_id),
-                    )
-                )
-        except (httpx.HTTPError, PrefectHTTPStatusError):
+            with asking_once():
+                made = await self._show(data)
+        except httpx.HTTPError:
             return
-        self.artifact_id = str(made.id)
-        self.save()
+        if made != self.artifact_id:
+            self.artifact_id = made
+            self.save()
+
+    async def _show(self, data: str) -> str:
+        async with prefect_client() as client:
+            if self.artifact_id:
+                await client.update_artifact(UUID(self.artifact_id), ArtifactUpdate(data=data))
+                return self.artifact_id
+            made = await client.create_artifact(
+                ArtifactCreate(
+                    key=MACHINES,
+                    type="table",
+                    description="Every machine that was tried: offer, time, cost, outcome",
+                    data=data,
+                    flow_run_id=UUID(self.run.run_id),
+                )
+            )
+        return str(made.id)
 
 
 def _record(hire: Hire) -> dict[str, Any]:

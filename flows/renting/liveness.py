@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TypeVar
 
 from blocks.machines.base import Machine
@@ -12,6 +13,7 @@ from blocks.models import Instance, InstanceStatus
 from blocks.providers.absence import Absence
 from blocks.providers.base import Provider
 from blocks.task_scope import TaskScope
+from flows.full_disk import save_again, say_once
 from flows.logger import logger
 from flows.renting.journal import Journal
 from flows.renting.prices import give_up_dearer
@@ -42,6 +44,7 @@ async def watch_provider(
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         now = await _described(provider, instance)
+        save_again()
         if now is None:
             continue
         # Spot prices and storage can change the bill while a machine runs; the budget counts it.
@@ -63,6 +66,7 @@ class Contact:
         self._instance = instance
         self._lost_at: float | None = None
         self._absence = Absence(provider.settle_seconds)
+        self._fruitless: tuple[object, float] | None = None
 
     def made(self) -> None:
         """Note that the machine answers."""
@@ -94,6 +98,27 @@ class Contact:
             )
         await asyncio.sleep(PAUSE_SECONDS)
 
+    def fruitless(self, arrived: object, error: ConnectionLost) -> None:
+        """Note that something failed again, and how much had arrived by then.
+
+        A machine that answers and gives nothing is not waited for any longer than a silent one.
+
+        Args:
+            arrived: anything that changes when more has.
+            error: how it failed.
+
+        Raises:
+            MachineLost: nothing more has arrived for as long as a lease lasts.
+        """
+        now = time.monotonic()
+        if self._fruitless is None or self._fruitless[0] != arrived:
+            self._fruitless = arrived, now
+        elif now - self._fruitless[1] > self._limits.lease_minutes * 60:
+            raise MachineLost(
+                f"{self._instance.id} answers, but nothing has come or gone for "
+                f"{self._limits.lease_minutes:g} minutes: {error.message}"
+            )
+
     async def _ask_provider(self) -> None:
         looks = 0
         while True:
@@ -116,13 +141,23 @@ async def in_contact(
     instance: Instance,
     journal: Journal,
     work: Callable[[Machine], Awaitable[T]],
+    *,
+    arrived: Callable[[], object] | None = None,
 ) -> T:
     """Return what `work` returns; it is done again when the connection was lost meanwhile.
 
     The provider is asked meanwhile whether the machine is still there, as while it trains.
 
+    Args:
+        job: whose limits hold.
+        provider: whose the machine is.
+        instance: the machine.
+        journal: the run's.
+        work: done again from where it stood, so that it gets on.
+        arrived: what `work` has got done, as anything that changes; None: it may take any time.
+
     Raises:
-        MachineLost: the machine is gone for certain.
+        MachineLost: the machine is gone for certain, or `work` gets nowhere for a lease's time.
     """
     contact = Contact(job, provider, instance)
 
@@ -140,7 +175,26 @@ async def in_contact(
                 scope.start(watch_provider(job, provider, instance, journal))
                 return await scope.result_of(attempt())
         except ConnectionLost as error:
+            if arrived:
+                contact.fruitless(arrived(), error)
             await contact.lost(error)
+        except OSError as error:
+            await trouble_here(error)
+
+
+async def trouble_here(error: OSError) -> None:
+    """Wait before another try at what this computer prevented: its disk may be full.
+
+    The machine, and a training there, go on meanwhile.
+    """
+    say_once(error, "the job goes on, and this is tried again")
+    await asyncio.sleep(PAUSE_SECONDS)
+
+
+def bytes_in(*folders: Path) -> int:
+    """Return how much is in folders, and in those within them."""
+    files = (path for folder in folders for path in folder.rglob("*"))
+    return sum(path.lstat().st_size for path in files if path.exists())
 
 
 async def _described(provider: Provider, instance: Instance) -> Instance | None:

@@ -18,9 +18,9 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.exceptions import PrefectHTTPStatusError
 
 from flows.logger import logger
+from flows.prefect_api import asking_once
 from flows.shown import CURVE, METRICS, PROGRESS
 from flows.streaming.chart import Panel, chart, data_uri, thinned
 from flows.streaming.metrics_tail import MetricsTail
@@ -108,9 +108,10 @@ class Board:
             return
         steps = self._tail.steps
         try:
-            for key, make in MAKERS.items():
-                await self._put(key, make(steps))
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            with asking_once():
+                for key, make in MAKERS.items():
+                    await self._put(key, make(steps))
+        except httpx.HTTPError as error:
             # The next round shows more than this one would have.
             logger().debug("Prefect took no metrics: %s", error)
             self._tail.unseen = True

@@ -15,6 +15,7 @@ from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import MANIFEST, read_manifest
 
 LOOK_SECONDS = 2.0
+FULL_SECONDS = 30.0  # the same while there is no room here
 KEPT = 2  # checkpoints at home: the newest, and one more in case that turns out to be damaged
 
 
@@ -26,6 +27,7 @@ class CheckpointMirror:
         self._source = f"{workspace}/checkpoints"
         self._home = home
         self._refused: set[int] = set()
+        self._is_full = False
         # `run` and the last `sync` of a training may overlap, and would share a folder.
         self._lock = asyncio.Lock()
 
@@ -33,13 +35,17 @@ class CheckpointMirror:
         """Fetch whatever is new. Runs until it is cancelled."""
         while True:
             await self.sync()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(FULL_SECONDS if self._is_full else LOOK_SECONDS)
 
-    async def sync(self) -> None:
+    async def sync(self, *, last: bool = False) -> None:
         """Fetch the newest checkpoint of the machine that is not here and not refused.
+
+        Args:
+            last: whether the machine is about to be given back.
 
         Raises:
             ConnectionLost: the machine cannot be reached.
+            DiskFull: there is no room for the last one.
         """
         async with self._lock:
             have = {step_of(path) for path in all_checkpoints(self._home)}
@@ -50,10 +56,10 @@ class CheckpointMirror:
             for step in steps:
                 if step in have:
                     return
-                if step >= 0 and step not in self._refused and await self._fetch(step):
+                if step >= 0 and step not in self._refused and await self._fetch(step, last):
                     return
 
-    async def _fetch(self, step: int) -> bool:
+    async def _fetch(self, step: int, last: bool) -> bool:  # noqa: FBT001 - of `sync`
         """Fetch one checkpoint; return whether it is here now, verified."""
         name = f"checkpoint-{step}"
         # Hidden until it is verified: `all_checkpoints` must never offer half of one.
@@ -69,12 +75,21 @@ class CheckpointMirror:
         except FileNotFoundError:  # the trainer pruned it meanwhile, or it is not whole yet
             shutil.rmtree(arriving, ignore_errors=True)
             return False
-        except (IntegrityError, DiskFull) as error:
+        except IntegrityError as error:
             shutil.rmtree(arriving, ignore_errors=True)
             # Not tried again every two seconds: gigabytes would be fetched for nothing.
             self._refused.add(step)
             logger().warning("%s was not kept: %s", name, error)
             return False
+        except DiskFull as error:  # somebody may make room
+            shutil.rmtree(arriving, ignore_errors=True)
+            if last:
+                raise
+            if not self._is_full:
+                logger().warning("%s was not kept: %s", name, error)
+            self._is_full = True
+            return False
+        self._is_full = False
         # Renamed and synced before older ones are removed: a power cut in between leaves one.
         arriving.rename(self._home / name)
         fsync_directory(self._home)

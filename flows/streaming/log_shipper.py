@@ -10,14 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 from uuid import UUID
 
-import httpx
-from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import LogCreate
 from prefect.client.schemas.filters import (
@@ -26,12 +22,10 @@ from prefect.client.schemas.filters import (
     LogFilterTimestamp,
 )
 from prefect.client.schemas.sorting import LogSort
-from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from blocks.machines.transfer import in_thread
 from blocks.task_scope import TaskScope
-from flows.logger import logger
+from flows.prefect_api import asking_once, persistently, prefect_client
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
 from trainer.contract.files import read_json, replace_json
@@ -44,9 +38,7 @@ RECORD_CHARACTERS = 24_000
 LINE_CHARACTERS = 8_000  # a longer line is cut for display; the mirror has it whole
 BATCH_RECORDS = 200  # per API call
 PAGE = 200  # records that the API returns at once
-RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
-T = TypeVar("T")
 # Terminal escapes such as colours, and control characters except tab and newline.
 _UNSHOWABLE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
@@ -122,10 +114,10 @@ class LogShipper:
         async def store() -> None:
             nonlocal first_try
             # After a failed try, look whether the records arrived and only the answer was lost.
-            if first_try or not (await self._stored())[0]:
-                first_try = False
-                # Prefect's client would send them again by itself, without looking first.
-                with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            # A patient client would send them again by itself, without looking first.
+            with asking_once():
+                if first_try or not (await self._stored())[0]:
+                    first_try = False
                     await self._client.create_logs(logs)
 
         await persistently(store)
@@ -178,24 +170,11 @@ class LogShipper:
 
 async def ship_rest(run_id: UUID, run: RunFolder) -> None:
     """Ship what Prefect lacks of the log of a run whose flow is not running any more."""
-    async with get_client() as client:
+    async with prefect_client() as client:
         shipper = LogShipper(client, run_id, run)
         async with TaskScope() as scope:
             scope.start(shipper.run())
             await scope.result_of(shipper.finish())
-
-
-async def persistently(call: Callable[[], Awaitable[T]]) -> T:
-    """Return what `call` returns, calling again for as long as Prefect's API does not answer."""
-    attempt = 0
-    while True:
-        try:
-            return await call()
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-            pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-            attempt += 1
-            logger().warning("Prefect's API fails (%s); trying again in %g s", error, pause)
-            await asyncio.sleep(pause)
 
 
 def as_records(lines: list[bytes]) -> list[list[bytes]]:

@@ -1,4 +1,4 @@
-"""What people ask of a running job through Prefect: to pause, or to cancel."""
+"""What ends a phase or a training from outside: a cancellation, a pause, the limit on the cost."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.logging import get_run_logger
 
 from blocks.task_scope import TaskScope
-from flows.outcome import cancel_was_asked, is_cancelled, pause_is_wanted
+from flows.announcing import pause_is_wanted
+from flows.logger import logger
+from flows.outcome import cancel_was_asked, is_cancelled
+from flows.prefect_api import asking_once
 from flows.renting.budget import Budget
+from flows.run_folder import RunFolder
+from trainer.config import TrainingJob
 from trainer.contract.job_directory import Desired
 
 POLL_SECONDS = 1.0
@@ -24,35 +28,64 @@ Ask = Callable[[Desired, str], Awaitable[None]]
 
 
 class CancelAsked(Exception):
-    """Somebody cancelled the job before there was a training that could save and stop."""
+    """Somebody cancelled the job while no training was followed that could save and stop."""
+
+
+class Hearing:
+    """Whether cancellation and cap break off the body, or are passed on to a training in it."""
+
+    def __init__(self) -> None:
+        self.training_hears = False
 
 
 @asynccontextmanager
-async def unless_cancelled() -> AsyncIterator[None]:
-    """Break off the body when the job is cancelled: a boot may take a quarter of an hour.
+async def heard(job: TrainingJob, run: RunFolder) -> AsyncIterator[Hearing]:
+    """Break off the body when the job is cancelled or its money is used up, in whatever it does.
+
+    Booting, sending and fetching may each take an hour.
 
     Raises:
-        CancelAsked: it was.
+        CancelAsked: it was cancelled.
+        BudgetExceeded: the money is used up.
     """
+    hearing, ends = Hearing(), list[Exception]()
+    budget = Budget.of_run(job, run)
     if await cancel_was_asked():
         raise CancelAsked
+    if budget.left() <= 0:
+        raise budget.exceeded()
     try:
-        # The watcher cannot raise into the body. It can set a timer without a limit to "now",
+        # The watchers cannot raise into the body. They can set a timer without a limit to "now",
         # which cancels the body from outside and comes out as TimeoutError.
         async with asyncio.timeout(None) as timer, TaskScope() as scope:
-            scope.start(_watch_cancel(timer))
-            yield
+
+            def end(error: Exception) -> None:
+                if not hearing.training_hears and not ends:
+                    ends.append(error)
+                    logger().warning("breaking off: %s", error if str(error) else "cancelled")
+                    timer.reschedule(asyncio.get_running_loop().time())
+
+            # Side by side: a Prefect that is slow to answer must not delay the cap.
+            scope.start(_watch_cancel(end))
+            scope.start(_watch_cap(budget, end))
+            yield hearing
     except TimeoutError:
-        if timer.expired():
-            raise CancelAsked from None
+        if ends:
+            raise ends[0] from None
         raise  # a TimeoutError of the body itself
 
 
-async def _watch_cancel(timer: asyncio.Timeout) -> None:
+async def _watch_cancel(end: Callable[[Exception], None]) -> None:
     while True:
         if await cancel_was_asked():
-            timer.reschedule(asyncio.get_running_loop().time())
-            return
+            end(CancelAsked())
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _watch_cap(budget: Budget, end: Callable[[Exception], None]) -> None:
+    while True:
+        if budget.left() <= 0:
+            end(budget.exceeded())
         await asyncio.sleep(POLL_SECONDS)
 
 
@@ -65,8 +98,9 @@ async def watch_requests(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
     asked: Desired | None = None
     while True:
         try:
-            run = await client.read_flow_run(run_id)
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            with asking_once():
+                run = await client.read_flow_run(run_id)
+        except httpx.HTTPError as error:
             # An API that is away for a while hides no request: it lasts in the run's state.
             get_run_logger().debug("Prefect's API does not answer: %s", error)
         else:

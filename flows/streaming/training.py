@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from blocks.machines.base import CommandResult, Machine
 from blocks.models import Instance
+from flows.announcing import announce
 from flows.logger import logger
-from flows.outcome import announce
 from flows.renting.lease import base_of
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
@@ -28,7 +29,15 @@ HOME_SECONDS = 0.5  # between two looks at status.json on this computer
 AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back
 SILENCE_SECONDS = 10.0  # without a change of status.json: check whether a process still runs there
 COMMAND_SECONDS = 90.0  # for one call of the supervisor: a Python starts, on a machine that is busy
+PROBES, PROBE_SECONDS = (
+    3,
+    5.0,
+)  # questions to the supervisor, and the pause between, until one is in vain
 MAX_REVIVALS = 3  # supervisors started anew after one disappeared without leaving a reason
+
+
+class NoAnswer(ConnectionLost):
+    """A supervisor's command line failed: what kills or starves it may spare the training."""
 
 
 async def ask(
@@ -100,11 +109,11 @@ class Lead:
         """Note that a supervisor was started."""
         alerts.supervisor_started(self._run)
 
-    async def running(self, status: Status) -> None:
+    def running(self, status: Status) -> None:
         """Announce, once, that it trains."""
         if not self._ran:
             self._ran = True
-            await announce(JobState.RUNNING)
+            announce(JobState.RUNNING)
             alerts.started(self._run, status.total_steps)
 
 
@@ -217,22 +226,38 @@ class RemoteTraining:
         """Wait until neither supervisor nor trainer runs; return what `examine` says then."""
         look = HOME_SECONDS if self._at_home else AWAY_SECONDS
         seen: bytes | None = None
-        silent = 0.0
+        silent, heard_at = 0.0, time.monotonic()
         while True:
             content = await self.machine.read(f"{self.workspace}/status.json")
             status = parse_status_text(content)
             if self._lead and status.state is JobState.RUNNING:
-                await self._lead.running(status)
+                self._lead.running(status)
             silent = silent + look if content == seen else 0.0
-            seen = content
+            if content != seen:
+                seen, heard_at = content, time.monotonic()
             # status.json is cheap to read but proves nothing: its writer may be dead, or may have
             # written its last state and still be closing files. Only `examine` looks at processes.
             if status.state.at_rest or silent >= SILENCE_SECONDS:
                 silent = 0.0
-                facts = await self.examine()
-                if not facts.get("alive"):
-                    return facts
+                try:
+                    facts = await self.examine()
+                except NoAnswer as error:
+                    self._give_up_after_a_lease(heard_at, error)
+                else:
+                    heard_at = time.monotonic()
+                    if not facts.get("alive"):
+                        return facts
             await asyncio.sleep(look)
+
+    def _give_up_after_a_lease(self, heard_at: float, error: NoAnswer) -> None:
+        """Go on while a supervisor does not answer: its provider says whether the machine is lost.
+
+        Raises:
+            MachineLost: nothing was heard of the training for as long as a lease lasts.
+        """
+        minutes = self.job.limits.lease_minutes
+        if time.monotonic() - heard_at > minutes * 60:
+            raise MachineLost(f"No sign of the training for {minutes:g} minutes: {error.message}")
 
     def job_file(self, config: TrainingConfig) -> dict[str, Any]:
         """Return the content of `job.json`."""
@@ -269,25 +294,37 @@ class RemoteTraining:
             ) from None
 
     async def _trainer(self, verb: str) -> dict[str, Any]:
-        """Call the supervisor's command line on the machine and return the JSON it prints."""
-        result = await self.run_module("trainer", verb, self.workspace)
-        # The last line: a shell's profile or a library may print before it.
-        with suppress(ValueError, IndexError):
-            answer = json.loads(result.stdout.strip().splitlines()[-1])
-            if isinstance(answer, dict):
-                return answer
-        raise MachineLost(
-            f"'python -m trainer {verb}' ended with exit code {result.exit_code} on "
-            f"{self.instance.id}: {result.stderr.strip()[-300:]}"
-        )
+        """Call the supervisor's command line on the machine and return the JSON it prints.
+
+        Raises:
+            NoAnswer: it did not, several times in a row.
+        """
+        for left in reversed(range(PROBES)):
+            result = await self.run_module("trainer", verb, self.workspace)
+            # The last line: a shell's profile or a library may print before it.
+            with suppress(ValueError, IndexError):
+                answer = json.loads(result.stdout.strip().splitlines()[-1])
+                if isinstance(answer, dict):
+                    return answer
+            why = (
+                f"'python -m trainer {verb}' ended with exit code {result.exit_code} on "
+                f"{self.instance.id}: {result.stderr.strip()[-300:]}"
+            )
+            if left:
+                logger().warning("%s; asking again", why)
+                await asyncio.sleep(PROBE_SECONDS)
+        raise NoAnswer(why)
 
     async def run_here(self, *command: str) -> None:
         """Run a short command on the machine.
 
         Raises:
+            ConnectionLost: a signal ended it.
             MachineLost: it failed there.
         """
         result = await self.machine.run(command, timeout=COMMAND_SECONDS)
+        if result.exit_code < 0:
+            raise ConnectionLost(f"{command[0]} was killed on {self.instance.id}.")
         if result.exit_code:
             raise MachineLost(f"{command[0]} failed on {self.instance.id}: {result.stderr.strip()}")
 

@@ -13,7 +13,7 @@ from blocks.models import Instance
 from blocks.registry import load_provider
 from flows.artifact_folder import check_artifact_folder
 from flows.renting.journal import Journal
-from flows.renting.liveness import in_contact
+from flows.renting.liveness import bytes_in, in_contact
 from flows.run_folder import RunFolder
 from flows.streaming.outputs import fetch_output, fetch_reports, verify_output
 from flows.tasks.step import step
@@ -33,6 +33,7 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
         ConfigError: the place has come to hold something that is not ours; it is left alone.
         IntegrityError: a file arrived twice with another size or SHA-256 than its manifest says,
             or is one that an output must not hold.
+        MachineLost: the machine is gone, or nothing more has come for as long as its lease lasts.
     """
     where = Instance.from_dict(instance)
     provider = await load_provider(where.provider)
@@ -46,7 +47,14 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
         await fetch_reports(machine, where.workspace, run.reports)
         return size
 
-    size = await in_contact(job, provider, where, Journal.of(run), fetch)
+    size = await in_contact(
+        job,
+        provider,
+        where,
+        Journal.of(run),
+        fetch,
+        arrived=lambda: bytes_in(partial, run.reports),
+    )
     get_run_logger().info("downloaded %.2f MB", size / 1e6)
     return put_in_place(partial, final)
 

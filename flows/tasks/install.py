@@ -61,7 +61,8 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
         return python
 
     journal = Journal.of(RunFolder.of_this_run())
-    return await in_contact(job, provider, where, journal, work)
+    # What it gets done is not known, only that it fails again: cuts a lease apart are no progress.
+    return await in_contact(job, provider, where, journal, work, arrived=lambda: None)
 
 
 async def run_setup(

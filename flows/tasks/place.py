@@ -12,6 +12,7 @@ from flows.renting.cost_estimate import can_estimate, cost_on, estimated, refuse
 from flows.renting.journal import Journal
 from flows.renting.market import market, providers_of
 from flows.run_folder import RunFolder
+from flows.saved import saved_step
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError, TrainingFailed
@@ -33,7 +34,7 @@ async def place(job: TrainingJob) -> None:
     providers = await providers_of(job)
     labels = [provider.label for provider in providers]
     at_home = all(provider.is_home for provider in providers)
-    # Not when the run has a machine: the files may be there, and gone from here meanwhile.
+    # Not when the run had a machine: the files may be there, and gone from here meanwhile.
     if not journal.hires:
         # Read the rows before paying for a machine; at home the trainer reads them within seconds.
         have = {Needs.KEEPER, Needs.TRAINER if at_home else Needs.ROWS}
@@ -41,13 +42,15 @@ async def place(job: TrainingJob) -> None:
         await asyncio.to_thread(refuse, (*JOB, *TRAINING), subject, have)
     check_artifact_folder(run.artifact(job.name, job.output_dir))
     if not at_home:
-        await _refuse_waste(job)
+        await _refuse_waste(job, run, journal.cost())
     spent = f"; {journal.cost():.4g} USD spent so far" if journal.hires else ""
     get_run_logger().info("providers in order: %s%s", ", ".join(labels), spent)
 
 
-async def _refuse_waste(job: TrainingJob) -> None:
+async def _refuse_waste(job: TrainingJob, run: RunFolder, spent: float) -> None:
     """Refuse a job that its limits cannot pay for, and spot machines that would lose too much.
+
+    Of a job that trained before, only what is left counts, against what is left of its money.
 
     Counting the steps takes a process with torch and some ten seconds, so it is done only where
     it decides something.
@@ -66,13 +69,17 @@ async def _refuse_waste(job: TrainingJob) -> None:
         return
     seconds = [seconds_on(choice.offer, job, facts) for choice in found.choices]
     refuse_risk(job, facts, min((s for s in seconds if s is not None), default=None))
-    costs = [cost_on(choice.offer, job, facts) for choice in found.choices]
+    left = 1.0 - min(1.0, saved_step(run) / max(1, facts["steps"]))
+    costs = [cost_on(choice.offer, job, facts, share=left) for choice in found.choices]
     cheapest = min((cost for cost in costs if cost is not None), default=None)
-    if cheapest is not None:
-        get_run_logger().info("about %.4g USD on the best offer", cheapest)
-    if cheapest is not None and job.limits.max_cost and cheapest > job.limits.max_cost:
+    if cheapest is None:
+        return
+    get_run_logger().info("about %.4g USD on the best offer", cheapest)
+    if job.limits.max_cost and cheapest + spent > job.limits.max_cost:
+        before = f" and {spent:.2f} are spent" if spent else ""
+        what = "what is left of the job" if spent else "the job"
         raise ConfigError(
-            f"limits.max_cost = {job.limits.max_cost:g}: the job costs about {cheapest:.2f} USD on "
-            "the offer that is cheapest for it.",
+            f"limits.max_cost = {job.limits.max_cost:g}: {what} costs about {cheapest:.2f} USD on "
+            f"the offer that is cheapest for it{before}.",
             "Raise limits.max_cost, train less, or allow cheaper machines in resources.",
         )

@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.streaming.requests import CancelAsked
 from trainer.contract.errors import OrchestratorError
 
 P = ParamSpec("P")
@@ -26,8 +27,8 @@ def step(function: Callable[P, Awaitable[R]], *, name: str | None = None) -> Tas
 
 
 def without_stack(record: logging.LogRecord) -> bool:
-    """Take the stack off Prefect's record of an error that has a name and a suggestion."""
-    if record.exc_info and isinstance(record.exc_info[1], OrchestratorError):
+    """Take the stack off Prefect's record of an error that says all there is to say."""
+    if record.exc_info and isinstance(record.exc_info[1], OrchestratorError | CancelAsked):
         record.exc_info = None
     return True
 

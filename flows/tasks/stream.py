@@ -5,32 +5,38 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from prefect import get_client
-
+from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from blocks.task_scope import TaskScope
+from flows.logger import logger
 from flows.outcome import cancel_was_asked
+from flows.prefect_api import prefect_client
 from flows.renting.budget import Budget
 from flows.renting.journal import Journal
-from flows.renting.liveness import Contact, watch_provider
+from flows.renting.liveness import Contact, bytes_in, trouble_here, watch_provider
 from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.board import Board
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.events import Events
-from flows.streaming.file_mirror import mirror_file, until_size
+from flows.streaming.file_mirror import fetch_rest, mirror_file, missing, until_size
 from flows.streaming.gang import GangTraining
 from flows.streaming.log_shipper import LogShipper
 from flows.streaming.nodes import Node
-from flows.streaming.requests import watch_budget, watch_requests
+from flows.streaming.requests import Hearing, heard, watch_budget, watch_requests
 from flows.streaming.training import RemoteTraining, Training
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConnectionLost
 from trainer.contract.job_directory import Desired, JobState, parse_status
+
+SHIP_SECONDS = 5.0  # for the end of the log to get to Prefect while the machine is still paid for
+TRIES = 3  # at what the machine says it has, over a connection of its own each
 
 
 @functools.partial(step, name="train")
@@ -44,104 +50,165 @@ async def stream(
         machines: where, by rank; the first holds the job.
         pythons: the Python on each that the trainer runs with.
 
-    When this returns, every byte of log, metrics and events is here, and so is the newest
-    checkpoint of a job that did not complete; every line of the log is with Prefect. Trouble on
-    our side, such as a lost connection, never ends the training. When the job is cancelled, the
+    When this returns, every byte of log, metrics and events is here, or `missing` in the status
+    says what is not, and so is the newest checkpoint of a job that did not complete. Trouble on our
+    side, such as a lost connection, never ends the training. When the job is cancelled, the
     training is asked to save and stop.
 
     Raises:
+        DiskFull: there is no room here for the last checkpoint.
         MachineLost: the provider says that the machine is gone, or its lease has run out.
     """
     nodes = [
         Node(rank, Instance.from_dict(machine), python)
         for rank, (machine, python) in enumerate(zip(machines, pythons, strict=True))
     ]
-    where = nodes[0].instance
+    where, run = nodes[0].instance, RunFolder.of_this_run()
     provider = await load_provider(where.provider)
     contact = Contact(job, provider, where)
-    while True:
-        try:
-            return await _attached(job, nodes, provider, contact)
-        except ConnectionLost as error:
-            await contact.lost(error)  # raises MachineLost once there is nothing to return to
-
-
-async def _attached(
-    job: TrainingJob, nodes: list[Node], provider: Provider, contact: Contact
-) -> dict[str, Any]:
-    run = RunFolder.of_this_run()
     journal = Journal.of(run)
-    first = nodes[0]
-    async with provider.machine(first.instance, compress=job.ssh_compression) as machine:
-        mirror = CheckpointMirror(machine, first.instance.workspace, run.checkpoints)
-        training: Training = (
-            GangTraining(job, machine, run, nodes, provider, journal=journal, mirror=mirror)
-            if len(nodes) > 1
-            else RemoteTraining(
-                job, first.instance, machine, run, python=first.python, at_home=provider.is_home
+    async with heard(job, run) as hearing, TaskScope() as scope:
+        if not provider.is_home:
+            scope.start(watch_provider(job, provider, where, journal))
+        following = _Following(job, run, nodes, provider, contact, hearing, journal=journal)
+        return await scope.result_of(following.to_its_rest())
+
+
+class _Following:
+    """Follows a training, over one connection after the other."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        run: RunFolder,
+        nodes: list[Node],
+        provider: Provider,
+        contact: Contact,
+        hearing: Hearing,
+        *,
+        journal: Journal,
+    ) -> None:
+        self._is_over = False
+        """Whether the training has ended, and what remains is to bring its files home."""
+        self._job = job
+        self._run = run
+        self._nodes = nodes
+        self._provider = provider
+        self._contact = contact
+        self._hearing = hearing
+        self._journal = journal
+
+    async def to_its_rest(self) -> dict[str, Any]:
+        """Return the status when all is home but the output."""
+        while True:
+            try:
+                return await self._attached()
+            except ConnectionLost as error:
+                self._hearing.training_hears = False
+                if self._is_over:
+                    self._contact.fruitless(bytes_in(self._run.root), error)
+                await self._contact.lost(error)  # MachineLost: there is nothing to return to
+            except OSError as error:
+                self._hearing.training_hears = False
+                await trouble_here(error)
+
+    async def _attached(self) -> dict[str, Any]:
+        where = self._nodes[0].instance
+        async with self._provider.machine(where, compress=self._job.ssh_compression) as machine:
+            mirror = CheckpointMirror(machine, where.workspace, self._run.checkpoints)
+            training = self._training(machine, mirror)
+            await training.start_or_attach()
+            self._contact.made()
+            # From here on a cancellation, or the cap, lets it save and stop.
+            self._hearing.training_hears = True
+            try:
+                status = await self._follow(training, mirror)
+            except asyncio.CancelledError:
+                # SIGTERM comes as a cancellation too, for instance when the computer shuts down;
+                # then the training must go on.
+                if await cancel_was_asked():
+                    await asyncio.shield(training.ask(Desired.STOP, "cancelled"))
+                raise
+            self._is_over = True
+            # The last checkpoint may be newer than the mirror's last look, and the job resumes
+            # from it.
+            completed = parse_status(status).state is JobState.COMPLETED
+            if not self._provider.is_home and not completed:
+                await mirror.sync(last=True)
+        return {**status, "missing": await self._missing(status)}
+
+    def _training(self, machine: Machine, mirror: CheckpointMirror) -> Training:
+        job, run, first = self._job, self._run, self._nodes[0]
+        if len(self._nodes) > 1:
+            journal = self._journal
+            return GangTraining(
+                job, machine, run, self._nodes, self._provider, journal=journal, mirror=mirror
             )
+        at_home = self._provider.is_home
+        return RemoteTraining(
+            job, first.instance, machine, run, python=first.python, at_home=at_home
         )
-        await training.start_or_attach()
-        contact.made()
-        try:
-            status = await _follow(job, training, provider, run, mirror, journal)
-        except asyncio.CancelledError:
-            # SIGTERM comes as a cancellation too, for instance when the computer shuts down; then
-            # the training must go on.
-            if await cancel_was_asked():
-                await asyncio.shield(training.ask(Desired.STOP, "cancelled"))
-            raise
-        # The last checkpoint may be newer than the mirror's last look, and the job resumes from it.
-        if not provider.is_home and parse_status(status).state is not JobState.COMPLETED:
-            await mirror.sync()
+
+    async def _follow(self, training: Training, mirror: CheckpointMirror) -> dict[str, Any]:
+        run, run_id = self._run, this_run_id()
+        async with prefect_client() as client:
+            shipper = LogShipper(client, run_id, run)
+            board = Board(client, run_id, run.metrics)
+            events = Events(run_id, run)
+            helpers: list[Coroutine[Any, Any, None]] = [
+                mirror_file(training.machine, f"{training.workspace}/{mirrored.name}", mirrored)
+                for mirrored in (run.log, run.metrics, run.events)
+            ]
+            helpers += [
+                shipper.run(),
+                board.run(),
+                events.run(),
+                watch_requests(client, run_id, training.ask),
+                watch_budget(Budget(self._job, self._journal), training.ask),
+            ]
+            if not self._provider.is_home:
+                helpers.append(mirror.run())
+            async with TaskScope() as scope:
+                for helper in helpers:
+                    scope.start(helper)
+                # A helper ends only by failing. That must surface, even while only the last bytes
+                # are awaited, which would otherwise never come.
+                return await scope.result_of(self._until_all_is_home(training, shipper, events))
+
+    async def _until_all_is_home(
+        self, training: Training, shipper: LogShipper, events: Events
+    ) -> dict[str, Any]:
+        """Wait until the job is at rest and its log, metrics and events are here and shown."""
+        # The sizes are read after the last process has ended, so they are final.
+        status = await training.until_rest()
+        for mirror, size in _sizes(self._run, status).items():
+            if not await until_size(mirror, size):
+                return status  # the line is silent: `_missing` tries another
+        # Only now: they read the mirrors, which have their last bytes since a moment ago. The rest
+        # of the log follows after teardown, for which a machine must not wait.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SHIP_SECONDS):
+                await shipper.finish()
+        await asyncio.to_thread(events.look)
         return status
 
+    async def _missing(self, status: dict[str, Any]) -> str:
+        """Fetch over another connection what did not come; return what is missing after all.
 
-async def _follow(
-    job: TrainingJob,
-    training: Training,
-    provider: Provider,
-    run: RunFolder,
-    mirror: CheckpointMirror,
-    journal: Journal,
-) -> dict[str, Any]:
-    async with get_client() as client:
-        run_id = this_run_id()
-        shipper = LogShipper(client, run_id, run)
-        board = Board(client, run_id, run.metrics)
-        events = Events(run_id, run)
-        helpers: list[Coroutine[Any, Any, None]] = [
-            mirror_file(training.machine, f"{training.workspace}/train.log", run.log),
-            mirror_file(training.machine, f"{training.workspace}/metrics.jsonl", run.metrics),
-            mirror_file(training.machine, f"{training.workspace}/events.jsonl", run.events),
-            shipper.run(),
-            board.run(),
-            events.run(),
-            watch_requests(client, run_id, training.ask),
-            watch_budget(Budget(job, journal), training.ask),
-        ]
-        if not provider.is_home:
-            watch = watch_provider(job, provider, training.instance, journal)
-            helpers += [mirror.run(), watch]
-        async with TaskScope() as scope:
-            for helper in helpers:
-                scope.start(helper)
-            # A helper ends only by failing. That must surface, even while only the last bytes are
-            # awaited, which would otherwise never come.
-            return await scope.result_of(_until_all_is_home(training, run, shipper, board, events))
+        Raises:
+            ConnectionLost: the machine cannot be reached.
+        """
+        sizes, where = _sizes(self._run, status), self._nodes[0].instance
+        for _ in range(TRIES):
+            if not missing(sizes):
+                break
+            logger().warning("%s; over another connection", missing(sizes))
+            async with self._provider.machine(where) as machine:
+                await fetch_rest(machine, where.workspace, sizes)
+        return missing(sizes)
 
 
-async def _until_all_is_home(
-    training: Training, run: RunFolder, shipper: LogShipper, board: Board, events: Events
-) -> dict[str, Any]:
-    """Wait until the job is at rest and every byte of log, metrics and events is here and shown."""
-    # The sizes are read after the last process has ended, so they are final.
-    status = await training.until_rest()
-    await until_size(run.log, status.get("train_bytes"))
-    await until_size(run.metrics, status.get("metrics_bytes"))
-    await until_size(run.events, status.get("events_bytes"))
-    # Only now: they read the mirrors, which have their last bytes since a moment ago.
-    await shipper.finish()
-    await board.finish()
-    await asyncio.to_thread(events.look)
-    return status
+def _sizes(run: RunFolder, status: dict[str, Any]) -> dict[Path, Any]:
+    """Return how many bytes there are on the machine, by the mirror here."""
+    names = {run.log: "train_bytes", run.metrics: "metrics_bytes", run.events: "events_bytes"}
+    return {mirror: status.get(name) for mirror, name in names.items()}

@@ -19,6 +19,7 @@ from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.saved import saved
 from flows.settling import settle_run
+from flows.sole_owner import disown
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 
@@ -60,6 +61,8 @@ async def stop_training_of_dead_flow(
     """
     job = TrainingJob.model_validate(flow_run.parameters["job"])
     run = RunFolder(flow_run.id)
+    # Prefect may call this in the flow's own process, whose flow is over by then.
+    disown(run)
     # The hook runs also when the flow ended in time, and must not get in its way.
     async with locked(run.lock):
         await settle_run(job, run, "cancelled")

@@ -1,4 +1,4 @@
-"""Prove that the artifact is complete, and report it."""
+"""Prove that the artifact is complete, and write its report."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.artifacts import acreate_markdown_artifact
 
-from flows.reporting.report import as_markdown, make_report
+from flows.reporting.report import make_report
 from flows.run_folder import RunFolder
-from flows.shown import REPORT, short_id
-from flows.streaming.board import picture
+from flows.shown import short_id
 from flows.streaming.outputs import put_aside, verify_output
 from flows.tasks.download import partial_of
 from flows.tasks.step import step
@@ -23,13 +21,16 @@ from trainer.contract.metrics import read_metrics
 
 
 @step
-async def verify(job: TrainingJob, folder: str, warning: str = "") -> dict[str, Any]:
-    """Read every file again from the disk, compare it, and publish the report.
+async def verify(
+    job: TrainingJob, folder: str, warning: str = "", missing: str = ""
+) -> dict[str, Any]:
+    """Read every file again from the disk, compare it, and return the report.
 
     Args:
         job: what was trained.
         folder: of the artifact.
-        warning: what a person must know although the job completed.
+        warning: what a person must do although the job completed.
+        missing: what did not come home of its records.
 
     Raises:
         IntegrityError: naming the first file that differs; the artifact is no longer in its place.
@@ -46,14 +47,12 @@ async def verify(job: TrainingJob, folder: str, warning: str = "") -> dict[str, 
     report["warning"] = (
         f"{warning}. Do it with: trainctl push {short_id(run.run_id)}" if warning else None
     )
-    # The file first: `download.at_home` takes it as the sign that the artifact is complete.
+    report["missing"] = missing or None
+    # `download.at_home` takes the file as the sign that the artifact is complete.
     replace_json(run.report, report)
-    await acreate_markdown_artifact(
-        key=REPORT,
-        markdown=as_markdown(job, report, picture(steps) if steps else ""),
-        description="What was trained, how well, and where the result is",
-    )
     if report["warning"]:
         get_run_logger().warning("%s", report["warning"])
+    if missing:
+        get_run_logger().error("%s", missing)
     get_run_logger().info("artifact %s sha256 %s", report["file"], report["sha256"])
     return report

@@ -71,7 +71,7 @@ def execute(
     # Before the process starts, so that none of its notes is missed and none of an earlier attempt
     # is shown.
     notes = MirrorReader(folder.notes, whole=False)
-    process = start_in_background(run_id)
+    process = start_in_background(run_id, asked=True)
     # Replaced even if one runs: ours has the environment of this command, and so the newest keys.
     attendant.start(replace=True)
     if detach:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -123,3 +124,22 @@ def hunt(scene: Scene, request: pytest.FixtureRequest) -> Iterator[Hunt]:
     found = Hunt(scene, figures)
     yield found
     assert found.is_over, "nothing was proved: call hunt.over()"
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, str], None]]:
+    """Mount a small disk at a folder; its size can be changed by mounting it again."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it mounts a small disk")
+    mounted: list[Path] = []
+
+    def mount(folder: Path, size: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        again = "remount," if folder in mounted else ""
+        options = f"{again}size={size},mode=0700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+        mounted.append(folder)
+
+    yield mount
+    for folder in set(mounted):
+        subprocess.run(["umount", "-l", folder], check=True)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.metrics import read_metrics
 
 MEDIUM = {"max_steps": 200, "eval_steps": 100, "save_steps": 20}
+BACKGROUND = (sys.executable, "-m", "flows.background")
 LONG = {"max_steps": 400, "eval_steps": 200, "save_steps": 40}
 """Jobs for `Scene.job` that take some 10 s and 20 s, long enough to be disturbed; every other kind
 of job that is completed costs a training more, for its curve."""
@@ -80,19 +81,19 @@ class Scene:
         job = make_job(**changes).model_dump() | {"provider": self.provider} | outer
         return TrainingJob.model_validate(job)
 
-    async def run(self, job: TrainingJob) -> FlowRun:
+    async def run(self, job: TrainingJob, command: Sequence[str] = BACKGROUND) -> FlowRun:
         """Create a flow run of the job and execute it in a process of its own."""
         run = await create_run(job)
         self._runs.append(run.id)
-        self.again(run)
+        self.again(run, command)
         return run
 
-    def again(self, run: FlowRun) -> subprocess.Popen[bytes]:
-        """Execute the run in a further process, as resuming and reviving do."""
+    def again(self, run: FlowRun, command: Sequence[str] = BACKGROUND) -> subprocess.Popen[bytes]:
+        """Execute the run in a further process, as resuming does."""
         with (self.folder / "flow.log").open("ab") as log:
             self.flows.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "flows.background", str(run.id)],
+                    [*command, str(run.id), *(["", "asked"] if command is BACKGROUND else [])],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -12,8 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,25 +29,6 @@ EXIT_AT_ONCE = """
 folder=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo 'import os, sys; "trainer.training.train" in sys.orig_argv and os._exit(0)' > "$folder/gone.pth"
 """
-
-
-@pytest.fixture
-def small_disk() -> Iterator[Callable[[Path, str], None]]:
-    """Mount a small disk at a folder; its size can be changed by mounting it again."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: it mounts a small disk")
-    mounted: list[Path] = []
-
-    def mount(folder: Path, size: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        again = "remount," if folder in mounted else ""
-        options = f"{again}size={size},mode=0700"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
-        mounted.append(folder)
-
-    yield mount
-    for folder in set(mounted):
-        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.fault(29, "trainer killed")

@@ -73,7 +73,7 @@ async def gang(hosts, monkeypatch):
 
     job_file_of_ours = RemoteTraining.job_file
 
-    async def silence(self: Lead, status: Any) -> None:
+    def silence(self: Lead, status: Any) -> None:
         """There is no flow run to tell of it."""
 
     monkeypatch.setattr(Lead, "running", silence)

@@ -12,6 +12,7 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.schemas.actions import LogCreate
 
+from flows.prefect_api import prefect_client
 from flows.run_folder import RunFolder
 from flows.streaming.log_shipper import (
     LINE_CHARACTERS,
@@ -87,8 +88,8 @@ async def test_thousands_of_lines_arrive_in_order(run_id):
 
 
 async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
-    monkeypatch.setattr("flows.streaming.log_shipper.RETRY_SECONDS", (0.01,))
-    monkeypatch.setattr("flows.streaming.log_shipper.logger", quiet_logger)
+    monkeypatch.setattr("flows.prefect_api.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("flows.prefect_api.logger", quiet_logger)
     lines = [f"line {number}" for number in range(500)]
     RunFolder(run_id).log.write_text("\n".join(lines) + "\n")
 
@@ -100,12 +101,12 @@ async def test_a_lost_answer_doubles_no_line(run_id, monkeypatch):
 
 async def test_prefects_client_does_not_send_again_what_was_stored(run_id, monkeypatch):
     """It tries again by itself where the connection ends before the answer."""
-    monkeypatch.setattr("flows.streaming.log_shipper.RETRY_SECONDS", (0.01,))
-    monkeypatch.setattr("flows.streaming.log_shipper.logger", quiet_logger)
+    monkeypatch.setattr("flows.prefect_api.RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("flows.prefect_api.logger", quiet_logger)
     RunFolder(run_id).log.write_text("one\ntwo\n")
     answered = []
 
-    async with get_client() as client:
+    async with prefect_client() as client:
         transport = client._client._transport
         carry_out = transport.handle_async_request
 

@@ -1,0 +1,108 @@
+"""Show the job's state as the name of its running flow run's state, whenever Prefect takes it.
+
+Nothing waits for it: a training starts and goes on while Prefect is away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from datetime import datetime
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Running
+
+from flows.logger import logger
+from flows.prefect_api import prefect_client
+from flows.run_folder import this_run_id
+from flows.shown import PAUSING
+from trainer.contract.job_directory import JobState
+
+LAST_SECONDS = (
+    2.0  # for a state that is on its way to arrive, so that it does not come after the last
+)
+
+
+class _Announcer:
+    """Delivers the newest state of one run; an older one that was not delivered is passed over."""
+
+    def __init__(self) -> None:
+        self._state: JobState | None = None
+        self._news = asyncio.Event()
+        self.is_idle = asyncio.Event()
+        self.is_idle.set()
+
+    def tell(self, state: JobState) -> None:
+        self._state = state
+        self.is_idle.clear()
+        self._news.set()
+
+    async def run(self) -> None:
+        run_id = this_run_id()
+        async with prefect_client() as client:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                try:
+                    if self._state:
+                        await _announce(client, run_id, self._state)
+                except Exception as error:  # noqa: BLE001 - a name that is not shown harms nothing
+                    logger().warning("Prefect does not show the job as %s: %s", self._state, error)
+                if not self._news.is_set():
+                    self.is_idle.set()
+
+
+_announcer: ContextVar[_Announcer] = ContextVar("the announcer of this flow run")
+
+
+@asynccontextmanager
+async def announcing() -> AsyncIterator[None]:
+    """Deliver what is announced in the body; what Prefect has not taken by its end is dropped."""
+    announcer = _Announcer()
+    _announcer.set(announcer)
+    running = asyncio.create_task(announcer.run())
+    try:
+        yield
+    finally:
+        # The run's last state comes next, and a name must not arrive after it.
+        idle = asyncio.create_task(announcer.is_idle.wait())
+        await asyncio.wait({running, idle}, timeout=LAST_SECONDS, return_when="FIRST_COMPLETED")
+        for task in (idle, running):
+            task.cancel()
+        await asyncio.wait({idle, running}, timeout=LAST_SECONDS)
+
+
+def announce(state: JobState) -> None:
+    """Show `state` as the name of the running flow run's state; a request to pause stays."""
+    _announcer.get().tell(state)
+
+
+async def _announce(client: PrefectClient, run_id: UUID, state: JobState) -> None:
+    name = state.capitalize()
+    if pause_is_wanted((await client.read_flow_run(run_id)).state):
+        return
+    await client.set_flow_run_state(run_id, Running(name=name))
+    states = await client.read_flow_run_states(run_id)
+    before = [each for each in sorted(states, key=_when) if each.name != name][-1:]
+    # Prefect has no compare-and-set for states: a request that came between our reading and our
+    # writing was overwritten, but shows in the history. Ask again in its place.
+    if any(map(pause_is_wanted, before)):
+        await ask_to_pause(client, run_id)
+
+
+async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
+    """Leave the request to pause in a run's state, where it lasts until the run has paused."""
+    await client.set_flow_run_state(run_id, Running(name=PAUSING), force=True)
+
+
+def pause_is_wanted(state: State | None) -> bool:
+    """Whether somebody asks a run to pause, in Prefect's words or in ours."""
+    return state is not None and (state.type is StateType.PAUSED or state.name == PAUSING)
+
+
+def _when(state: State) -> datetime:
+    return state.timestamp

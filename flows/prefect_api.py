@@ -1,0 +1,143 @@
+"""Prefect's API as a run calls it: trouble of its own never harms a job.
+
+What must be known or told waits for an API that is away; what only looks, or shows something, asks
+once and goes on. Prefect's client does neither: it tries for a minute and then ends the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import httpx
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.context import (
+    AsyncClientContext,
+    FlowRunContext,
+    SettingsContext,
+    get_settings_context,
+)
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.logger import logger
+
+ONCE_SECONDS = 10.0  # for a call that does not wait: an API may be silent without refusing
+RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
+# Request Timeout, Too Early and Too Many Requests ask for another try, as any 5xx does.
+TEMPORARY = {408, 425, 429}
+
+T = TypeVar("T")
+_was_away = False
+_waits: ContextVar[bool] = ContextVar("waits for Prefect's API", default=True)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the API cannot answer now; a refusal is an answer."""
+    if isinstance(error, httpx.HTTPStatusError):
+        code = error.response.status_code
+        return code >= httpx.codes.INTERNAL_SERVER_ERROR or code in TEMPORARY
+    return isinstance(error, httpx.TransportError)
+
+
+def was_away() -> bool:
+    """Whether the API was away at some time since this process began."""
+    return _was_away
+
+
+async def persistently(call: Callable[[], Awaitable[T]]) -> T:
+    """Return what `call` returns, calling again for as long as Prefect's API does not answer."""
+    global _was_away
+    attempt = 0
+    while True:
+        try:
+            return await call()
+        except httpx.HTTPError as error:
+            if not is_away(error):
+                raise
+            _was_away = True
+            pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+            if attempt < len(RETRY_SECONDS):  # said while it is news
+                message = "Prefect's API fails (%s); trying again in %g s"
+                logger().warning(message, type(error).__name__, pause)
+            attempt += 1
+            await asyncio.sleep(pause)
+
+
+@contextmanager
+def asking_once() -> Iterator[None]:
+    """Let calls in the body fail, with an `httpx.HTTPError`, where the API does not answer."""
+    token = _waits.set(False)
+    try:
+        yield
+    finally:
+        _waits.reset(token)
+
+
+@asynccontextmanager
+async def prefect_client() -> AsyncIterator[PrefectClient]:
+    """Give Prefect's client; its calls wait for an API that is away, except in `asking_once`."""
+    async with get_client() as client:
+        make_patient(client)
+        yield client
+
+
+@asynccontextmanager
+async def patient_engine() -> AsyncIterator[None]:
+    """Let Prefect's engine, where it runs in the body, wait for an API that is away."""
+    # The engine takes the client of the context in which it is called.
+    context = AsyncClientContext()
+    make_patient(context.client)
+    async with context:
+        yield
+
+
+def make_patient(client: PrefectClient) -> None:
+    """Let all calls of a client, Prefect's own among them, wait for an API that is away."""
+    http = client._client
+    if getattr(http, "is_patient", False):
+        return
+    send = http.send
+    # Prefect's client would try again by itself, after pauses that double without an end. Made
+    # once: a change of settings takes 20 ms of CPU, and some calls come every second.
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        without_retries = get_settings_context()
+
+    async def send_once(request: httpx.Request, **options: Any) -> httpx.Response:
+        token = SettingsContext.__var__.set(without_retries)
+        try:
+            return await send(request, **options)
+        finally:
+            SettingsContext.__var__.reset(token)
+
+    async def send_patiently(request: httpx.Request, **options: Any) -> httpx.Response:
+        if _waits.get():
+            return await persistently(lambda: send_once(request, **options))
+        try:
+            async with asyncio.timeout(ONCE_SECONDS) as timer:
+                return await send_once(request, **options)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise httpx.ReadTimeout(f"no answer in {ONCE_SECONDS:g} s", request=request) from None
+
+    http.send = send_patiently  # type: ignore[method-assign]
+    http.is_patient = True  # type: ignore[attr-defined]
+
+
+def make_engine_patient() -> None:
+    """Make the client patient that Prefect's engine uses for the flow run that calls."""
+    # A worker's process is the engine's own; `patient_engine` cannot come before it there.
+    context = FlowRunContext.get()
+    if context is not None and isinstance(context.client, PrefectClient):
+        make_patient(context.client)
+
+
+def is_deployed() -> bool:
+    """Whether the flow run that calls belongs to a deployment."""
+    # `prefect.runtime.deployment.id` asks the API where there is none, and blocks the loop for it.
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
