@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from prefect.exceptions import MissingContextError
@@ -30,7 +31,9 @@ class OneLine(logging.Handler):
         said_anyway = record.levelno > logging.WARNING and record.name in RUN_LOGGERS
         first = record.getMessage().strip().partition("\n")[0]
         if not said_anyway and not first.startswith(SENDING):
-            self._write(f"{record.levelname.lower()}: {first}")
+            # A full disk must not turn a warning into the end of the run.
+            with suppress(OSError):
+                self._write(f"{record.levelname.lower()}: {first}")
 
 
 def logger() -> logging.Logger | logging.LoggerAdapter[Any]:
