@@ -49,6 +49,9 @@ class SafeConfiguration(ProcessJobConfiguration):
         # it runs before it looks in the library.
         if self.command is None:
             self.command = shlex.join(own_python("-m", "prefect.engine"))
+        # A flow waits for Prefect however long it is away (`flows.prefect_api`); this is for the
+        # moments before it begins: eight pauses that double are eight minutes.
+        self.env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
         super().prepare_for_flow_run(*args, **kwargs)
 
 

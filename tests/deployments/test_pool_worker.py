@@ -9,12 +9,13 @@ import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from blocks.marks import Mark
 from blocks.models import Offer
 from blocks.providers.local import Local
-from deployments.pool_worker import PoolWorker, fitting, others_at_work
+from deployments.pool_worker import PoolWorker, SafeConfiguration, fitting, others_at_work
 from flows.locks import locked
 from flows.run_folder import RunFolder
 from tests.waiting import until
@@ -57,6 +58,16 @@ def test_a_training_without_its_flow_lets_only_its_own_run_start():
     assert fitting([second, orphan, third], {orphan}, 2) == {second, orphan}
     assert fitting([second, orphan], {orphan}, 0) == {orphan}
     assert fitting([second, third], set(), 1) == {second}
+
+
+def test_a_flow_process_bridges_minutes_without_prefect_before_its_flow_begins():
+    configuration = SafeConfiguration()
+
+    configuration.prepare_for_flow_run(FlowRun(flow_id=uuid4()))
+
+    # The pauses of Prefect's client double, from two seconds on.
+    retries = int(configuration.env["PREFECT_CLIENT_MAX_RETRIES"])
+    assert sum(2**number for number in range(1, retries + 1)) > 300
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -149,7 +149,7 @@ async def test_a_machine_is_not_lost_for_a_probe_that_was_killed(scene, survived
     scene.injected(run, "exit code")
     probe = await until(lambda: next(probes(scene.directory(run).root), None))
     probe.kill()
-    await scene.said("asking again")
+    await scene.said("exit code")
     trainer.resume()
 
     await survived(run)
