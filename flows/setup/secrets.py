@@ -19,14 +19,16 @@ ADDRESSES = (
 def secrets() -> dict[str, str]:
     """Return the tokens that are set here, as the environment of a command on the machine.
 
-    The Hub's is the one that `hf auth login` has stored, where the environment has none.
-    Addresses are included, except one of a file or database of this computer.
+    The Hub's is the one that `hf auth login` has stored, where the environment has none, unless
+    HF_HUB_DISABLE_IMPLICIT_TOKEN says that it goes nowhere by itself. Addresses are included, except one of a file or database of this computer.
     """
-    from huggingface_hub import get_token  # a third of a second, for those who train elsewhere
+    # A third of a second, for those who train elsewhere.
+    from huggingface_hub import constants, get_token
 
     # An explicit list, not the whole environment: cloud keys must never reach a rented machine.
     given = {name: value for name in (*SECRETS, *ADDRESSES) if (value := os.environ.get(name))}
-    if token := get_token():
+    own = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN")
+    if (own or not constants.HF_HUB_DISABLE_IMPLICIT_TOKEN) and (token := get_token()):
         given["HF_TOKEN"] = token
     tracking = given.get("MLFLOW_TRACKING_URI", "https:")
     if not tracking.startswith(("http:", "https:", "databricks")):

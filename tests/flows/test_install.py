@@ -61,6 +61,21 @@ def test_a_stored_login_to_the_hub_is_passed_on_where_the_environment_has_no_tok
     assert secrets().items() >= {"HF_TOKEN": "hf_set"}.items()
 
 
+def test_a_stored_login_stays_here_when_the_hub_is_told_to_use_none_by_itself(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "token").write_text("hf_stored")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    assert "HF_TOKEN" not in secrets()
+
+    monkeypatch.setenv("HF_TOKEN", "hf_own")
+    assert secrets()["HF_TOKEN"] == "hf_own"
+
+
 async def test_over_ssh_setup_has_the_token_and_no_command_line_shows_it(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_canary")
     lines = ["printenv HF_TOKEN > token", "cat /proc/[0-9]*/cmdline > commands 2>/dev/null || :"]

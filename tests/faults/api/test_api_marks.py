@@ -10,16 +10,22 @@ import pytest
 
 from blocks.machines import first_script
 from blocks.models import Instance
-from blocks.registry import load_provider
+from blocks.registry import configured_providers, load_provider
 from flows import reconcile as reconciling
 from flows.reconcile import Act, reconcile_once
 from flows.renting import hiring, keeping
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
 from tests.clouds.cloud import Fault
-from tests.faults.api.api_trouble import CREATES, EVERYWHERE, LEDGERS, orders
+from tests.faults.api.api_trouble import CREATES, LEDGERS, orders
 from tests.faults.hunt import Hunt
 from tests.flows.flow_runs import until
+
+RUNPOD_FIRST = pytest.mark.parametrize(
+    "scene",
+    ["runpod", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("lambda", "vast"))],
+    indirect=True,
+)
 
 
 class Killed(BaseException):
@@ -40,7 +46,7 @@ async def kept_by(hunt: Hunt) -> Instance:
 
 
 @pytest.mark.fault(55, "killed as a kept machine changes hands")
-@EVERYWHERE
+@RUNPOD_FIRST
 async def test_the_run_that_kept_a_machine_does_not_end_it_under_the_next(scene, hunt, monkeypatch):
     machine = await kept_by(hunt)
     following = Hunt(scene, hunt.figures)
@@ -62,7 +68,7 @@ async def test_the_run_that_kept_a_machine_does_not_end_it_under_the_next(scene,
 
 
 @pytest.mark.fault(55, "killed as a kept machine changes hands")
-@EVERYWHERE
+@RUNPOD_FIRST
 @pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_machine_whose_run_died_as_it_was_kept_waits_for_the_next(
     scene, hunt, monkeypatch, moment
@@ -92,13 +98,13 @@ async def test_a_machine_whose_run_died_as_it_was_kept_waits_for_the_next(
 
 
 @pytest.mark.fault(56, "claimed while reconcile reads its list")
-@EVERYWHERE
+@RUNPOD_FIRST
 async def test_a_machine_that_was_claimed_since_the_list_was_read_is_not_ended(
     scene, hunt, monkeypatch
 ):
     monkeypatch.setattr(keeping, "MARGIN_SECONDS", -600.0)
     machine = await kept_by(hunt)
-    [found] = await reconciling._instances()
+    [found] = await reconciling._instances(await configured_providers())
     over = dataclasses.replace(found.mark, kept_until=1.0)
     following = Hunt(scene, hunt.figures)
     following.wants(keep_minutes=5)
@@ -125,7 +131,7 @@ async def test_a_claim_waits_for_no_machine_that_is_being_ended(scene, hunt):
 
 
 @pytest.mark.fault(57, "cancelled before a create is answered")
-@EVERYWHERE
+@RUNPOD_FIRST
 async def test_what_appears_seconds_after_a_cancellation_is_given_back(scene, hunt, monkeypatch):
     monkeypatch.setattr(LEDGERS[scene.provider], "settle_seconds", 6.0)
     method, path = CREATES[scene.provider]
@@ -147,7 +153,7 @@ async def test_what_appears_seconds_after_a_cancellation_is_given_back(scene, hu
 
 @pytest.mark.thorough
 @pytest.mark.fault(58, "neither listed nor found after a create")
-@EVERYWHERE
+@RUNPOD_FIRST
 async def test_a_machine_that_is_not_to_be_seen_yet_is_hired_once(scene, hunt, monkeypatch):
     monkeypatch.setattr(LEDGERS[scene.provider], "settle_seconds", 12.0)
     scene.cloud.list_lag = scene.cloud.look_lag = 8.0
@@ -159,7 +165,7 @@ async def test_a_machine_that_is_not_to_be_seen_yet_is_hired_once(scene, hunt, m
 
 
 @pytest.mark.fault(59, "a list without the machine, at adoption")
-@EVERYWHERE
+@RUNPOD_FIRST
 async def test_one_list_without_the_machine_proves_nothing(scene, hunt, monkeypatch):
     monkeypatch.setattr(LEDGERS[scene.provider], "settle_seconds", 0.5)
     first = await hunt.machine()
