@@ -158,6 +158,7 @@ async def in_contact(
 
     Raises:
         MachineLost: the machine is gone for certain, or `work` gets nowhere for a lease's time.
+        OSError: this computer prevents it for as long.
     """
     contact = Contact(job, provider, instance)
 
@@ -167,6 +168,7 @@ async def in_contact(
             contact.made()
             return await work(machine)
 
+    since: float | None = None
     while True:
         try:
             if provider.is_home:
@@ -179,6 +181,9 @@ async def in_contact(
                 contact.fruitless(arrived(), error)
             await contact.lost(error)
         except OSError as error:
+            since = since or time.monotonic()
+            if arrived and time.monotonic() - since > job.limits.lease_minutes * 60:
+                raise  # what prevents it here may be mended by then: the run is executed again
             await trouble_here(error)
 
 
