@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from enum import StrEnum
 
 from blocks.keys import MachineKeys
@@ -38,9 +39,17 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
     One that does not go is reported, keeps being charged to the job, and is tried again by the
     next reconcile.
     """
+    longest = hire.most_seconds
+
+    def ends(is_ending: bool) -> None:  # noqa: FBT001
+        # Noted at once: should we die before the machine is seen to be gone, whoever sees it later
+        # does not bill the time between.
+        hire.most_seconds = hire.seconds() if is_ending else longest
+        journal.save()
+
     try:
         provider = await load_provider(hire.provider)
-        ending, instance = await until_gone(provider, hire.mark, hire.instance_id)
+        ending, instance = await until_gone(provider, hire.mark, hire.instance_id, ends)
     except OrchestratorError as error:
         ending, instance = Ending.STAYS, None
         logger().warning("%s", error)
@@ -52,6 +61,7 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
         case Ending.ANOTHERS:
             await _hand_over(journal, hire, instance)
         case Ending.STAYS:
+            ends(False)  # noqa: FBT003
             hire.cause = f"{cause} (the provider has not ended it)"
             journal.save()
             logger().error(
@@ -91,7 +101,10 @@ async def _hand_over(journal: Journal, hire: Hire, instance: Instance | None) ->
 
 
 async def until_gone(
-    provider: Provider, mark: Mark, id: str = ""
+    provider: Provider,
+    mark: Mark,
+    id: str = "",
+    ends: Callable[[bool], None] = lambda _: None,
 ) -> tuple[Ending, Instance | None]:
     """Ask for a machine's end again and again until the provider says gone.
 
@@ -99,6 +112,7 @@ async def until_gone(
         provider: whose it is.
         mark: what it must bear; what bears another mark of ours is left alone.
         id: the provider's own name for it, where it is known.
+        ends: called with whether the provider has accepted its end, each time that this changes.
 
     Returns:
         What came of it, and the machine as it was seen last, if it was seen.
@@ -134,7 +148,9 @@ async def until_gone(
             due = asked_at is None or now - asked_at >= AGAIN_SECONDS
             if found and not anothers and due:
                 asked_at = now
+                ends(False)  # noqa: FBT003
                 accepted = await provider.terminate(id) or accepted
+                ends(accepted)
         except OrchestratorError as error:
             logger().warning("%s", error.message)
             asked_at = None  # whether the request arrived is unknown: send it again at once
