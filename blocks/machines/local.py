@@ -53,7 +53,8 @@ class LocalMachine(Machine):
     ) -> None:
         # In a thread: Popen blocks until the new process has called exec, which a slow disk can
         # delay.
-        await asyncio.to_thread(start_detached, command, env=env, cwd=cwd)
+        async with small(None, command[0], "this computer"):
+            await asyncio.to_thread(start_detached, command, env=env, cwd=cwd)
 
     @override
     async def follow(self, path: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
@@ -80,7 +81,8 @@ class LocalMachine(Machine):
         # Not by `download`, whose synced copy would wait for the disk while a checkpoint is
         # written.
         with suppress(FileNotFoundError):
-            return await asyncio.to_thread(Path(path).read_bytes)
+            async with small(None, f"read {path}", "this computer"):
+                return await asyncio.to_thread(Path(path).read_bytes)
         return None
 
     @override

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +123,31 @@ def test_it_goes_by_what_lies_in_the_folders():
     day_old = time.time() - attendant.FORGOTTEN_SECONDS - 1
     os.utime(held / attended.MARK, (day_old, day_old))
     assert attendant.left_alone() == {"a"}
+
+
+def test_a_reconcile_that_is_held_up_delays_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(attendant.SECONDS, "0.1")
+    begun = tmp_path / "begun"
+    hangs = f"import time; open({str(begun)!r}, 'a').write('x'); time.sleep(600)"
+    monkeypatch.setattr(attendant, "own_python", lambda *_: [sys.executable, "-c", hangs])
+    first, second = runs() / "first", runs() / "second"
+    hold(first)
+    attending = threading.Thread(target=attendant.main)
+    attending.start()
+    try:
+        until_now(lambda: begun.exists() and begun.read_text() == "x")
+        hold(second)
+        until_now(lambda: begun.read_text() == "xx")
+    finally:
+        for folder in (first, second):
+            shutil.rmtree(folder, ignore_errors=True)
+        attending.join(20)
+        for process in attendant._started:
+            process.kill()
+            process.wait()
+        attendant._started.clear()
 
 
 def test_of_two_processes_the_last_removes_the_mark(tmp_path: Path):
