@@ -7,6 +7,7 @@ once and goes on. Prefect's client does neither: it tries for a minute and then 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -26,13 +27,14 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from flows.logger import logger
 
 ONCE_SECONDS = 10.0  # for a call that does not wait: an API may be silent without refusing
+CREATE_SECONDS = 120.0  # the same for what creates something; a busy database takes its time
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
 # Request Timeout, Too Early and Too Many Requests ask for another try, as any 5xx does.
 TEMPORARY = {408, 425, 429}
 
 T = TypeVar("T")
 _was_away = False
-_waits: ContextVar[bool] = ContextVar("waits for Prefect's API", default=True)
+_patience: ContextVar[float] = ContextVar("seconds for Prefect's API", default=math.inf)
 
 
 def is_away(error: BaseException) -> bool:
@@ -68,13 +70,18 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 @contextmanager
-def asking_once() -> Iterator[None]:
-    """Let calls in the body fail, with an `httpx.HTTPError`, where the API does not answer."""
-    token = _waits.set(False)
+def asking_once(seconds: float = ONCE_SECONDS) -> Iterator[None]:
+    """Let calls in the body fail, with an `httpx.HTTPError`, where the API does not answer.
+
+    Args:
+        seconds: for the answer to one call. What is given up may still be carried out, so what
+            must not be done twice is given as long as Prefect's own client gives it.
+    """
+    token = _patience.set(seconds)
     try:
         yield
     finally:
-        _waits.reset(token)
+        _patience.reset(token)
 
 
 @asynccontextmanager
@@ -114,15 +121,16 @@ def make_patient(client: PrefectClient) -> None:
             SettingsContext.__var__.reset(token)
 
     async def send_patiently(request: httpx.Request, **options: Any) -> httpx.Response:
-        if _waits.get():
+        seconds = _patience.get()
+        if math.isinf(seconds):
             return await persistently(lambda: send_once(request, **options))
         try:
-            async with asyncio.timeout(ONCE_SECONDS) as timer:
+            async with asyncio.timeout(seconds) as timer:
                 return await send_once(request, **options)
         except TimeoutError:
             if not timer.expired():
                 raise
-            raise httpx.ReadTimeout(f"no answer in {ONCE_SECONDS:g} s", request=request) from None
+            raise httpx.ReadTimeout(f"no answer in {seconds:g} s", request=request) from None
 
     http.send = send_patiently  # type: ignore[method-assign]
     http.is_patient = True  # type: ignore[attr-defined]

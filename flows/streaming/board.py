@@ -20,7 +20,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from flows.logger import logger
-from flows.prefect_api import asking_once
+from flows.prefect_api import CREATE_SECONDS, asking_once
 from flows.shown import CURVE, METRICS, PROGRESS
 from flows.streaming.chart import Panel, chart, data_uri, thinned
 from flows.streaming.metrics_tail import MetricsTail
@@ -108,7 +108,7 @@ class Board:
             return
         steps = self._tail.steps
         try:
-            with asking_once():
+            with asking_once(CREATE_SECONDS):
                 for key, make in MAKERS.items():
                     await self._put(key, make(steps))
         except httpx.HTTPError as error:

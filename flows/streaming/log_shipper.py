@@ -25,7 +25,7 @@ from prefect.client.schemas.sorting import LogSort
 
 from blocks.machines.transfer import in_thread
 from blocks.task_scope import TaskScope
-from flows.prefect_api import asking_once, persistently, prefect_client
+from flows.prefect_api import CREATE_SECONDS, asking_once, persistently, prefect_client
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
 from trainer.contract.files import read_json, replace_json
@@ -115,7 +115,7 @@ class LogShipper:
             nonlocal first_try
             # After a failed try, look whether the records arrived and only the answer was lost.
             # A patient client would send them again by itself, without looking first.
-            with asking_once():
+            with asking_once(CREATE_SECONDS):
                 if first_try or not (await self._stored())[0]:
                     first_try = False
                     await self._client.create_logs(logs)
