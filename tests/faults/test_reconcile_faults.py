@@ -34,7 +34,7 @@ async def test_the_machine_of_a_live_flow_stays_though_prefect_does_not_know_its
     scene, hunt, monkeypatch
 ):
     monkeypatch.setattr(reconciling, "ORPHAN_SECONDS", 0.0)
-    monkeypatch.setattr(RunPod, "settle_seconds", 2.0)
+    monkeypatch.setattr(RunPod, "settle_seconds", 0.5)
     instance = await hunt.machine()
 
     async with locked(hunt.run.lock):  # as every flow does while it lives
