@@ -141,6 +141,7 @@ async def test_a_killed_flow_attaches_and_loses_no_line(home, flow_process, tmp_
     assert job.is_gone()
 
 
+@pytest.mark.thorough
 async def test_a_cancelled_job_saves_and_leaves_no_process(home, flow_process):
     run = await create_run(make_job(max_steps=2000))
     job = Job(home, run.id)
