@@ -57,6 +57,11 @@ class Case:
         """Return the ids of what is billed; None where nothing ever is."""
         return self.cloud.alive() if self.cloud else None
 
+    def left_over(self) -> list[str]:
+        """Return what stands in the account beside machines, such as the names of SSH keys."""
+        keys = getattr(self.cloud, "keys", {})
+        return [str(key["name"]) for key in keys.values()]
+
 
 CASES = {
     "lambda": (LocalLambda, LambdaCloud, Resources(gpu_count=1)),

@@ -108,6 +108,7 @@ async def test_what_is_sold_out_is_a_lack_of_capacity(case):
     with pytest.raises(CapacityError):
         await case.provider.launch(offer, mark(), KEY)
     assert await case.provider.instances() == []
+    assert case.left_over() == []
 
 
 @CLOUDS
@@ -143,11 +144,13 @@ async def test_it_is_gone_when_the_provider_says_so_and_may_be_ended_again(case)
 
     await gone(case, mark(), instance.id)
 
+    assert case.left_over() == []  # not only the machine: an instance is a bundle
     ended = await case.provider.describe(instance.id)
     assert ended.status in {InstanceStatus.ABSENT, InstanceStatus.GONE}
     await case.provider.terminate(instance.id)
     await gone(case, mark(), instance.id)
     assert case.alive() in (None, [])
+    assert case.left_over() == []
 
 
 @CLOUDS
