@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from flows.execute import create_run
 from flows.reporting.report import seconds_trained
 from flows.run_folder import RunFolder
-from flows.streaming import board
+from flows.streaming import metrics_tail
 from flows.streaming.board import MAKERS
 from flows.streaming.file_mirror import mirror_file
 from flows.streaming.log_shipper import LINE_CHARACTERS, ship_rest
@@ -329,7 +329,7 @@ def test_metrics_of_any_kind_are_shown_or_passed_over(tmp_path_factory, lines):
 @pytest.mark.thorough
 @pytest.mark.fault(40, "hostile metrics")
 def test_lines_without_number_and_one_without_end_cost_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(board, "MOST_STEPS", 20_000)
+    monkeypatch.setattr(metrics_tail, "MOST_STEPS", 20_000)
     path = tmp_path / "metrics.jsonl"
     with path.open("wb") as stream:
         for number in range(150_000):
