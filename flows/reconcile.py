@@ -1,8 +1,8 @@
 """Keep a promise whose process is dead: every machine has a run that owns it, or is given back.
 
-For every provider that is set up, each instance of ours is traced by its name to the flow run
+For every provider that is set up, each instance of ours is traced by its mark to the flow run
 that owns it, and then kept, brought to its end, or given back; a run whose process died is
-executed again, and attaches. What does not bear this installation's prefix is never touched.
+executed again, and attaches. What bears no mark of this installation is never touched.
 """
 
 from __future__ import annotations
@@ -152,15 +152,17 @@ async def _swept(provider: Provider) -> list[Decision]:
 
 async def _instances(providers: list[Provider]) -> list[Found]:
     """Return every instance of ours in all accounts, each once."""
-    found: dict[str, Found] = {}
+    found: dict[tuple[str, str], Found] = {}
     for provider, instances in zip(
         providers, await asyncio.gather(*map(_listed, providers)), strict=True
     ):
         for instance in instances:
             mark = instance.mark
-            # By the mark: two providers that are set up may be the same account.
+            # By the id, because two providers that are set up may be the same account. Not by the
+            # mark: should two machines bear one, both are billed.
             if mark and instance.status.is_billing:
-                found.setdefault(str(mark), Found(provider, instance, mark))
+                key = provider.provider_name, instance.id
+                found.setdefault(key, Found(provider, instance, mark))
     return list(found.values())
 
 
@@ -355,8 +357,11 @@ async def _set(run: FlowRun, state: State[Any]) -> None:
 
 def _was_given_up(run_id: UUID, item: Found) -> bool:
     """Whether a run is done with a machine: an order without an answer may come true late."""
-    hire = Journal.of(RunFolder(run_id)).of_instance(item.instance)
-    return hire is not None and not hire.is_open
+    journal = Journal.of(RunFolder(run_id))
+    if hire := journal.of_instance(item.instance):
+        return not hire.is_open
+    # What bears the mark of another machine's row was made beside that, by one and the same order.
+    return any(hire.mark == item.mark for hire in journal.hires)
 
 
 async def _stray(item: Found, dry_run: bool) -> Decision:  # noqa: FBT001

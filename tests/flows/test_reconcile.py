@@ -158,6 +158,23 @@ async def test_a_machine_that_came_true_too_late_goes_while_its_run_goes_on(clou
     assert cloud.alive() == []
 
 
+async def test_of_two_machines_that_bear_one_mark_the_runs_own_stays(cloud):
+    run = await create_run(make_job())
+    folder = RunFolder(run.id)
+    hire = Journal.of(folder).begin(OFFER, "runpod")
+    own, other = await hired(hire.mark), await hired(Mark.of_run(run.id, 2))
+    cloud.account[other].name = cloud.account[own].name  # one order made both
+    journal = Journal.of(folder)
+    journal.hires[0].instance_id = own
+    journal.save()
+
+    async with locked(folder.lock):
+        decisions = await reconcile_once()
+
+    assert sorted(decision.act for decision in decisions) == [Act.KEEP, Act.TERMINATE]
+    assert cloud.alive() == [own]
+
+
 async def test_a_cancelled_run_whose_process_is_dead_ends_as_stopped(cloud, monkeypatch):
     monkeypatch.setattr("flows.verdict.ZOMBIE_SECONDS", 0.0)
     run = await create_run(make_job())
