@@ -10,7 +10,6 @@ absence, and is believed at once.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import time
 
 from blocks.marks import Mark
@@ -55,7 +54,7 @@ class Absence:
 
 
 async def look(provider: Provider, mark: Mark, id: str) -> Instance | None:
-    """Look once, by id where it is known and by the mark where it is not found so.
+    """Look once, by the id where it is known, and in the list, asked anew, where it is not found so.
 
     Raises:
         OrchestratorError: the provider cannot be asked, which proves nothing.
@@ -65,7 +64,9 @@ async def look(provider: Provider, mark: Mark, id: str) -> Instance | None:
         found = await provider.describe(id)
         if found.status is not InstanceStatus.ABSENT:
             return found
-    return await provider.find(mark)
+    found = await provider.find(mark)
+    # Whoever knows the id means that machine, and none that bears the same mark beside it.
+    return found if found is None or found.id == (id or found.id) else None
 
 
 async def found_or_absent(provider: Provider, mark: Mark, id: str = "") -> Instance | None:
@@ -102,8 +103,3 @@ async def found_or_absent(provider: Provider, mark: Mark, id: str = "") -> Insta
 def absent(provider: str, id: str) -> Instance:
     """Return what `describe` says of an instance that the provider does not find."""
     return Instance(provider=provider, id=id, mark=None, status=InstanceStatus.ABSENT)
-
-
-def proven_gone(instance: Instance) -> Instance:
-    """Return an instance whose absence is proven."""
-    return dataclasses.replace(instance, status=InstanceStatus.GONE)
