@@ -37,6 +37,7 @@ from flows.locks import locked
 from flows.logger import logger
 from flows.outcome import lasting_pause
 from flows.owner import owner_elsewhere
+from flows.renting.adopting import note
 from flows.renting.giving_back import Ending, until_gone
 from flows.renting.journal import Journal
 from flows.renting.keeping import claiming
@@ -312,15 +313,12 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
     async with locked(folder.lock, wait=False) as alone:
         if not alone:
             return "; a process works on it again"
+        job = TrainingJob.model_validate(run.parameters["job"])
         # What the account has and the journal lacks, or holds to be gone, is settled too.
         journal = Journal.of(folder)
         for item in found:
-            hire = journal.of_instance(item.instance) or journal.add(
-                item.mark, item.instance.as_offer(), item.provider.label
-            )
-            hire.instance_id, hire.ended_at = item.instance.id, None
+            await note(job, item.provider, item.instance, journal)
         journal.save()
-        job = TrainingJob.model_validate(run.parameters["job"])
         cause = str(run.state.name).lower() if run.state else "over"
         # What was trained here before it went on elsewhere is no part of what is trained there.
         shown = not owner_elsewhere(run)

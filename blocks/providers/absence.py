@@ -61,12 +61,12 @@ async def look(provider: Provider, mark: Mark, id: str) -> Instance | None:
     """
     # By the id first: marks change hands, ids do not.
     if id:
-        found = await provider.describe(id)
-        if found.status is not InstanceStatus.ABSENT:
-            return found
+        described = await provider.describe(id)
+        if described.status is not InstanceStatus.ABSENT:
+            return described
     found = await provider.find(mark)
     # Whoever knows the id means that machine, and none that bears the same mark beside it.
-    return found if found is None or found.id == (id or found.id) else None
+    return found if found is None or not id or found.id == id else None
 
 
 async def found_or_absent(provider: Provider, mark: Mark, id: str = "") -> Instance | None:

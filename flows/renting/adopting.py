@@ -7,7 +7,6 @@ import dataclasses
 import time
 from uuid import UUID
 
-from blocks.marks import Mark
 from blocks.models import Instance
 from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
@@ -15,7 +14,7 @@ from blocks.registry import load_provider
 from flows.logger import logger
 from flows.renting.journal import Hire, Journal
 from flows.renting.keeping import claiming
-from flows.renting.market import dearest, providers_of
+from flows.renting.market import price_of, providers_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import HostKeyChanged, OrchestratorError
 
@@ -33,23 +32,22 @@ async def note_strangers(job: TrainingJob, run_id: UUID, journal: Journal) -> No
         for instance in instances:
             mark = instance.mark
             if mark and mark.run_id == run_id and instance.status.is_billing:
-                await _note(job, provider, mark, instance, journal)
+                await note(job, provider, instance, journal)
     journal.hires.sort(key=lambda hire: (hire.attempt, hire.rank))
     journal.save()
 
 
-async def _note(
-    job: TrainingJob, provider: Provider, mark: Mark, instance: Instance, journal: Journal
-) -> None:
+async def note(job: TrainingJob, provider: Provider, instance: Instance, journal: Journal) -> None:
+    """Have an open row for a machine that bears a mark of the journal's run."""
     hire = journal.of_instance(instance)
     if hire is None:
+        if instance.mark is None:
+            raise ValueError(f"{instance.id} bears no mark of ours")
         offer = instance.as_offer()
-        if offer.price_per_hour is None and not provider.is_home:
-            offer = dataclasses.replace(offer, price_per_hour=await dearest(job, provider, offer))
-        hire = journal.add(mark, offer, provider.label)
+        price = await price_of(job, provider, offer)
+        hire = journal.add(instance.mark, offer, provider.label, price=price)
     hire.instance_id = instance.id
-    if not hire.is_open:  # it was given up as never hired, and exists after all
-        hire.ended_at = None
+    hire.ended_at = None  # it may have been given up as never hired, and exists after all
 
 
 async def still_ours(hire: Hire) -> Instance | None:

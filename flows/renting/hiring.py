@@ -24,7 +24,7 @@ from flows.renting.budget import Budget
 from flows.renting.choosing import Choosing
 from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
-from flows.renting.market import Choice, Market, market, providers_of
+from flows.renting.market import Choice, Market, market, price_of, providers_of
 from flows.renting.prices import refuse_dearer
 from flows.renting.recalling import recalled
 from flows.renting.turns import in_turn
@@ -185,7 +185,9 @@ class Hiring:
         for choice in chosen:
             # The row comes before the order: a crash in between leaves a row without a machine,
             # which costs nothing, and never a machine without a row.
-            last = self._journal.begin(choice.offer, choice.provider.label, beside=last)
+            price = await price_of(self._job, choice.provider, choice.offer)
+            label = choice.provider.label
+            last = self._journal.begin(choice.offer, label, beside=last, price=price)
             gang.append((choice, last))
             try:
                 taken.append((last, await self._taken(choice, last)))

@@ -182,21 +182,44 @@ class Journal:
             record.get("artifact_id"),
         )
 
-    def begin(self, offer: Offer, provider: str, *, beside: Hire | None = None) -> Hire:
+    def begin(
+        self,
+        offer: Offer,
+        provider: str,
+        *,
+        beside: Hire | None = None,
+        price: float | None = None,
+    ) -> Hire:
         """Open the row of a machine that is about to be ordered; the row holds its mark.
 
         Args:
             offer: the offer that it is ordered by.
             provider: its provider's label.
             beside: the last machine that was ordered for the same attempt.
+            price: see `add`.
         """
         attempt, rank = 1 + max((hire.attempt for hire in self.hires), default=0), 0
         if beside:
             attempt, rank = beside.attempt, beside.rank + 1
-        return self.add(Mark.of_run(UUID(self.run.run_id), attempt, rank), offer, provider)
+        mark = Mark.of_run(UUID(self.run.run_id), attempt, rank)
+        return self.add(mark, offer, provider, price=price)
 
-    def add(self, mark: Mark, offer: Offer, provider: str) -> Hire:
-        """Open the row of a machine that bears a mark already."""
+    def add(self, mark: Mark, offer: Offer, provider: str, *, price: float | None = None) -> Hire:
+        """Open the row of a machine that bears a mark already.
+
+        Args:
+            mark: what it bears.
+            offer: what it is.
+            provider: its provider's label.
+            price: USD per hour that it counts as where its offer names no price; see
+                `flows.renting.market.price_of`.
+
+        Raises:
+            ValueError: there is neither; a machine must not count as costing nothing.
+        """
+        price = price if offer.price_per_hour is None else offer.price_per_hour
+        if price is None:
+            raise ValueError(f"the price of {mark} is unknown")
         hire = Hire(
             attempt=mark.attempt,
             rank=mark.rank,
@@ -205,7 +228,7 @@ class Journal:
             instance_type=offer.instance_type,
             region=offer.region,
             spot=offer.spot,
-            price_per_hour=offer.price_per_hour or 0.0,
+            price_per_hour=price,
             offered_per_hour=offer.price_per_hour or 0.0,
             host=offer.host,
             started_at=_now(),

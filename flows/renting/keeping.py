@@ -20,6 +20,7 @@ from flows.locks import locked
 from flows.logger import logger
 from flows.renting.journal import Hire, Journal
 from flows.renting.lease import base_of
+from flows.renting.market import price_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 
@@ -76,7 +77,8 @@ async def claim(
             now = await provider.find(instance.mark) if alone and instance.mark else None
             if now is None or now.id != instance.id or not _suits(now, wanted):
                 continue
-            if hire := await _claimed(provider, now, journal):
+            price = await price_of(job, provider, now.as_offer())
+            if hire := await _claimed(provider, now, journal, price):
                 return hire, dataclasses.replace(now, mark=hire.mark)
     return None
 
@@ -112,10 +114,12 @@ def _suits(instance: Instance, shape: str) -> bool:
     )
 
 
-async def _claimed(provider: Provider, instance: Instance, journal: Journal) -> Hire | None:
+async def _claimed(
+    provider: Provider, instance: Instance, journal: Journal, price: float
+) -> Hire | None:
     """Let a kept machine bear this run's mark; None when the provider does not do that."""
     # The row comes first: this run must pay from the moment that it owns the machine.
-    hire = journal.begin(instance.as_offer(), provider.label)
+    hire = journal.begin(instance.as_offer(), provider.label, price=price)
     hire.instance_id = instance.id
     journal.save()
     if instance.mark and await provider.remark(instance.id, hire.mark):

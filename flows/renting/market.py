@@ -83,12 +83,14 @@ async def market(job: TrainingJob) -> Market:
     return found
 
 
-async def dearest(job: TrainingJob, provider: Provider, offer: Offer) -> float:
-    """Return what a machine counts as costing whose price nobody says, in USD per hour.
+async def price_of(job: TrainingJob, provider: Provider, offer: Offer) -> float:
+    """Return what a machine counts as costing, in USD per hour, also where nobody says its price.
 
-    That is the dearest that its provider offers of its kind, or of all that would do for the job; and
-    where it offers none, the highest price that the job allows.
+    Then it is the dearest that its provider offers of its kind, or of all that would do for the job;
+    and where it offers none, the highest price that the job allows.
     """
+    if offer.price_per_hour is not None:
+        return offer.price_per_hour
     cap = job.limits.max_price_per_hour or 0.0
     try:
         found = await provider.offers(job.resources, job.limits)

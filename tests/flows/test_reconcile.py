@@ -129,7 +129,9 @@ async def test_a_kept_machine_goes_when_its_time_is_up_and_not_before(cloud):
     assert over != waits
 
 
-async def test_the_machine_of_a_failed_run_goes_and_is_paid_for(cloud):
+@pytest.mark.parametrize("unsaid", [set(), {"cost"}], ids=["price said", "price not said"])
+async def test_the_machine_of_a_failed_run_goes_and_is_paid_for(cloud, unsaid):
+    cloud.null_fields = unsaid
     run = await create_run(make_job())
     async with get_client() as client:
         failed = State(type=StateType.FAILED, name="Failed")
