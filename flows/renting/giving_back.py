@@ -39,17 +39,18 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
     One that does not go is reported, keeps being charged to the job, and is tried again by the
     next reconcile.
     """
-    longest = hire.most_seconds
 
-    def ends(is_ending: bool) -> None:  # noqa: FBT001
+    def accepted() -> None:
         # Noted at once: should we die before the machine is seen to be gone, whoever sees it later
-        # does not bill the time between.
-        hire.most_seconds = hire.seconds() if is_ending else longest
+        # does not bill the time between. Counted anew for each request: one that was accepted and
+        # ignored has ended nothing.
+        hire.accepted_seconds = None
+        hire.accepted_seconds = hire.seconds()
         journal.save()
 
     try:
         provider = await load_provider(hire.provider)
-        ending, instance = await until_gone(provider, hire.mark, hire.instance_id, ends)
+        ending, instance = await until_gone(provider, hire.mark, hire.instance_id, accepted)
     except OrchestratorError as error:
         ending, instance = Ending.STAYS, None
         logger().warning("%s", error)
@@ -61,7 +62,7 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
         case Ending.ANOTHERS:
             await _hand_over(journal, hire, instance)
         case Ending.STAYS:
-            ends(False)  # noqa: FBT003
+            hire.accepted_seconds = None
             hire.cause = f"{cause} (the provider has not ended it)"
             journal.save()
             logger().error(
@@ -104,7 +105,7 @@ async def until_gone(
     provider: Provider,
     mark: Mark,
     id: str = "",
-    ends: Callable[[bool], None] = lambda _: None,
+    accepted: Callable[[], None] = lambda: None,
 ) -> tuple[Ending, Instance | None]:
     """Ask for a machine's end again and again until the provider says gone.
 
@@ -112,7 +113,7 @@ async def until_gone(
         provider: whose it is.
         mark: what it must bear; what bears another mark of ours is left alone.
         id: the provider's own name for it, where it is known.
-        ends: called with whether the provider has accepted its end, each time that this changes.
+        accepted: called each time that the provider accepts its end.
 
     Returns:
         What came of it, and the machine as it was seen last, if it was seen.
@@ -123,7 +124,7 @@ async def until_gone(
     deadline = time.monotonic() + patience
     absence, changed = Absence(provider.settle_seconds), Absence(provider.settle_seconds)
     asked_at: float | None = None
-    accepted, seen = False, None
+    is_ending, seen = False, None
     looks = 0  # in a row that did not find it
     pause = LOOK_SECONDS / 5
     while True:
@@ -131,26 +132,25 @@ async def until_gone(
             found = await look(provider, mark, id)
             absence.seen(found)
             looks = looks + 1 if found is None else 0
+            anothers = found is not None and found.mark not in {mark, None}
             if found:
                 id, seen = found.id, found
+                # For as long as lists lag, it may be the mark that it bore before.
+                changed.seen(None if anothers else found)
             if found and found.status is InstanceStatus.GONE:
                 return Ending.GONE, seen
             # Once the provider has accepted its end, absence is what was announced.
-            if absence.is_proven or (accepted and looks >= LOOKS_AFTER):
+            if absence.is_proven or (is_ending and looks >= LOOKS_AFTER):
                 return Ending.GONE, seen
-            anothers = found is not None and found.mark not in {mark, None}
-            # For as long as lists lag, it may be the mark that it bore before.
-            if found:
-                changed.seen(None if anothers else found)
             if anothers and changed.is_proven:
                 return Ending.ANOTHERS, seen
             now = time.monotonic()
             due = asked_at is None or now - asked_at >= AGAIN_SECONDS
             if found and not anothers and due:
                 asked_at = now
-                ends(False)  # noqa: FBT003
-                accepted = await provider.terminate(id) or accepted
-                ends(accepted)
+                if await provider.terminate(id):
+                    is_ending = True
+                    accepted()
         except OrchestratorError as error:
             logger().warning("%s", error.message)
             asked_at = None  # whether the request arrived is unknown: send it again at once

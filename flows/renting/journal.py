@@ -65,6 +65,8 @@ class Hire:
     """Unix seconds until which it waits, under another mark, for the next job; 0: it does not."""
     most_seconds: float | None = None
     """It is billed for no longer than this, because a kept machine ends itself then."""
+    accepted_seconds: float | None = None
+    """How long it had been billed when its provider accepted its end; None: it has not."""
     started_at: str = ""
     ended_at: str | None = None
     cause: str = ""
@@ -113,9 +115,12 @@ class Hire:
 
     def seconds(self) -> float:
         """Return how long it has been, or was, billed; by a clock that nobody sets."""
-        running = uptime() - self._since if self._bills else 0.0
-        billed = self.metered_seconds + running
-        return billed if self.most_seconds is None else min(billed, self.most_seconds)
+        bounds = (self._elapsed(), self.most_seconds, self.accepted_seconds)
+        return min(bound for bound in bounds if bound is not None)
+
+    def _elapsed(self) -> float:
+        """Return how long it has been, or was, billed as far as we could see."""
+        return self.metered_seconds + (uptime() - self._since if self._bills else 0.0)
 
     @property
     def _bills(self) -> bool:
@@ -133,7 +138,8 @@ class Hire:
 
     def meter(self) -> None:
         """Add the time that has passed to the record."""
-        self.metered_seconds = self.seconds()
+        # Not what the bounds leave of it: they may be lifted, as when a machine does not go.
+        self.metered_seconds = self._elapsed()
         self._stamp()
 
     def _stamp(self) -> None:

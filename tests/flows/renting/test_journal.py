@@ -172,3 +172,19 @@ def test_without_a_cap_there_is_always_money(journal):
     journal.begin(OFFER, "runpod")
 
     assert Budget(job_with(None), journal).seconds_left() == float("inf")
+
+
+def test_an_end_that_was_accepted_bounds_the_bill_until_it_proves_void(journal, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr("flows.renting.journal.uptime", lambda: clock[0])
+    hire = journal.begin(OFFER, "runpod")
+    hire.instance_id = "abc"
+    clock[0] += 60
+    hire.accepted_seconds = hire.seconds()
+    clock[0] += 600
+    journal.save()
+
+    assert hire.seconds() == Journal.of(journal.run).hires[0].seconds() == 60
+
+    hire.accepted_seconds = None
+    assert hire.seconds() == 660
