@@ -58,7 +58,8 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
         hire.instance_id = instance.id
     match ending:
         case Ending.GONE:
-            await close(journal, hire, cause)
+            journal.end(hire, cause)
+            await journal.publish()
         case Ending.ANOTHERS:
             await _hand_over(journal, hire, instance)
         case Ending.STAYS:
@@ -76,13 +77,15 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
 
 
 async def close(journal: Journal, hire: Hire, cause: str) -> None:
-    """Close the row of a machine that is certainly gone, or never was."""
+    """Close the row of a machine that is known to be gone, or never was."""
     journal.end(hire, cause)
-    # Not before: a machine that stays must stay reachable.
-    if hire.instance_id:
-        MachineKeys.of(hire.provider, hire.instance_id, hire.mark).remove()
-    MachineKeys.ordered(hire.mark).remove()
+    _remove_keys(hire.provider, hire.mark, hire.instance_id)
     await journal.publish()
+
+
+def _remove_keys(provider: str, mark: Mark, id: str) -> None:
+    keys = MachineKeys.of(provider, id, mark) if id else MachineKeys.ordered(mark)
+    keys.remove()
 
 
 async def give_back_all(journal: Journal, cause: str) -> None:
@@ -107,7 +110,7 @@ async def until_gone(
     id: str = "",
     accepted: Callable[[], None] = lambda: None,
 ) -> tuple[Ending, Instance | None]:
-    """Ask for a machine's end again and again until the provider says gone.
+    """Ask for a machine's end again and again until the provider says gone; then its keys go too.
 
     Args:
         provider: whose it is.
@@ -118,6 +121,16 @@ async def until_gone(
     Returns:
         What came of it, and the machine as it was seen last, if it was seen.
     """
+    ending, seen = await _ended(provider, mark, id, accepted)
+    # Not before: a machine that stays must stay reachable.
+    if ending is Ending.GONE:
+        _remove_keys(provider.provider_name, mark, seen.id if seen else id)
+    return ending, seen
+
+
+async def _ended(
+    provider: Provider, mark: Mark, id: str, accepted: Callable[[], None]
+) -> tuple[Ending, Instance | None]:
     # An order without an answer may come true late, so what is not seen is waited for as long as
     # the provider may hide it.
     patience = max(PATIENCE_SECONDS, 1.5 * provider.settle_seconds)

@@ -11,7 +11,8 @@ from prefect import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import State
 
-from blocks.home import runs
+from blocks.home import keys, runs
+from blocks.keys import MachineKeys
 from blocks.marks import PREFIX, Mark, installation_id
 from blocks.models import Offer
 from blocks.providers.runpod import RunPod
@@ -43,7 +44,9 @@ def cloud(tmp_path, monkeypatch):
 async def hired(mark: Mark) -> str:
     provider = RunPod()
     [offer, *_] = await provider.offers(Resources(gpu_count=0), Limits())
-    return (await provider.launch(offer, mark, "ssh-ed25519 AAAA test")).id
+    instance = await provider.launch(offer, mark, MachineKeys.ordered(mark).public_key())
+    provider.machine(instance)  # whoever reaches it has its keys filed by its id
+    return instance.id
 
 
 async def run_in(kind: StateType, *, since: datetime = LONG_AGO):
@@ -127,6 +130,7 @@ async def test_a_kept_machine_goes_when_its_time_is_up_and_not_before(cloud):
     assert set(decisions.values()) == {Act.KEEP, Act.TERMINATE}
     assert cloud.alive() == [waits]
     assert over != waits
+    assert [path.name for path in keys().iterdir()] == [f"runpod-{waits}"]
 
 
 @pytest.mark.parametrize("unsaid", [set(), {"cost"}], ids=["price said", "price not said"])
