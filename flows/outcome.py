@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 from prefect import get_run_logger
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused
@@ -34,14 +35,18 @@ PAUSE_SECONDS = 10 * 365 * 24 * 3600
 
 async def cancel_was_asked() -> bool:
     """Whether the flow run was cancelled; a process may be ended for other reasons."""
+    async with prefect_client() as client:
+        return await is_cancel_asked(client)
+
+
+async def is_cancel_asked(client: PrefectClient) -> bool:
+    """Whether the flow run that calls was cancelled, for whoever asks again and again."""
     try:
         with asking_once():
-            async with prefect_client() as client:
-                state = (await client.read_flow_run(this_run_id())).state
+            return is_cancelled((await client.read_flow_run(this_run_id())).state)
     except httpx.HTTPError:
         # When in doubt, go on: a training that goes on can still be stopped later.
         return False
-    return is_cancelled(state)
 
 
 async def is_at_its_end() -> bool:

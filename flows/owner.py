@@ -7,35 +7,28 @@ reconcile, which sees the locks of that computer, says whether a process works o
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from uuid import UUID
 
 import httpx
-from prefect import get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import PrefectHTTPStatusError
 
 from blocks.marks import installation_id
 from flows.logger import logger
+from flows.prefect_api import prefect_client
 
 OWNER = "training-orchestrator.owner"
 """The label of a flow run; its value is an installation, an @ and the name of its computer."""
-AGAIN_SECONDS = 5.0
 
 
 async def claim(run_id: UUID) -> None:
     """Note that a run is this installation's, however long Prefect's API is away."""
     owner = f"{installation_id()}@{socket.gethostname()}"
-    while True:
-        try:
-            async with get_client() as client:
-                await client.update_flow_run_labels(run_id, {OWNER: owner})
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-            logger().debug("the run's owner is not noted yet: %s", error)
-            await asyncio.sleep(AGAIN_SECONDS)
-        else:
-            return
+    try:
+        async with prefect_client() as client:
+            await client.update_flow_run_labels(run_id, {OWNER: owner})
+    except httpx.HTTPError as error:  # a refusal, by which no run may end
+        logger().warning("Prefect does not note who works on this run: %s", error)
 
 
 def owner_elsewhere(run: FlowRun) -> str:

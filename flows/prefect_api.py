@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
+from uuid import UUID
 
 import httpx
 from prefect import get_client
@@ -144,8 +145,8 @@ def make_engine_patient() -> None:
         make_patient(context.client)
 
 
-def is_deployed() -> bool:
-    """Whether the flow run that calls belongs to a deployment."""
+def deployment_id() -> UUID | None:
+    """Return the deployment of the flow run that calls; None: it belongs to none."""
     # `prefect.runtime.deployment.id` asks the API where there is none, and blocks the loop for it.
     context = FlowRunContext.get()
-    return bool(context and context.flow_run and context.flow_run.deployment_id)
+    return context.flow_run.deployment_id if context and context.flow_run else None

@@ -20,7 +20,6 @@ from prefect.artifacts import acreate_table_artifact
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
-from prefect.runtime import deployment
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.home import home, runs
@@ -37,6 +36,7 @@ from flows.locks import locked
 from flows.logger import logger
 from flows.outcome import lasting_pause
 from flows.owner import owner_elsewhere
+from flows.prefect_api import deployment_id
 from flows.renting.adopting import note
 from flows.renting.giving_back import Ending, until_gone
 from flows.renting.journal import Journal
@@ -97,9 +97,9 @@ async def reconcile(dry_run: bool = False) -> list[dict[str, Any]] | State[Any]:
     decisions = [asdict(decision) for decision in await reconcile_once(dry_run=dry_run)]
     for decision in decisions:
         logger().info("%(act)s %(instance)s %(run_id)s: %(why)s", decision)
-    if deployment.id and not dry_run:
+    if not dry_run and (deployed_as := deployment_id()):
         async with get_client() as client:
-            await forget_uneventful(client, deployment.id)
+            await forget_uneventful(client, str(deployed_as))
     if all(decision["act"] == Act.KEEP for decision in decisions):
         return Completed(name=ALL_WELL, message=f"{len(decisions)} looked at")
     await acreate_table_artifact(decisions, key="reconcile", description="What was put right")

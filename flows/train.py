@@ -21,7 +21,7 @@ from flows import outcome
 from flows.announcing import announce, announcing
 from flows.job_file import on_this_computer
 from flows.owner import claim
-from flows.prefect_api import is_deployed, make_engine_patient
+from flows.prefect_api import deployment_id, make_engine_patient
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
@@ -61,7 +61,7 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     """
     run = RunFolder.of_this_run()
     # Jobs from a form have not been through `job_file`, which makes paths absolute.
-    if is_deployed():
+    if deployment_id():
         job = on_this_computer(job)
     make_engine_patient()
     # Reporting is outermost, so that it delivers the alert of whatever ends the rest. A suspension

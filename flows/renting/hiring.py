@@ -215,7 +215,9 @@ class Hiring:
         key = None if provider.is_home else MachineKeys.ordered(hire.mark).public_key()
         minutes = limits.boot_timeout_minutes or provider.boot_minutes
         term = (minutes + limits.lease_minutes) * 60
-        script = first_script(term, provider.shutdown_command)
+        script = ""
+        if provider.takes_first_script:
+            script = first_script(term, provider.shutdown_command)
         hire.order()
         self._journal.save()
         try:

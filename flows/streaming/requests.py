@@ -15,8 +15,8 @@ from prefect.logging import get_run_logger
 from blocks.task_scope import TaskScope
 from flows.announcing import pause_is_wanted
 from flows.logger import logger
-from flows.outcome import cancel_was_asked, is_cancelled
-from flows.prefect_api import asking_once
+from flows.outcome import cancel_was_asked, is_cancel_asked, is_cancelled
+from flows.prefect_api import asking_once, prefect_client
 from flows.renting.budget import Budget
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
@@ -66,7 +66,7 @@ async def heard(job: TrainingJob, run: RunFolder) -> AsyncIterator[Hearing]:
                     timer.reschedule(asyncio.get_running_loop().time())
 
             # Side by side: a Prefect that is slow to answer must not delay the cap.
-            scope.start(_watch_cancel(end))
+            scope.start(_watch_cancel(hearing, end))
             scope.start(_watch_cap(budget, end))
             yield hearing
     except TimeoutError:
@@ -75,11 +75,13 @@ async def heard(job: TrainingJob, run: RunFolder) -> AsyncIterator[Hearing]:
         raise  # a TimeoutError of the body itself
 
 
-async def _watch_cancel(end: Callable[[Exception], None]) -> None:
-    while True:
-        if await cancel_was_asked():
-            end(CancelAsked())
-        await asyncio.sleep(POLL_SECONDS)
+async def _watch_cancel(hearing: Hearing, end: Callable[[Exception], None]) -> None:
+    async with prefect_client() as client:
+        while True:
+            # A training that hears is told by `watch_requests`, which asks the same.
+            if not hearing.training_hears and await is_cancel_asked(client):
+                end(CancelAsked())
+            await asyncio.sleep(POLL_SECONDS)
 
 
 async def _watch_cap(budget: Budget, end: Callable[[Exception], None]) -> None:
