@@ -19,7 +19,7 @@ from prefect.states import Running
 from flows.logger import logger
 from flows.prefect_api import prefect_client
 from flows.run_folder import this_run_id
-from flows.shown import PAUSING
+from flows.shown import PAUSING, TRAINS
 from trainer.contract.job_directory import JobState
 
 LAST_SECONDS = (
@@ -85,7 +85,8 @@ async def _announce(client: PrefectClient, run_id: UUID, state: JobState) -> Non
     name = state.capitalize()
     if pause_is_wanted((await client.read_flow_run(run_id)).state):
         return
-    await client.set_flow_run_state(run_id, Running(name=name))
+    message = TRAINS if state is JobState.RUNNING else None
+    await client.set_flow_run_state(run_id, Running(name=name, message=message))
     states = await client.read_flow_run_states(run_id)
     before = [each for each in sorted(states, key=_when) if each.name != name][-1:]
     # Prefect has no compare-and-set for states: a request that came between our reading and our

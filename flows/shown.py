@@ -3,12 +3,15 @@
 | job state    | Prefect's type and name                    |
 | ------------ | ------------------------------------------ |
 | created      | SCHEDULED or PENDING, before the flow runs |
-| initializing | RUNNING "Initializing"                     |
+| initializing | RUNNING "Initializing"; "Running" at first |
 | running      | RUNNING "Running", SCHEDULED "Reviving"    |
 | paused       | PAUSED "Paused"                            |
 | completed    | COMPLETED "Completed"                      |
 | failed       | FAILED "Failed"                            |
 | stopped      | CANCELLED "Stopped"                        |
+
+Prefect's engine sets "Running" as a flow begins, which says nothing of the training: ours has a
+message.
 
 Nothing here imports Prefect, which takes two seconds: programs that only read do without it.
 """
@@ -26,6 +29,9 @@ FLOW = "train"
 PAUSING = "Pausing"
 """The state's name by which a running job is asked to pause."""
 INITIALIZING = "Initializing"
+RUNNING = "Running"
+TRAINS = "the training is followed"
+"""The message of the state that says so, by which it differs from Prefect's own "Running"."""
 REVIVING = "Reviving"
 """Of a run that waits for a worker to attach again: its training goes on meanwhile."""
 
@@ -104,8 +110,10 @@ def job_state(run: ShownRun) -> JobState:
     """Return the job's state that a flow run stands for."""
     if run.state is None:
         return JobState.CREATED
-    if run.state.type == "RUNNING" and run.state.name == INITIALIZING:
-        return JobState.INITIALIZING
+    if run.state.type == "RUNNING":
+        is_engines = run.state.name == RUNNING and not run.state.message
+        is_initializing = is_engines or run.state.name == INITIALIZING
+        return JobState.INITIALIZING if is_initializing else JobState.RUNNING
     if run.state.type == "SCHEDULED" and run.state.name == REVIVING:
         return JobState.RUNNING
     return STATE_OF_TYPE[run.state.type]

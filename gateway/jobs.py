@@ -13,6 +13,7 @@ from flows.shown import (
     METRICS,
     PAUSING,
     REPORT,
+    TRAINS,
     ShownRun,
     job_state,
     short_id,
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
 
 PHRASES = {
     *("All states completed.", "Flow run scheduled", "Flow run was cancelled successfully."),
+    TRAINS,
 }
-"""Messages of Prefect's own, which say nothing that the state does not."""
+"""Messages, of Prefect's own and one of ours, which say nothing that the state does not."""
 LEAST = 4  # characters of an id; fewer fit too many jobs
 PART = re.compile(r"[0-9a-fA-F-]{1,36}")
 
