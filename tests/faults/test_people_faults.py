@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from blocks.home import home, keys
 from blocks.marks import Mark, installation_id
+from blocks.providers.runpod import RunPod
 from blocks.registry import load_provider
 from flows import reconcile as reconciling
 from flows.reconcile import reconcile_once
@@ -93,6 +94,8 @@ async def test_an_orphan_goes_after_its_grace_and_strangers_stay(scene, hunt, mo
     assert (kept.act, kept.instance) == (Act.KEEP, str(orphan.mark))
     assert "its run is unknown; it is ended in 10 minutes" in kept.why
     monkeypatch.setattr(reconciling, "ORPHAN_SECONDS", 0.0)
+    # In proportion: nobody but the test has ended them, so that their absence has to be proven.
+    monkeypatch.setattr(RunPod, "settle_seconds", 2.0)
     [gone] = await reconcile_once()
 
     assert (gone.act, gone.instance) == (Act.TERMINATE, str(orphan.mark))

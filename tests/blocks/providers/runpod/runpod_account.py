@@ -19,15 +19,6 @@ async def launched(provider, attempt=1, resources=RTX):
     )
 
 
-async def until(provider, id, status):
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            instance = await provider.describe(id)
-            if instance.status is status:
-                return instance
-            await asyncio.sleep(0.02)
-
-
 async def connection(instance):
     """Log in, with the patience that a fresh sshd needs."""
     key = MachineKeys.of("runpod", instance.id, instance.mark).private_key

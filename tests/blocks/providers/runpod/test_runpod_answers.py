@@ -11,8 +11,8 @@ import pytest
 
 from blocks.models import InstanceStatus
 from blocks.providers.runpod import RunPod
-from tests.blocks.providers.rented_account import mark
-from tests.blocks.providers.runpod.runpod_account import connection, launched, until
+from tests.blocks.providers.rented_account import mark, until
+from tests.blocks.providers.runpod.runpod_account import connection, launched
 from tests.clouds.cloud import Fault
 from trainer.contract.errors import (
     CredentialsError,

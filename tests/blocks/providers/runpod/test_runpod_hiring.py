@@ -7,8 +7,8 @@ import pytest
 
 from blocks.models import InstanceStatus
 from blocks.providers.gpu_names import matches
-from tests.blocks.providers.rented_account import mark
-from tests.blocks.providers.runpod.runpod_account import RTX, connection, launched, until
+from tests.blocks.providers.rented_account import mark, until
+from tests.blocks.providers.runpod.runpod_account import RTX, connection, launched
 from tests.clouds.cloud import Fault
 from tests.waiting import PATIENCE
 from trainer.config import Limits, Resources
