@@ -67,6 +67,7 @@ lint: $(VENV)/installed-dev ## Check style and types
 format: $(VENV)/installed-dev ## Mend what can be mended
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+	@$(BIN)/python docs/draw_architecture.py
 
 bench: $(VENV)/installed-dev /usr/sbin/sshd ## Measure; each benchmark ends with its ratio and its goal
 	@for file in benchmarks/bench_*.py; do $(BIN)/python $$file || exit 1; done
