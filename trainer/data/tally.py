@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.contract.words import number
 
 
 @dataclass
@@ -10,13 +14,71 @@ class Tally:
     """What became of the rows of one source; kept beside its Arrow file."""
 
     rows: int = 0
+    kept: int = 0
+    """What there is to learn from: rows, or for kto answers, of which a pair has two."""
     tokens: int = 0
-    """Tokens of the rows that were kept."""
+    """Tokens of what was kept."""
     dropped: int = 0
-    """Rows with nothing to learn within max_length."""
     truncated: int = 0
     longest: int = 0
     """Tokens of the longest row that was kept; of a pair, of the longer answer with its prompt."""
+    why: dict[str, int] = field(default_factory=dict)
+    """How many were dropped for each reason."""
     format: str = ""
     sha256: str = ""
     file_bytes: int = field(default=0, repr=False)
+
+    def keep(self, tokens: int, limit: int | None) -> None:
+        """Count one that is learnt from.
+
+        Args:
+            tokens: its length before it is cut.
+            limit: where it is cut.
+        """
+        fitted = tokens if limit is None else min(tokens, limit)
+        self.kept += 1
+        self.truncated += fitted < tokens
+        self.tokens += fitted
+        self.longest = max(self.longest, fitted)
+
+    def drop(self, why: str) -> None:
+        """Count one that is not."""
+        self.dropped += 1
+        self.why[why] = self.why.get(why, 0) + 1
+
+
+def told(facts: Mapping[str, Any], max_length: int) -> str:
+    """Return in one line what became of the rows: how many are kept, cut and dropped, and why.
+
+    Args:
+        facts: see `trainer.data.tokenization.PreparedData`.
+        max_length: where they are cut, in tokens.
+    """
+    cut = (
+        f", {number(n)} of them cut at max_length = {max_length}"
+        if (n := facts["truncated"])
+        else ""
+    )
+    parts = [f"{number(facts['kept'])} kept{cut}"]
+    if dropped := facts["dropped"]:
+        parts.append(f"{number(dropped)} dropped ({reasons(facts['why'])})")
+    if held_out := facts["eval_rows"]:
+        parts.append(f"{number(held_out)} held out")
+    rows = f"{number(facts['rows'])} rows, format {facts['format']}"
+    return f"{rows}: {', '.join(parts)}; {number(facts['train_rows'])} to train on"
+
+
+def warning_about(facts: Mapping[str, Any], max_length: int) -> str:
+    """Return a sentence where more than half was dropped, which hardly anybody means; else none."""
+    if facts["dropped"] <= facts["kept"]:
+        return ""
+    return (
+        f"more than half of the rows are not learned from ({number(facts['dropped'])} of "
+        f"{number(facts['dropped'] + facts['kept'])}). Is max_length = {max_length} meant? "
+        "Raise it, or remove these rows."
+    )
+
+
+def reasons(why: Mapping[str, int]) -> str:
+    """Return how many rows were dropped for each reason, in words."""
+    return ", ".join(f"{number(count)}: {reason}" for reason, count in why.items())

@@ -18,23 +18,15 @@ import pyarrow as pa
 from datasets import Dataset
 
 from trainer.config import TrainingConfig
-from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError, DataError
 from trainer.contract.files import read_json, replace_json
-from trainer.data.chats import (
-    NO_LOSS,
-    ChatEncoder,
-    Encoded,
-    ensure_chat_template,
-    leading_tokens,
-    tokens_of,
-)
-from trainer.data.examples import example_batch
-from trainer.data.formats import Chat, Example, PlainText
+from trainer.data.encoding import RowEncoder, limit_of
+from trainer.data.formats import Example
 from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
-from trainer.data.tally import Tally
+from trainer.data.tally import Tally, reasons
+from trainer.data.templates import ensure_chat_template
 from trainer.data.validation import CheckedReading, open_eval_source
 
 if TYPE_CHECKING:
@@ -42,24 +34,23 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 512
 BATCH_CHARACTERS = 4_000_000  # so that rows of megabytes do not meet in memory
-LAYOUT = 2  # raise it when the same input gives other tokens or labels than before
-SCHEMA = pa.schema([(name, pa.list_(pa.int32())) for name in Encoded._fields])
+LAYOUT = 3  # raise it when the same input gives other tokens or labels than before
 
 log = logging.getLogger("trainer")
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Rows as tokens: columns `input_ids` and `labels`, both lists of int32.
+    """Rows as tokens, in columns such as `input_ids` and `labels`; see `encoding.SCHEMAS`.
 
-    Of a method that learns from examples: columns such as `prompt`, `chosen` and `rejected`, texts
-    or lists of messages, as TRL takes them.
+    Of a method that generates: `prompt`, a text or a list of messages, and whatever else the rows
+    hold.
     """
 
     train: Dataset
     eval: Dataset | None
     facts: dict[str, Any]
-    """rows, tokens, dropped, truncated, format, sha256 of dataset.path; train_rows, eval_rows."""
+    """Of dataset.path, see `Tally`; and train_rows, eval_rows."""
 
 
 def prepare_datasets(
@@ -90,11 +81,6 @@ def prepare_datasets(
         train, held_out = _split(train, config.dataset.eval_fraction, config.seed)
     facts = {name: value for name, value in asdict(tally).items() if name != "file_bytes"}
     facts |= {"train_rows": len(train), "eval_rows": len(held_out) if held_out else 0}
-    log.info(
-        "%d rows (%s), %d tokens: %d to train on, %d held out, %d cut at max_length, %d dropped.",
-        *(facts[name] for name in ("rows", "format", "tokens", "train_rows", "eval_rows")),
-        *(facts[name] for name in ("truncated", "dropped")),
-    )
     return PreparedData(train, held_out, facts)
 
 
@@ -143,10 +129,10 @@ def _tokenised(
         _write(arrow, source, config, tokenizer, tally)
         # Last: an Arrow file without it is torn, and is written again.
         replace_json(facts, asdict(tally))
-    if tally.rows == tally.dropped:
+    if not tally.kept:
         raise DataError(
-            f"{source.name}: none of {tally.rows:,} rows has anything to learn within max_length "
-            f"= {config.max_length} tokens.",
+            f"{source.name}: none of {tally.rows:,} rows can be learned from within max_length = "
+            f"{config.max_length} tokens ({reasons(tally.why)}).",
             "Raise max_length, or check that the chat template shows the assistant's messages.",
         )
     return Dataset.from_file(str(arrow)), tally
@@ -173,7 +159,8 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
         "config": config.model_dump(
             include={"method", "max_length", "max_completion_length", "assistant_only_loss"}
         ),
-        "limit": _limit(config),
+        "limit": limit_of(config),
+        "truncation_mode": config.arguments.get("truncation_mode"),
         "formatting": formatting_key(config),
         # Calls leave their padding and truncation in the tokenizer's state.
         "tokenizer": {**state, "padding": None, "truncation": None},
@@ -193,7 +180,8 @@ def _write(
     # By process id: two jobs with one cache would otherwise write into the same file.
     temporary = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     reading = CheckedReading(source, config)
-    batches = _record_batches(reading, config, tokenizer, tally)
+    encoder = RowEncoder(config, tokenizer)
+    batches = (encoder.batch(rows, tally) for rows in _batches(reading))
     try:
         first = next(batches)
         with temporary.open("wb") as stream, pa.ipc.new_stream(stream, first.schema) as writer:
@@ -206,29 +194,6 @@ def _write(
         temporary.replace(arrow)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _record_batches(
-    reading: CheckedReading,
-    config: TrainingConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    tally: Tally,
-) -> Iterator[pa.RecordBatch]:
-    """Yield the rows as the method learns from them: as tokens, or as examples."""
-    schema = None
-    for rows in _batches(reading):
-        if METHODS[config.method].learns_from_tokens:
-            kept = list(_fitted(_encode(rows, config, tokenizer), config, tally))
-            columns = [pa.array(column, SCHEMA.types[0]) for column in _columns(kept)]
-            yield pa.record_batch(columns, schema=SCHEMA)
-        else:
-            batch = example_batch(rows, config, tokenizer, tally, schema)
-            schema = batch.schema
-            yield batch
-
-
-def _columns(rows: list[Encoded]) -> tuple[list[list[int]], list[list[int]]]:
-    return [row.input_ids for row in rows], [row.labels for row in rows]
 
 
 def _batches(
@@ -244,52 +209,3 @@ def _batches(
             batch, characters = [], 0
     if batch:
         yield batch
-
-
-def _encode(
-    rows: list[tuple[Row, Example]],
-    config: TrainingConfig,
-    tokenizer: PreTrainedTokenizerBase,
-) -> Iterator[Encoded]:
-    """Yield the rows as tokens; where prompts are of both kinds, chats come first."""
-    chats = [(row.place, example) for row, example in rows if isinstance(example, Chat)]
-    if chats:
-        encoder = ChatEncoder(tokenizer, assistant_only=config.assistant_only_loss)
-        yield from encoder.encode(chats)
-    texts = [example for _, example in rows if isinstance(example, PlainText)]
-    if texts:
-        yield from _encode_texts(texts, tokenizer, assistant_only=config.assistant_only_loss)
-
-
-def _encode_texts(
-    texts: list[PlainText], tokenizer: PreTrainedTokenizerBase, *, assistant_only: bool
-) -> Iterator[Encoded]:
-    start, eos = leading_tokens(tokenizer), tokenizer.eos_token_id
-    prompts = tokens_of(tokenizer, [text.prompt for text in texts])["input_ids"]
-    completions = tokens_of(tokenizer, [text.completion for text in texts])["input_ids"]
-    for prompt, completion in zip(prompts, completions, strict=True):
-        question = start + prompt
-        # A model that never saw the end of an answer would never stop.
-        answer = completion if completion[-1:] == [eos] else [*completion, eos]
-        silent = [NO_LOSS] * len(question) if assistant_only and prompt else question
-        yield Encoded(question + answer, silent + answer)
-
-
-def _limit(config: TrainingConfig) -> int | None:
-    """Return where rows are cut; documents that are to be joined and cut into blocks stay whole."""
-    return None if config.method == "cpt" and config.packs else config.max_length
-
-
-def _fitted(rows: Iterable[Encoded], config: TrainingConfig, tally: Tally) -> Iterator[Encoded]:
-    """Yield the rows cut to max_length that still have something to learn, and count the rest."""
-    limit = _limit(config)
-    for row in rows:
-        fitted = Encoded(row.input_ids[:limit], row.labels[:limit])
-        tally.truncated += len(fitted.input_ids) < len(row.input_ids)
-        # Nothing predicts the first token, so a label there teaches nothing.
-        if any(label != NO_LOSS for label in fitted.labels[1:]):
-            tally.tokens += len(fitted.input_ids)
-            tally.longest = max(tally.longest, len(fitted.input_ids))
-            yield fitted
-        else:
-            tally.dropped += 1

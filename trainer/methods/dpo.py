@@ -10,6 +10,7 @@ from trl import DPOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
+from trainer.methods.prepared import PreparedTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
@@ -18,6 +19,7 @@ def build(run: TrainingRun) -> Trainer:
     return assemble(
         run,
         DPOTrainer,
+        mixin=PreparedTrainer,
         max_length=config.max_length,
         beta=config.beta,
         # DPO takes a list of losses, to be weighted and added up; None leaves the default.

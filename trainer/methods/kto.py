@@ -7,6 +7,7 @@ from trl import KTOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
+from trainer.methods.prepared import PreparedKTOTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
@@ -15,6 +16,7 @@ def build(run: TrainingRun) -> Trainer:
     return assemble(
         run,
         KTOTrainer,
+        mixin=PreparedKTOTrainer,
         max_length=config.max_length,
         beta=config.beta,
         loss_type=config.loss_type,

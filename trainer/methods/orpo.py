@@ -10,9 +10,16 @@ from trl.experimental.orpo import ORPOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
+from trainer.methods.prepared import PreparedORPOTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
     config = run.config
-    return assemble(run, ORPOTrainer, max_length=config.max_length, beta=config.beta)
+    return assemble(
+        run,
+        ORPOTrainer,
+        mixin=PreparedORPOTrainer,
+        max_length=config.max_length,
+        beta=config.beta,
+    )

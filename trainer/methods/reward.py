@@ -10,8 +10,9 @@ from trl import RewardTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
+from trainer.methods.prepared import PreparedTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
-    return assemble(run, RewardTrainer, max_length=run.config.max_length)
+    return assemble(run, RewardTrainer, mixin=PreparedTrainer, max_length=run.config.max_length)

@@ -110,7 +110,7 @@ def _load(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from peft import AutoPeftModelForSequenceClassification
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from trainer.data.chats import ensure_chat_template
+    from trainer.data.templates import ensure_chat_template
 
     check_scorer(path)
     path = model_in(path)

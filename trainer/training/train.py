@@ -27,6 +27,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
+from trainer.data.tally import told, warning_about
 from trainer.engine.arguments import precision
 from trainer.engine.collectives import first_here_first, highest, of_first, process_group
 from trainer.engine.control import ControlReader
@@ -213,7 +214,7 @@ def _prepare(
     # After the data: bad rows are found before minutes are spent on loading weights.
     model, status = load_model(config), directory.read_status()
     if own_rank().is_first:
-        _note_dropped(directory, data.facts)
+        _tell_rows(directory, config, data.facts)
     [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only
     # Free memory differs from process to process, but all must decide alike.
     decided, memory = of_first(
@@ -236,7 +237,7 @@ def _prepare(
         learning_rate_factor=status.learning_rate_factor,
     )
     trained, total = _parameters(run.model)
-    _say(f"training {trained:,} of {total:,} parameters on {data.facts['rows']} rows")
+    _say(f"training {trained:,} of {total:,} parameters on {data.facts['train_rows']:,} rows")
     _say(f"an optimizer step has {batch_in_words(decided, own_rank().world_size, divisor)}")
     saved = ", with gradient checkpointing" if decided.gradient_checkpointing else ""
     _say(f"predicted memory {memory['peak']:.2f} GB{saved}")
@@ -266,10 +267,14 @@ def _parameters(model: Any) -> tuple[int, int]:
     return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
 
 
-def _note_dropped(directory: JobDirectory, facts: dict[str, Any]) -> None:
-    if dropped := facts["dropped"]:
-        message = f"{dropped} of {facts['rows']} rows were dropped: they hold nothing to learn"
-        note_event(directory, Kind.ROWS_DROPPED, message, dropped=dropped, rows=facts["rows"])
+def _tell_rows(directory: JobDirectory, config: TrainingConfig, facts: dict[str, Any]) -> None:
+    """Say once what became of the rows; an event too where some were dropped."""
+    line = told(facts, config.max_length)
+    _say(line)
+    if facts["dropped"]:
+        note_event(directory, Kind.ROWS_DROPPED, line, dropped=facts["dropped"], rows=facts["rows"])
+    if warning := warning_about(facts, config.max_length):
+        _say(f"warning: {warning}")
 
 
 def _assemble(run: TrainingRun, control_reader: ControlReader) -> tuple[Any, Obedience, Evaluation]:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from trainer.contract.errors import ConfigError, DataError
 from trainer.data.chats import NO_LOSS
+from trainer.data.tally import told, warning_about
 from trainer.data.tokenization import prepare_datasets
 
 CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the answer"}]
@@ -46,9 +47,11 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
     assert len(data.facts.pop("sha256")) == 64
     assert data.facts == {
         "rows": 2,
+        "kept": 1,
         "tokens": len(data.train[0]["input_ids"]),
         "dropped": 1,
-        "truncated": 1,
+        "truncated": 0,
+        "why": {"nothing to learn within max_length": 1},
         "longest": len(data.train[0]["input_ids"]),
         "format": "messages",
         "train_rows": 1,
@@ -69,7 +72,10 @@ def test_long_rows_keep_their_beginning(prepare, write_rows, tokenizer):
 def test_when_nothing_is_left_to_learn_the_remedy_is_named(prepare, write_rows):
     path = write_rows([{"prompt": "x" * 99, "completion": "y"}])
 
-    with pytest.raises(DataError, match=r"none of 1 rows has anything to learn.*Raise max_length"):
+    with pytest.raises(
+        DataError,
+        match=r"none of 1 rows can be learned from.*\(1: nothing to learn.*Raise max_length",
+    ):
         prepare(path, max_length=8)
 
 
@@ -216,15 +222,27 @@ def test_a_bad_row_leaves_nothing_in_the_cache(prepare, write_rows, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_the_log_tells_the_counts_in_one_line(prepare, write_rows, caplog, capsys):
-    path = write_rows([{"text": "ab"}] * 5)
-    with caplog.at_level(logging.INFO, "trainer"):
-        tokens = prepare({"path": str(path), "eval_fraction": 0.2}, method="cpt").facts["tokens"]
+def test_one_line_tells_what_became_of_the_rows_and_why(prepare, write_rows):
+    long = [{"messages": [{"role": "user", "content": "x" * 99}, CHAT[1]]}] * 2
+    dataset = {"path": str(write_rows([{"messages": CHAT}] * 2 + long)), "eval_fraction": 0.2}
 
-    assert caplog.messages == [
-        f"5 rows (text), {tokens} tokens: 4 to train on, 1 held out, 0 cut at max_length, 0 dropped."
-    ]
-    assert capsys.readouterr().out == ""
+    facts = prepare(dataset, max_length=80).facts
+
+    assert told(facts, 80) == (
+        "4 rows, format messages: 2 kept, 2 dropped (2: nothing to learn within max_length), "
+        "1 held out; 1 to train on"
+    )
+    assert warning_about(facts, 80) == ""
+
+
+def test_more_than_half_dropped_is_asked_about(prepare, write_rows):
+    long = [{"messages": [{"role": "user", "content": "x" * 99}, CHAT[1]]}] * 2
+
+    facts = prepare(write_rows([{"messages": CHAT}, *long]), max_length=80).facts
+
+    assert warning_about(facts, 80).startswith(
+        "more than half of the rows are not learned from (2 of 3). Is max_length = 80 meant?"
+    )
 
 
 def test_a_tokenizer_that_cannot_end_a_text_is_refused(prepare, write_rows, build_tokenizer):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from trainer.data.chats import leading_tokens, tokens_of
+from trainer.data.texts import begin, leading_tokens, tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,8 @@ def prompt_tokens(
 
 def _tokens(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if isinstance(prompt, str):
-        return leading_tokens(tokenizer) + list(tokens_of(tokenizer, [prompt])["input_ids"][0])
+        ids = tokens_of(tokenizer, [prompt])["input_ids"][0]
+        return begin(ids, leading_tokens(tokenizer))
     encoded = tokenizer.apply_chat_template(
         prompt, add_generation_prompt=True, tokenize=True, return_dict=True
     )

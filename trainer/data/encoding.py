@@ -1,0 +1,209 @@
+"""Checked rows → Arrow batches of what a method learns from, with a tally of what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
+from trainer.contract.errors import DataError
+from trainer.data.answers import AnswerEncoder, one_prompt
+from trainer.data.chats import NO_LOSS, ChatEncoder, Encoded
+from trainer.data.formats import Chat, Example, PlainText
+from trainer.data.judged import Judged, Preference, Prompt, Said
+from trainer.data.parsing import Row
+from trainer.data.tally import Tally
+from trainer.data.templates import ChatTemplate
+from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Rows = list[tuple[Row, Example]]
+Columns = dict[str, Any]
+
+TOKENS = pa.list_(pa.int32())
+SCHEMAS = {
+    "tokens": pa.schema([(name, TOKENS) for name in Encoded._fields]),
+    "pairs": pa.schema([(f"{name}_ids", TOKENS) for name in ("prompt", "chosen", "rejected")]),
+    "scored": pa.schema([(f"{name}_ids", TOKENS) for name in ("chosen", "rejected")]),
+    "judged": pa.schema(
+        [("prompt_ids", TOKENS), ("completion_ids", TOKENS), ("label", pa.bool_())]
+    ),
+}
+"""The columns by what a method learns from, as TRL's trainers name them."""
+
+NOTHING = "nothing to learn within max_length"
+NO_ROOM = "the prompt leaves no room for an answer within max_length"
+TOO_LONG = "longer than max_length, and a part of an answer cannot be scored"
+EQUAL = "both answers are the same once they are cut at max_length"
+
+
+class RowEncoder:
+    """Makes of rows what one method learns from."""
+
+    def __init__(self, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._config = config
+        self._method = METHODS[config.method]
+        self._tokenizer = tokenizer
+        self._prompts: pa.Schema | None = None
+
+    def batch(self, rows: Rows, tally: Tally) -> pa.RecordBatch:
+        """Return the rows from which something can be learnt, and count all of them.
+
+        Raises:
+            DataError: the chat template refuses one, or their columns are of different kinds.
+        """
+        if self._method.generates:
+            return self._prompt_batch(rows, tally)
+        if self._method.learns_from_tokens:
+            found, schema = self._tokens(rows, tally), SCHEMAS["tokens"]
+        elif "unpaired" in self._method.formats:
+            found, schema = self._judged(rows, tally), SCHEMAS["judged"]
+        elif self._method.is_classifier:
+            found, schema = self._scored(rows, tally), SCHEMAS["scored"]
+        else:
+            found, schema = self._pairs(rows, tally), SCHEMAS["pairs"]
+        return pa.RecordBatch.from_pylist(list(found), schema=schema)
+
+    # Chats and texts -------------------------------------------------------------------------
+
+    def _tokens(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
+        limit = limit_of(self._config)
+        for row in self._encoded(rows):
+            labels = row.labels[:limit]
+            # Nothing predicts the first token, so a label there teaches nothing.
+            if any(label != NO_LOSS for label in labels[1:]):
+                tally.keep(len(row.input_ids), limit)
+                yield {"input_ids": row.input_ids[:limit], "labels": labels}
+            else:
+                tally.drop(NOTHING)
+
+    def _encoded(self, rows: Rows) -> Iterator[Encoded]:
+        """Yield the rows as tokens; where prompts are of both kinds, chats come first."""
+        only = self._config.assistant_only_loss
+        chats = [(row.place, example) for row, example in rows if isinstance(example, Chat)]
+        if chats:
+            yield from ChatEncoder(self._tokenizer, assistant_only=only).encode(chats)
+        texts = [(e.prompt, e.completion) for _, e in rows if isinstance(e, PlainText)]
+        for ids, asked in answered(self._tokenizer, texts) if texts else ():
+            silent = [NO_LOSS] * asked if only else ids[:asked]
+            yield Encoded(ids, silent + ids[asked:])
+
+    # Answers that are compared, or judged ------------------------------------------------------
+
+    def _pairs(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
+        limit = self._config.max_length
+        # Then TRL cuts, by each answer's length.
+        keeps_end = self._config.arguments.get("truncation_mode") == "keep_end"
+        for place, better, worse in self._compared(rows):
+            asked = one_prompt(place, better, worse)
+            longest = max(len(better.ids), len(worse.ids))
+            if keeps_end:
+                chosen, rejected = better.ids[asked:], worse.ids[asked:]
+            else:
+                chosen, rejected = (one.ids[asked:limit] for one in (better, worse))
+            if asked >= limit and not keeps_end:
+                tally.drop(NO_ROOM)
+            elif chosen == rejected:
+                tally.drop(EQUAL)
+            else:
+                tally.keep(longest, limit)
+                yield {
+                    "prompt_ids": better.ids[:asked],
+                    "chosen_ids": chosen,
+                    "rejected_ids": rejected,
+                }
+
+    def _scored(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
+        for _, better, worse in self._compared(rows):
+            longest = max(len(better.ids), len(worse.ids))
+            if longest > self._config.max_length:
+                tally.drop(TOO_LONG)
+            else:
+                tally.keep(longest, None)
+                yield {"chosen_ids": better.ids, "rejected_ids": worse.ids}
+
+    def _compared(self, rows: Rows) -> Iterator[tuple[str, Answered, Answered]]:
+        pairs = [(row.place, e) for row, e in rows if isinstance(e, Preference)]
+        encoder = AnswerEncoder(self._tokenizer)
+        better = encoder.encode([(place, e.prompt, e.chosen) for place, e in pairs])
+        worse = encoder.encode([(place, e.prompt, e.rejected) for place, e in pairs])
+        places = [place for place, _ in pairs]
+        return zip(places, better, worse, strict=True)
+
+    def _judged(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
+        limit = self._config.max_length
+        answers = [(row.place, one) for row, example in rows for one in _each(example)]
+        asked = [(place, one.prompt, one.completion) for place, one in answers]
+        encoded = AnswerEncoder(self._tokenizer).encode(asked)
+        for (_, one), (ids, count) in zip(answers, encoded, strict=True):
+            if count >= limit:
+                tally.drop(NO_ROOM)
+            else:
+                tally.keep(len(ids), limit)
+                yield {
+                    "prompt_ids": ids[:count],
+                    "completion_ids": ids[count:limit],
+                    "label": one.label,
+                }
+
+    # Prompts -----------------------------------------------------------------------------------
+
+    def _prompt_batch(self, rows: Rows, tally: Tally) -> pa.RecordBatch:
+        """Return prompts as they are: rewards read them, and TRL puts the template on itself."""
+        prompts = [(row.place, e) for row, e in rows if isinstance(e, Prompt)]
+        # Behind a prompt that fills max_length nothing of any answer would be seen.
+        limit = self._config.max_length - self._config.max_completion_length + 1
+        lengths = self._lengths([(place, example.prompt) for place, example in prompts])
+        kept = []
+        for (_, example), length in zip(prompts, lengths, strict=True):
+            if length >= limit:
+                tally.drop(NO_ROOM)
+            else:
+                tally.keep(length, None)
+                kept.append({**example.others, "prompt": example.prompt})
+        try:
+            # The first batch fixes the types: a column that is a text here and a list there cannot
+            # be one column.
+            batch = pa.RecordBatch.from_pylist(kept, schema=self._prompts)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{rows[0][0].place} and the rows after it are not laid out as those before: "
+                f"{error}.",
+                "Give every column texts only, or lists of messages only, in all rows.",
+            ) from error
+        self._prompts = batch.schema
+        return batch
+
+    def _lengths(self, prompts: list[tuple[str, Said]]) -> list[int]:
+        template = ChatTemplate(self._tokenizer)
+        texts = []
+        for place, said in prompts:
+            with template.refusals(place):
+                texts.append(said if isinstance(said, str) else template.render(said, prompt=True))
+        start = len(leading_tokens(self._tokenizer))
+        counted = tokens_of(self._tokenizer, texts)["input_ids"]
+        return [
+            len(ids) + (start if isinstance(said, str) else 0)
+            for ids, (_, said) in zip(counted, prompts, strict=True)
+        ]
+
+
+def limit_of(config: TrainingConfig) -> int | None:
+    """Return where rows are cut; documents that are to be joined and cut into blocks stay whole."""
+    return None if config.method == "cpt" and config.packs else config.max_length
+
+
+def _each(example: Example) -> Iterable[Judged]:
+    """Return the answers: a pair says of one that it is good, of the other that it is bad."""
+    match example:
+        case Preference(prompt, chosen, rejected):
+            return Judged(prompt, chosen, label=True), Judged(prompt, rejected, label=False)
+        case Judged():
+            return (example,)
+        case _:
+            raise TypeError(f"{type(example).__name__} is no judged answer")
