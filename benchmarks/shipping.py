@@ -17,6 +17,7 @@ from prefect import flow, get_client
 
 from blocks.machines.local import LocalMachine
 from blocks.task_scope import TaskScope
+from blocks.workplaces.machine import MachineWorkplace
 from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.log_shipper import LogShipper
@@ -27,10 +28,11 @@ async def ship(source: Path, result: Path) -> None:
     """Ship until the file SOURCE.done appears and every line is with Prefect."""
     run = RunFolder.of_this_run()
     result.with_suffix(".run").write_text(str(this_run_id()))
+    place = MachineWorkplace(LocalMachine(), str(source.parent))
     async with get_client() as client:
         shipper = LogShipper(client, this_run_id(), run)
         async with TaskScope() as scope:
-            scope.start(mirror_file(LocalMachine(), str(source), run.log))
+            scope.start(mirror_file(place, source.name, run.log))
             scope.start(shipper.run())
             await scope.result_of(_all_shipped(source, run, shipper))
 

@@ -1,4 +1,4 @@
-"""Where it happens: providers of machines, and the machines themselves.
+"""Where it happens: providers of machines, the machines, and the places to train on them.
 
 A process that only wants `blocks.home` or `blocks.models` does not pay for importing Prefect.
 """

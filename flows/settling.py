@@ -13,11 +13,11 @@ import shutil
 import time
 from dataclasses import dataclass
 
-from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
+from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
@@ -27,7 +27,6 @@ from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.file_mirror import fetch_rest, missing
 from flows.streaming.outputs import fetch_output
 from flows.streaming.telling import tell_rest
-from flows.streaming.training import ask, parse_status_text
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConnectionLost, IntegrityError, OrchestratorError
 from trainer.contract.job_directory import Desired, JobState, Status
@@ -90,9 +89,9 @@ async def settle(
     instance = dataclasses.replace(instance, workspace=hire.workspace or instance.workspace)
     # The job directory on this computer stays: it costs nothing, and the job can resume from it.
     if provider.is_home:
-        async with provider.machine(instance) as machine:
-            await _stop(job, machine, instance, cause)
-            await _bring_records_home(machine, instance, run)
+        async with provider.workplace(instance) as workplace:
+            await _stop(job, workplace, cause)
+            await _bring_records_home(workplace, run)
         return True
     holds = hire.workspace and not hire.rank  # of several machines the first holds the job
     home = _Home(job, run, hurry)
@@ -121,9 +120,9 @@ async def _saved(
     """Whether the machine may go: what it holds is home, or was waited for long enough."""
     job = home.job
     try:
-        async with provider.machine(instance, compress=job.ssh_compression) as machine:
-            await _stop(job, machine, instance, cause)
-            await _bring_home(machine, instance, home)
+        async with provider.workplace(instance, compress=job.ssh_compression) as workplace:
+            await _stop(job, workplace, cause)
+            await _bring_home(workplace, home)
     except (OrchestratorError, OSError) as error:  # this computer's disk may be full
         logger().error("what %s holds is not home: %s", instance.id, error)
     else:
@@ -139,30 +138,30 @@ async def _saved(
     return False
 
 
-async def _stop(job: TrainingJob, machine: Machine, instance: Instance, cause: str) -> None:
+async def _stop(job: TrainingJob, workplace: Workplace, cause: str) -> None:
     """Ask the training to save and stop, and wait; one that does not end ends with the machine."""
-    status = await _status(machine, instance)
+    status = await workplace.status()
     if status.state is JobState.CREATED or _has_ended(status):
         return
     grace = job.limits.stop_grace_seconds
-    await ask(machine, instance.workspace, Desired.STOP, cause, grace_seconds=grace)
+    await workplace.ask(Desired.STOP, cause, grace_seconds=grace)
     deadline = time.monotonic() + grace + EXTRA_SECONDS
     while not _has_ended(status) and time.monotonic() < deadline:
         await asyncio.sleep(LOOK_SECONDS)
-        status = await _status(machine, instance)
+        status = await workplace.status()
 
 
-async def _bring_home(machine: Machine, instance: Instance, home: _Home) -> None:
+async def _bring_home(workplace: Workplace, home: _Home) -> None:
     """Fetch what only the machine holds: records, the newest checkpoint, and a finished output."""
-    workspace, run = instance.workspace, home.run
-    await _bring_records_home(machine, instance, run)
-    await CheckpointMirror(machine, workspace, run.checkpoints).sync(last=True)
-    if (await _status(machine, instance)).state is not JobState.COMPLETED:
+    run = home.run
+    await _bring_records_home(workplace, run)
+    await CheckpointMirror(workplace, run.checkpoints).sync(last=True)
+    if (await workplace.status()).state is not JobState.COMPLETED:
         return
     seconds = home.job.limits.stop_grace_seconds if home.hurry and saved_step(run) else None
     try:
         async with asyncio.timeout(seconds) as timer:
-            await fetch_output(machine, workspace, run.rescued, checkpoints=run.checkpoints)
+            await fetch_output(workplace, run.rescued, checkpoints=run.checkpoints)
     except IntegrityError as error:  # it is not a usable result, so nothing is lost with it
         shutil.rmtree(run.rescued, ignore_errors=True)
         logger().error("the output is refused: %s", error)
@@ -172,29 +171,16 @@ async def _bring_home(machine: Machine, instance: Instance, home: _Home) -> None
         logger().warning("the output stays behind: it takes over %g s to fetch", seconds)
 
 
-async def _bring_records_home(machine: Machine, instance: Instance, run: RunFolder) -> None:
+async def _bring_records_home(workplace: Workplace, run: RunFolder) -> None:
     """Fetch the rest of log, metrics and events.
 
     Raises:
         ConnectionLost: not all of it comes.
     """
-    folder = instance.workspace
     mirrors = (run.log, run.metrics, run.events)
-    sizes = {mirror: await _size(machine, f"{folder}/{mirror.name}") for mirror in mirrors}
-    if not await fetch_rest(machine, folder, sizes):
-        raise ConnectionLost(f"{instance.id}: {missing(sizes)}.")
-
-
-async def _size(machine: Machine, source: str) -> int:
-    # By wc, which every image has, because the Python there may be what is broken.
-    result = await machine.run(["wc", "-c", source], timeout=60)
-    count = result.stdout.split()[:1]
-    return int(count[0]) if count and count[0].isdecimal() else 0
-
-
-async def _status(machine: Machine, instance: Instance) -> Status:
-    content = await machine.read(f"{instance.workspace}/status.json")
-    return parse_status_text(content)
+    sizes = {mirror: await workplace.size(mirror.name) for mirror in mirrors}
+    if not await fetch_rest(workplace, sizes):
+        raise ConnectionLost(f"{workplace.folder}: {missing(sizes)}.")
 
 
 def _has_ended(status: Status) -> bool:

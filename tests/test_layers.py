@@ -31,6 +31,8 @@ CHAPTERS = ("setup", "renting", "reporting", "streaming", "tasks")
 
 The modules beside them, directly in flows/, may import any of them, and any of them those.
 """
+STOREYS = ("machines", "workplaces", "providers")
+"""The folders of the blocks, in the same order."""
 FOR_ALL = {
     "contract",
     "config",
@@ -69,7 +71,7 @@ def imports_of(path: Path) -> Iterator[str]:
                 yield inner if inner in MODULES else node.module
 
 
-FOLDERS = {"trainer": ROOMS, "flows": CHAPTERS}
+FOLDERS = {"trainer": ROOMS, "flows": CHAPTERS, "blocks": STOREYS}
 
 
 def folder(module: str, package: str) -> str | None:
@@ -111,6 +113,17 @@ def test_the_folders_of_a_package_import_downward(package):
     ]
 
     assert upward == []
+
+
+def test_flows_know_no_machines_only_places_to_train():
+    reached = [
+        (module, name)
+        for module, path in modules("flows").items()
+        for name in imports_of(path)
+        if name.startswith("blocks.machines")
+    ]
+
+    assert reached == []
 
 
 def test_no_modules_import_each_other_in_a_circle():

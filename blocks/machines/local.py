@@ -24,8 +24,9 @@ from blocks.machines.base import (
 from blocks.machines.lines import LineWriter
 from blocks.machines.processes import kill_group, run_captured, start_detached
 from blocks.machines.setup import setup_failed, setup_script
-from blocks.machines.transfer import copy_file, in_thread
+from blocks.machines.transfer import copy_file
 from blocks.task_scope import TaskScope
+from blocks.threads import in_thread
 
 
 class LocalMachine(Machine):

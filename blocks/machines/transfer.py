@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from blocks.machines.base import Transfer
 from trainer.contract.errors import DiskFull, IntegrityError
 from trainer.contract.files import CHUNK, fsync_directory
 
-T = TypeVar("T")
 PART = ".part"  # what a file is called until it is whole
 
 
@@ -143,19 +141,3 @@ def check_limit(name: str, size: int, limit: int | None) -> None:
 def disk_full(target: str, size: int, free: int) -> DiskFull:
     """Return the error that names both sizes."""
     return DiskFull(f"{target} needs {size} bytes; its disk has {free} more free.")
-
-
-async def in_thread(work: Callable[[Event], T]) -> T:
-    """Run `work` off the event loop; when cancelled, set its event and wait until it has ended.
-
-    Without the wait a retry could meet the thread still writing to the same file.
-    """
-    stop = Event()
-    running = asyncio.ensure_future(asyncio.to_thread(work, stop))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        # The thread cannot be cancelled, only asked: it looks at the event after every chunk.
-        stop.set()
-        await asyncio.gather(running, return_exceptions=True)
-        raise

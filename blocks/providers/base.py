@@ -12,6 +12,8 @@ from blocks.keys import MachineKeys
 from blocks.machines.base import Machine
 from blocks.marks import Mark
 from blocks.models import Instance, Offer
+from blocks.workplaces.base import Workplace
+from blocks.workplaces.machine import HomeWorkplace, MachineWorkplace
 from trainer.config import Limits, Resources
 
 
@@ -155,6 +157,21 @@ class Provider(Block, ABC):
 
     async def sweep(self) -> None:
         """Remove from the account what is ours, belongs to no instance and is needed no longer."""
+
+    def workplace(self, instance: Instance, *, compress: bool = False) -> Workplace:
+        """Return the job directory of an instance, as a place to train.
+
+        Args:
+            instance: whose; its `workspace` is empty until it has been ready once.
+            compress: whether what goes over a network is compressed on its way.
+        """
+        kind = HomeWorkplace if self.is_home else MachineWorkplace
+        return kind(
+            self.machine(instance, compress=compress),
+            instance.workspace,
+            where=instance.id,
+            shutdown_command=self.shutdown_command,
+        )
 
     def machine(self, instance: Instance, *, compress: bool = False) -> Machine:
         """Return a connection to an instance, opened when it is first used.

@@ -80,8 +80,8 @@ async def as_it_was(hire: Hire, instance: Instance) -> Instance:
     """
     provider = await load_provider(hire.provider)
     try:
-        async with asyncio.timeout(GREET_SECONDS), provider.machine(instance) as machine:
-            await machine.run(["true"])
+        async with asyncio.timeout(GREET_SECONDS), provider.workplace(instance) as workplace:
+            await workplace.greet()
     except HostKeyChanged:
         raise
     except (OrchestratorError, TimeoutError) as error:

@@ -6,11 +6,10 @@ import asyncio
 import dataclasses
 import time
 
-from blocks.machines.readiness import MachineFacts, become_ready
-from blocks.machines.sentinel import arm
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.absence import Absence
 from blocks.providers.base import Provider
+from blocks.workplaces.base import Lease, Ready, Wanted
 from flows.logger import logger
 from flows.renting.journal import Hire
 from trainer.config import TrainingJob
@@ -36,15 +35,15 @@ async def boot(provider: Provider, hire: Hire, instance: Instance, job: Training
     deadline = time.monotonic() + max(30.0, minutes * 60 - hire.seconds())
     deadline = min(deadline, time.monotonic() + minutes * 60)
     running = await _running(provider, instance, deadline, minutes)
-    facts = await _answering(provider, running, job, deadline, minutes)
+    found = await _answering(provider, running, job, deadline, minutes)
     logger().info(
         "%s is ready after %.0f s: %s, %.0f GiB of disk free",
         running.id,
         hire.seconds(),
-        ", ".join(name for name, _ in facts.gpus) or "CPU",
-        facts.disk_free_gb,
+        ", ".join(found.gpus) or "CPU",
+        found.disk_free_gb,
     )
-    return dataclasses.replace(running, workspace=f"{facts.base}/jobs/{running.mark}")
+    return dataclasses.replace(running, workspace=f"{found.jobs}/{running.mark}")
 
 
 async def _running(
@@ -93,28 +92,18 @@ async def _described(provider: Provider, instance: Instance) -> Instance:
 
 async def _answering(
     provider: Provider, instance: Instance, job: TrainingJob, deadline: float, minutes: float
-) -> MachineFacts:
+) -> Ready:
     said = ""
     while True:
         try:
             left = max(1.0, deadline - time.monotonic())
-            async with asyncio.timeout(left), provider.machine(instance) as machine:
-                facts = await become_ready(
-                    machine,
+            async with asyncio.timeout(left), provider.workplace(instance) as workplace:
+                wanted = Wanted(
                     gpu_count=instance.gpu_count,
                     gpu_type=instance.gpu_type if instance.gpu_count else None,
                     disk_gb=job.resources.disk_gb,
                 )
-                # From here on the machine ends itself when nobody renews its lease: before this,
-                # only the provider's bill knows of it.
-                await arm(
-                    machine,
-                    facts.base,
-                    job.limits.lease_minutes * 60,
-                    provider.shutdown_command,
-                    grace_seconds=job.limits.stop_grace_seconds,
-                )
-                return facts
+                return await workplace.ready(wanted, Lease.of(job.limits))
         except (ConnectionLost, TimeoutError) as error:
             # A timeout says nothing of its own: the last reason heard explains more.
             why = error.message if isinstance(error, ConnectionLost) else said or "no response"

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from blocks.first_script import first_script
 from blocks.keys import MachineKeys
-from blocks.machines.first_script import first_script
 from blocks.marks import Mark
 from blocks.models import Instance
 from blocks.providers.api import Unanswered

@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 from blocks.home import home, private_folder
 from blocks.keys import MachineKeys
-from blocks.machines.sentinel import renew
 from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.base import Provider
@@ -19,7 +18,6 @@ from blocks.registry import load_provider
 from flows.locks import locked
 from flows.logger import logger
 from flows.renting.journal import Hire, Journal
-from flows.renting.lease import base_of
 from flows.renting.market import price_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
@@ -46,11 +44,10 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
         return False
     mark = Mark.kept(time.time() + seconds, shape(provider, job))
     try:
-        async with provider.machine(instance) as machine:
-            # The next job must not find this one's files. Environments and data stay for it.
-            await machine.run(["rm", "-rf", "--", instance.workspace], timeout=60)
-            # Before the change of mark: from then on no flow owns it, and only the lease ends it.
-            await renew(machine, base_of(instance), None, seconds)
+        async with provider.workplace(instance) as workplace:
+            # The next job must not find this one's files. Before the change of mark: from then on
+            # no flow owns it, and only the lease ends it.
+            await workplace.vacate(seconds)
         if not await provider.remark(instance.id, mark):
             return False
     except OrchestratorError as error:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from blocks.machines.sentinel import arm, renew
 from blocks.models import Instance
 from blocks.registry import load_provider
 from blocks.task_scope import TaskScope
+from blocks.workplaces.base import Lease
 from trainer.config import Limits, TrainingJob
 from trainer.contract.errors import OrchestratorError
 
@@ -32,21 +32,13 @@ async def renewed(job: TrainingJob, instances: Sequence[Instance]) -> AsyncItera
 
 async def _renew(limits: Limits, instance: Instance) -> None:
     provider = await load_provider(instance.provider)
-    term, grace = limits.lease_minutes * 60, limits.stop_grace_seconds
-    base = base_of(instance)
-    async with provider.machine(instance) as machine:
+    lease = Lease.of(limits)
+    term = lease.term_seconds
+    async with provider.workplace(instance) as workplace:
         while True:
             # Not this task's business: `flows.renting.liveness` notices, and decides.
             with suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(term):
-                    # The sentinel there is dead, for instance after a reboot: start another.
-                    if not await renew(machine, base, instance.workspace, term):
-                        command = provider.shutdown_command
-                        await arm(machine, base, term, command, grace_seconds=grace)
+                    await workplace.renew(lease)
             # At least five times a term, so that one or two that fail do not end a training.
             await asyncio.sleep(min(MOST_SECONDS, term / 5))
-
-
-def base_of(instance: Instance) -> str:
-    """Return the folder on the machine that holds everything of ours."""
-    return instance.workspace.rpartition("/jobs/")[0]

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from blocks.machines.base import Machine
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.absence import Absence
 from blocks.providers.base import Provider
 from blocks.task_scope import TaskScope
+from blocks.workplaces.base import Workplace
 from flows.full_disk import save_again, say_once
 from flows.logger import logger
 from flows.renting.journal import Journal
@@ -140,7 +140,7 @@ async def in_contact(
     provider: Provider,
     instance: Instance,
     journal: Journal,
-    work: Callable[[Machine], Awaitable[T]],
+    work: Callable[[Workplace], Awaitable[T]],
     *,
     arrived: Callable[[], object] | None = None,
 ) -> T:
@@ -163,10 +163,10 @@ async def in_contact(
     contact = Contact(job, provider, instance)
 
     async def attempt() -> T:
-        async with provider.machine(instance, compress=job.ssh_compression) as machine:
-            await machine.run(["true"])  # so that the clock of a loss an hour ago starts anew
+        async with provider.workplace(instance, compress=job.ssh_compression) as workplace:
+            await workplace.greet()  # so that the clock of a loss an hour ago starts anew
             contact.made()
-            return await work(machine)
+            return await work(workplace)
 
     since: float | None = None
     while True:

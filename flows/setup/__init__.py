@@ -1,1 +1,1 @@
-"""Make a machine ready: the trainer's environment, and what the job names on this computer."""
+"""What a place to train needs from here: the trainer, what the job names, and tokens."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blocks.home import home, private_folder
+from blocks.workplaces.base import FileFacts, Parcel
 from trainer.config import FOREIGN_DATA, TrainingConfig
 from trainer.config.code_references import references, split_reference
 from trainer.config.model_files import check_model_files
@@ -46,14 +47,6 @@ class Item:
         """What it is called on the machine too: a suffix says how to read a file."""
         name = self.path.absolute().name
         return name if name not in {"", ".."} else "folder"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileFacts:
-    """The content of a file in short, and its size."""
-
-    sha256: str
-    bytes: int
 
 
 def items_of(config: TrainingConfig) -> list[Item]:
@@ -212,12 +205,20 @@ def _status(path: Path) -> os.stat_result:
 # What is in them ------------------------------------------------------------------------------
 
 
-async def facts_of(item: Item) -> dict[str, FileFacts]:
-    """Return size and SHA-256 of every file of an item; big ones are hashed once and noted."""
-    return {name: await asyncio.to_thread(_facts, path) for name, path in item.files.items()}
+async def parcel_of(item: Item) -> Parcel:
+    """Return an item with the size and SHA-256 of its files; big ones are hashed once and noted."""
+    facts = {name: await asyncio.to_thread(_facts, path) for name, path in item.files.items()}
+    return Parcel(
+        field=item.field,
+        path=item.path,
+        name=item.name,
+        key=_key_of(item, facts),
+        files=item.files,
+        facts=facts,
+    )
 
 
-def key_of(item: Item, facts: dict[str, FileFacts]) -> str:
+def _key_of(item: Item, facts: dict[str, FileFacts]) -> str:
     """Return 16 hexadecimal digits that change with any byte; for a file, those of its SHA-256."""
     if not item.is_folder:
         return facts[""].sha256[:KEY_DIGITS]

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from blocks.machines.base import Machine
+from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
 from trainer.contract.checkpoints import all_checkpoints, check, step_of
@@ -14,6 +14,7 @@ from trainer.contract.errors import DiskFull, IntegrityError
 from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import MANIFEST, read_manifest
 
+CHECKPOINTS = "checkpoints"
 LOOK_SECONDS = 2.0
 FULL_SECONDS = 30.0  # the same while there is no room here
 KEPT = 2  # checkpoints at home: the newest, and one more in case that turns out to be damaged
@@ -22,9 +23,8 @@ KEPT = 2  # checkpoints at home: the newest, and one more in case that turns out
 class CheckpointMirror:
     """Fetches the newest whole checkpoint of a job directory, again and again."""
 
-    def __init__(self, machine: Machine, workspace: str, home: Path) -> None:
-        self._machine = machine
-        self._source = f"{workspace}/checkpoints"
+    def __init__(self, workplace: Workplace, home: Path) -> None:
+        self._workplace = workplace
         self._home = home
         self._refused: set[int] = set()
         self._is_full = False
@@ -38,7 +38,7 @@ class CheckpointMirror:
             await asyncio.sleep(FULL_SECONDS if self._is_full else LOOK_SECONDS)
 
     async def sync(self, *, last: bool = False) -> None:
-        """Fetch the newest checkpoint of the machine that is not here and not refused.
+        """Fetch the newest checkpoint there that is not here and not refused.
 
         Args:
             last: whether the machine is about to be given back.
@@ -50,7 +50,7 @@ class CheckpointMirror:
         async with self._lock:
             have = {step_of(path) for path in all_checkpoints(self._home)}
             steps = sorted(
-                map(step_of, map(Path, await self._machine.listing(self._source))), reverse=True
+                map(step_of, map(Path, await self._workplace.listing(CHECKPOINTS))), reverse=True
             )
             # Newest first. An older one is fetched only when the newer is incomplete or refused.
             for step in steps:
@@ -66,8 +66,8 @@ class CheckpointMirror:
         arriving = self._home / f".{name}"
         try:
             fetched = await fetch_folder(
-                self._machine,
-                f"{self._source}/{name}",
+                self._workplace,
+                f"{CHECKPOINTS}/{name}",
                 arriving,
                 at_home=all_checkpoints(self._home),  # the tokenizer is the same in all
             )
@@ -100,8 +100,7 @@ class CheckpointMirror:
         return True
 
 
-async def put_back(machine: Machine, workspace: str, checkpoint: Path) -> None:
-    """Put a checkpoint on a machine; its manifest goes last, so that it is whole or not there."""
-    target = f"{workspace}/checkpoints/{checkpoint.name}"
+async def put_back(workplace: Workplace, checkpoint: Path) -> None:
+    """Put a checkpoint into a job directory; its manifest goes last, so that it is whole or not there."""
     for name in [*read_manifest(checkpoint)["files"], MANIFEST]:
-        await machine.upload(checkpoint / name, f"{target}/{name}")
+        await workplace.put(checkpoint / name, f"{CHECKPOINTS}/{checkpoint.name}/{name}")

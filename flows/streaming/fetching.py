@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blocks.machines.base import Machine
+from blocks.workplaces.base import Workplace
 from trainer.contract.errors import DiskFull, IntegrityError
 from trainer.contract.files import sha256_of
 from trainer.contract.manifest import MANIFEST, read_manifest
@@ -20,7 +20,7 @@ SPARE = 256 << 20  # bytes that stay free on our disk: logs and journals are wri
 
 
 async def fetch_folder(
-    machine: Machine,
+    workplace: Workplace,
     source: str,
     folder: Path,
     *,
@@ -34,7 +34,7 @@ async def fetch_folder(
     it differs again, it is refused.
 
     Args:
-        machine: where it is.
+        workplace: where it is.
         source: the folder there.
         folder: where it goes.
         refuse: raises when a name must not come here; called before any file is fetched.
@@ -47,7 +47,7 @@ async def fetch_folder(
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - a moment
-    await machine.download(f"{source}/{MANIFEST}", folder / MANIFEST, limit=MAX_MANIFEST)
+    await workplace.fetch(f"{source}/{MANIFEST}", folder / MANIFEST, limit=MAX_MANIFEST)
     files = read_manifest(folder)["files"]
     refuse(files)
     _forget_others(folder, set(files))
@@ -61,7 +61,7 @@ async def fetch_folder(
     for name, facts in files.items():
         if twin := known.get(facts["sha256"]):
             await asyncio.to_thread(_take_over, twin, folder / name)
-        fetched += await _fetch(machine, f"{source}/{name}", folder / name, facts)
+        fetched += await _fetch(workplace, f"{source}/{name}", folder / name, facts)
     return fetched
 
 
@@ -87,13 +87,13 @@ def _take_over(twin: Path, target: Path) -> None:
             shutil.copyfile(twin, target)
 
 
-async def _fetch(machine: Machine, source: str, target: Path, facts: dict[str, object]) -> int:
+async def _fetch(workplace: Workplace, source: str, target: Path, facts: dict[str, object]) -> int:
     size = int(str(facts["bytes"]))
     if await asyncio.to_thread(_is_there, target, facts):
         return 0
     for _ in range(2):
         # A machine that claims a terabyte sends no more than its manifest announced.
-        transfer = await machine.download(source, target, limit=size)
+        transfer = await workplace.fetch(source, target, limit=size)
         if transfer.sha256 == facts["sha256"] and transfer.bytes == size:
             return size
         # Not left under its name: when this raises, nothing damaged stays behind.

@@ -1,4 +1,4 @@
-"""A file of the machine that only grows, mirrored here byte for byte."""
+"""A file of the job directory that only grows, mirrored here byte for byte."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from blocks.machines.base import Machine
 from blocks.task_scope import TaskScope
+from blocks.workplaces.base import Workplace
 from flows.logger import logger
 
 MISSING_SECONDS = 30.0  # without a further byte of what the machine says is there
 
 
-async def mirror_file(machine: Machine, source: str, local: Path) -> None:
+async def mirror_file(workplace: Workplace, name: str, local: Path) -> None:
     """Append to the mirror what the file has beyond it. Runs until it is cancelled."""
     # Unbuffered and append-only: the size of the mirror is the offset to go on from, also after a
     # crash, so no byte may wait in this process.
     with local.open("ab", buffering=0) as stream:
-        async with aclosing(machine.follow(source, stream.tell())) as chunks:
+        async with aclosing(workplace.follow(name, stream.tell())) as chunks:
             async for chunk in chunks:
                 # On a disk that is almost full a write may take a part; the next one then raises.
                 rest = memoryview(chunk)
@@ -44,17 +44,16 @@ async def until_size(path: Path, size: Any) -> bool:
     return True
 
 
-async def fetch_rest(machine: Machine, folder: str, sizes: Mapping[Path, Any]) -> bool:
+async def fetch_rest(workplace: Workplace, sizes: Mapping[Path, Any]) -> bool:
     """Append to each mirror what it lacks of the file of its name; whether all are whole.
 
     Args:
-        machine: a connection that nothing else mirrors these files by.
-        folder: where they are.
+        workplace: where they are; a connection that nothing else mirrors these files by.
         sizes: how many bytes each has there.
     """
     for mirror, size in sizes.items():
         async with TaskScope() as scope:
-            scope.start(mirror_file(machine, f"{folder}/{mirror.name}", mirror))  # ends by failing
+            scope.start(mirror_file(workplace, mirror.name, mirror))  # ends by failing
             if not await scope.result_of(until_size(mirror, size)):
                 return False
     return True

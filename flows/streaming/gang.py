@@ -13,10 +13,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.task_scope import TaskScope, all_of
+from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.renting.journal import Journal
 from flows.renting.liveness import in_contact
@@ -24,8 +24,8 @@ from flows.run_folder import RunFolder
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.file_mirror import mirror_file, until_size
 from flows.streaming.nodes import (
-    NETWORK,
     Node,
+    call,
     continue_from,
     error_of,
     join,
@@ -33,7 +33,7 @@ from flows.streaming.nodes import (
     network,
     takes_part,
 )
-from flows.streaming.training import RemoteTraining, ask
+from flows.streaming.training import RemoteTraining
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import newest_valid
 from trainer.contract.errors import (
@@ -61,7 +61,7 @@ class GangTraining:
     def __init__(
         self,
         job: TrainingJob,
-        machine: Machine,
+        workplace: Workplace,
         run: RunFolder,
         nodes: Sequence[Node],
         provider: Provider,
@@ -73,7 +73,7 @@ class GangTraining:
 
         Args:
             job: what is trained.
-            machine: an open connection to the first machine.
+            workplace: the job directory on the first machine.
             run: what is kept here of the run.
             nodes: all machines, by rank.
             provider: where they come from.
@@ -88,7 +88,7 @@ class GangTraining:
         self._mirror = mirror
         self._wished: tuple[Desired, str] | None = None
         # The caller keeps the first one's connection open; the others are connected to when needed.
-        self._first = self._training(nodes[0], machine)
+        self._first = self._training(nodes[0], workplace)
         hire = journal.of_instance(self.instance)
         if hire is None:
             raise KeyError(f"the journal has no row for {self.instance.id}")
@@ -100,14 +100,9 @@ class GangTraining:
         return self._first.instance
 
     @property
-    def machine(self) -> Machine:
-        """An open connection to it."""
-        return self._first.machine
-
-    @property
-    def workspace(self) -> str:
+    def workplace(self) -> Workplace:
         """The job directory there."""
-        return self._first.workspace
+        return self._first.workplace
 
     async def ask(self, desired: Desired, reason: str) -> None:
         """Write the request on the first machine; the trainers agree among themselves."""
@@ -223,7 +218,7 @@ class GangTraining:
         async with TaskScope() as scope:
             patience = f"{MEET_SECONDS:g}"
             # The port is open only while this listens; the trainers bind it afterwards.
-            scope.start(self._first.run_module(NETWORK, "listen", port, str(count), patience))
+            scope.start(call(self._first, "listen", port, str(count), patience))
             interfaces = await self._on_all(arrive)
         book = self._book()
         world = {
@@ -265,7 +260,7 @@ class GangTraining:
             return await training.until_nobody_works()
         log = self._run.node_log(self._hire.attempt, training.rank)
         async with TaskScope() as scope:
-            scope.start(mirror_file(training.machine, f"{training.workspace}/train.log", log))
+            scope.start(mirror_file(training.workplace, "train.log", log))
             facts = await training.until_nobody_works()
             await until_size(log, facts.get("train_bytes"))
         return facts
@@ -276,8 +271,7 @@ class GangTraining:
         async def stop(training: RemoteTraining) -> None:
             facts = await look(training)
             if facts and facts["alive"]:
-                place = training.machine, training.workspace
-                await ask(*place, Desired.STOP, reason, grace_seconds=0.0)
+                await training.workplace.ask(Desired.STOP, reason, grace_seconds=0.0)
                 await training.until_nobody_works()
 
         await self._on_all(stop)
@@ -320,19 +314,18 @@ class GangTraining:
         if node.rank == 0:
             return await work(self._first)
 
-        async def reached(machine: Machine) -> T:
-            return await work(self._training(node, machine))
+        async def reached(workplace: Workplace) -> T:
+            return await work(self._training(node, workplace))
 
         return await in_contact(self._job, self._provider, node.instance, self._journal, reached)
 
-    def _training(self, node: Node, machine: Machine) -> RemoteTraining:
+    def _training(self, node: Node, workplace: Workplace) -> RemoteTraining:
         return RemoteTraining(
             self._job,
             node.instance,
-            machine,
+            workplace,
             self._run,
             python=node.python,
-            at_home=self._provider.is_home,
             rank=node.rank,
         )
 

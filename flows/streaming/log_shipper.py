@@ -23,8 +23,8 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.sorting import LogSort
 
-from blocks.machines.transfer import in_thread
 from blocks.task_scope import TaskScope
+from blocks.threads import in_thread
 from flows.prefect_api import CREATE_SECONDS, asking_once, persistently, prefect_client
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER

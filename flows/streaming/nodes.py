@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from blocks.models import Instance
-from flows.streaming.checkpoint_mirror import put_back
+from blocks.workplaces.base import CommandResult
+from flows.streaming.checkpoint_mirror import CHECKPOINTS, put_back
 from flows.streaming.training import RemoteTraining
 from trainer.contract.checkpoints import step_of
 from trainer.contract.errors import OrchestratorError, TrainerKilled, TrainingFailed
@@ -33,7 +34,7 @@ class Node:
 
 async def look(training: RemoteTraining) -> dict[str, Any] | None:
     """Return what the supervisor reports; None for a job directory that is not filled yet."""
-    if await training.machine.read(f"{training.workspace}/job.json") is None:
+    if await training.workplace.read("job.json") is None:
         return None
     return await training.examine()
 
@@ -48,22 +49,26 @@ async def continue_from(training: RemoteTraining, checkpoint: Path | None, *, an
     """
     # A trainer resumes from the newest it finds, and all must resume from the same step: newer
     # ones, such as one that was saved but did not come home, have to go.
-    folder = f"{training.workspace}/checkpoints"
     newest = step_of(checkpoint) if checkpoint and not anew else -1
-    there = await training.machine.listing(folder)
-    wrong = [f"{folder}/{name}" for name in there if step_of(Path(name)) > newest]
+    there = await training.workplace.listing(CHECKPOINTS)
+    wrong = [f"{CHECKPOINTS}/{name}" for name in there if step_of(Path(name)) > newest]
     if wrong:
-        await training.machine.run(["rm", "-rf", "--", *wrong])
+        await training.workplace.remove(wrong)
     if checkpoint and anew:
-        await put_back(training.machine, training.workspace, checkpoint)
+        await put_back(training.workplace, checkpoint)
 
 
 async def join(training: RemoteTraining, world: dict[str, Any]) -> None:
     """Write into a machine's job who its peers are, and that it shall train."""
     # Written at every start: the port is another one each time, and batches may be smaller.
-    content = await training.machine.read(f"{training.workspace}/job.json")
-    await training.write("job.json", {**json.loads(content or b"{}"), "world": world})
+    content = await training.workplace.read("job.json")
+    await training.workplace.write("job.json", {**json.loads(content or b"{}"), "world": world})
     await training.ask(Desired.RUN, "")
+
+
+async def call(training: RemoteTraining, *words: str) -> CommandResult:
+    """Run `trainer.supervision.network` on a machine."""
+    return await training.workplace.call(training.python, {}, NETWORK, *words)
 
 
 async def network(training: RemoteTraining, *words: str) -> dict[str, Any]:
@@ -72,7 +77,7 @@ async def network(training: RemoteTraining, *words: str) -> dict[str, Any]:
     Raises:
         TrainingFailed: it failed; the message says why.
     """
-    result = await training.run_module(NETWORK, *words)
+    result = await call(training, *words)
     if result.exit_code:
         raise TrainingFailed(result.stderr.strip()[-300:])
     answer: dict[str, Any] = json.loads(result.stdout)

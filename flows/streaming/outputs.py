@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from blocks.machines.base import Machine
+from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
 from trainer.contract.checkpoints import all_checkpoints
@@ -18,13 +18,12 @@ LENGTH_BYTES = 8  # of the number that a safetensors file begins with: the size 
 
 
 async def fetch_output(
-    machine: Machine, workspace: str, folder: Path, *, checkpoints: Path | None = None
+    workplace: Workplace, folder: Path, *, checkpoints: Path | None = None
 ) -> int:
     """Bring a job's output into a folder, verify it, and return the bytes fetched.
 
     Args:
-        machine: where it is.
-        workspace: the job directory there.
+        workplace: where it is.
         folder: where it goes.
         checkpoints: where those of the run are at home; the last one may hold the same weights.
 
@@ -35,8 +34,8 @@ async def fetch_output(
     """
     try:
         size = await fetch_folder(
-            machine,
-            f"{workspace}/output",
+            workplace,
+            "output",
             folder,
             refuse=refuse_pickles,
             at_home=all_checkpoints(checkpoints) if checkpoints else (),
@@ -47,14 +46,14 @@ async def fetch_output(
     return size
 
 
-async def fetch_reports(machine: Machine, workspace: str, folder: Path) -> None:
+async def fetch_reports(workplace: Workplace, folder: Path) -> None:
     """Fetch what TensorBoard and the like wrote; the result does not depend on it.
 
     Raises:
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     try:
-        await fetch_folder(machine, f"{workspace}/reports", folder)
+        await fetch_folder(workplace, "reports", folder)
     except FileNotFoundError:
         shutil.rmtree(folder, ignore_errors=True)  # the job reports nowhere
     except (DiskFull, IntegrityError) as error:

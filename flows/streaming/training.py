@@ -1,19 +1,17 @@
-"""One job directory on a machine, seen through the machine's verbs."""
+"""The training of one run in one job directory."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from blocks.machines.base import CommandResult, Machine
 from blocks.models import Instance
+from blocks.workplaces.base import NoAnswer, Workplace
 from flows.announcing import announce
 from flows.logger import logger
-from flows.renting.lease import base_of
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.setup.secrets import secrets
@@ -21,32 +19,24 @@ from flows.setup.shipping import ship
 from flows.streaming.checkpoint_mirror import put_back
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.contract.checkpoints import newest_valid
-from trainer.contract.errors import ConnectionLost, MachineLost, TrainingFailed
-from trainer.contract.job_directory import LEASE_EXPIRED, Desired, JobState, Status, parse_status
-from trainer.contract.own_python import own_python
+from trainer.contract.errors import MachineLost, TrainingFailed
+from trainer.contract.job_directory import (
+    LEASE_EXPIRED,
+    Desired,
+    JobState,
+    Status,
+    parse_status,
+    parse_status_text,
+)
 
 HOME_SECONDS = 0.5  # between two looks at status.json on this computer
 AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message there and back
 SILENCE_SECONDS = 10.0  # without a change of status.json: check whether a process still runs there
-COMMAND_SECONDS = 90.0  # for one call of the supervisor: a Python starts, on a machine that is busy
-PROBES, PROBE_SECONDS = (
-    3,
-    5.0,
-)  # questions to the supervisor, and the pause between, until one is in vain
+PROBES = 3  # questions to the supervisor until one is in vain
+PROBE_SECONDS = 5.0  # between two of them
 MAX_REVIVALS = 3  # supervisors started anew after one disappeared without leaving a reason
 
-
-class NoAnswer(ConnectionLost):
-    """A supervisor's command line failed: what kills or starves it may spare the training."""
-
-
-async def ask(
-    machine: Machine, workspace: str, desired: Desired, reason: str, *, grace_seconds: float
-) -> None:
-    """Write what trainer and supervisor of a job directory shall do."""
-    # A file, not a signal: it holds when neither of them runs yet, or when we die right after.
-    request = {"desired": desired, "grace_seconds": grace_seconds, "reason": reason}
-    await machine.write(f"{workspace}/control.json", json.dumps(request, indent=1).encode())
+T = TypeVar("T")
 
 
 class Training(Protocol):
@@ -57,11 +47,7 @@ class Training(Protocol):
         """The machine that holds the job."""
 
     @property
-    def machine(self) -> Machine:
-        """An open connection to it."""
-
-    @property
-    def workspace(self) -> str:
+    def workplace(self) -> Workplace:
         """The job directory there."""
 
     async def start_or_attach(self) -> None:
@@ -93,17 +79,15 @@ class Lead:
         """
         log = self._run.log
         if log.exists():
-            # A sparse file: the hole takes neither time to send nor room on the machine's disk.
-            size = str(_with_last_line_ended(log))
-            await training.run_here("truncate", "-s", size, f"{training.workspace}/train.log")
+            await training.workplace.begin(log.name, _with_last_line_ended(log))
         for records in (self._run.metrics, self._run.events):
             if records.exists():
                 _with_last_line_ended(records)
-                await training.machine.upload(records, f"{training.workspace}/{records.name}")
+                await training.workplace.put(records, records.name)
         checkpoint, _ = newest_valid(self._run.checkpoints)
         if checkpoint:
             logger().info("continuing from %s", checkpoint.name)
-            await put_back(training.machine, training.workspace, checkpoint)
+            await put_back(training.workplace, checkpoint)
 
     def started(self) -> None:
         """Note that a supervisor was started."""
@@ -124,11 +108,10 @@ class RemoteTraining:
         self,
         job: TrainingJob,
         instance: Instance,
-        machine: Machine,
+        workplace: Workplace,
         run: RunFolder,
         *,
         python: str,
-        at_home: bool,
         rank: int = 0,
     ) -> None:
         """Prepare to work with it; nothing is sent yet.
@@ -136,20 +119,17 @@ class RemoteTraining:
         Args:
             job: what is trained.
             instance: where.
-            machine: an open connection.
+            workplace: the job directory there.
             run: what is kept here of the run.
-            python: the machine's Python with the trainer.
-            at_home: whether the machine is this computer.
+            python: the Python there that has the trainer.
             rank: of the machine, among those that train together; the first one holds the job.
         """
         self.rank = rank
         self.job = job
         self.instance = instance
-        self.machine = machine
-        self.workspace = instance.workspace
+        self.workplace = workplace
         self._run = run
-        self._python = python
-        self._at_home = at_home
+        self.python = python
         self._lead = None if rank else Lead(run)
         self.variables: dict[str, str] = {}
         """Further variables for the trainer's environment."""
@@ -161,16 +141,16 @@ class RemoteTraining:
         # reset while somebody works there: that would undo a request of a moment ago.
         if not is_new and not (await self.examine())["alive"]:
             await self.ask(Desired.RUN, "")
-        answer = await self.start()
-        verb = "attached to" if answer["already_running"] else "started"
-        logger().info("%s the training in %s", verb, self.workspace)
+        verb = "attached to" if await self.start() else "started"
+        logger().info("%s the training in %s", verb, self.workplace.folder)
 
-    async def start(self) -> dict[str, Any]:
-        """Start the supervisor unless one is running; return what it says."""
-        answer = await self._trainer("--detach")
-        if self._lead and not answer["already_running"]:
+    async def start(self) -> bool:
+        """Start the supervisor unless one is running; return whether one was."""
+        env = await self.environment()
+        was_running = await self._probed(lambda: self.workplace.start(self.python, env))
+        if self._lead and not was_running:
             self._lead.started()
-        return answer
+        return was_running
 
     async def move_in(self) -> bool:
         """Fill a new job directory; `job.json` is written last, so that a torn start is redone.
@@ -178,26 +158,25 @@ class RemoteTraining:
         Returns:
             Whether it was new.
         """
-        if await self.machine.read(f"{self.workspace}/job.json") is not None:
+        if await self.workplace.read("job.json") is not None:
             return False
         config = self.job.training
-        if not self._at_home:
-            await self.run_here("mkdir", "-p", "--", self.workspace)
-            config = await ship(self.machine, self._base(), config, logger().info)
+        if not self.workplace.is_home:
+            config = await ship(self.workplace, config, logger().info)
             # On the other machines logs start anew, and the checkpoint comes when all start.
             if self._lead:
                 await self._lead.take_along(self)
-        await self.write("job.json", self.job_file(config))
+        await self.workplace.write("job.json", self.job_file(config))
         return True
 
     async def ask(self, desired: Desired, reason: str) -> None:
         """Ask trainer and supervisor to go on, to pause or to stop."""
         grace = self.job.limits.stop_grace_seconds
-        await ask(self.machine, self.workspace, desired, reason, grace_seconds=grace)
+        await self.workplace.ask(desired, reason, grace_seconds=grace)
 
     async def examine(self) -> dict[str, Any]:
         """Return status, whether anything runs there, and the sizes of log, metrics and events."""
-        return await self._trainer("--status")
+        return await self._probed(lambda: self.workplace.examine(self.python))
 
     async def until_rest(self) -> dict[str, Any]:
         """Wait until the job is at rest; return what `examine` says of it then.
@@ -216,7 +195,7 @@ class RemoteTraining:
                 raise TrainingFailed(
                     f"The training's supervisor on {self.instance.id} disappeared {revivals} times."
                 )
-            logger().warning("no process is running in %s; starting again", self.workspace)
+            logger().warning("no process is running in %s; starting again", self.workplace.folder)
             # Stopped because its lease ran out while we were away: nobody asked for that.
             if ended.state.at_rest:
                 await self.ask(Desired.RUN, "")
@@ -224,11 +203,11 @@ class RemoteTraining:
 
     async def until_nobody_works(self) -> dict[str, Any]:
         """Wait until neither supervisor nor trainer runs; return what `examine` says then."""
-        look = HOME_SECONDS if self._at_home else AWAY_SECONDS
+        look = HOME_SECONDS if self.workplace.is_home else AWAY_SECONDS
         seen: bytes | None = None
         silent, heard_at = 0.0, time.monotonic()
         while True:
-            content = await self.machine.read(f"{self.workspace}/status.json")
+            content = await self.workplace.read("status.json")
             status = parse_status_text(content)
             if self._lead and status.state is JobState.RUNNING:
                 self._lead.running(status)
@@ -272,76 +251,33 @@ class RemoteTraining:
             "world": {"processes": self.job.processes_per_machine},
         }
 
-    async def write(self, name: str, value: dict[str, Any]) -> None:
-        """Replace a file of the job directory by a JSON object."""
-        await self.machine.write(f"{self.workspace}/{name}", json.dumps(value, indent=1).encode())
-
-    async def run_module(self, *words: str) -> CommandResult:
-        """Run a module by the machine's Python that has the trainer."""
-        # In a thread: a login to the Hub that runs out is renewed over the network.
-        environment = await asyncio.to_thread(self._environment)
-        try:
-            return await self.machine.run(
-                own_python("-m", *words, python=self._python),
-                env=environment,
-                cwd=None if self._at_home else self._base(),
-                timeout=COMMAND_SECONDS,
-            )
-        except TimeoutError:
-            raise ConnectionLost(
-                f"'python -m {' '.join(words[:2])}' took over {COMMAND_SECONDS:g} s on "
-                f"{self.instance.id}."
-            ) from None
-
-    async def _trainer(self, verb: str) -> dict[str, Any]:
-        """Call the supervisor's command line on the machine and return the JSON it prints.
-
-        Raises:
-            NoAnswer: it did not, several times in a row.
-        """
-        for left in reversed(range(PROBES)):
-            result = await self.run_module("trainer", verb, self.workspace)
-            # The last line: a shell's profile or a library may print before it.
-            with suppress(ValueError, IndexError):
-                answer = json.loads(result.stdout.strip().splitlines()[-1])
-                if isinstance(answer, dict):
-                    return answer
-            why = (
-                f"'python -m trainer {verb}' ended with exit code {result.exit_code} on "
-                f"{self.instance.id}: {result.stderr.strip()[-300:]}"
-            )
-            if left:
-                logger().warning("%s; asking again", why)
-                await asyncio.sleep(PROBE_SECONDS)
-        raise NoAnswer(why)
-
-    async def run_here(self, *command: str) -> None:
-        """Run a short command on the machine.
-
-        Raises:
-            ConnectionLost: a signal ended it.
-            MachineLost: it failed there.
-        """
-        result = await self.machine.run(command, timeout=COMMAND_SECONDS)
-        if result.exit_code < 0:
-            raise ConnectionLost(f"{command[0]} was killed on {self.instance.id}.")
-        if result.exit_code:
-            raise MachineLost(f"{command[0]} failed on {self.instance.id}: {result.stderr.strip()}")
-
-    def _base(self) -> str:
-        return base_of(self.instance)
-
-    def _environment(self) -> dict[str, str]:
+    async def environment(self) -> dict[str, str]:
         """Return what the trainer finds in its environment: its GPUs, its threads, our tokens."""
+        # Tokens go by the environment of one command, never into a file of a rented machine. In a
+        # thread: a login to the Hub that runs out is renewed over the network.
+        tokens = {} if self.workplace.is_home else await asyncio.to_thread(secrets)
+        given = {**self.variables, **tokens}
         instance, threads = self.instance, self.job.resources.cpu_threads
-        # Tokens go by the environment of one command, never into a file of a rented machine.
-        given = {**self.variables, **({} if self._at_home else secrets())}
         # Empty for a job without GPUs, which hides them all: others may be using them.
         if instance.gpu_ids or not instance.gpu_count:
             given["CUDA_VISIBLE_DEVICES"] = ",".join(instance.gpu_ids)
         if threads:
             given["OMP_NUM_THREADS"] = str(threads)
         return given
+
+    async def _probed(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what the supervisor answers.
+
+        Raises:
+            NoAnswer: it did not, several times in a row.
+        """
+        for _ in range(PROBES - 1):
+            try:
+                return await ask()
+            except NoAnswer as error:
+                logger().warning("%s; asking again", error.message)
+                await asyncio.sleep(PROBE_SECONDS)
+        return await ask()
 
 
 def _with_last_line_ended(path: Path) -> int:
@@ -351,12 +287,3 @@ def _with_last_line_ended(path: Path) -> int:
         if stream.read(1) not in {b"", b"\n"}:
             stream.write(b"\n")
         return stream.tell()
-
-
-def parse_status_text(content: bytes | None) -> Status:
-    """Return the status in the bytes of a status.json; for invalid ones, that of a new job."""
-    try:
-        record = json.loads(content) if content else None
-    except ValueError:
-        record = None
-    return parse_status(record)

@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.registry import load_provider
+from blocks.workplaces.base import Workplace
 from flows.artifact_folder import check_artifact_folder
 from flows.renting.journal import Journal
 from flows.renting.liveness import bytes_in, in_contact
@@ -41,10 +41,10 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     final = run.artifact(job.name, job.output_dir)
     partial = partial_of(final)
 
-    async def fetch(machine: Machine) -> int:
+    async def fetch(workplace: Workplace) -> int:
         # Done again when the connection is lost: what arrived is kept in `partial`.
-        size = await fetch_output(machine, where.workspace, partial, checkpoints=run.checkpoints)
-        await fetch_reports(machine, where.workspace, run.reports)
+        size = await fetch_output(workplace, partial, checkpoints=run.checkpoints)
+        await fetch_reports(workplace, run.reports)
         return size
 
     size = await in_contact(

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from blocks.machines.base import Machine
 from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from blocks.task_scope import TaskScope
+from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.outcome import cancel_was_asked
 from flows.prefect_api import prefect_client
@@ -114,9 +114,10 @@ class _Following:
 
     async def _attached(self) -> dict[str, Any]:
         where = self._nodes[0].instance
-        async with self._provider.machine(where, compress=self._job.ssh_compression) as machine:
-            mirror = CheckpointMirror(machine, where.workspace, self._run.checkpoints)
-            training = self._training(machine, mirror)
+        compress = self._job.ssh_compression
+        async with self._provider.workplace(where, compress=compress) as workplace:
+            mirror = CheckpointMirror(workplace, self._run.checkpoints)
+            training = self._training(workplace, mirror)
             await training.start_or_attach()
             self._contact.made()
             # From here on a cancellation, or the cap, lets it save and stop.
@@ -137,17 +138,14 @@ class _Following:
                 await mirror.sync(last=True)
         return {**status, "missing": await self._missing(status)}
 
-    def _training(self, machine: Machine, mirror: CheckpointMirror) -> Training:
+    def _training(self, workplace: Workplace, mirror: CheckpointMirror) -> Training:
         job, run, first = self._job, self._run, self._nodes[0]
         if len(self._nodes) > 1:
             journal = self._journal
             return GangTraining(
-                job, machine, run, self._nodes, self._provider, journal=journal, mirror=mirror
+                job, workplace, run, self._nodes, self._provider, journal=journal, mirror=mirror
             )
-        at_home = self._provider.is_home
-        return RemoteTraining(
-            job, first.instance, machine, run, python=first.python, at_home=at_home
-        )
+        return RemoteTraining(job, first.instance, workplace, run, python=first.python)
 
     async def _follow(self, training: Training, mirror: CheckpointMirror) -> dict[str, Any]:
         run, run_id = self._run, this_run_id()
@@ -156,7 +154,7 @@ class _Following:
             board = Board(client, run_id, run.metrics)
             events = Events(run_id, run)
             helpers: list[Coroutine[Any, Any, None]] = [
-                mirror_file(training.machine, f"{training.workspace}/{mirrored.name}", mirrored)
+                mirror_file(training.workplace, mirrored.name, mirrored)
                 for mirrored in (run.log, run.metrics, run.events)
             ]
             helpers += [
@@ -203,8 +201,8 @@ class _Following:
             if not missing(sizes):
                 break
             logger().warning("%s; over another connection", missing(sizes))
-            async with self._provider.machine(where) as machine:
-                await fetch_rest(machine, where.workspace, sizes)
+            async with self._provider.workplace(where) as workplace:
+                await fetch_rest(workplace, sizes)
         return missing(sizes)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from blocks.keys import MachineKeys
 from blocks.machines.ssh import SshMachine
+from blocks.workplaces.machine import MachineWorkplace
 from tests.clouds.machines import SshdMachine
 from tests.clouds.proxy import Proxy
 from trainer.contract.manifest import MANIFEST, write_manifest
@@ -27,6 +28,7 @@ class Hostile:
         self.proxy = proxy
         self.workspace = workspace
         """The job directory there."""
+        self.workplace = MachineWorkplace(machine, str(workspace))
         self.output = workspace / "output"
 
     def write_output(self, size: int = 1000, **files: bytes) -> Path:

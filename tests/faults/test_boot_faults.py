@@ -18,8 +18,6 @@ from blocks.machines.ssh import SshMachine
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.vast import VastAI
 from blocks.registry import load_provider
-from flows.renting.lease import base_of
-from flows.setup.environment import prepare
 from flows.setup.wheel import trainer_wheel
 from tests.clouds.machines import Profile
 from trainer.contract.errors import CapacityError, DependencyError, HostKeyChanged
@@ -307,9 +305,10 @@ async def test_a_machine_without_a_python_that_serves_is_refused(scene, hunt, tm
     wheel = trainer_wheel(private_folder(home() / "wheels"))
     provider = await load_provider("runpod")
 
-    with pytest.raises(DependencyError, match=words):
-        async with provider.machine(instance) as machine:
-            await asyncio.wait_for(prepare(machine, base_of(instance), wheel, print), 60)
+    async with provider.workplace(instance) as workplace:
+        installing = workplace.install(hunt.job.training, lambda: wheel, print)
+        with pytest.raises(DependencyError, match=words):
+            await asyncio.wait_for(installing, 60)
 
     await hunt.over()
 

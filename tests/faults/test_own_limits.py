@@ -13,8 +13,8 @@ import pytest
 from prefect import get_client
 from prefect.states import Cancelled
 
-from blocks.machines.base import Machine
 from blocks.registry import load_provider
+from blocks.workplaces.base import Workplace
 from flows import reconcile, verdict
 from flows.attended import start_in_background
 from flows.renting import liveness
@@ -71,7 +71,7 @@ async def test_a_fetch_that_gets_nowhere_is_given_up_after_a_lease(scene, hunt, 
     provider = await load_provider(instance.provider)
     tries, arrived = 0, 0
 
-    async def cut(machine: Machine) -> None:
+    async def cut(workplace: Workplace) -> None:
         nonlocal tries, arrived
         tries += 1
         arrived += tries < 20

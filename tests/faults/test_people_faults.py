@@ -242,11 +242,9 @@ async def test_a_file_of_any_name_is_refused_or_brought_under_that_name(tmp_path
     config = {**make_job().training.model_dump(mode="json"), "dataset": {"path": str(data / name)}}
 
     async with hostile_machine(tmp_path) as hostile:
-        base = str(hostile.workspace.parent)
-        await hostile.machine.run(["mkdir", "-p", base])
         with suppress(ValidationError):
             training = TrainingJob.model_validate({"name": "a", "training": config}).training
-            there = await ship(hostile.machine, base, training, print)
+            there = await ship(hostile.workplace, training, print)
             assert Path(there.dataset.path).name == name
             assert await hostile.machine.read(there.dataset.path) == (data / name).read_bytes()
 

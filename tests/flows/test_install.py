@@ -8,10 +8,15 @@ from pathlib import Path
 import pytest
 
 from blocks.machines.local import LocalMachine
+from blocks.workplaces.machine import MachineWorkplace
 from flows.setup.secrets import secrets
 from flows.tasks.install import SETUP_DONE, run_setup
 from tests.flows.sshd import over_ssh
 from trainer.contract.errors import DependencyError
+
+
+def here(folder):
+    return MachineWorkplace(LocalMachine(), str(folder))
 
 
 async def test_setup_runs_once_and_its_python_is_the_trainers(tmp_path):
@@ -19,7 +24,7 @@ async def test_setup_runs_once_and_its_python_is_the_trainers(tmp_path):
     log = []
 
     for _ in range(2):
-        await run_setup(LocalMachine(), lines, str(tmp_path), sys.executable, log.append)
+        await run_setup(here(tmp_path), lines, sys.executable, log.append)
 
     assert (tmp_path / "which").read_text() == f"{Path(sys.executable).parent}/python\n"
     assert log == ["done"]
@@ -28,9 +33,7 @@ async def test_setup_runs_once_and_its_python_is_the_trainers(tmp_path):
 async def test_setup_that_failed_runs_again(tmp_path):
     for _ in range(2):
         with pytest.raises(DependencyError, match="false"):
-            await run_setup(
-                LocalMachine(), ["echo x >> ran", "false"], str(tmp_path), sys.executable, print
-            )
+            await run_setup(here(tmp_path), ["echo x >> ran", "false"], sys.executable, print)
 
     assert (tmp_path / "ran").read_text() == "x\nx\n"
     assert not (tmp_path / SETUP_DONE).exists()
@@ -82,7 +85,7 @@ async def test_over_ssh_setup_has_the_token_and_no_command_line_shows_it(tmp_pat
     async with over_ssh(tmp_path) as (machine, base):
         result = await machine.run(["mkdir", "-p", base])
         assert result.exit_code == 0
-        await run_setup(machine, lines, base, sys.executable, print)
+        await run_setup(MachineWorkplace(machine, base), lines, sys.executable, print)
 
         token = await machine.read(f"{base}/token")
         commands = await machine.read(f"{base}/commands")

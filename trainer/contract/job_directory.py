@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,3 +226,12 @@ def parse_status(record: dict[str, Any] | None) -> Status:
         return Status(**{**facts, "state": JobState(facts.get("state", JobState.CREATED))})
     except ValueError:
         return Status()
+
+
+def parse_status_text(content: bytes | None) -> Status:
+    """Return the status in the bytes of a `status.json`; for invalid ones, that of a new job."""
+    try:
+        record = json.loads(content) if content else None
+    except ValueError:
+        record = None
+    return parse_status(record)

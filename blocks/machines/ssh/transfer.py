@@ -14,7 +14,8 @@ from blocks.machines.base import Transfer
 from blocks.machines.ssh import script as ssh_script
 from blocks.machines.ssh.channel import SILENCE_SECONDS, Channel, Cut
 from blocks.machines.ssh.connections import Connections, Patience
-from blocks.machines.transfer import Part, check_limit, chunks, disk_full, in_thread
+from blocks.machines.transfer import Part, check_limit, chunks, disk_full
+from blocks.threads import in_thread
 from trainer.contract.errors import DiskFull, IntegrityError, OrchestratorError
 from trainer.contract.files import CHUNK
 

@@ -88,7 +88,7 @@ async def test_a_hostile_manifest_is_refused_by_name_and_nothing_is_written_outs
     before = everything(tmp_path) - everything(hostile.workspace)
 
     with pytest.raises((IntegrityError, DiskFull), match=words):
-        await asyncio.wait_for(fetch_output(hostile.machine, str(hostile.workspace), arriving), 60)
+        await asyncio.wait_for(fetch_output(hostile.workplace, arriving), 60)
 
     outside = everything(tmp_path) - everything(hostile.workspace) - everything(arriving)
     assert outside <= before | {str(arriving)}
@@ -114,7 +114,7 @@ async def test_what_is_no_plain_file_is_refused(hostile, arriving, kind):
             os.truncate(target, 1 << 40)
 
     with pytest.raises(IntegrityError, match=f"{target} (is not a plain file|has .* bytes, more)"):
-        await asyncio.wait_for(fetch_output(hostile.machine, str(hostile.workspace), arriving), 60)
+        await asyncio.wait_for(fetch_output(hostile.workplace, arriving), 60)
 
 
 class Evil:
@@ -142,7 +142,7 @@ async def test_an_output_with_a_pickle_is_refused_before_any_of_it_comes(hostile
     hostile.write_output(**{name: PICKLE})
 
     with pytest.raises(IntegrityError, match=f"holds '{name}', a pickle"):
-        await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+        await fetch_output(hostile.workplace, arriving)
 
     assert [path.name for path in arriving.iterdir()] == [MANIFEST]
 
@@ -160,7 +160,7 @@ async def test_weights_that_are_no_safetensors_are_refused(hostile, arriving, we
     write_manifest(hostile.output)
 
     with pytest.raises(IntegrityError, match=f"{WEIGHTS} is not a safetensors file"):
-        await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+        await fetch_output(hostile.workplace, arriving)
 
 
 PLANT = """
@@ -217,7 +217,7 @@ async def mirrored(hostile, run):
     source = hostile.workspace / "train.log"
     size = source.stat().st_size
     run.log.touch()
-    mirroring = asyncio.ensure_future(mirror_file(hostile.machine, str(source), run.log))
+    mirroring = asyncio.ensure_future(mirror_file(hostile.workplace, "train.log", run.log))
     while run.log.stat().st_size < size:
         assert not mirroring.done()
         await asyncio.sleep(0.02)

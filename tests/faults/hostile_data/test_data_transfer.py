@@ -27,9 +27,7 @@ async def test_a_download_that_is_cut_at_random_bytes_goes_on_and_is_whole(hosti
     size = 64 * MB
     hostile.write_output(size)
     chance = random.Random(35)  # noqa: S311 - the same every time
-    fetching = asyncio.ensure_future(
-        fetch_output(hostile.machine, str(hostile.workspace), arriving)
-    )
+    fetching = asyncio.ensure_future(fetch_output(hostile.workplace, arriving))
     cuts: list[int] = []
     while not fetching.done() and len(cuts) < 6:
         cuts.append(chance.randrange(1, 16 * MB))
@@ -51,9 +49,7 @@ async def test_a_file_that_changes_while_it_comes_is_not_kept(hostile, arriving,
     hostile.write_output(2 * MB)
     weights = hostile.output / WEIGHTS
     hostile.proxy.bytes_per_second = 2 * MB
-    fetching = asyncio.ensure_future(
-        fetch_output(hostile.machine, str(hostile.workspace), arriving)
-    )
+    fetching = asyncio.ensure_future(fetch_output(hostile.workplace, arriving))
     await until(lambda: (arriving / f"{WEIGHTS}.part").exists())
     content = weights.read_bytes()
 
@@ -82,7 +78,7 @@ async def test_a_bit_that_flips_on_the_way_is_caught_and_fetched_again(hostile, 
     hostile.write_output(2 * MB)
     hostile.proxy.flip(MB)
 
-    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    await fetch_output(hostile.workplace, arriving)
 
     assert hostile.proxy._flip_at is None
     assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
@@ -95,7 +91,7 @@ async def test_a_bit_that_flipped_on_the_machine_is_caught_and_the_file_not_kept
     flip(hostile.output / WEIGHTS)
 
     with pytest.raises(IntegrityError, match=f"{WEIGHTS} arrived with another SHA-256"):
-        await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+        await fetch_output(hostile.workplace, arriving)
 
     assert not (arriving / WEIGHTS).exists()
 
@@ -104,10 +100,10 @@ async def test_a_bit_that_flipped_on_the_machine_is_caught_and_the_file_not_kept
 @pytest.mark.fault(36, "one bit flipped")
 async def test_a_bit_that_flipped_here_meanwhile_is_put_right(hostile, arriving):
     hostile.write_output()
-    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    await fetch_output(hostile.workplace, arriving)
     flip(arriving / WEIGHTS)
 
-    await fetch_output(hostile.machine, str(hostile.workspace), arriving)
+    await fetch_output(hostile.workplace, arriving)
 
     assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
 
@@ -125,7 +121,7 @@ def write_checkpoint(folder, step):
 @pytest.mark.fault(36, "one bit flipped")
 async def test_a_flipped_checkpoint_is_never_kept_nor_resumed_from(hostile, tmp_path):
     there, here = hostile.workspace / "checkpoints", tmp_path / "checkpoints"
-    mirror = CheckpointMirror(hostile.machine, str(hostile.workspace), here)
+    mirror = CheckpointMirror(hostile.workplace, here)
     write_checkpoint(there, 10)
     await mirror.sync()
     flip(write_checkpoint(there, 20) / "optimizer.pt")
@@ -141,7 +137,7 @@ async def test_a_flipped_checkpoint_is_never_kept_nor_resumed_from(hostile, tmp_
 
 async def test_what_is_at_home_already_is_not_fetched_again(hostile, tmp_path):
     there, here = hostile.workspace / "checkpoints", tmp_path / "checkpoints"
-    mirror = CheckpointMirror(hostile.machine, str(hostile.workspace), here)
+    mirror = CheckpointMirror(hostile.workplace, here)
     for step in (10, 20):
         checkpoint = write_checkpoint(there, step)
         (checkpoint / "tokenizer").mkdir()
@@ -172,11 +168,9 @@ async def test_weights_that_came_home_in_a_checkpoint_are_not_fetched_with_the_o
     shutil.copy(hostile.output / WEIGHTS, checkpoint)
     write_manifest(checkpoint, step=10)
     here = tmp_path / "checkpoints"
-    await CheckpointMirror(hostile.machine, str(hostile.workspace), here).sync()
+    await CheckpointMirror(hostile.workplace, here).sync()
 
-    fetched = await fetch_output(
-        hostile.machine, str(hostile.workspace), arriving, checkpoints=here
-    )
+    fetched = await fetch_output(hostile.workplace, arriving, checkpoints=here)
 
     assert fetched == 0
     assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from blocks.machines.local import LocalMachine
-from flows.setup import files_here, shipping
+from blocks.workplaces import delivery
+from blocks.workplaces.machine import MachineWorkplace
+from flows.setup import files_here
 from flows.setup.shipping import ship
 from tests.flows.sshd import over_ssh
 from tests.waiting import PATIENCE
@@ -67,6 +69,10 @@ def config(model="org/model", data="org/data", **more):
     return TrainingConfig.model_validate({"model": str(model), "dataset": str(data), **more})
 
 
+def at_work(machine, base):
+    return MachineWorkplace(machine, f"{base}/jobs/one")
+
+
 def files_below(folder):
     root = Path(folder)
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
@@ -79,11 +85,11 @@ def at(path):
 async def test_names_on_the_hub_and_paths_of_the_machine_stay_as_they_are(base):
     given = config(model="/data/models/big", data="org/data")
 
-    assert await ship(LocalMachine(), base, given, print) == given
+    assert await ship(at_work(LocalMachine(), base), given, print) == given
 
 
 async def test_what_trains_arrives_and_what_does_not_stays_here(base, model, rows):
-    there = await ship(LocalMachine(), base, config(model, rows), print)
+    there = await ship(at_work(LocalMachine(), base), config(model, rows), print)
 
     key = hashlib.sha256(ROWS).hexdigest()[:16]
     assert there.dataset.path == f"{base}/data/{key}/rows.jsonl"
@@ -94,7 +100,9 @@ async def test_what_trains_arrives_and_what_does_not_stays_here(base, model, row
 
 
 async def test_random_weights_need_no_weights_from_here(base, model):
-    there = await ship(LocalMachine(), base, config(model, init="random", peft=None), print)
+    there = await ship(
+        at_work(LocalMachine(), base), config(model, init="random", peft=None), print
+    )
 
     assert files_below(there.model) == ["config.json", "tokenizer.json"]
 
@@ -106,18 +114,18 @@ async def test_of_a_folder_of_data_goes_what_the_trainer_reads(base, tmp_path):
     for name in ("a.jsonl", "more/b.jsonl", "notes.md", ".cache/c.jsonl"):
         (folder / name).write_bytes(ROWS)
 
-    there = await ship(LocalMachine(), base, config(data=folder), print)
+    there = await ship(at_work(LocalMachine(), base), config(data=folder), print)
 
     assert files_below(there.dataset.path) == ["a.jsonl", "more/b.jsonl"]
 
 
 async def test_what_is_there_is_not_sent_again_even_under_another_path(base, model, tmp_path):
-    await ship(LocalMachine(), base, config(model), print)
+    await ship(at_work(LocalMachine(), base), config(model), print)
     moved = tmp_path / "elsewhere" / "model"
     shutil.copytree(model, moved)
     machine, log = Watched(), []
 
-    await ship(machine, base, config(moved), log.append)
+    await ship(at_work(machine, base), config(moved), log.append)
 
     assert machine.uploaded == []
     assert log == [f"training.model {moved} is on the machine already"]
@@ -134,12 +142,12 @@ async def test_an_interrupted_upload_goes_on_with_the_missing_files(base, model)
             await asyncio.Event().wait()
 
     first = Watched(before=hang)
-    running = asyncio.create_task(ship(first, base, config(model), print))
+    running = asyncio.create_task(ship(at_work(first, base), config(model), print))
     await stuck.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     second = Watched()
-    there = await ship(second, base, config(model), print)
+    there = await ship(at_work(second, base), config(model), print)
 
     assert len(first.uploaded) >= 3
     assert not set(first.uploaded) & set(second.uploaded)
@@ -152,15 +160,15 @@ async def test_a_staged_file_that_was_spoilt_is_sent_again(base, model):
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        await ship(Watched(after=spoil_and_fail), base, config(model), print)
-    there = await ship(LocalMachine(), base, config(model), print)
+        await ship(at_work(Watched(after=spoil_and_fail), base), config(model), print)
+    there = await ship(at_work(LocalMachine(), base), config(model), print)
 
     assert at(f"{there.model}/config.json") == b"config.json"
 
 
 async def test_two_at_once_do_not_spoil_each_other(base, model):
     places = await asyncio.gather(
-        *(ship(LocalMachine(), base, config(model), print) for _ in range(3))
+        *(ship(at_work(LocalMachine(), base), config(model), print) for _ in range(3))
     )
 
     assert len({place.model for place in places}) == 1
@@ -172,10 +180,10 @@ async def test_a_file_that_changes_meanwhile_is_refused(base, rows):
         write(local, ROWS * 2)
 
     with pytest.raises(ConfigError, match=r"rows\.jsonl changed while it was uploaded"):
-        await ship(Watched(before=append), base, config(data=rows), print)
+        await ship(at_work(Watched(before=append), base), config(data=rows), print)
 
     assert [name for name in files_below(base) if "rows" in name] == []
-    there = await ship(LocalMachine(), base, config(data=rows), print)
+    there = await ship(at_work(LocalMachine(), base), config(data=rows), print)
     assert at(there.dataset.path) == ROWS * 2
 
 
@@ -184,17 +192,17 @@ async def test_a_file_that_vanishes_meanwhile_is_refused(base, rows):
         os.unlink(local)  # noqa: PTH108
 
     with pytest.raises(ConfigError, match="changed while it was uploaded"):
-        await ship(Watched(before=remove), base, config(data=rows), print)
+        await ship(at_work(Watched(before=remove), base), config(data=rows), print)
 
 
 async def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_followed(base, model, rows):
     (model / "added_tokens.json").symlink_to("config.json")
-    there = await ship(LocalMachine(), base, config(model), print)
+    there = await ship(at_work(LocalMachine(), base), config(model), print)
     assert at(f"{there.model}/added_tokens.json") == b"config.json"
 
     (model / "stolen.json").symlink_to(rows)
     with pytest.raises(ConfigError, match=r"stolen\.json is a link to .* outside"):
-        await ship(LocalMachine(), base, config(model), print)
+        await ship(at_work(LocalMachine(), base), config(model), print)
 
 
 async def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs(base, tmp_path):
@@ -205,7 +213,7 @@ async def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs(base, tmp_path
     (repository / "blobs" / "1").write_text("{}")
     (snapshot / "config.json").symlink_to("../../blobs/1")
 
-    there = await ship(LocalMachine(), base, config(snapshot), print)
+    there = await ship(at_work(LocalMachine(), base), config(snapshot), print)
 
     assert at(f"{there.model}/config.json") == b"{}"
 
@@ -213,7 +221,7 @@ async def test_a_snapshot_of_the_hubs_cache_may_link_to_its_blobs(base, tmp_path
 async def test_what_cannot_be_sent_is_refused_by_name(base, model):
     os.mkfifo(model / "pipe.json")
     with pytest.raises(ConfigError, match=r"pipe\.json is not a regular file"):
-        await ship(LocalMachine(), base, config(model), print)
+        await ship(at_work(LocalMachine(), base), config(model), print)
 
 
 @pytest.mark.parametrize(
@@ -226,13 +234,13 @@ async def test_what_cannot_be_sent_is_refused_by_name(base, model):
 )
 async def test_a_relative_path_to_nowhere_is_refused_before_the_machine_sees_it(base, given, kind):
     with pytest.raises(kind, match=r"missing|rows\.jsonl"):
-        await ship(LocalMachine(), base, config(**given), print)
+        await ship(at_work(LocalMachine(), base), config(**given), print)
 
 
 async def test_a_big_file_is_hashed_once_and_its_progress_is_told(base, rows, monkeypatch):
     monkeypatch.setattr(files_here, "WORTH_NOTING", 1)
-    monkeypatch.setattr(shipping, "BIG", 1)
-    monkeypatch.setattr(shipping, "REPORT_SECONDS", 0.01)
+    monkeypatch.setattr(delivery, "BIG", 1)
+    monkeypatch.setattr(delivery, "REPORT_SECONDS", 0.01)
     told, log = asyncio.Event(), []
 
     def note(line):
@@ -244,9 +252,9 @@ async def test_a_big_file_is_hashed_once_and_its_progress_is_told(base, rows, mo
         write(f"{remote}.part", ROWS[:5])
         await asyncio.wait_for(told.wait(), PATIENCE)
 
-    await ship(Watched(before=slowly), base, config(data=rows), note)
+    await ship(at_work(Watched(before=slowly), base), config(data=rows), note)
     monkeypatch.setattr(files_here, "sha256_of", None)  # whoever calls it now fails
-    await ship(LocalMachine(), base, config(data=rows), note)
+    await ship(at_work(LocalMachine(), base), config(data=rows), note)
 
     assert "rows.jsonl: 0 of 0 MB" in log
     assert log[-1].endswith("is on the machine already")
@@ -254,10 +262,10 @@ async def test_a_big_file_is_hashed_once_and_its_progress_is_told(base, rows, mo
 
 async def test_a_changed_file_is_hashed_anew(base, rows, monkeypatch):
     monkeypatch.setattr(files_here, "WORTH_NOTING", 1)
-    first = await ship(LocalMachine(), base, config(data=rows), print)
+    first = await ship(at_work(LocalMachine(), base), config(data=rows), print)
     rows.write_bytes(ROWS.replace(b"one", b"uno"))
 
-    second = await ship(LocalMachine(), base, config(data=rows), print)
+    second = await ship(at_work(LocalMachine(), base), config(data=rows), print)
 
     assert first.dataset.path != second.dataset.path
     assert b"uno" in at(second.dataset.path)
@@ -269,7 +277,7 @@ async def test_a_copy_that_arrives_spoilt_is_not_taken(base, rows):
             raise IntegrityError(f"{remote} did not arrive as {local} is, twice.")
 
     with pytest.raises(IntegrityError):
-        await ship(Spoiling(), base, config(data=rows), print)
+        await ship(at_work(Spoiling(), base), config(data=rows), print)
 
     assert [name for name in files_below(base) if "rows" in name] == []
 
@@ -277,8 +285,8 @@ async def test_a_copy_that_arrives_spoilt_is_not_taken(base, rows):
 async def test_over_ssh_it_arrives_and_is_found_there_again(tmp_path, model, rows):
     log = []
     async with over_ssh(tmp_path) as (machine, base):
-        there = await ship(machine, base, config(model, rows), log.append)
-        again = await ship(machine, base, config(model, rows), log.append)
+        there = await ship(at_work(machine, base), config(model, rows), log.append)
+        again = await ship(at_work(machine, base), config(model, rows), log.append)
 
     assert there == again
     assert at(there.dataset.path) == ROWS
@@ -307,7 +315,7 @@ async def test_a_commands_own_files_go_along_and_its_data_as_it_is(tmp_path, bas
         {"trainer": "command", "dataset": str(tmp_path / "data.tar"), "command": command}
     )
 
-    there = await ship(LocalMachine(), base, asked, print)
+    there = await ship(at_work(LocalMachine(), base), asked, print)
 
     assert there.command is not None
     assert [Path(place).name for place in there.command.files] == ["train.py", "tools"]
@@ -317,7 +325,7 @@ async def test_a_commands_own_files_go_along_and_its_data_as_it_is(tmp_path, bas
     assert there.model == "none"
     gone = asked.model_dump() | {"command": {**command, "files": ["gone.py"]}}
     with pytest.raises(ConfigError, match="there is no such file"):
-        await ship(LocalMachine(), base, TrainingConfig.model_validate(gone), print)
+        await ship(at_work(LocalMachine(), base), TrainingConfig.model_validate(gone), print)
 
 
 async def test_the_users_own_code_and_reward_model_go_along(tmp_path, base):
@@ -332,7 +340,7 @@ async def test_the_users_own_code_and_reward_model_go_along(tmp_path, base):
         reward_model=str(scorer),
     )
 
-    there = await ship(LocalMachine(), base, asked, print)
+    there = await ship(at_work(LocalMachine(), base), asked, print)
 
     file, _, name = there.reward_functions[0].rpartition(":")
     assert (at(file), name, there.reward_functions[1]) == (code.read_bytes(), "short", "json")
@@ -350,9 +358,9 @@ async def test_a_reward_adapter_whose_base_stays_here_goes_along_merged_or_not_a
     asked = config(method="rloo", reward_model=str(scorer))
 
     with pytest.raises(ConfigError, match=r"exists only on this computer.*merge: true"):
-        await ship(LocalMachine(), base, asked, print)
+        await ship(at_work(LocalMachine(), base), asked, print)
 
     (scorer / "merged" / "config.json").write_text("{}")
-    there = await ship(LocalMachine(), base, asked, print)
+    there = await ship(at_work(LocalMachine(), base), asked, print)
 
     assert files_below(there.reward_model) == ["config.json"]

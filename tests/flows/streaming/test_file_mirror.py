@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blocks.machines.local import LocalMachine
+from blocks.workplaces.machine import MachineWorkplace
 from flows.streaming import file_mirror
 from flows.streaming.file_mirror import fetch_rest, missing
 
@@ -22,7 +23,7 @@ async def test_the_rest_is_fetched_from_where_the_mirror_ends(mirror, tmp_path):
     sizes = {mirror: 14}
     assert missing(sizes) == "not all came home of train.log: 6 of 14 bytes"
 
-    assert await fetch_rest(LocalMachine(), str(tmp_path / "there"), sizes)
+    assert await fetch_rest(MachineWorkplace(LocalMachine(), str(tmp_path / "there")), sizes)
 
     assert mirror.read_bytes() == b"one\ntwo\nthree\n"
     assert missing(sizes) == ""
@@ -34,6 +35,6 @@ async def test_a_machine_that_claims_more_than_it_has_is_not_waited_for(
     monkeypatch.setattr(file_mirror, "MISSING_SECONDS", 0.3)
     sizes = {mirror: 10**12, tmp_path / "events.jsonl": None}
 
-    assert not await fetch_rest(LocalMachine(), str(tmp_path / "there"), sizes)
+    assert not await fetch_rest(MachineWorkplace(LocalMachine(), str(tmp_path / "there")), sizes)
 
     assert missing(sizes) == "not all came home of train.log: 14 of 1000000000000 bytes"

@@ -49,7 +49,7 @@ async def gang(hosts, monkeypatch):
 
     async def prepare(steps: int, **limits: Any) -> GangTraining:
         def job_file(self: RemoteTraining, config: Any) -> dict[str, Any]:
-            command = [sys.executable, str(PEER), self.workspace, str(steps)]
+            command = [sys.executable, str(PEER), self.workplace.folder, str(steps)]
             return {**job_file_of_ours(self, config), "command": command}
 
         monkeypatch.setattr(RemoteTraining, "job_file", job_file)
@@ -67,9 +67,9 @@ async def gang(hosts, monkeypatch):
             last = journal.begin(offer, "ssh", beside=last)
             instance = await provider.launch(offer, last.mark, None)
             nodes.append(Node(rank, instance, sys.executable))
-        machine = await open_here.enter_async_context(provider.machine(nodes[0].instance))
-        mirror = CheckpointMirror(machine, nodes[0].instance.workspace, run.checkpoints)
-        return GangTraining(job, machine, run, nodes, provider, journal=journal, mirror=mirror)
+        workplace = await open_here.enter_async_context(provider.workplace(nodes[0].instance))
+        mirror = CheckpointMirror(workplace, run.checkpoints)
+        return GangTraining(job, workplace, run, nodes, provider, journal=journal, mirror=mirror)
 
     job_file_of_ours = RemoteTraining.job_file
 

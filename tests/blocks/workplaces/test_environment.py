@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from blocks.machines.local import LocalMachine
-from flows.setup import environment as environment_module
-from flows.setup.environment import prepare
+from blocks.workplaces import environment as environment_module
+from blocks.workplaces.environment import prepare
 from flows.setup.wheel import trainer_wheel
 from tests.clouds.machines import Profile
 from tests.flows.sshd import over_ssh

@@ -16,15 +16,24 @@ import json
 import shlex
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
 from packaging.requirements import Requirement
 
 from blocks.machines.base import Machine
-from flows.setup import environment_builder
-from flows.setup.pythons import FULL, PROBE, Python, PythonsFound, lacks_torch, survey, unwritable
+from blocks.workplaces import environment_builder
+from blocks.workplaces.base import Log
+from blocks.workplaces.pythons import (
+    FULL,
+    PROBE,
+    Python,
+    PythonsFound,
+    lacks_torch,
+    survey,
+    unwritable,
+)
 from trainer.contract.errors import DependencyError, DiskFull
 from trainer.contract.own_python import own_python
 
@@ -33,7 +42,6 @@ NEWEST = "3.12"  # what uv installs where no Python is suitable
 KEY_DIGITS = 12
 BUSY_SECONDS = 5.0  # making an environment takes less; after that, another job has the lock
 LONGEST_SECONDS = 3600.0  # for which one job waits while another installs
-Log = Callable[[str], None]
 
 FETCH_PYTHON = r"""
 base=$1 version=$2 uv=$3
@@ -58,7 +66,7 @@ async def prepare(
     Args:
         machine: where the trainer shall run.
         base: our folder there, absolute.
-        wheel: what `flows.setup.wheel.trainer_wheel` made.
+        wheel: what `flows.setup.wheel` made.
         log: takes lines about the progress.
         also: further requirements of this job, as pip takes them.
 

@@ -1,0 +1,1 @@
+"""Places to train, as the flow sees them: a job directory, and a few verbs about it."""
