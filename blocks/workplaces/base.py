@@ -93,12 +93,18 @@ class Parcel:
 class SourceChanged(ConfigError):
     """A file of this computer changed while it was brought to a workplace."""
 
-    def __init__(self, parcel: Parcel, name: str) -> None:
-        self.path = parcel.files[name]
-        super().__init__(
-            f"{parcel.field}: {self.path} changed while it was uploaded.",
+    path: Path | None = None
+    """Which."""
+
+    @classmethod
+    def of(cls, parcel: Parcel, name: str) -> Self:
+        """Return the error of a file of a parcel."""
+        error = cls(
+            f"{parcel.field}: {parcel.files[name]} changed while it was uploaded.",
             "Run the job again when no program writes to it.",
         )
+        error.path = parcel.files[name]
+        return error
 
 
 class NoAnswer(ConnectionLost):

@@ -121,11 +121,11 @@ class _Shipment:
         except (FileNotFoundError, IntegrityError) as error:
             if await asyncio.to_thread(_is_as_noted, local, expected):
                 raise  # the file is as it was, so the transfer is at fault
-            raise SourceChanged(self.parcel, name) from error
+            raise SourceChanged.of(self.parcel, name) from error
         # The noted hash was of an older content: what arrived must not stay under that key.
         if transfer.sha256 != expected.sha256:
             await self.machine.run(["rm", "-f", "--", remote])
-            raise SourceChanged(self.parcel, name)
+            raise SourceChanged.of(self.parcel, name)
 
     async def _put_in_place(self, staged: str) -> None:
         result = await self.machine.run(["sh", "-c", PUT_IN_PLACE, "sh", staged, self.place])

@@ -33,7 +33,8 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
         try:
             place = await workplace.bring(await parcel_of(item), log)
         except SourceChanged as error:
-            forget(error.path)
+            if error.path:
+                forget(error.path)
             raise
         if item.field == "training.command.files":
             files.append(place)

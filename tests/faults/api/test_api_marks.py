@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from blocks.machines import first_script
+from blocks import first_script
 from blocks.models import Instance
 from blocks.registry import configured_providers, load_provider
 from flows import reconcile as reconciling
