@@ -13,6 +13,7 @@ from blocks.home import home, private_folder
 from blocks.keys import MachineKeys
 from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus
+from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.locks import locked
@@ -119,8 +120,18 @@ async def _claimed(
     hire = journal.begin(instance.as_offer(), provider.label, price=price)
     hire.instance_id = instance.id
     journal.save()
-    if instance.mark and await provider.remark(instance.id, hire.mark):
+    if instance.mark and await _bears(provider, instance.id, hire.mark):
         Journal.close_kept(instance.mark, "taken over by the next job")
         return hire
     journal.end(hire, "could not be taken over")
     return None
+
+
+async def _bears(provider: Provider, id: str, mark: Mark) -> bool:
+    """Give a machine another mark; when the answer is lost, what it bears decides."""
+    try:
+        return await provider.remark(id, mark)
+    except OrchestratorError as error:
+        logger().warning("whether %s bears %s is not known yet: %s", id, mark, error.message)
+        now = await found_or_absent(provider, mark, id)
+        return now is not None and now.mark == mark

@@ -20,6 +20,7 @@ from tests.clouds.cloud import Fault
 from tests.faults.api.api_trouble import CREATES, LEDGERS, orders
 from tests.faults.hunt import Hunt
 from tests.flows.flow_runs import until
+from trainer.contract.errors import ProviderError
 
 RUNPOD_FIRST = pytest.mark.parametrize(
     "scene",
@@ -95,6 +96,32 @@ async def test_a_machine_whose_run_died_as_it_was_kept_waits_for_the_next(
     if hire.is_open:  # paid for by its run, no longer than it is kept
         assert (hire.kept_until > time.time(), hire.most_seconds > 0) == (True, True)
     await hunt.over()
+
+
+@pytest.mark.fault(55, "killed as a kept machine changes hands")
+@RUNPOD_FIRST
+@pytest.mark.parametrize("taken", [True, False])
+async def test_what_a_machine_bears_decides_when_the_answer_to_a_claim_is_lost(
+    scene, hunt, monkeypatch, taken
+):
+    machine = await kept_by(hunt)
+    provider = LEDGERS[scene.provider]
+    remark = provider.remark
+
+    async def unanswered(self, id, mark):
+        if taken:
+            await remark(self, id, mark)
+        raise ProviderError("no answer that can be read")
+
+    following = Hunt(scene, hunt.figures)
+    following.wants(keep_minutes=5)
+    with monkeypatch.context() as once:
+        once.setattr(provider, "remark", unanswered)
+        assert ((await following.machine()).id == machine.id) is taken
+
+    open_rows = [hire.instance_id for hire in following.journal.hires if hire.is_open]
+    assert len(open_rows) == 1  # and none for a machine that was not taken over
+    await hunt.over(following)
 
 
 @pytest.mark.fault(56, "claimed while reconcile reads its list")
