@@ -30,6 +30,8 @@ class DatasetConfig(Settings):
     """How rows are laid out. auto: recognised by the column names of the first row."""
     columns: dict[str, str] = Field(default_factory=dict)
     """The names of your columns: {instruction: question, output: answer}."""
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(default_factory=dict)
+    """Your names for roles, beside those that are known: {patient: user, doctor: assistant}."""
     subset: Text | None = None
     """A Hub dataset's configuration, where it has several."""
     split: Text = "train"

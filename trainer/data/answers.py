@@ -7,12 +7,14 @@ chat that begins with the assistant, and others render it differently.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.contract.errors import DataError
-from trainer.data.chats import Turns, common
+from trainer.data.formats import Chat
 from trainer.data.judged import Said
-from trainer.data.templates import ChatTemplate, Message
+from trainer.data.lost import refuse_lost
+from trainer.data.spans import Turns, common
+from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, first_after, tokens_of
 
 if TYPE_CHECKING:
@@ -20,8 +22,16 @@ if TYPE_CHECKING:
 
 SEAM = 4
 """How many tokens at a prompt's end an answer may change: one may reach from it into the answer."""
-Asked = tuple[str, Said, Said]
-"""Where it came from, the prompt, and an answer to it."""
+
+
+class Asked(NamedTuple):
+    """A prompt and one answer to it."""
+
+    place: str
+    """Where it came from."""
+    prompt: Said
+    answer: Said
+    tools: list[dict[str, Any]]
 
 
 class AnswerEncoder:
@@ -31,34 +41,40 @@ class AnswerEncoder:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer)
         self._turns = Turns(self._template)
+        self.forgotten = 0
+        """Turns that are shown without their thoughts; see `refuse_lost`."""
 
     def encode(self, asked: Sequence[Asked]) -> list[Answered]:
         """Return each prompt with its answer as tokens.
 
         Raises:
-            DataError: the template refuses a chat, or does not show where the answer begins.
+            DataError: the template refuses a chat, leaves something out of it, or does not show
+                where the answer begins.
         """
-        texts = [(p, a) for _, p, a in asked if isinstance(p, str) and isinstance(a, str)]
-        chats = [(o, p, a) for o, p, a in asked if isinstance(p, list) and isinstance(a, list)]
-        of_texts, of_chats = answered(self._tokenizer, texts), self._chats(chats)
-        return [next(of_texts if isinstance(prompt, str) else of_chats) for _, prompt, _ in asked]
+        texts = [(str(one.prompt), str(one.answer)) for one in asked if _is_text(one)]
+        of_texts = answered(self._tokenizer, texts) if texts else iter(())
+        of_chats = self._chats([one for one in asked if not _is_text(one)])
+        return [next(of_texts if _is_text(one) else of_chats) for one in asked]
 
-    def _chats(
-        self, chats: Sequence[tuple[str, list[Message], list[Message]]]
-    ) -> Iterator[Answered]:
-        rendered = [self._rendered(*chat) for chat in chats]
+    def _chats(self, chats: Sequence[Asked]) -> Iterator[Answered]:
+        rendered = [self._rendered(chat) for chat in chats]
         tokens = tokens_of(self._tokenizer, [text for text, _ in rendered]) if rendered else {}
         for (_, start), ids, offsets in zip(
             rendered, tokens.get("input_ids", []), tokens.get("offset_mapping", []), strict=True
         ):
             yield Answered(ids, first_after([end for _, end in offsets], start))
 
-    def _rendered(
-        self, place: str, prompt: list[Message], answer: list[Message]
-    ) -> tuple[str, int]:
-        with self._template.refusals(place):
-            text = self._template.render(prompt + answer)
-            return text, self._turns.start(place, text, prompt + answer, len(prompt))
+    def _rendered(self, one: Asked) -> tuple[str, int]:
+        chat = Chat([*one.prompt, *one.answer], one.tools)
+        with self._template.refusals(one.place, chat.messages):
+            text = self._template.render(chat.messages, chat.tools)
+            start = self._turns.start(one.place, text, chat, len(one.prompt))
+        self.forgotten += refuse_lost(one.place, self._template, chat.messages, chat.tools, text)
+        return text, start
+
+
+def _is_text(one: Asked) -> bool:
+    return isinstance(one.prompt, str)
 
 
 def one_prompt(place: str, better: Answered, worse: Answered) -> int:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
-from trainer.data.answers import AnswerEncoder, one_prompt
+from trainer.data.answers import AnswerEncoder, Asked, one_prompt
 from trainer.data.chats import NO_LOSS, ChatEncoder, Encoded
 from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.judged import Judged, Preference, Prompt, Said
@@ -18,6 +18,7 @@ from trainer.data.parsing import Row
 from trainer.data.tally import Tally
 from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
+from trainer.data.turns import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +37,7 @@ SCHEMAS = {
 }
 """The columns by what a method learns from, as TRL's trainers name them."""
 
+FORGOTTEN = "earlier turns are shown without their thoughts, as the chat template does it"
 NOTHING = "nothing to learn within max_length"
 NO_ROOM = "the prompt leaves no room for an answer within max_length"
 TOO_LONG = "longer than max_length, and a part of an answer cannot be scored"
@@ -57,6 +59,7 @@ class RowEncoder:
         Raises:
             DataError: the chat template refuses one, or their columns are of different kinds.
         """
+        self._note_unread(rows, tally)
         if self._method.generates:
             return self._prompt_batch(rows, tally)
         if self._method.learns_from_tokens:
@@ -69,11 +72,20 @@ class RowEncoder:
             found, schema = self._pairs(rows, tally), SCHEMAS["pairs"]
         return pa.RecordBatch.from_pylist(list(found), schema=schema)
 
+    def _note_unread(self, rows: Rows, tally: Tally) -> None:
+        chats = [messages for _, example in rows if (messages := _messages(example))]
+        if not chats:
+            return
+        template = ChatTemplate(self._tokenizer)
+        for messages in chats:
+            for name in set(template.unread(messages)):
+                tally.ignore(f"{name} (in messages)", 1)
+
     # Chats and texts -------------------------------------------------------------------------
 
     def _tokens(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
         limit = limit_of(self._config)
-        for row in self._encoded(rows):
+        for row in self._encoded(rows, tally):
             labels = row.labels[:limit]
             # Nothing predicts the first token, so a label there teaches nothing.
             if any(label != NO_LOSS for label in labels[1:]):
@@ -82,12 +94,14 @@ class RowEncoder:
             else:
                 tally.drop(NOTHING)
 
-    def _encoded(self, rows: Rows) -> Iterator[Encoded]:
+    def _encoded(self, rows: Rows, tally: Tally) -> Iterator[Encoded]:
         """Yield the rows as tokens; where prompts are of both kinds, chats come first."""
         only = self._config.assistant_only_loss
         chats = [(row.place, example) for row, example in rows if isinstance(example, Chat)]
         if chats:
-            yield from ChatEncoder(self._tokenizer, assistant_only=only).encode(chats)
+            encoder = ChatEncoder(self._tokenizer, assistant_only=only)
+            yield from encoder.encode(chats)
+            tally.note(FORGOTTEN, encoder.forgotten)
         texts = [(e.prompt, e.completion) for _, e in rows if isinstance(e, PlainText)]
         for ids, asked in answered(self._tokenizer, texts) if texts else ():
             silent = [NO_LOSS] * asked if only else ids[:asked]
@@ -99,7 +113,7 @@ class RowEncoder:
         limit = self._config.max_length
         # Then TRL cuts, by each answer's length.
         keeps_end = self._config.arguments.get("truncation_mode") == "keep_end"
-        for place, better, worse in self._compared(rows):
+        for place, better, worse in self._compared(rows, tally):
             asked = one_prompt(place, better, worse)
             longest = max(len(better.ids), len(worse.ids))
             if keeps_end:
@@ -119,7 +133,7 @@ class RowEncoder:
                 }
 
     def _scored(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
-        for _, better, worse in self._compared(rows):
+        for _, better, worse in self._compared(rows, tally):
             longest = max(len(better.ids), len(worse.ids))
             if longest > self._config.max_length:
                 tally.drop(TOO_LONG)
@@ -127,19 +141,22 @@ class RowEncoder:
                 tally.keep(longest, None)
                 yield {"chosen_ids": better.ids, "rejected_ids": worse.ids}
 
-    def _compared(self, rows: Rows) -> Iterator[tuple[str, Answered, Answered]]:
+    def _compared(self, rows: Rows, tally: Tally) -> Iterator[tuple[str, Answered, Answered]]:
         pairs = [(row.place, e) for row, e in rows if isinstance(e, Preference)]
         encoder = AnswerEncoder(self._tokenizer)
-        better = encoder.encode([(place, e.prompt, e.chosen) for place, e in pairs])
-        worse = encoder.encode([(place, e.prompt, e.rejected) for place, e in pairs])
+        better = encoder.encode([Asked(p, e.prompt, e.chosen, e.tools) for p, e in pairs])
+        worse = encoder.encode([Asked(p, e.prompt, e.rejected, e.tools) for p, e in pairs])
+        tally.note(FORGOTTEN, encoder.forgotten)
         places = [place for place, _ in pairs]
         return zip(places, better, worse, strict=True)
 
     def _judged(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
         limit = self._config.max_length
         answers = [(row.place, one) for row, example in rows for one in _each(example)]
-        asked = [(place, one.prompt, one.completion) for place, one in answers]
-        encoded = AnswerEncoder(self._tokenizer).encode(asked)
+        asked = [Asked(place, one.prompt, one.completion, one.tools) for place, one in answers]
+        encoder = AnswerEncoder(self._tokenizer)
+        encoded = encoder.encode(asked)
+        tally.note(FORGOTTEN, encoder.forgotten)
         for (_, one), (ids, count) in zip(answers, encoded, strict=True):
             if count >= limit:
                 tally.drop(NO_ROOM)
@@ -183,8 +200,11 @@ class RowEncoder:
         template = ChatTemplate(self._tokenizer)
         texts = []
         for place, said in prompts:
-            with template.refusals(place):
-                texts.append(said if isinstance(said, str) else template.render(said, prompt=True))
+            if isinstance(said, str):
+                texts.append(said)
+                continue
+            with template.refusals(place, said):
+                texts.append(template.render(said, [], prompt=True))
         start = len(leading_tokens(self._tokenizer))
         counted = tokens_of(self._tokenizer, texts)["input_ids"]
         return [
@@ -201,9 +221,28 @@ def limit_of(config: TrainingConfig) -> int | None:
 def _each(example: Example) -> Iterable[Judged]:
     """Return the answers: a pair says of one that it is good, of the other that it is bad."""
     match example:
-        case Preference(prompt, chosen, rejected):
-            return Judged(prompt, chosen, label=True), Judged(prompt, rejected, label=False)
+        case Preference(prompt, chosen, rejected, tools):
+            return (
+                Judged(prompt, chosen, label=True, tools=tools),
+                Judged(prompt, rejected, label=False, tools=tools),
+            )
         case Judged():
             return (example,)
         case _:
             raise TypeError(f"{type(example).__name__} is no judged answer")
+
+
+def _messages(example: Example) -> list[Message]:
+    """Return every message of an example, none where it is of texts."""
+    match example:
+        case Chat(messages):
+            return messages
+        case Preference(prompt, chosen, rejected):
+            said: tuple[Said, ...] = (prompt, chosen, rejected)
+        case Judged(prompt, completion):
+            said = (prompt, completion)
+        case Prompt(prompt):
+            said = (prompt,)
+        case _:
+            return []
+    return [message for each in said if not isinstance(each, str) for message in each]

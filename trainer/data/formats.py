@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 from trainer.config import TrainingConfig
@@ -11,9 +13,21 @@ from trainer.config.dataset import Format
 from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
 from trainer.data.columns import ANSWERS, QUESTIONS, Ambiguous, Columns
-from trainer.data.judged import Judged, Preference, Prompt, judged, preference, question
+from trainer.data.context import NAMES as CONTEXT
+from trainer.data.context import Context, columns_of, context_of, refuse_media
+from trainer.data.judged import (
+    Asking,
+    Judged,
+    Preference,
+    Prompt,
+    completed,
+    judged,
+    preference,
+    question,
+)
 from trainer.data.parsing import Row
-from trainer.data.turns import RowProblem, a_text, chat_of, kind_of_value, listed
+from trainer.data.problems import RowProblem, a_text, listed
+from trainer.data.turns import Message, chat_of, muted
 
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -27,16 +41,22 @@ NEEDED: dict[Format, tuple[str, ...]] = {
 }
 """The columns that a format cannot do without."""
 OUR_COLUMNS = tuple(
-    dict.fromkeys([*(column for columns in NEEDED.values() for column in columns), "input"])
+    dict.fromkeys([*(c for columns in NEEDED.values() for c in columns), "input", *CONTEXT])
 )
+OPTIONAL: dict[Format, tuple[str, ...]] = {"instruction": ("input",), "preference": ("prompt",)}
+"""The columns that a format reads where they are there."""
 
 
 @dataclass(frozen=True)
 class Chat:
     """A conversation; the assistant's turns are what is learnt."""
 
-    messages: list[dict[str, Any]]
+    messages: list[Message]
     """Each with `role` and `content` (text), and what else the row gave, such as tool_calls."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """What may be called in it."""
+    muted: frozenset[int] = frozenset()
+    """The assistant's messages that are not learnt."""
 
     @property
     def characters(self) -> int:
@@ -67,6 +87,11 @@ class Schema:
     format: Format
     columns: dict[str, str]
     """The dataset's names for the columns, by ours, where they differ."""
+    roles: dict[str, str] = field(default_factory=dict)
+    """The dataset's further names for roles."""
+    asks_in_chats: bool = False
+    """Whether a prompt that is a text is the user's turn in a chat: where a system message, tools or
+    turns before it come with it, there is no other place for them."""
 
     def convert(self, row: dict[str, Any]) -> Example:
         """Return what there is to learn from `row`.
@@ -74,30 +99,62 @@ class Schema:
         Raises:
             RowProblem: naming the field, what is wrong with it, and the remedy.
         """
+        context = self.context(row)
         match self.format:
             case "messages" | "conversations":
-                field = self._name(self.format)
-                return Chat(chat_of(self._get(row, self.format), field))
+                return self._chat(self._get(row, self.format), self.format, context)
             case "instruction":
-                return self._instruction(row)
+                return self._instruction(row, context)
             case "prompt_completion":
-                return self._prompt_completion(row)
+                return self._prompt_completion(row, context)
             case "text":
                 return PlainText("", self._text(row, "text"))
             case "preference":
                 prompt = row.get(self._name("prompt"))
-                answers = self._get(row, "chosen"), self._get(row, "rejected")
-                return preference(prompt, *answers, self._names("prompt", *NEEDED["preference"]))
+                given = (prompt, self._get(row, "chosen"), self._get(row, "rejected"))
+                return preference(self._asking(context), *given)
             case "unpaired":
-                names = NEEDED["unpaired"]
-                prompt, answer, label = (self._get(row, column) for column in names)
-                return judged(prompt, answer, label, self._names(*names))
+                given = tuple(self._get(row, column) for column in NEEDED["unpaired"])
+                return judged(self._asking(context), *given)
             case "prompts":
                 # Kept for the reward functions, which get every other column.
                 others = {k: v for k, v in row.items() if k != self._name("prompt")}
-                return Prompt(question(self._get(row, "prompt"), self._name("prompt")), others)
+                asked = question(self._asking(context), self._get(row, "prompt"))
+                return Prompt(asked, others)
 
-    def _instruction(self, row: dict[str, Any]) -> Chat:
+    def context(self, row: dict[str, Any]) -> Context:
+        """Return what a row has beside its layout; a text alone has no place for it.
+
+        Raises:
+            RowProblem: it is not what its name says.
+        """
+        refuse_media(row, self._of_layout)
+        if self.format == "text":
+            return Context()
+        return context_of(row, self.columns, self._of_layout)
+
+    def unread(self, row: dict[str, Any]) -> list[str]:
+        """Return the columns of a row that hold something and that nothing reads."""
+        if self.format == "prompts":
+            return []
+        read = self._of_layout | (columns_of(self.columns) if self.format != "text" else set())
+        return [name for name, value in row.items() if name not in read and value is not None]
+
+    @cached_property
+    def _of_layout(self) -> set[str]:
+        ours = (*NEEDED[self.format], *OPTIONAL.get(self.format, ()))
+        return {self._name(column) for column in ours}
+
+    def _asking(self, context: Context) -> Asking:
+        names = {name: self._name(name) for name in OUR_COLUMNS}
+        return Asking(context, names, self.roles, as_chat=self.asks_in_chats)
+
+    def _chat(self, value: Any, column: Format, context: Context) -> Chat:
+        name = self._name(column)
+        messages = context.before(chat_of(value, name, roles=self.roles))
+        return Chat(*_with_weights(messages, name, context))
+
+    def _instruction(self, row: dict[str, Any], context: Context) -> Chat:
         question = self._text(row, "instruction")
         # Many datasets leave `input` empty or out where the instruction says it all.
         # One column of theirs may stand for both in dataset.columns.
@@ -105,28 +162,22 @@ class Schema:
         if is_apart and row.get(self._name("input")) not in (None, ""):
             question = f"{question}\n\n{self._text(row, 'input')}"
         answer = self._text(row, "output")
-        return Chat(
-            [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        )
+        messages = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": answer},
+        ]
+        return Chat(context.before(messages), context.tools)
 
-    def _prompt_completion(self, row: dict[str, Any]) -> Chat | PlainText:
-        prompt, completion = self._get(row, "prompt"), self._get(row, "completion")
-        if isinstance(prompt, list) != isinstance(completion, list):
-            raise RowProblem(
-                self._name("completion"),
-                f"is {kind_of_value(completion)} where the prompt is {kind_of_value(prompt)}",
-                "give two texts, or two lists of messages",
-            )
-        if isinstance(prompt, list):
-            question = chat_of(prompt, self._name("prompt"), answered=False)
-            return Chat(question + chat_of(completion, self._name("completion")))
-        return PlainText(self._text(row, "prompt"), self._text(row, "completion"))
+    def _prompt_completion(self, row: dict[str, Any], context: Context) -> Chat | PlainText:
+        given = self._get(row, "prompt"), self._get(row, "completion")
+        prompt, completion = completed(self._asking(context), *given)
+        if isinstance(prompt, str) or isinstance(completion, str):
+            return PlainText(str(prompt), str(completion))
+        asked = [{**message, "weight": False} for message in prompt]
+        return Chat(*_with_weights(asked + completion, self._name("completion"), context))
 
     def _name(self, column: str) -> str:
         return self.columns.get(column, column)
-
-    def _names(self, *columns: str) -> tuple[str, str, str]:
-        return cast("tuple[str, str, str]", tuple(self._name(column) for column in columns))
 
     def _get(self, row: dict[str, Any], column: str) -> Any:
         name = self._name(column)
@@ -136,6 +187,13 @@ class Schema:
 
     def _text(self, row: dict[str, Any], column: str) -> str:
         return a_text(self._get(row, column), self._name(column))
+
+
+def _with_weights(
+    messages: list[Message], name: str, context: Context
+) -> tuple[list[Message], list[dict[str, Any]], frozenset[int]]:
+    plain, silent = muted(messages, name)
+    return plain, context.tools, silent
 
 
 def choose_schema(first: Row, config: TrainingConfig) -> Schema:
@@ -165,7 +223,10 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
     if dataset.format != "auto":
         given = dataset.format
     if given in formats:
-        return Schema(cast("Format", given), {**names, **dataset.columns})
+        schema = Schema(cast("Format", given), {**names, **dataset.columns}, dict(dataset.roles))
+        with suppress(RowProblem):  # which is told with the row
+            return replace(schema, asks_in_chats=bool(schema.context(first.value)))
+        return schema
     raise _unfit(first, config, given or _exactly(first, tuple(NEEDED)))
 
 

@@ -10,7 +10,7 @@ from trainer.config.code_references import split_reference
 from trainer.contract.errors import DataError
 from trainer.contract.files import sha256_of
 from trainer.data.parsing import Row
-from trainer.data.turns import kind_of_value
+from trainer.data.problems import kind_of_value
 from trainer.engine.custom_code import load
 from trainer.engine.failures import in_own_code
 

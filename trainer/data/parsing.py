@@ -161,12 +161,27 @@ def _read_parquet(path: Path, name: str) -> Iterator[Row]:
                 # One batch at a time: a row group may hold the whole file.
                 for value in batch.to_pylist():
                     number += 1
-                    yield Row(name, number, "row", value)
+                    yield Row(name, number, "row", without_nulls(value))
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read as Parquet after row {number}: {error}.",
             "Write the file again.",
         ) from error
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of a table without the nulls that other rows' keys have left in its objects.
+
+    A table gives every object every key that any row has: {"query": null, "port": "Brest"} is a call
+    with one argument. Its columns stay.
+    """
+
+    def stripped(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: stripped(each) for key, each in value.items() if each is not None}
+        return [stripped(each) for each in value] if isinstance(value, list) else value
+
+    return {column: stripped(value) for column, value in row.items()}
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from trainer.contract.errors import DataError, DependencyError
 from trainer.contract.files import sha256_of
-from trainer.data.parsing import READERS, Row, kind_of, read_file
+from trainer.data.parsing import READERS, Row, kind_of, read_file, without_nulls
 
 SUPPORTED = ", ".join(sorted(READERS))
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -113,7 +113,7 @@ class HubSource:
         if not len(self.dataset):
             raise DataError(f"{self.files[0]} on the Hub holds no rows.", "Name another split.")
         for number, value in enumerate(self.dataset, 1):
-            yield Row(self.files[0], number, "row", value)
+            yield Row(self.files[0], number, "row", without_nulls(value))
 
     def sha256(self) -> str:
         """Return a hash of the dataset's own fingerprint, which names the exact revision."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.contract.words import number
+from trainer.data.problems import MAX_NAMES
 
 
 @dataclass
@@ -24,6 +25,10 @@ class Tally:
     """Tokens of the longest row that was kept; of a pair, of the longer answer with its prompt."""
     why: dict[str, int] = field(default_factory=dict)
     """How many were dropped for each reason."""
+    notes: dict[str, int] = field(default_factory=dict)
+    """What else is to be known of the rows, and of how many turns."""
+    unread: dict[str, int] = field(default_factory=dict)
+    """In how many rows nothing reads a column, or a part of a message."""
     format: str = ""
     sha256: str = ""
     file_bytes: int = field(default=0, repr=False)
@@ -46,6 +51,15 @@ class Tally:
         self.dropped += 1
         self.why[why] = self.why.get(why, 0) + 1
 
+    def note(self, what: str, count: int) -> None:
+        """Count turns of which something is to be known."""
+        if count:
+            self.notes[what] = self.notes.get(what, 0) + count
+
+    def ignore(self, name: str, count: int) -> None:
+        """Count rows in which nothing reads what has this name."""
+        self.unread[name] = self.unread.get(name, 0) + count
+
 
 def told(facts: Mapping[str, Any], max_length: int) -> str:
     """Return in one line what became of the rows: how many are kept, cut and dropped, and why.
@@ -64,8 +78,23 @@ def told(facts: Mapping[str, Any], max_length: int) -> str:
         parts.append(f"{number(dropped)} dropped ({reasons(facts['why'])})")
     if held_out := facts["eval_rows"]:
         parts.append(f"{number(held_out)} held out")
-    rows = f"{number(facts['rows'])} rows, format {facts['format']}"
+    rows = f"{_rows(facts['rows'])}, format {facts['format']}"
     return f"{rows}: {', '.join(parts)}; {number(facts['train_rows'])} to train on"
+
+
+def remarks(facts: Mapping[str, Any]) -> list[str]:
+    """Return further sentences: what nothing reads, and what is otherwise than it may be thought."""
+    found = [f"{number(count)} {what}." for what, count in facts["notes"].items()]
+    if unread := facts["unread"]:
+        found.append(f"Not read by anything: {ignored(unread)}.")
+    return found
+
+
+def ignored(unread: Mapping[str, int]) -> str:
+    """Return the columns that nothing reads, each with the number of rows."""
+    named = [f"{name} ({_rows(count)})" for name, count in unread.items()]
+    more = [f"{len(named) - MAX_NAMES} more"] if len(named) > MAX_NAMES else []
+    return ", ".join(named[:MAX_NAMES] + more)
 
 
 def warning_about(facts: Mapping[str, Any], max_length: int) -> str:
@@ -82,3 +111,7 @@ def warning_about(facts: Mapping[str, Any], max_length: int) -> str:
 def reasons(why: Mapping[str, int]) -> str:
     """Return how many rows were dropped for each reason, in words."""
     return ", ".join(f"{number(count)}: {reason}" for reason, count in why.items())
+
+
+def _rows(count: int) -> str:
+    return f"{number(count)} row{'' if count == 1 else 's'}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from trainer.contract.errors import DataError
+from trainer.data.calls import with_texts
 from trainer.data.texts import leading_tokens
+from trainer.data.turns import THOUGHTS, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +32,6 @@ DEFAULT_TEMPLATE = (
 )
 """For tokenizers without a template: ChatML, but turns end in the token that ends generation."""
 
-Message = dict[str, Any]
 Span = tuple[int, int]
 
 
@@ -53,24 +55,53 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.source: str = tokenizer.get_chat_template()
+        # Some models have a second one for chats with tools.
+        self._with_tools: str = tokenizer.get_chat_template(tools=[{}])
+        self._takes_texts = False
+        """Whether the arguments of calls are given as texts, for templates that put them in as such."""
 
     @property
     def name(self) -> str:
         """What messages call the tokenizer."""
         return self.tokenizer.name_or_path or "the tokenizer"
 
-    def render(self, messages: list[Message], *, prompt: bool = False) -> str:
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Every name and every text in the template's code; what it reads of a message is there."""
+        code = f"{self.source}{self._with_tools}"
+        tokens = [(kind, value) for _, kind, value in Environment().lex(code)]  # noqa: S701 - no HTML
+        names = {value for kind, value in tokens if kind == "name"}
+        return frozenset(names | {value[1:-1] for kind, value in tokens if kind == "string"})
+
+    def unread(self, messages: Iterable[Message]) -> Iterator[str]:
+        """Yield the name of every part of a message that the template does not read."""
+        for message in messages:
+            for key in message:
+                # The content of all of these is looked for in what is rendered.
+                if key not in self.words and key not in {
+                    "role",
+                    "content",
+                    "tool_calls",
+                    THOUGHTS[0],
+                }:
+                    yield key
+
+    def render(
+        self, messages: list[Message], tools: list[dict[str, Any]], *, prompt: bool = False
+    ) -> str:
         """Return the text of a chat; with `prompt`, up to where the assistant begins to answer."""
-        (text,), _ = self._call(messages, add_generation_prompt=prompt)
+        (text,), _ = self._call(messages, tools, add_generation_prompt=prompt)
         return str(text)
 
-    def render_tagged(self, messages: list[Message]) -> tuple[str, list[Span]]:
+    def render_tagged(
+        self, messages: list[Message], tools: list[dict[str, Any]]
+    ) -> tuple[str, list[Span]]:
         """Return the text, and the parts of it that stand in {% generation %}, in characters."""
-        (text,), (spans,) = self._call(messages, return_assistant_tokens_mask=True)
+        (text,), (spans,) = self._call(messages, tools, return_assistant_tokens_mask=True)
         return str(text), spans
 
     @contextmanager
-    def refusals(self, place: str) -> Iterator[None]:
+    def refusals(self, place: str, messages: list[Message]) -> Iterator[None]:
         """Name the row where the template refuses a chat.
 
         Raises:
@@ -79,18 +110,48 @@ class ChatTemplate:
         try:
             yield
         except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
+            has_system = messages[0]["role"] == "system"
+            way = "put the system message into the first user's turn" if has_system else "change it"
             raise DataError(
-                f"{place}: the chat template of {self.name} refuses this chat: {error}.",
-                "Correct the row, or use a model whose template takes such chats.",
+                f"{place}: the chat template of {self.name} refuses this chat: "
+                f"{str(error).rstrip('.')}.",
+                f"Where it is right to refuse it, {way}; else use a model whose template takes it.",
             ) from error
 
-    def _call(self, messages: list[Message], **options: bool) -> Any:
+    def _call(self, messages: list[Message], tools: list[dict[str, Any]], **options: bool) -> Any:
+        said = [self._as_read(message) for message in messages]
+        if self._takes_texts or not any("tool_calls" in message for message in said):
+            return self._rendered(said, tools, **options)
+        try:
+            rendered = self._rendered(said, tools, **options)
+        except TypeError:
+            fits = False
+        else:
+            # A template that puts an object into its text writes it as Python does.
+            given = [c["function"]["arguments"] for m in said for c in m.get("tool_calls", ())]
+            fits = not any(each and str(each) in rendered[0][0] for each in given)
+        if fits:
+            return rendered
+        self._takes_texts = True
+        return self._rendered(said, tools, **options)
+
+    def _rendered(
+        self, messages: list[Message], tools: list[dict[str, Any]], **options: bool
+    ) -> Any:
         # `apply_chat_template` calls this too. Its own mask of tokens is not used: where a tagged
         # part ends in a space that belongs to no token's offsets, it marks all the rest of the
         # chat.
         return render_jinja_template(
-            conversations=[messages],
-            chat_template=self.source,
+            conversations=[[with_texts(m) for m in messages] if self._takes_texts else messages],
+            tools=tools or None,
+            chat_template=self._with_tools if tools else self.source,
             **options,
             **self.tokenizer.special_tokens_map,
         )
+
+    def _as_read(self, message: Message) -> Message:
+        """Return a message whose thoughts have the name that the template knows them by."""
+        if THOUGHTS[0] not in message:
+            return message
+        known = next((name for name in THOUGHTS if name in self.words), THOUGHTS[0])
+        return {known if key == THOUGHTS[0] else key: value for key, value in message.items()}

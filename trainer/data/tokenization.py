@@ -155,7 +155,7 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
         "transformers": version("transformers"),
         "tokenizers": version("tokenizers"),
         "data": sha256,
-        "dataset": config.dataset.model_dump(include={"format", "columns", "max_rows"}),
+        "dataset": config.dataset.model_dump(include={"format", "columns", "roles", "max_rows"}),
         "config": config.model_dump(
             include={"method", "max_length", "max_completion_length", "assistant_only_loss"}
         ),
@@ -190,6 +190,7 @@ def _write(
             writer.close()
             os.fsync(stream.fileno())
         tally.rows, tally.format = reading.rows, reading.format
+        tally.unread |= reading.unread
         tally.file_bytes = temporary.stat().st_size
         temporary.replace(arrow)
     finally:

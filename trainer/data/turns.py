@@ -2,124 +2,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
+
+from trainer.data.calls import calls_of, parsed
+from trainer.data.problems import RowProblem, a_text, kind_of_value, short
 
 ROLES = {
     "system": "system",
+    "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
+    "ai": "assistant",
     "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+    "function_call": "call",
+    "tool_call": "call",
 }
-"""Every name of a role that is understood, and the one that chat templates know."""
-MAX_NAMES = 12  # so that a row with a thousand columns makes no message of a thousand names
+"""Every name of a role that is understood, in small letters, and the one that chat templates know.
+
+A "call" is a turn of the assistant whose content is a call of a tool, as JSON.
+"""
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What a turn's thoughts are called beside its content; the first is what we call them."""
+WEIGHTS = ("weight", "train", "training", "loss")
+"""What says of a turn whether it is learned; in messages we hand on it is the first."""
+Message = dict[str, Any]
 
 
-class RowProblem(Exception):
-    """What is wrong with one field of a row, and what to do about it."""
-
-    def __init__(self, field: str, problem: str, remedy: str) -> None:
-        super().__init__(f"{field}: {problem}; {remedy}")
-        self.field = field
-
-
-def chat_of(value: Any, field: str, *, answered: bool = True) -> list[dict[str, Any]]:
+def chat_of(
+    value: Any, field: str, *, answered: bool = True, roles: Mapping[str, str] | None = None
+) -> list[Message]:
     """Return the messages in the spelling of chat templates.
 
     Args:
-        value: a list of {role, content} or {from, value}.
+        value: a list of {role, content} or {from, value}; a table may hold it as JSON in a text.
         field: how the row calls it.
         answered: whether there must be a turn of the assistant to learn.
+        roles: the dataset's further names for roles.
 
     Raises:
         RowProblem: it is not such a list.
     """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = parsed(value, field, "[{role, content}]")
     if not isinstance(value, list):
         raise RowProblem(
             field, f"is {kind_of_value(value)}, not a list of messages", "give [{role, content}]"
         )
     if not value:
         raise RowProblem(field, "is an empty list", "add messages or remove the row")
-    messages = [_message(message, f"{field}[{i}]") for i, message in enumerate(value)]
+    known = ROLES | {name.casefold(): ROLES[role] for name, role in (roles or {}).items()}
+    found = [_message(message, f"{field}[{i}]", known) for i, message in enumerate(value)]
+    # A system message without a word is none; some templates would put their own in its place.
+    messages = [m for m in found if m["role"] != "system" or m["content"]]
     if answered and all(message["role"] != "assistant" for message in messages):
         raise RowProblem(field, "has no assistant message", "add the answer or remove the row")
     return messages
 
 
-def _message(value: Any, field: str) -> dict[str, Any]:
+def muted(messages: list[Message], field: str) -> tuple[list[Message], frozenset[int]]:
+    """Return the messages without their weights, and which of the assistant's are not learned.
+
+    Raises:
+        RowProblem: none is left to learn.
+    """
+    silent = frozenset(i for i, m in enumerate(messages) if m.get(WEIGHTS[0]) is False)
+    plain = [{k: v for k, v in m.items() if k != WEIGHTS[0]} for m in messages]
+    spoken = {i for i, message in enumerate(messages) if message["role"] == "assistant"}
+    if spoken and spoken <= silent:
+        raise RowProblem(
+            field, "has weight 0 on every turn of the assistant", "give one 1, or remove the row"
+        )
+    return plain, silent & spoken
+
+
+def _message(value: Any, field: str, roles: Mapping[str, str]) -> Message:
     if not isinstance(value, dict):
         raise RowProblem(field, f"is {kind_of_value(value)}, not a message", "give {role, content}")
     # Tables give every message every column, null where it had none.
     given = {key: part for key, part in value.items() if part is not None}
     role_key = "from" if "from" in given and "role" not in given else "role"
     content_key = "value" if "value" in given and "content" not in given else "content"
-    role = given.pop(role_key, None)
-    if not isinstance(role, str) or role not in ROLES:
-        raise RowProblem(
-            f"{field}.{role_key}",
-            "is missing" if role is None else f"is {_short(role)}",
-            "use system, user, assistant or tool",
-        )
-    message = {"role": ROLES[role]}
+    role = _role(given.pop(role_key, None), f"{field}.{role_key}", roles)
     content = given.pop(content_key, None)
-    # A turn that only calls tools says nothing.
-    if content or not given.get("tool_calls"):
-        if content is None and content_key not in value:
+    message: Message = {"role": "assistant" if role == "call" else role}
+    if role == "call":
+        message |= {"content": "", "tool_calls": calls_of(content, f"{field}.{content_key}")}
+    else:
+        calls = given.pop("tool_calls", None) or given.pop("function_call", None)
+        if calls:
+            message["tool_calls"] = calls_of(calls, f"{field}.tool_calls")
+        if content is None and content_key not in value and not calls:
             raise RowProblem(f"{field}.{content_key}", "is missing", "add the text of the message")
-        message["content"] = a_text(content, f"{field}.{content_key}")
+        message |= _said(content, f"{field}.{content_key}", message)
+    for name in THOUGHTS:
+        if thoughts := given.pop(name, None):
+            message[THOUGHTS[0]] = a_text(thoughts, f"{field}.{name}")
+    if (learned := _weight(given, field, message["role"])) is not None:
+        message[WEIGHTS[0]] = learned
     return message | given
 
 
-def a_text(value: Any, field: str) -> str:
-    """Return `value` if it is text with something in it that can be written as UTF-8.
-
-    Raises:
-        RowProblem: it is not.
-    """
-    if not isinstance(value, str):
-        remedy = "give the text or remove the row" if value is None else 'write it as "text"'
-        raise RowProblem(field, f"is {kind_of_value(value)}, not a text", remedy)
-    if not value or value.isspace():
-        raise RowProblem(field, "is empty", "fill it or remove the row")
-    try:
-        # Python holds JSON such as "\ud83d" as half a character, and every tokenizer fails on it,
-        # far from the row.
-        value.encode()
-    except UnicodeEncodeError as error:
+def _role(role: Any, field: str, roles: Mapping[str, str]) -> str:
+    known = roles.get(role.strip().casefold()) if isinstance(role, str) else None
+    if known is None:
         raise RowProblem(
             field,
-            f"holds half of a surrogate pair at character {error.start + 1}",
-            "write the whole character, such as \\ud83d\\ude00",
-        ) from None
-    return value
+            "is missing" if role is None else f"is {short(role)}",
+            "use system, user, assistant or tool, or say in dataset.roles which of them it is",
+        )
+    return known
 
 
-def kind_of_value(value: Any) -> str:
-    """Return what `value` is in words for people who write JSON."""
-    match value:
-        case None:
-            return "null"
-        case bool() | int() | float():
-            return f"the {'truth value' if isinstance(value, bool) else 'number'} {_short(value)}"
-        case str():
-            return "a text"
-        case list():
-            return "a list"
-        case dict():
-            return "an object"
-        case _:
-            return f"a {type(value).__name__}"
+def _said(content: Any, field: str, message: Message) -> Message:
+    """Return `content` as a text, and the thoughts where it is a list with thoughts among it."""
+    thoughts = ""
+    if isinstance(content, list):
+        content, thoughts = _joined(content, field)
+    found = {THOUGHTS[0]: thoughts} if thoughts else {}
+    # A turn that only calls tools says nothing, and a tool may have nothing to say.
+    may_be_empty = message["role"] in {"system", "tool"} or "tool_calls" in message
+    if may_be_empty and (content is None or (isinstance(content, str) and not content.strip())):
+        return {"content": "", **found}
+    return {"content": a_text(content, field), **found}
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return the names as people list them, not more than a dozen."""
-    every = [repr(str(name)) for name in names]
-    more = [f"{len(every) - MAX_NAMES} more"] if len(every) > MAX_NAMES else []
-    return ", ".join(every[:MAX_NAMES] + more) or "no columns"
+def _joined(parts: list[Any], field: str) -> tuple[str, str]:
+    """Return the texts and the thoughts of a content that is a list of parts."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for i, part in enumerate(parts):
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        text = part.get(kind, part.get("text")) if isinstance(part, dict) else part
+        if kind in {"text", *THOUGHTS} and isinstance(text, str):
+            (texts if kind == "text" else thoughts).append(text)
+        else:
+            raise RowProblem(
+                f"{field}[{i}]",
+                f"is {kind_of_value(part)} of the type {short(kind)}, and only text is learned from",
+                "give {type: text, text: …}, or remove the row",
+            )
+    return "".join(texts), "".join(thoughts)
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def _weight(given: Message, field: str, role: str) -> bool | None:
+    """Take what says whether a turn is learned out of it, and return it."""
+    found = None
+    for name in WEIGHTS:
+        if name not in given:
+            continue
+        value = given.pop(name)
+        if value not in (0, 1):  # True and False are 1 and 0, too
+            raise RowProblem(
+                f"{field}.{name}", f"is {short(value)}", "write 1 or 0: a turn is learned or not"
+            )
+        if value and role != "assistant":
+            raise RowProblem(
+                f"{field}.{name}",
+                f"is {short(value)} on a turn of the {role}, and only the assistant's are learned",
+                "remove it",
+            )
+        found = bool(value)
+    return found

@@ -12,8 +12,8 @@ from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
 from trainer.data.judged import Judged
 from trainer.data.parsing import Row
+from trainer.data.problems import RowProblem
 from trainer.data.reading import Source, open_source
-from trainer.data.turns import RowProblem
 
 MAX_PROBLEMS = 20  # bad rows that the message lists; the rest is counted
 PROGRESS_EVERY = 1000  # rows between two calls of the progress callback
@@ -35,6 +35,8 @@ class DatasetReport:
     bytes: int
     mean_characters: float
     max_characters: int
+    unread: dict[str, int] = field(default_factory=dict)
+    """In how many rows nothing reads a column."""
     evaluation: DatasetReport | None = None
     """The same of dataset.eval_path, where there is one."""
 
@@ -100,6 +102,7 @@ def inspect_source(
         bytes=source.bytes,
         mean_characters=total / reading.rows,
         max_characters=longest,
+        unread=reading.unread,
         evaluation=evaluation,
     )
 
@@ -125,6 +128,8 @@ class CheckedReading:
     bad_rows: int = field(default=0, init=False)
     format: str = field(default="", init=False)
     problems: list[str] = field(default_factory=list, init=False)
+    unread: dict[str, int] = field(default_factory=dict, init=False)
+    """In how many good rows nothing reads a column."""
 
     def __iter__(self) -> Iterator[tuple[Row, Example]]:
         rows = formatted(self.source.rows(), self.config)
@@ -141,6 +146,8 @@ class CheckedReading:
                 if len(self.problems) < MAX_PROBLEMS:
                     self.problems.append(f"{row.place}: {problem}")
             else:
+                for name in schema.unread(row.value):
+                    self.unread[name] = self.unread.get(name, 0) + 1
                 yield row, example
         if self.progress:
             self.progress(self.rows)

@@ -11,6 +11,7 @@ from trainer.config.extras import check_extras, check_trainer, extras_of
 from trainer.config.model_files import check_model_files
 from trainer.data import inspect_dataset
 from trainer.data.reading import names_hub_dataset
+from trainer.data.tally import ignored
 from trainer.preflight.table import Check, Finding, Needs, Subject
 from trainer.results.gguf import check_export
 from trainer.results.hub import check_hub
@@ -66,6 +67,8 @@ def _dataset(subject: Subject) -> Finding:
         f"{report.rows:,} rows, format {report.format}, {report.bytes / 1e6:.2f} MB, "
         f"{report.mean_characters:.0f} characters a row, no bad rows"
     )
+    if report.unread:
+        text += f"; not read by anything: {ignored(report.unread)}"
     return Finding(text, asdict(report))
 
 

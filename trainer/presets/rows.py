@@ -52,6 +52,12 @@ def _record(example: Example, config: TrainingConfig, place: str) -> dict[str, o
             f"{place}: is plain text without a chat, which trainer: {config.trainer} cannot learn.",
             "Give the rows as messages, or train with trainer: builtin.",
         )
+    if example.tools or example.muted:
+        what = "tools" if example.tools else "a turn of weight 0"
+        raise DataError(
+            f"{place}: has {what}, for which trainer: {config.trainer} has no place.",
+            "Remove it, or train with trainer: builtin.",
+        )
     for message in example.messages:
         # Dropped in silence, a tool call would leave an empty answer to learn from.
         if further := sorted(message.keys() - SAID):

@@ -27,7 +27,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
-from trainer.data.tally import told, warning_about
+from trainer.data.tally import remarks, told, warning_about
 from trainer.engine.arguments import precision
 from trainer.engine.collectives import first_here_first, highest, of_first, process_group
 from trainer.engine.control import ControlReader
@@ -273,6 +273,8 @@ def _tell_rows(directory: JobDirectory, config: TrainingConfig, facts: dict[str,
     _say(line)
     if facts["dropped"]:
         note_event(directory, Kind.ROWS_DROPPED, line, dropped=facts["dropped"], rows=facts["rows"])
+    for remark in remarks(facts):
+        _say(remark)
     if warning := warning_about(facts, config.max_length):
         _say(f"warning: {warning}")
 

@@ -199,8 +199,11 @@ def test_the_default_template_ends_turns_with_eos_and_begins_with_one_bos(
 
 
 def test_the_default_template_shows_calls_of_tools(encode):
-    call = {"role": "assistant", "tool_calls": [{"function": {"name": "add"}}]}
+    call = {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "add", "arguments": {"a": 2}}}],
+    }
 
     tokenizer, row = encode(DEFAULT_TEMPLATE, [{"role": "user", "content": "a"}, call])
 
-    assert learnt(tokenizer, row) == ['[{"function": {"name": "add"}}]</s>']
+    assert learnt(tokenizer, row) == ['[{"function": {"name": "add", "arguments": {"a": 2}}}]</s>']

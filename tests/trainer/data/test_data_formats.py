@@ -3,7 +3,7 @@ import pytest
 from trainer.contract.errors import DataError
 from trainer.data.formats import Chat, PlainText, choose_schema
 from trainer.data.parsing import Row
-from trainer.data.turns import RowProblem
+from trainer.data.problems import RowProblem
 
 USER = {"role": "user", "content": "2+2?"}
 ASSISTANT = {"role": "assistant", "content": "4"}
@@ -190,7 +190,9 @@ def test_a_turn_that_only_calls_tools_needs_no_content(convert):
     tool = {"role": "tool", "content": "4"}
     row = {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": calls}, tool]}
 
-    assert convert(row) == Chat([USER, {"role": "assistant", "tool_calls": calls}, tool])
+    assert convert(row) == Chat(
+        [USER, {"role": "assistant", "content": "", "tool_calls": calls}, tool]
+    )
 
 
 def test_columns_that_a_table_fills_with_null_are_dropped(convert):
@@ -210,7 +212,7 @@ def test_columns_that_a_table_fills_with_null_are_dropped(convert):
         ({"instruction": "x", "output": ""}, "output: is empty"),
         ({"instruction": "x", "input": 7, "output": "y"}, "input: is the number 7"),
         ({"prompt": "", "completion": "y"}, "prompt: is empty"),
-        ({"prompt": "x", "completion": [ASSISTANT]}, "completion: is a list where the prompt is a text"),
+        ({"prompt": "x", "completion": [USER, ASSISTANT]}, "completion: begins with the user's turn"),
         ({"messages": "x"}, "messages: is a text, not a list of messages"),
         ({"messages": []}, "messages: is an empty list; add messages or remove the row"),
         ({"messages": ["x"]}, r"messages\[0\]: is a text, not a message"),

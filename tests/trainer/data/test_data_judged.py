@@ -6,10 +6,10 @@ import pytest
 
 from trainer.contract.errors import DataError
 from trainer.data import inspect_dataset
-from trainer.data.formats import choose_schema
+from trainer.data.formats import Chat, choose_schema
 from trainer.data.judged import Judged, Preference, Prompt
 from trainer.data.parsing import Row
-from trainer.data.turns import RowProblem
+from trainer.data.problems import RowProblem
 
 USER = {"role": "user", "content": "2+2?"}
 GOOD = {"role": "assistant", "content": "4"}
@@ -50,6 +50,82 @@ def test_a_pair_is_told_in_each_of_its_layouts(convert, row, pair):
     assert convert(row) == pair
 
 
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": [USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]}, [USER]),
+        ({"prompt": "2+2?", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, [USER]),
+        ({"prompt": "2+2?", "chosen": [GOOD], "rejected": [BAD]}, [USER]),
+        ({"prompt": [USER], "chosen": "4", "rejected": "5"}, [USER]),
+        (
+            {"prompt": [SYSTEM, USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+            [SYSTEM, USER],
+        ),
+        (
+            {"prompt": "2+2?", "chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]},
+            [SYSTEM, USER],
+        ),
+        (
+            {"prompt": "2+2?", "chosen": [USER, BAD, USER, GOOD], "rejected": [USER, BAD, USER, BAD]},
+            [USER, BAD, USER],
+        ),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_the_answers_repeat_is_there_once(convert, row, prompt):
+    assert convert(row) == Preference(prompt, [GOOD], [BAD])
+
+
+def test_a_text_that_both_answers_repeat_is_there_once(convert):
+    row = {"prompt": "Q: 2+2? A: ", "chosen": "Q: 2+2? A: 4", "rejected": "Q: 2+2? A: 5"}
+
+    assert convert(row) == Preference("Q: 2+2? A: ", "4", "5")
+
+
+def test_answers_may_begin_with_the_words_of_a_prompt(convert):
+    row = {"prompt": "a", "chosen": "a bee", "rejected": "an owl"}
+
+    assert convert(row) == Preference("a", "a bee", "an owl")
+
+
+def test_an_answer_that_is_judged_may_repeat_its_prompt(convert):
+    row = {"prompt": [USER], "completion": [USER, GOOD], "label": True}
+
+    assert convert(row, method="kto") == Judged([USER], [GOOD], label=True)
+
+
+def test_a_completion_may_repeat_its_prompt_too(convert):
+    chat = Chat([USER, BAD, USER, GOOD], muted=frozenset([1]))
+
+    for prompt in ([USER, BAD, USER], "2+2?"):
+        row = {"prompt": prompt, "completion": [USER, BAD, USER, GOOD]}
+        assert convert(row, method="sft") == chat
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (
+            {"prompt": "3+3?", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+            "chosen: begins with the user's turn, and not with the whole prompt",
+        ),
+        (
+            {"prompt": [USER], "chosen": [SYSTEM, GOOD], "rejected": [SYSTEM, BAD]},
+            "chosen: begins with the system's turn",
+        ),
+        (
+            {"chosen": [USER, GOOD], "rejected": [USER, USER, BAD]},
+            "rejected: goes on with the user's turn",
+        ),
+    ],
+)
+def test_answers_that_begin_with_another_question_are_refused(convert, row, problem):
+    with pytest.raises(RowProblem, match=f"^{problem}"):
+        convert(row)
+
+
 @pytest.mark.parametrize(
     ("label", "meant"), [(True, True), (False, False), ("true", True), (0, False), ("1", True)]
 )
@@ -77,7 +153,6 @@ def test_columns_may_have_other_names(convert):
     [
         ({"prompt": "a", "chosen": "x", "rejected": "x"}, "rejected: is the same as chosen"),
         ({"prompt": "a", "chosen": "x", "rejected": [BAD]}, "rejected: is a list where chosen is"),
-        ({"prompt": [USER], "chosen": "x", "rejected": "y"}, "chosen: is a text where prompt is"),
         ({"prompt": "a", "chosen": "", "rejected": "y"}, "chosen: is empty"),
         ({"chosen": "apples", "rejected": "pears"}, "rejected: and chosen do not begin with one"),
         (
@@ -92,7 +167,7 @@ def test_what_is_no_pair_is_told_with_the_remedy(convert, row, problem):
 
 
 def test_a_label_that_is_none_is_told(convert):
-    with pytest.raises(RowProblem, match=r"^label: is a text; write true or false"):
+    with pytest.raises(RowProblem, match=r"^label: is 'good'; write true or false"):
         convert({"prompt": "a", "completion": "b", "label": "good"}, method="kto")
 
 

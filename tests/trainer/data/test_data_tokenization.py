@@ -52,6 +52,8 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
         "dropped": 1,
         "truncated": 0,
         "why": {"nothing to learn within max_length": 1},
+        "notes": {},
+        "unread": {},
         "longest": len(data.train[0]["input_ids"]),
         "format": "messages",
         "train_rows": 1,
