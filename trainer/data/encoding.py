@@ -51,7 +51,7 @@ class RowEncoder:
         self._config = config
         self._method = METHODS[config.method]
         self._tokenizer = tokenizer
-        self._prompts: pa.Schema | None = None
+        self._prompts = pa.schema([])
 
     def batch(self, rows: Rows, tally: Tally) -> pa.RecordBatch:
         """Return the rows from which something can be learnt, and count all of them.
@@ -183,17 +183,18 @@ class RowEncoder:
             else:
                 tally.keep(length, None)
                 kept.append({**example.others, "prompt": example.prompt})
+        # A column that only some rows have is there for all of them, and empty in the others.
+        names = dict.fromkeys(name for row in kept for name in row)
         try:
-            # The first batch fixes the types: a column that is a text here and a list there cannot
-            # be one column.
-            batch = pa.RecordBatch.from_pylist(kept, schema=self._prompts)
+            batch = pa.RecordBatch.from_pylist([dict.fromkeys(names) | row for row in kept])
+            schemas = [self._prompts, batch.schema]
+            self._prompts = pa.unify_schemas(schemas, promote_options="permissive")
         except pa.ArrowException as error:
             raise DataError(
                 f"{rows[0][0].place} and the rows after it are not laid out as those before: "
                 f"{error}.",
                 "Give every column texts only, or lists of messages only, in all rows.",
             ) from error
-        self._prompts = batch.schema
         return batch
 
     def _lengths(self, prompts: list[tuple[str, Said]]) -> list[int]:
@@ -211,6 +212,13 @@ class RowEncoder:
             len(ids) + (start if isinstance(said, str) else 0)
             for ids, (_, said) in zip(counted, prompts, strict=True)
         ]
+
+
+def with_same_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield batches that may have other columns each with all of them; for prompts, which are few."""
+    tables = [pa.Table.from_batches([batch]) for batch in batches]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
 
 
 def limit_of(config: TrainingConfig) -> int | None:

@@ -18,9 +18,10 @@ import pyarrow as pa
 from datasets import Dataset
 
 from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError, DataError
 from trainer.contract.files import read_json, replace_json
-from trainer.data.encoding import RowEncoder, limit_of
+from trainer.data.encoding import RowEncoder, limit_of, with_same_columns
 from trainer.data.formats import Example
 from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
@@ -181,7 +182,9 @@ def _write(
     temporary = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     reading = CheckedReading(source, config)
     encoder = RowEncoder(config, tokenizer)
-    batches = (encoder.batch(rows, tally) for rows in _batches(reading))
+    batches: Iterator[pa.RecordBatch] = (encoder.batch(rows, tally) for rows in _batches(reading))
+    if METHODS[config.method].generates:
+        batches = with_same_columns(batches)
     try:
         first = next(batches)
         with temporary.open("wb") as stream, pa.ipc.new_stream(stream, first.schema) as writer:
