@@ -76,6 +76,7 @@ class RowEncoder:
         chats = [messages for _, example in rows if (messages := _messages(example))]
         if not chats:
             return
+        tally.chats += len(chats)
         template = ChatTemplate(self._tokenizer)
         for messages in chats:
             for name in set(template.unread(messages)):

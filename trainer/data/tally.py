@@ -25,6 +25,8 @@ class Tally:
     """Tokens of the longest row that was kept; of a pair, of the longer answer with its prompt."""
     why: dict[str, int] = field(default_factory=dict)
     """How many were dropped for each reason."""
+    chats: int = 0
+    """Rows that a chat template renders."""
     notes: dict[str, int] = field(default_factory=dict)
     """What else is to be known of the rows, and of how many turns."""
     unread: dict[str, int] = field(default_factory=dict)
@@ -76,16 +78,22 @@ def told(facts: Mapping[str, Any], max_length: int) -> str:
     parts = [f"{number(facts['kept'])} kept{cut}"]
     if dropped := facts["dropped"]:
         parts.append(f"{number(dropped)} dropped ({reasons(facts['why'])})")
-    if held_out := facts["eval_rows"]:
+    if held_out := facts.get("eval_rows"):
         parts.append(f"{number(held_out)} held out")
+    to_train_on = f"; {number(facts['train_rows'])} to train on" if "train_rows" in facts else ""
     rows = f"{_rows(facts['rows'])}, format {facts['format']}"
-    return f"{rows}: {', '.join(parts)}; {number(facts['train_rows'])} to train on"
+    return f"{rows}: {', '.join(parts)}{to_train_on}"
 
 
 def remarks(facts: Mapping[str, Any]) -> list[str]:
     """Return further sentences: what nothing reads, and what is otherwise than it may be thought."""
-    found = [f"{number(count)} {what}." for what, count in facts["notes"].items()]
-    if unread := facts["unread"]:
+    found = [f"{number(count)} {what}." for what, count in facts.get("notes", {}).items()]
+    if facts.get("chats") and facts.get("plain_template"):
+        found.append(
+            "The model has no chat template: chats are rendered as plain ChatML, which is saved with "
+            "the result."
+        )
+    if unread := facts.get("unread"):
         found.append(f"Not read by anything: {ignored(unread)}.")
     return found
 

@@ -27,7 +27,7 @@ from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_source
 from trainer.data.tally import Tally, reasons
-from trainer.data.templates import ensure_chat_template
+from trainer.data.templates import ensure_chat_template, is_default
 from trainer.data.validation import CheckedReading, open_eval_source
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class PreparedData:
     train: Dataset
     eval: Dataset | None
     facts: dict[str, Any]
-    """Of dataset.path, see `Tally`; and train_rows, eval_rows."""
+    """Of dataset.path, see `Tally`; and train_rows, eval_rows, plain_template (`is_default`);
+    evaluation: the same of dataset.eval_path."""
 
 
 def prepare_datasets(
@@ -75,14 +76,20 @@ def prepare_datasets(
     cache.mkdir(parents=True, exist_ok=True)
     source = open_source(config.dataset.path, config.dataset.subset, config.dataset.split)
     train, tally = _tokenised(source, config, tokenizer, cache)
-    held_out = None
+    held_out, told_of = None, {}
     if config.dataset.eval_path:
-        held_out, _ = _tokenised(open_eval_source(config), config, tokenizer, cache)
+        held_out, of_eval = _tokenised(open_eval_source(config), config, tokenizer, cache)
+        told_of = {"evaluation": _facts(of_eval)}
     elif config.dataset.eval_fraction:
         train, held_out = _split(train, config.dataset.eval_fraction, config.seed)
-    facts = {name: value for name, value in asdict(tally).items() if name != "file_bytes"}
+    facts = _facts(tally) | told_of
     facts |= {"train_rows": len(train), "eval_rows": len(held_out) if held_out else 0}
+    facts["plain_template"] = is_default(tokenizer)
     return PreparedData(train, held_out, facts)
+
+
+def _facts(tally: Tally) -> dict[str, Any]:
+    return {name: value for name, value in asdict(tally).items() if name != "file_bytes"}
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:

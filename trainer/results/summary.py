@@ -23,6 +23,7 @@ from trainer.config.command import NONE
 from trainer.config.methods import METHODS
 from trainer.contract.metrics import GOALS, OF_METHODS
 from trainer.contract.words import number
+from trainer.data.tally import reasons, remarks
 from trainer.presets import PRESETS
 from trainer.presets.preset import CARRIED
 
@@ -113,10 +114,17 @@ class Summary:
         """Return what a person should know before using the result, as sentences."""
         found = []
         if dropped := self.data.get("dropped"):
-            found.append(
-                f"{number(dropped)} of {number(self.data.get('rows'))} rows were dropped: nothing "
-                f"in them can be learned within max_length = {self.config.max_length} tokens."
+            why = self.data.get("why")
+            because = (
+                reasons(why)
+                if isinstance(why, Mapping)
+                else "nothing in them can be learned within max_length"
             )
+            found.append(
+                f"{number(dropped)} of {number(self.data.get('rows'))} rows were dropped with "
+                f"max_length = {self.config.max_length} tokens ({because})."
+            )
+        found += remarks(self.data)
         if (parts := self._count("batch_divisor")) > 1:
             found.append(
                 f"Memory ran out: each batch was split into {parts} parts. The effective batch "

@@ -24,6 +24,7 @@ from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.data import inspect_dataset
+from trainer.data.tally import remarks, told, warning_about
 from trainer.engine.arguments import training_arguments
 from trainer.engine.memory_prediction import available_gb, empty_model, predicted
 from trainer.engine.model import load_tokenizer
@@ -61,6 +62,7 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         "tokens": data["tokens"],
         "longest_row_tokens": data["longest"],
         "truncated_rows": data["truncated"],
+        "told": data["told"],
         "steps": steps,
         "batch": batch_in_words(config, processes),
         "memory_kind": "GPU memory" if kind == "cuda" else "memory",
@@ -93,7 +95,14 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     # The first rows, not random ones: a large file is then read only in part.
     prepared = _sample(config, sampled, folder)
     scale = rows / sampled
+    line = told(prepared.facts, config.max_length)
+    warning = warning_about(prepared.facts, config.max_length)
     return {
+        "told": [
+            line if sampled == rows else f"the first {line}",
+            *remarks(prepared.facts),
+            *([f"WARNING: {warning}"] if warning else []),
+        ],
         "rows": rows,
         "train_rows": math.ceil(len(prepared.train) * scale),
         "tokens": round(prepared.facts["tokens"] * scale),

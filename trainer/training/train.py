@@ -271,6 +271,8 @@ def _tell_rows(directory: JobDirectory, config: TrainingConfig, facts: dict[str,
     """Say once what became of the rows; an event too where some were dropped."""
     line = told(facts, config.max_length)
     _say(line)
+    if "evaluation" in facts:
+        _say(f"held out: {told(facts['evaluation'], config.max_length)}")
     if facts["dropped"]:
         note_event(directory, Kind.ROWS_DROPPED, line, dropped=facts["dropped"], rows=facts["rows"])
     for remark in remarks(facts):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from trainer.contract.errors import ConfigError, DataError
 from trainer.data.chats import NO_LOSS
-from trainer.data.tally import told, warning_about
+from trainer.data.tally import remarks, told, warning_about
 from trainer.data.tokenization import prepare_datasets
 
 CHAT = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the answer"}]
@@ -52,12 +52,14 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
         "dropped": 1,
         "truncated": 0,
         "why": {"nothing to learn within max_length": 1},
+        "chats": 2,
         "notes": {},
         "unread": {},
         "longest": len(data.train[0]["input_ids"]),
         "format": "messages",
         "train_rows": 1,
         "eval_rows": 0,
+        "plain_template": True,
     }
 
 
@@ -235,6 +237,21 @@ def test_one_line_tells_what_became_of_the_rows_and_why(prepare, write_rows):
         "1 held out; 1 to train on"
     )
     assert warning_about(facts, 80) == ""
+
+
+def test_a_plain_template_for_lack_of_one_is_said_where_there_are_chats(
+    prepare, write_rows, build_tokenizer
+):
+    chats, texts = write_rows([{"messages": CHAT}]), write_rows([{"text": "x"}], "texts.jsonl")
+
+    assert remarks(prepare(chats, build_tokenizer()).facts) == [
+        "The model has no chat template: chats are rendered as plain ChatML, which is saved with "
+        "the result."
+    ]
+    assert remarks(prepare(texts, build_tokenizer()).facts) == []
+    own = build_tokenizer(template="{% generation %}{{ messages[1].content }}{% endgeneration %}")
+    with pytest.raises(DataError, match="leaves out the content of message 1"):
+        prepare(chats, own)
 
 
 def test_more_than_half_dropped_is_asked_about(prepare, write_rows):

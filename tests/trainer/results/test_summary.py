@@ -157,13 +157,23 @@ def test_warnings_name_what_a_person_should_know():
     asked = Summary(
         config=config(max_length=64),
         metrics={"eval_loss_first": 2.0, "eval_loss": 2.5},
-        data={"rows": 1378, "dropped": 12},
+        data={
+            "rows": 1378,
+            "dropped": 12,
+            "why": {"nothing to learn within max_length": 12},
+            "chats": 1366,
+            "plain_template": True,
+            "unread": {"id": 1366},
+        },
         made={"batch_divisor": 4, "learning_rate_factor": 0.5},
     )
 
     assert asked.warnings() == [
-        "12 of 1,378 rows were dropped: nothing in them can be learned within max_length = 64 "
-        "tokens.",
+        "12 of 1,378 rows were dropped with max_length = 64 tokens "
+        "(12: nothing to learn within max_length).",
+        "The model has no chat template: chats are rendered as plain ChatML, which is saved with "
+        "the result.",
+        "Not read by anything: id (1,366 rows).",
         "Memory ran out: each batch was split into 4 parts. The effective batch stayed the same.",
         "The loss diverged: training went back to a checkpoint and continued with 0.5 of the "
         "learning rate.",
