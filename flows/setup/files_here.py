@@ -18,7 +18,7 @@ from trainer.config.model_files import check_model_files
 from trainer.contract.checkpoints import NO_PART_OF_A_MODEL
 from trainer.contract.errors import ConfigError, DataError
 from trainer.contract.files import read_json, replace_json, sha256_of
-from trainer.data.reading import names_hub_dataset, open_source, remedy_for_missing
+from trainer.data.reading import files_of, names_hub_dataset, remedy_for_missing
 from trainer.rewards.scorer import model_in
 
 WORTH_NOTING = 16 << 20  # bytes; hashing a smaller file takes no longer than reading its note
@@ -142,12 +142,12 @@ def _dataset(field: str, named: str) -> Item | None:
             remedy_for_missing(path),
         )
     # The same code that the trainer reads rows with: what it would not read is not sent.
-    source = open_source(str(path))
+    readable = files_of(path, field)
     if not path.is_dir():
         return Item(field=field, path=path, is_folder=False, files={"": path})
     there = _walk(field, path)
-    readable = {name: there[name] for name in source.files if name in there}
-    return Item(field=field, path=path, is_folder=True, files=readable)
+    files = {name: there[name] for name in readable if name in there}
+    return Item(field=field, path=path, is_folder=True, files=files)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

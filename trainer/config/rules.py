@@ -48,11 +48,11 @@ def check(config: TrainingFields) -> None:
 
 def check_consistency(config: TrainingFields) -> None:
     """Refuse settings that contradict each other."""
-    held_out = config.dataset.eval_path or config.dataset.eval_fraction
+    held_out = config.dataset.holds_out
     if config.early_stopping_patience and not held_out:
         raise ValueError(
             "early_stopping_patience needs held-out rows: "
-            "set dataset.eval_fraction or dataset.eval_path"
+            "set dataset.eval_fraction, dataset.eval_path or dataset.eval_split"
         )
     # TRL estimates KL from mismatched pairs within the batch: of a single row there are none.
     if config.method == "kto" and config.per_device_train_batch_size < 2:
@@ -189,7 +189,7 @@ def _check_batches(config: TrainingFields) -> None:
             f"multiple of num_generations = {answers}, so that all answers to a prompt are in one "
             "batch: change one of them"
         )
-    held_out = config.dataset.eval_path or config.dataset.eval_fraction
+    held_out = config.dataset.holds_out
     if held_out and config.per_device_eval_batch_size % answers:
         raise ValueError(
             f"per_device_eval_batch_size = {config.per_device_eval_batch_size} must be a multiple "

@@ -5,9 +5,12 @@ JSONL, CSV and Parquet are read as streams: memory holds one line or one batch, 
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
+import io
 import json
+import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -39,17 +42,17 @@ class Row(NamedTuple):
 
 def kind_of(path: Path) -> str:
     """Return the suffix that says how to read `path`: `.csv` for both x.csv and x.csv.gz."""
-    # Parquet compresses inside, and is read from its end: gzip around it cannot be streamed.
-    name = path.name.lower().removesuffix(".gz")
-    suffix = Path(name).suffix
-    return "" if suffix == ".parquet" and path.suffix.lower() == ".gz" else suffix
+    # Parquet compresses inside, and is read from its end: one that is packed cannot be streamed.
+    packed = path.suffix.lower() in UNPACKED
+    suffix = Path(path.stem if packed else path.name).suffix.lower()
+    return "" if suffix == ".parquet" and packed else suffix
 
 
 def read_file(path: Path, name: str) -> Iterator[Row]:
     """Yield the rows of one file.
 
     Args:
-        path: the file; its suffix is one of `READERS`, with or without `.gz`.
+        path: the file; its suffix is one of `READERS`, with or without one of `UNPACKED`.
         name: how the rows call the file.
 
     Raises:
@@ -57,7 +60,7 @@ def read_file(path: Path, name: str) -> Iterator[Row]:
     """
     try:
         yield from READERS[kind_of(path)](path, name)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
             f"{path} cannot be read: {reason}.",
@@ -113,7 +116,8 @@ def _read_csv(path: Path, name: str) -> Iterator[Row]:
     # Global to the process; the module has no other way.
     csv.field_size_limit(MAX_CSV_FIELD)
     with _open(path) as stream:
-        reader = csv.reader(_decoded(stream, path), strict=True)
+        between = "\t" if kind_of(path) == ".tsv" else ","
+        reader = csv.reader(_decoded(stream, path), strict=True, delimiter=between)
         try:
             header = [column.strip() for column in next(reader, [])]
             _check_header(header, path)
@@ -186,16 +190,56 @@ def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
 
 READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".parquet": _read_parquet,
 }
 """How to read a file, by its suffix."""
 
 
-def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")
+class _Unpacked(io.RawIOBase):
+    """What Arrow unpacks, as a file of Python's."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        # Imported here: the other formats need no Arrow.
+        import pyarrow as pa
+
+        self._stream = pa.input_stream(str(path), compression=kind)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._stream.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+def _unpacked_by_arrow(path: Path) -> IO[bytes]:
+    return io.BufferedReader(_Unpacked(path, "zstd"))
+
+
+UNPACKED: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _unpacked_by_arrow,
+}
+"""How to open a file that is packed, by its last suffix; all of them for reading bytes."""
+
+
+def _open(path: Path) -> IO[bytes]:
+    opened: IO[bytes] = UNPACKED.get(path.suffix.lower(), _plain)(path)
+    return opened
+
+
+def _plain(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from trainer.config.dataset import DatasetConfig
 from trainer.contract.errors import DataError, DependencyError
 from trainer.contract.files import sha256_of
-from trainer.data.parsing import READERS, Row, kind_of, read_file, without_nulls
+from trainer.data.parsing import READERS, UNPACKED, Row, kind_of, read_file, without_nulls
+from trainer.data.problems import listed
+from trainer.data.splits import HELD_OUT, by_split, split_of, usual
 
 SUPPORTED = ", ".join(sorted(READERS))
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # A name that ends like this is meant as a file, even if there is none: the message should say so
 # instead of asking the Hub.
-FILE_SUFFIXES = {*READERS, ".arrow", ".db", ".gz", ".md", ".tsv", ".txt", ".xls", ".xlsx", ".zip"}
+FILE_SUFFIXES = {*READERS, *UNPACKED, ".arrow", ".db", ".md", ".txt", ".xls", ".xlsx", ".zip"}
+DEFAULT = ("train",)
+DESCRIPTIONS = {"", ".md", ".rst"}
+"""Suffixes of files beside a dataset that nobody takes for its rows."""
 
 
 class Source(Protocol):
@@ -30,6 +36,10 @@ class Source(Protocol):
     @property
     def files(self) -> tuple[str, ...]:
         """The files read, relative to a folder; a dataset on the Hub counts as one."""
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Files that lie beside these and are not read."""
 
     @property
     def bytes(self) -> int:
@@ -48,6 +58,7 @@ class FileSource:
 
     name: str
     paths: dict[str, Path]
+    unread: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -93,6 +104,7 @@ class HubSource:
     name: str
     split: str
     dataset: Any
+    unread: tuple[str, ...] = ()
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -122,13 +134,17 @@ class HubSource:
         return hashlib.sha256(f"{self.files[0]} {fingerprint}\n".encode()).hexdigest()
 
 
-def open_source(path: str, subset: str | None = None, split: str = "train") -> Source:
+def open_source(
+    path: str, subset: str | None = None, splits: Sequence[str] = DEFAULT, field: str = "path"
+) -> Source:
     """Return what `path` names; nothing of a file is read yet.
 
     Args:
         path: a file, a folder, or a dataset on the Hub (`name` or `organisation/name`).
         subset: the configuration of a dataset on the Hub.
-        split: the split of a dataset on the Hub.
+        splits: of a dataset on the Hub, or of a folder whose files are named after splits: the first
+            of these that there is.
+        field: of the dataset's settings, which names the path.
 
     Raises:
         DataError: it names nothing that can be read.
@@ -137,17 +153,53 @@ def open_source(path: str, subset: str | None = None, split: str = "train") -> S
     try:
         local = Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"dataset.path = {path!r}: {error}.", "Write the whole path.") from error
+        raise DataError(f"dataset.{field} = {path!r}: {error}.", "Write the whole path.") from error
     if local.is_dir():
-        return FileSource(path, _files_in(local))
+        return _of_folder(path, local, splits, field)
     if local.exists():
-        return FileSource(path, {local.name: _supported(local)})
+        source = FileSource(path, {local.name: _supported(local)})
+        _check_split(source, splits, field)
+        return source
     if names_hub_dataset(path):
-        return HubSource(path, split, _load_from_hub(path, subset, split))
+        split, dataset = _from_hub(path, subset, splits, field)
+        return HubSource(path, split, dataset)
     raise DataError(
-        f"dataset.path = {path!r}: there is no such file or folder.",
+        f"dataset.{field} = {path!r}: there is no such file or folder.",
         remedy_for_missing(local),
     )
+
+
+def files_of(path: Path, field: str) -> tuple[str, ...]:
+    """Return the names of all files of a file or folder that can be read, of whatever split.
+
+    Raises:
+        DataError: there is none.
+    """
+    if not path.is_dir():
+        return (_supported(path).name,)
+    return tuple(_files_in(path, field.removeprefix("dataset."))[0])
+
+
+def open_training(dataset: DatasetConfig) -> Source:
+    """Return the rows to train on, opened; see `open_source`."""
+    return open_source(dataset.path, dataset.subset, (dataset.split,))
+
+
+def open_evaluation(dataset: DatasetConfig) -> Source:
+    """Return the rows to evaluate on where they are apart, opened; see `open_source`.
+
+    Raises:
+        DataError: they are those to train on.
+    """
+    path = dataset.eval_path or dataset.path
+    splits = (dataset.eval_split,) if dataset.eval_split else HELD_OUT
+    source = open_source(path, dataset.subset, splits, "eval_path")
+    if path == dataset.path and source.files == open_training(dataset).files:
+        raise DataError(
+            f"dataset.eval_path = {path!r} holds the rows to train on.",
+            "Name other rows, or another split in dataset.eval_split; or use eval_fraction.",
+        )
+    return source
 
 
 def remedy_for_missing(path: Path) -> str:
@@ -170,9 +222,42 @@ def _supported(path: Path) -> Path:
     return path
 
 
-def _files_in(folder: Path) -> dict[str, Path]:
-    found = {}
-    seen = 0
+def _of_folder(path: str, folder: Path, splits: Sequence[str], field: str) -> FileSource:
+    files, others = _files_in(folder, field)
+    found = by_split(files)
+    # Where no file is named after a split, all of them are meant, whatever for.
+    is_named = any(map(split_of, files))
+    wanted = [usual(split) for split in splits] if is_named else list(found)
+    split = next((split for split in wanted if split in found), None)
+    if not is_named:
+        _check_split(FileSource(path, files), splits, field)
+    if split is None:
+        raise DataError(
+            f"dataset.{field} = {path!r}: no file is of the split {' or '.join(splits)}; there are "
+            f"{', '.join(found)}.",
+            f"Name one of them in dataset.{_name_of_split(field)}.",
+        )
+    unread = [name for other, names in found.items() if other != split for name in names]
+    paths = {name: files[name] for name in found[split]}
+    return FileSource(path, paths, (*unread, *others))
+
+
+def _check_split(source: FileSource, splits: Sequence[str], field: str) -> None:
+    """Refuse a split that is asked for where there are none; the usual ones are only looked for."""
+    if splits not in (DEFAULT, HELD_OUT):
+        raise DataError(
+            f"dataset.{_name_of_split(field)} = {splits[0]!r}: {source.name} has no splits.",
+            "Leave it out, or name the files after splits, such as train.jsonl and test.jsonl.",
+        )
+
+
+def _name_of_split(field: str) -> str:
+    return "split" if field == "path" else "eval_split"
+
+
+def _files_in(folder: Path, field: str) -> tuple[dict[str, Path], list[str]]:
+    """Return the files of a folder that can be read, and the names of the others."""
+    found, others = {}, []
     # Sorted, since the order of a folder differs from file system to file system, and the same rows
     # in another order are another training.
     for path in sorted(folder.rglob("*")):
@@ -182,22 +267,36 @@ def _files_in(folder: Path) -> dict[str, Path]:
             path.is_file() or path.is_symlink()
         ):
             continue
-        seen += 1
         if kind_of(path) in READERS and not path.is_dir():
             found[name.as_posix()] = path
+        elif path.suffix.lower() not in DESCRIPTIONS:
+            others.append(name.as_posix())
     if not found:
-        what = f"none of its {seen} files can be read" if seen else "the folder is empty"
-        raise DataError(f"dataset.path = {str(folder)!r}: {what}.", f"Add files: {SUPPORTED}.")
-    return found
+        what = f"none of its files can be read ({listed(others)})" if others else "no file is there"
+        raise DataError(f"dataset.{field} = {str(folder)!r}: {what}.", f"Add files: {SUPPORTED}.")
+    return found, others
 
 
-def _load_from_hub(path: str, subset: str | None, split: str) -> Any:
+def _from_hub(path: str, subset: str | None, splits: Sequence[str], field: str) -> tuple[str, Any]:
+    """Return the first of the splits that there is, by its name, and its rows."""
+    names = [name for split in splits for name in dict.fromkeys((split, usual(split)))]
+    for name in names[:-1]:
+        try:
+            return name, _load_from_hub(path, subset, name, field)
+        except DataError as error:
+            if "Unknown split" not in error.message:
+                raise
+    return names[-1], _load_from_hub(path, subset, names[-1], field)
+
+
+def _load_from_hub(path: str, subset: str | None, split: str, field: str) -> Any:
     try:
         # Imported here: it costs a second, and an orchestrator may not have it.
         from datasets import load_dataset
     except ImportError as error:
         raise DependencyError(
-            f"dataset.path = {path!r} is not a file here, and a dataset on the Hub needs 'datasets'.",
+            f"dataset.{field} = {path!r} is not a file here, and a dataset on the Hub needs "
+            "'datasets'.",
             "Run: pip install 'training-orchestrator[trainer]'. Or correct the path.",
         ) from error
     try:
@@ -205,8 +304,9 @@ def _load_from_hub(path: str, subset: str | None, split: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise DataError(
-            f"dataset.path = {path!r} is neither a file here nor a dataset from the Hub: {reason}.",
-            "Correct the path, dataset.subset or dataset.split, connect to the network, "
+            f"dataset.{field} = {path!r} is neither a file here nor a dataset from the Hub: "
+            f"{reason}.",
+            f"Correct the path, dataset.subset or dataset.{_name_of_split(field)}, connect to the network, "
             "or set HF_TOKEN for a private dataset.",
         ) from error
 

@@ -25,10 +25,10 @@ from trainer.data.encoding import RowEncoder, limit_of, with_same_columns
 from trainer.data.formats import Example
 from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
-from trainer.data.reading import Source, open_source
+from trainer.data.reading import Source, open_evaluation, open_training
 from trainer.data.tally import Tally, reasons
 from trainer.data.templates import ensure_chat_template, is_default
-from trainer.data.validation import CheckedReading, open_eval_source
+from trainer.data.validation import CheckedReading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +52,7 @@ class PreparedData:
     eval: Dataset | None
     facts: dict[str, Any]
     """Of dataset.path, see `Tally`; and train_rows, eval_rows, plain_template (`is_default`);
-    evaluation: the same of dataset.eval_path."""
+    evaluation: the same of the rows to evaluate on, where they are apart."""
 
 
 def prepare_datasets(
@@ -74,11 +74,11 @@ def prepare_datasets(
     """
     _check_tokenizer(tokenizer)
     cache.mkdir(parents=True, exist_ok=True)
-    source = open_source(config.dataset.path, config.dataset.subset, config.dataset.split)
-    train, tally = _tokenised(source, config, tokenizer, cache)
+    train, tally = _tokenised(open_training(config.dataset), config, tokenizer, cache)
     held_out, told_of = None, {}
-    if config.dataset.eval_path:
-        held_out, of_eval = _tokenised(open_eval_source(config), config, tokenizer, cache)
+    if config.dataset.has_evaluation:
+        source = open_evaluation(config.dataset)
+        held_out, of_eval = _tokenised(source, config, tokenizer, cache)
         told_of = {"evaluation": _facts(of_eval)}
     elif config.dataset.eval_fraction:
         train, held_out = _split(train, config.dataset.eval_fraction, config.seed)

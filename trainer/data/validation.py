@@ -13,7 +13,7 @@ from trainer.data.formatting import formatted
 from trainer.data.judged import Judged
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem
-from trainer.data.reading import Source, open_source
+from trainer.data.reading import Source, open_evaluation, open_training
 
 MAX_PROBLEMS = 20  # bad rows that the message lists; the rest is counted
 PROGRESS_EVERY = 1000  # rows between two calls of the progress callback
@@ -37,12 +37,14 @@ class DatasetReport:
     max_characters: int
     unread: dict[str, int] = field(default_factory=dict)
     """In how many rows nothing reads a column."""
+    unread_files: tuple[str, ...] = ()
+    """What lies beside the files and is not read: of another split, or of another kind."""
     evaluation: DatasetReport | None = None
-    """The same of dataset.eval_path, where there is one."""
+    """The same of the rows to evaluate on, where they are apart."""
 
 
 def inspect_dataset(config: TrainingConfig, progress: Progress | None = None) -> DatasetReport:
-    """Read and check all rows that the config asks for, and those of dataset.eval_path.
+    """Read and check all rows that the config asks for, and those to evaluate on.
 
     Args:
         config: the config; `dataset`, `method` matter.
@@ -53,22 +55,9 @@ def inspect_dataset(config: TrainingConfig, progress: Progress | None = None) ->
             lists the first 20 such rows.
     """
     evaluation = None
-    if config.dataset.eval_path:
-        evaluation = inspect_source(open_eval_source(config), config, progress)
-    source = open_source(config.dataset.path, config.dataset.subset, config.dataset.split)
-    return inspect_source(source, config, progress, evaluation)
-
-
-def open_eval_source(config: TrainingConfig) -> Source:
-    """Return dataset.eval_path, opened.
-
-    Raises:
-        DataError: it names nothing that can be read.
-    """
-    path = config.dataset.eval_path
-    if path is None:
-        raise DataError("dataset.eval_path is null.", "Give a path, or use eval_fraction.")
-    return open_source(path, config.dataset.subset, config.dataset.split)
+    if config.dataset.has_evaluation:
+        evaluation = inspect_source(open_evaluation(config.dataset), config, progress)
+    return inspect_source(open_training(config.dataset), config, progress, evaluation)
 
 
 def inspect_source(
@@ -103,6 +92,7 @@ def inspect_source(
         mean_characters=total / reading.rows,
         max_characters=longest,
         unread=reading.unread,
+        unread_files=source.unread,
         evaluation=evaluation,
     )
 

@@ -10,6 +10,7 @@ from trainer.config.code_references import check_code, code_hashes, references
 from trainer.config.extras import check_extras, check_trainer, extras_of
 from trainer.config.model_files import check_model_files
 from trainer.data import inspect_dataset
+from trainer.data.problems import listed
 from trainer.data.reading import names_hub_dataset
 from trainer.data.tally import ignored
 from trainer.preflight.table import Check, Finding, Needs, Subject
@@ -67,6 +68,10 @@ def _dataset(subject: Subject) -> Finding:
         f"{report.rows:,} rows, format {report.format}, {report.bytes / 1e6:.2f} MB, "
         f"{report.mean_characters:.0f} characters a row, no bad rows"
     )
+    if report.evaluation:
+        text += f"; {report.evaluation.rows:,} rows to evaluate on"
+    if report.unread_files:
+        text += f"; files not read: {listed(report.unread_files)}"
     if report.unread:
         text += f"; not read by anything: {ignored(report.unread)}"
     return Finding(text, asdict(report))

@@ -28,7 +28,14 @@ PRESETS: dict[str, Preset] = {
 READ_BY_COMMANDS = frozenset(
     {
         *("trainer", "command", *(f"command.{name}" for name in CommandConfig.model_fields)),
-        *("model", "dataset.path", "dataset.eval_path", "seed", "per_device_train_batch_size"),
+        *(
+            "model",
+            "dataset.path",
+            "dataset.eval_path",
+            "dataset.eval_split",
+            "seed",
+            "per_device_train_batch_size",
+        ),
         *("gradient_accumulation_steps", "save_total_limit", "async_save"),
     }
 )

@@ -137,7 +137,7 @@ def _dataset_info(config: TrainingConfig) -> dict[str, Any]:
                 "system_tag": "system",
             },
         }
-    files = {"train": TRAIN} | ({"eval": EVAL} if config.dataset.eval_path else {})
+    files = {"train": TRAIN} | ({"eval": EVAL} if config.dataset.has_evaluation else {})
     return {name: {"file_name": file, **layout} for name, file in files.items()}
 
 

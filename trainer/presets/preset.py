@@ -35,7 +35,12 @@ PRINTED = (
 HUGGING_FACE = frozenset(
     {
         *("init", "peft", *LORA, "peft.modules_to_save", "peft.use_dora", "peft.use_rslora"),
-        *("quantization.load_in_4bit", "quantization.load_in_8bit", "dataset.eval_path"),
+        *(
+            "quantization.load_in_4bit",
+            "quantization.load_in_8bit",
+            "dataset.eval_path",
+            "dataset.eval_split",
+        ),
         *("quantization.bnb_4bit_quant_type", "quantization.bnb_4bit_use_double_quant"),
         *("dataset.eval_fraction", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
         *("per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate"),
@@ -84,12 +89,12 @@ class Start:
     @property
     def eval_rows(self) -> Path | None:
         """The held-out rows of dataset.eval_path."""
-        return self.root / FOLDER / EVAL if self.config.dataset.eval_path else None
+        return self.root / FOLDER / EVAL if self.config.dataset.has_evaluation else None
 
     @property
     def evaluates(self) -> bool:
         """Whether rows are held out."""
-        return bool(self.config.dataset.eval_path or self.config.dataset.eval_fraction)
+        return self.config.dataset.holds_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

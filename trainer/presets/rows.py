@@ -8,8 +8,8 @@ from pathlib import Path
 from trainer.config import TrainingConfig
 from trainer.contract.errors import DataError
 from trainer.data.formats import Chat, Example, PlainText
-from trainer.data.reading import Source, open_source
-from trainer.data.validation import CheckedReading, open_eval_source
+from trainer.data.reading import Source, open_evaluation, open_training
+from trainer.data.validation import CheckedReading
 from trainer.presets.preset import Start
 
 SAID = {"role", "content"}
@@ -23,10 +23,9 @@ def write_rows(start: Start) -> int:
     """
     data = start.config.dataset
     if not start.rows.exists():
-        source = open_source(data.path, data.subset, data.split)
-        _write(source, start.config, start.rows, "dataset.path")
+        _write(open_training(data), start.config, start.rows, "dataset.path")
     if start.eval_rows and not start.eval_rows.exists():
-        _write(open_eval_source(start.config), start.config, start.eval_rows, "dataset.eval_path")
+        _write(open_evaluation(data), start.config, start.eval_rows, "dataset.eval_path")
     with start.rows.open(encoding="utf-8") as stream:
         return sum(1 for _ in stream)
 

@@ -90,7 +90,7 @@ class Summary:
             "trained": (self._trained(), ["peft"]),
             "base model": (code(_tidy(config.model)), ["model"]),
             "dataset": (_dataset(config), ["dataset.path"]),
-            "held-out data": (code(config.dataset.eval_path or ""), ["dataset.eval_path"]),
+            "held-out data": (_held_out(config), ["dataset.eval_path"]),
             "rows": (self._rows(), ["dataset.path"]),
             "length": (self._length(), ["num_train_epochs", "max_steps"]),
             "batch": (self._batch(), ["per_device_train_batch_size"]),
@@ -315,6 +315,12 @@ def _dataset(config: TrainingConfig) -> str:
     subset = f", subset {code(dataset.subset)}" if dataset.subset else ""
     most = f", at most {number(dataset.max_rows)} rows" if dataset.max_rows else ""
     return f"{code(_tidy(dataset.path))}{subset}{most}"
+
+
+def _held_out(config: TrainingConfig) -> str:
+    dataset = config.dataset
+    of = f"split {code(dataset.eval_split)}" if dataset.eval_split else ""
+    return ", ".join(part for part in (code(dataset.eval_path or ""), of) if part)
 
 
 def _of_adapters(config: TrainingConfig) -> dict[str, tuple[str, list[str]]]:

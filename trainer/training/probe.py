@@ -45,7 +45,7 @@ def seconds_per_step(config: TrainingConfig, folder: Path) -> float:
     directory = JobDirectory(folder)
     rows = min(ROWS, config.dataset.max_rows or ROWS)
     dataset = config.dataset.model_copy(
-        update={"max_rows": rows, "eval_fraction": 0.0, "eval_path": None}
+        update={"max_rows": rows, "eval_fraction": 0.0, "eval_path": None, "eval_split": None}
     )
     short = config.model_copy(
         update={

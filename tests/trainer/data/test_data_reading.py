@@ -1,6 +1,8 @@
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 
 from trainer.contract.errors import DataError
 from trainer.data.reading import names_hub_dataset, open_source
+
+KINDS = ".csv, .json, .jsonl, .ndjson, .parquet, .tsv"
 
 
 def rows_of(path):
@@ -46,10 +50,43 @@ def test_gzip_is_read_as_what_it_holds(tmp_path):
     assert rows_of(path)[0].value == {"text": "x"}
 
 
-def test_a_torn_gzip_is_named(tmp_path):
-    path = write(tmp_path / "a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 99)[:-12])
+def packed_by_arrow(content):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(content)
+    return sink.getvalue().to_pybytes()
 
-    assert "a.jsonl.gz cannot be read" in problem_with(path)
+
+PACKED = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": packed_by_arrow,
+}
+MANY = b"".join(b'{"text": "%d"}\n' % i for i in range(2000))
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_what_is_packed_is_read_as_what_it_holds(tmp_path, suffix):
+    packed = write(tmp_path / f"a.jsonl.{suffix}", PACKED[suffix](MANY) + PACKED[suffix](MANY))
+
+    rows = rows_of(packed)
+
+    assert [row.value["text"] for row in rows] == [str(i) for i in range(2000)] * 2
+    assert [row.place for row in rows_of(tmp_path)] == [row.place for row in rows]
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_what_is_packed_and_torn_is_named(tmp_path, suffix):
+    path = write(tmp_path / f"a.jsonl.{suffix}", PACKED[suffix](MANY)[:-12])
+
+    assert f"a.jsonl.{suffix} cannot be read" in problem_with(path)
+
+
+def test_columns_may_be_parted_by_tabs(tmp_path):
+    path = write(tmp_path / "a.tsv", 'instruction\toutput\n"one\ntwo"\tb, c\n')
+
+    assert [row.value for row in rows_of(path)] == [{"instruction": "one\ntwo", "output": "b, c"}]
 
 
 @pytest.mark.parametrize(
@@ -203,16 +240,16 @@ def test_a_missing_absolute_path_says_nothing_of_relative_ones(tmp_path):
 
 
 def test_a_folder_without_data_says_so(tmp_path):
-    assert "the folder is empty" in problem_with(tmp_path)
+    assert "no file is there" in problem_with(tmp_path)
 
     write(tmp_path / "a.txt", "x")
 
-    assert "none of its 1 files can be read" in problem_with(tmp_path)
-    assert ".csv, .json, .jsonl, .parquet" in problem_with(tmp_path)
+    assert "none of its files can be read ('a.txt')" in problem_with(tmp_path)
+    assert KINDS in problem_with(tmp_path)
 
 
 def test_a_file_of_another_kind_lists_those_that_can_be_read(tmp_path):
-    assert ".csv, .json, .jsonl, .parquet" in problem_with(write(tmp_path / "a.xlsx", "x"))
+    assert KINDS in problem_with(write(tmp_path / "a.xlsx", "x"))
 
 
 @pytest.mark.parametrize(
@@ -274,17 +311,17 @@ import sys
 from trainer.data.reading import open_source
 from trainer.contract.errors import DataError
 try:
-    source = open_source("org/tiny", split=sys.argv[1])
+    source = open_source("org/tiny", splits=sys.argv[1:])
     print([(row.place, row.value) for row in source.rows()], len(source.sha256()))
 except DataError as error:
     print(error)
 """
 
 
-def read_offline(cache, split="train"):
+def read_offline(cache, *splits):
     """Ask for org/tiny as a machine without a network does, with what `cache` holds."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
-    command = [sys.executable, "-c", READ_FROM_HUB, split]
+    command = [sys.executable, "-c", READ_FROM_HUB, *(splits or ("train",))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
@@ -327,4 +364,12 @@ def test_a_dataset_fetched_from_the_hub_before_is_read_without_a_network(tmp_pat
     assert read_offline(tmp_path) == (
         "[('org/tiny/train:row 1', {'text': 'x'}), ('org/tiny/train:row 2', {'text': 'y'})] 64"
     )
-    assert "Unknown split" in read_offline(tmp_path, split="test")
+    assert "Unknown split" in read_offline(tmp_path, "test")
+
+
+def test_the_first_split_of_the_hub_that_there_is_is_read(tmp_path):
+    put_in_cache(tmp_path, [{"text": "x"}])
+
+    said = read_offline(tmp_path, "validation", "test", "train")
+
+    assert said == "[('org/tiny/train:row 1', {'text': 'x'})] 64"

@@ -94,6 +94,7 @@ OTHER: dict[str, Any] = {
     },
     "peft.modules_to_save": {"peft": {"modules_to_save": ["norm"]}},
     "dataset.eval_path": {"dataset": {"path": "rows.jsonl", "eval_path": "e.jsonl"}},
+    "dataset.eval_split": {"dataset": {"path": "rows.jsonl", "eval_split": "test"}},
     "dataset.eval_fraction": {"dataset": {"path": "rows.jsonl", "eval_fraction": 0.3}},
     "num_train_epochs": {"num_train_epochs": 7, "max_steps": -1},
     "max_steps": {"max_steps": 77},
