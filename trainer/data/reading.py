@@ -194,7 +194,8 @@ def open_evaluation(dataset: DatasetConfig) -> Source:
     path = dataset.eval_path or dataset.path
     splits = (dataset.eval_split,) if dataset.eval_split else HELD_OUT
     source = open_source(path, dataset.subset, splits, "eval_path")
-    if path == dataset.path and source.files == open_training(dataset).files:
+    # Who names the same file twice means it.
+    if dataset.eval_split and source.files == open_training(dataset).files and path == dataset.path:
         raise DataError(
             f"dataset.eval_path = {path!r} holds the rows to train on.",
             "Name other rows, or another split in dataset.eval_split; or use eval_fraction.",

@@ -93,6 +93,8 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
             "The model has no chat template: chats are rendered as plain ChatML, which is saved with "
             "the result."
         )
+    if (held_out := facts.get("evaluation")) and held_out["sha256"] == facts["sha256"]:
+        found.append("The rows to evaluate on are those that are trained on.")
     if unread := facts.get("unread"):
         found.append(f"Not read by anything: {ignored(unread)}.")
     return found

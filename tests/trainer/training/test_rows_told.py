@@ -29,6 +29,7 @@ def test_dropped_rows_are_told_wherever_a_person_looks(tmp_path, make_job, capsy
     log = capsys.readouterr().out.splitlines()
     assert LINE in log
     assert f"held out: {LINE.partition(', 1 held')[0]}" in log
+    assert "The rows to evaluate on are those that are trained on." in log
     assert "Not read by anything: id (4 rows)." in log
     [warning] = [line for line in log if line.startswith("warning: more than half of the rows")]
     assert "3 of 4" in warning
