@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -173,7 +174,8 @@ class RowEncoder:
 
     def _prompt_batch(self, rows: Rows, tally: Tally) -> pa.RecordBatch:
         """Return prompts as they are: rewards read them, and TRL puts the template on itself."""
-        prompts = [(row.place, e) for row, e in rows if isinstance(e, Prompt)]
+        begun = self._begun()
+        prompts = [(row.place, begun(e)) for row, e in rows if isinstance(e, Prompt)]
         # Behind a prompt that fills max_length nothing of any answer would be seen.
         limit = self._config.max_length - self._config.max_completion_length + 1
         lengths = self._lengths([(place, example.prompt) for place, example in prompts])
@@ -197,6 +199,18 @@ class RowEncoder:
                 "Give every column texts only, or lists of messages only, in all rows.",
             ) from error
         return batch
+
+    def _begun(self) -> Callable[[Prompt], Prompt]:
+        """Return what takes the first token from texts that have it, for TRL puts it there again."""
+        bos = self._tokenizer.bos_token
+        puts_it = leading_tokens(self._tokenizer) == [self._tokenizer.bos_token_id]
+
+        def begun(example: Prompt) -> Prompt:
+            if not puts_it or not isinstance(example.prompt, str):
+                return example
+            return replace(example, prompt=example.prompt.removeprefix(bos))
+
+        return begun
 
     def _lengths(self, prompts: list[tuple[str, Said]]) -> list[int]:
         template = ChatTemplate(self._tokenizer)

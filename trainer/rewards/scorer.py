@@ -71,28 +71,30 @@ class Scorer:
             prompts: texts, or lists of messages.
             completions: the same, one for each prompt.
         """
-        texts = [self._text(*pair) for pair in zip(prompts, completions, strict=True)]
+        ids = [self._tokens(*pair) for pair in zip(prompts, completions, strict=True)]
         scores: list[float] = []
-        for start in range(0, len(texts), BATCH):
-            scores += self._scores(texts[start : start + BATCH])
+        for start in range(0, len(ids), BATCH):
+            scores += self._scores(ids[start : start + BATCH])
         return scores
 
-    def _text(self, prompt: Any, completion: Any) -> str:
-        if isinstance(prompt, str):
-            return prompt + str(completion)
-        return str(self._tokenizer.apply_chat_template(prompt + completion, tokenize=False))
+    def _tokens(self, prompt: Any, completion: Any) -> list[int]:
+        """Return a prompt with its answer as the tokens that method reward learns to score."""
+        from trainer.data.templates import ChatTemplate
+        from trainer.data.texts import answered, tokens_of
 
-    def _scores(self, texts: list[str]) -> list[float]:
+        if isinstance(prompt, str):
+            [(ids, _)] = answered(self._tokenizer, [(prompt, str(completion))])
+            return ids
+        text = ChatTemplate(self._tokenizer).render(prompt + completion, [])
+        found: list[int] = tokens_of(self._tokenizer, [text])["input_ids"][0]
+        return found
+
+    def _scores(self, rows: list[list[int]]) -> list[float]:
         import torch
 
-        batch = self._tokenizer(
-            # Right padding: transformers looks for the last token that is not padding. No special
-            # tokens: the chat template has put them there.
-            texts,
-            return_tensors="pt",
-            padding=True,
-            padding_side="right",
-            add_special_tokens=False,
+        # Right padding: transformers looks for the last token that is not padding.
+        batch = self._tokenizer.pad(
+            {"input_ids": rows}, return_tensors="pt", padding_side="right"
         ).to(self._device)
         with torch.inference_mode():
             logits = self._model(

@@ -155,7 +155,7 @@ def test_a_wrong_value_is_named_with_the_remedy(words, settings):
 def test_early_stopping_needs_rows_to_evaluate_on():
     assert refusal(early_stopping_patience=2) == (
         "job.yaml: early_stopping_patience needs held-out rows: "
-        "set dataset.eval_fraction or dataset.eval_path."
+        "set dataset.eval_fraction, dataset.eval_path or dataset.eval_split."
     )
     config(early_stopping_patience=2, dataset={"path": "d", "eval_fraction": 0.1})
 
