@@ -52,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="run the tests marked thorough too")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than there are cores: the tests wait for other processes half the time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, and keep the groups of xdist together."""
     for item in items:
