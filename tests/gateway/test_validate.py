@@ -33,7 +33,7 @@ def test_validate_names_a_wrong_argument(tmp_path: Path, capfd):
     done = call_here(capfd, "validate", path)
 
     assert done.returncode == 2
-    assert "ERROR  estimate  training.arguments.adam_beta3" in done.stdout
+    assert "arguments.adam_beta3 = 0.9: sft has no such argument" in done.stdout
     assert "adam_beta2" in done.stdout
 
 

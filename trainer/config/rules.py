@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from trainer.config.argument_table import refusal
 from trainer.config.code_references import is_reference
 from trainer.config.command import CommandConfig
 from trainer.config.methods import METHODS, NUM_GENERATIONS
@@ -40,6 +41,7 @@ def check(config: TrainingFields) -> None:
     check_trainer(config)
     check_consistency(config)
     check_own_settings(config)
+    check_arguments(config)
     check_peft(config)
     check_quantization(config)
     check_generation(config)
@@ -78,6 +80,30 @@ def check_own_settings(config: TrainingFields) -> None:
             raise ValueError(f"{name} does not apply to method {config.method}: remove it")
     if config.loss_type is not None:
         _check_loss(config.method, config.loss_type, config.arguments.get("label_smoothing"))
+
+
+def check_arguments(config: TrainingFields) -> None:
+    """Refuse arguments that would have no effect, or that the method does not have.
+
+    Raises:
+        ValueError: naming the argument, its value and what to do instead.
+    """
+    if config.trainer != "builtin":  # they are that trainer's own
+        return
+    fields = set(type(config).model_fields)
+    refused = [
+        f"arguments.{name} = {value!r}: {why}"
+        for name, value in config.arguments.items()
+        if (why := refusal(name, config.method, fields))
+    ]
+    if refused:
+        raise ValueError("; ".join(refused))
+    if config.lr_scheduler_type == "reduce_lr_on_plateau":
+        raise ValueError(
+            "lr_scheduler_type = 'reduce_lr_on_plateau' follows the evaluations of transformers, of "
+            "which there are none here, so the rate would stay as it is: choose cosine or linear, "
+            "and early_stopping_patience to end on a plateau"
+        )
 
 
 def _check_loss(method: str, loss: str, label_smoothing: float | None) -> None:

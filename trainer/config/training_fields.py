@@ -163,7 +163,8 @@ class TrainingFields(Settings):
     """Where else to send metrics: tensorboard; wandb, offline without WANDB_API_KEY; mlflow, into a file
     without MLFLOW_TRACKING_URI. []: nowhere."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Any further argument of the method's TRL or transformers config, by its own name."""
+    """Any further argument of the method's TRL or transformers config, by its own name. One that would
+    have no effect here is refused, with what to do instead."""
 
     @property
     def packs(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import importlib
 from itertools import islice
 from typing import Any
@@ -60,7 +58,7 @@ def training_arguments(
         method: what the method adds; the user's `arguments` win over it.
 
     Raises:
-        ConfigError: an entry of `arguments` is unknown, is ours to set, or has a wrong value.
+        ConfigError: an entry of `arguments` has a wrong value, or this release lacks it.
     """
     import torch
 
@@ -89,7 +87,6 @@ def training_arguments(
         "push_to_hub": False,
         **parallel_arguments(config),
     }
-    _check(config.arguments, config_class, ours)
     defaults = {
         # Defaults that the user may override, unlike `ours`, and that a method may.
         "dataloader_pin_memory": cuda,
@@ -138,25 +135,3 @@ def faster_here(config: TrainingConfig) -> dict[str, Any]:
         "tf32": is_torch_tf32_available() and config.dtype != "float32",
         "use_liger_kernel": learns_from_tokens and is_liger_kernel_available(),
     }
-
-
-def _check(given: dict[str, Any], config_class: type[Any], ours: dict[str, Any]) -> None:
-    known = {field.name for field in dataclasses.fields(config_class) if field.init}
-    fields = set(TrainingConfig.model_fields)
-    for name in given:
-        if name in fields:
-            raise ConfigError(
-                f"training.arguments.{name}: this is a field of its own.",
-                f"Set training.{name} instead.",
-            )
-        if name in ours:
-            raise ConfigError(
-                f"training.arguments.{name}: this is set by the orchestrator.",
-                "Remove it from training.arguments.",
-            )
-        if name not in known:
-            close = difflib.get_close_matches(name, known | fields, n=1)
-            hint = f"Did you mean {close[0]}?" if close else "Remove it."
-            raise ConfigError(
-                f"training.arguments.{name}: {config_class.__name__} has no such argument.", hint
-            )

@@ -59,7 +59,7 @@ async def test_cancelled_and_failed_flows_say_so(home, flow_process, receiver):
     async with get_client() as client:
         await client.set_flow_run_state(run.id, Cancelling())
     await flow.ended()
-    wrong = await create_run(make_job(arguments={"learning_rat": 1}))
+    wrong = await create_run(make_job(optim="adamm"))
     await flow_process(wrong.id).ended()
 
     assert receiver.types == ["job_started", "job_cancelled", "job_failed"]

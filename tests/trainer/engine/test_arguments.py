@@ -1,15 +1,22 @@
 """From a job file to TRL's arguments: nothing is dropped, and nothing is set twice."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import TrainingConfig
+from trainer.config import TrainingConfig, argument_table
+from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobDirectory
-from trainer.engine.arguments import faster_here, split_batch, training_arguments
+from trainer.engine.arguments import (
+    class_of_arguments,
+    faster_here,
+    split_batch,
+    training_arguments,
+)
 from trainer.supervision.restart_decision import next_divisor
 
 pytestmark = pytest.mark.xdist_group("torch")
@@ -26,12 +33,6 @@ def arguments(tmp_path):
         return training_arguments(config, directory, batch_divisor=divisor)
 
     return make
-
-
-def refusal(make: Any, **given: Any) -> ConfigError:
-    with pytest.raises(ConfigError) as caught:
-        make(arguments=given)
-    return caught.value
 
 
 def test_what_the_job_says_arrives(arguments):
@@ -81,27 +82,18 @@ def test_a_gpu_does_what_it_does_faster(monkeypatch, settings, expected):
     assert faster_here(TrainingConfig(model="m", dataset="d", **settings)) == expected
 
 
-def test_an_unknown_argument_is_answered_with_the_right_one(arguments):
-    error = refusal(arguments, neftune_noise_alfa=5)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_argument_of_the_installed_releases_is_in_one_table(method, monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # as the trainer does
+    there = {field.name for field in dataclasses.fields(class_of_arguments(method)) if field.init}
+    passed = argument_table.ANY_METHOD | argument_table.OF_METHOD[method]
+    refused = {*argument_table.INSTEAD, *argument_table.NOT_WITH.get(method, {})}
+    fields = set(TrainingConfig.model_fields)
 
-    assert error.message == (
-        "training.arguments.neftune_noise_alfa: SFTConfig has no such argument."
-    )
-    assert error.suggestion == "Did you mean neftune_noise_alpha?"
-
-
-def test_a_field_of_its_own_is_pointed_to(arguments):
-    error = refusal(arguments, learning_rate=1)
-
-    assert error.message == "training.arguments.learning_rate: this is a field of its own."
-    assert error.suggestion == "Set training.learning_rate instead."
-
-
-@pytest.mark.parametrize("name", ["output_dir", "save_strategy", "eval_strategy", "data_seed"])
-def test_what_is_the_orchestrators_to_set_is_refused(arguments, name):
-    error = refusal(arguments, **{name: "x"})
-
-    assert error.message == f"training.arguments.{name}: this is set by the orchestrator."
+    assert there - passed - refused - fields == set()
+    assert passed - there == set()
+    assert passed & (refused | fields) == set()
+    assert there & set(argument_table.FORMER) == set()
 
 
 @pytest.mark.parametrize("name", ["optim", "lr_scheduler_type"])

@@ -262,3 +262,47 @@ def test_what_several_machines_cannot_do_is_refused(training, changes, words):
 
     with pytest.raises(ConfigError, match=words):
         validated(TrainingJob, job, "job.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("learning_rate", 1, "this is a field of its own: set training.learning_rate"),
+        ("learning_rat", 1, "sft has no such argument: did you mean learning_rate?"),
+        ("neftune_noise_alfa", 5, "did you mean neftune_noise_alpha?"),
+        ("eos_token", "<|im_end|>", "special tokens are those of the model's tokenizer"),
+        ("chat_template_path", "mine.jinja", "the chat template is the one beside the model's"),
+        ("completion_only_loss", False, "of a prompt nothing is learned"),
+        ("resume_from_checkpoint", "/nowhere", "resumes from its own newest checkpoint"),
+        ("model_init_kwargs", {"a": 7}, "the model is loaded by the orchestrator"),
+        ("load_best_model_at_end", True, "set training.early_stopping_patience"),
+        ("warmup_ratio", 0.5, "set training.warmup_steps"),
+        ("pad_to_multiple_of", 8, "batches have no padding"),
+        ("cliprange", 0.2, "this is of ppo, not of sft"),
+        ("output_dir", "x", "set output_dir of the job"),
+    ],
+)
+def test_an_argument_without_effect_is_refused_with_what_to_do_instead(name, value, words):
+    said = refusal(arguments={name: value})
+
+    assert f"arguments.{name} = {value!r}: " in said
+    assert words in said
+
+
+def test_all_arguments_that_are_refused_are_named_at_once_and_others_pass():
+    said = refusal(arguments={"eos_token": "a", "adam_beta1": 0.8, "bf16": True})
+
+    assert "arguments.eos_token" in said
+    assert "arguments.bf16" in said
+    assert "adam_beta1" not in said
+    assert config(arguments={"adam_beta1": 0.8}).arguments == {"adam_beta1": 0.8}
+
+
+def test_arguments_of_another_trainer_are_its_own():
+    command = {"run": ["python", "train.py"]}
+
+    assert config(trainer="command", command=command, arguments={"anything": 1}).arguments
+
+
+def test_a_schedule_that_would_never_change_the_rate_is_refused():
+    assert "choose cosine or linear" in refusal(lr_scheduler_type="reduce_lr_on_plateau")
