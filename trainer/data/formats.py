@@ -111,6 +111,8 @@ class Schema:
                 return PlainText("", self._text(row, "text"))
             case "preference":
                 prompt = row.get(self._name("prompt"))
+                if prompt is None:
+                    self._refuse_guess(row)
                 given = (prompt, self._get(row, "chosen"), self._get(row, "rejected"))
                 return preference(self._asking(context), *given)
             case "unpaired":
@@ -139,6 +141,19 @@ class Schema:
             return []
         read = self._of_layout | (columns_of(self.columns) if self.format != "text" else set())
         return [name for name, value in row.items() if name not in read and value is not None]
+
+    def _refuse_guess(self, row: dict[str, Any]) -> None:
+        """Refuse to take what two texts share for their prompt where a column may well be it."""
+        others = [
+            name for name in self.unread(row) if isinstance(row[name], str) and row[name].strip()
+        ]
+        if others and isinstance(row.get(self._name("chosen")), str):
+            raise RowProblem(
+                others[0],
+                "may be the prompt, and no column is named as such",
+                f"set dataset.columns: {{prompt: {others[0]}}}, or remove it if the answers begin "
+                "with their prompt",
+            )
 
     @cached_property
     def _of_layout(self) -> set[str]:
@@ -222,6 +237,16 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
         ) from None
     if dataset.format != "auto":
         given = dataset.format
+    lacking = [
+        theirs
+        for ours, theirs in dataset.columns.items()
+        if theirs not in first.value and (given is None or ours in NEEDED[cast("Format", given)])
+    ]
+    if lacking:
+        raise DataError(
+            f"dataset.columns: {first.place} has no {listed(lacking)}; it has {listed(first.value)}.",
+            "Correct the name on the right of the colon.",
+        )
     if given in formats:
         schema = Schema(cast("Format", given), {**names, **dataset.columns}, dict(dataset.roles))
         with suppress(RowProblem):  # which is told with the row

@@ -12,7 +12,7 @@ from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
 from trainer.data.judged import Judged
 from trainer.data.parsing import Row
-from trainer.data.problems import RowProblem
+from trainer.data.problems import RowProblem, listed
 from trainer.data.reading import Source, open_evaluation, open_training
 
 MAX_PROBLEMS = 20  # bad rows that the message lists; the rest is counted
@@ -126,9 +126,12 @@ class CheckedReading:
         # A source has one row at least, so this raises nothing but its own errors.
         first = next(rows)
         schema = choose_schema(first, self.config)
+        missing = dict.fromkeys(self.config.dataset.columns.values())
         self.format = schema.format
         for row in islice(chain([first], rows), self.config.dataset.max_rows):
             self._count()
+            for name in missing.keys() & row.value.keys():
+                del missing[name]
             try:
                 example = schema.convert(row.value)
             except RowProblem as problem:
@@ -143,6 +146,13 @@ class CheckedReading:
             self.progress(self.rows)
         if self.bad_rows:
             raise self._error()
+        if missing:
+            # A name that was mistyped would leave its column out of every row.
+            raise DataError(
+                f"dataset.columns: no row of {self.source.name} has {listed(missing)}; the first has "
+                f"{listed(first.value)}.",
+                "Correct the name on the right of the colon, or leave it out.",
+            )
 
     def _count(self) -> None:
         self.rows += 1

@@ -206,3 +206,27 @@ def test_answers_that_are_all_good_or_all_bad_are_told(tmp_path, make_config, la
 
 def test_a_prompt_keeps_the_other_columns_for_reward_functions():
     assert Prompt("2+2=", {"answer": "4"}).characters == 4
+
+
+@pytest.mark.parametrize("name", ["body", "topic"])
+def test_a_prompt_is_not_guessed_where_another_text_may_be_it(convert, name):
+    row = {name: "2+2 is", "chosen": "the four", "rejected": "the five"}
+
+    with pytest.raises(
+        RowProblem, match=rf"^{name}: may be the prompt.*columns: \{{prompt: {name}"
+    ):
+        convert(row)
+    assert convert(row, columns={"prompt": name}) == Preference("2+2 is", "the four", "the five")
+
+
+@pytest.mark.parametrize("other", [{"score": 1}, {"tags": ["a"]}, {"note": None}, {"note": " "}])
+def test_what_is_no_text_is_no_prompt(convert, other):
+    row = {"chosen": "2+2 is four", "rejected": "2+2 is five"}
+
+    assert convert({**row, **other}) == Preference("2+2 is ", "four", "five")
+
+
+def test_messages_that_both_begin_with_are_the_prompt_whatever_stands_beside(convert):
+    row = {"chosen": [USER, GOOD], "rejected": [USER, BAD], "source": "arithmetic"}
+
+    assert convert(row) == Preference([USER], [GOOD], [BAD])

@@ -95,3 +95,31 @@ print(json.dumps([name for name in ("torch", "transformers", "datasets", "pandas
     )
 
     assert json.loads(done.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"instruction": "problm", "output": "solution"}, "train.jsonl:1 has no 'problm'; it has"),
+        ({"input": "contxt"}, "no row of .* has 'contxt'; the first has 'instruction', 'output'"),
+        ({"system": "persona"}, "no row of .* has 'persona'"),
+    ],
+)
+def test_a_column_that_the_data_lack_is_refused_by_name(make_config, write_rows, columns, problem):
+    row = (
+        {"instruction": "x", "output": "y"} if len(columns) == 1 else {"problem": 1, "solution": 2}
+    )
+    path = write_rows([row] * 3)
+
+    with pytest.raises(DataError, match=f"^dataset.columns: {problem}"):
+        inspect_dataset(make_config({"path": str(path), "columns": columns}))
+
+
+def test_a_column_may_first_come_in_a_later_row(make_config, write_rows):
+    rows = [{"instruction": "x", "output": "y"}, {"instruction": "x", "output": "y", "about": "z"}]
+
+    report = inspect_dataset(
+        make_config({"path": str(write_rows(rows)), "columns": {"input": "about"}})
+    )
+
+    assert (report.rows, report.unread) == (2, {})
