@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from blocks.models import Instance
 from blocks.workplaces.base import NoAnswer, Workplace
+from flows.accepted_changes import accepted_changes
 from flows.announcing import announce
 from flows.logger import logger
 from flows.reporting import alerts
@@ -256,7 +257,7 @@ class RemoteTraining:
         # Tokens go by the environment of one command, never into a file of a rented machine. In a
         # thread: a login to the Hub that runs out is renewed over the network.
         tokens = {} if self.workplace.is_home else await asyncio.to_thread(secrets)
-        given = {**self.variables, **tokens}
+        given = {**self.variables, **tokens, **accepted_changes()}
         instance, threads = self.instance, self.job.resources.cpu_threads
         # Empty for a job without GPUs, which hides them all: others may be using them.
         if instance.gpu_ids or not instance.gpu_count:

@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from gateway.cli.options import (
+    AcceptChanges,
     AsJson,
     Detach,
     Follow,
@@ -193,7 +194,12 @@ def pause(job: JobId, wait: Wait = True) -> None:  # noqa: FBT002
 
 
 @app.command()
-def resume(job: JobId, detach: Detach = False, logs: ShowLogs = False) -> None:  # noqa: FBT002
+def resume(
+    job: JobId,
+    detach: Detach = False,  # noqa: FBT002
+    logs: ShowLogs = False,  # noqa: FBT002
+    accept_changes: AcceptChanges = False,  # noqa: FBT002
+) -> None:
     """Go on with a paused, stopped or failed job, or one whose process died.
 
     A job of a deployment is given to its worker again; any other runs here, like 'run'.
@@ -203,7 +209,7 @@ def resume(job: JobId, detach: Detach = False, logs: ShowLogs = False) -> None: 
     with reported():
         from gateway.cli import commands
 
-        raise typer.Exit(commands.resume(job, detach=detach, logs=logs))
+        raise typer.Exit(commands.resume(job, detach=detach, logs=logs, accept=accept_changes))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from rich.console import Console
 
+from flows.accepted_changes import accept_changes
 from flows.execute import schedule_again
 from flows.run_folder import RunFolder
 from flows.shown import job_state
@@ -24,7 +25,7 @@ from gateway.view import printable
 from trainer.contract.job_directory import JobState
 
 
-def resume(text: str, *, detach: bool, logs: bool) -> Exit:
+def resume(text: str, *, detach: bool, logs: bool, accept: bool = False) -> Exit:
     """Execute a job again: through its deployment's worker, or here."""
     run_id = looking.found(text).id
 
@@ -32,6 +33,8 @@ def resume(text: str, *, detach: bool, logs: bool) -> Exit:
         found = await client.read_flow_run(run_id)
         control.refuse_resume(found)
         say(f"job {run_id}")
+        if accept:
+            await accept_changes(client, run_id)
         # Only a run that came from a deployment can go back to a worker; any other is executed
         # here.
         return await schedule_again(run_id)

@@ -39,3 +39,10 @@ Keep = Annotated[
 MaxCost = Annotated[
     float | None, typer.Option(min=0.001, help="USD at most; then it saves and stops.")
 ]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Go on even though data, template, code or base model have changed since the pause.",
+    ),
+]

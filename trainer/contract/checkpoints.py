@@ -17,6 +17,10 @@ from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import read_manifest, verify, write_manifest
 
 STAGING = ".saving"
+INPUTS = "inputs.json"  # what was learned from: see `trainer.training.inputs`
+ACCEPT_VARIABLE = "TRAINING_ORCHESTRATOR_ACCEPT_CHANGES"
+"""Lets a job go on from other inputs than its checkpoint's. Its value is new at each acceptance: one
+holds for the changes of its day, and no later ones."""
 NEEDED = {"trainer_state.json"}
 OPTIMIZERS = (
     {"optimizer.pt", "scheduler.pt"},
@@ -28,7 +32,8 @@ UNWANTED = ("training_args.bin", "README.md")
 """A pickle that resuming does not read, and a model card that only the output needs."""
 NO_PART_OF_A_MODEL = (
     *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
-    *("adapter_model.pt", "trainer_state.json", "checkpoint-*", "global_step*", "runs", "wandb"),
+    *("adapter_model.pt", "trainer_state.json", INPUTS, "checkpoint-*", "global_step*"),
+    *("runs", "wandb"),
 )
 """What training left beside a model."""
 

@@ -17,6 +17,7 @@ from trainer.config import TrainingConfig
 from trainer.contract import checkpoints
 from trainer.contract.errors import DiskFull
 from trainer.contract.events import Kind, note_event
+from trainer.contract.files import replace_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.contract.world import own_rank
 from trainer.engine import saving
@@ -52,6 +53,8 @@ class TrainingRun:
     batch_divisor: int = 1
     learning_rate_factor: float = 1.0
     """See `Status`, as for `batch_divisor`."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """What is learned from, for the checkpoints: see `trainer.training.inputs`."""
     protected_steps: Callable[[], set[int]] = field(default=set)
     """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
 
@@ -210,6 +213,7 @@ class JobTrainer(InParts):
             for write in writes:
                 write()
             staged = folder / checkpoints.STAGING / f"checkpoint-{step}"
+            replace_json(staged / checkpoints.INPUTS, self.run.inputs)
             return checkpoints.commit(staged, folder, processes=own_rank().world_size)
 
         with named_failures(folder):

@@ -47,6 +47,7 @@ from trainer.results.output import is_whole, write_output
 from trainer.results.summary import batch_in_words
 from trainer.supervision.log import outlive_full_disks
 from trainer.supervision.ranks import record_failure
+from trainer.training.inputs import inputs_of, refuse_changes
 
 if TYPE_CHECKING:
     from trainer.engine.callbacks import Evaluation, Obedience
@@ -121,6 +122,8 @@ def _train(
     trainer, obedience, evaluation = _assemble(run, control_reader)
     trainer.add_callback(usage)
     resume = _resume_point(directory)
+    if resume:
+        refuse_changes(resume, run.inputs)
     trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
 
     # Only from here on does a signal end with a checkpoint; before, it ends the process at once.
@@ -235,6 +238,7 @@ def _prepare(
         eval_dataset=data.eval,
         batch_divisor=divisor,
         learning_rate_factor=status.learning_rate_factor,
+        inputs=inputs_of(config, data.facts, tokenizer, model.config),
     )
     trained, total = _parameters(run.model)
     _say(f"training {trained:,} of {total:,} parameters on {data.facts['train_rows']:,} rows")
