@@ -12,6 +12,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from trainer.config import TrainingJob
+from trainer.config.adapter_files import base_of
 from trainer.config.explain import validated
 from trainer.config.model_files import looks_like_path
 from trainer.contract.errors import ConfigError
@@ -120,6 +121,10 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
         training = dict(training)
         _resolve(training, "model", folder, looks_like_path)
         _resolve(training, "reward_model", folder, looks_like_path)
+        _resolve(training, "adapter", folder, looks_like_path)
+        adapter = training.get("adapter")
+        if "model" not in training and isinstance(adapter, str) and (base := base_of(adapter)):
+            training["model"] = base
         for field in ("reward_functions", "callbacks", "formatting"):
             if field in training:
                 training[field] = _with_code(training[field], folder)

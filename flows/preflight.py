@@ -50,6 +50,8 @@ def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
     """Yield field and name of the files and folders that a job names and that are not here."""
     config = job.training
     named = [("training.model", config.model)] if config.trainer != "command" else []
+    if config.adapter:
+        named.append(("training.adapter", config.adapter))
     if config.reward_model:
         named.append(("training.reward_model", config.reward_model))
     yield from ((f, name) for f, name in named if looks_like_path(name) and not _is_here(name))

@@ -7,12 +7,13 @@ import fnmatch
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blocks.home import home, private_folder
 from blocks.workplaces.base import FileFacts, Parcel
 from trainer.config import FOREIGN_DATA, TrainingConfig
+from trainer.config.adapter_files import SETTINGS, WEIGHTS
 from trainer.config.code_references import references, split_reference
 from trainer.config.model_files import check_model_files
 from trainer.contract.checkpoints import NO_PART_OF_A_MODEL
@@ -23,6 +24,7 @@ from trainer.rewards.scorer import model_in
 
 WORTH_NOTING = 16 << 20  # bytes; hashing a smaller file takes no longer than reading its note
 CODE, REWARD_MODEL = "training code", "training.reward_model"
+ADAPTER = "training.adapter"
 KEY_DIGITS = 16  # hexadecimal, of the hash that names an item on the machine
 TENSORS = "*.safetensors"
 OTHER_WEIGHTS = (
@@ -61,6 +63,7 @@ def items_of(config: TrainingConfig) -> list[Item]:
     own = [_as_it_is("training.command.files", file) for file in _files(config)]
     own += [_as_it_is(CODE, path) for path in sorted(code_files(config))]
     own += _reward_model(config)
+    own += _adapter(config)
     # Another trainer knows itself what its files mean: send whole what exists, and check nothing.
     if config.trainer in FOREIGN_DATA:
         named = [("training.model", config.model), ("dataset.path", data.path)]
@@ -100,6 +103,15 @@ def _reward_model(config: TrainingConfig) -> list[Item]:
             "peft: null, or from a model on the Hub.",
         )
     return [item]
+
+
+def _adapter(config: TrainingConfig) -> list[Item]:
+    """Return the folder of the adapter to go on with, where it is one here."""
+    if not config.adapter or not Path(config.adapter).expanduser().exists():
+        return []
+    whole = _as_it_is(ADAPTER, config.adapter)
+    wanted = {n: path for n, path in whole.files.items() if n in (SETTINGS, WEIGHTS)}
+    return [replace(whole, files=wanted)]
 
 
 def _as_it_is(field: str, named: str) -> Item:

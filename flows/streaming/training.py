@@ -247,7 +247,11 @@ class RemoteTraining:
             "run_id": self._run.run_id,
             "name": self.job.name,
             "config": config.model_dump(mode="json"),
-            "named": {"model": training.model, "dataset": training.dataset.path},
+            "named": {
+                "model": training.model,
+                "dataset": training.dataset.path,
+                "adapter": training.adapter,
+            },
             "limits": limits,
             "world": {"processes": self.job.processes_per_machine},
         }

@@ -99,3 +99,16 @@ def test_a_job_whose_paths_need_no_change_stays_what_it_is(tmp_path, monkeypatch
     job = TrainingJob.model_validate({"name": "a", "training": values})
 
     assert on_this_computer(job) is job
+
+
+def test_the_base_of_an_adapter_need_not_be_named_again(tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    path = tmp_path / "job.yaml"
+    path.write_text("name: a\ntraining: {adapter: ./adapter, dataset: org/rows}\n")
+
+    job = load_job(path)
+
+    assert job.training.model == "org/base"
+    assert job.training.adapter == str(adapter)

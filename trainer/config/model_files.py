@@ -6,9 +6,11 @@ from pathlib import Path
 
 from trainer.contract.errors import ModelNotFound
 
+MODEL = ("config.json",)
+
 
 def check_model_files(
-    model: str, field: str = "training.model", needed: tuple[str, ...] = ("config.json",)
+    model: str, field: str = "training.model", needed: tuple[str, ...] = MODEL
 ) -> None:
     """Refuse a model that cannot be there, without importing anything heavy.
 
@@ -25,6 +27,12 @@ def check_model_files(
     if (looks_like_path(model) or path.exists()) and not any(
         (path / name).is_file() for name in needed
     ):
+        if needed == MODEL and (path / "adapter_config.json").is_file():
+            raise ModelNotFound(
+                f"{field}: {path} is an adapter, not a model.",
+                "Name its base as training.model and the folder as training.adapter to train it "
+                "further; or merge it (merge: true), and name the merged model.",
+            )
         what = f"has no {' or '.join(needed)}" if path.is_dir() else "is not a folder"
         raise ModelNotFound(f"{field}: {path} {what}.")
 

@@ -43,6 +43,7 @@ def check(config: TrainingFields) -> None:
     check_own_settings(config)
     check_arguments(config)
     check_peft(config)
+    check_adapter(config)
     check_quantization(config)
     check_generation(config)
     check_outputs(config)
@@ -150,6 +151,27 @@ def check_peft(config: TrainingFields) -> None:
         raise ValueError(
             f"gradient_checkpointing drops what {peft.peft_type} trains: set it to false, or use "
             "another peft_type"
+        )
+
+
+def check_adapter(config: TrainingFields) -> None:
+    """Refuse what contradicts going on with an adapter.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if config.adapter is None:
+        return
+    if config.trainer != "builtin":
+        raise ValueError(f"adapter: trainer {config.trainer} starts its own: remove it")
+    # By value: a job that was written down again gives every field.
+    default = type(config).model_fields["peft"].get_default(call_default_factory=True)
+    if config.peft != default:
+        raise ValueError("adapter: its own settings hold: leave peft out")
+    if config.method in {"ppo", "reward"}:
+        raise ValueError(
+            f"adapter: {config.method} cannot go on with one: merge it into its base model "
+            "(merge: true) and name that as model"
         )
 
 

@@ -57,6 +57,9 @@ class TrainingFields(Settings):
     peft: Peft = LoraConfig()
     """What to train while the model itself stays frozen: adapters (peft_type: lora, prompt_tuning
     or prefix_tuning). null: train all weights."""
+    adapter: Text | None = None
+    """Go on with this LoRA adapter instead of a new one: a folder, such as an artifact, or a repository
+    of the Hub. Its own settings hold, so leave `peft` out; `model` may be left out of a job file too."""
     quantization: QuantizationConfig | None = None
     """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,
     {load_in_8bit: true} is more exact. null: not at all."""

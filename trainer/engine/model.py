@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import LoraConfig, PromptTuningConfig, TrainingConfig
+from trainer.config.adapter_files import as_settings, check_adapter
 from trainer.config.methods import METHODS
 from trainer.config.model_files import check_model_files
 from trainer.contract.errors import ConfigError, ModelNotFound
@@ -76,6 +77,8 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     choose_attention(model, config.attn_implementation)
     if config.peft is not None:
         model = add_adapters(model, config)
+        if config.adapter is not None:
+            load_adapter(model, config)
         # Without autocast, as on a CPU or where answers are generated, precisions must not be
         # mixed.
         if torch.cuda.is_available() and not method.generates:
@@ -116,6 +119,74 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
         ) from error
 
 
+def load_adapter_settings(config: TrainingConfig) -> LoraConfig:
+    """Return the settings of the adapter to go on with, as ours.
+
+    Raises:
+        ModelNotFound: it cannot be loaded.
+        ConfigError: it is not one that can be trained further.
+    """
+    return as_settings(_own_settings(config).to_dict())
+
+
+def _own_settings(config: TrainingConfig) -> PeftConfig:
+    import peft
+
+    check_adapter(str(config.adapter), config.model)
+    settings: PeftConfig = loaded_adapter(peft.PeftConfig.from_pretrained, config)
+    wanted = "SEQ_CLS" if METHODS[config.method].is_classifier else "CAUSAL_LM"
+    if settings.peft_type != "LORA" or settings.task_type not in {wanted, None}:
+        raise ConfigError(
+            f"training.adapter: {config.adapter} is an adapter of type {settings.peft_type} for "
+            f"{settings.task_type}; {config.method} needs LORA for {wanted}.",
+            "Start a new adapter, or merge that one into its base model.",
+        )
+    settings.inference_mode = False
+    return settings
+
+
+def load_adapter(model: PreTrainedModel, config: TrainingConfig) -> None:
+    """Put the weights of the adapter to go on with into those of a model.
+
+    Raises:
+        ModelNotFound: it cannot be loaded.
+        ConfigError: it does not fit the model.
+    """
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    weights = loaded_adapter(load_peft_weights, config, device="cpu")
+    try:
+        left = set_peft_model_state_dict(model, weights)
+    except RuntimeError as error:  # other shapes
+        raise _not_fitting(config, str(error).strip().splitlines()[-1].strip()) from error
+    # Whatever of the adapter finds no place would be lost in silence.
+    if left.unexpected_keys:
+        raise _not_fitting(config, f"the model has no {left.unexpected_keys[0]}")
+
+
+def _not_fitting(config: TrainingConfig, why: str) -> ConfigError:
+    return ConfigError(
+        f"training.adapter: {config.adapter} does not fit {config.model}: {why}",
+        "Name the model that it was trained on as training.model.",
+    )
+
+
+def loaded_adapter(load: Any, config: TrainingConfig, **options: Any) -> Any:
+    """Return what `load` makes of the adapter to go on with.
+
+    Raises:
+        ModelNotFound: it cannot be loaded; the reason is the library's own.
+    """
+    path = Path(str(config.adapter)).expanduser()
+    try:
+        return load(str(path) if path.exists() else config.adapter, **options)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFound(
+            f"training.adapter: {config.adapter} cannot be loaded: {reason}"
+        ) from error
+
+
 def _check_modules_to_save(model: PreTrainedModel, wanted: list[str]) -> None:
     """Refuse layers that PEFT would pass over in silence, and weights that have no gradient."""
     layers = dict(model.named_modules())
@@ -138,6 +209,8 @@ def _peft_config(config: TrainingConfig) -> PeftConfig:
     """Return the settings as PEFT's own, which says its words in capitals."""
     import peft
 
+    if config.adapter is not None:
+        return _own_settings(config)
     settings = config.peft
     assert settings is not None  # noqa: S101 - for the type checker: callers have looked
     task = "SEQ_CLS" if METHODS[config.method].is_classifier else "CAUSAL_LM"

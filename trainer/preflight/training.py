@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trainer.config import FOREIGN_DATA
+from trainer.config.adapter_files import check_adapter
 from trainer.config.code_references import check_code, code_hashes, references
 from trainer.config.extras import check_extras, check_trainer, extras_of
 from trainer.config.model_files import check_model_files
@@ -34,6 +35,11 @@ def _model(subject: Subject) -> Finding:
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     weights = f"{size / 1e6:.1f} MB of weights" if size else "no weights"
     return Finding(f"{config.model}, {weights}", {"path": str(folder), "weight_bytes": size})
+
+
+def _adapter(subject: Subject) -> Finding:
+    config = subject.config
+    return Finding(check_adapter(str(config.adapter), config.model))
 
 
 def _packages(subject: Subject) -> Finding:
@@ -96,6 +102,12 @@ def _hub(subject: Subject) -> Finding:
 
 TRAINING = (
     Check(name="model", look=_model, reads=("training.model",)),
+    Check(
+        name="adapter",
+        look=_adapter,
+        applies=lambda s: s.config.adapter is not None,
+        reads=("training.adapter",),
+    ),
     Check(
         name="packages",
         look=_packages,

@@ -35,7 +35,7 @@ from trainer.engine.custom_code import load_callbacks
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.failures import translate
 from trainer.engine.malloc import keep_freed_memory
-from trainer.engine.model import load_model, load_tokenizer
+from trainer.engine.model import load_adapter_settings, load_model, load_tokenizer
 from trainer.engine.parallelism import agreed_end_state, check_parallelism, full_weights
 from trainer.engine.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
 from trainer.preflight.table import Needs, Subject, refuse
@@ -108,6 +108,8 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
         if result.name == "dataset" and result.found:
             facts = result.found.facts
             _say(f"dataset {config.dataset.path}: {facts['rows']} rows, format {facts['format']}")
+    if config.adapter:  # from here on they say what is trained
+        config = config.model_copy(update={"peft": load_adapter_settings(config)})
     if rank.is_first:
         start_trackers(directory, config)
     with process_group():
@@ -153,6 +155,11 @@ def _train(
         named, code = as_named(directory, config), code_hashes(config)
         facts = {"data": data, "usage": usage.facts, "training": made}
         facts |= {"code": code} if code else {}
+        if config.adapter:
+            facts["continues"] = {
+                "adapter": named.adapter,
+                "sha256": run.inputs.get("training.adapter"),
+            }
         write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)
     return _completed(directory, config)
 
@@ -174,8 +181,8 @@ def as_named(directory: JobDirectory, config: TrainingConfig) -> TrainingConfig:
     dataset = config.dataset.model_copy(
         update={"path": str(named.get("dataset", config.dataset.path))}
     )
-    model = str(named.get("model", config.model))
-    return config.model_copy(update={"model": model, "dataset": dataset})
+    model, adapter = str(named.get("model", config.model)), named.get("adapter", config.adapter)
+    return config.model_copy(update={"model": model, "adapter": adapter, "dataset": dataset})
 
 
 def read_config(directory: JobDirectory) -> TrainingConfig:

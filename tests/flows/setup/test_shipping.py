@@ -364,3 +364,15 @@ async def test_a_reward_adapter_whose_base_stays_here_goes_along_merged_or_not_a
     there = await ship(at_work(LocalMachine(), base), asked, print)
 
     assert files_below(there.reward_model) == ["config.json"]
+
+
+async def test_of_an_adapter_to_go_on_with_go_its_settings_and_weights(tmp_path, base):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "README.md"):
+        (adapter / name).write_text(name)
+
+    there = await ship(at_work(LocalMachine(), base), config(adapter=str(adapter)), print)
+
+    assert there.adapter is not None
+    assert files_below(there.adapter) == ["adapter_config.json", "adapter_model.safetensors"]

@@ -306,3 +306,15 @@ def test_arguments_of_another_trainer_are_its_own():
 
 def test_a_schedule_that_would_never_change_the_rate_is_refused():
     assert "choose cosine or linear" in refusal(lr_scheduler_type="reduce_lr_on_plateau")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"peft": {"r": 4}}, "its own settings hold: leave peft out"),
+        ({"peft": None}, "its own settings hold: leave peft out"),
+        ({"method": "ppo"}, "adapter: ppo cannot go on with one"),
+    ],
+)
+def test_what_contradicts_going_on_with_an_adapter_is_refused(settings, words):
+    assert words in refusal(adapter="a", **settings)

@@ -1,0 +1,111 @@
+"""An adapter is trained further: from its own weights, by its own settings, and into a new one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.trainer.jobs import PausesAfter
+from trainer.contract.errors import ConfigError, ModelNotFound
+from trainer.contract.job_directory import Desired, JobState
+
+pytestmark = pytest.mark.xdist_group("torch")
+ADAPTER = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
+HELD_OUT = {"eval_fraction": 0.2}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, make_job):
+    """A job of sft whose output is gone on with."""
+    folder = tmp_path_factory.mktemp("first") / "job"
+    job = make_job(folder, peft=ADAPTER, data=HELD_OUT, max_steps=6, learning_rate=0.01)
+    assert job.train() is JobState.COMPLETED
+    return job
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"token {n}", "chosen": f" model data {n}", "rejected": f" loss step {n}"}
+        for n in range(12)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_it_begins_where_the_adapter_ended_and_has_its_settings(first, tmp_path, make_job):
+    adapter = str(first.directory.output)
+    job = make_job(tmp_path / "job", adapter=adapter, data=HELD_OUT, max_steps=3)
+
+    assert job.train() is JobState.COMPLETED
+
+    assert job.evaluations[0] == pytest.approx(first.evaluations[6], abs=1e-6)
+    assert job.evaluations[3] != job.evaluations[0]
+    made = json.loads((job.directory.output / "adapter_config.json").read_text())
+    assert (made["r"], sorted(made["target_modules"])) == (4, ["q_proj", "v_proj"])
+    card = (job.directory.output / "README.md").read_text()
+    assert "'r': 4, 'lora_alpha': 8" in card
+    assert "'target_modules': ['q_proj', 'v_proj']" in card
+    manifest = json.loads((job.directory.output / "MANIFEST.json").read_text())
+    assert manifest["continues"]["adapter"] == adapter
+    assert len(manifest["continues"]["sha256"]) == 64
+
+
+def test_the_reference_of_dpo_is_the_adapter_as_it_was(first, tmp_path, make_job, pairs):
+    adapter = str(first.directory.output)
+    data = {"path": str(pairs), "eval_fraction": 0.25}
+    job = make_job(tmp_path / "job", method="dpo", adapter=adapter, data=data, max_steps=2)
+
+    assert job.train() is JobState.COMPLETED
+
+    # Against the base model the rewards would differ before the first step.
+    assert job.metrics[0]["eval_rewards/margins"] == 0
+    assert job.metrics[2]["eval_rewards/margins"] != 0
+
+
+def test_it_resumes_exactly(first, tmp_path, make_job):
+    settings = {"adapter": str(first.directory.output), "max_steps": 4, "learning_rate": 0.01}
+    whole, paused = (make_job(tmp_path / name, **settings) for name in ("whole", "paused"))
+    assert whole.train() is JobState.COMPLETED
+
+    assert paused.train(PausesAfter(paused.directory, 2)) is JobState.PAUSED
+    paused.directory.request(Desired.RUN)
+    assert paused.train() is JobState.COMPLETED
+
+    assert paused.weights == whole.weights
+    assert paused.curve == whole.curve
+
+
+def test_an_adapter_that_does_not_fit_or_cannot_be_trained_further_is_refused(
+    first, tmp_path, make_job
+):
+    def job_with(name, change):
+        folder = tmp_path / name
+        shutil.copytree(first.directory.output, folder)
+        change(folder)
+        return make_job(tmp_path / f"{name}-job", adapter=str(folder), max_steps=1)
+
+    def other_shapes(folder):
+        weights = load_file(folder / "adapter_model.safetensors")
+        save_file(
+            {n: w[..., :3].contiguous() for n, w in weights.items()},
+            folder / "adapter_model.safetensors",
+        )
+
+    def other_kind(folder):
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "IA3"}))
+
+    with pytest.raises(ConfigError, match=r"training\.adapter: .* does not fit "):
+        job_with("shapes", other_shapes).train()
+    with pytest.raises(ConfigError, match="is an adapter of type IA3; only LoRA"):
+        job_with("kind", other_kind).train()
+    with pytest.raises(ModelNotFound, match=r"has no adapter_model\.safetensors"):
+        job_with("none", lambda folder: (folder / "adapter_model.safetensors").unlink()).train()
+    with pytest.raises(ModelNotFound, match="is an adapter, not a model") as named:
+        make_job(tmp_path / "as-model", model=str(first.directory.output)).train()
+    assert "training.adapter" in named.value.suggestion

@@ -1,0 +1,82 @@
+"""An adapter to go on with, as PEFT saves one; judged by its files without importing anything heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainer.config.model_files import check_model_files, looks_like_path
+from trainer.config.peft import LoraConfig
+from trainer.contract.errors import ConfigError, ModelNotFound
+from trainer.contract.files import read_json
+
+SETTINGS = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+FIELD = "training.adapter"
+
+
+def check_adapter(adapter: str, base: str) -> str:
+    """Return what is known of an adapter in a few words; of one on the Hub, that it is there.
+
+    Args:
+        adapter: a folder or a repository of the Hub.
+        base: the model that it is to be put on.
+
+    Raises:
+        ModelNotFound: there is no such adapter.
+        ConfigError: it is not one that can be trained further.
+    """
+    check_model_files(adapter, FIELD, (SETTINGS,))
+    settings = settings_here(adapter)
+    if settings is None:
+        return f"{adapter} on the Hub; it is fetched when the job starts"
+    folder = Path(adapter).expanduser()
+    kind = str(settings.get("peft_type"))
+    if kind != "LORA":
+        raise ConfigError(
+            f"{FIELD}: {folder} is an adapter of type {kind}; only LoRA (DoRA, rsLoRA) can be "
+            "trained further.",
+            "Merge it into its base model and train that, or start a new adapter.",
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise ModelNotFound(
+            f"{FIELD}: {folder} has no {WEIGHTS}: weights in other formats could run code.",
+            "Load it once with PEFT and save it again with save_pretrained.",
+        )
+    named = str(settings.get("base_model_name_or_path") or "")
+    other = f"; trained on {named}, here put on {base}" if _is_another(named, base) else ""
+    return f"{adapter}, rank {settings.get('r')}{other}"
+
+
+def settings_here(adapter: str) -> dict[str, Any] | None:
+    """Return an adapter's own settings; None for one that is not on this computer."""
+    return read_json(Path(adapter).expanduser() / SETTINGS)
+
+
+def base_of(adapter: str) -> str | None:
+    """Return the model that an adapter on this computer was trained on; None where it is unknown."""
+    base = (settings_here(adapter) or {}).get("base_model_name_or_path")
+    return str(base) if base else None
+
+
+def as_settings(settings: dict[str, Any]) -> LoraConfig:
+    """Return an adapter's settings as ours: those that say how large it is, and how it computes."""
+    known = {name: settings[name] for name in LoraConfig.model_fields if name in settings}
+    # PEFT holds a set, writes it as a list in any order, and a pattern as a text.
+    targets = known.get("target_modules")
+    is_pattern = targets is None or isinstance(targets, str)
+    known["target_modules"] = "all-linear" if is_pattern else sorted(targets)
+    return LoraConfig.model_validate({**known, "peft_type": "lora"})
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and no model."""
+    return (folder / SETTINGS).is_file() and not (folder / "config.json").is_file()
+
+
+def _is_another(named: str, base: str) -> bool:
+    # A folder may have been moved, so of paths only the last name counts.
+    def name(model: str) -> str:
+        return Path(model).name if looks_like_path(model) else model
+
+    return bool(named) and name(named).rpartition("/")[2] != name(base).rpartition("/")[2]
