@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from trainer.contract.errors import DataError
 from trainer.data.formats import Chat
 from trainer.data.judged import Said
-from trainer.data.lost import refuse_lost
-from trainer.data.spans import Turns, common
-from trainer.data.templates import ChatTemplate
+from trainer.data.spans import Turns
+from trainer.data.templates import ChatTemplate, common
 from trainer.data.texts import Answered, answered, first_after, tokens_of
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ class AnswerEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer)
-        self._turns = Turns(self._template)
-        self.forgotten = 0
-        """Turns that are shown without their thoughts; see `refuse_lost`."""
+        self.turns = Turns(self._template)
 
     def encode(self, asked: Sequence[Asked]) -> list[Answered]:
         """Return each prompt with its answer as tokens.
@@ -66,11 +63,13 @@ class AnswerEncoder:
 
     def _rendered(self, one: Asked) -> tuple[str, int]:
         chat = Chat([*one.prompt, *one.answer], one.tools)
+
+        def rendered(turns: Turns) -> tuple[str, int]:
+            text = turns.text(one.place, chat)
+            return text, turns.start(one.place, text, chat, len(one.prompt))
+
         with self._template.refusals(one.place, chat.messages):
-            text = self._template.render(chat.messages, chat.tools)
-            start = self._turns.start(one.place, text, chat, len(one.prompt))
-        self.forgotten += refuse_lost(one.place, self._template, chat.messages, chat.tools, text)
-        return text, start
+            return self.turns.whole(rendered)
 
 
 def _is_text(one: Asked) -> bool:

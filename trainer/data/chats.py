@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainer.data.formats import Chat
-from trainer.data.lost import refuse_lost
 from trainer.data.spans import Turns, assistants
 from trainer.data.templates import ChatTemplate, Span
 from trainer.data.texts import tokens_of
@@ -36,8 +35,6 @@ class ChatEncoder:
         self.assistant_only = assistant_only
         self.template = ChatTemplate(tokenizer)
         self.turns = Turns(self.template)
-        self.forgotten = 0
-        """Turns that are shown without their thoughts; see `refuse_lost`."""
         added = tokenizer.added_tokens_decoder.items()
         # Some models add their turn markers as added tokens only, marked special.
         self.special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
@@ -73,16 +70,12 @@ class ChatEncoder:
         """
         with self.template.refusals(place, chat.messages):
             if self.assistant_only:
-                text, spans = self.turns.of(place, chat)
-            elif chat.muted:
-                spoken = assistants(chat.messages)
-                text, spans = self.turns.of(
-                    place, replace(chat, muted=frozenset(spoken) - chat.muted)
-                )
-            else:
-                text, spans = self.template.render(chat.messages, chat.tools), []
-        self.forgotten += refuse_lost(place, self.template, chat.messages, chat.tools, text)
-        return text, spans
+                return self.turns.whole(lambda turns: turns.of(place, chat))
+            if not chat.muted:
+                return self.turns.whole(lambda turns: turns.text(place, chat)), []
+            spoken = frozenset(assistants(chat.messages))
+            other = replace(chat, muted=spoken - chat.muted)
+            return self.turns.whole(lambda turns: turns.of(place, other))
 
     def _labels(
         self, text: str, spans: list[Span], ids: list[int], offsets: list[Span]

@@ -16,6 +16,7 @@ from trainer.data.chats import NO_LOSS, ChatEncoder, Encoded
 from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.judged import Judged, Preference, Prompt, Said
 from trainer.data.parsing import Row
+from trainer.data.spans import Turns
 from trainer.data.tally import Tally
 from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
@@ -39,6 +40,7 @@ SCHEMAS = {
 """The columns by what a method learns from, as TRL's trainers name them."""
 
 FORGOTTEN = "earlier turns are shown without their thoughts, as the chat template does it"
+VARIED = "chats are rendered by TRL's training variant of the chat template, which shows them whole"
 NOTHING = "nothing to learn within max_length"
 NO_ROOM = "the prompt leaves no room for an answer within max_length"
 TOO_LONG = "longer than max_length, and a part of an answer cannot be scored"
@@ -103,7 +105,7 @@ class RowEncoder:
         if chats:
             encoder = ChatEncoder(self._tokenizer, assistant_only=only)
             yield from encoder.encode(chats)
-            tally.note(FORGOTTEN, encoder.forgotten)
+            _note(encoder.turns, tally)
         texts = [(e.prompt, e.completion) for _, e in rows if isinstance(e, PlainText)]
         for ids, asked in answered(self._tokenizer, texts) if texts else ():
             silent = [NO_LOSS] * asked if only else ids[:asked]
@@ -148,7 +150,7 @@ class RowEncoder:
         encoder = AnswerEncoder(self._tokenizer)
         better = encoder.encode([Asked(p, e.prompt, e.chosen, e.tools) for p, e in pairs])
         worse = encoder.encode([Asked(p, e.prompt, e.rejected, e.tools) for p, e in pairs])
-        tally.note(FORGOTTEN, encoder.forgotten)
+        _note(encoder.turns, tally)
         places = [place for place, _ in pairs]
         return zip(places, better, worse, strict=True)
 
@@ -158,7 +160,7 @@ class RowEncoder:
         asked = [Asked(place, one.prompt, one.completion, one.tools) for place, one in answers]
         encoder = AnswerEncoder(self._tokenizer)
         encoded = encoder.encode(asked)
-        tally.note(FORGOTTEN, encoder.forgotten)
+        _note(encoder.turns, tally)
         for (_, one), (ids, count) in zip(answers, encoded, strict=True):
             if count >= limit:
                 tally.drop(NO_ROOM)
@@ -253,6 +255,11 @@ def _each(example: Example) -> Iterable[Judged]:
             return (example,)
         case _:
             raise TypeError(f"{type(example).__name__} is no judged answer")
+
+
+def _note(turns: Turns, tally: Tally) -> None:
+    tally.note(FORGOTTEN, turns.forgotten)
+    tally.note(VARIED, turns.varied)
 
 
 def _messages(example: Example) -> list[Message]:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.contract.errors import DataError
-from trainer.data.turns import THOUGHTS, Message
+from trainer.data.turns import END_OF_THOUGHTS, START_OF_THOUGHTS, THOUGHTS, Message
 
 if TYPE_CHECKING:
     from trainer.data.templates import ChatTemplate
 
-END_OF_THOUGHTS = "</think>"
 WAYS = {
     "the tool calls": "Give the model a chat template that shows tool calls, or write them into the "
     "content as the model is to write them.",
@@ -48,7 +47,7 @@ def lost(
         # A short name may well stand in the text by chance.
         for call in message.get("tool_calls", ()) if "tool_calls" not in template.words else ():
             yield Loss(i, "the tool calls", call["function"]["name"])
-        if THOUGHTS[0] in message and template.words.isdisjoint(THOUGHTS):
+        if THOUGHTS[0] in message and template.words.isdisjoint((*THOUGHTS, END_OF_THOUGHTS)):
             yield Loss(i, "the thoughts", message[THOUGHTS[0]])
         yield from _lost_of(i, message, shown)
 
@@ -92,6 +91,8 @@ def _lost_of(i: int, message: Message, shown: str) -> Iterator[Loss]:
     content = message.get("content", "")
     if not _is_in(shown, content):
         thoughts, end, said = content.rpartition(END_OF_THOUGHTS)
+        # The tag before them may be part of the way of asking.
+        thoughts = thoughts.strip().removeprefix(START_OF_THOUGHTS)
         if end and message["role"] == "assistant" and not _is_in(shown, thoughts):
             yield Loss(i, "the thoughts", thoughts)
         if not _is_in(shown, said):

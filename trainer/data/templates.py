@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from trainer.contract.errors import DataError
 from trainer.data.calls import with_texts
 from trainer.data.texts import leading_tokens
-from trainer.data.turns import THOUGHTS, Message
+from trainer.data.turns import END_OF_THOUGHTS, START_OF_THOUGHTS, THOUGHTS, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,14 +50,26 @@ def is_default(tokenizer: PreTrainedTokenizerBase) -> bool:
     return isinstance(t := tokenizer.chat_template, str) and t.endswith(DEFAULT_TEMPLATE)
 
 
+def training_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return what TRL renders chats for training by in place of this very template; None: nothing."""
+    # Imported here: few models need it.
+    from trl.chat_template_utils import get_training_chat_template
+
+    try:
+        variant: str | None = get_training_chat_template(tokenizer)
+    except (TemplateError, TypeError, ValueError):  # it knows no variant
+        return None
+    return variant
+
+
 class ChatTemplate:
     """Renders messages as text; see `transformers.PreTrainedTokenizerBase.apply_chat_template`."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str | None = None) -> None:
         self.tokenizer = tokenizer
-        self.source: str = tokenizer.get_chat_template()
+        self.source: str = source or tokenizer.get_chat_template()
         # Some models have a second one for chats with tools.
-        self._with_tools: str = tokenizer.get_chat_template(tools=[{}])
+        self._with_tools: str = source or tokenizer.get_chat_template(tools=[{}])
         self._takes_texts = False
         """Whether the arguments of calls are given as texts, for templates that put them in as such."""
 
@@ -68,10 +81,28 @@ class ChatTemplate:
     @cached_property
     def words(self) -> frozenset[str]:
         """Every name and every text in the template's code; what it reads of a message is there."""
-        code = f"{self.source}{self._with_tools}"
+        # Of a variant too: it may have no word for what the template itself takes out of a content.
+        own = (self.tokenizer.get_chat_template(), self.tokenizer.get_chat_template(tools=[{}]))
+        code = "".join({self.source, self._with_tools, *own})
         tokens = [(kind, value) for _, kind, value in Environment().lex(code)]  # noqa: S701 - no HTML
         names = {value for kind, value in tokens if kind == "name"}
         return frozenset(names | {value[1:-1] for kind, value in tokens if kind == "string"})
+
+    def common(self, first: str, second: str) -> int:
+        """Return how many characters both texts begin with, of no special token a part only."""
+        shared = common(first, second)
+        cuts = (
+            marker.start()
+            for text in (first, second)
+            for marker in self._markers.finditer(text)
+            if marker.start() < shared < marker.end()
+        )
+        return min(cuts, default=shared)
+
+    @cached_property
+    def _markers(self) -> re.Pattern[str]:
+        special = sorted(map(str, self.tokenizer.added_tokens_decoder.values()), key=len)
+        return re.compile("|".join(map(re.escape, reversed(special))) or r"(?!)")
 
     def unread(self, messages: Iterable[Message]) -> Iterator[str]:
         """Yield the name of every part of a message that the template does not read."""
@@ -153,5 +184,16 @@ class ChatTemplate:
         """Return a message whose thoughts have the name that the template knows them by."""
         if THOUGHTS[0] not in message:
             return message
-        known = next((name for name in THOUGHTS if name in self.words), THOUGHTS[0])
+        known = next((name for name in THOUGHTS if name in self.words), None)
+        if known is None and END_OF_THOUGHTS in self.words:
+            thoughts, rest = message[THOUGHTS[0]], message.get("content", "")
+            said = f"{START_OF_THOUGHTS}\n{thoughts}\n{END_OF_THOUGHTS}\n\n{rest}"
+            return {k: v for k, v in message.items() if k != THOUGHTS[0]} | {"content": said}
+        known = known or THOUGHTS[0]
         return {known if key == THOUGHTS[0] else key: value for key, value in message.items()}
+
+
+def common(first: Sequence[object], second: Sequence[object]) -> int:
+    """Return how many items, or characters, both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -36,6 +36,8 @@ A "call" is a turn of the assistant whose content is a call of a tool, as JSON.
 """
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """What a turn's thoughts are called beside its content; the first is what we call them."""
+START_OF_THOUGHTS, END_OF_THOUGHTS = "<think>", "</think>"
+"""What stands around thoughts in a content."""
 WEIGHTS = ("weight", "train", "training", "loss")
 """What says of a turn whether it is learned; in messages we hand on it is the first."""
 Message = dict[str, Any]
