@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,11 @@ def as_settings(settings: dict[str, Any]) -> LoraConfig:
     known = {name: settings[name] for name in LoraConfig.model_fields if name in settings}
     # PEFT holds a set, writes it as a list in any order, and a pattern as a text.
     targets = known.get("target_modules")
-    is_pattern = targets is None or isinstance(targets, str)
-    known["target_modules"] = "all-linear" if is_pattern else sorted(targets)
+    known["target_modules"] = (
+        sorted(targets)
+        if isinstance(targets, Collection) and not isinstance(targets, str)
+        else "all-linear"
+    )
     return LoraConfig.model_validate({**known, "peft_type": "lora"})
 
 
