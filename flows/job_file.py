@@ -13,6 +13,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from trainer.config import TrainingJob
 from trainer.config.adapter_files import base_of
+from trainer.config.chat_templates import is_file
 from trainer.config.explain import validated
 from trainer.config.model_files import looks_like_path
 from trainer.contract.errors import ConfigError
@@ -122,6 +123,7 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
         _resolve(training, "model", folder, looks_like_path)
         _resolve(training, "reward_model", folder, looks_like_path)
         _resolve(training, "adapter", folder, looks_like_path)
+        _resolve(training, "chat_template", folder, is_file)
         adapter = training.get("adapter")
         if "model" not in training and isinstance(adapter, str) and (base := base_of(adapter)):
             training["model"] = base

@@ -17,6 +17,7 @@ from pathlib import Path
 from flows.artifact_folder import check_artifact_folder
 from flows.renting.cost_estimate import can_estimate, estimated
 from trainer.config import TrainingJob
+from trainer.config.chat_templates import is_file
 from trainer.config.code_references import references
 from trainer.config.model_files import looks_like_path
 from trainer.contract.words import duration
@@ -50,6 +51,8 @@ def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
     """Yield field and name of the files and folders that a job names and that are not here."""
     config = job.training
     named = [("training.model", config.model)] if config.trainer != "command" else []
+    if config.chat_template and is_file(config.chat_template):
+        named.append(("training.chat_template", config.chat_template))
     if config.adapter:
         named.append(("training.adapter", config.adapter))
     if config.reward_model:

@@ -14,6 +14,7 @@ from blocks.home import home, private_folder
 from blocks.workplaces.base import FileFacts, Parcel
 from trainer.config import FOREIGN_DATA, TrainingConfig
 from trainer.config.adapter_files import SETTINGS, WEIGHTS
+from trainer.config.chat_templates import is_file
 from trainer.config.code_references import references, split_reference
 from trainer.config.model_files import check_model_files
 from trainer.contract.checkpoints import NO_PART_OF_A_MODEL
@@ -24,7 +25,7 @@ from trainer.rewards.scorer import model_in
 
 WORTH_NOTING = 16 << 20  # bytes; hashing a smaller file takes no longer than reading its note
 CODE, REWARD_MODEL = "training code", "training.reward_model"
-ADAPTER = "training.adapter"
+ADAPTER, TEMPLATE = "training.adapter", "training.chat_template"
 KEY_DIGITS = 16  # hexadecimal, of the hash that names an item on the machine
 TENSORS = "*.safetensors"
 OTHER_WEIGHTS = (
@@ -64,6 +65,8 @@ def items_of(config: TrainingConfig) -> list[Item]:
     own += [_as_it_is(CODE, path) for path in sorted(code_files(config))]
     own += _reward_model(config)
     own += _adapter(config)
+    if config.chat_template and is_file(config.chat_template):
+        own.append(_as_it_is(TEMPLATE, config.chat_template))
     # Another trainer knows itself what its files mean: send whole what exists, and check nothing.
     if config.trainer in FOREIGN_DATA:
         named = [("training.model", config.model), ("dataset.path", data.path)]

@@ -6,7 +6,15 @@ import asyncio
 from pathlib import Path
 
 from blocks.workplaces.base import Log, SourceChanged, Workplace
-from flows.setup.files_here import ADAPTER, CODE, REWARD_MODEL, forget, items_of, parcel_of
+from flows.setup.files_here import (
+    ADAPTER,
+    CODE,
+    REWARD_MODEL,
+    TEMPLATE,
+    forget,
+    items_of,
+    parcel_of,
+)
 from trainer.config import TrainingConfig
 from trainer.config.code_references import is_reference, split_reference
 
@@ -52,6 +60,7 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
             "model": places.get("training.model", config.model),
             "dataset": config.dataset.model_copy(update=data),
             "command": config.command and config.command.model_copy(update={"files": files}),
+            "chat_template": places.get(TEMPLATE, config.chat_template),
             "adapter": places.get(ADAPTER, config.adapter),
             "reward_model": places.get(REWARD_MODEL, config.reward_model),
             "reward_functions": [_moved(text, code) for text in config.reward_functions],

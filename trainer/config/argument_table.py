@@ -92,7 +92,7 @@ OF_METHOD: Mapping[str, Set[str]] = {
 }
 """Passed on as they are, by method."""
 
-_TEMPLATE = "the chat template is the one beside the model's tokenizer: change it there"
+_TEMPLATE = "set training.chat_template"
 _TOKEN = "special tokens are those of the model's tokenizer: change them there"  # noqa: S105 - of text
 _LOADING = (
     "the model is loaded by the orchestrator, as training.dtype, attn_implementation and init say"

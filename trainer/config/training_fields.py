@@ -54,6 +54,9 @@ class TrainingFields(Settings):
     """pretrained: start from the weights. random: start from the config alone."""
     dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
     """The examples. In a job file, a path alone will do."""
+    chat_template: Text | None = None
+    """How a chat becomes text, instead of the template beside the model's tokenizer: a file of Jinja, or
+    the name of a well-known template, such as qwen3 or llama3. It goes along with the result."""
     peft: Peft = LoraConfig()
     """What to train while the model itself stays frozen: adapters (peft_type: lora, prompt_tuning
     or prefix_tuning). null: train all weights."""

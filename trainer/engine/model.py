@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import LoraConfig, PromptTuningConfig, TrainingConfig
 from trainer.config.adapter_files import as_settings, check_adapter
+from trainer.config.chat_templates import template_text
 from trainer.config.methods import METHODS
 from trainer.config.model_files import check_model_files
 from trainer.contract.errors import ConfigError, ModelNotFound
@@ -31,6 +32,8 @@ def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
             f"training.model: {config.model} has no fast tokenizer (tokenizer.json).",
             "Save it once with transformers' convert_slow_tokenizer, or choose another model.",
         )
+    if config.chat_template is not None:
+        tokenizer.chat_template = template_text(config.chat_template)
     # Padding is masked out of the loss and the attention, so which token it is does not matter.
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

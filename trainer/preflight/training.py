@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.config import FOREIGN_DATA
 from trainer.config.adapter_files import check_adapter
+from trainer.config.chat_templates import template_text
 from trainer.config.code_references import check_code, code_hashes, references
 from trainer.config.extras import check_extras, check_trainer, extras_of
 from trainer.config.model_files import check_model_files
@@ -40,6 +41,11 @@ def _model(subject: Subject) -> Finding:
 def _adapter(subject: Subject) -> Finding:
     config = subject.config
     return Finding(check_adapter(str(config.adapter), config.model))
+
+
+def _chat_template(subject: Subject) -> Finding:
+    name = str(subject.config.chat_template)
+    return Finding(f"{name}, {len(template_text(name)):,} characters")
 
 
 def _packages(subject: Subject) -> Finding:
@@ -107,6 +113,14 @@ TRAINING = (
         look=_adapter,
         applies=lambda s: s.config.adapter is not None,
         reads=("training.adapter",),
+    ),
+    Check(
+        name="chat_template",
+        look=_chat_template,
+        applies=lambda s: s.config.chat_template is not None,
+        # A well-known one is TRL's own, which may not be here.
+        needs=frozenset({Needs.TRAINER}),
+        reads=("training.chat_template",),
     ),
     Check(
         name="packages",

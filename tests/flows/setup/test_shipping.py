@@ -376,3 +376,15 @@ async def test_of_an_adapter_to_go_on_with_go_its_settings_and_weights(tmp_path,
 
     assert there.adapter is not None
     assert files_below(there.adapter) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+async def test_a_chat_template_goes_along_and_the_name_of_one_stays(tmp_path, base):
+    path = tmp_path / "mine.jinja"
+    path.write_text("{{ messages }}")
+
+    there = await ship(at_work(LocalMachine(), base), config(chat_template=str(path)), print)
+    named = await ship(at_work(LocalMachine(), base), config(chat_template="qwen3"), print)
+
+    assert there.chat_template is not None
+    assert at(there.chat_template) == b"{{ messages }}"
+    assert named.chat_template == "qwen3"

@@ -271,7 +271,7 @@ def test_what_several_machines_cannot_do_is_refused(training, changes, words):
         ("learning_rat", 1, "sft has no such argument: did you mean learning_rate?"),
         ("neftune_noise_alfa", 5, "did you mean neftune_noise_alpha?"),
         ("eos_token", "<|im_end|>", "special tokens are those of the model's tokenizer"),
-        ("chat_template_path", "mine.jinja", "the chat template is the one beside the model's"),
+        ("chat_template_path", "mine.jinja", "set training.chat_template"),
         ("completion_only_loss", False, "of a prompt nothing is learned"),
         ("resume_from_checkpoint", "/nowhere", "resumes from its own newest checkpoint"),
         ("model_init_kwargs", {"a": 7}, "the model is loaded by the orchestrator"),
