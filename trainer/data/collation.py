@@ -12,11 +12,30 @@ from trainer.data.chats import NO_LOSS
 from trainer.engine.attention import Isolation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 ALIKE = 128
 """Documents up to this many tokens attend together, however short they are: a further call of the
 kernel costs more than the padding."""
+
+
+@dataclass(frozen=True)
+class PaddedCollator:
+    """Lays the documents of a batch one beside another, as TRL does.
+
+    The first token of each learns nothing, for nothing comes before it; some would count it.
+    """
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    """TRL's own."""
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the batch; see `FlatCollator`."""
+        batch = self.collate(rows)
+        batch["labels"][:, 0] = NO_LOSS
+        return batch
 
 
 @dataclass(frozen=True)
@@ -77,9 +96,7 @@ class FlatCollator:
                 }
             case Isolation.BY_DOCUMENT:
                 rows, order = layout(lengths)
-                # A mask with four dimensions is taken as it is, so no square one is made.
-                unused = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-                return {"document_rows": rows, "document_order": order, "attention_mask": unused}
+                return {"document_rows": rows, "document_order": order}
             case Isolation.MASK:
                 return {}
 

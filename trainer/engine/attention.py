@@ -58,10 +58,11 @@ def choose_attention(model: PreTrainedModel, wanted: str | None) -> None:
 
 
 def isolation_of(model: PreTrainedModel) -> Isolation | None:
-    """Return what can keep documents apart in this model; None: nothing.
+    """Return what may keep documents apart in this model; None: nothing does.
 
     That needs a model that attends through transformers' interface, and no state that is carried
-    from token to token, nor a trained prefix, which stands before the first document only.
+    from token to token, nor a trained prefix, which stands before the first document only. Whether
+    it does is for `trainer.methods.proof`: a layer may not pass on what attention needs.
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     text = base.config.get_text_config()
@@ -71,32 +72,11 @@ def isolation_of(model: PreTrainedModel) -> Isolation | None:
     has_prefix = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
     if has_prefix or mixes_otherwise or not base._supports_attention_backend:
         return None
-    name = str(base.config._attn_implementation)
     if _takes_bounds(base):
         return Isolation.FLASH
-    needs_its_mask = getattr(text, "attention_chunk_size", None) or getattr(
-        text, "output_router_logits", False
-    )
-    if name in {"sdpa", BY_DOCUMENT} and not needs_its_mask:
-        return Isolation.BY_DOCUMENT
-    return Isolation.MASK if _tells_its_mask(base) else None
-
-
-def _tells_its_mask(model: PreTrainedModel) -> bool:
-    """Whether position_ids that begin anew keep two documents apart, as the model itself shows."""
-    import torch
-
-    # Two documents in one sequence, and the second alone: the model itself shows whether it sees
-    # the first. Tokens 1 and 2 exist in every vocabulary.
-    both = torch.tensor([[1, 2, 2, 1]], device=model.device)
-    positions = torch.tensor([[0, 1, 0, 1]], device=model.device)
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        together = model(both, position_ids=positions, use_cache=False).logits[:, 2:]
-        alone = model(both[:, 2:], use_cache=False).logits
-    model.train(was_training)
-    return torch.allclose(together.float(), alone.float(), rtol=1e-2, atol=1e-3)
+    is_sdpa = str(base.config._attn_implementation) in {"sdpa", BY_DOCUMENT}
+    cuts_by_mask = getattr(text, "attention_chunk_size", None)
+    return Isolation.BY_DOCUMENT if is_sdpa and not cuts_by_mask else Isolation.MASK
 
 
 def attend_by_document(model: PreTrainedModel) -> None:
@@ -110,6 +90,24 @@ def attend_by_document(model: PreTrainedModel) -> None:
     AttentionMaskInterface.register(BY_DOCUMENT, sdpa_mask)
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     base.set_attn_implementation(BY_DOCUMENT)
+    decoder = base.base_model
+    if _without_mask not in decoder._forward_pre_hooks.values():
+        decoder.register_forward_pre_hook(_without_mask, with_kwargs=True)
+
+
+def _without_mask(_: torch.nn.Module, args: Any, given: dict[str, Any]) -> Any:
+    """Spare a batch that names its documents a mask of tokens × tokens.
+
+    Below the head, which takes a mask to mean that some tokens are padding: a router's loss is over
+    those that are not.
+    """
+    import torch
+
+    if given.get("document_rows") is None or given.get("attention_mask") is not None:
+        return None
+    # A mask with four dimensions is taken as it is.
+    unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=given["document_order"].device)
+    return args, {**given, "attention_mask": unused}
 
 
 def by_document(

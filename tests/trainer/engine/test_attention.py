@@ -161,7 +161,6 @@ def test_a_kernel_with_an_entry_of_its_own_is_not_given_bounds(hub):
     [
         "mamba",  # a state goes from token to token
         "bloom",  # does not attend by transformers' interface
-        "gpt_oss",  # does not tell its mask where documents begin
     ],
 )
 def test_a_model_that_cannot_keep_documents_apart_is_known(kind):
@@ -180,10 +179,10 @@ def test_an_attention_that_cannot_be_had_is_refused_by_its_field(name):
 
 @pytest.mark.parametrize("field", ["packing", "padding_free"])
 def test_rows_in_one_sequence_are_refused_where_nothing_keeps_them_apart(field):
-    from trainer.methods.sft import isolation
+    from trainer.methods.sft import isolations
 
     wanted = TrainingConfig.model_validate({"model": "m", "dataset": "d", field: True})
 
     with pytest.raises(ConfigError, match=rf"^training\.{field}: the attention of BloomFor"):
-        isolation(made("bloom"), wanted)
-    assert isolation(made("bloom"), wanted.model_copy(update={field: None})) is None
+        isolations(made("bloom"), wanted)
+    assert isolations(made("bloom"), wanted.model_copy(update={field: None})) == []

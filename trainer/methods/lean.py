@@ -1,0 +1,150 @@
+"""TRL's SFTTrainer for rows that are tokens already, without what it does beside the loss."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy, pad
+from transformers import Trainer
+from trl import SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from trainer.data.chats import NO_LOSS
+from trainer.data.collation import PaddedCollator
+from trainer.methods.proof import own_router_loss, without_cache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers.trainer_utils import EvalLoopOutput
+
+
+class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
+    """Losses are means over all learned tokens of a step, or of the rows that are held out."""
+
+    data_collator: Any
+
+    @property
+    def padded(self) -> Any:
+        """TRL's collator of padded rows."""
+        return DataCollatorForLanguageModeling(pad_token_id=self.processing_class.pad_token_id)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: Any,
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 - as transformers has it
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the loss of a batch, as its part of the step's."""
+        # TRL's own computes entropy and token accuracy at every step, from a head that it
+        # runs again in the backward pass. With a small model that is 40 % of the time.
+        inputs.update(self._cacheless)
+        following = inputs.get("shift_labels")
+        if following is None:
+            following = pad(inputs["labels"], (0, 1), value=NO_LOSS)[..., 1:]
+        if self._computes_loss:
+            inputs.pop("shift_labels", None)
+            inputs["labels"] = following
+        loss, outputs = Trainer.compute_loss(
+            self, model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        # Where rows are held out, routers do not count.
+        share = following.ne(NO_LOSS).sum() / num_items_in_batch if self.model.training else 0.0
+        loss = loss + self._balance(outputs, share)
+        return (loss, outputs) if return_outputs else loss
+
+    def _balance(self, outputs: Any, share: Any) -> Any:
+        """Return what to add to the loss, so that routers count by a batch's share of the step.
+
+        A model adds its routers' loss to that of every batch: as often as batches accumulate.
+        """
+        routers = getattr(outputs, "aux_loss", None)
+        if not self.aux_loss_enabled or not isinstance(routers, torch.Tensor):
+            return 0.0
+        adds = not self._computes_loss and self.label_smoother is None
+        added = own_router_loss(self.model, outputs) if adds else 0.0
+        return self._scale * (self.router_aux_loss_coef * share * routers - added)
+
+    def compute_loss_here(self) -> None:
+        """Compute the loss from the logits: some models do not shift their labels."""
+        self.compute_loss_func = self._loss_of_logits
+
+    def _loss_of_logits(self, outputs: Any, following: Any, num_items_in_batch: Any) -> Any:
+        # A trained prompt stands before the rows and has logits too.
+        logits = outputs.logits[:, -following.shape[1] :].flatten(0, 1).float()
+        total = cross_entropy(
+            logits,
+            following.flatten(),
+            ignore_index=NO_LOSS,
+            reduction="sum",
+            label_smoothing=self.args.label_smoothing_factor,
+        )
+        return total / num_items_in_batch
+
+    def evaluation_loop(
+        self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Evaluate; transformers' loss would be a mean over rows of the means of their batches."""
+        self._scored: list[torch.Tensor] = []
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        sums = self.accelerator.reduce(torch.stack(self._scored).sum(0), "sum").tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = sums[0] / sums[1] if sums[1] else math.nan
+        return output
+
+    def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:
+        """Add up the losses of the tokens of a batch, those of routers left out."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs["labels"]
+        labels[self._own_rows(len(labels)) :] = NO_LOSS
+        learned = labels.ne(NO_LOSS).sum()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            if self.args.use_liger_kernel and not self._computes_loss and not self.label_smoother:
+                inputs["skip_logits"] = True
+            one = torch.ones((), device=self.args.device)
+            total = self.compute_loss(model, inputs, num_items_in_batch=one) / self._scale
+        self._scored.append(torch.stack([total.double(), learned.double()]))
+        return total / learned.clamp(min=1), None, None
+
+    def _own_rows(self, rows: int) -> int:
+        """Return how many rows of this process's batch no other process has.
+
+        The last batches are filled up with rows from the beginning, so that all processes have some.
+        """
+        state = self.accelerator.gradient_state
+        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return rows
+        left: int = state.remainder - self.accelerator.process_index * rows
+        return min(rows, max(0, left))
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        """Return batches of padded rows: what all processes score is counted by rows."""
+        with self._padded():
+            return super().get_eval_dataloader(*args, **kwargs)
+
+    @contextmanager
+    def _padded(self) -> Iterator[None]:
+        # The collator is read when the loader is made, so exchanging it for a moment is enough.
+        flat = self.data_collator
+        self.data_collator = PaddedCollator(self.padded)
+        try:
+            yield
+        finally:
+            self.data_collator = flat
+
+    @cached_property
+    def _cacheless(self) -> dict[str, bool]:
+        return without_cache(self.model)
+
+    @property
+    def _computes_loss(self) -> bool:
+        return self.compute_loss_func is not None
+
+    @property
+    def _scale(self) -> int:
+        """By what transformers multiplies a loss, because gradients are averaged."""
+        return self.accelerator.num_processes if self.args.average_tokens_across_devices else 1

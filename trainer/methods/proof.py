@@ -1,0 +1,306 @@
+"""Prove on the model itself that a batch computes what each of its rows computes alone.
+
+Rows that lie in one sequence must not see each other, logits must be those of the positions that
+are kept, and the loss must be that of plain rows. Whether they are depends on the model: on what
+its layers pass on to attention, where its windows and positions come from, what it keeps from token
+to token. No list of architectures knows that. So a few short rows are put through the model, alone
+and as the training would put them, and a token is exchanged to see what moves.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from trainer.contract.errors import ConfigError
+from trainer.data.chats import NO_LOSS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    Row = dict[str, Any]
+    Collate = Callable[[list[Row]], Mapping[str, Any]]
+
+LENGTHS = (24, 17, 9)
+"""Tokens of the rows that are compared."""
+WINDOW = 4
+"""Tokens that a window holds meanwhile, so that such short rows show whether it is kept."""
+WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention")
+EXACT, ROUGH = 1e-4, 0.05
+"""By how much of the largest logit two ways to compute one may differ: in float32, and in 16 bits,
+where a rounding at every layer is 0.4 % already."""
+ITEMS = 7.0  # an uncommon number to divide the loss by, which a mean over tokens would not give
+MOVED = (
+    0.2  # of that, by the exchange of a token elsewhere: nothing else of the computation differs
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to put rows through the model."""
+
+    name: str
+    """In the words of the log."""
+    collate: Collate
+    is_flat: bool
+    """Whether its batches are one sequence."""
+    prepare: Callable[[], None]
+    """Make the model attend so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What came of it."""
+
+    name: str
+    """Of the way that is right."""
+    difference: float
+    """By how much logits differed at most from those of rows alone."""
+    loss_fault: str | None = None
+    """Why the model's own loss is not that of its logits; None: it is."""
+    refuted: dict[str, str] = field(default_factory=dict)
+    """Why each way before it is not right for this model, by its name."""
+
+    def in_words(self) -> str:
+        """Return one line for the log."""
+        found = f"{self.name}, as each alone to {self.difference:.1g}"
+        loss = f"; the loss is computed here: {self.loss_fault}" if self.loss_fault else ""
+        why = "; ".join(f"not {name}: {reason}" for name, reason in self.refuted.items())
+        return f"rows of a batch: {found}{loss}{f' ({why})' if why else ''}"
+
+
+def first_proven(
+    model: PreTrainedModel,
+    ways: Sequence[Way],
+    documents: Sequence[Sequence[int]],
+    *,
+    longest: int,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Proof:
+    """Return the first way by which the model computes what it computes of each row alone.
+
+    Args:
+        model: in its place, adapters on.
+        ways: from the fastest to the safest.
+        documents: token ids of some rows of the data.
+        longest: tokens of the longest row that is trained on; windows beyond it do not matter.
+        autocast: the precision that the training computes in.
+
+    Raises:
+        ConfigError: the model is not causal.
+        Refuted: no way is right.
+    """
+    was_training = model.training
+    devices = [model.device] if model.device.type == "cuda" else []
+    # The proof must leave no trace: neither in the mode nor in the random numbers that follow.
+    with torch.random.fork_rng(devices=devices), torch.no_grad(), _short_windows(model, longest):
+        model.eval()
+        try:
+            return _Probe(model, _probe_rows(documents, longest), autocast).first(ways)
+        finally:
+            model.train(was_training)
+
+
+class Refuted(Exception):
+    """No way to lay rows out is right for the model; the reasons, by the ways' names."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+
+
+def _probe_rows(documents: Sequence[Sequence[int]], longest: int) -> list[Row]:
+    """Return rows of known lengths, made of the first tokens of the data's, repeated if need be.
+
+    Of the first third of each nothing is learned, as of a prompt.
+    """
+    rows = []
+    for number, length in enumerate(LENGTHS):
+        ids = list(documents[number % len(documents)]) or [1]
+        row = [int(token) for token in np.resize(ids, min(length, longest))]
+        rows.append(
+            {"input_ids": row, "labels": [NO_LOSS] * (len(row) // 3) + row[len(row) // 3 :]}
+        )
+    return rows
+
+
+@contextmanager
+def _short_windows(model: PreTrainedModel, longest: int) -> Iterator[None]:
+    """Let each window of the model that cuts rows hold `WINDOW` tokens only."""
+    # Layers copy the number from the config; masks are made from the config at every call.
+    places = [model.config, model.config.get_text_config(), *model.modules()]
+    changed: list[tuple[Any, str, int]] = []
+    for place in places:
+        for name in WINDOWS:
+            value = getattr(place, name, None)
+            if type(value) is int and WINDOW < value < longest:
+                changed.append((place, name, value))
+    for place, name, _ in changed:
+        setattr(place, name, WINDOW)
+    try:
+        yield
+    finally:
+        for place, name, value in changed:
+            setattr(place, name, value)
+
+
+class _Probe:
+    """A few rows, and what the model makes of each alone."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: list[Row],
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._model = model
+        self._rows = rows
+        self._autocast = autocast
+        self._ends = [_with_another_end(row, model) for row in rows[:-1]] + rows[-1:]
+        self._alone = [self._of_one(row) for row in rows]
+        exact = all(p.dtype is torch.float32 for p in model.parameters() if p.is_floating_point())
+        exact = exact and not torch.is_autocast_enabled(model.device.type)
+        scale = max(float(logits.abs().max()) for logits in self._alone)
+        self._tolerance = (EXACT if exact else ROUGH) * max(scale, 1e-3)
+        self._refuse_what_is_not_causal()
+
+    def first(self, ways: Sequence[Way]) -> Proof:
+        """Return the first that is right."""
+        refuted: dict[str, str] = {}
+        for way in ways:
+            way.prepare()
+            try:
+                logits = self._together(way, self._rows)
+                moved = self._together(way, self._ends)
+                reason, difference = self._compared(logits, moved)
+            except Exception as error:  # noqa: BLE001 - what a model does not take, it does not take
+                reason = _first_line(error)
+            if reason is None:
+                return Proof(way.name, difference, self._loss_fault(way), refuted)
+            refuted[way.name] = reason
+        raise Refuted(refuted)
+
+    def _compared(self, logits: list[Tensor], moved: list[Tensor]) -> tuple[str | None, float]:
+        """Return why logits are not right, or None; and by how much they differ at most."""
+        worst = 0.0
+        for number, (ours, plain) in enumerate(zip(logits, self._alone, strict=True), 1):
+            where = torch.isfinite(ours).all(-1)
+            difference = float((ours - plain)[where].abs().max()) if where.any() else 0.0
+            worst = max(worst, difference)
+            if not difference <= self._tolerance:
+                return f"logits of row {number} differ by {difference:.2g}", difference
+        for number, (before, after) in enumerate(zip(logits, moved, strict=True), 1):
+            kept = slice(None, None if number == len(logits) else -1)
+            change = torch.nan_to_num(before - after)[kept]
+            if change.numel() and float(change.abs().max()) > MOVED * self._tolerance:
+                return f"row {number} sees tokens that are not its own or come later", worst
+        return None, worst
+
+    def _loss_fault(self, way: Way) -> str | None:
+        """Return why the model's own loss is not the sum over learned tokens through `ITEMS`."""
+        batch = self._batch(way, self._rows)
+        try:
+            with self._autocast():
+                out = self._model(**batch, **without_cache(self._model), num_items_in_batch=ITEMS)
+            loss = float(out.loss) - float(own_router_loss(self._model, out))
+        except Exception as error:  # noqa: BLE001 - as above
+            return _first_line(error)
+        expected = self._expected_loss()
+        if abs(loss - expected) > max(EXACT, self._tolerance / 4):
+            return f"the model's is {loss:.5g} instead of {expected:.5g}"
+        return None
+
+    def _of_one(self, row: Row) -> Tensor:
+        """Return the logits of a row alone, shape (tokens, vocabulary)."""
+        ids = torch.tensor([row["input_ids"]], device=self._model.device)
+        with self._autocast():
+            logits = self._model(input_ids=ids, **without_cache(self._model)).logits
+        # A trained prompt stands before the row and has logits too.
+        own: Tensor = logits[0, -ids.shape[1] :].float()
+        return own
+
+    def _batch(self, way: Way, rows: list[Row]) -> dict[str, Any]:
+        copies = [{name: np.array(ids) for name, ids in row.items()} for row in rows]
+        device = self._model.device
+        return {name: _moved(value, device) for name, value in way.collate(copies).items()}
+
+    def _together(self, way: Way, rows: list[Row]) -> list[Tensor]:
+        """Return the logits of each row, NaN where none were computed."""
+        batch = self._batch(way, rows)
+        del batch["labels"]
+        batch.pop("shift_labels", None)
+        with self._autocast():
+            logits = self._model(**batch, **without_cache(self._model)).logits
+        width = batch["input_ids"].shape[1]
+        if way.is_flat:
+            flat = torch.full((width, logits.shape[-1]), torch.nan, device=logits.device)
+            flat[batch.get("logits_to_keep", slice(None))] = logits[0].float()
+            return list(torch.split(flat, [len(row["input_ids"]) for row in rows]))
+        # A trained prompt stands before the rows and has logits too.
+        logits = logits[:, -width:].float()
+        return [one[: len(row["input_ids"])] for one, row in zip(logits, rows, strict=True)]
+
+    def _expected_loss(self) -> float:
+        """Return the sum over the tokens that are learned, through `ITEMS`, of rows alone."""
+        losses = [
+            torch.nn.functional.cross_entropy(
+                logits[:-1],
+                torch.tensor(row["labels"][1:], device=logits.device),
+                ignore_index=NO_LOSS,
+                reduction="none",
+            )
+            for row, logits in zip(self._rows, self._alone, strict=True)
+        ]
+        return float(torch.cat(losses).sum() / ITEMS)
+
+    def _refuse_what_is_not_causal(self) -> None:
+        after = self._of_one(self._ends[0])
+        if float((self._alone[0] - after)[:-1].abs().max()) > MOVED * self._tolerance:
+            raise ConfigError(
+                f"training.model: in {type(self._model).__name__} a token sees those that come "
+                "after it, so it learns to copy and not to predict.",
+                "Choose a causal model; of an encoder set is_decoder: true in its config.json.",
+            )
+
+
+def own_router_loss(model: PreTrainedModel, out: Any) -> Tensor | float:
+    """Return what a model has added to its loss for the balance of its experts."""
+    router = getattr(out, "aux_loss", None)
+    if not isinstance(router, torch.Tensor):
+        return 0.0
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    of_config = getattr(base.config.get_text_config(), "router_aux_loss_coef", 0.0)
+    # Most read it once, when they are built.
+    return router * float(getattr(base, "router_aux_loss_coef", of_config))
+
+
+def without_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """Return what keeps a model from filling a cache, by which documents could see each other."""
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    parameters = inspect.signature(base.forward).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {"use_cache": False} if takes_any or "use_cache" in parameters else {}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def _with_another_end(row: Row, model: PreTrainedModel) -> Row:
+    """Return a row whose last token is another one."""
+    *rest, last = row["input_ids"]
+    size = model.get_input_embeddings().weight.shape[0]
+    return {**row, "input_ids": [*rest, (last + 1) % size]}
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device)
+    return [_moved(one, device) for one in value] if isinstance(value, list) else value

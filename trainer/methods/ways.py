@@ -1,0 +1,140 @@
+"""Which way the rows of a batch are laid out for a model: the fastest that is proven on it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from trainer.contract.errors import ConfigError
+from trainer.contract.events import Kind, note_event
+from trainer.contract.files import read_json, replace_json
+from trainer.contract.world import own_rank
+from trainer.data.collation import FlatCollator, PaddedCollator
+from trainer.engine.attention import Isolation, attend_by_document
+from trainer.engine.collectives import of_first
+from trainer.methods.proof import Proof, Refuted, Way, first_proven
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedModel, Trainer
+
+    from trainer.engine.job_trainer import TrainingRun
+
+PADDED = "padded"
+PROBED = 3  # rows of the data that the proof takes
+LIBRARIES = ("torch", "transformers", "peft", "trl")
+
+
+def ways_of(
+    model: PreTrainedModel, flat: Sequence[Isolation], collate: Any, *, head_can_skip: bool
+) -> list[Way]:
+    """Return the ways to lay out rows, from the fastest to the safest.
+
+    Args:
+        model: as it was loaded.
+        flat: what may keep rows apart in one sequence.
+        collate: TRL's collator for padded rows; None where they must lie in one sequence.
+        head_can_skip: see `FlatCollator`.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    as_loaded = partial(_attend_as, base, str(base.config._attn_implementation))
+    by_document = partial(attend_by_document, model)
+    ways = [
+        Way(
+            name=str(isolation),
+            collate=FlatCollator(isolation, head_can_skip=head_can_skip),
+            is_flat=True,
+            prepare=by_document if isolation is Isolation.BY_DOCUMENT else as_loaded,
+        )
+        for isolation in flat
+    ]
+    if collate is not None:
+        ways.append(Way(PADDED, PaddedCollator(collate), is_flat=False, prepare=as_loaded))
+    return ways
+
+
+def chosen(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> tuple[Way, Proof]:
+    """Return the first way that is proven on the trainer's model, which is made ready for it.
+
+    Sharded models are split only later, and are not tried: the first way is taken.
+
+    Raises:
+        ConfigError: none is right.
+    """
+    if run.config.parallelism != "ddp":
+        proof = Proof(ways[0].name, 0.0)
+    else:
+        proof = of_first(partial(_proven, run, trainer, ways))
+    way = next(way for way in ways if way.name == proof.name)
+    way.prepare()
+    return way, proof
+
+
+def _proven(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> Proof:
+    """Prove, say what came of it and note it in the job directory, or read it there."""
+    note, key = run.directory.cache / "proof.json", _key(run, trainer, ways)
+    known = read_json(note) or {}
+    if known.get("key") == key:
+        proof = Proof(**known["proof"])
+        print(proof.in_words(), flush=True)  # noqa: T201 - standard output is the job's log
+        return proof
+    try:
+        proof = first_proven(
+            run.model,
+            ways,
+            run.train_dataset[:PROBED]["input_ids"],
+            longest=run.config.max_length,
+            autocast=trainer.accelerator.autocast,
+        )
+    except Refuted as error:
+        raise _refused(run, str(error)) from error
+    print(proof.in_words(), flush=True)  # noqa: T201 - as above
+    if proof.refuted and own_rank().is_first:
+        facts = {"way": proof.name, "refuted": proof.refuted}
+        note_event(run.directory, Kind.FALLBACK, proof.in_words(), step=0, **facts)
+    run.directory.cache.mkdir(parents=True, exist_ok=True)
+    replace_json(note, {"key": key, "proof": asdict(proof)}, durable=False)
+    return proof
+
+
+def _key(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> str:
+    """Return what a proof holds for, as a hash: the weights do not matter."""
+    model: Any = run.model
+    facts = {
+        "model": [type(model).__name__, model.config.to_json_string(use_diff=False)],
+        "adapters": str(getattr(model, "peft_config", None)),
+        "ways": [way.name for way in ways],
+        "precision": [str(model.dtype), str(trainer.accelerator.mixed_precision)],
+        "device": model.device.type,
+        "longest": run.config.max_length,
+        "versions": [version(name) for name in LIBRARIES],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _refused(run: TrainingRun, reasons: str) -> ConfigError:
+    base: Any = run.model
+    base = base.get_base_model() if hasattr(base, "peft_config") else base
+    name = type(base).__name__
+    if run.config.packs or run.config.padding_free:
+        wanted = "packing" if run.config.packs else "padding_free"
+        return ConfigError(
+            f"training.{wanted}: {name} does not keep rows apart that lie in one sequence "
+            f"({reasons}).",
+            f"Set {wanted}: false.",
+        )
+    return ConfigError(
+        f"training.model: {name} computes something else of rows in a batch than of each alone "
+        f"({reasons}).",
+        "Choose another model.",
+    )
+
+
+def _attend_as(model: PreTrainedModel, name: str) -> None:
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(name)
