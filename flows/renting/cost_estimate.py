@@ -9,21 +9,15 @@ Fine-tuning usually gets a third of the GPU's peak. Expect it to be right within
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
+from flows.trainer_process import ask_trainer
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.config.code_references import references
-from trainer.contract.errors import ConfigError, TrainingFailed, from_dict
-from trainer.contract.own_python import own_python
+from trainer.contract.errors import ConfigError
 
-PATIENCE_SECONDS = 900
 UTILISATION = 0.33
 SETUP_SECONDS = 300.0  # for booting, installing and fetching the model, on a machine elsewhere
 LONG_SECONDS = 1800.0  # losing more than this with a spot machine is refused
@@ -69,34 +63,7 @@ def estimated(job: TrainingJob) -> dict[str, Any]:
     Raises:
         OrchestratorError: the job is wrong, or cannot be estimated.
     """
-    threads = job.resources.cpu_threads
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "job.json"
-        path.write_text(job.model_dump_json(), encoding="utf-8")
-        # A process, because torch takes seconds and gigabytes, and this one may live for days.
-        try:
-            done = subprocess.run(  # noqa: S603 - our own interpreter
-                own_python("-m", "trainer.training.estimate", str(path)),
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=PATIENCE_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise TrainingFailed(f"The estimate took over {PATIENCE_SECONDS} s.") from None
-    try:
-        # The last line: libraries print what they like before it.
-        facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        reason = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
-        raise TrainingFailed(
-            f"The estimate failed: {reason}.", "Run the job to see more."
-        ) from None
-    if "class" in facts:
-        raise from_dict(facts)
-    return facts
+    return ask_trainer("estimate", job)
 
 
 def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float | None:

@@ -298,6 +298,23 @@ def validate(file: JobFile, json: AsJson = False) -> None:  # noqa: FBT002
 
 
 @app.command()
+def preview(
+    file: JobFile,
+    row: Annotated[int, typer.Option(min=1, help="Which row to begin with.")] = 1,
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="How many rows.")] = 1,
+    json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Show rows as the model will see them: what is learned, what is only seen, what is cut off.
+
+    Example: trainctl preview job.yaml --row 3 --rows 2
+    """
+    with reported():
+        from gateway.cli.preview import preview as show_rows
+
+        show_rows(file, row, rows, as_json=json)
+
+
+@app.command()
 def init(
     file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where.")] = Path("job.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,  # noqa: FBT002

@@ -58,6 +58,11 @@ class TrainingRun:
     protected_steps: Callable[[], set[int]] = field(default=set)
     """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
 
+    @property
+    def evaluates_on_start(self) -> bool:
+        """Whether there are rows to evaluate on, and the job asks for it."""
+        return self.eval_dataset is not None and self.config.eval_on_start
+
     def with_room(self, work: Callable[[], T]) -> T:
         """Do `work`; where the disk is full, once more with the newest and best checkpoint only."""
         folder = self.directory.checkpoints

@@ -126,7 +126,7 @@ def _train(
     resume = _resume_point(directory)
     if resume:
         refuse_changes(resume, run.inputs)
-    trainer.args.eval_on_start = resume is None and _evaluates_on_start(run)
+    trainer.args.eval_on_start = resume is None and run.evaluates_on_start
 
     # Only from here on does a signal end with a checkpoint; before, it ends the process at once.
     control_reader.training = True
@@ -207,6 +207,7 @@ def _prepare(
     _say("loading libraries")
     # It warns about kernels that are not used here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from trainer.data.picture import first_row
     from trainer.data.tokenization import prepare_datasets
     from trainer.engine.job_trainer import TrainingRun
     from trainer.engine.memory_prediction import predicted
@@ -225,6 +226,8 @@ def _prepare(
     model, status = load_model(config), directory.read_status()
     if own_rank().is_first:
         _tell_rows(directory, config, data.facts)
+        if row := first_row(tokenizer, data.train[0]):
+            _say(f"the first row, «learned»: {row}")
     [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only
     # Free memory differs from process to process, but all must decide alike.
     decided, memory = of_first(
@@ -312,10 +315,6 @@ def _assemble(run: TrainingRun, control_reader: ControlReader) -> tuple[Any, Obe
     # Last, so that it agrees on what the user's own callbacks have asked for in this step.
     trainer.add_callback(obedience)
     return trainer, obedience, evaluation
-
-
-def _evaluates_on_start(run: TrainingRun) -> bool:
-    return run.eval_dataset is not None and run.config.eval_on_start
 
 
 def _resume_point(directory: JobDirectory) -> Path | None:
