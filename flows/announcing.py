@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -17,6 +18,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Running
 
 from flows.logger import logger
+from flows.outcome import is_cancelled
 from flows.prefect_api import prefect_client
 from flows.run_folder import this_run_id
 from flows.shown import PAUSING, TRAINS
@@ -77,13 +79,15 @@ async def announcing() -> AsyncIterator[None]:
 
 
 def announce(state: JobState) -> None:
-    """Show `state` as the name of the running flow run's state; a request to pause stays."""
+    """Show `state` as the name of the running flow run's state; a request to pause or stop stays."""
     _announcer.get().tell(state)
 
 
 async def _announce(client: PrefectClient, run_id: UUID, state: JobState) -> None:
     name = state.capitalize()
-    if pause_is_wanted((await client.read_flow_run(run_id)).state):
+    now = (await client.read_flow_run(run_id)).state
+    # The server lets a run leave Cancelled, which would undo the cancellation.
+    if pause_is_wanted(now) or is_cancelled(now):
         return
     message = TRAINS if state is JobState.RUNNING else None
     await client.set_flow_run_state(run_id, Running(name=name, message=message))
@@ -91,8 +95,12 @@ async def _announce(client: PrefectClient, run_id: UUID, state: JobState) -> Non
     before = [each for each in sorted(states, key=_when) if each.name != name][-1:]
     # Prefect has no compare-and-set for states: a request that came between our reading and our
     # writing was overwritten, but shows in the history. Ask again in its place.
-    if any(map(pause_is_wanted, before)):
-        await ask_to_pause(client, run_id)
+    for asked in before:
+        if pause_is_wanted(asked):
+            await ask_to_pause(client, run_id)
+        elif is_cancelled(asked):
+            again: State[Any] = State(type=asked.type, name=asked.name, message=asked.message)
+            await client.set_flow_run_state(run_id, again, force=True)
 
 
 async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
