@@ -35,6 +35,8 @@ TEMPORARY = {408, 425, 429}
 
 T = TypeVar("T")
 _was_away = False
+_settings: tuple[SettingsContext, SettingsContext] | None = None
+"""Those in force when a client was made last, and the same without Prefect's own tries."""
 _patience: ContextVar[float] = ContextVar("seconds for Prefect's API", default=math.inf)
 
 
@@ -109,10 +111,8 @@ def make_patient(client: PrefectClient) -> None:
     if getattr(http, "is_patient", False):
         return
     send = http.send
-    # Prefect's client would try again by itself, after pauses that double without an end. Made
-    # once: a change of settings takes 20 ms of CPU, and some calls come every second.
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-        without_retries = get_settings_context()
+    # Prefect's client would try again by itself, after pauses that double without an end.
+    without_retries = _without_retries()
 
     async def send_once(request: httpx.Request, **options: Any) -> httpx.Response:
         token = SettingsContext.__var__.set(without_retries)
@@ -135,6 +135,17 @@ def make_patient(client: PrefectClient) -> None:
 
     http.send = send_patiently  # type: ignore[method-assign]
     http.is_patient = True  # type: ignore[attr-defined]
+
+
+def _without_retries() -> SettingsContext:
+    """Return the settings in force, but for Prefect's own tries."""
+    global _settings
+    # Kept: a change of settings takes 20 ms of CPU, and a flow makes a client every few seconds.
+    now = get_settings_context()
+    if _settings is None or _settings[0] is not now:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            _settings = now, get_settings_context()
+    return _settings[1]
 
 
 def make_engine_patient() -> None:

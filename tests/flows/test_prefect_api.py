@@ -61,3 +61,15 @@ def test_a_refusal_is_an_answer():
     )
     assert not is_away(refused)
     assert is_away(broken)
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_clients_share_the_settings_that_they_are_made_patient_with():
+    async with prefect_client(), prefect_client():
+        made = prefect_api._without_retries()
+        assert prefect_api._without_retries() is made
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+            elsewhere = prefect_api._without_retries().settings
+
+    assert elsewhere.client.max_retries == made.settings.client.max_retries == 0
+    assert elsewhere.api.url != made.settings.api.url
