@@ -13,11 +13,11 @@ import shutil
 import time
 from dataclasses import dataclass
 
-from blocks.models import Instance
+from blocks.models import Instance, InstanceStatus
 from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
-from blocks.workplaces.base import Workplace
+from blocks.workplaces.base import Lease, Wanted, Workplace
 from flows.logger import logger
 from flows.renting.giving_back import close, give_back
 from flows.renting.journal import Hire, Journal
@@ -32,6 +32,7 @@ from trainer.contract.errors import ConnectionLost, IntegrityError, Orchestrator
 from trainer.contract.job_directory import Desired, JobState, Status
 
 LOOK_SECONDS = 1.0
+GREET_SECONDS = 30.0  # for a machine to answer that may never have been ready
 EXTRA_SECONDS = 15.0  # beyond the grace that the training has to save
 
 
@@ -93,11 +94,35 @@ async def settle(
             await _stop(job, workplace, cause)
             await _bring_records_home(workplace, run)
         return True
-    holds = hire.workspace and not hire.rank  # of several machines the first holds the job
     home = _Home(job, run, hurry)
-    if holds and not await _saved(home, journal, hire, instance, provider, cause):
-        return False
+    if not hire.rank:  # of several machines the first holds the job
+        where = hire.workspace or await _job_directory(job, hire, provider, instance)
+        instance = dataclasses.replace(instance, workspace=where)
+        if where and not await _saved(home, journal, hire, instance, provider, cause):
+            return False
     return await give_back(journal, hire, cause)
+
+
+async def _job_directory(
+    job: TrainingJob, hire: Hire, provider: Provider, instance: Instance
+) -> str:
+    """Return where a job is on a machine whose row does not say that it was ever ready.
+
+    It may train all the same: the row could not be written on a full disk, or is lost.
+
+    Returns:
+        The folder; empty when the machine does not answer.
+    """
+    if instance.status is not InstanceStatus.RUNNING or not instance.address:
+        return ""
+    wanted = Wanted(gpu_count=0, gpu_type=None, disk_gb=None)
+    try:
+        async with asyncio.timeout(GREET_SECONDS), provider.workplace(instance) as workplace:
+            ready = await workplace.ready(wanted, Lease.of(job.limits))
+    except (OrchestratorError, OSError) as error:  # TimeoutError among them
+        logger().warning("%s was not ready yet: %s", instance.id, error)
+        return ""
+    return f"{ready.jobs}/{hire.mark}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ failed boots, idle time and machines that do not end count here as they do on th
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import time
 from dataclasses import dataclass, field
@@ -203,12 +204,23 @@ class Journal:
             provider: its provider's label.
             beside: the last machine that was ordered for the same attempt.
             price: see `add`.
+
+        Raises:
+            OSError: the row cannot be written, so that nothing may be ordered by it: should this
+                process die, nobody would know what the machine costs.
         """
         attempt, rank = 1 + max((hire.attempt for hire in self.hires), default=0), 0
         if beside:
             attempt, rank = beside.attempt, beside.rank + 1
         mark = Mark.of_run(UUID(self.run.run_id), attempt, rank)
-        return self.add(mark, offer, provider, price=price)
+        hire = self.add(mark, offer, provider, price=price)
+        if unsaved(self.run.journal):
+            self.hires.remove(hire)
+            self.save()
+            raise OSError(
+                errno.ENOSPC, "nothing is hired that cannot be noted", str(self.run.journal)
+            )
+        return hire
 
     def add(self, mark: Mark, offer: Offer, provider: str, *, price: float | None = None) -> Hire:
         """Open the row of a machine that bears a mark already.

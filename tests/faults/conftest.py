@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from tests.clouds.__main__ import CLOUDS
 from tests.clouds.cloud import Cloud
+from tests.faults import disk
 from tests.faults.canaries import TOKENS, Canaries
 from tests.faults.curves import Curves
 from tests.faults.hunt import Hunt
@@ -131,15 +131,12 @@ def small_disk() -> Iterator[Callable[[Path, str], None]]:
     """Mount a small disk at a folder; its size can be changed by mounting it again."""
     if os.geteuid() != 0:
         pytest.skip("needs root: it mounts a small disk")
-    mounted: list[Path] = []
+    mounted: set[Path] = set()
 
     def mount(folder: Path, size: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        again = "remount," if folder in mounted else ""
-        options = f"{again}size={size},mode=0700"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
-        mounted.append(folder)
+        disk.mount(folder, size, again=folder in mounted)
+        mounted.add(folder)
 
     yield mount
-    for folder in set(mounted):
-        subprocess.run(["umount", "-l", folder], check=True)
+    for folder in mounted:
+        disk.unmount(folder)

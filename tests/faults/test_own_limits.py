@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -21,13 +21,16 @@ from flows.renting import liveness
 from flows.renting.lease import renewed
 from flows.renting.liveness import in_contact
 from flows.run_folder import RunFolder
+from flows.saved import saved_step
 from gateway.control import ask_cancel
+from tests.faults.disk import fill
 from tests.faults.scene import LONG, MEDIUM
 from tests.flows.flow_runs import EXECUTE
 from tests.flows.reporting.receiver import Receiver
 from tests.waiting import until
 from trainer.contract.errors import ConnectionLost, MachineLost
 from trainer.contract.job_directory import JobState
+from trainer.contract.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 CRAWL = 3_000  # bytes per second: a phase that usually takes a moment takes a minute
@@ -90,12 +93,7 @@ async def test_a_fetch_that_gets_nowhere_is_given_up_after_a_lease(scene, hunt, 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
     """Let a small disk have no room left meanwhile."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as stream, suppress(OSError):
-        for size in (1 << 20, 1 << 12, 1):
-            with suppress(OSError):
-                while stream.write(bytes(size)):
-                    pass
+    filler = fill(disk)
     yield
     filler.unlink()
 
@@ -136,6 +134,25 @@ async def test_reconcile_ends_what_it_must_on_a_full_disk(scene, small_disk, hom
 
         assert scene.cloud.alive() == []
         assert not scene.hires(run)[0].is_open
+
+
+@pytest.mark.fault(49, "our disk full")
+async def test_what_was_trained_comes_home_though_no_row_says_where_it_is(scene):
+    run = await scene.run(scene.job(**LONG))
+    await scene.at_step(run, 20)
+    scene.kill()
+    folder = RunFolder(run.id)
+    folder.journal.unlink()  # as if the disk had been full since before the machine was ready
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Cancelled(), force=True)
+    before = folder.log.stat().st_size
+
+    assert [found.act for found in await reconcile.reconcile_once()] == ["settle"]
+
+    assert scene.cloud.alive() == []
+    assert saved_step(folder) >= 20
+    assert folder.log.stat().st_size > before
+    assert read_metrics(folder.metrics)[0][saved_step(folder)]
 
 
 @pytest.mark.fault(54, "a probe is killed")
