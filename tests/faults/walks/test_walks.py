@@ -35,6 +35,7 @@ def walk(zygote: Zygote, folder: Path, api_url: str, walks: int, start: int | No
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(here if start is None else seed(start)(here), settings=quiet)
+    assert here.trained >= walks / 4
 
 
 @pytest.mark.thorough

@@ -2,7 +2,12 @@
 
 One walk is a few runs of one installation at one account: they are submitted, killed at any moment,
 revived, cancelled and finished, while the provider lags, loses answers, refuses and takes machines
-back, Prefect is away, the disk is full, and reconcile runs, twice at once or killed half way.
+back, Prefect is away, our disk is full, and reconcile runs, twice at once or killed half way.
+
+After each walk everything is well again, and reconcile runs once. Then nothing is billed, every
+bill is in the journals, no training was stopped that nobody wanted to stop, a cap was heard in time,
+and each run's log is at home: every byte that its trainings wrote, once, up to where a machine was
+taken back. The disk is left out where nothing can be mounted.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -32,15 +38,22 @@ from blocks.marks import read_mark
 from flows.execute import create_run
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder, run_folders
-from tests.clouds.cloud import Fault
+from tests.clouds.cloud import Fault, Rented
 from tests.clouds.runpod import RunPodCloud
-from tests.faults.walks.walker import KEPT_SECONDS, SETTLE_SECONDS
+from tests.faults import disk
+from tests.faults.walks.machines import Machines, Training
+from tests.faults.walks.walker import KEPT_SECONDS, MACHINES, SETTLE_SECONDS
 from tests.flows.flow_runs import make_job
 from tests.waiting import until_now
 from trainer.config import TrainingJob
 
 NOWHERE = "http://127.0.0.1:9/api"
 FEW = st.integers(0, 2)
+CAP = 5e-5
+"""USD: what the cheapest machine costs in a second and a half."""
+LATE_SECONDS = 3.0
+"""From when the cap is reached until the training hears of it: a look, on a computer that is busy."""
+DISK = "4m"
 
 
 class Zygote:
@@ -77,22 +90,47 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+class WalkedCloud(RunPodCloud):
+    """An account whose machines are folders."""
+
+    machines_of_walk: Machines
+
+    def rent(self, rented: Rented) -> Rented:
+        self.machines_of_walk.begin(rented.id)
+        return super().rent(rented)
+
+    def _end(self, rented: Rented) -> None:
+        super()._end(rented)
+        self.machines_of_walk.end(rented.id)
+
+
 class Walk(RuleBasedStateMachine):
     """One walk; a subclass says where."""
 
     zygote: ClassVar[Zygote]
     where: ClassVar[Path]
     api_url: ClassVar[str]
+    trained: ClassVar[int] = 0
+    """How many trainings there were in all walks: without any, nothing is proved."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = self.where / str(time.monotonic_ns())
-        self.cloud = RunPodCloud(self.folder / "cloud")
+        self.machines = Machines(self.folder / "machines", self.harm)
+        self.cloud = WalkedCloud(self.folder / "cloud")
+        self.cloud.machines_of_walk = self.machines
         self.cloud.start()
         self.cloud.sshd_never, self.cloud.boot_seconds = True, 0.15
         self.cloud.clock_rate = 1.0
-        self.home = self.folder / "home"
+        # Not among pytest's folders, which it could not remove if this is killed.
+        self.home = Path(tempfile.mkdtemp(prefix="walk-"))
+        self.has_disk = True
+        try:
+            disk.mount(self.home, DISK)
+        except (OSError, subprocess.CalledProcessError):
+            self.has_disk = False
         os.environ["TRAINING_ORCHESTRATOR_HOME"] = str(self.home)
+        self.said_before = self.zygote.log.stat().st_size
         self.runs: list[str] = []
         self.processes: list[int] = []
         self.freed: set[str] = set()
@@ -100,6 +138,12 @@ class Walk(RuleBasedStateMachine):
         self.taken: set[str] = set()
         """Machines that the provider took back."""
         self.harmed: list[str] = []
+        self.executing: dict[str, list[int]] = {}
+        """The processes that a run was executed by."""
+        self.caps: dict[str, float] = {}
+        """The `limits.max_cost` of the runs that have one."""
+        self.spent: dict[str, float] = {}
+        """USD that those had spent when their first process asked their training to stop for it."""
 
     # What people and processes of ours do.
 
@@ -107,30 +151,39 @@ class Walk(RuleBasedStateMachine):
         variables = {
             **self.cloud.environ(),
             "TRAINING_ORCHESTRATOR_HOME": str(self.home),
+            MACHINES: str(self.machines.there),
             "PREFECT_API_URL": self.api_url if prefect else NOWHERE,
         }
         self.processes.append(self.zygote.start(do, *words, **variables))
         return self.processes[-1]
 
-    @initialize()
-    def begin(self) -> None:
-        self.submit(keep=False)
+    @initialize(trains=st.sampled_from([True, True, True, False]))
+    def begin(self, trains: bool) -> None:
+        """Go through what comes before a training, or see one first."""
+        self.submit(keep=False, cap=None)
+        if trains:
+            until_now(lambda: self.machines.trainings, 30)
 
     @precondition(lambda self: len(self.runs) < 4)
-    @rule(keep=st.booleans())
-    def submit(self, keep: bool) -> None:
-        self.look()
+    @rule(keep=st.booleans(), cap=st.sampled_from([None, None, CAP]))
+    def submit(self, keep: bool, cap: float | None) -> None:
         minutes = KEPT_SECONDS / 60 if keep else 0
-        job = make_job().model_dump() | {"provider": "runpod", "keep_minutes": minutes}
-        run = asyncio.run(create_run(TrainingJob.model_validate(job)))
-        self.runs.append(str(run.id))
-        self.start("execute", self.runs[-1])
+        job = {**make_job().model_dump(), "provider": "runpod", "keep_minutes": minutes}
+        job["limits"] = {"max_cost": cap}
+        run = str(asyncio.run(create_run(TrainingJob.model_validate(job))).id)
+        self.runs.append(run)
+        if cap:
+            self.caps[run] = cap
+        self.execute(run)
+
+    def execute(self, run: str, *, prefect: bool = True) -> None:
+        pid = self.start("execute", run, prefect=prefect)
+        self.executing.setdefault(run, []).append(pid)
 
     @rule(which=FEW, after=st.floats(0, 0.4), prefect=st.booleans())
     def revive(self, which: int, after: float, prefect: bool) -> None:
-        self.start("execute", self.runs[which % len(self.runs)], prefect=prefect)
+        self.execute(self.runs[which % len(self.runs)], prefect=prefect)
         time.sleep(after)
-        self.look()
 
     @rule(which=FEW, after=st.floats(0, 0.3))
     def kill(self, which: int, after: float) -> None:
@@ -138,18 +191,15 @@ class Walk(RuleBasedStateMachine):
         time.sleep(after)
         with suppress(ProcessLookupError):
             os.kill(self.processes[-1 - which % len(self.processes)], signal.SIGKILL)
-        self.look()
 
     @rule(which=FEW, wish=st.sampled_from(["cancel", "finish"]))
     def wish(self, which: int, wish: str) -> None:
         run = self.runs[which % len(self.runs)]
-        self.look()
         self.freed.add(run)
-        folder = self.home / "wishes"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / run).write_text(wish)
         if wish == "cancel":
             self.start("cancel", run)
+        else:
+            self.machines.finishing.add(run)
 
     @rule(passes=st.integers(1, 2), kill=st.booleans(), after=st.floats(0, 0.5))
     def reconcile(self, passes: int, kill: bool, after: float) -> None:
@@ -158,7 +208,16 @@ class Walk(RuleBasedStateMachine):
         if kill:
             with suppress(ProcessLookupError):
                 os.kill(started[0], signal.SIGKILL)
-        self.look()
+
+    @precondition(lambda self: self.has_disk)
+    @rule()
+    def fill_our_disk(self) -> None:
+        with suppress(OSError):
+            disk.fill(self.home)
+
+    @rule()
+    def make_room(self) -> None:
+        (self.home / "filler").unlink(missing_ok=True)
 
     # What goes wrong on the other side.
 
@@ -181,13 +240,18 @@ class Walk(RuleBasedStateMachine):
     def stay(self, ignored: int, refused: int) -> None:
         self.cloud.terminate_ignored, self.cloud.terminate_refuses = ignored, refused
 
-    @rule(which=FEW)
-    def preempt(self, which: int) -> None:
-        self.look()
-        if alive := self.cloud.alive():
-            id = alive[which % len(alive)]
-            self.taken.add(id)
-            self.cloud.preempt(id)
+    @rule(which=FEW, again=st.booleans())
+    def preempt(self, which: int, again: bool) -> None:
+        """Take a machine back, and see its run train on another one, if that comes soon."""
+        if not (alive := self.cloud.alive()):
+            return
+        id = alive[which % len(alive)]
+        on_it = [one.run for one in self.machines.trainings if one.machine == id and one.alive]
+        self.taken.add(id)
+        self.cloud.preempt(id)
+        if again and on_it:
+            with suppress(TimeoutError):
+                until_now(lambda: self._trains(on_it[0]), 3)
 
     @rule(factor=st.sampled_from([0.5, 1.0, 1.04, 3.0]))
     def reprice(self, factor: float) -> None:
@@ -200,20 +264,26 @@ class Walk(RuleBasedStateMachine):
     @rule(seconds=st.floats(0.05, 0.5))
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
-        self.look()
+
+    @rule(which=FEW)
+    def see_it_train(self, which: int) -> None:
+        """Wait until a run trains; for a second at most."""
+        with suppress(TimeoutError):
+            until_now(lambda: self._trains(self.runs[which % len(self.runs)]), 1)
 
     # What must hold.
 
-    def look(self) -> None:
-        """Note each machine that was ended although a run of ours trains on it."""
-        for rented in self.cloud.all:
-            path = self.home / "trainings" / rented.id
-            if rented.ended is None or rented.id in self.taken or not path.exists():
-                continue
-            run = path.read_text()
-            if run and run not in self.freed:
-                mark = read_mark(rented.name)
-                self.harmed.append(f"{rented.id} as {mark} under run {run}")
+    def _trains(self, run: str) -> bool:
+        return any(one.alive for one in self.machines.of(run))
+
+    def harm(self, run: str, how: str) -> None:
+        """Note that somebody stopped a training, if nobody wanted that."""
+        if run in self.caps and "limits.max_cost reached" in how:
+            if len(self.executing[run]) == 1:  # nobody looks while all its processes are dead
+                self.spent[run] = self._spent(run)
+            return
+        if run not in self.freed and not any(id in how for id in self.taken):
+            self.harmed.append(f"run {run}: {how}")
 
     def teardown(self) -> None:
         try:
@@ -222,20 +292,27 @@ class Walk(RuleBasedStateMachine):
             for pid in self.processes:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            type(self).trained += len(self.machines.trainings)
+            self.machines.close()
             self.cloud.stop()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self.has_disk:
+                disk.unmount(self.home)
+            for folder in (self.folder, self.home):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _prove(self) -> None:
-        self.look()
+        for run, cap in self.caps.items():
+            self._prove_the_cap(run, cap)
         self._calm()
-        for run in self.runs:
-            self.freed.add(run)
-            self._finish(self.start("cancel", run))
+        self.make_room()
+        self.freed.update(self.runs)
+        for cancelling in [self.start("cancel", run) for run in self.runs]:
+            self._finish(cancelling)
         # A process that is alive goes on; the others' machines are reconcile's.
         for pid in self.processes:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(SETTLE_SECONDS)  # by now the provider shows everything that there is
+        time.sleep(0.2)  # for the provider to carry out what is on its way
         kept = [read_mark(one.name) for one in self.cloud.all if one.ended is None]
         until = max((mark.kept_until for mark in kept if mark), default=0.0)
         time.sleep(max(0.0, until + 0.1 - time.time()))
@@ -248,6 +325,8 @@ class Walk(RuleBasedStateMachine):
         open_rows = [hire for hire in self._hires() if hire.is_open]
         assert open_rows == [], story
         self._prove_the_bill(story)
+        for run in self.runs:
+            self._prove_the_log(run, story)
 
     def _calm(self) -> None:
         cloud = self.cloud
@@ -255,6 +334,20 @@ class Walk(RuleBasedStateMachine):
         cloud.list_lag = cloud.look_lag = 0.0
         cloud.omits = cloud.terminate_ignored = cloud.terminate_refuses = 0
         cloud.no_capacity = False
+
+    def _prove_the_cap(self, run: str, cap: float) -> None:
+        """A training hears of its cap in time, if the run's first process still looks after it."""
+        if len(self.executing[run]) == 1 and is_alive(self.executing[run][0]):
+            until_now(lambda: not self._trains(run) or not is_alive(self.executing[run][0]), 10)
+        prices = [one.price_per_hour for one in self.cloud.all]
+        most = cap + LATE_SECONDS * max(prices, default=0.0) / 3600
+        assert self.spent.get(run, 0.0) <= most, (run, self.spent, most, self._story())
+
+    def _spent(self, run: str) -> float:
+        """Return what the machines of a run have cost that no other run had."""
+        theirs = {one.machine for one in self.machines.trainings if one.run != run}
+        mine = {one.machine for one in self.machines.of(run)} - theirs
+        return sum(usd for id, _, _, usd in self.cloud.billing() if id in mine)
 
     def _prove_the_bill(self, story: str) -> None:
         """Every machine is charged to runs for about as long as it was billed."""
@@ -270,6 +363,23 @@ class Walk(RuleBasedStateMachine):
             # back then counts until somebody does.
             assert paid <= billed + slack or id in self.taken, (id, booked, billed, story)
 
+    def _prove_the_log(self, run: str, story: str) -> None:
+        """What the trainings of a run wrote is at home, each beginning where the one before ended."""
+        log = RunFolder(run).log
+        home = log.read_bytes() if log.exists() else b""
+        trainings = self.machines.of(run)
+        ends = [*(one.begins for one in trainings[1:]), len(home)]
+        begins = [one.begins for one in trainings] or ends
+        assert begins[0] == 0, (run, home, story)
+        for training, end in zip(trainings, ends, strict=False):
+            came, written = home[training.begins : end], bytes(training.written)
+            assert self._is_whole(training, came, written), (run, came, written, story)
+
+    def _is_whole(self, training: Training, came: bytes, written: bytes) -> bool:
+        # A torn line is ended before the log of the next machine goes on.
+        came = came if written.startswith(came) else came.removesuffix(b"\n")
+        return written.startswith(came) and (came == written or training.machine in self.taken)
+
     def _hires(self) -> list[Any]:
         folders = run_folders()
         return [hire for one in folders for hire in Journal.of(RunFolder(one.name)).hires]
@@ -280,5 +390,5 @@ class Walk(RuleBasedStateMachine):
     def _story(self) -> str:
         rows = [f"{h.mark} {h.instance_id} {h.ended_at} {h.cause}" for h in self._hires()]
         machines = [(r.id, r.name, r.status, r.ended) for r in self.cloud.all]
-        log = self.zygote.log.read_text(errors="replace")[-3000:]
+        log = self.zygote.log.read_bytes()[self.said_before :].decode(errors="replace")
         return f"machines {machines}\nrows {rows}\nharmed {self.harmed}\n{log}"

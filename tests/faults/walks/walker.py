@@ -3,147 +3,131 @@
     python -m tests.faults.walks.walker
 
 It reads one JSON object a line, forks a process that does what it says, and answers its id. What a
-process executes is the real hiring, keeping, giving back and reconcile; only booting and training are
-stand-ins: a machine is ready when the provider says that it runs, and it trains while there is a file
-`trainings/<instance>` in the home that names its run.
+process executes is the real flow and the real reconcile; a run's machines are folders, in which
+`tests.faults.walks.machines` trains, and seconds are tenths.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+import functools
 import json
+import logging
 import os
 import signal
+import ssl
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import UUID
 
+import anyio
+import anyio.lowlevel
+import asyncssh  # noqa: F401 - here, so that it is not imported in every process
 from prefect import get_client
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Abort
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelled, Completed, Crashed, Running
+from prefect.states import Cancelled, Completed, Running
 
-from blocks.home import home, private_folder
-from blocks.machines.base import CommandResult
+from blocks.keys import MachineKeys
 from blocks.models import Instance
-from blocks.providers import api, runpod
+from blocks.providers import absence, api, runpod
 from blocks.providers.runpod import RunPod
+from blocks.registry import provider_class, provider_names
 from flows import reconcile as reconciling
-from flows import settling
-from flows.locks import locked
-from flows.renting import booting, giving_back, hiring, keeping
-from flows.renting.budget import Budget
-from flows.renting.giving_back import give_back
-from flows.renting.hiring import Hiring
-from flows.renting.journal import Journal
+from flows import settling, train, verdict
+from flows.renting import booting, budget, giving_back, keeping, liveness, recalling, turns
 from flows.run_folder import RunFolder
+from flows.shown import is_over
+from flows.sole_owner import own
+from flows.streaming import checkpoint_mirror, fetching, file_mirror, requests, training
+from gateway.control import ask_cancel
+from tests.faults.walks.place import Place, Reached
 from trainer.config import TrainingJob
-from trainer.contract.errors import OrchestratorError
+from trainer.contract.errors import ConfigError
 
 SETTLE_SECONDS = 0.8
 KEPT_SECONDS = 2.5
+MACHINES = "WALK_MACHINES"
+"""The variable that says where the machines are."""
 
-
-def trainings() -> Path:
-    return private_folder(home() / "trainings")
-
-
-def wishes() -> Path:
-    """Return where a test leaves what a run shall do: a file by the run's id."""
-    return private_folder(home() / "wishes")
+HURRY: list[tuple[ModuleType, dict[str, Any]]] = [
+    (runpod, {"LIST_SECONDS": 0.1, "CREATE_SECONDS": 0.3}),
+    (api, {"PAUSES": (0.02, 0.05)}),
+    (absence, {"PAUSE": 0.1}),
+    (giving_back, {"LOOK_SECONDS": 0.1, "AGAIN_SECONDS": 0.3, "PATIENCE_SECONDS": 3.0}),
+    (booting, {"LOOK_SECONDS": 0.05, "LOST_SECONDS": 0.3}),
+    (keeping, {"MARGIN_SECONDS": 0.0}),
+    (budget, {"LOOK_SECONDS": 0.1}),
+    (turns, {"TURN_SECONDS": 0.1}),
+    (recalling, {"ASK_SECONDS": 1.0, "PAUSE_SECONDS": 0.1}),
+    (liveness, {"LOOK_SECONDS": 0.1, "PAUSE_SECONDS": 0.1}),
+    (training, {"AWAY_SECONDS": 0.05, "SILENCE_SECONDS": 1.0, "PROBE_SECONDS": 0.1}),
+    (requests, {"POLL_SECONDS": 0.1}),
+    (checkpoint_mirror, {"LOOK_SECONDS": 0.5, "FULL_SECONDS": 1.0}),
+    (file_mirror, {"MISSING_SECONDS": 3.0}),
+    (settling, {"LOOK_SECONDS": 0.05}),
+    (fetching, {"SPARE": 1 << 14}),  # the disk of a walk is small
+    # A run is executed again by the walk, whenever it likes, and not by reconcile.
+    (verdict, {"ZOMBIE_SECONDS": 0.0, "KEPT_SECONDS": 0.0, "MAX_REVIVALS": 1000}),
+]
 
 
 def hurry() -> None:
-    """Let seconds be tenths, everywhere that a provider or a person is waited for."""
+    """Let seconds be tenths, everywhere that a provider, a machine or a person is waited for."""
+    for module, values in HURRY:
+        for name, value in values.items():
+            assert name in vars(module), f"{module.__name__} has no {name}"
+            setattr(module, name, value)
     RunPod.settle_seconds = SETTLE_SECONDS
-    runpod.LIST_SECONDS = 0.1
-    runpod.CREATE_SECONDS = 0.3
-    api.PAUSES = (0.02, 0.05)
-    giving_back.LOOK_SECONDS = 0.1
-    giving_back.AGAIN_SECONDS = 0.3
-    giving_back.PATIENCE_SECONDS = 3.0
-    booting.LOOK_SECONDS = 0.05
-    booting.LOST_SECONDS = 0.3
-    keeping.MARGIN_SECONDS = 0.0
-    reconciling.ZOMBIE_SECONDS = 0.0
-    reconciling.KEPT_SECONDS = 0.0
-    hiring.boot = ready
-    hiring.as_it_was = as_it_was
-    RunPod.machine = lambda *_, **__: Reached()
-    settling._saved = saved
+    RunPod.workplace = workplace
     reconciling.revive = note_revival
+    # The steps as they are, without an engine that tells Prefect of each.
+    for step in ("adopt", "provision", "install", "stream", "download", "verify", "teardown"):
+        setattr(train, step, getattr(train, step).fn)
+    train.place = nowhere_else
+    # Each client of Prefect reads all certificates anew, for a server without any.
+    ssl.create_default_context = functools.cache(ssl.create_default_context)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("flows.") and hasattr(module, "get_run_logger"):
+            module.get_run_logger = lambda: logging.getLogger("training_orchestrator")
 
 
-async def ready(provider: Any, hire: Any, instance: Instance, job: TrainingJob) -> Instance:
-    running = await booting._running(provider, instance, booting.time.monotonic() + 20, 1)
-    return dataclasses.replace(running, workspace=f"/there/jobs/{running.mark}")
+def workplace(provider: RunPod, instance: Instance, *, compress: bool = False) -> Place:
+    """Return the job directory of an instance of a walk."""
+    del compress
+    # As for a connection of its own: a machine is taken over only where its keys are known.
+    MachineKeys.of(provider.provider_name, instance.id, instance.mark)
+    return Place(Reached(Path(os.environ[MACHINES]) / instance.id), instance.workspace)
 
 
-async def as_it_was(hire: Any, instance: Instance) -> Instance:
-    return dataclasses.replace(instance, provider=hire.provider, workspace=hire.workspace)
-
-
-class Reached:
-    """A connection to a machine that does what it is told and has nothing on it."""
-
-    async def __aenter__(self) -> Reached:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        """Nothing is open."""
-
-    async def run(self, *_: Any, **__: Any) -> CommandResult:
-        return CommandResult(exit_code=0, stdout="", stderr="")
-
-
-async def saved(*_: Any) -> bool:
-    """What a training of a walk holds is home at once."""
-    return True
+async def nowhere_else(job: TrainingJob) -> None:
+    """Check nothing beforehand: the job of a walk is known to be well."""
 
 
 async def note_revival(run: FlowRun) -> None:
-    (private_folder(home() / "revivals") / str(run.id)).touch()
+    """Leave it to the walk to execute a run again."""
 
 
 async def execute(run_id: str) -> None:
-    """Do what the flow does with machines, for one run."""
-    run = RunFolder(run_id)
-    async with locked(run.lock, wait=False) as alone:
-        if not alone:
-            return
-        async with get_client() as client:
-            found = await client.read_flow_run(UUID(run_id))
-        if found.state and found.state.is_final() and not found.state.is_crashed():
-            return
-        await tell(run_id, Running())
-        job = TrainingJob.model_validate(found.parameters["job"])
-        journal = Journal.of(run)
-        try:
-            [machine] = await Hiring(job, run, journal, Budget(job, journal)).machines()
-        except OrchestratorError as error:
-            await settling.settle_run(job, run, str(error))
-            await tell(run_id, Crashed(message=str(error)))
-            return
-        (trainings() / machine.id).write_text(run_id)
-        wish = await asked(run_id)
-        # Before anything is given back: from here on nobody needs the machine any more.
-        (trainings() / machine.id).unlink(missing_ok=True)
-        hire = journal.of_instance(machine)
-        assert hire is not None
-        if wish == "cancel" or not await keeping.keep(job, journal, hire, machine):
-            await give_back(journal, hire, wish)
-        await tell(run_id, Cancelled() if wish == "cancel" else Completed())
-
-
-async def asked(run_id: str) -> str:
-    while True:
-        path = wishes() / run_id
-        if path.exists():
-            return path.read_text()
-        await asyncio.sleep(0.02)
+    """Bring one run to its end, as `flows.execute` does."""
+    os.environ["PREFECT__FLOW_RUN_ID"] = run_id
+    async with get_client() as client:
+        await own(RunFolder(run_id))
+        found = await client.read_flow_run(UUID(run_id))
+    if is_over(found):
+        return
+    async with get_client() as client:
+        await client.set_flow_run_state(found.id, Running())  # refused when it is cancelled by now
+    try:
+        end = await train.train.fn(TrainingJob.model_validate(found.parameters["job"]))
+    except Abort:
+        return
+    await tell(run_id, end if isinstance(end, State) else Completed())
 
 
 async def tell(run_id: str, state: Any) -> None:
@@ -152,15 +136,27 @@ async def tell(run_id: str, state: Any) -> None:
 
 
 async def cancel(run_id: str) -> None:
-    """Cancel a run whose process may be dead."""
+    """Cancel a run, as a person does; one that crashed, as in Prefect's own UI."""
     async with get_client() as client:
         run = await client.read_flow_run(UUID(run_id))
-        if run.state and run.state.type not in {StateType.COMPLETED, StateType.CANCELLED}:
+        if run.state and run.state.is_crashed():
             await client.set_flow_run_state(run.id, Cancelled(), force=True)
+        else:
+            with suppress(ConfigError):  # it is over
+                await ask_cancel(client, run)
 
 
 async def reconcile() -> None:
-    await reconciling.reconcile_once()
+    for found in await reconciling.reconcile_once():
+        logging.getLogger(__name__).warning("%s %s: %s", found.act, found.instance, found.why)
+
+
+async def warm_up() -> None:
+    """Load once what every process would load by itself."""
+    for name in provider_names():
+        provider_class(name)
+    async with get_client():  # its certificates, and the library that it waits by
+        await anyio.lowlevel.checkpoint()
 
 
 OPERATIONS = {"execute": execute, "cancel": cancel, "reconcile": reconcile}
@@ -177,6 +173,8 @@ def work(order: dict[str, Any]) -> None:
 def main() -> None:
     """Fork a process for every line of the input."""
     hurry()
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        asyncio.run(warm_up())
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     for line in sys.stdin:
         order = json.loads(line)
@@ -184,6 +182,8 @@ def main() -> None:
         if not pid:
             code = 0
             try:
+                # So that a process of ours can wait for those that it starts itself.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 with Path(order["log"]).open("a") as log:
                     os.dup2(log.fileno(), 2)
                     work(order)
