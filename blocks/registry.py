@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 from importlib import import_module
 from importlib.metadata import entry_points
 
 import httpx
 
 from blocks.providers.base import Provider
-from trainer.contract.errors import ConfigError, DependencyError
+from trainer.contract.errors import ConfigError, DependencyError, OrchestratorError
+
+logger = logging.getLogger(__name__)
 
 GROUP = "training_orchestrator.providers"
 """The entry point group by which another package adds a provider: name = module:Class."""
@@ -100,12 +103,16 @@ async def load_provider(label: str) -> Provider:
 async def configured_providers() -> list[Provider]:
     """Return every provider that has credentials: by the environment, or as a saved block.
 
-    Raises:
-        DependencyError: a third party's provider cannot be loaded.
+    A third party's that cannot be loaded is left out, with a warning.
     """
     found: list[Provider] = []
     for name in provider_names():
-        kind = provider_class(name)
+        try:
+            kind = provider_class(name)
+        except OrchestratorError as error:
+            # A package of somebody else's; the other providers' machines must not wait for it.
+            logger.warning("provider %s is left out: %s", name, error)
+            continue
         # The account of the environment and saved accounts of the same provider are independent:
         # one may be set up without the other.
         default = kind()
@@ -123,7 +130,12 @@ async def _saved(kind: type[Provider]) -> list[str]:
     async with get_client() as client:
         try:
             documents = await client.read_block_documents_by_type(kind.get_block_type_slug())
-        except ObjectNotFound:  # the type was never registered, so no block was saved
+        # The type was never registered, so no block was saved: Prefect 3.8 raises the latter.
+        except ObjectNotFound:
+            return []
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.NOT_FOUND:
+                raise
             return []
     return [document.name for document in documents if document.name]
 

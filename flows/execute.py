@@ -10,9 +10,11 @@ from uuid import UUID
 from prefect import Flow, get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow_async
-from prefect.states import Cancelled, Pending, Scheduled
+from prefect.states import Cancelled, Crashed, Pending, Scheduled
 
+from blocks.home import artifacts
 from flows.logger import logger
 from flows.prefect_api import patient_engine, prefect_client
 from flows.run_folder import RunFolder
@@ -74,7 +76,17 @@ async def _executed(client: PrefectClient, run: FlowRun) -> State[Any]:
     await client.set_flow_run_state(run.id, Pending(), force=True)
     run = await client.read_flow_run(run.id)
     flow = cast("Flow[..., Any]", train.with_options(on_running=[_end_silently]))
-    state = await run_flow_async(flow, flow_run=run, parameters=run.parameters, return_type="state")
+    try:
+        state = await run_flow_async(
+            flow, flow_run=run, parameters=run.parameters, return_type="state"
+        )
+    except ObjectNotFound:
+        # The flow itself does without Prefect; what cannot be told is how it ended.
+        message = (
+            "Prefect does not know this run any more: it was deleted, or its database was reset"
+        )
+        logger().error("%s. What it made is in %s", message, artifacts())
+        return Crashed(message=message)
     return await _cancelled_too_late(client, run.id) or cast("State[Any]", state)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.logger import logger
+from trainer.contract.errors import HomeDiskFull
 from trainer.contract.files import replace_json
 
 _BLOCK = 512  # bytes, in which stat counts the room of a file whatever its file system's blocks
@@ -17,9 +18,10 @@ _said: dict[str, float] = {}
 SAID_FOR = 3600.0  # seconds, after which the same trouble is reported once more
 
 
-def say_once(error: OSError, then: str) -> None:
+def say_once(error: OSError | HomeDiskFull, then: str) -> None:
     """Report trouble of this computer, each kind once an hour."""
-    words, now = f"{type(error).__name__}: {error.strerror or error}", time.monotonic()
+    words = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+    now = time.monotonic()
     if now - _said.get(words, -SAID_FOR) >= SAID_FOR:
         _said[words] = now
         logger().error("trouble on this computer (%s): %s", words, then)

@@ -1,13 +1,22 @@
-"""Locks between processes: a file that one of them holds, free when it dies."""
+"""Locks between processes: a file that one of them holds, free when it dies.
+
+Where the file cannot be made, because the disk is full to its last inode or read-only, one in memory
+takes its place: a machine must be given back on such a computer too.
+"""
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+from trainer.contract.files import NO_ROOM
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - with a folder of our own in it
 LOOK_SECONDS = 0.2  # between two tries: nothing announces that a lock is free
 
 
@@ -29,7 +38,7 @@ async def taken(path: Path, *, wait: bool = True) -> int | None:
     """Take the lock of a file until the descriptor that is returned is closed; None: it is held."""
     # The file is never removed: a process that waits for it would then hold a file without a name,
     # and another would lock a new one. It is closed on exec, so that no child keeps the lock.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _opened(path)
     held = False
     try:
         held = _take(descriptor)
@@ -48,7 +57,7 @@ async def taken(path: Path, *, wait: bool = True) -> int | None:
 @contextmanager
 def briefly_locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file for an instant, such as to read another file and replace it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = _opened(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -59,14 +68,40 @@ def briefly_locked(path: Path) -> Iterator[None]:
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file now."""
     # By trying to take it: for that instant another process that tries finds it held.
+    for place in (path, _in_memory(path)):
+        try:
+            # Read-only, which locks as well, and which a disk without room allows.
+            descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            if not _take(descriptor):
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _opened(path: Path) -> int:
+    """Return a descriptor of the file by which the lock is held; it is made where need be."""
+    flags = os.O_CLOEXEC | os.O_CREAT
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _take(descriptor)
-    finally:
-        os.close(descriptor)
+        return os.open(path, os.O_RDWR | flags, 0o600)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+    with suppress(FileNotFoundError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    place = _in_memory(path)
+    place.parent.mkdir(mode=0o700, exist_ok=True)
+    if place.parent.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EACCES, "somebody else has made it", str(place.parent))
+    return os.open(place, os.O_RDWR | flags, 0o600)
+
+
+def _in_memory(path: Path) -> Path:
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()
+    return MEMORY / f"training-orchestrator-{os.getuid()}" / name
 
 
 def _take(descriptor: int) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused
 
-from flows.prefect_api import asking_once, prefect_client
+from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.renting.journal import Journal
 from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
@@ -21,6 +20,7 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import (
     BudgetExceeded,
     ConnectionLost,
+    HomeDiskFull,
     OrchestratorError,
     ProviderError,
     RateLimited,
@@ -44,7 +44,7 @@ async def is_cancel_asked(client: PrefectClient) -> bool:
     try:
         with asking_once():
             return is_cancelled((await client.read_flow_run(this_run_id())).state)
-    except httpx.HTTPError:
+    except UNANSWERED:
         # When in doubt, go on: a training that goes on can still be stopped later.
         return False
 
@@ -72,7 +72,7 @@ def is_undecided(error: Exception, journal: Journal) -> bool:
     trains = any(hire.is_open and hire.workspace for hire in journal.hires)
     if isinstance(error, ProviderError) and trains:
         return True
-    return isinstance(error, ConnectionLost | RateLimited) or not isinstance(
+    return isinstance(error, ConnectionLost | RateLimited | HomeDiskFull) or not isinstance(
         error, OrchestratorError
     )
 

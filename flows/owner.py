@@ -10,12 +10,11 @@ from __future__ import annotations
 import socket
 from uuid import UUID
 
-import httpx
 from prefect.client.schemas.objects import FlowRun
 
 from blocks.marks import installation_id
 from flows.logger import logger
-from flows.prefect_api import prefect_client
+from flows.prefect_api import UNANSWERED, prefect_client
 
 OWNER = "training-orchestrator.owner"
 """The label of a flow run; its value is an installation, an @ and the name of its computer."""
@@ -27,7 +26,7 @@ async def claim(run_id: UUID) -> None:
     try:
         async with prefect_client() as client:
             await client.update_flow_run_labels(run_id, {OWNER: owner})
-    except httpx.HTTPError as error:  # a refusal, by which no run may end
+    except UNANSWERED as error:  # a refusal, by which no run may end
         logger().warning("Prefect does not note who works on this run: %s", error)
 
 

@@ -23,6 +23,7 @@ from prefect.context import (
     SettingsContext,
     get_settings_context,
 )
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.logger import logger
@@ -32,6 +33,10 @@ CREATE_SECONDS = 120.0  # the same for what creates something; a busy database t
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
 # Request Timeout, Too Early and Too Many Requests ask for another try, as any 5xx does.
 TEMPORARY = {408, 425, 429}
+
+UNANSWERED = (httpx.HTTPError, ObjectNotFound)
+"""What a call raises to which there is no answer: an API that is away or refuses, or one that does not
+know the run any more, because its database was reset. By neither may a job end."""
 
 T = TypeVar("T")
 _was_away = False

@@ -241,10 +241,11 @@ async def _each_alone(what: str, case: Coroutine[Any, Any, list[Decision]]) -> l
         async with asyncio.timeout(CASE_SECONDS):
             return await case
     except TimeoutError:
-        logger().error("%s is not put right within %g minutes", what, CASE_SECONDS / 60)
+        why = f"not put right within {CASE_SECONDS / 60:g} minutes"
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this case's alone
-        logger().error("%s cannot be put right: %s: %s", what, type(error).__name__, error)
-    return []
+        why = f"{type(error).__name__}: {error}"
+    logger().error("%s cannot be put right: %s", what, why)
+    return [Decision(act=Act.FAILED, why=why, instance=what)]
 
 
 async def _of_run_alone(

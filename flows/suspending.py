@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 
 from flows.announcing import ask_to_pause
-from flows.prefect_api import asking_once, prefect_client
+from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.run_folder import this_run_id
 
 POLL_SECONDS = 1.0  # the UI takes time limits from 5 seconds
@@ -56,7 +55,7 @@ def _disarm() -> None:
 async def _watch() -> None:
     async with prefect_client() as client:
         while True:
-            with suppress(httpx.HTTPError), asking_once():  # it may be away for a while
+            with suppress(*UNANSWERED), asking_once():  # it may be away for a while
                 await _look(client)
             await asyncio.sleep(POLL_SECONDS)
 

@@ -31,6 +31,8 @@ class Act(StrEnum):
     REVIVE = "revive"
     SETTLE = "settle"
     TERMINATE = "terminate"
+    FAILED = "failed"
+    """Something is to be done and could not be; the next pass tries again."""
 
 
 def decide(run: FlowRun, *, is_here: bool, found: bool) -> tuple[Act, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from typing import Any
 
 import typer
 
+from blocks.home import home
 from trainer.contract.errors import ConfigError, OrchestratorError
+from trainer.contract.files import NO_ROOM
 from trainer.contract.job_directory import JobState
 
 
@@ -82,8 +85,24 @@ def reported() -> Iterator[None]:
         complain(sentence(error))
         # Typer's own exception, so that the code passes through Click's handlers unchanged.
         raise typer.Exit(code_of_error(error)) from None
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        complain(_no_room(error))
+        raise typer.Exit(Exit.FAILED) from None
     except KeyboardInterrupt:
         raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def _no_room(error: OSError) -> str:
+    """Return what a person needs to know of a disk that takes nothing more."""
+    place = Path(error.filename) if error.filename else home()
+    folder = next((one for one in (place, *place.parents) if one.is_dir()), Path("/"))
+    free = shutil.disk_usage(folder).free
+    return (
+        f"{place} cannot be written: {error.strerror}; {free} bytes are free in {folder}. Free some "
+        "space or inodes, or set TRAINING_ORCHESTRATOR_HOME to a folder on another disk."
+    )
 
 
 def sentence(error: OrchestratorError) -> str:

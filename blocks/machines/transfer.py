@@ -13,7 +13,7 @@ from threading import Event
 from typing import BinaryIO
 
 from blocks.machines.base import Transfer
-from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.errors import DiskFull, HomeDiskFull, IntegrityError
 from trainer.contract.files import CHUNK, fsync_directory
 
 PART = ".part"  # what a file is called until it is whole
@@ -40,7 +40,7 @@ class Part:
         """Go on with what is there, or begin anew when that is longer than `size`.
 
         Raises:
-            DiskFull: `size` bytes do not fit.
+            HomeDiskFull: `size` bytes do not fit.
             Stopped: `stop` was set.
         """
         self._target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ class Part:
             self._digest.update(chunk)
         self.size = self.resumed = self._stream.tell()
         if size - self.size > shutil.disk_usage(self._target.parent).free:
-            raise disk_full(str(self._target), size, shutil.disk_usage(self._target.parent).free)
+            raise self._full(size)
 
     def append(self, chunk: bytes) -> None:
         """Add more bytes.
@@ -94,8 +94,11 @@ class Part:
             # A quota that is used up (EDQUOT) is a full disk to the person who has to make room.
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
-            free = shutil.disk_usage(self._target.parent).free
-            raise disk_full(str(self._target), size, free) from error
+            raise self._full(size) from error
+
+    def _full(self, size: int) -> HomeDiskFull:
+        free = shutil.disk_usage(self._target.parent).free
+        return HomeDiskFull(disk_full(str(self._target), size, free).message)
 
 
 def copy_file(source: Path, target: Path, stop: Event, *, limit: int | None = None) -> Transfer:

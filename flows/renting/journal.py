@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
 from blocks.marks import Mark, read_mark
@@ -23,7 +22,7 @@ from blocks.models import Instance, Offer
 from blocks.uptime import boot_id, uptime
 from flows.full_disk import save_anyway, unsaved
 from flows.logger import logger
-from flows.prefect_api import asking_once, prefect_client
+from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.run_folder import RunFolder, run_folders
 from trainer.contract.files import read_json
 from trainer.contract.words import rounded, time_taken
@@ -354,7 +353,7 @@ class Journal:
         try:
             with asking_once():
                 made = await self._show(data)
-        except httpx.HTTPError:
+        except UNANSWERED:
             return
         if made != self.artifact_id:
             self.artifact_id = made

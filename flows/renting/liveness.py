@@ -17,8 +17,8 @@ from flows.full_disk import save_again, say_once
 from flows.logger import logger
 from flows.renting.journal import Journal
 from flows.renting.prices import give_up_dearer
-from trainer.config import TrainingJob
-from trainer.contract.errors import ConnectionLost, MachineLost, OrchestratorError
+from trainer.config import Limits, TrainingJob
+from trainer.contract.errors import ConnectionLost, HomeDiskFull, MachineLost, OrchestratorError
 
 T = TypeVar("T")
 LOOK_SECONDS = 5.0
@@ -158,7 +158,7 @@ async def in_contact(
 
     Raises:
         MachineLost: the machine is gone for certain, or `work` gets nowhere for a lease's time.
-        OSError: this computer prevents it for as long.
+        OSError: this computer prevents it for as long; HomeDiskFull: its disk does.
     """
     contact = Contact(job, provider, instance)
 
@@ -180,14 +180,30 @@ async def in_contact(
             if arrived:
                 contact.fruitless(arrived(), error)
             await contact.lost(error)
-        except OSError as error:
+        except (OSError, HomeDiskFull) as error:
             since = since or time.monotonic()
             if arrived and time.monotonic() - since > job.limits.lease_minutes * 60:
                 raise  # what prevents it here may be mended by then: the run is executed again
             await trouble_here(error)
 
 
-async def trouble_here(error: OSError) -> None:
+async def in_time(limits: Limits, work: Callable[[], T]) -> T:
+    """Return what `work` returns, in a thread; done again while this computer's disk prevents it.
+
+    Raises:
+        OSError: it has for as long as a lease lasts.
+    """
+    since = time.monotonic()
+    while True:
+        try:
+            return await asyncio.to_thread(work)
+        except OSError as error:
+            if time.monotonic() - since > limits.lease_minutes * 60:
+                raise  # what prevents it may be mended by then: the run is executed again
+            await trouble_here(error)
+
+
+async def trouble_here(error: OSError | HomeDiskFull) -> None:
     """Wait before another try at what this computer prevented: its disk may be full.
 
     The machine, and a training there, go on meanwhile.

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 
 from flows.logger import logger
-from flows.prefect_api import CREATE_SECONDS, asking_once
+from flows.prefect_api import CREATE_SECONDS, UNANSWERED, asking_once
 from flows.shown import CURVE, METRICS, PROGRESS
 from flows.streaming.chart import Panel, chart, data_uri, thinned
 from flows.streaming.metrics_tail import MetricsTail
@@ -111,7 +110,7 @@ class Board:
             with asking_once(CREATE_SECONDS):
                 for key, make in MAKERS.items():
                     await self._put(key, make(steps))
-        except httpx.HTTPError as error:
+        except UNANSWERED as error:
             # The next round shows more than this one would have.
             logger().debug("Prefect took no metrics: %s", error)
             self._tail.unseen = True

@@ -10,7 +10,7 @@ from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
 from trainer.contract.checkpoints import all_checkpoints, check, step_of
-from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.errors import HomeDiskFull, IntegrityError
 from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import MANIFEST, read_manifest
 
@@ -45,7 +45,7 @@ class CheckpointMirror:
 
         Raises:
             ConnectionLost: the machine cannot be reached.
-            DiskFull: there is no room for the last one.
+            HomeDiskFull: there is no room for the last one.
         """
         async with self._lock:
             have = {step_of(path) for path in all_checkpoints(self._home)}
@@ -81,7 +81,7 @@ class CheckpointMirror:
             self._refused.add(step)
             logger().warning("%s was not kept: %s", name, error)
             return False
-        except DiskFull as error:  # somebody may make room
+        except HomeDiskFull as error:  # somebody may make room
             shutil.rmtree(arriving, ignore_errors=True)
             if last:
                 raise

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blocks.workplaces.base import Workplace
-from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.errors import HomeDiskFull, IntegrityError
 from trainer.contract.files import sha256_of
 from trainer.contract.manifest import MANIFEST, read_manifest
 
@@ -43,7 +43,7 @@ async def fetch_folder(
     Raises:
         FileNotFoundError: there is no manifest, or a file of it is gone.
         IntegrityError: a file is not what the manifest says, or the manifest is not a manifest.
-        DiskFull: it does not fit here; nothing was fetched.
+        HomeDiskFull: it does not fit here; nothing was fetched.
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - a moment
@@ -55,7 +55,7 @@ async def fetch_folder(
     total = int(sum(facts["bytes"] for facts in files.values()))
     free = shutil.disk_usage(folder).free
     if total > free - SPARE and total > sum(_size(folder / name) for name in files):
-        raise DiskFull(f"{source} has {total} bytes and {folder} has {free} free.")
+        raise HomeDiskFull(f"{source} has {total} bytes and {folder} has {free} free.")
     known = _by_sha256(at_home)
     fetched = 0
     for name, facts in files.items():

@@ -11,7 +11,7 @@ from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
 from trainer.contract.checkpoints import all_checkpoints
-from trainer.contract.errors import DiskFull, IntegrityError
+from trainer.contract.errors import HomeDiskFull, IntegrityError
 from trainer.contract.manifest import NOT_KEPT, WEIGHTS, refuse_pickles, verify
 
 LENGTH_BYTES = 8  # of the number that a safetensors file begins with: the size of its header
@@ -29,7 +29,7 @@ async def fetch_output(
 
     Raises:
         IntegrityError: it is not what its manifest says, or it is refused; see `verify_output`.
-        DiskFull: it does not fit here.
+        HomeDiskFull: it does not fit here.
         ConnectionLost: the machine cannot be reached; what arrived is kept.
     """
     try:
@@ -56,7 +56,7 @@ async def fetch_reports(workplace: Workplace, folder: Path) -> None:
         await fetch_folder(workplace, "reports", folder)
     except FileNotFoundError:
         shutil.rmtree(folder, ignore_errors=True)  # the job reports nowhere
-    except (DiskFull, IntegrityError) as error:
+    except (HomeDiskFull, IntegrityError) as error:
         logger().warning("the reports stay behind: %s", error)
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -16,7 +15,7 @@ from blocks.task_scope import TaskScope
 from flows.announcing import pause_is_wanted
 from flows.logger import logger
 from flows.outcome import cancel_was_asked, is_cancel_asked, is_cancelled
-from flows.prefect_api import asking_once, prefect_client
+from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.renting.budget import Budget
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
@@ -102,7 +101,7 @@ async def watch_requests(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
         try:
             with asking_once():
                 run = await client.read_flow_run(run_id)
-        except httpx.HTTPError as error:
+        except UNANSWERED as error:
             # An API that is away for a while hides no request: it lasts in the run's state.
             get_run_logger().debug("Prefect's API does not answer: %s", error)
         else:

@@ -6,11 +6,10 @@ import asyncio
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.schemas.actions import ArtifactCreate
 
 from flows.logger import logger
-from flows.prefect_api import prefect_client, was_away
+from flows.prefect_api import UNANSWERED, prefect_client, was_away
 from flows.reporting.report import as_markdown
 from flows.run_folder import RunFolder
 from flows.shown import REPORT
@@ -40,7 +39,7 @@ async def tell_rest(job: TrainingJob, run: RunFolder, report: dict[str, Any] | N
             await Board(client, run_id, run.metrics).finish()
             if report:
                 await client.create_artifact(_card(job, run, report))
-    except (httpx.HTTPError, OSError) as error:
+    except (*UNANSWERED, OSError) as error:
         logger().error("Prefect lacks the end of this run: %s", error)
 
 

@@ -13,7 +13,7 @@ from blocks.registry import load_provider
 from blocks.workplaces.base import Workplace
 from flows.artifact_folder import check_artifact_folder
 from flows.renting.journal import Journal
-from flows.renting.liveness import bytes_in, in_contact
+from flows.renting.liveness import bytes_in, in_contact, in_time
 from flows.run_folder import RunFolder
 from flows.streaming.outputs import fetch_output, fetch_reports, verify_output
 from flows.tasks.step import step
@@ -56,7 +56,7 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
         arrived=lambda: bytes_in(partial, run.reports),
     )
     get_run_logger().info("downloaded %.2f MB", size / 1e6)
-    return put_in_place(partial, final)
+    return await in_time(job.limits, lambda: put_in_place(partial, final))
 
 
 def at_home(job: TrainingJob, run: RunFolder) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ from flows.streaming.requests import Hearing, heard, watch_budget, watch_request
 from flows.streaming.training import RemoteTraining, Training
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.contract.errors import ConnectionLost
+from trainer.contract.errors import ConnectionLost, HomeDiskFull
 from trainer.contract.job_directory import Desired, JobState, parse_status
 
 SHIP_SECONDS = 5.0  # for the end of the log to get to Prefect while the machine is still paid for
@@ -56,7 +57,7 @@ async def stream(
     training is asked to save and stop.
 
     Raises:
-        DiskFull: there is no room here for the last checkpoint.
+        HomeDiskFull: for as long as a lease lasts there is no room here for the last checkpoint.
         MachineLost: the provider says that the machine is gone, or its lease has run out.
     """
     nodes = [
@@ -88,6 +89,7 @@ class _Following:
         *,
         journal: Journal,
     ) -> None:
+        self._held_since: float | None = None
         self._is_over = False
         """Whether the training has ended, and what remains is to bring its files home."""
         self._job = job
@@ -108,8 +110,13 @@ class _Following:
                 if self._is_over:
                     self._contact.fruitless(bytes_in(self._run.root), error)
                 await self._contact.lost(error)  # MachineLost: there is nothing to return to
-            except OSError as error:
+            except (OSError, HomeDiskFull) as error:
                 self._hearing.training_hears = False
+                if self._is_over:  # for as long as a lease lasts a machine waits for room here
+                    self._held_since = self._held_since or time.monotonic()
+                    waited = time.monotonic() - self._held_since
+                    if waited > self._job.limits.lease_minutes * 60:
+                        raise
                 await trouble_here(error)
 
     async def _attached(self) -> dict[str, Any]:

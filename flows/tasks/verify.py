@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import get_run_logger
 
+from flows.renting.liveness import in_time
 from flows.reporting.report import make_report
 from flows.run_folder import RunFolder
 from flows.shown import short_id
@@ -49,7 +50,7 @@ async def verify(
     )
     report["missing"] = missing or None
     # `download.at_home` takes the file as the sign that the artifact is complete.
-    replace_json(run.report, report)
+    await in_time(job.limits, lambda: replace_json(run.report, report))
     if report["warning"]:
         get_run_logger().warning("%s", report["warning"])
     if missing:

@@ -99,16 +99,18 @@ def put_right(*, dry_run: bool, as_json: bool) -> Exit:
         return [asdict(decision) for decision in await reconcile_once(dry_run=dry_run)]
 
     decisions = call(work)
+    failed = sum(row["act"] == Act.FAILED for row in decisions)
+    code = Exit.FAILED if failed else Exit.OK
     if as_json:
         say_json(decisions)
-        return Exit.OK
+        return code
     for row in decisions:
         machine = row["instance"] or row["run_id"]
         say(f"{row['act']:<9} {row['provider'] or NOTHING:<10} {machine}  {row['why']}")
-    acted = sum(row["act"] != Act.KEEP for row in decisions)
+    acted = sum(row["act"] not in {Act.KEEP, Act.FAILED} for row in decisions)
     would = "would be put right" if dry_run else "put right"
-    say(f"{len(decisions)} looked at, {acted} {would}")
-    return Exit.OK
+    say(f"{len(decisions)} looked at, {acted} {would}{f', {failed} failed' if failed else ''}")
+    return code
 
 
 def check_providers(*, as_json: bool) -> Exit:

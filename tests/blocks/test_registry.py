@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from blocks.providers.local import Local
-from blocks.registry import PROVIDERS, load_provider, provider_class, provider_names
+from blocks.registry import (
+    PROVIDERS,
+    configured_providers,
+    load_provider,
+    provider_class,
+    provider_names,
+)
 from trainer.contract.errors import ConfigError, DependencyError
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +68,33 @@ async def test_another_package_adds_a_provider_by_entry_point(package):
     assert provider.provider_name == "other"
     assert isinstance(provider, Local)
     assert {"local", "other"} <= set(provider_names())
+
+
+async def test_a_provider_whose_block_type_prefect_does_not_know_keeps_no_other_from_work(
+    package, prefect_api
+):
+    source = (
+        "from blocks.providers.local import Local\n"
+        "class Other(Local):\n"
+        "    _block_type_slug = 'other-cloud-that-nobody-registered'\n"
+        "    provider_name = 'other'\n"
+    )
+    package("other_cloud:Other", source)
+
+    found = await configured_providers()
+
+    assert {"local", "other"} <= {provider.label for provider in found}
+
+
+async def test_a_package_that_cannot_be_loaded_keeps_no_other_provider_from_work(
+    package, prefect_api, caplog
+):
+    package("other_cloud:Other", "import no_such_library\n")
+
+    found = await configured_providers()
+
+    assert "local" in {provider.label for provider in found}
+    assert "provider other is left out" in caplog.text
 
 
 def test_a_provider_that_lacks_a_library_says_which_and_how_to_get_it(package):

@@ -17,6 +17,7 @@ from blocks.registry import load_provider
 from blocks.workplaces.base import Workplace
 from flows import reconcile, verdict
 from flows.attended import start_in_background
+from flows.outcome import is_undecided
 from flows.renting import liveness
 from flows.renting.lease import renewed
 from flows.renting.liveness import in_contact
@@ -28,7 +29,7 @@ from tests.faults.scene import LONG, MEDIUM
 from tests.flows.flow_runs import EXECUTE
 from tests.flows.reporting.receiver import Receiver
 from tests.waiting import until
-from trainer.contract.errors import ConnectionLost, MachineLost
+from trainer.contract.errors import ConnectionLost, HomeDiskFull, MachineLost
 from trainer.contract.job_directory import JobState
 from trainer.contract.metrics import read_metrics
 
@@ -118,6 +119,33 @@ async def test_a_full_disk_here_delays_what_comes_home_and_nothing_else(
     assert len(scene.cloud.account) == 1
     assert scene.hires(run)[0].price_per_hour == 0.2
     assert (scene.folder / "flow.log").read_text().count("trouble on this computer") == 1
+
+
+@pytest.mark.fault(49, "our disk full")
+async def test_what_does_not_fit_here_waits_for_room_on_its_machine(scene, hunt, monkeypatch):
+    monkeypatch.setattr(liveness, "PAUSE_SECONDS", 0.1)
+    hunt.wants(limits={"lease_minutes": 0.1})
+    instance = await hunt.machine()
+    provider = await load_provider(instance.provider)
+    tries = 0
+
+    async def too_big(workplace: Workplace) -> str:
+        nonlocal tries
+        tries += 1
+        if tries < 5:
+            raise HomeDiskFull(
+                "adapter_model.safetensors needs 1792 bytes; its disk has 0 more free."
+            )
+        return "home"
+
+    async with renewed(hunt.job, [instance]):
+        assert await in_contact(hunt.job, provider, instance, hunt.journal, too_big) == "home"
+        tries = -10_000
+        with pytest.raises(HomeDiskFull) as full_for_long:  # for a lease's time, and no longer
+            await in_contact(hunt.job, provider, instance, hunt.journal, too_big, arrived=lambda: 0)
+
+    assert is_undecided(full_for_long.value, hunt.journal)  # the job is executed again
+    await hunt.over()
 
 
 @pytest.mark.fault(49, "our disk full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from pathlib import Path
 
 import pytest
 from prefect import get_client
@@ -19,12 +20,15 @@ from flows import verdict
 from flows.execute import create_run
 from flows.locks import is_held, locked
 from flows.reconcile import reconcile_once
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.verdict import Act
 from tests.faults.hunt import Hunt
 from tests.faults.proof import Figures
 from tests.faults.scene import MEDIUM
 from tests.flows.flow_runs import until
+from trainer.contract.files import read_json
+from trainer.contract.manifest import verify
 
 # 50: a Prefect server that does not know our run.
 
@@ -47,6 +51,24 @@ async def test_the_machine_of_a_live_flow_stays_though_prefect_does_not_know_its
         assert kept.why == "this Prefect server does not know its run, and a process works on it"
     assert gone.act is Act.TERMINATE
     await hunt.over()
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(50, "run unknown to this Prefect")
+async def test_a_training_goes_on_to_its_end_though_prefect_has_forgotten_its_run(scene, home):
+    run = await scene.run(scene.job(**MEDIUM))
+    await scene.at_step(run, 20)
+
+    async with get_client() as client:  # as a database that was reset has
+        await client.delete_flow_run(run.id)
+    await until(lambda: scene.flows[-1].poll() is not None)
+
+    folder = RunFolder(run.id)
+    assert scene.cloud.alive() == []
+    assert not any(hire.is_open for hire in Journal.of(folder).hires)
+    assert verify(Path(read_json(folder.report)["path"]))
+    said = (scene.folder / "flow.log").read_text()
+    assert "Prefect does not know this run any more" in said
 
 
 # 51: a machine that can be reached, and does nothing.

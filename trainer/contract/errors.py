@@ -15,6 +15,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── PeerLost                 retry: another process of the training went away
     ├── TrainingFailed           stop: anything else that ended the trainer
     ├── DiskFull                 stop: with both sizes
+    │   └── HomeDiskFull         retry: what a machine holds waits for room on this computer
     ├── IntegrityError           stop: bytes are not what the manifest says
     ├── ConnectionLost           retry: the machine may still be well
     ├── MachineLost              elsewhere: continue from the newest checkpoint
@@ -142,6 +143,13 @@ class TrainingFailed(OrchestratorError):
 
 class DiskFull(OrchestratorError):
     default_suggestion = "Free disk space or lower save_total_limit, then resume the job."
+
+
+class HomeDiskFull(DiskFull):
+    """The disk of the computer that has the orchestrator: what a machine holds waits for room."""
+
+    action = Action.RETRY
+    default_suggestion = "Free disk space on this computer; it is tried again meanwhile."
 
 
 class IntegrityError(OrchestratorError):

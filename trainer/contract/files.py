@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 1 << 20  # bytes; one read of a file that is hashed or copied
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""The errno of a disk that takes nothing more."""
 NOT_JSON = (ValueError, RecursionError)
 """What reading JSON raises: at ten thousand brackets it is no ValueError."""
 
