@@ -69,12 +69,16 @@ def encoded(build_tokenizer):
 @pytest.mark.parametrize("chat", CHATS)
 def test_what_is_learned_is_what_the_variant_for_training_marks(encoded, name, chat):
     messages = CHATS[chat]
+    tools = TOOLS if chat == "calls" else []
+    # Where there is no place for what is in the chat; the variants drop that without a word.
+    refused = ""
     try:
-        ours, theirs = encoded(name, messages, TOOLS if chat == "calls" else [])
-    except DataError as refused:
-        # It has no place for what is in the chat; the variants drop that without a word.
-        assert re.search(r"leaves out the|refuses this chat", refused.message)
+        ours, theirs = encoded(name, messages, tools)
+    except DataError as error:
+        refused = error.message
+    if refused:
         assert chat != "several turns"
+        assert re.search(r"leaves out the|refuses this chat", refused)
         return
 
     assert len(ours) == sum(message["role"] == "assistant" for message in messages)
