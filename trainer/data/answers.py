@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.contract.errors import DataError
+from trainer.data.endings import turn_end
 from trainer.data.formats import Chat
 from trainer.data.judged import Said
 from trainer.data.spans import Turns
@@ -40,6 +41,7 @@ class AnswerEncoder:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer)
         self.turns = Turns(self._template)
+        self._end = turn_end(tokenizer)
 
     def encode(self, asked: Sequence[Asked]) -> list[Answered]:
         """Return each prompt with its answer as tokens.
@@ -56,10 +58,11 @@ class AnswerEncoder:
     def _chats(self, chats: Sequence[Asked]) -> Iterator[Answered]:
         rendered = [self._rendered(chat) for chat in chats]
         tokens = tokens_of(self._tokenizer, [text for text, _ in rendered]) if rendered else {}
-        for (_, start), ids, offsets in zip(
+        for (text, start), ids, offsets in zip(
             rendered, tokens.get("input_ids", []), tokens.get("offset_mapping", []), strict=True
         ):
-            yield Answered(ids, first_after([end for _, end in offsets], start))
+            whole = self._end.added_to(text, ids, offsets)
+            yield Answered(whole, first_after([end for _, end in offsets], start))
 
     def _rendered(self, one: Asked) -> tuple[str, int]:
         chat = Chat([*one.prompt, *one.answer], one.tools)

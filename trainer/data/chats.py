@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from trainer.data.endings import turn_end
 from trainer.data.formats import Chat
 from trainer.data.spans import Turns, assistants
 from trainer.data.templates import ChatTemplate, Span
@@ -35,9 +36,7 @@ class ChatEncoder:
         self.assistant_only = assistant_only
         self.template = ChatTemplate(tokenizer)
         self.turns = Turns(self.template)
-        added = tokenizer.added_tokens_decoder.items()
-        # Some models add their turn markers as added tokens only, marked special.
-        self.special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+        self.end = turn_end(tokenizer)
 
     def encode(self, chats: Sequence[tuple[str, Chat]]) -> Iterator[Encoded]:
         """Yield each chat's tokens and labels.
@@ -52,9 +51,12 @@ class ChatEncoder:
         rendered = [self._rendered(place, chat) for place, chat in chats]
         # All at once: the fast tokenizers work in parallel on a batch.
         tokens = tokens_of(self.tokenizer, [text for text, _ in rendered])
-        for (text, spans), ids, offsets in zip(
-            rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True
+        for (_, chat), (text, spans), ids, offsets in zip(
+            chats, rendered, tokens["input_ids"], tokens["offset_mapping"], strict=True
         ):
+            if chat.messages[-1]["role"] == "assistant":
+                ids = self.end.added_to(text, ids, offsets)
+                offsets = [*offsets, (len(text), len(text))][: len(ids)]
             labels = self._labels(text, spans, ids, offsets)
             if not self.assistant_only:  # then the spans are what is not learnt
                 labels = [
@@ -89,15 +91,17 @@ class ChatEncoder:
             # end.
             first = bisect_right(ends, start)
             stop = max(bisect_left(starts, end), bisect_right(ends, end))
-            last = next((i for i in range(stop - 1, first - 1, -1) if ids[i] in self.special), None)
+            last = next(
+                (i for i in range(stop - 1, first - 1, -1) if ids[i] in self.end.special), None
+            )
             # The token that closes the turn is learnt, or the model would never stop; what the
             # template puts between two turns is not.
             if last is not None and not text[ends[last] : end].strip():
                 stop = last + 1  # the line break after the token that closes the turn
-            elif self._eos_follows(ids, first, stop):
-                stop += 1  # the tags stand around the words alone
+            elif first < stop:
+                # The tags stand around the words alone, or the next turn's beginning ends this one.
+                more = self.end.closes(text, ids, offsets, stop)
+                is_end = self.end.is_outside or ids[stop + more - 1] == self.tokenizer.eos_token_id
+                stop += more if is_end else 0
             labels[first:stop] = ids[first:stop]
         return labels
-
-    def _eos_follows(self, ids: list[int], first: int, stop: int) -> bool:
-        return first < stop < len(ids) and ids[stop] == self.tokenizer.eos_token_id

@@ -93,6 +93,11 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
             "The model has no chat template: chats are rendered as plain ChatML, which is saved with "
             "the result."
         )
+    if facts.get("turn_end", "") is None:
+        found.append(
+            "The chat template ends the assistant's turn with no token of its own, so generate() of "
+            "the result may not stop there."
+        )
     if (held_out := facts.get("evaluation")) and held_out["sha256"] == facts["sha256"]:
         found.append("The rows to evaluate on are those that are trained on.")
     if unread := facts.get("unread"):

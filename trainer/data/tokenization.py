@@ -22,6 +22,7 @@ from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError, DataError
 from trainer.contract.files import read_json, replace_json
 from trainer.data.encoding import RowEncoder, limit_of, with_same_columns
+from trainer.data.endings import turn_end
 from trainer.data.formats import Example
 from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 512
 BATCH_CHARACTERS = 4_000_000  # so that rows of megabytes do not meet in memory
-LAYOUT = 3  # raise it when the same input gives other tokens or labels than before
+LAYOUT = 4  # raise it when the same input gives other tokens or labels than before
 
 log = logging.getLogger("trainer")
 
@@ -51,7 +52,8 @@ class PreparedData:
     train: Dataset
     eval: Dataset | None
     facts: dict[str, Any]
-    """Of dataset.path, see `Tally`; and train_rows, eval_rows, plain_template (`is_default`);
+    """Of dataset.path, see `Tally`; and train_rows, eval_rows, plain_template (`is_default`),
+    turn_end (where there are chats: the token that ends the assistant's turn);
     evaluation: the same of the rows to evaluate on, where they are apart."""
 
 
@@ -85,7 +87,15 @@ def prepare_datasets(
     facts = _facts(tally) | told_of
     facts |= {"train_rows": len(train), "eval_rows": len(held_out) if held_out else 0}
     facts["plain_template"] = is_default(tokenizer)
+    if tally.chats and not METHODS[config.method].is_classifier:
+        facts["turn_end"] = _turn_end(tokenizer)
     return PreparedData(train, held_out, facts)
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the token at which a model that learned from chats stops; None: there is none."""
+    stop = turn_end(tokenizer).stop
+    return None if stop is None else str(tokenizer.convert_ids_to_tokens(stop))
 
 
 def _facts(tally: Tally) -> dict[str, Any]:
@@ -162,6 +172,7 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
         "layout": LAYOUT,
         "transformers": version("transformers"),
         "tokenizers": version("tokenizers"),
+        "trl": version("trl"),
         "data": sha256,
         "dataset": config.dataset.model_dump(include={"format", "columns", "roles", "max_rows"}),
         "config": config.model_dump(

@@ -1,6 +1,7 @@
 """What a finished job leaves in output/: safetensors, tokenizer, model card, manifest.
 
 output/                 the adapter, or the model where all weights were trained
+output/generation_config.json   where it stops, if it learned from chats
 output/merged/          the base model with the adapter merged in, where `merge` asks for it
 output/gguf/            one file for llama.cpp, where `export` asks for it
 """
@@ -18,6 +19,7 @@ from trainer.contract.job_directory import GGUF, MERGED, JobDirectory
 from trainer.contract.manifest import verify, write_manifest
 from trainer.contract.metrics import final_metrics
 from trainer.engine.failures import translate
+from trainer.results.generation import write_generation_config
 from trainer.results.merging import let_go, needs_merging, write_merged
 from trainer.results.model_card import model_card
 from trainer.results.summary import Summary
@@ -71,6 +73,9 @@ def write_output(
             let_go(trainer)
             _say(f"merging the adapter onto {config.model}")
             with_room(lambda: write_merged(config, staged, staged / MERGED, tokenizer))
+        if turn_end := facts["data"].get("turn_end"):
+            folders = [path for path in (staged, staged / MERGED) if path.is_dir()]
+            write_generation_config(folders, trainer.model, tokenizer, turn_end)
         if config.export:
             with_room(lambda: _export(config, staged, tokenizer))
         # Merged only as a step towards the export.

@@ -59,10 +59,13 @@ class Scorer:
     """Scores answers by a model; an adapter is merged into its base in memory."""
 
     def __init__(self, path: str, device: Any) -> None:
+        from trainer.data.endings import turn_end
+
         self.__name__ = "reward_model"
         self._model, self._tokenizer = _load(path)
         self._model.to(device).eval()
         self._device = device
+        self._end = turn_end(self._tokenizer)
 
     def __call__(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float]:
         """Return the score of each prompt with its answer.
@@ -86,8 +89,9 @@ class Scorer:
             [(ids, _)] = answered(self._tokenizer, [(prompt, str(completion))])
             return ids
         text = ChatTemplate(self._tokenizer).render(prompt + completion, [])
-        found: list[int] = tokens_of(self._tokenizer, [text])["input_ids"][0]
-        return found
+        tokens = tokens_of(self._tokenizer, [text])
+        ids, offsets = tokens["input_ids"][0], tokens["offset_mapping"][0]
+        return self._end.added_to(text, ids, offsets)
 
     def _scores(self, rows: list[list[int]]) -> list[float]:
         import torch

@@ -60,6 +60,7 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
         "train_rows": 1,
         "eval_rows": 0,
         "plain_template": True,
+        "turn_end": "</s>",
     }
 
 
