@@ -147,7 +147,6 @@ INSTEAD: Mapping[str, str] = {
     "is_encoder_decoder": "models are causal: remove it",
     # Of loading.
     "model_init_kwargs": _LOADING,
-    "trust_remote_code": _LOADING + "; code of a model's own is not run",
     "use_cache": _SET,
     # Of saving and resuming.
     "resume_from_checkpoint": (

@@ -50,6 +50,11 @@ class TrainingFields(Settings):
     model answers, and reward_functions or a reward_model say how well."""
     model: Text
     """The base model: a folder, or a model on the Hub."""
+    revision: Text | None = None
+    """Of a model on the Hub: a commit, tag or branch. null: its main branch."""
+    trust_remote_code: bool = False
+    """Run the code that the model brings along, where transformers does not know it by itself. Read that
+    code before. For a model on the Hub, revision must be a commit."""
     init: Literal["pretrained", "random"] = "pretrained"
     """pretrained: start from the weights. random: start from the config alone."""
     dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]

@@ -165,7 +165,9 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
     dtype = getattr(torch, precision(config)) if config.peft else torch.float32
     kind = getattr(transformers, METHODS[config.method].auto_class(adapters=False))
     with torch.device("meta"):
-        model: PreTrainedModel = kind.from_config(architecture, dtype=dtype)
+        model: PreTrainedModel = kind.from_config(
+            architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
+        )
         return add_adapters(model, config) if config.peft else model
 
 

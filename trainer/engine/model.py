@@ -9,6 +9,7 @@ from trainer.config import LoraConfig, PromptTuningConfig, TrainingConfig
 from trainer.config.adapter_files import as_settings, check_adapter
 from trainer.config.chat_templates import template_text
 from trainer.config.methods import METHODS
+from trainer.config.model_code import untrusted
 from trainer.config.model_files import check_model_files
 from trainer.contract.errors import ConfigError, ModelNotFound
 from trainer.engine.arguments import precision
@@ -72,7 +73,8 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     kind = getattr(transformers, method.auto_class(adapters=False))
     options = {"num_labels": 1} if method.is_classifier else {}
     if config.init == "random":
-        model = kind.from_config(load_architecture(config), dtype=dtype)
+        trusts = config.trust_remote_code
+        model = kind.from_config(load_architecture(config), dtype=dtype, trust_remote_code=trusts)
     else:
         options |= loading_options(config)
         model = loaded(kind.from_pretrained, config, dtype=dtype, **options)
@@ -230,14 +232,25 @@ def _source(config: TrainingConfig) -> str:
     return str(path) if path.exists() else config.model
 
 
+def code_options(config: TrainingConfig) -> dict[str, Any]:
+    """Return whether code of the model's own may run, and which revision is meant."""
+    here = Path(config.model).expanduser().exists()
+    named = {} if here or config.revision is None else {"revision": config.revision}
+    return {"trust_remote_code": config.trust_remote_code, **named}
+
+
 def loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
     """Return what `load`, a `from_pretrained`, makes of the job's model.
 
     Raises:
         ModelNotFound: it cannot be loaded; the reason is transformers' own.
+        ConfigError: it is made by code of its own, which the job does not trust.
     """
     try:
-        return load(_source(config), **options)
+        return load(_source(config), **options, **code_options(config))
     except (OSError, ValueError, KeyError) as error:
+        # What transformers raises of a model whose code it may not run; it names the argument.
+        if "trust_remote_code" in str(error) and not config.trust_remote_code:
+            raise untrusted(config) from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelNotFound(f"training.model: {config.model} cannot be loaded: {reason}") from error

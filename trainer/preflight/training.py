@@ -10,6 +10,7 @@ from trainer.config.adapter_files import check_adapter
 from trainer.config.chat_templates import template_text
 from trainer.config.code_references import check_code, code_hashes, references
 from trainer.config.extras import check_extras, check_trainer, extras_of
+from trainer.config.model_code import check_model_code
 from trainer.config.model_files import check_model_files
 from trainer.data import inspect_dataset
 from trainer.data.problems import listed
@@ -29,13 +30,15 @@ def _model(subject: Subject) -> Finding:
         return Finding(f"{config.model}; the command loads it")
     check_model_files(config.model)
     check_export(config)
+    code = check_model_code(config)
+    own = f"; {code}" if code else ""
     folder = Path(config.model).expanduser()
     if not folder.exists():
-        text = f"{config.model} on the Hub; it is fetched when the job starts"
+        text = f"{config.model} on the Hub; it is fetched when the job starts{own}"
         return Finding(text, {"on_hub": True})
     size = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     weights = f"{size / 1e6:.1f} MB of weights" if size else "no weights"
-    return Finding(f"{config.model}, {weights}", {"path": str(folder), "weight_bytes": size})
+    return Finding(f"{config.model}, {weights}{own}", {"path": str(folder), "weight_bytes": size})
 
 
 def _adapter(subject: Subject) -> Finding:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig
 from trainer.config.code_references import code_hashes
+from trainer.config.model_code import code_of
 from trainer.contract.checkpoints import ACCEPT_VARIABLE, INPUTS
 from trainer.contract.errors import ConfigError
 from trainer.contract.files import read_json, sha256_of
@@ -62,6 +63,8 @@ def inputs_of(
         found["training.reward_model"] = _folder(folder)
     if held_out := facts.get("evaluation"):
         found["the rows to evaluate on"] = str(held_out["sha256"])
+    own = code_of(config.model) if config.trust_remote_code else {}
+    found |= {f"the model's code {name}": sha256 for name, sha256 in own.items()}
     return found | {f"the code {name}": sha256 for name, sha256 in code_hashes(config).items()}
 
 

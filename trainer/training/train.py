@@ -21,6 +21,7 @@ from trainer.config import TrainingConfig
 from trainer.config.code_references import code_hashes
 from trainer.config.explain import validated
 from trainer.config.methods import METHODS
+from trainer.config.model_code import code_of
 from trainer.contract import checkpoints
 from trainer.contract.errors import ConfigError, PeerLost
 from trainer.contract.events import Kind, note_event
@@ -152,7 +153,8 @@ def _train(
     # A collective, so before only the first goes on.
     weights = full_weights(trainer)
     if own_rank().is_first:
-        named, code = as_named(directory, config), code_hashes(config)
+        named = as_named(directory, config)
+        code = code_hashes(config) | (code_of(config.model) if config.trust_remote_code else {})
         facts = {"data": data, "usage": usage.facts, "training": made}
         facts |= {"code": code} if code else {}
         if config.adapter:
