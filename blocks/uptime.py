@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, Self
 
 # CLOCK_MONOTONIC stands still on Linux while the computer is suspended; elsewhere there is only it.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -22,3 +25,39 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment that a later process, perhaps on another computer, can count the seconds from."""
+
+    time: float
+    """Unix seconds, as the clock was set then."""
+    boot: str
+    """`boot_id` then."""
+    uptime: float
+    """`uptime` then."""
+
+    @classmethod
+    def now(cls) -> Self:
+        """Return this moment."""
+        return cls(time.time(), boot_id(), uptime())
+
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> Self | None:
+        """Return what `to_dict` gave; None when it is nothing of that kind."""
+        try:
+            return cls(float(record["time"]), str(record["boot"]), float(record["uptime"]))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return dataclasses.asdict(self)
+
+    def seconds_since(self) -> float:
+        """Return how long ago it was, in seconds; by a clock that nobody sets, where there is one."""
+        if self.boot and self.boot == boot_id():
+            return max(0.0, uptime() - self.uptime)
+        # This computer was started anew, or this is another one, whose uptime says nothing.
+        return max(0.0, time.time() - self.time)

@@ -17,10 +17,12 @@ from blocks.models import Instance, InstanceStatus
 from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
+from blocks.uptime import Moment
 from blocks.workplaces.base import Lease, Wanted, Workplace
 from flows.logger import logger
 from flows.renting.giving_back import close, give_back
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.saved import saved_step
 from flows.streaming.checkpoint_mirror import CheckpointMirror
@@ -84,6 +86,7 @@ async def settle(
     if instance is None:
         await close(journal, hire, cause)
         return True
+    hire.seen(instance)
     # One that bears another mark by now is nobody's to stop here: giving back sees to that.
     if instance.status.is_lost or instance.mark not in {hire.mark, None}:
         return await give_back(journal, hire, cause)
@@ -154,9 +157,10 @@ async def _saved(
         return True
     # The first failure starts the clock: a machine that cannot be emptied must not be paid for
     # longer than its lease, unless the job says that nothing is held at all.
-    hire.held_since = hire.held_since or time.time()
+    since = Moment.read(hire.held) or Moment.now()
+    hire.held = since.to_dict()
     journal.save()
-    waited = time.time() - hire.held_since
+    waited = since.seconds_since()
     if job.limits.teardown == "always" or waited > job.limits.lease_minutes * 60:
         logger().error("%s is given back without it", instance.id)
         return True

@@ -143,7 +143,7 @@ async def _on_machines(
     """
     first, report = machines[0], None
     try:
-        async with renewed(job, [Instance.from_dict(machine) for machine in machines]):
+        async with renewed(job, run, [Instance.from_dict(machine) for machine in machines]):
             async with heard(job, run):
                 pythons = await all_of(install(job, machine) for machine in machines)
             # While it trains, the training hears, and saves.

@@ -13,7 +13,8 @@ from blocks.home import runs
 from blocks.registry import provider_class
 from flows.attended import is_left, is_worked_on
 from flows.owner import owner_elsewhere
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from trainer.contract.errors import OrchestratorError
 

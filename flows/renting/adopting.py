@@ -12,7 +12,8 @@ from blocks.providers.absence import found_or_absent
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.logger import logger
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from flows.renting.keeping import claiming
 from flows.renting.market import price_of, providers_of
 from trainer.config import TrainingJob
@@ -47,6 +48,7 @@ async def note(job: TrainingJob, provider: Provider, instance: Instance, journal
         price = await price_of(job, provider, offer)
         hire = journal.add(instance.mark, offer, provider.label, price=price)
     hire.instance_id = instance.id
+    hire.seen(instance)
     hire.ended_at = None  # it may have been given up as never hired, and exists after all
 
 
@@ -82,6 +84,7 @@ async def as_it_was(hire: Hire, instance: Instance) -> Instance:
     try:
         async with asyncio.timeout(GREET_SECONDS), provider.workplace(instance) as workplace:
             await workplace.greet()
+            hire.exists()
     except HostKeyChanged:
         raise
     except (OrchestratorError, TimeoutError) as error:

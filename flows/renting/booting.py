@@ -11,7 +11,7 @@ from blocks.providers.absence import Absence
 from blocks.providers.base import Provider
 from blocks.workplaces.base import Lease, Ready, Wanted
 from flows.logger import logger
-from flows.renting.journal import Hire
+from flows.renting.hire import Hire
 from trainer.config import TrainingJob
 from trainer.contract.errors import BootError, ConnectionLost, RateLimited
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from blocks.task_scope import TaskScope
-from flows.renting.journal import HOUR, Journal
+from flows.renting.hire import HOUR
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded

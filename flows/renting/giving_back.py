@@ -14,7 +14,8 @@ from blocks.providers.absence import Absence, look
 from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.logger import logger
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from trainer.contract.errors import OrchestratorError
 
 PATIENCE_SECONDS = 120.0
@@ -44,6 +45,7 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
         # Noted at once: should we die before the machine is seen to be gone, whoever sees it later
         # does not bill the time between. Counted anew for each request: one that was accepted and
         # ignored has ended nothing.
+        hire.exists()
         hire.accepted_seconds = None
         hire.accepted_seconds = hire.seconds()
         journal.save()

@@ -14,16 +14,20 @@ from blocks.keys import MachineKeys
 from blocks.marks import Mark
 from blocks.models import Instance
 from blocks.providers.api import Unanswered
+from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from blocks.task_scope import all_of
+from blocks.workplaces.base import Lease
 from flows.logger import logger
 from flows.renting import bad_hosts, keeping
 from flows.renting.adopting import as_it_was, note_strangers, still_ours
 from flows.renting.booting import boot
 from flows.renting.budget import Budget
 from flows.renting.choosing import Choosing
+from flows.renting.contact import note_contact
 from flows.renting.giving_back import close, give_back
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from flows.renting.market import Choice, Market, market, price_of, providers_of
 from flows.renting.prices import refuse_dearer
 from flows.renting.recalling import recalled
@@ -43,6 +47,7 @@ from trainer.contract.errors import (
 )
 
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
+SHUTDOWN_SECONDS = 60.0  # for a machine whose lease has run out to be gone
 SPARE = "not needed"  # the cause that is noted when nothing is wrong with the machine itself
 
 
@@ -216,9 +221,12 @@ class Hiring:
         minutes = limits.boot_timeout_minutes or provider.boot_minutes
         term = (minutes + limits.lease_minutes) * 60
         script = ""
+        hire.unattended_seconds = None
         if provider.takes_first_script:
             script = first_script(term, provider.shutdown_command)
+            hire.unattended_seconds = _ends_itself_within(provider, term)
         hire.order()
+        note_contact(self._journal.run)
         self._journal.save()
         try:
             instance = await provider.launch(choice.offer, hire.mark, key, script)
@@ -278,7 +286,12 @@ class Hiring:
             return None
         # By its label, because a saved block can be another account than the environment's.
         ready = dataclasses.replace(ready, provider=hire.provider)
-        hire.workspace, hire.held_since, hire.machine = ready.workspace, 0.0, ready.to_dict()
+        hire.workspace, hire.held, hire.machine = ready.workspace, {}, ready.to_dict()
+        # Its lease runs from now on.
+        lease = Lease.of(self._job.limits)
+        whole = lease.term_seconds + lease.grace_seconds
+        hire.unattended_seconds = _ends_itself_within(provider, whole)
+        note_contact(self._journal.run)
         self._journal.save()
         await self._journal.publish()
         return ready
@@ -298,6 +311,13 @@ class Hiring:
             await close(self._journal, hire, cause)
         else:
             await give_back(self._journal, hire, cause)
+
+
+def _ends_itself_within(provider: Provider, seconds: float) -> float | None:
+    """Return how long a machine is billed without a word of ours; None where it is for ever."""
+    if provider.is_home or not provider.shutdown_ends_bill:
+        return None
+    return seconds + SHUTDOWN_SECONDS
 
 
 async def _insisted(waiting: Coroutine[Any, Any, Instance | None]) -> Instance:

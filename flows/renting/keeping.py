@@ -18,7 +18,8 @@ from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.locks import locked
 from flows.logger import logger
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from flows.renting.market import price_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError

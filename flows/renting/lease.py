@@ -10,6 +10,8 @@ from blocks.models import Instance
 from blocks.registry import load_provider
 from blocks.task_scope import TaskScope
 from blocks.workplaces.base import Lease
+from flows.renting.contact import note_contact
+from flows.run_folder import RunFolder
 from trainer.config import Limits, TrainingJob
 from trainer.contract.errors import OrchestratorError
 
@@ -17,7 +19,9 @@ MOST_SECONDS = 30.0  # between two renewals
 
 
 @asynccontextmanager
-async def renewed(job: TrainingJob, instances: Sequence[Instance]) -> AsyncIterator[None]:
+async def renewed(
+    job: TrainingJob, run: RunFolder, instances: Sequence[Instance]
+) -> AsyncIterator[None]:
     """Renew the leases of a run's machines while the body runs; this computer needs none."""
     # Renewed by the flow's process, so that nothing of ours has to work for a machine to end.
     provider = await load_provider(instances[0].provider)
@@ -26,11 +30,11 @@ async def renewed(job: TrainingJob, instances: Sequence[Instance]) -> AsyncItera
         return
     async with TaskScope() as scope:
         for instance in instances:
-            scope.start(_renew(job.limits, instance))
+            scope.start(_renew(job.limits, run, instance))
         yield
 
 
-async def _renew(limits: Limits, instance: Instance) -> None:
+async def _renew(limits: Limits, run: RunFolder, instance: Instance) -> None:
     provider = await load_provider(instance.provider)
     lease = Lease.of(limits)
     term = lease.term_seconds
@@ -40,5 +44,6 @@ async def _renew(limits: Limits, instance: Instance) -> None:
             with suppress(OrchestratorError, TimeoutError):
                 async with asyncio.timeout(term):
                     await workplace.renew(lease)
+                    note_contact(run)
             # At least five times a term, so that one or two that fail do not end a training.
             await asyncio.sleep(min(MOST_SECONDS, term / 5))

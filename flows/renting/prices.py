@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blocks.models import Instance
-from flows.renting.journal import Hire
+from flows.renting.hire import Hire
 from trainer.config import Limits
 from trainer.contract.errors import CapacityError, MachineLost
 

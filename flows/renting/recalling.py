@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from blocks.models import Instance
 from flows.logger import logger
-from flows.renting.journal import Hire
+from flows.renting.hire import Hire
 from trainer.contract.errors import OrchestratorError
 
 ASK_SECONDS = 10.0  # for a provider to answer about a machine that we can reach without it
@@ -38,7 +38,7 @@ async def recalled(
     while True:
         try:
             async with asyncio.timeout(ASK_SECONDS if hire.machine else None):
-                return await ask()
+                instance = await ask()
         except (OrchestratorError, TimeoutError) as error:
             why = str(error) or f"no answer in {ASK_SECONDS:g} s"
             if hire.machine:
@@ -48,3 +48,7 @@ async def recalled(
                 raise
             logger().warning("what became of machine %s is not known yet: %s", hire.label, why)
             await asyncio.sleep(PAUSE_SECONDS)
+        else:
+            if instance:
+                hire.seen(instance)
+            return instance

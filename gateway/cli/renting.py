@@ -16,7 +16,8 @@ from prefect.exceptions import ObjectNotFound
 from blocks.registry import configured_providers, how_to_set_up, provider_class
 from flows.reconcile import reconcile_once
 from flows.renting.cost_estimate import can_estimate, cost_on, estimated, seconds_on
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from flows.renting.market import Choice, market
 from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders

@@ -22,7 +22,8 @@ from prefect.client.schemas.objects import FlowRun, StateType
 
 from flows.execute import create_run
 from flows.locks import is_held
-from flows.renting.journal import Hire, Journal
+from flows.renting.hire import Hire
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.shown import job_state
 from tests.clouds.cloud import Cloud

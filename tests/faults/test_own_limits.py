@@ -81,7 +81,7 @@ async def test_a_fetch_that_gets_nowhere_is_given_up_after_a_lease(scene, hunt, 
         arrived += tries < 20
         raise ConnectionLost("cut")
 
-    async with renewed(hunt.job, [instance]):
+    async with renewed(hunt.job, hunt.run, [instance]):
         with pytest.raises(MachineLost, match="answers, but nothing has come or gone"):
             await in_contact(
                 hunt.job, provider, instance, hunt.journal, cut, arrived=lambda: arrived

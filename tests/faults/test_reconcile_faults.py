@@ -110,7 +110,7 @@ async def test_a_hung_machine_delays_no_other_and_goes_when_its_time_is_up(
     }
     [finding] = await asyncio.wait_for(held_up, 60)
     assert finding.why.endswith("not done yet, the next reconcile goes on")
-    await until(lambda: hunt.journal.hires[0].held_since, 1)
+    await until(lambda: hunt.journal.hires[0].held, 1)
 
     async def gone():
         await asyncio.wait_for(reconcile_once(), 60)

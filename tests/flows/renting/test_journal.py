@@ -1,15 +1,16 @@
 import asyncio
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
-from blocks.models import Offer
+from blocks import uptime as clocks
+from blocks.models import Instance, InstanceStatus, Offer
 from blocks.uptime import uptime
 from flows.renting import budget as budgeting
-from flows.renting import journal as journaling
+from flows.renting import hire as hiring
 from flows.renting.budget import Budget
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
@@ -35,15 +36,38 @@ def journal():
     return Journal.of(RunFolder(uuid4()))
 
 
+def ordered(journal):
+    hire = journal.begin(OFFER, "runpod")
+    hire.order()
+    journal.save()
+    return hire
+
+
+def edited(journal, **changes):
+    """Return a run's only row as the next process reads it, after changes to the file."""
+    record = read_json(journal.run.journal)
+    record["machines"][0] |= changes
+    replace_json(journal.run.journal, record)
+    return Journal.of(journal.run).hires[0]
+
+
+def ago(seconds):
+    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+
+
+def last_word(journal, seconds):
+    replace_json(journal.run.contact, {"time": time.time() - seconds, "boot": "", "uptime": 0.0})
+
+
 def test_every_machine_of_a_run_gets_a_mark_of_its_own(journal):
-    marks = [journal.begin(OFFER, "runpod").mark for _ in range(3)]
+    marks = [ordered(journal).mark for _ in range(3)]
 
     assert len(set(marks)) == 3
     assert [hire.attempt for hire in Journal.of(journal.run).hires] == [1, 2, 3]
 
 
 def test_the_table_shows_minutes_and_four_digits(journal):
-    hire = journal.begin(OFFER, "runpod")
+    hire = ordered(journal)
     hire.instance_id, hire.metered_seconds, hire.price_per_hour = "abc", 761.0, 0.123456
     journal.end(hire, "completed")
 
@@ -53,7 +77,7 @@ def test_the_table_shows_minutes_and_four_digits(journal):
 
 
 def test_a_machine_costs_until_it_is_gone(journal):
-    hire = journal.begin(OFFER, "runpod")
+    hire = ordered(journal)
     hire.instance_id = "abc"
     time.sleep(0.05)
     journal.end(hire, "completed")
@@ -65,7 +89,7 @@ def test_a_machine_costs_until_it_is_gone(journal):
 
 
 def test_an_attempt_of_which_nothing_came_costs_nothing(journal):
-    hire = journal.begin(OFFER, "runpod")
+    hire = ordered(journal)
     time.sleep(0.02)
 
     journal.end(hire, "CapacityError: sold out")
@@ -74,35 +98,81 @@ def test_an_attempt_of_which_nothing_came_costs_nothing(journal):
 
 
 def test_time_in_which_nobody_metered_is_paid_too(journal):
-    journal.begin(OFFER, "runpod")
-    record = read_json(journal.run.journal)
-    record["machines"][0]["metered_at"] = "2026-01-01T00:00:00.000+00:00"
-    replace_json(journal.run.journal, record)
+    ordered(journal)
 
-    assert Journal.of(journal.run).hires[0].seconds() > 86400
+    assert edited(journal, metered_at=ago(90000), boot="").seconds() > 86400
 
 
 def test_a_clock_that_jumped_back_makes_nothing_cheaper(journal):
-    journal.begin(OFFER, "runpod")
-    record = read_json(journal.run.journal)
-    record["machines"][0] |= {"metered_seconds": 7.0, "metered_at": "2999-01-01T00:00:00+00:00"}
-    replace_json(journal.run.journal, record)
+    ordered(journal)
+    hire = edited(journal, metered_seconds=7.0, metered_at="2999-01-01T00:00:00+00:00", boot="")
 
-    assert Journal.of(journal.run).hires[0].seconds() == pytest.approx(7.0, abs=1)
+    assert hire.seconds() == pytest.approx(7.0, abs=1)
+
+
+def test_a_row_whose_order_never_went_out_costs_nothing(journal):
+    journal.begin(OFFER, "runpod")
+
+    assert edited(journal, metered_at=ago(8 * 3600), boot="").cost() == 0.0
+
+
+def test_a_machine_that_ended_itself_while_we_were_away_is_paid_until_then(journal):
+    hire = ordered(journal)
+    hire.instance_id, hire.unattended_seconds = "abc", 600.0
+    journal.save()
+    last_word(journal, 8 * 3600)
+
+    hire = edited(journal, metered_seconds=0.0, metered_at=ago(8 * 3600 + 60), boot="")
+
+    assert hire.seconds() == pytest.approx(660, abs=5)
+    # Written and read again: what was withheld is neither paid nor withheld twice.
+    again = Journal.of(journal.run)
+    again.save()
+    again = Journal.of(journal.run)
+    assert again.hires[0].seconds() == pytest.approx(660, abs=5)
+    again.hires[0].seen(seen(InstanceStatus.ABSENT))
+    assert again.hires[0].seconds() == pytest.approx(660, abs=5)
+
+
+def test_a_machine_that_is_listed_still_is_paid_for_all_the_time(journal):
+    hire = ordered(journal)
+    hire.instance_id, hire.unattended_seconds = "abc", 600.0
+    journal.save()
+    last_word(journal, 8 * 3600)
+    hire = edited(journal, metered_seconds=0.0, metered_at=ago(8 * 3600), boot="")
+
+    hire.seen(seen(InstanceStatus.RUNNING))
+
+    assert hire.seconds() == pytest.approx(8 * 3600, abs=5)
+
+
+def test_a_machine_whose_lease_was_renewed_meanwhile_is_paid_until_it_ran_out(journal):
+    hire = ordered(journal)
+    hire.instance_id, hire.unattended_seconds = "abc", 600.0
+    journal.save()
+    last_word(journal, 3600)  # five hours after the journal was written last
+
+    hire = edited(journal, metered_seconds=0.0, metered_at=ago(6 * 3600), boot="")
+
+    assert hire.seconds() == pytest.approx(5 * 3600 + 600, abs=5)
+
+
+def seen(status):
+    return Instance(provider="runpod", id="abc", mark=None, status=status)
 
 
 def test_the_time_that_this_computer_sleeps_is_billed(journal, monkeypatch):
     """A laptop's lid is closed for eight hours: its monotonic clock stands still meanwhile."""
-    hire = journal.begin(OFFER, "runpod")
+    hire = ordered(journal)
     awake = uptime()
-    monkeypatch.setattr(journaling, "uptime", lambda: awake + 8 * 3600)
+    monkeypatch.setattr(hiring, "uptime", lambda: awake + 8 * 3600)
 
     assert hire.seconds() == pytest.approx(8 * 3600, abs=5)
 
 
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_clock_that_is_set_between_two_processes_bills_nothing(journal, monkeypatch, hours):
-    journal.begin(OFFER, "runpod")
+    ordered(journal)
     set_clock(monkeypatch, hours * 3600)
 
     [hire] = Journal.of(journal.run).hires
@@ -110,27 +180,26 @@ def test_a_clock_that_is_set_between_two_processes_bills_nothing(journal, monkey
     assert hire.seconds() == pytest.approx(0.0, abs=5)
 
 
-def test_after_a_restart_of_the_computer_it_was_up_at_least_as_long_as_it_is(journal, monkeypatch):
-    journal.begin(OFFER, "runpod")
-    monkeypatch.setattr(journaling, "boot_id", lambda: "another")
-    monkeypatch.setattr(journaling, "uptime", lambda: 600.0)
-    set_clock(monkeypatch, -3600)
+def test_what_another_computer_has_been_up_is_not_billed(journal, monkeypatch):
+    """The home is on a network drive, and is opened on a server that runs for a hundred days."""
+    ordered(journal)
+    monkeypatch.setattr(clocks, "boot_id", lambda: "another")
+    for module in (clocks, hiring):
+        monkeypatch.setattr(module, "uptime", lambda: time.monotonic() + 100 * 86400.0)
 
-    assert Journal.of(journal.run).hires[0].seconds() == pytest.approx(600.0, abs=5)
+    hire = edited(journal, metered_at=ago(60))
+
+    assert hire.seconds() == pytest.approx(60.0, abs=5)
 
 
 def set_clock(monkeypatch, seconds):
-    class Clock(datetime):
-        @classmethod
-        def now(cls, tz=None):
-            return datetime.now(tz) + timedelta(seconds=seconds)
-
-    monkeypatch.setattr(journaling, "datetime", Clock)
-    monkeypatch.setattr(journaling, "time", SimpleNamespace(time=lambda: time.time() + seconds))
+    clock = SimpleNamespace(time=lambda: time.time() + seconds, clock_gettime=time.clock_gettime)
+    for module in (clocks, hiring):
+        monkeypatch.setattr(module, "time", clock)
 
 
 def test_what_was_refused_is_not_billed_though_its_row_is_open(journal):
-    hire = journal.begin(OFFER, "runpod")
+    hire = ordered(journal)
     hire.refused()
     journal.save()
     time.sleep(0.02)
@@ -142,14 +211,14 @@ def test_what_was_refused_is_not_billed_though_its_row_is_open(journal):
 
 
 async def test_the_budget_is_watched_while_this_computer_sleeps(journal, monkeypatch):
-    journal.begin(OFFER, "runpod")
+    ordered(journal)
     budget = Budget(job_with(36.0), journal)  # for 36 s
     monkeypatch.setattr(budgeting, "LOOK_SECONDS", 0.05)
     awake = uptime()
 
     async def for_ever():
         async with budget.guard():
-            monkeypatch.setattr(journaling, "uptime", lambda: awake + 8 * 3600)
+            monkeypatch.setattr(hiring, "uptime", lambda: awake + 8 * 3600)
             await asyncio.Event().wait()
 
     with pytest.raises(BudgetExceeded):
@@ -157,7 +226,7 @@ async def test_the_budget_is_watched_while_this_computer_sleeps(journal, monkeyp
 
 
 async def test_what_takes_longer_than_the_money_lasts_is_broken_off(journal):
-    journal.begin(OFFER, "runpod")
+    ordered(journal)
     budget = Budget(job_with(0.2), journal)
 
     async def for_ever():
@@ -169,15 +238,15 @@ async def test_what_takes_longer_than_the_money_lasts_is_broken_off(journal):
 
 
 def test_without_a_cap_there_is_always_money(journal):
-    journal.begin(OFFER, "runpod")
+    ordered(journal)
 
     assert Budget(job_with(None), journal).seconds_left() == float("inf")
 
 
 def test_an_end_that_was_accepted_bounds_the_bill_until_it_proves_void(journal, monkeypatch):
     clock = [1000.0]
-    monkeypatch.setattr("flows.renting.journal.uptime", lambda: clock[0])
-    hire = journal.begin(OFFER, "runpod")
+    monkeypatch.setattr("flows.renting.hire.uptime", lambda: clock[0])
+    hire = ordered(journal)
     hire.instance_id = "abc"
     clock[0] += 60
     hire.accepted_seconds = hire.seconds()
