@@ -55,6 +55,14 @@ class LoraConfig(PeftSettings):
     """Dropout before the adapter."""
     target_modules: Literal["all-linear"] | list[str] = "all-linear"
     """Which layers get an adapter: all-linear, or names such as [q_proj, v_proj]."""
+    exclude_modules: list[str] | None = None
+    """Layers among those that get none, such as [lm_head]."""
+    layers_to_transform: list[int] | None = None
+    """Which blocks of the model get adapters, by number from 0; null: all."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
+    """Other ranks for some layers, by their names or a regular expression: {q_proj: 32}."""
+    alpha_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    """The same for lora_alpha."""
     modules_to_save: list[str] | None = None
     """Layers trained in full and saved with the adapter, such as [embed_tokens]."""
     bias: Literal["none", "all", "lora_only"] = "none"
@@ -65,6 +73,15 @@ class LoraConfig(PeftSettings):
     use_rslora: bool = False
     """rsLoRA: scale by lora_alpha / √r instead, so that high ranks learn as well (Kalajdzievski
     2023, arXiv:2312.03732)."""
+
+    @model_validator(mode="after")
+    def _names_its_layers(self) -> LoraConfig:
+        if self.layers_to_transform is not None and self.target_modules == "all-linear":
+            raise ValueError(
+                "layers_to_transform: PEFT wants the layers by name beside the blocks' numbers: set "
+                "target_modules, such as [q_proj, k_proj, v_proj, o_proj]"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_the_head(self) -> LoraConfig:

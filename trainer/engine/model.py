@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,14 +116,46 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
     if isinstance(config.peft, LoraConfig):
         _check_modules_to_save(model, config.peft.modules_to_save or [])
     try:
-        with deprecations_allowed():
-            return peft.get_peft_model(model, _peft_config(config))
+        with deprecations_allowed(), warnings.catch_warnings():
+            # `_check_patterns` refuses what PEFT only warns of.
+            warnings.filterwarnings("ignore", ".* did not match any targeted module")
+            adapted: PreTrainedModel = peft.get_peft_model(model, _peft_config(config))
     # PEFT raises it for target_modules that match nothing, naming them in the first line.
     except ValueError as error:
         raise ConfigError(
             f"training.peft: {str(error).splitlines()[0]}",
             "Use target_modules: all-linear, or names of layers that this model has.",
         ) from error
+    if isinstance(config.peft, LoraConfig) and config.adapter is None:
+        _check_patterns(adapted, config.peft)
+    return adapted
+
+
+def _check_patterns(model: PreTrainedModel, settings: LoraConfig) -> None:
+    """Refuse a choice of layers that matches none: PEFT passes over it in silence."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    prefix = "base_model.model."
+    adapted = [
+        path.removeprefix(prefix)
+        for path, layer in model.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    for name in ("rank_pattern", "alpha_pattern"):
+        for key in getattr(settings, name):
+            # As PEFT matches: the end of a layer's path.
+            if not any(re.match(rf"(.*\.)?({key})$", path) for path in adapted):
+                raise ConfigError(
+                    f"training.peft.{name}: {key!r} matches no layer that has an adapter.",
+                    f"Layers with adapters are, for instance, {', '.join(adapted[:3])}.",
+                )
+    for number in settings.layers_to_transform or []:
+        if not any(f".{number}." in f".{path}." for path in adapted):
+            raise ConfigError(
+                f"training.peft.layers_to_transform: the model has no block {number} with layers "
+                "that adapters go to.",
+                "Blocks are numbered from 0.",
+            )
 
 
 def load_adapter_settings(config: TrainingConfig) -> LoraConfig:

@@ -4,8 +4,10 @@ import json
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.trainer.jobs import Job, PausesAfter
+from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import Desired, JobState
 from trainer.engine.deprecations import deprecations_allowed
 
@@ -14,6 +16,17 @@ LORA = {"r": 4, "lora_alpha": 8}
 KINDS: dict[str, dict[str, Any]] = {
     "dora": {
         "peft": {**LORA, "use_dora": True, "use_rslora": True, "modules_to_save": ["norm"]},
+        "learning_rate": 0.01,
+    },
+    "some_layers": {
+        "peft": {
+            **LORA,
+            "target_modules": ["q_proj", "k_proj", "v_proj"],
+            "exclude_modules": ["k_proj"],
+            "layers_to_transform": [1],
+            "rank_pattern": {"q_proj": 6},
+            "alpha_pattern": {"q_proj": 12},
+        },
         "learning_rate": 0.01,
     },
     "prompt_tuning": {
@@ -126,3 +139,32 @@ def test_the_model_cards_own_words_load_it(trained, monkeypatch):
     quantised = getattr(scope["model"], "hf_quantizer", None) is not None
     assert quantised == ("quantization" in trained.config)
     assert scope["tokenizer"].vocab_size == scope["model"].config.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"rank_pattern": {"q_prj": 6}}, "rank_pattern: 'q_prj' matches no layer"),
+        ({"alpha_pattern": {"lm_head": 6}}, "alpha_pattern: 'lm_head' matches no layer"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 7]}, "the model has no block 7"),
+        ({"target_modules": ["nowhere"]}, "nowhere"),
+    ],
+)
+def test_a_choice_of_layers_that_matches_none_is_refused(tmp_path, make_job, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        make_job(tmp_path / "job", peft={**LORA, **settings}, max_steps=1).train()
+
+
+def test_adapters_are_where_they_were_asked_for(tmp_path, make_job):
+    job = make_job(
+        tmp_path / "job",
+        **{**SETTINGS, **KINDS["some_layers"]},
+    )
+    assert job.train() is JobState.COMPLETED
+
+    weights = load_file(job.directory.output / "adapter_model.safetensors")
+
+    assert all(".layers.1." in name for name in weights)
+    assert not any("k_proj" in name for name in weights)
+    ranks = {name.split(".")[-3]: w.shape[0] for name, w in weights.items() if "lora_A" in name}
+    assert (ranks["q_proj"], ranks["v_proj"]) == (6, 4)
