@@ -133,7 +133,7 @@ def _estimate(subject: Subject) -> Finding:
     fits = "" if facts["fits"] else f", MORE than the {facts['available_gb']:.1f} GB there are"
     saved = " with gradient checkpointing" if facts["gradient_checkpointing"] else ""
     text = (
-        f"{' '.join(facts['told'])}; {facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained, "
+        f"{' '.join(facts['told'])} {facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained, "
         f"{facts['tokens']:,} tokens, {facts['steps']:,} steps of {facts['batch']}; "
         f"{facts['memory_kind']} peak {memory['peak']:.2f} GB{fits}{saved}; training {took}"
     )

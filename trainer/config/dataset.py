@@ -40,6 +40,9 @@ class DatasetConfig(Settings):
     eval_split: Text | None = None
     """The split to evaluate on, of eval_path, or of path where eval_path is not given. null: where
     eval_path has splits, validation, else test."""
+    on_bad_row: Literal["refuse", "skip"] = "refuse"
+    """What to do with a row that cannot be used. skip: leave it out, and tell how many and the first
+    twenty of them."""
     max_rows: int | None = Field(default=None, ge=1)
     """Read at most this many rows; for a quick trial."""
     eval_path: Text | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,20 @@ class RowEncoder:
         Raises:
             DataError: the chat template refuses one, or their columns are of different kinds.
         """
+        before = copy.deepcopy(tally)
+        try:
+            return self._batch(rows, tally)
+        except DataError as error:
+            if self._config.dataset.on_bad_row == "refuse":
+                raise
+            vars(tally).update(vars(before))
+            if len(rows) == 1:
+                tally.skip(1, [error.message.rstrip(".")])
+                return self._batch([], tally)
+        # One by one, to know which of them it is.
+        return _joined([self.batch([row], tally) for row in rows])
+
+    def _batch(self, rows: Rows, tally: Tally) -> pa.RecordBatch:
         self._note_unread(rows, tally)
         if self._method.generates:
             return self._prompt_batch(rows, tally)
@@ -188,6 +203,8 @@ class RowEncoder:
             else:
                 tally.keep(length, None)
                 kept.append({**example.others, "prompt": example.prompt})
+        if not kept:
+            return pa.RecordBatch.from_pylist([], schema=self._prompts)
         # A column that only some rows have is there for all of them, and empty in the others.
         names = dict.fromkeys(name for row in kept for name in row)
         try:
@@ -215,6 +232,8 @@ class RowEncoder:
         return begun
 
     def _lengths(self, prompts: list[tuple[str, Said]]) -> list[int]:
+        if not prompts:
+            return []
         template = ChatTemplate(self._tokenizer)
         texts = []
         for place, said in prompts:
@@ -236,6 +255,11 @@ def with_same_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBa
     tables = [pa.Table.from_batches([batch]) for batch in batches]
     table = pa.concat_tables(tables, promote_options="permissive")
     yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    table = pa.Table.from_batches(list(with_same_columns(batches))).combine_chunks()
+    return next(iter(table.to_batches()), pa.RecordBatch.from_pylist([], schema=table.schema))
 
 
 def limit_of(config: TrainingConfig) -> int | None:

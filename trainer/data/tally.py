@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.contract.words import number
 from trainer.data.problems import MAX_NAMES
+
+BAD = "cannot be used"
+LEFT_OUT = "left out by formatting"
+MAX_PROBLEMS = 20  # bad rows that are told one by one; the rest is counted
 
 
 @dataclass
@@ -27,6 +31,10 @@ class Tally:
     """How many were dropped for each reason."""
     chats: int = 0
     """Rows that a chat template renders."""
+    bad: int = 0
+    """Rows that cannot be used and are skipped; they are dropped ones, too."""
+    problems: list[str] = field(default_factory=list)
+    """What is wrong with the first of them."""
     notes: dict[str, int] = field(default_factory=dict)
     """What else is to be known of the rows, and of how many turns."""
     unread: dict[str, int] = field(default_factory=dict)
@@ -52,6 +60,14 @@ class Tally:
         """Count one that is not."""
         self.dropped += 1
         self.why[why] = self.why.get(why, 0) + 1
+
+    def skip(self, count: int, problems: Iterable[str]) -> None:
+        """Count rows that cannot be used."""
+        if count:
+            self.bad += count
+            self.dropped += count
+            self.why[BAD] = self.why.get(BAD, 0) + count
+            self.problems = [*self.problems, *problems][:MAX_PROBLEMS]
 
     def note(self, what: str, count: int) -> None:
         """Count turns of which something is to be known."""
@@ -88,6 +104,7 @@ def told(facts: Mapping[str, Any], max_length: int) -> str:
 def remarks(facts: Mapping[str, Any]) -> list[str]:
     """Return further sentences: what nothing reads, and what is otherwise than it may be thought."""
     found = [f"{number(count)} {what}." for what, count in facts.get("notes", {}).items()]
+    found += [f"Skipped {problem}." for problem in facts.get("problems", ())]
     if facts.get("chats") and facts.get("plain_template"):
         found.append(
             "The model has no chat template: chats are rendered as plain ChatML, which is saved with "
@@ -114,11 +131,12 @@ def ignored(unread: Mapping[str, int]) -> str:
 
 def warning_about(facts: Mapping[str, Any], max_length: int) -> str:
     """Return a sentence where more than half was dropped, which hardly anybody means; else none."""
-    if facts["dropped"] <= facts["kept"]:
+    dropped = facts["dropped"] - facts["why"].get(LEFT_OUT, 0)  # which somebody wants
+    if dropped <= facts["kept"]:
         return ""
     return (
-        f"more than half of the rows are not learned from ({number(facts['dropped'])} of "
-        f"{number(facts['dropped'] + facts['kept'])}). Is max_length = {max_length} meant? "
+        f"more than half of the rows are not learned from ({number(dropped)} of "
+        f"{number(dropped + facts['kept'])}). Is max_length = {max_length} meant? "
         "Raise it, or remove these rows."
     )
 

@@ -27,7 +27,7 @@ from trainer.data.formats import Example
 from trainer.data.formatting import formatting_key
 from trainer.data.parsing import Row
 from trainer.data.reading import Source, open_evaluation, open_training
-from trainer.data.tally import Tally, reasons
+from trainer.data.tally import LEFT_OUT, Tally, reasons
 from trainer.data.templates import ensure_chat_template, is_default
 from trainer.data.validation import CheckedReading
 
@@ -174,7 +174,9 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
         "tokenizers": version("tokenizers"),
         "trl": version("trl"),
         "data": sha256,
-        "dataset": config.dataset.model_dump(include={"format", "columns", "roles", "max_rows"}),
+        "dataset": config.dataset.model_dump(
+            include={"format", "columns", "roles", "on_bad_row", "max_rows"}
+        ),
         "config": config.model_dump(
             include={"method", "max_length", "max_completion_length", "assistant_only_loss"}
         ),
@@ -210,7 +212,10 @@ def _write(
                 writer.write_batch(batch)
             writer.close()
             os.fsync(stream.fileno())
-        tally.rows, tally.format = reading.rows, reading.format
+        tally.rows, tally.format = reading.rows + reading.left_out, reading.format
+        tally.skip(reading.bad_rows, reading.problems)
+        for _ in range(reading.left_out):
+            tally.drop(LEFT_OUT)
         tally.unread |= reading.unread
         tally.file_bytes = temporary.stat().st_size
         temporary.replace(arrow)

@@ -14,8 +14,8 @@ from trainer.data.judged import Judged
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, listed
 from trainer.data.reading import Source, open_evaluation, open_training
+from trainer.data.tally import MAX_PROBLEMS
 
-MAX_PROBLEMS = 20  # bad rows that the message lists; the rest is counted
 PROGRESS_EVERY = 1000  # rows between two calls of the progress callback
 
 Progress = Callable[[int], None]
@@ -23,12 +23,15 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a dataset holds. `bad_rows` is 0 in every report that was returned."""
+    """What a dataset holds."""
 
     files: tuple[str, ...]
     rows: int
     """Rows read: all, or dataset.max_rows."""
     bad_rows: int
+    """Rows that cannot be used: 0 unless dataset.on_bad_row skips them."""
+    problems: tuple[str, ...]
+    """What is wrong with the first of them."""
     format: str
     sha256: str
     """Of all files and their names, read or not because of dataset.max_rows."""
@@ -86,10 +89,11 @@ def inspect_source(
         files=source.files,
         rows=reading.rows,
         bad_rows=reading.bad_rows,
+        problems=tuple(reading.problems),
         format=reading.format,
         sha256=source.sha256(),
         bytes=source.bytes,
-        mean_characters=total / reading.rows,
+        mean_characters=total / max(1, reading.rows - reading.bad_rows),
         max_characters=longest,
         unread=reading.unread,
         unread_files=source.unread,
@@ -120,11 +124,18 @@ class CheckedReading:
     problems: list[str] = field(default_factory=list, init=False)
     unread: dict[str, int] = field(default_factory=dict, init=False)
     """In how many good rows nothing reads a column."""
+    left_out: int = field(default=0, init=False)
+    """Rows that formatting has left out; they are not among `rows`."""
 
     def __iter__(self) -> Iterator[tuple[Row, Example]]:
-        rows = formatted(self.source.rows(), self.config)
+        rows = formatted(self.source.rows(), self.config, self._leave_out)
         # A source has one row at least, so this raises nothing but its own errors.
-        first = next(rows)
+        first = next(rows, None)
+        if first is None:
+            raise DataError(
+                f"training.formatting left out all {self.left_out:,} rows of {self.source.name}.",
+                "Return the rows that are to be learned from.",
+            )
         schema = choose_schema(first, self.config)
         missing = dict.fromkeys(self.config.dataset.columns.values())
         self.format = schema.format
@@ -144,7 +155,12 @@ class CheckedReading:
                 yield row, example
         if self.progress:
             self.progress(self.rows)
-        if self.bad_rows:
+        self._end(first, list(missing))
+
+    def _end(self, first: Row, missing: list[str]) -> None:
+        """Refuse bad rows, and names that no row has."""
+        skips = self.config.dataset.on_bad_row == "skip"
+        if self.bad_rows and (not skips or self.bad_rows == self.rows):
             raise self._error()
         if missing:
             # A name that was mistyped would leave its column out of every row.
@@ -153,6 +169,9 @@ class CheckedReading:
                 f"{listed(first.value)}.",
                 "Correct the name on the right of the colon, or leave it out.",
             )
+
+    def _leave_out(self) -> None:
+        self.left_out += 1
 
     def _count(self) -> None:
         self.rows += 1
@@ -166,4 +185,6 @@ class CheckedReading:
         ]
         if self.bad_rows > MAX_PROBLEMS:
             lines.append(f"and {self.bad_rows - MAX_PROBLEMS:,} more.")
-        return DataError("\n".join(lines) + "\n", "Correct these rows and run the job again.")
+        return DataError(
+            "\n".join(lines) + "\n", "Correct these rows, or set dataset.on_bad_row: skip."
+        )

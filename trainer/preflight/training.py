@@ -79,9 +79,10 @@ def _dataset(subject: Subject) -> Finding:
     if later := _checked_later(subject):
         return Finding(f"{config.dataset.path} {later}; its rows are checked when it starts")
     report = inspect_dataset(config)
+    bad = f"{report.bad_rows:,} that cannot be used: skipped" if report.bad_rows else "no bad rows"
     text = (
         f"{report.rows:,} rows, format {report.format}, {report.bytes / 1e6:.2f} MB, "
-        f"{report.mean_characters:.0f} characters a row, no bad rows"
+        f"{report.mean_characters:.0f} characters a row, {bad}"
     )
     if report.evaluation:
         text += f"; {report.evaluation.rows:,} rows to evaluate on"

@@ -99,7 +99,7 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     warning = warning_about(prepared.facts, config.max_length)
     return {
         "told": [
-            line if sampled == rows else f"the first {line}",
+            f"{line}." if sampled == rows else f"the first {line}.",
             *remarks(prepared.facts),
             *([f"WARNING: {warning}"] if warning else []),
         ],

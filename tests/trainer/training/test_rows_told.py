@@ -39,5 +39,5 @@ def test_dropped_rows_are_told_wherever_a_person_looks(tmp_path, make_job, capsy
     assert manifest["data"]["why"] == {"nothing to learn within max_length": 3}
     assert "3 of 4 rows were dropped" in (job.directory.output / "README.md").read_text()
     validated = lengths(read_config(job.directory), tmp_path / "estimate")["told"]
-    assert validated[0] == LINE
+    assert validated[0] == f"{LINE}."
     assert validated[-1] == f"WARNING: {warning.removeprefix('warning: ')}"
