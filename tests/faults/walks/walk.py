@@ -242,16 +242,19 @@ class Walk(RuleBasedStateMachine):
 
     @rule(which=FEW, again=st.booleans())
     def preempt(self, which: int, again: bool) -> None:
-        """Take a machine back, and see its run train on another one, if that comes soon."""
+        """Take a machine back, or do so amid its log and see its run train on another one."""
         if not (alive := self.cloud.alive()):
             return
         id = alive[which % len(alive)]
         on_it = [one.run for one in self.machines.trainings if one.machine == id and one.alive]
+        with suppress(TimeoutError):
+            if again and on_it:
+                until_now(lambda: self._at_home(on_it[0]), 2)
         self.taken.add(id)
         self.cloud.preempt(id)
-        if again and on_it:
-            with suppress(TimeoutError):
-                until_now(lambda: self._trains(on_it[0]), 3)
+        with suppress(TimeoutError):
+            if again and on_it:
+                until_now(lambda: self._trains(on_it[0]), 6)
 
     @rule(factor=st.sampled_from([0.5, 1.0, 1.04, 3.0]))
     def reprice(self, factor: float) -> None:
@@ -365,8 +368,7 @@ class Walk(RuleBasedStateMachine):
 
     def _prove_the_log(self, run: str, story: str) -> None:
         """What the trainings of a run wrote is at home, each beginning where the one before ended."""
-        log = RunFolder(run).log
-        home = log.read_bytes() if log.exists() else b""
+        home = self._at_home(run)
         trainings = self.machines.of(run)
         ends = [*(one.begins for one in trainings[1:]), len(home)]
         begins = [one.begins for one in trainings] or ends
@@ -374,6 +376,10 @@ class Walk(RuleBasedStateMachine):
         for training, end in zip(trainings, ends, strict=False):
             came, written = home[training.begins : end], bytes(training.written)
             assert self._is_whole(training, came, written), (run, came, written, story)
+
+    def _at_home(self, run: str) -> bytes:
+        log = self.home / "runs" / run / "train.log"
+        return log.read_bytes() if log.exists() else b""
 
     def _is_whole(self, training: Training, came: bytes, written: bytes) -> bool:
         # A torn line is ended before the log of the next machine goes on.
