@@ -21,6 +21,7 @@ HAS: dict[str, Callable[[str], bool]] = {
     "loss_type": lambda method: bool(METHODS[method].losses),
     "packing": lambda method: METHODS[method].learns_from_tokens,
     "assistant_only_loss": lambda method: METHODS[method].learns_from_tokens,
+    "learn": lambda method: method == "sft",
     "reward_functions": lambda method: METHODS[method].generates,
     "reward_model": lambda method: METHODS[method].generates,
     "num_generations": lambda method: method in NUM_GENERATIONS,

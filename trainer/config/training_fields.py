@@ -130,6 +130,9 @@ class TrainingFields(Settings):
     where flash-attn is installed and the weights are held in 16 bits, else sdpa."""
     assistant_only_loss: bool = True
     """Learn from the assistant's (or the completion's) tokens only."""
+    learn: Literal["all", "last", "marked"] = "all"
+    """Which of the assistant's turns in a chat sft learns: all but those of weight 0, the last of all,
+    or those marked with weight 1 or train: true."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Trade time for memory: recompute activations in the backward pass. auto: only where the
     predicted memory would not fit otherwise."""

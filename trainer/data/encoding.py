@@ -17,7 +17,7 @@ from trainer.data.chats import NO_LOSS, ChatEncoder, Encoded
 from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.judged import Judged, Preference, Prompt, Said
 from trainer.data.parsing import Row
-from trainer.data.spans import Turns
+from trainer.data.spans import Turns, assistants
 from trainer.data.tally import Tally
 from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
@@ -43,6 +43,7 @@ SCHEMAS = {
 FORGOTTEN = "earlier turns are shown without their thoughts, as the chat template does it"
 VARIED = "chats are rendered by TRL's training variant of the chat template, which shows them whole"
 NOTHING = "nothing to learn within max_length"
+UNMARKED = "no turn that is to be learned"
 NO_ROOM = "the prompt leaves no room for an answer within max_length"
 TOO_LONG = "longer than max_length, and a part of an answer cannot be scored"
 EQUAL = "both answers are the same once they are cut at max_length"
@@ -116,7 +117,14 @@ class RowEncoder:
     def _encoded(self, rows: Rows, tally: Tally) -> Iterator[Encoded]:
         """Yield the rows as tokens; where prompts are of both kinds, chats come first."""
         only = self._config.assistant_only_loss
-        chats = [(row.place, example) for row, example in rows if isinstance(example, Chat)]
+        given = [
+            (row.place, example.learning(self._config.learn))
+            for row, example in rows
+            if isinstance(example, Chat)
+        ]
+        chats = [(p, c) for p, c in given if not c.muted.issuperset(assistants(c.messages))]
+        for _ in range(len(given) - len(chats)):
+            tally.drop(UNMARKED)
         if chats:
             encoder = ChatEncoder(self._tokenizer, assistant_only=only)
             yield from encoder.encode(chats)

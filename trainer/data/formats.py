@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from trainer.config import TrainingConfig
 from trainer.config.dataset import Format
@@ -27,7 +27,7 @@ from trainer.data.judged import (
 )
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, a_text, listed
-from trainer.data.turns import Message, chat_of, muted
+from trainer.data.turns import Message, chat_of, weighed
 
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -57,6 +57,14 @@ class Chat:
     """What may be called in it."""
     muted: frozenset[int] = frozenset()
     """The assistant's messages that are not learnt."""
+    marked: frozenset[int] = frozenset()
+    """Those that the row says are learnt."""
+
+    def learning(self, which: Literal["all", "last", "marked"]) -> Chat:
+        """Return the chat with only these of its turns to learn; see `training.learn`."""
+        spoken = frozenset(i for i, m in enumerate(self.messages) if m["role"] == "assistant")
+        kept = {"all": spoken, "last": frozenset([max(spoken)]), "marked": self.marked}[which]
+        return replace(self, muted=self.muted | (spoken - kept))
 
     @property
     def characters(self) -> int:
@@ -167,7 +175,7 @@ class Schema:
     def _chat(self, value: Any, column: Format, context: Context) -> Chat:
         name = self._name(column)
         messages = context.before(chat_of(value, name, roles=self.roles))
-        return Chat(*_with_weights(messages, name, context))
+        return _chat(messages, name, context)
 
     def _instruction(self, row: dict[str, Any], context: Context) -> Chat:
         question = self._text(row, "instruction")
@@ -189,7 +197,7 @@ class Schema:
         if isinstance(prompt, str) or isinstance(completion, str):
             return PlainText(str(prompt), str(completion))
         asked = [{**message, "weight": False} for message in prompt]
-        return Chat(*_with_weights(asked + completion, self._name("completion"), context))
+        return _chat(asked + completion, self._name("completion"), context)
 
     def _name(self, column: str) -> str:
         return self.columns.get(column, column)
@@ -204,11 +212,9 @@ class Schema:
         return a_text(self._get(row, column), self._name(column))
 
 
-def _with_weights(
-    messages: list[Message], name: str, context: Context
-) -> tuple[list[Message], list[dict[str, Any]], frozenset[int]]:
-    plain, silent = muted(messages, name)
-    return plain, context.tools, silent
+def _chat(messages: list[Message], name: str, context: Context) -> Chat:
+    plain, silent, marked = weighed(messages, name)
+    return Chat(plain, context.tools, silent, marked)
 
 
 def choose_schema(first: Row, config: TrainingConfig) -> Schema:

@@ -178,7 +178,13 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
             include={"format", "columns", "roles", "on_bad_row", "max_rows"}
         ),
         "config": config.model_dump(
-            include={"method", "max_length", "max_completion_length", "assistant_only_loss"}
+            include={
+                "method",
+                "max_length",
+                "max_completion_length",
+                "assistant_only_loss",
+                "learn",
+            }
         ),
         "limit": limit_of(config),
         "truncation_mode": config.arguments.get("truncation_mode"),

@@ -74,20 +74,23 @@ def chat_of(
     return messages
 
 
-def muted(messages: list[Message], field: str) -> tuple[list[Message], frozenset[int]]:
-    """Return the messages without their weights, and which of the assistant's are not learned.
+def weighed(
+    messages: list[Message], field: str
+) -> tuple[list[Message], frozenset[int], frozenset[int]]:
+    """Return the messages without their weights, and which of the assistant's have 0 and which 1.
 
     Raises:
         RowProblem: none is left to learn.
     """
-    silent = frozenset(i for i, m in enumerate(messages) if m.get(WEIGHTS[0]) is False)
+    weights = {i: m[WEIGHTS[0]] for i, m in enumerate(messages) if WEIGHTS[0] in m}
     plain = [{k: v for k, v in m.items() if k != WEIGHTS[0]} for m in messages]
     spoken = {i for i, message in enumerate(messages) if message["role"] == "assistant"}
+    silent = frozenset(i for i in spoken if weights.get(i) is False)
     if spoken and spoken <= silent:
         raise RowProblem(
             field, "has weight 0 on every turn of the assistant", "give one 1, or remove the row"
         )
-    return plain, silent & spoken
+    return plain, silent, frozenset(i for i in spoken if weights.get(i) is True)
 
 
 def _message(value: Any, field: str, roles: Mapping[str, str]) -> Message:

@@ -145,7 +145,9 @@ def test_tools_are_refused_where_the_model_answers_without(convert):
 def test_a_turn_of_no_weight_is_not_learned(convert, name, no):
     row = {"messages": [USER, {**FIVE, name: no}, USER, {**FOUR, name: 1}]}
 
-    assert convert(row) == Chat([USER, FIVE, USER, FOUR], muted=frozenset([1]))
+    assert convert(row) == Chat(
+        [USER, FIVE, USER, FOUR], muted=frozenset([1]), marked=frozenset([3])
+    )
 
 
 @pytest.mark.parametrize(
@@ -267,3 +269,24 @@ def test_a_template_that_refuses_a_system_message_says_where_to_put_it(
         prepare_datasets(
             make_config(path), build_tokenizer(template=strict + PLAIN), tmp_path / "cache"
         )
+
+
+@pytest.mark.parametrize(
+    ("learn", "learned"),
+    [("all", ["5", "6", "4"]), ("last", ["4"]), ("marked", ["6"])],
+)
+@pytest.mark.parametrize("template", [TAGGED, PLAIN])
+def test_the_job_says_which_turns_are_learned(
+    make_config, write_rows, build_tokenizer, tmp_path, template, learn, learned
+):
+    six = {"role": "assistant", "content": "6", "train": True}
+    none = {"messages": [USER, FIVE]}
+    path = write_rows([{"messages": [USER, FIVE, USER, six, USER, FOUR]}, none])
+    tokenizer = build_tokenizer(template=template)
+
+    data = prepare_datasets(make_config(path, learn=learn), tokenizer, tmp_path / "cache")
+
+    said = [label for label in data.train[0]["labels"] if label != -100]
+    assert tokenizer.decode(said) == "".join(f"{answer}<|im_end|>" for answer in learned)
+    assert len(data.train) == (1 if learn == "marked" else 2)
+    assert data.facts["why"] == ({"no turn that is to be learned": 1} if learn == "marked" else {})
