@@ -84,8 +84,10 @@ async def ask_cancel(client: PrefectClient, run: FlowRun) -> None:
         stopped: State[Any] = Cancelled(name=STOPPED, message=message)
         await client.set_flow_run_state(run.id, stopped, force=True)
         return
-    if not state.at_rest:
-        await client.set_flow_run_state(run.id, Cancelling())
+    # A crashed one is not over: reconcile would execute it again, and it may be training.
+    crashed = run.state is not None and run.state.is_crashed()
+    if crashed or not state.at_rest:
+        await client.set_flow_run_state(run.id, Cancelling(), force=crashed)
         # Prefect refuses that without an error when the job has ended since it was read.
         run = await client.read_flow_run(run.id)
         if is_cancelled(run.state):

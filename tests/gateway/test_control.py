@@ -11,7 +11,7 @@ import pytest
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelling, Completed, Paused, Running, Scheduled
+from prefect.states import Cancelling, Completed, Crashed, Paused, Running, Scheduled
 
 from blocks.home import runs
 from flows.attended import is_worked_on
@@ -134,9 +134,12 @@ async def test_a_job_at_work_is_not_executed_twice(prefect_api: str):
     control.refuse_resume(run)  # its process died: to attach again is what is wanted
 
 
-async def test_cancelling_a_job_whose_process_died_before_it_trained_stops_it(prefect_api: str):
+@pytest.mark.parametrize("state", [Running(), Crashed()], ids=["running", "crashed"])
+async def test_cancelling_a_job_whose_process_died_before_it_trained_stops_it(
+    prefect_api: str, state
+):
     async with get_client() as client:
-        run = await _run_in(client, Running())
+        run = await _run_in(client, state)
         RunFolder(run.id)
         await control.ask_cancel(client, run)
         began = time.monotonic()
