@@ -39,6 +39,8 @@ class Provider(Block, ABC):
     is_home: ClassVar[bool] = False
     """Whether its machine is this computer: job directories and checkpoints are at home already,
     stay there after a failure, and cost nothing."""
+    may_be_free: ClassVar[bool] = False
+    """Whether a price of 0 is one. Elsewhere it counts as not known, as None does."""
     set_up_by: ClassVar[str] = ""
     """The environment variable that sets it up, beside a saved block; empty where none does."""
     boot_minutes: ClassVar[float] = 10.0

@@ -15,7 +15,8 @@ from flows.logger import logger
 from flows.renting.hire import Hire
 from flows.renting.journal import Journal
 from flows.renting.keeping import claiming
-from flows.renting.market import price_of, providers_of
+from flows.renting.market import providers_of
+from flows.renting.unknown_price import price_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import HostKeyChanged, OrchestratorError
 
@@ -45,7 +46,7 @@ async def note(job: TrainingJob, provider: Provider, instance: Instance, journal
         if instance.mark is None:
             raise ValueError(f"{instance.id} bears no mark of ours")
         offer = instance.as_offer()
-        price = await price_of(job, provider, offer)
+        price = await price_of(job, provider, offer, id=instance.id)
         hire = journal.add(instance.mark, offer, provider.label, price=price)
     hire.instance_id = instance.id
     hire.seen(instance)

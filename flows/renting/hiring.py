@@ -28,10 +28,11 @@ from flows.renting.contact import note_contact
 from flows.renting.giving_back import close, give_back
 from flows.renting.hire import Hire
 from flows.renting.journal import Journal
-from flows.renting.market import Choice, Market, market, price_of, providers_of
+from flows.renting.market import Choice, Market, market, providers_of
 from flows.renting.prices import refuse_dearer
 from flows.renting.recalling import recalled
 from flows.renting.turns import in_turn
+from flows.renting.unknown_price import price_of
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
 from trainer.contract.errors import (

@@ -108,14 +108,14 @@ class Journal:
             mark: what it bears.
             offer: what it is.
             provider: its provider's label.
-            price: USD per hour that it counts as where its offer names no price; see
-                `flows.renting.market.price_of`.
+            price: USD per hour that it counts as, where its offer does not say; see
+                `flows.renting.unknown_price.price_of`.
             exists: whether it may be billed already; otherwise not until `Hire.order`.
 
         Raises:
             ValueError: there is neither; a machine must not count as costing nothing.
         """
-        price = price if offer.price_per_hour is None else offer.price_per_hour
+        price = offer.price_per_hour if price is None else price
         if price is None:
             raise ValueError(f"the price of {mark} is unknown")
         hire = Hire(

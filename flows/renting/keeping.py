@@ -20,7 +20,7 @@ from flows.locks import locked
 from flows.logger import logger
 from flows.renting.hire import Hire
 from flows.renting.journal import Journal
-from flows.renting.market import price_of
+from flows.renting.unknown_price import price_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 
@@ -76,7 +76,7 @@ async def claim(
             now = await provider.find(instance.mark) if alone and instance.mark else None
             if now is None or now.id != instance.id or not _suits(now, wanted):
                 continue
-            price = await price_of(job, provider, now.as_offer())
+            price = await price_of(job, provider, now.as_offer(), id=now.id)
             if hire := await _claimed(provider, now, journal, price):
                 return hire, dataclasses.replace(now, mark=hire.mark)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass, field
 
 from blocks.models import Offer
@@ -14,7 +15,6 @@ from blocks.registry import (
     provider_class,
     provider_names,
 )
-from flows.logger import logger
 from flows.renting.bad_hosts import is_bad
 from trainer.config import Limits, Resources, TrainingJob
 from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError
@@ -83,24 +83,6 @@ async def market(job: TrainingJob) -> Market:
     return found
 
 
-async def price_of(job: TrainingJob, provider: Provider, offer: Offer) -> float:
-    """Return what a machine counts as costing, in USD per hour, also where nobody says its price.
-
-    Then it is the dearest that its provider offers of its kind, or of all that would do for the job;
-    and where it offers none, the highest price that the job allows.
-    """
-    if offer.price_per_hour is not None:
-        return offer.price_per_hour
-    cap = job.limits.max_price_per_hour or 0.0
-    try:
-        found = await provider.offers(job.resources, job.limits)
-    except OrchestratorError as error:
-        logger().warning("%s does not say what %s costs: %s", provider.label, offer, error.message)
-        return cap
-    same = [one for one in found if one.instance_type == offer.instance_type]
-    return max((one.price_per_hour or 0.0 for one in same or found), default=cap)
-
-
 async def providers_of(job: TrainingJob) -> list[Provider]:
     """Return the providers that a job names, in its order.
 
@@ -161,6 +143,7 @@ async def _offers(
         offers = await provider.offers(resources, limits)
     except OrchestratorError as error:
         return error
+    offers = [_unless_free(provider, offer) for offer in offers]
     cap, nodes = limits.max_price_per_hour, resources.nodes
     within = [offer for offer in offers if cap is None or offer.rank_price <= cap]
     good = [offer for offer in within if not is_bad(provider.label, offer)]
@@ -177,3 +160,10 @@ async def _offers(
         )
     # A host that failed within the hour is better than none.
     return good if good and len(provider.gang_offers(good, nodes)) == nodes else within
+
+
+def _unless_free(provider: Provider, offer: Offer) -> Offer:
+    """Return an offer whose price is unknown where its provider says 0 and gives nothing away."""
+    if offer.price_per_hour or provider.may_be_free:
+        return offer
+    return dataclasses.replace(offer, price_per_hour=None)

@@ -61,6 +61,7 @@ def offer_of(row: Mapping[str, Any]) -> Offer:
     kind = row.get("instance_type") or {}
     specs = kind.get("specs") or {}
     gpus = int(specs.get("gpus") or 0)
+    cents = kind.get("price_cents_per_hour")
     words = str(kind.get("gpu_description") or kind.get("name") or "")
     # There is no field for it: it stands in the description, as in "A100 (40 GB SXM4)".
     memory = re.search(r"(\d+) GB", words)
@@ -68,7 +69,7 @@ def offer_of(row: Mapping[str, Any]) -> Offer:
         provider="lambda",
         instance_type=str(kind.get("name") or ""),
         region="",
-        price_per_hour=(kind.get("price_cents_per_hour") or 0) / 100,
+        price_per_hour=cents / 100 if cents else None,
         gpu_type=words if gpus else None,
         gpu_count=gpus,
         vram_gb=float(memory[1]) if memory and gpus else 0.0,
@@ -120,7 +121,7 @@ def fits(offer: Offer, resources: Resources, limits: Limits) -> bool:
     gpus = 1 if resources.gpu_count is None else resources.gpu_count
     return (
         offer.gpu_count == gpus
-        and offer.rank_price > 0  # a missing price must not look like a free machine
+        and offer.price_per_hour is not None  # what has no price is not for sale
         and offer.rank_price <= (limits.max_price_per_hour or offer.rank_price)
         and (
             not gpus

@@ -38,6 +38,7 @@ class Local(Provider):
     _block_type_slug = "training-orchestrator-local"
 
     provider_name: ClassVar[str] = "local"
+    may_be_free: ClassVar[bool] = True
     is_home: ClassVar[bool] = True
     settle_seconds: ClassVar[float] = 0.0
 

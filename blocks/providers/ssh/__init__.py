@@ -58,6 +58,7 @@ class SshHost(Provider):
     _block_type_slug = "training-orchestrator-ssh"
 
     provider_name: ClassVar[str] = "ssh"
+    may_be_free: ClassVar[bool] = True
     set_up_by: ClassVar[str] = HOSTS_VARIABLE
     boot_minutes: ClassVar[float] = 2.0
     settle_seconds: ClassVar[float] = 0.0

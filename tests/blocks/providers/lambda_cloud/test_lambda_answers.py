@@ -245,3 +245,10 @@ async def test_many_who_wait_ask_once(cloud, provider, key, monkeypatch):
     await asyncio.gather(*(provider.describe(instance.id) for _ in range(50)))
 
     assert cloud.calls()["GET", "/api/v1/instances"] == before + 1
+
+
+@pytest.mark.parametrize("cents", [None, 0])
+def test_an_instance_without_a_price_is_not_free(cents):
+    row = {"id": "i", "instance_type": {"name": "gpu_1x_a10", "price_cents_per_hour": cents}}
+
+    assert instance_of(row, user="u", port=22).price_per_hour is None
