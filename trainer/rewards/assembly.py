@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from trainer.rewards.builtin import FUNCTIONS
 from trainer.rewards.scorer import Scorer
 
 FIELD = "training.reward_functions"
-Reward = Callable[..., list[float]]
+Rewards = list[float | None]
+"""One an answer; None: the function has nothing to say of it."""
+Reward = Callable[..., Sequence[float | None]]
 
 
 class CheckedReward:
-    """A reward function that answers with as many finite numbers as there are answers."""
+    """A reward function that answers with as many finite numbers, or None, as there are answers."""
 
     def __init__(self, function: Callable[..., Any], name: str, path: Path) -> None:
         self.__name__ = name  # TRL's metrics are called by it
@@ -30,7 +33,7 @@ class CheckedReward:
         self._path = path
         self._wanted = _parameters(function)
 
-    def __call__(self, **columns: Any) -> list[float]:
+    def __call__(self, **columns: Any) -> Rewards:
         """Call the function with the columns that it takes.
 
         Raises:
@@ -42,14 +45,20 @@ class CheckedReward:
             columns = {name: value for name, value in columns.items() if name in self._wanted}
         with in_own_code(self._path, FIELD):
             rewards = self._function(**columns)
+            if inspect.isawaitable(rewards):
+                rewards = asyncio.run(_awaited(rewards))
         problem = _problem(rewards, count)
         if problem:
             raise CodeError(
                 f"{FIELD}: {self.__name__} in {self._path} returned {problem}.",
-                "Return a list with one finite number for each completion.",
+                "Return a list with one finite number for each completion, or None to abstain.",
             )
         # A tensor or a numpy array is fine as well, and leaves here as plain numbers.
-        return [float(reward) for reward in rewards]
+        return [None if reward is None else float(reward) for reward in rewards]
+
+
+async def _awaited(rewards: Awaitable[Any]) -> Any:
+    return await rewards
 
 
 def rewards_of(config: TrainingConfig, columns: Collection[str], device: Any) -> list[Reward]:
@@ -104,6 +113,8 @@ def _problem(rewards: Any, count: int) -> str:
     if len(rewards) != count:
         return f"{len(rewards)} rewards for {count} completions"
     for i, reward in enumerate(rewards):
+        if reward is None:
+            continue
         try:
             number = float(reward)
         except (TypeError, ValueError):

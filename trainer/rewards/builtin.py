@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 Completions = list[Any]
@@ -20,20 +20,29 @@ def text_of(completion: Any) -> str:
     return "".join(str(message.get("content") or "") for message in completion)
 
 
-def exact_match(completions: Completions, answer: list[Any], **_: Any) -> list[float]:
-    """Return 1 where the answer is the column `answer`, else 0.
+def exact_match(completions: Completions, answer: list[Any], **_: Any) -> list[float | None]:
+    """Return 1 where the answer is the column `answer`, else 0; None where the row has none.
 
     Case, spaces around words and a full stop at the end do not matter. Where the model writes
     <answer> tags, what stands in them counts.
     """
     pairs = zip(completions, answer, strict=True)
-    return [float(_plain(_final(text_of(said))) == _plain(str(right))) for said, right in pairs]
+    return [
+        None if right is None else float(_plain(_final(text_of(said))) == _plain(str(right)))
+        for said, right in pairs
+    ]
 
 
-def contains_answer(completions: Completions, answer: list[Any], **_: Any) -> list[float]:
-    """Return 1 where the column `answer` occurs in the answer, as whole words, else 0."""
-    found = []
+def contains_answer(completions: Completions, answer: list[Any], **_: Any) -> list[float | None]:
+    """Return 1 where the column `answer` occurs in the answer, as whole words, else 0.
+
+    None where the row has none.
+    """
+    found: list[float | None] = []
     for said, right in zip(completions, answer, strict=True):
+        if right is None:
+            found.append(None)
+            continue
         # Lookarounds instead of \b, which fails beside answers such as "-3" or "50%".
         words = re.escape(_plain(str(right)))
         found.append(float(bool(re.search(rf"(?<!\w){words}(?!\w)", _plain(text_of(said))))))
@@ -93,7 +102,7 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split()).removesuffix(".")
 
 
-FUNCTIONS: dict[str, Callable[..., list[float]]] = {
+FUNCTIONS: dict[str, Callable[..., Sequence[float | None]]] = {
     "contains_answer": contains_answer,
     "exact_match": exact_match,
     "format": follows_format,

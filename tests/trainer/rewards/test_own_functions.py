@@ -30,6 +30,35 @@ def test_a_function_gets_the_columns_that_it_takes(tmp_path):
     assert own(tmp_path / "r.py", "return [len(c) for c in completions]") == [1.0, 2.0]
 
 
+def test_a_function_may_have_nothing_to_say_of_an_answer(tmp_path):
+    assert own(tmp_path / "r.py", "return [1, None]") == [1.0, None]
+
+
+def test_a_function_may_wait_for_others(tmp_path):
+    path = tmp_path / "r.py"
+    path.write_text(
+        "import asyncio\n"
+        "async def score(text):\n    await asyncio.sleep(0)\n    return len(text)\n"
+        "async def mine(completions, answer):\n"
+        "    return await asyncio.gather(*map(score, completions))\n"
+    )
+    (reward,) = rewards_of(config(f"{path}:mine"), ["answer"], "cpu")
+
+    assert reward(completions=["a", "bb"], answer=["x", "y"]) == [1.0, 2.0]
+    other = tmp_path / "other.py"
+    other.write_text("async def mine(completions):\n    raise KeyError('nothing')\n")
+    (reward,) = rewards_of(config(f"{other}:mine"), ["answer"], "cpu")
+    with pytest.raises(CodeError, match=r"line 2, in mine: KeyError"):
+        reward(completions=["a"])
+
+
+@pytest.mark.parametrize("name", ["exact_match", "contains_answer"])
+def test_a_row_without_an_answer_is_not_scored_by_it(name):
+    (reward,) = rewards_of(config(name), ["answer"], "cpu")
+
+    assert reward(completions=["None", "4"], answer=[None, "4"]) == [None, 1.0]
+
+
 def test_an_error_names_file_line_and_function(tmp_path):
     path = tmp_path / "r.py"
 
@@ -41,7 +70,7 @@ def test_an_error_names_file_line_and_function(tmp_path):
     ("body", "problem"),
     [
         ("return [1]", "1 rewards for 2 completions"),
-        ("return [1, None]", "None as reward 2"),
+        ("return [1, 'x']", "'x' as reward 2"),
         ("return [float('nan'), 1]", "nan as reward 1"),
         ("return 5", "a int instead of a list"),
         ("pass", "a NoneType instead of a list"),

@@ -208,8 +208,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         columns = {name: [row[name] for row in rows] for name in rows[0]}
         columns |= {"prompts": prompts, "completions": completions}
         columns.pop("prompt")
-        scores = [function(**columns) for function in self.reward_funcs]
-        return torch.tensor(scores, dtype=torch.float32, device=self.args.device).sum(dim=0)
+        scores = [
+            [math.nan if score is None else score for score in function(**columns)]
+            for function in self.reward_funcs
+        ]
+        # A function that has nothing to say of an answer adds nothing.
+        return torch.tensor(scores, dtype=torch.float32, device=self.args.device).nansum(dim=0)
 
     def _read_all(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return what is read of a rollout but the entropies, in parts where memory asks for it."""
