@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainer.contract.errors import DataError
@@ -39,9 +40,9 @@ def lost(
 
     White space does not count, and neither does whether a text is escaped as JSON.
     """
-    shown = _squeezed(text)
+    shown = _Shown(text)
     for tool in tools:
-        if "tools" not in template.words or not _is_in(shown, tool["function"]["name"]):
+        if "tools" not in template.words or tool["function"]["name"] not in shown:
             yield Loss(-1, "the tools", tool["function"]["name"])
     for i, message in enumerate(messages):
         # A short name may well stand in the text by chance.
@@ -87,23 +88,23 @@ def refuse_lost(
     return forgotten
 
 
-def _lost_of(i: int, message: Message, shown: str) -> Iterator[Loss]:
+def _lost_of(i: int, message: Message, shown: _Shown) -> Iterator[Loss]:
     content = message.get("content", "")
-    if not _is_in(shown, content):
+    if content not in shown:
         thoughts, end, said = content.rpartition(END_OF_THOUGHTS)
         # The tag before them may be part of the way of asking.
         thoughts = thoughts.strip().removeprefix(START_OF_THOUGHTS)
-        if end and message["role"] == "assistant" and not _is_in(shown, thoughts):
+        if end and message["role"] == "assistant" and thoughts not in shown:
             yield Loss(i, "the thoughts", thoughts)
-        if not _is_in(shown, said):
+        if said not in shown:
             yield Loss(i, "the content", said)
     thoughts = message.get(THOUGHTS[0], "")
-    if not _is_in(shown, thoughts):
+    if thoughts not in shown:
         yield Loss(i, "the thoughts", thoughts)
     for call in message.get("tool_calls", ()):
         said = [call["function"]["name"], *_leaves(call["function"]["arguments"])]
         for each in said:
-            if not _is_in(shown, each):
+            if each not in shown:
                 yield Loss(i, "the tool calls", each)
 
 
@@ -120,10 +121,23 @@ def _leaves(value: Any) -> Iterable[str]:
         yield value if isinstance(value, str) else json.dumps(value)
 
 
-def _is_in(shown: str, said: str) -> bool:
-    said = said.strip()
-    forms = (said, json.dumps(said, ensure_ascii=False)[1:-1], json.dumps(said)[1:-1])
-    return any(_squeezed(form) in shown for form in forms)
+class _Shown:
+    """What a template has rendered: whatever is shown of it, in whichever spelling, is in it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __contains__(self, said: str) -> bool:
+        said = said.strip()
+        # The usual case costs no more than this.
+        if said in self._text:
+            return True
+        forms = (said, json.dumps(said, ensure_ascii=False)[1:-1], json.dumps(said)[1:-1])
+        return any(_squeezed(form) in self._squeezed for form in forms)
+
+    @cached_property
+    def _squeezed(self) -> str:
+        return _squeezed(self._text)
 
 
 def _squeezed(text: str) -> str:
