@@ -290,10 +290,15 @@ def _answer(response: httpx.Response) -> Answer:
     if sent and not response.is_success:
         text = text.replace(sent, "***")
     try:
-        data = json.loads(text) if text else None
+        # Python would read NaN and Infinity, which are no JSON, and no prices.
+        data = json.loads(text, parse_constant=_not_json) if text else None
     except ValueError:
         data = text
     return Answer(status=response.status_code, data=data, headers=response.headers)
+
+
+def _not_json(word: str) -> None:
+    raise ValueError(f"{word} is not JSON")
 
 
 @cache

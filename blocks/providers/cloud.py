@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
 
@@ -14,7 +15,7 @@ from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.api import Api
 from blocks.providers.base import Provider
-from trainer.contract.errors import CredentialsError
+from trainer.contract.errors import CredentialsError, OrchestratorError, ProviderError
 
 ALLOW_MORE = "Allow more in resources or limits, choose another provider, or wait."
 """What to do when nothing for hire fits."""
@@ -74,6 +75,39 @@ class CloudProvider(Provider):
             # A digest, so that no key becomes the key of a dictionary that a traceback could show.
             account=hashlib.sha256(key.encode()).hexdigest(),
         )
+
+
+@contextmanager
+def as_described(
+    title: str, call: str, kind: type[OrchestratorError] = ProviderError
+) -> Iterator[None]:
+    """Turn what goes wrong with an answer's shape, in the body, into an error of ours.
+
+    Args:
+        title: the provider's name in messages.
+        call: what was answered, such as GET /instances.
+        kind: `Unanswered` where it may have been an order: something may have come of it.
+
+    Raises:
+        OrchestratorError: of that kind; the answer is not as the provider describes it.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise kind(
+            f"{title}'s answer to {call} is not as it is described: {type(error).__name__}: {error}."
+        ) from error
+
+
+def rows_in(title: str, call: str, data: Any) -> list[dict[str, Any]]:
+    """Return a list of objects, of which none may be missing: it could be a machine.
+
+    Raises:
+        ProviderError: it is anything else.
+    """
+    if isinstance(data, list) and all(isinstance(row, dict) for row in data):
+        return data
+    raise ProviderError(f"{title}'s answer to {call} is no list of objects.")
 
 
 def not_as_described(provider: str, title: str, *, id: str, mark: str) -> Instance:

@@ -17,7 +17,7 @@ from blocks.marks import PREFIX, Mark, installation_id
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Unanswered
-from blocks.providers.cloud import ALLOW_MORE, CloudProvider
+from blocks.providers.cloud import ALLOW_MORE, CloudProvider, as_described, rows_in
 from blocks.providers.lambda_cloud.answers import (
     ABSENT,
     SET_KEY,
@@ -25,6 +25,8 @@ from blocks.providers.lambda_cloud.answers import (
     error_of,
     fits,
     instance_of,
+    is_type,
+    keys_of,
     offer_of,
     regions_of,
 )
@@ -184,17 +186,28 @@ class LambdaCloud(CloudProvider):
         raise error_of(answer, self._key())
 
     async def _types(self) -> list[dict[str, Any]]:
+        """Return the rows of types that can be read; one of another kind hides no other.
+
+        Raises:
+            OrchestratorError: none can be.
+        """
+
         async def fetch() -> list[dict[str, Any]]:
             types = self._data(await self._call("GET", "/instance-types"))
-            return [row for row in types.values() if isinstance(row.get("instance_type"), dict)]
+            with as_described(self.title, "GET /instance-types"):
+                rows = [row for row in types.values() if is_type(row)]
+                if types and not rows:
+                    raise ValueError("no type of instance can be read")
+            return rows
 
         return await self._api().shared("types", TYPES_SECONDS, fetch)
 
     async def _rows(self) -> list[dict[str, Any]]:
         async def fetch() -> list[dict[str, Any]]:
-            found = self._data(await self._call("GET", "/instances"))
-            rows = [row for row in found if isinstance(row, dict) and row.get("id")]
-            self._keys_of.update((row["id"], row.get("ssh_key_names") or []) for row in rows)
+            call = "GET /instances"
+            rows = rows_in(self.title, call, self._data(await self._call("GET", "/instances")))
+            with as_described(self.title, call):
+                self._keys_of.update((str(row["id"]), keys_of(row)) for row in rows)
             return rows
 
         return await self._api().shared("instances", INSTANCES_SECONDS, fetch)
@@ -203,7 +216,13 @@ class LambdaCloud(CloudProvider):
         answer = await self._api().read(_path(id), INSTANCES_SECONDS)
         if code_of(answer) in ABSENT:
             return absent(self.provider_name, id)
-        return self._instance(self._data(answer))
+        with as_described(self.title, f"GET {_path(id)}"):
+            return self._instance(self._data(answer))
+
+    async def _ssh_keys(self) -> list[dict[str, Any]]:
+        return rows_in(
+            self.title, "GET /ssh-keys", self._data(await self._call("GET", "/ssh-keys"))
+        )
 
     def _instance(self, row: Mapping[str, Any]) -> Instance:
         return instance_of(row, user=self._user(), port=self._port())
@@ -285,11 +304,12 @@ class LambdaCloud(CloudProvider):
         return name
 
     async def _registered(self, public_key: str) -> str:
-        keys = self._data(await self._call("GET", "/ssh-keys"))
         same = [
-            key for key in keys if str(key.get("public_key")).split()[:2] == public_key.split()[:2]
+            key
+            for key in await self._ssh_keys()
+            if str(key.get("public_key")).split()[:2] == public_key.split()[:2]
         ]
-        return str(same[0]["name"]) if same else ""
+        return str(same[0].get("name") or "") if same else ""
 
     async def _remove_idle_keys(self, left: Collection[str], *, without: str = "") -> None:
         """Remove SSH keys of ours that no instance uses.
@@ -304,13 +324,13 @@ class LambdaCloud(CloudProvider):
         own = f"{PREFIX}-{installation_id()}-"
         try:
             rows = [row for row in await self._rows() if row["id"] != without]
-            used = {name for row in rows for name in row.get("ssh_key_names") or ()}
-            for key in self._data(await self._call("GET", "/ssh-keys")):
+            used = {name for row in rows for name in keys_of(row)}
+            for key in await self._ssh_keys():
                 name = str(key.get("name"))
                 ripe = name in left or time.time() - _made(name) > KEY_IDLE_SECONDS
                 # Only keys that this installation registered: an account has other users.
                 if name.startswith(own) and name not in used and ripe:
-                    await self._call("DELETE", f"/ssh-keys/{quote(key['id'])}")
+                    await self._call("DELETE", f"/ssh-keys/{quote(str(key.get('id')))}")
         except OrchestratorError as error:  # the next sweep takes them
             logger.info("SSH keys are left at Lambda Cloud: %s", error)
 

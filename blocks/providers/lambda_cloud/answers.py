@@ -60,8 +60,8 @@ def offer_of(row: Mapping[str, Any]) -> Offer:
     """Return the type of a row of types or of instances as an offer without a region."""
     kind = row.get("instance_type") or {}
     specs = kind.get("specs") or {}
-    gpus = int(specs.get("gpus") or 0)
-    cents = kind.get("price_cents_per_hour")
+    gpus = int(_number(specs.get("gpus")) or 0)
+    cents = _number(kind.get("price_cents_per_hour"))
     words = str(kind.get("gpu_description") or kind.get("name") or "")
     # There is no field for it: it stands in the description, as in "A100 (40 GB SXM4)".
     memory = re.search(r"(\d+) GB", words)
@@ -73,15 +73,44 @@ def offer_of(row: Mapping[str, Any]) -> Offer:
         gpu_type=words if gpus else None,
         gpu_count=gpus,
         vram_gb=float(memory[1]) if memory and gpus else 0.0,
-        disk_gb=specs.get("storage_gib"),
-        ram_gb=specs.get("memory_gib"),
+        disk_gb=_number(specs.get("storage_gib")),
+        ram_gb=_number(specs.get("memory_gib")),
     )
+
+
+def _number(value: Any) -> float | None:
+    """Return a number of an answer, which may be missing.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+        return value
+    raise TypeError(f"{value!r} is not a number")
+
+
+def is_type(row: Any) -> bool:
+    """Whether a row of types can be read."""
+    try:
+        offer, _ = offer_of(row), regions_of(row)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False
+    return bool(offer.instance_type)
+
+
+def keys_of(row: Mapping[str, Any]) -> list[str]:
+    """Return the names of the SSH keys of a row of instances.
+
+    Raises:
+        TypeError: they are no list.
+    """
+    return [str(name) for name in [*(row.get("ssh_key_names") or ())]]
 
 
 def regions_of(row: Mapping[str, Any]) -> list[str]:
     """Return the regions where a type is to be had, of a row of types."""
     regions = row.get("regions_with_capacity_available") or ()
-    return [region["name"] for region in regions if region.get("name")]
+    return [str(region["name"]) for region in regions if region.get("name")]
 
 
 def instance_of(row: Mapping[str, Any], *, user: str, port: int) -> Instance:

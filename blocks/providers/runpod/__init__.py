@@ -174,7 +174,10 @@ class RunPod(CloudProvider):
         for _ in range(MOST_PAGES):
             answer = await self._call("GET", "/pods", params=params)
             rows = rows_of(answer, "pods")
-            found += [instance for row in rows if (instance := instance_of(row))]
+            pods = [instance for row in rows if (instance := instance_of(row))]
+            if len(pods) < len(rows):
+                raise ProviderError("RunPod's answer to GET /pods has a pod without an id.")
+            found += pods
             pages = answer.data.get("pagination")
             cursor = pages.get("nextCursor") if isinstance(pages, dict) else None
             if not cursor or not pages.get("hasNextPage"):

@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.api import Answer, Api
-from blocks.providers.cloud import not_as_described
+from blocks.providers.cloud import not_as_described, rows_in
 from trainer.contract.errors import (
     CapacityError,
     ConfigError,
@@ -143,7 +143,7 @@ class _PodCpu(_Answer):
 
 
 class _Pod(_Answer):
-    id: str
+    id: str = Field(min_length=1)
     name: str | None = None
     status: str | None = None
     gpu: _PodGpu | None = None
@@ -161,7 +161,7 @@ def instance_of(row: Mapping[str, Any]) -> Instance | None:
         return _instance(_Pod.model_validate(row))
     except ValidationError:
         id, name = row.get("id"), row.get("name")
-    if not isinstance(id, str):
+    if not isinstance(id, str) or not id:
         return None
     return not_as_described("runpod", "RunPod", id=id, mark=name if isinstance(name, str) else "")
 
@@ -201,9 +201,7 @@ def rows_of(answer: Answer, name: str) -> list[dict[str, Any]]:
         ProviderError: the answer has none.
     """
     rows = answer.data.get(name) if isinstance(answer.data, dict) else None
-    if not isinstance(rows, list):
-        raise ProviderError(f"RunPod's answer has no list of {name}.")
-    return [row for row in rows if isinstance(row, dict)]
+    return rows_in("RunPod", f"a question for {name}", rows)
 
 
 def is_absent(answer: Answer) -> bool:

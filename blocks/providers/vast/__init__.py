@@ -17,7 +17,7 @@ from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Api, Unanswered
-from blocks.providers.cloud import ALLOW_MORE, CloudProvider
+from blocks.providers.cloud import ALLOW_MORE, CloudProvider, rows_in
 from blocks.providers.lost_answer import came_of
 from blocks.providers.vast.answers import (
     ABSENT,
@@ -41,6 +41,7 @@ from trainer.contract.errors import (
     CredentialsError,
     FundsError,
     OrchestratorError,
+    ProviderError,
     QuotaError,
 )
 
@@ -195,9 +196,10 @@ class VastAI(CloudProvider):
             params = {"limit": 25} | ({"after_token": token} if token else {})
             answer = await self._call("GET", "/api/v1/instances/", params=params, bucket="list")
             page = self._data(answer)
-            if not isinstance(page.get("instances"), list):
-                raise Unanswered("Vast.ai gave a list of instances without a list.")
-            rows += [row for row in page["instances"] if isinstance(row, dict) and row.get("id")]
+            found = rows_in(self.title, "GET /api/v1/instances/", page.get("instances"))
+            if not all(row.get("id") for row in found):
+                raise ProviderError("Vast.ai's answer has an instance without an id.")
+            rows += found
             # A token that comes again would go round for ever.
             token, before = page.get("next_token"), token
             if not token or token == before:
@@ -254,7 +256,8 @@ class VastAI(CloudProvider):
         answer = await self._call("POST", "/api/v0/bundles/", body=query, bucket="search")
         offers = self._data(answer).get("offers") or []
         rows = offers if isinstance(offers, list) else [offers]  # one may come without its list
-        return [row for row in rows if isinstance(row, dict)]
+        found = rows_in(self.title, "POST /api/v0/bundles/", rows)
+        return [{**row, "id": str(row.get("id") or "")} for row in found]
 
     async def _check_on_sale(self, offer: Offer) -> float | None:
         """Look at an offer again: they change hands and prices by the minute.

@@ -74,10 +74,19 @@ def query_for(
 def fitting(
     row: Mapping[str, Any], resources: Resources, limits: Limits, *, spot: bool, bid_factor: float
 ) -> Offer | None:
-    """Return a row as an offer, or None if it is not what is asked for.
+    """Return a row as an offer, or None if it is not what is asked for, or cannot be read.
 
     Of one to bid for, the price is that of a bid above the lowest, as far as the cap allows.
     """
+    try:
+        return _fitting(row, resources, limits, spot=spot, bid_factor=bid_factor)
+    except (AttributeError, LookupError, TypeError, ValueError):  # it hides no other
+        return None
+
+
+def _fitting(
+    row: Mapping[str, Any], resources: Resources, limits: Limits, *, spot: bool, bid_factor: float
+) -> Offer | None:
     gpus = 1 if resources.gpu_count is None else resources.gpu_count
     offer = offer_of(row, disk_gb=resources.disk_gb, gpu_count=gpus, spot=spot)
     cap = limits.max_price_per_hour or math.inf

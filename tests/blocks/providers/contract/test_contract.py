@@ -8,14 +8,22 @@ import pytest
 
 from blocks.marks import Mark
 from blocks.models import InstanceStatus
+from blocks.providers import lost_answer
 from blocks.providers.absence import found_or_absent
+from blocks.providers.api import Unanswered
 from flows.renting.giving_back import Ending, until_gone
 from tests.blocks.providers.contract.conftest import CLOUDS, EVERYWHERE, Case
 from tests.blocks.providers.rented_account import mark
 from tests.clouds.cloud import Fault
 from tests.waiting import until
 from trainer.config import Limits
-from trainer.contract.errors import CapacityError, CredentialsError, OrchestratorError
+from trainer.contract.errors import (
+    CapacityError,
+    ConnectionLost,
+    CredentialsError,
+    OrchestratorError,
+    ProviderError,
+)
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE0 test"
 CREATE = r"(/pods|/machines|/launch|/asks/\d+/)$"
@@ -87,6 +95,22 @@ async def test_an_order_without_a_usable_answer_is_adopted_and_never_repeated(ca
     assert case.alive() == [instance.id]
     await gone(case, mark(), instance.id)
     assert case.alive() == []
+
+
+@CLOUDS
+@pytest.mark.parametrize("error", [ProviderError("odd"), ConnectionLost("away")], ids=str)
+async def test_an_order_of_which_nothing_can_be_learned_may_have_made_a_machine(
+    case, monkeypatch, error
+):
+    async def cannot_be_asked(*_):
+        raise error
+
+    monkeypatch.setattr(lost_answer, "found_or_absent", cannot_be_asked)
+    for method in ("POST", "PUT"):
+        case.cloud.faults.add(Fault(kind="commit_then_drop", path=CREATE, method=method))
+
+    with pytest.raises(Unanswered):
+        await launched(case)
 
 
 @CLOUDS

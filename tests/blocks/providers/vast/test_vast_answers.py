@@ -242,5 +242,5 @@ async def test_a_list_without_a_list_is_not_an_empty_account(cloud, provider, ke
     await launched(provider, key)
     cloud.missing_fields = {"instances"}
 
-    with pytest.raises(ConnectionLost):
+    with pytest.raises(ProviderError, match="GET /api/v1/instances/"):
         await provider.instances()

@@ -1,0 +1,131 @@
+"""Answers that are JSON and not what the documentation says: errors of ours, and no empty account."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blocks.providers import api
+from blocks.providers.api import Api
+from tests.blocks.providers.contract.conftest import CLOUDS, Case
+from tests.blocks.providers.contract.test_contract import launched
+from tests.blocks.providers.rented_account import mark
+from trainer.config import Limits, Resources
+from trainer.contract.errors import OrchestratorError
+
+JUNK = [None, 5, -1, 1e308, True, "x", "", [], {}, [None], [[]], ["x"], [5], {"id": 5}, {"x": {}}]
+WHOLE = ({"data": {}}, {"data": "x"}, {"error": "maintenance"}, {"error": {"code": 5}})
+
+
+def calls(case: Case, id: str):
+    provider = case.provider
+    return {
+        "instances": lambda: provider.instances(),
+        "describe": lambda: provider.describe(id),
+        "describe another": lambda: provider.describe("7"),
+        "find": lambda: provider.find(mark()),
+        "offers": lambda: provider.offers(case.resources, Limits()),
+        "offers with regions": lambda: provider.offers(
+            case.resources.model_copy(update={"regions": ["EU"]}), Limits()
+        ),
+        "offers of GPUs": lambda: provider.offers(Resources(gpu_count=1), Limits()),
+        "check": lambda: provider.check(),
+        "sweep": lambda: provider.sweep(),
+    }
+
+
+def places(tree: Any, path: tuple = ()) -> Iterator[tuple]:
+    """Yield the way to every part of a JSON value, the whole first."""
+    yield path
+    if isinstance(tree, (dict, list)):
+        for key, part in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from places(part, (*path, key))
+
+
+def broken(tree: Any, path: tuple, junk: Any) -> Any:
+    if not path:
+        return junk
+    tree = copy.deepcopy(tree)
+    at = tree
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = junk
+    return tree
+
+
+@CLOUDS
+async def test_an_answer_of_another_shape_is_an_error_of_ours(case, monkeypatch):
+    monkeypatch.setattr(api, "PAUSES", ())
+    machine = await launched(case)
+    asked = calls(case, machine.id)
+    seen = await true_answers(asked, monkeypatch)
+    hurry = settings(max_examples=150, deadline=None, database=None)
+
+    @hurry
+    @given(data=st.data())
+    def shapes(data):
+        which = data.draw(st.sampled_from(sorted(seen)))
+        path = data.draw(st.sampled_from([*places(seen[which])]))
+        junk = data.draw(st.sampled_from([*JUNK, *WHOLE]))
+        body = broken(seen[which], path, junk)
+        may_be_empty = emptied(seen[which], path, junk)
+        asyncio.run(ask_all(asked, {**seen, which: body}, may_be_empty=may_be_empty))
+
+    await asyncio.to_thread(shapes)
+
+
+async def true_answers(asked, monkeypatch) -> dict[tuple[str, str], Any]:
+    """Return what the account answers to the calls."""
+    exchange, seen = Api._exchange, {}
+
+    async def record(self, request, trace):
+        response = await exchange(self, request, trace)
+        if response.is_success and response.content:
+            seen[request.method, request.path] = response.json()
+        return response
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Api, "_exchange", record)
+        for ask in asked.values():
+            with suppress(OrchestratorError):
+                await ask()
+    return seen
+
+
+async def ask_all(asked, answers, *, may_be_empty: bool) -> None:
+    """Make all calls while the account gives these answers; any error but ours fails."""
+
+    async def answer(self, request, trace):
+        del self, trace
+        name = request.method, request.path
+        return httpx.Response(
+            200 if name in answers else 404,
+            text=json.dumps(answers.get(name)),
+            request=httpx.Request(request.method, "http://x/"),
+        )
+
+    api._shared.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Api, "_exchange", answer)
+        for name, ask in asked.items():
+            with suppress(OrchestratorError):
+                found = await ask()
+                if name == "instances":
+                    assert found or may_be_empty, "no machine is seen, and one may be there"
+                    assert all(one.price_per_hour != 0 for one in found)
+
+
+def emptied(tree: Any, path: tuple, junk: Any) -> bool:
+    """Whether an answer with an empty list was given, as the documentation has it."""
+    for key in path:
+        tree = tree[key]
+    return isinstance(tree, list) and junk == []
