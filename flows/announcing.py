@@ -19,7 +19,7 @@ from prefect.states import Running
 
 from flows.logger import logger
 from flows.outcome import is_cancelled
-from flows.prefect_api import prefect_client
+from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.run_folder import this_run_id
 from flows.shown import PAUSING, TRAINS
 from trainer.contract.job_directory import JobState
@@ -111,6 +111,16 @@ async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
 def pause_is_wanted(state: State | None) -> bool:
     """Whether somebody asks a run to pause, in Prefect's words or in ours."""
     return state is not None and (state.type is StateType.PAUSED or state.name == PAUSING)
+
+
+async def pause_was_asked() -> bool:
+    """Whether somebody asks the flow run that calls to pause; not while Prefect does not say."""
+    try:
+        async with prefect_client() as client:
+            with asking_once():
+                return pause_is_wanted((await client.read_flow_run(this_run_id())).state)
+    except UNANSWERED:
+        return False
 
 
 def _when(state: State) -> datetime:

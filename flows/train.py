@@ -18,7 +18,7 @@ from prefect.exceptions import Abort
 from blocks.models import Instance
 from blocks.task_scope import TaskScope, all_of
 from flows import outcome
-from flows.announcing import announce, announcing
+from flows.announcing import announce, announcing, pause_was_asked
 from flows.job_file import on_this_computer
 from flows.owner import claim
 from flows.prefect_api import deployment_id, make_engine_patient
@@ -45,6 +45,9 @@ from flows.tasks.verify import verify
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded, MachineLost, OrchestratorError
 from trainer.contract.job_directory import JobState
+
+PAUSED: dict[str, Any] = {"state": JobState.PAUSED, "reason": "paused"}
+"""The status of a job that rests without a machine."""
 
 
 @flow(
@@ -115,10 +118,15 @@ async def _to_its_end(
     async with heard(job, run):
         machines = await _adopted(job, run)
         if not machines:
+            # What shall rest needs no machine: it would be hired, and paid, only to pause.
+            if await pause_was_asked():
+                return PAUSED, None
             await place(job)
             machines = await provision(job)
     while (ended := await _on_machines(job, run, machines)) is None:
         announce(JobState.INITIALIZING)
+        if await pause_was_asked():
+            return PAUSED, None
         async with heard(job, run):
             machines = await provision(job)
     return ended

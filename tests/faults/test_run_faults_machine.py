@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
+import psutil
 import pytest
 from prefect import get_client
 
+from flows.announcing import ask_to_pause
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel
 from tests.faults.scene import MEDIUM
@@ -114,3 +116,22 @@ async def test_a_machine_that_nobody_renews_saves_and_ends_itself(scene, survive
         await ask_cancel(client, await client.read_flow_run(run.id))
     await survived(run, JobState.STOPPED)
     assert len(scene.cloud.account) == 2
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(71, "machine taken back while pausing")
+async def test_a_job_that_shall_pause_hires_no_machine_for_the_one_it_lost(scene, survived):
+    run = await scene.run(scene.job(max_steps=2000))
+    await scene.said(r"checkpoint-\d+ is home")
+    for process in map(psutil.Process, scene.machine().processes()):
+        if any(word.startswith("trainer") for word in process.cmdline()):
+            process.suspend()  # so that it does not save in time
+    async with get_client() as client:
+        await ask_to_pause(client, run.id)
+    await scene.said("asked to pause")
+
+    scene.injected(run, "was taken back", ends=True)
+    scene.cloud.preempt(scene.cloud.alive()[0])
+
+    await survived(run, JobState.PAUSED, "paused; saved at step")
+    assert [hire.attempt for hire in scene.hires(run)] == [1]
