@@ -173,7 +173,13 @@ async def _stop(job: TrainingJob, workplace: Workplace, cause: str) -> None:
     if status.state is JobState.CREATED or _has_ended(status):
         return
     grace = job.limits.stop_grace_seconds
-    await workplace.ask(Desired.STOP, cause, grace_seconds=grace)
+    try:
+        await workplace.ask(Desired.STOP, cause, grace_seconds=grace)
+    except ConnectionLost:
+        raise
+    except (OrchestratorError, OSError) as error:  # its disk may be full: what is there comes home
+        logger().warning("the training in %s is not asked to stop: %s", workplace.folder, error)
+        return
     deadline = time.monotonic() + grace + EXTRA_SECONDS
     while not _has_ended(status) and time.monotonic() < deadline:
         await asyncio.sleep(LOOK_SECONDS)

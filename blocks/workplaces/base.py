@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 
 from blocks.machines.base import CommandResult as CommandResult
 from blocks.machines.base import Transfer as Transfer
+from blocks.machines.disk import Room as Room
 from trainer.config import Limits, TrainingConfig
 from trainer.contract.errors import ConfigError, ConnectionLost
 from trainer.contract.job_directory import Desired, Status, parse_status_text
@@ -273,6 +274,10 @@ class Workplace(ABC):
     @abstractmethod
     async def size(self, name: str) -> int:
         """Return the bytes of a file; 0 if it does not exist."""
+
+    @abstractmethod
+    async def room(self) -> Room:
+        """Return how much room the disk of the job directory has."""
 
     @abstractmethod
     async def remove(self, names: Sequence[str]) -> None:

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from blocks.machines import sentinel
 from blocks.machines.base import CommandResult, Machine, Transfer
+from blocks.machines.disk import room_in
 from blocks.machines.readiness import become_ready
-from blocks.workplaces.base import Lease, Log, NoAnswer, Parcel, Ready, Wanted, Workplace
+from blocks.workplaces.base import Lease, Log, NoAnswer, Parcel, Ready, Room, Wanted, Workplace
 from blocks.workplaces.delivery import deliver
 from blocks.workplaces.environment import prepare
 from trainer.config import TrainingConfig
@@ -149,6 +150,11 @@ class MachineWorkplace(Workplace):
         result = await self.machine.run(["wc", "-c", self._path(name)], timeout=SMALL_SECONDS)
         count = result.stdout.split()[:1]
         return int(count[0]) if count and count[0].isdecimal() else 0
+
+    async def room(self) -> Room:
+        """See `Workplace.room`."""
+        result = await self.machine.run(["df", "-Pk", self.folder], timeout=SMALL_SECONDS)
+        return room_in(result.stdout.strip().rpartition("\n")[2])
 
     async def remove(self, names: Sequence[str]) -> None:
         """See `Workplace.remove`."""

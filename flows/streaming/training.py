@@ -20,7 +20,13 @@ from flows.setup.shipping import ship
 from flows.streaming.checkpoint_mirror import put_back
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.contract.checkpoints import newest_valid
-from trainer.contract.errors import MachineLost, TrainingFailed
+from trainer.contract.errors import (
+    ConnectionLost,
+    DiskFull,
+    MachineLost,
+    OrchestratorError,
+    TrainingFailed,
+)
 from trainer.contract.job_directory import (
     LEASE_EXPIRED,
     Desired,
@@ -35,6 +41,7 @@ AWAY_SECONDS = 1.5  # and on a machine elsewhere, where a look is a message ther
 SILENCE_SECONDS = 10.0  # without a change of status.json: check whether a process still runs there
 PROBES = 3  # questions to the supervisor until one is in vain
 PROBE_SECONDS = 5.0  # between two of them
+FULL_BYTES = 1 << 20  # free; with less, neither a log line nor a status is written for long
 MAX_REVIVALS = 3  # supervisors started anew after one disappeared without leaving a reason
 
 T = TypeVar("T")
@@ -184,6 +191,7 @@ class RemoteTraining:
 
         Raises:
             TrainingFailed: supervisor and trainer disappear again and again without a reason.
+            DiskFull: the machine's disk is full, so that they cannot leave one.
         """
         revivals = 0
         while True:
@@ -193,14 +201,31 @@ class RemoteTraining:
                 return facts
             revivals += 1
             if revivals > MAX_REVIVALS:
-                raise TrainingFailed(
-                    f"The training's supervisor on {self.instance.id} disappeared {revivals} times."
-                )
+                raise await self._cause_of_death(revivals)
             logger().warning("no process is running in %s; starting again", self.workplace.folder)
             # Stopped because its lease ran out while we were away: nobody asked for that.
             if ended.state.at_rest:
                 await self.ask(Desired.RUN, "")
             await self.start()
+
+    async def _cause_of_death(self, times: int) -> OrchestratorError:
+        """Return why supervisors disappear, as far as the machine shows it."""
+        where = self.instance.id
+        try:
+            room = await self.workplace.room()
+        except ConnectionLost:
+            raise
+        except (OrchestratorError, OSError) as error:
+            logger().warning("how full the disk of %s is cannot be learned: %s", where, error)
+        else:
+            if room.free < FULL_BYTES:
+                return DiskFull(
+                    f"The disk of {where} is full: {room.free / 2**20:.1f} of "
+                    f"{room.total / 2**20:.0f} MiB are free in {self.workplace.folder}.",
+                    "Ask for more in resources.disk_gb, or lower save_total_limit, and resume "
+                    "the job.",
+                )
+        return TrainingFailed(f"The training's supervisor on {where} disappeared {times} times.")
 
     async def until_nobody_works(self) -> dict[str, Any]:
         """Wait until neither supervisor nor trainer runs; return what `examine` says then."""

@@ -243,7 +243,7 @@ class SshMachine(Machine):
         finally:
             channel.abort()
         if exit_code:
-            raise OrchestratorError(f"{path} cannot be replaced: {channel.stderr.text().strip()}.")
+            raise ssh_transfer.refused(path, "replaced", channel)
 
     async def _list(self, path: str, patience: Patience) -> str:
         output = Tail()

@@ -11,6 +11,7 @@ from threading import Event
 from typing import BinaryIO
 
 from blocks.machines.base import Transfer
+from blocks.machines.disk import room_in
 from blocks.machines.ssh import script as ssh_script
 from blocks.machines.ssh.channel import SILENCE_SECONDS, Channel, Cut
 from blocks.machines.ssh.connections import Connections, Patience
@@ -107,7 +108,7 @@ class _Download:
                 raise FileNotFoundError(self._remote)
             if code == ssh_script.NOT_PLAIN:
                 raise IntegrityError(f"{self._remote} is not a plain file.")
-            raise _refused(self._remote, "read", channel)
+            raise refused(self._remote, "read", channel)
         size = _number(line)
         check_limit(self._remote, size, self._limit)
         if self._size is not None and self._size != size:
@@ -176,8 +177,8 @@ class _Upload:
         line = await _read_line(channel)
         if not line:
             await channel.wait()
-            raise _refused(self._remote, "written", channel)
-        there, free = _number(line), _free_bytes(await _read_line(channel))
+            raise refused(self._remote, "written", channel)
+        there, free = _number(line), room_in(await _read_line(channel)).free
         if size - there > free:
             raise disk_full(self._remote, size, free)
         return there
@@ -213,11 +214,11 @@ class _Upload:
         code = await channel.wait()
         # cat fails for other reasons too, and only its message shows that the disk is full.
         if code == ssh_script.FULL and "rror: No space" not in channel.stderr.text():
-            raise _refused(self._remote, "written", channel)
+            raise refused(self._remote, "written", channel)
         if code == ssh_script.FULL:
-            raise disk_full(self._remote, size, _free_bytes(line))
+            raise disk_full(self._remote, size, room_in(line).free)
         if code:
-            raise _refused(self._remote, "verified", channel)
+            raise refused(self._remote, "verified", channel)
         if line.split()[:1] != [digest]:
             raise _Changed
 
@@ -228,7 +229,7 @@ async def _settle(connections: Connections, remote: str, size: int, patience: Pa
     try:
         if await channel.wait():
             await channel.drain(lambda _: None)
-            raise _refused(remote, "put at its place", channel)
+            raise refused(remote, "put at its place", channel)
     finally:
         channel.abort()
 
@@ -255,18 +256,8 @@ def _number(line: str) -> int:
     return int(line)
 
 
-def _free_bytes(line: str) -> int:
-    """Return what is free according to a line of `df -Pk`; its names may hold spaces."""
-    words = line.split()
-    # A device or mount point may hold spaces, so columns are counted from the share in percent,
-    # which the free blocks precede.
-    for index, word in enumerate(words):
-        if word.endswith("%") and word[:-1].isdecimal() and index:
-            return _number(words[index - 1]) * 1024
-    raise OrchestratorError(f"The machine answered {line[:80]!r} instead of its free disk space.")
-
-
-def _refused(remote: str, deed: str, channel: Channel) -> OrchestratorError:
+def refused(remote: str, deed: str, channel: Channel) -> OrchestratorError:
+    """Return what a script's complaint about a file means, such as a disk that is full."""
     said = channel.stderr.text().strip().rpartition("\n")[2]
     if "No space left" in said:
         return DiskFull(f"{remote} cannot be {deed}: {said}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sys
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -194,3 +195,13 @@ def append(path, content):
 
 def text(path):
     return path.read_text()
+
+
+async def test_a_place_says_how_much_room_its_disk_has(workplace, tmp_path):
+    await workplace.write("status.json", {})
+
+    room = await workplace.room()
+
+    total, _, free = shutil.disk_usage(tmp_path)
+    assert room.total == pytest.approx(total, rel=0.2)  # df leaves out what root keeps for itself
+    assert room.free == pytest.approx(free, rel=0.1)
