@@ -16,11 +16,13 @@ from pathlib import Path
 
 from flows.artifact_folder import check_artifact_folder
 from flows.renting.cost_estimate import can_estimate, estimated
+from flows.trainer_process import ask_trainer
 from trainer.config import TrainingJob
 from trainer.config.chat_templates import is_file
 from trainer.config.code_references import references
 from trainer.config.model_files import looks_like_path
 from trainer.contract.words import duration
+from trainer.data.demanding import demanding_rows
 from trainer.data.reading import names_hub_dataset
 from trainer.preflight.commands import check_foreign
 from trainer.preflight.table import Check, Finding, Needs, Subject
@@ -140,6 +142,21 @@ def _estimate(subject: Subject) -> Finding:
     return Finding(text, facts)
 
 
+def _template(subject: Subject) -> Finding:
+    config = subject.config
+    if next(demanding_rows(config), None) is None:
+        return Finding("two speakers in turns, which every chat template takes")
+    count = ask_trainer("rendering", _job(subject))["rows"]
+    return Finding(f"shows everything that {count} rows with more than two speakers hold")
+
+
+def _renders_here(subject: Subject) -> bool:
+    """Whether the chats can be rendered here: rows, tokenizer and transformers are."""
+    dataset, model = subject.config.dataset, Path(subject.config.model).expanduser()
+    here = Path(dataset.path).expanduser().exists() and (model / "tokenizer.json").is_file()
+    return here and dataset.on_bad_row == "refuse" and can_estimate(_job(subject))
+
+
 def _why_no_estimate(job: TrainingJob) -> str:
     if job.training.trainer != "builtin":
         return "the job uses another trainer than the built-in one"
@@ -186,5 +203,12 @@ ESTIMATE = Check(
     needs=frozenset({Needs.PROBE}),
     notice="estimating memory and time",
 )
-PREFLIGHT = (*JOB, *TRAINING, MACHINE)
+TEMPLATE = Check(
+    name="template",
+    look=_template,
+    applies=_renders_here,
+    needs=frozenset({Needs.ROWS}),
+    reads=("training.dataset", "training.model"),
+)
+PREFLIGHT = (*JOB, *TRAINING, TEMPLATE, MACHINE)
 """All checks, cheap ones first. The estimate of time and memory comes after them."""

@@ -14,6 +14,7 @@ from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
 from trainer.data.answers import AnswerEncoder, Asked, one_prompt
 from trainer.data.chats import NO_LOSS, ChatEncoder, Encoded
+from trainer.data.demanding import messages_of
 from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.judged import Judged, Preference, Prompt, Said
 from trainer.data.parsing import Row
@@ -21,7 +22,6 @@ from trainer.data.spans import Turns, assistants
 from trainer.data.tally import Tally
 from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
-from trainer.data.turns import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,7 +92,7 @@ class RowEncoder:
         return pa.RecordBatch.from_pylist(list(found), schema=schema)
 
     def _note_unread(self, rows: Rows, tally: Tally) -> None:
-        chats = [messages for _, example in rows if (messages := _messages(example))]
+        chats = [messages for _, example in rows if (messages := messages_of(example))]
         if not chats:
             return
         tally.chats += len(chats)
@@ -292,19 +292,3 @@ def _each(example: Example) -> Iterable[Judged]:
 def _note(turns: Turns, tally: Tally) -> None:
     tally.note(FORGOTTEN, turns.forgotten)
     tally.note(VARIED, turns.varied)
-
-
-def _messages(example: Example) -> list[Message]:
-    """Return every message of an example, none where it is of texts."""
-    match example:
-        case Chat(messages):
-            return messages
-        case Preference(prompt, chosen, rejected):
-            said: tuple[Said, ...] = (prompt, chosen, rejected)
-        case Judged(prompt, completion):
-            said = (prompt, completion)
-        case Prompt(prompt):
-            said = (prompt,)
-        case _:
-            return []
-    return [message for each in said if not isinstance(each, str) for message in each]

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from trainer.data.templates import ChatTemplate
 
 WAYS = {
-    "the tool calls": "Give the model a chat template that shows tool calls, or write them into the "
+    "the tool calls": "Set chat_template to one that shows tool calls, or write them into the "
     "content as the model is to write them.",
-    "the thoughts": "Give the model a chat template that shows thoughts, or remove them from the rows.",
-    "the tools": "Give the model a chat template that shows tools, or describe them in the system "
+    "the thoughts": "Set chat_template to one that shows thoughts, or remove them from the rows.",
+    "the tools": "Set chat_template to one that shows tools, or describe them in the system "
     "message.",
 }
 """What may be lost, and the way to keep it."""
-CONTENT = "Give the model a chat template that shows it, or write it into another turn."
+CONTENT = "Set chat_template to one that shows it, or write it into another turn."
 
 
 class Loss(NamedTuple):
