@@ -138,7 +138,7 @@ async def test_what_does_not_fit_here_waits_for_room_on_its_machine(scene, hunt,
             )
         return "home"
 
-    async with renewed(hunt.job, [instance]):
+    async with renewed(hunt.job, hunt.run, [instance]):
         assert await in_contact(hunt.job, provider, instance, hunt.journal, too_big) == "home"
         tries = -10_000
         with pytest.raises(HomeDiskFull) as full_for_long:  # for a lease's time, and no longer
@@ -262,3 +262,18 @@ async def test_a_run_at_rest_is_executed_again_only_when_a_person_asks(scene, su
     assert "this run is Failed already" in RunFolder(run.id).notes.read_text()
     await survived(run, JobState.FAILED, "^DependencyError: ")
     assert len(scene.cloud.account) == 1
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(72, "machine's disk full")
+async def test_a_training_whose_machine_has_no_room_left_says_so_and_comes_home(
+    scene, survived, small_disk
+):
+    small_disk(scene.cloud.folder, "150m")
+    run = await scene.run(scene.job(max_steps=2000, save_steps=50))
+    await scene.at_step(run, 60)
+
+    scene.injected(run, "starting again", ends=True)
+    with full(scene.cloud.folder):
+        await survived(run, JobState.FAILED, "^DiskFull: The disk of .* is full: 0.0 of 150 MiB")
+    assert not scene.hires(run)[0].is_open
