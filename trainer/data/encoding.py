@@ -22,6 +22,7 @@ from trainer.data.spans import Turns, assistants
 from trainer.data.tally import Tally
 from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
+from trainer.data.turns import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ SCHEMAS = {
 }
 """The columns by what a method learns from, as TRL's trainers name them."""
 
+SAID = ("role", "content")
 FORGOTTEN = "earlier turns are shown without their thoughts, as the chat template does it"
 VARIED = "chats are rendered by TRL's training variant of the chat template, which shows them whole"
 NOTHING = "nothing to learn within max_length"
@@ -97,8 +99,10 @@ class RowEncoder:
             return
         tally.chats += len(chats)
         template = ChatTemplate(self._tokenizer)
+        # Of prompts TRL gets role and content alone.
+        unread = _further if self._method.generates else template.unread
         for messages in chats:
-            for name in set(template.unread(messages)):
+            for name in set(unread(messages)):
                 tally.ignore(f"{name} (in messages)", 1)
 
     # Chats and texts -------------------------------------------------------------------------
@@ -210,7 +214,7 @@ class RowEncoder:
                 tally.drop(NO_ROOM)
             else:
                 tally.keep(length, None)
-                kept.append({**example.others, "prompt": example.prompt})
+                kept.append({**example.others, "prompt": _plain(example.prompt)})
         if not kept:
             return pa.RecordBatch.from_pylist([], schema=self._prompts)
         # A column that only some rows have is there for all of them, and empty in the others.
@@ -263,6 +267,16 @@ def with_same_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBa
     tables = [pa.Table.from_batches([batch]) for batch in batches]
     table = pa.concat_tables(tables, promote_options="permissive")
     yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+
+
+def _plain(said: Said) -> Said:
+    if isinstance(said, str):
+        return said
+    return [{name: message[name] for name in SAID} for message in said]
+
+
+def _further(messages: Iterable[Message]) -> Iterator[str]:
+    return (key for message in messages for key in message if key not in SAID)
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

@@ -175,7 +175,7 @@ def question(asking: Asking, value: Any) -> Said:
             raise RowProblem(
                 f"{name}[{i}]", "calls tools", "remove the row: answers have none here"
             )
-    return [{"role": each["role"], "content": each["content"]} for each in messages]
+    return [{k: v for k, v in each.items() if k != WEIGHTS[0]} for each in messages]
 
 
 LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}

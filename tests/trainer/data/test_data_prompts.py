@@ -65,3 +65,12 @@ def test_prompts_that_leave_no_room_are_dropped_and_counted(prepare):
 def test_when_no_prompt_is_left_the_remedy_is_named(prepare):
     with pytest.raises(DataError, match=r"none of 1 rows.*\(1: the prompt leaves no room"):
         prepare([{"prompt": "x" * 30}], max_length=24, max_completion_length=8)
+
+
+def test_what_a_prompt_says_beside_its_words_is_named(prepare):
+    asked = [{"role": "user", "content": "x", "name": "Ann"}]
+
+    data = prepare([{"prompt": asked}] * 2)
+
+    assert data.train[0] == {"prompt": [{"role": "user", "content": "x"}]}
+    assert data.facts["unread"] == {"name (in messages)": 2}
