@@ -6,10 +6,13 @@ import asyncio
 
 import pytest
 
+from blocks import uptime as clocks
 from blocks.keys import MachineKeys
 from blocks.providers.runpod import RunPod
+from blocks.uptime import uptime
 from flows.execute import create_run
 from flows.renting import adopting, giving_back
+from flows.renting import hire as hiring_row
 from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back
 from flows.renting.hiring import Hiring
@@ -147,3 +150,38 @@ async def test_a_key_revoked_while_a_machine_boots_leads_to_the_next_provider(
         assert instance.provider == "vast"
         assert journal.hires[0].is_open  # nobody knows whether it is gone: reconcile asks again
         assert "CredentialsError" in journal.hires[0].cause
+
+
+async def test_a_machine_that_ended_itself_while_we_were_away_is_paid_until_then(
+    cloud, monkeypatch
+):
+    monkeypatch.setattr(RunPod, "settle_seconds", 0.0)
+    job = job_on("runpod")
+    journal, instance = await hired(job)
+    before, away = journal.hires[0].seconds(), 8 * 3600.0
+    cloud.kill_machine(instance.id)
+    later = uptime() + away
+    for module in (clocks, hiring_row):
+        monkeypatch.setattr(module, "uptime", lambda: later)
+
+    again = Journal.of(journal.run)
+    assert await Hiring(job, journal.run, again, Budget(job, again)).adopted() == []
+
+    lease = job.limits.lease_minutes * 60 + job.limits.stop_grace_seconds
+    [hire] = Journal.of(journal.run).hires
+    assert not hire.is_open
+    assert hire.seconds() == pytest.approx(before + lease + 60, abs=20)
+
+
+async def test_a_machine_that_outlived_our_absence_is_paid_for_all_of_it(cloud, monkeypatch):
+    job = job_on("runpod")
+    journal, instance = await hired(job)
+    later = uptime() + 8 * 3600.0
+    for module in (clocks, hiring_row):
+        monkeypatch.setattr(module, "uptime", lambda: later)
+
+    again = Journal.of(journal.run)
+    [adopted] = await Hiring(job, journal.run, again, Budget(job, again)).adopted()
+
+    assert adopted.id == instance.id
+    assert again.hires[0].seconds() >= 8 * 3600
