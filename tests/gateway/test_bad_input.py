@@ -279,7 +279,7 @@ def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[
     groups = (app, renting_commands, servers)
     commands = [command for group in groups for command in group.registered_commands]
 
-    assert len(commands) == 24
+    assert len(commands) == 25
     for command in commands:
         assert "Example: trainctl " in ((command.callback and command.callback.__doc__) or "")
 

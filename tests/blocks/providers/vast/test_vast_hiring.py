@@ -215,7 +215,7 @@ async def test_a_name_that_is_taken_is_returned(cloud, provider, key):
 
 
 async def test_an_instance_that_is_not_listed_yet_is_not_gone(cloud, provider, key):
-    cloud.list_lag = math.inf
+    cloud.list_lag, cloud.boot_seconds = math.inf, 600.0
     instance = await launched(provider, key)
 
     assert (await provider.describe(instance.id)).status is InstanceStatus.PROVISIONING
