@@ -63,6 +63,9 @@ class Columns:
             found |= self._one("input", CONTEXTS, found)
         if layout == "preference" and "prompt" not in found:
             found |= self._one("prompt", QUESTIONS, found)
+            # Where an answer is one message, the conversation that it follows stands beside it.
+            if isinstance(self._row[found["chosen"]], dict) and "prompt" not in found:
+                found |= self._one("prompt", ("conversations", "messages"), found, list)
         return {ours: theirs for ours, theirs in found.items() if ours != theirs}
 
     def _usual(self, layout: str) -> dict[str, str] | None:

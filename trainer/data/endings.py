@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,14 +10,21 @@ from jinja2 import TemplateError
 
 from trainer.contract.errors import DataError
 from trainer.data.formats import Chat
-from trainer.data.spans import PROBE, Turns
+from trainer.data.spans import Turns
 from trainer.data.templates import ChatTemplate, Span
 from trainer.data.texts import tokens_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CHAT = Chat([{"role": role, "content": PROBE} for role in ("user", "assistant") * 2])
+WORDS = [f"\ue010{i}\ue011" for i in range(4)]
+"""What is said in `CHAT`: private-use characters, which no template holds, and each once."""
+CHAT = Chat(
+    [
+        {"role": role, "content": said}
+        for role, said in zip(("user", "assistant") * 2, WORDS, strict=True)
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,7 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:
         count = plain.closes(text, ids, offsets, after)
         return after + count - 1 if count else None
 
-    said = [found.end() for found in re.finditer(PROBE, text)]
-    if len(said) != len(CHAT.messages):
-        return plain
+    said = [text.find(word) + len(word) for word in WORDS]
     # The last turn of a chat may end in another token than those before, at which a model stops.
     first, last = end_of(1), end_of(3)
     if first is None:

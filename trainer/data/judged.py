@@ -115,6 +115,8 @@ def preference(asking: Asking, prompt: Any, chosen: Any, rejected: Any) -> Prefe
         RowProblem: they do not make a pair.
     """
     names = asking.names
+    # One message is a conversation too.
+    chosen, rejected = ([each] if isinstance(each, dict) else each for each in (chosen, rejected))
     if isinstance(chosen, list) != isinstance(rejected, list):
         raise _other_kind(names["rejected"], rejected, names["chosen"], chosen)
     if prompt is None:

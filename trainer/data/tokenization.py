@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 512
 BATCH_CHARACTERS = 4_000_000  # so that rows of megabytes do not meet in memory
-LAYOUT = 4  # raise it when the same input gives other tokens or labels than before
+LAYOUT = 5  # raise it when the same input gives other tokens or labels than before
 
 log = logging.getLogger("trainer")
 

@@ -151,6 +151,8 @@ def _joined(parts: list[Any], field: str) -> tuple[str, str]:
     for i, part in enumerate(parts):
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
         text = part.get(kind, part.get("text")) if isinstance(part, dict) else part
+        if kind in THOUGHTS and isinstance(text, list):
+            text = _joined(text, f"{field}[{i}].{kind}")[0]
         if kind in {"text", *THOUGHTS} and isinstance(text, str):
             (texts if kind == "text" else thoughts).append(text)
         else:

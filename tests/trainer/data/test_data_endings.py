@@ -24,6 +24,10 @@ TWO_ENDS = (
     "{{ '</s>' if loop.last and m.role == 'assistant' and not add_generation_prompt else '<|im_end|>' }}"
     "{% endfor %}" + HEADER
 )
+# As DeepSeek's R1 asks: the way of asking is no part of the chat.
+THINKS = OPEN.replace("m.content }}", "m.content + '<|im_end|>' }}").replace(
+    "assistant: ' }}", "assistant: <think>\\n' }}"
+)
 BARE = (
     "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -51,6 +55,7 @@ def learnt(make_config, build_tokenizer, write_rows, tmp_path):
         (TAGGED, "four <|im_end|>four <|im_end|>", "<|im_end|>"),
         (OPEN, "four<|im_start|>four<|im_start|>", "<|im_start|>"),
         (TWO_ENDS, "four<|im_end|>four</s>", "</s>"),
+        (THINKS, "four<|im_end|>four<|im_end|>", "<|im_end|>"),
     ],
 )
 def test_the_end_of_every_turn_is_learned(learnt, template, said, stop):

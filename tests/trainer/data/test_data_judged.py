@@ -40,11 +40,15 @@ def convert(make_config):
         ),
         ({"chosen": [USER, GOOD], "rejected": [USER, BAD]}, Preference([USER], [GOOD], [BAD])),
         (
+            {"conversations": [USER], "chosen": GOOD, "rejected": BAD},
+            Preference([USER], [GOOD], [BAD]),
+        ),
+        (
             {"chosen": "Human: 2+2? AI: four", "rejected": "Human: 2+2? AI: five"},
             Preference("Human: 2+2? AI: ", "four", "five"),
         ),
     ],
-    ids=["texts", "messages", "conversations that part", "texts that part"],
+    ids=["texts", "messages", "conversations that part", "single messages", "texts that part"],
 )
 def test_a_pair_is_told_in_each_of_its_layouts(convert, row, pair):
     assert convert(row) == pair

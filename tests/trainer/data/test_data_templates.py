@@ -9,6 +9,7 @@ from transformers import AddedToken
 
 from trainer.contract.errors import DataError
 from trainer.data.chats import NO_LOSS, ChatEncoder
+from trainer.data.endings import turn_end
 from trainer.data.formats import Chat
 from trainer.data.templates import ChatTemplate
 from trainer.data.turns import chat_of
@@ -104,3 +105,15 @@ def test_thoughts_that_a_template_cuts_are_learned_by_its_variant(encoded):
         "first\n</think>\n\none<｜end▁of▁sentence｜>",
         "last\n</think>\n\ntwo<｜end▁of▁sentence｜>",
     ]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PICTURES | OTHERS])
+def test_the_end_of_a_turn_is_found(build_tokenizer, name):
+    source = (FOLDER / f"{name}.jinja").read_text()
+    tokenizer = build_tokenizer(template=source)
+    markers = sorted(set(MARKER.findall(source)))
+    tokenizer.add_tokens([AddedToken(marker, special=True) for marker in markers])
+
+    stop = tokenizer.decode([turn_end(tokenizer).stop])
+
+    assert re.search(r"end|END|eot|eos|</s>|return|^<\|user\|>$|turn\|>", stop), stop

@@ -185,14 +185,15 @@ def test_what_a_template_leaves_out_is_refused_by_name(prepare, row, template, w
 
 
 @pytest.mark.parametrize("known", ["reasoning_content", "reasoning", "thinking"])
-@pytest.mark.parametrize("given", ["reasoning_content", "reasoning", "thinking", "a part"])
+@pytest.mark.parametrize("given", ["reasoning_content", "reasoning", "thinking", "a part", "parts"])
 def test_thoughts_are_given_by_the_name_that_the_template_knows(prepare, known, given):
     template = DEAF.replace(
         "m.content", f"('[' + m.{known} + ']' if m.{known} else '') + m.content"
     )
     thoughts = {given: "Hm."}
-    if given == "a part":
-        parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "At two."}]
+    if given in {"a part", "parts"}:
+        said = "Hm." if given == "a part" else [{"type": "text", "text": "Hm."}]
+        parts = [{"type": "thinking", "thinking": said}, {"type": "text", "text": "At two."}]
         thoughts = {"content": parts}
 
     tokenizer, data = prepare([{"messages": [ASK, {**ANSWER, **thoughts}]}], template)
