@@ -162,7 +162,9 @@ class CheckedReading:
         skips = self.config.dataset.on_bad_row == "skip"
         if self.bad_rows and (not skips or self.bad_rows == self.rows):
             raise self._error()
-        if missing:
+        most = self.config.dataset.max_rows
+        # In rows that are not read it may well be.
+        if missing and (most is None or self.rows < most):
             # A name that was mistyped would leave its column out of every row.
             raise DataError(
                 f"dataset.columns: no row of {self.source.name} has {listed(missing)}; the first has "

@@ -81,7 +81,7 @@ def _dataset(subject: Subject) -> Finding:
     report = inspect_dataset(config)
     bad = f"{report.bad_rows:,} that cannot be used: skipped" if report.bad_rows else "no bad rows"
     text = (
-        f"{report.rows:,} rows, format {report.format}, {report.bytes / 1e6:.2f} MB, "
+        f"{report.rows:,} row{'' if report.rows == 1 else 's'}, format {report.format}, {report.bytes / 1e6:.2f} MB, "
         f"{report.mean_characters:.0f} characters a row, {bad}"
     )
     if report.evaluation:

@@ -123,3 +123,5 @@ def test_a_column_may_first_come_in_a_later_row(make_config, write_rows):
     )
 
     assert (report.rows, report.unread) == (2, {})
+    first = {"path": str(write_rows(rows)), "columns": {"input": "about"}, "max_rows": 1}
+    assert inspect_dataset(make_config(first)).rows == 1
