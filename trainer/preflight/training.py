@@ -86,8 +86,9 @@ def _dataset(subject: Subject) -> Finding:
     )
     if report.evaluation:
         text += f"; {report.evaluation.rows:,} rows to evaluate on"
-    if report.unread_files:
-        text += f"; files not read: {listed(report.unread_files)}"
+    evaluated = report.evaluation.files if report.evaluation else ()
+    if unread := [name for name in report.unread_files if name not in evaluated]:
+        text += f"; files not read: {listed(unread)}"
     if report.unread:
         text += f"; not read by anything: {ignored(report.unread)}"
     return Finding(text, asdict(report))

@@ -10,6 +10,8 @@ from trainer.data import inspect_dataset
 from trainer.data.reading import files_of, open_evaluation, open_training
 from trainer.data.splits import split_of
 from trainer.data.tokenization import prepare_datasets
+from trainer.preflight.table import Needs, Subject, walk
+from trainer.preflight.training import TRAINING
 
 
 @pytest.fixture
@@ -131,3 +133,12 @@ def test_an_evaluation_is_given_in_one_way(make_config):
     with pytest.raises(ValidationError, match="early_stopping_patience needs held-out rows"):
         make_config({"path": "x"}, early_stopping_patience=1)
     make_config({"path": "x", "eval_split": "test"}, early_stopping_patience=1)
+
+
+def test_only_files_that_nothing_reads_are_named(folder, make_config):
+    path = folder("train.jsonl", "test.jsonl", "validation.jsonl")
+    config = make_config({"path": str(path), "eval_split": "test"})
+
+    [dataset] = [r for r in walk(TRAINING, Subject(config), {Needs.ROWS}) if r.name == "dataset"]
+
+    assert dataset.found.text.endswith("1 rows to evaluate on; files not read: 'validation.jsonl'")
