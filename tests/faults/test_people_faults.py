@@ -59,6 +59,9 @@ async def test_another_installation_on_the_account_touches_no_machine_of_ours(
     monkeypatch.setattr(reconciling, "ORPHAN_SECONDS", 0.0)
     instance = await hunt.machine()
 
+    # Another installation is another process: it has not read the list that this one knows by now,
+    # with the marks as this one reads them.
+    (await load_provider("runpod"))._api().forget("pods")
     with monkeypatch.context() as other:
         other.setenv("TRAINING_ORCHESTRATOR_HOME", str(tmp_path / "other"))
         assert await reconcile_once() == []
