@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from gateway.cli import main
-from gateway.exits import ApiUnreachable, Exit, code_of_error, code_of_state
+from gateway.exits import ApiUnreachable, Exit, code_of_error, code_of_state, reported
 from tests.gateway.commanding import EXAMPLES, call_trainctl, job_file
 from trainer.contract.errors import ConfigError, DataError, DiskFull, OrchestratorError
 from trainer.contract.job_directory import JobState
@@ -290,3 +292,13 @@ def test_the_help_lists_the_exit_codes(capsys: pytest.CaptureFixture[str]):
 
     text = " ".join(capsys.readouterr().out.split())
     assert "0 completed, 1 failed, 2 bad input, 3 paused, 4 stopped" in text
+
+
+def test_a_disk_that_takes_nothing_is_named_with_its_room_and_the_remedy(home, capsys):
+    with pytest.raises(typer.Exit) as ended, reported():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    assert ended.value.exit_code == Exit.FAILED
+    said = capsys.readouterr().err
+    assert f"{home} cannot be written: No space left on device" in said
+    assert "set TRAINING_ORCHESTRATOR_HOME" in said
