@@ -64,7 +64,7 @@ def isolation_of(model: PreTrainedModel) -> Isolation | None:
     from token to token, nor a trained prefix, which stands before the first document only. Whether
     it does is for `trainer.methods.proof`: a layer may not pass on what attention needs.
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     text = base.config.get_text_config()
     mixes_otherwise = base._is_stateful or not KNOWN_LAYERS.issuperset(
         getattr(text, "layer_types", None) or ()
@@ -88,7 +88,7 @@ def attend_by_document(model: PreTrainedModel) -> None:
     # Without a mask function of the same name transformers makes no mask at all, and a padded
     # batch, as in evaluation, would attend to its padding.
     AttentionMaskInterface.register(BY_DOCUMENT, sdpa_mask)
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     base.set_attn_implementation(BY_DOCUMENT)
     decoder = base.base_model
     if _without_mask not in decoder._forward_pre_hooks.values():

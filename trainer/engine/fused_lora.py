@@ -37,7 +37,10 @@ class FusedLinear(lora.Linear):  # type: ignore[misc] # PEFT is not checked
         [adapter] = self.active_adapters
         a, b = self.lora_A[adapter].weight, self.lora_B[adapter].weight
         base, scaling = self.base_layer, self.scaling[adapter]
-        return _Fused.apply(x, base.weight, base.bias, a, b, scaling)  # type: ignore[no-any-return,no-untyped-call] # torch's
+        rows = x.reshape(-1, x.shape[-1])
+        y = _Fused.apply(rows, base.weight, base.bias, a, b, scaling)  # type: ignore[no-untyped-call] # torch's
+        # Here and not in the function: what a model changes in place must be no view of its making.
+        return y.view(*x.shape[:-1], y.shape[-1])  # type: ignore[no-any-return] # a tensor
 
     def _is_plain(self, x: Tensor) -> bool:
         """Whether one adapter without dropout, DoRA or biases is added, in one precision."""
@@ -58,30 +61,28 @@ class FusedLinear(lora.Linear):  # type: ignore[misc] # PEFT is not checked
 
 
 class _Fused(torch.autograd.Function):
-    """x Wᵀ + bias + s (x Aᵀ) Bᵀ, with gradients for x, A of shape (r, in) and B of shape (out, r)."""
+    """x Wᵀ + bias + s (x Aᵀ) Bᵀ for rows x, with gradients for x, A of shape (r, in) and B of shape (out, r)."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
+        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float
     ) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
         # Scaled here, where the tensor has r columns, and in place: it is ours alone.
         low = (rows @ a.t()).mul_(s)
         # beta = 1 of addmm_ adds the product while it is written: no second pass over y.
         y = nn.functional.linear(rows, weight, bias).addmm_(low, b.t())
         ctx.save_for_backward(rows, weight, a, b, low)
-        ctx.scaling, ctx.shape = s, x.shape
-        return y.view(*x.shape[:-1], y.shape[-1])
+        ctx.scaling = s
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, weight, a, b, low = ctx.saved_tensors
-        of_x, _, _, of_a, of_b, _ = ctx.needs_input_grad
-        gradient = gradient.reshape(-1, gradient.shape[-1])
+        of_rows, _, _, of_a, of_b, _ = ctx.needs_input_grad
         of_low = (gradient @ b).mul_(ctx.scaling)
         return (
-            (gradient @ weight).addmm_(of_low, a).view(ctx.shape) if of_x else None,
+            (gradient @ weight).addmm_(of_low, a) if of_rows else None,
             # The weight and the bias are frozen; see `_is_plain`.
             *(None, None),
             of_low.t() @ rows if of_a else None,

@@ -173,8 +173,8 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
 
 def _traced(config: TrainingConfig, rows: int, length: int) -> float | None:
     """Return the bytes of one pass besides weights; None where the model cannot be traced."""
-    layers: int = load_architecture(config).get_text_config().num_hidden_layers
     try:
+        layers: int = load_architecture(config).get_text_config().num_hidden_layers
         # Two layers, since the first shares the embeddings and the head with the rest: their
         # difference is what each further layer adds.
         one, two = (_trace(config, rows, length, layers=count) for count in (1, 2))
@@ -279,13 +279,17 @@ def living_storages() -> Any:
 
 def _reckoned(config: TrainingConfig, model: PreTrainedModel, rows: int, length: int) -> float:
     """Return what `_traced` returns, by the formula at the top of this file."""
+    from torch.nn import ModuleList
+
     tokens = rows * length
-    text = model.config.get_text_config()
+    # By what the model is made of: not every config says how wide and how deep it is.
+    vocabulary, hidden = model.get_input_embeddings().weight.shape
+    depth = max((len(part) for part in model.modules() if isinstance(part, ModuleList)), default=1)
     width = BYTES[precision(config)] / 2  # 34 bytes are for half precision
-    layer = ACTIVATION_BYTES * width * text.hidden_size * tokens
-    layers = text.num_hidden_layers * layer
+    layer = ACTIVATION_BYTES * width * hidden * tokens
+    layers = depth * layer
     if config.gradient_checkpointing is True:
-        layers = text.num_hidden_layers * 2 * width * text.hidden_size * tokens + layer
-    outputs = 1 if METHODS[config.method].is_classifier else text.vocab_size
+        layers = depth * 2 * width * hidden * tokens + layer
+    outputs = 1 if METHODS[config.method].is_classifier else vocabulary
     logits = LOGIT_COPIES * 4 * outputs * tokens
     return float(layers + logits)

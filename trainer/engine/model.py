@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,17 @@ from trainer.engine.arguments import precision
 from trainer.engine.attention import choose_attention
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.quantization import keep_differentiable, loading_options
+from trainer.engine.targets import check_targets, unfit_targets
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+UNLOADED = (
+    *(OSError, ValueError, KeyError, ImportError, TypeError),
+    *(AttributeError, NotImplementedError, AssertionError),
+)
+"""What transformers raises for a model that it cannot build, or not without another package."""
 
 
 def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
@@ -75,8 +83,9 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     kind = getattr(transformers, method.auto_class(adapters=False))
     options = {"num_labels": 1} if method.is_classifier else {}
     if config.init == "random":
-        trusts = config.trust_remote_code
-        model = kind.from_config(load_architecture(config), dtype=dtype, trust_remote_code=trusts)
+        architecture, trusts = load_architecture(config), config.trust_remote_code
+        build = partial(kind.from_config, architecture, trust_remote_code=trusts)
+        model = loaded(lambda *_, **given: build(dtype=given["dtype"]), config, dtype=dtype)
     else:
         options |= loading_options(config)
         model = loaded(kind.from_pretrained, config, dtype=dtype, **options)
@@ -115,11 +124,16 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
 
     if isinstance(config.peft, LoraConfig):
         _check_modules_to_save(model, config.peft.modules_to_save or [])
+        if isinstance(config.peft.target_modules, list):
+            check_targets(model, config.peft.target_modules)
+    settings = _peft_config(config)
+    if getattr(settings, "target_modules", None) == "all-linear":
+        settings.exclude_modules = sorted(unfit_targets(model)) or None
     try:
         with deprecations_allowed(), warnings.catch_warnings():
             # `_check_patterns` refuses what PEFT only warns of.
             warnings.filterwarnings("ignore", ".* did not match any targeted module")
-            adapted: PreTrainedModel = peft.get_peft_model(model, _peft_config(config))
+            adapted: PreTrainedModel = peft.get_peft_model(model, settings)
     # PEFT raises it for target_modules that match nothing, naming them in the first line.
     except ValueError as error:
         raise ConfigError(
@@ -282,9 +296,10 @@ def loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
     """
     try:
         return load(_source(config), **options, **code_options(config))
-    except (OSError, ValueError, KeyError) as error:
+    except UNLOADED as error:
         # What transformers raises of a model whose code it may not run; it names the argument.
         if "trust_remote_code" in str(error) and not config.trust_remote_code:
             raise untrusted(config) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
         raise ModelNotFound(f"training.model: {config.model} cannot be loaded: {reason}") from error

@@ -10,13 +10,14 @@ from trl import DPOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
+from trainer.methods.likelihoods import prove_likelihoods
 from trainer.methods.prepared import PreparedTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts with a better and a worse answer."""
     config = run.config
-    return assemble(
+    trainer = assemble(
         run,
         DPOTrainer,
         mixin=PreparedTrainer,
@@ -25,3 +26,5 @@ def build(run: TrainingRun) -> Trainer:
         # DPO takes a list of losses, to be weighted and added up; None leaves the default.
         loss_type=config.loss_type and [config.loss_type],
     )
+    prove_likelihoods(run, trainer, "chosen_ids")
+    return trainer

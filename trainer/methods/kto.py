@@ -7,13 +7,14 @@ from trl import KTOTrainer
 
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
+from trainer.methods.likelihoods import prove_likelihoods
 from trainer.methods.prepared import PreparedKTOTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts with an answer and its label."""
     config = run.config
-    return assemble(
+    trainer = assemble(
         run,
         KTOTrainer,
         mixin=PreparedKTOTrainer,
@@ -21,3 +22,5 @@ def build(run: TrainingRun) -> Trainer:
         beta=config.beta,
         loss_type=config.loss_type,
     )
+    prove_likelihoods(run, trainer, "completion_ids")
+    return trainer

@@ -20,6 +20,7 @@ import torch
 
 from trainer.contract.errors import ConfigError
 from trainer.data.chats import NO_LOSS
+from trainer.engine.failures import runs_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +34,15 @@ LENGTHS = (24, 17, 9)
 WINDOW = 4
 """Tokens that a window holds meanwhile, so that such short rows show whether it is kept."""
 WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention")
-EXACT, ROUGH = 1e-4, 0.05
-"""By how much of the largest logit two ways to compute one may differ: in float32, and in 16 bits,
-where a rounding at every layer is 0.4 % already."""
-ITEMS = 7.0  # an uncommon number to divide the loss by, which a mean over tokens would not give
-MOVED = (
-    0.2  # of that, by the exchange of a token elsewhere: nothing else of the computation differs
-)
+EXACT = 1e-4
+"""By how much two ways to compute a logit may differ in float32, as a part of the largest."""
+ROUGH = 0.05
+"""The same of all logits, in the mean, where numbers are rounded at every layer: to 0.4 % in 16 bits.
+A largest difference would not do: an expert's place that is narrowly lost is another product."""
+MOVED = 0.2
+"""Of that, by the exchange of a token elsewhere: nothing else of the computation differs."""
+ITEMS = 7.0
+"""What a loss is divided by: an uncommon number, which a mean over tokens would not give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +67,14 @@ class Proof:
     difference: float
     """By how much logits differed at most from those of rows alone."""
     loss_fault: str | None = None
-    """Why the model's own loss is not that of its logits; None: it is."""
+    """Why what is learned from is not what the model's logits say; None: it is."""
     refuted: dict[str, str] = field(default_factory=dict)
     """Why each way before it is not right for this model, by its name."""
 
     def in_words(self) -> str:
         """Return one line for the log."""
         found = f"{self.name}, as each alone to {self.difference:.1g}"
-        loss = f"; the loss is computed here: {self.loss_fault}" if self.loss_fault else ""
+        loss = f"; the loss is made of its logits: {self.loss_fault}" if self.loss_fault else ""
         why = "; ".join(f"not {name}: {reason}" for name, reason in self.refuted.items())
         return f"rows of a batch: {found}{loss}{f' ({why})' if why else ''}"
 
@@ -83,6 +86,7 @@ def first_proven(
     *,
     longest: int,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    fused: dict[str, Any] | None = None,
 ) -> Proof:
     """Return the first way by which the model computes what it computes of each row alone.
 
@@ -92,6 +96,8 @@ def first_proven(
         documents: token ids of some rows of the data.
         longest: tokens of the longest row that is trained on; windows beyond it do not matter.
         autocast: the precision that the training computes in.
+        fused: what TRL's fused head is called with besides a batch, where a method learns from
+            that; None: it learns from the model's own loss.
 
     Raises:
         ConfigError: the model is not causal.
@@ -103,7 +109,7 @@ def first_proven(
     with torch.random.fork_rng(devices=devices), torch.no_grad(), _short_windows(model, longest):
         model.eval()
         try:
-            return _Probe(model, _probe_rows(documents, longest), autocast).first(ways)
+            return _Probe(model, _probe_rows(documents, longest), autocast).first(ways, fused)
         finally:
             model.train(was_training)
 
@@ -163,14 +169,16 @@ class _Probe:
         self._rows = rows
         self._autocast = autocast
         self._ends = [_with_another_end(row, model) for row in rows[:-1]] + rows[-1:]
-        self._alone = [self._of_one(row) for row in rows]
-        exact = all(p.dtype is torch.float32 for p in model.parameters() if p.is_floating_point())
-        exact = exact and not torch.is_autocast_enabled(model.device.type)
-        scale = max(float(logits.abs().max()) for logits in self._alone)
-        self._tolerance = (EXACT if exact else ROUGH) * max(scale, 1e-3)
+        try:
+            self._alone = [self._of_one(row) for row in rows]
+        except Exception as error:
+            raise _failing(model, error) from error
+        self._exact = self._is_exact()
+        self._limit = EXACT if self._exact else ROUGH
+        self._scale = max(self._size(torch.cat(self._alone)), 1e-3)
         self._refuse_what_is_not_causal()
 
-    def first(self, ways: Sequence[Way]) -> Proof:
+    def first(self, ways: Sequence[Way], fused: dict[str, Any] | None) -> Proof:
         """Return the first that is right."""
         refuted: dict[str, str] = {}
         for way in ways:
@@ -180,9 +188,12 @@ class _Probe:
                 moved = self._together(way, self._ends)
                 reason, difference = self._compared(logits, moved)
             except Exception as error:  # noqa: BLE001 - what a model does not take, it does not take
-                reason = _first_line(error)
-            if reason is None:
-                return Proof(way.name, difference, self._loss_fault(way), refuted)
+                reason, difference = _first_line(error), 0.0
+            # Where numbers are rounded, nothing is safer than a padded batch that looks otherwise.
+            is_last = way is ways[-1] and not way.is_flat
+            if reason is None or (is_last and not self._exact and difference):
+                fault = self._loss_fault(way) if fused is None else self._head_fault(way, fused)
+                return Proof(way.name, difference, fault, refuted)
             refuted[way.name] = reason
         raise Refuted(refuted)
 
@@ -190,17 +201,33 @@ class _Probe:
         """Return why logits are not right, or None; and by how much they differ at most."""
         worst = 0.0
         for number, (ours, plain) in enumerate(zip(logits, self._alone, strict=True), 1):
-            where = torch.isfinite(ours).all(-1)
-            difference = float((ours - plain)[where].abs().max()) if where.any() else 0.0
-            worst = max(worst, difference)
-            if not difference <= self._tolerance:
+            worst = max(worst, difference := self._distance(ours, plain))
+            if not difference <= self._limit:
                 return f"logits of row {number} differ by {difference:.2g}", difference
         for number, (before, after) in enumerate(zip(logits, moved, strict=True), 1):
             kept = slice(None, None if number == len(logits) else -1)
-            change = torch.nan_to_num(before - after)[kept]
-            if change.numel() and float(change.abs().max()) > MOVED * self._tolerance:
+            if self._distance(before[kept], after[kept]) > MOVED * self._limit:
                 return f"row {number} sees tokens that are not its own or come later", worst
         return None, worst
+
+    def _distance(self, ours: Tensor, plain: Tensor) -> float:
+        """Return how far apart logits are, as a part of what they are; NaN are not counted."""
+        there = torch.isfinite(ours).all(-1)
+        return self._size((ours - plain)[there]) / self._scale if there.any() else 0.0
+
+    def _size(self, values: Tensor) -> float:
+        return float(values.abs().max() if self._exact else values.square().mean().sqrt())
+
+    def _is_exact(self) -> bool:
+        """Whether all is computed in float32; a GPU may take fewer bits for it than it says."""
+        model: Any = self._model
+        with self._autocast():
+            mixed = torch.is_autocast_enabled(model.device.type)
+        halves = (
+            p.is_floating_point() and p.dtype is not torch.float32 for p in model.parameters()
+        )
+        is_quantised = getattr(model, "hf_quantizer", None) is not None
+        return model.device.type == "cpu" and not mixed and not is_quantised and not any(halves)
 
     def _loss_fault(self, way: Way) -> str | None:
         """Return why the model's own loss is not the sum over learned tokens through `ITEMS`."""
@@ -212,8 +239,24 @@ class _Probe:
         except Exception as error:  # noqa: BLE001 - as above
             return _first_line(error)
         expected = self._expected_loss()
-        if abs(loss - expected) > max(EXACT, self._tolerance / 4):
+        if not abs(loss - expected) <= self._limit / 2 * expected:
             return f"the model's is {loss:.5g} instead of {expected:.5g}"
+        return None
+
+    def _head_fault(self, way: Way, fused: dict[str, Any]) -> str | None:
+        """Return why the log-likelihoods of TRL's fused head are not those of rows alone."""
+        given = {**self._batch(way, self._rows), **fused, "use_cache": False}
+        try:
+            with self._autocast():
+                scored = self._model(**given, fused_lm_head=True).log_probs
+        except Exception as error:  # noqa: BLE001 - as above
+            return _first_line(error)
+        scored = scored[:, 1 - given["labels"].shape[1] :].float()
+        for number, (row, logits) in enumerate(zip(self._rows, self._alone, strict=True), 1):
+            plain = -_losses(row, logits)[:, None]
+            difference = self._distance(scored[number - 1, : len(plain), None], plain)
+            if not difference <= self._limit:
+                return f"log-likelihoods of row {number} differ by {difference:.2g}"
         return None
 
     def _of_one(self, row: Row) -> Tensor:
@@ -248,25 +291,31 @@ class _Probe:
 
     def _expected_loss(self) -> float:
         """Return the sum over the tokens that are learned, through `ITEMS`, of rows alone."""
-        losses = [
-            torch.nn.functional.cross_entropy(
-                logits[:-1],
-                torch.tensor(row["labels"][1:], device=logits.device),
-                ignore_index=NO_LOSS,
-                reduction="none",
-            )
-            for row, logits in zip(self._rows, self._alone, strict=True)
-        ]
-        return float(torch.cat(losses).sum() / ITEMS)
+        losses = map(_losses, self._rows, self._alone)
+        return float(torch.cat(list(losses)).sum() / ITEMS)
 
     def _refuse_what_is_not_causal(self) -> None:
-        after = self._of_one(self._ends[0])
-        if float((self._alone[0] - after)[:-1].abs().max()) > MOVED * self._tolerance:
+        row, limit = self._alone[0], self._limit * (MOVED if self._exact else 1)
+        if self._distance(row[:-1], self._of_one(self._ends[0])[:-1]) > limit:
+            if self._distance(row, self._of_one(self._rows[0])) > limit:
+                raise ConfigError(
+                    f"training.model: {name_of(self._model)} computes something else of the same row "
+                    "each time.",
+                    "Choose another model, or take out of its config.json what draws random numbers.",
+                )
             raise ConfigError(
-                f"training.model: in {type(self._model).__name__} a token sees those that come "
+                f"training.model: in {name_of(self._model)} a token sees those that come "
                 "after it, so it learns to copy and not to predict.",
                 "Choose a causal model; of an encoder set is_decoder: true in its config.json.",
             )
+
+
+def _losses(row: Row, logits: Tensor) -> Tensor:
+    """Return the loss of each token but the first, 0 where nothing is to be learned."""
+    following = torch.tensor(row["labels"][1:], device=logits.device)
+    return torch.nn.functional.cross_entropy(
+        logits[:-1], following, ignore_index=NO_LOSS, reduction="none"
+    )
 
 
 def own_router_loss(model: PreTrainedModel, out: Any) -> Tensor | float:
@@ -274,18 +323,36 @@ def own_router_loss(model: PreTrainedModel, out: Any) -> Tensor | float:
     router = getattr(out, "aux_loss", None)
     if not isinstance(router, torch.Tensor):
         return 0.0
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     of_config = getattr(base.config.get_text_config(), "router_aux_loss_coef", 0.0)
     # Most read it once, when they are built.
     return router * float(getattr(base, "router_aux_loss_coef", of_config))
 
 
+def name_of(model: PreTrainedModel) -> str:
+    """Return the name of a model's class, whatever adapters wrap it."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return type(base).__name__
+
+
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:
     """Return what keeps a model from filling a cache, by which documents could see each other."""
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     parameters = inspect.signature(base.forward).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return {"use_cache": False} if takes_any or "use_cache" in parameters else {}
+
+
+def _failing(model: PreTrainedModel, error: Exception) -> Exception:
+    """Return what to raise where a model cannot compute a row by itself, with its routers or not."""
+    if runs_out(error):
+        return error
+    if getattr(model.config.get_text_config(), "output_router_logits", False):
+        remedy = "If it has no routers that are balanced, set arguments: {router_aux_loss_coef: 0}."
+    else:
+        remedy = "Choose another model."
+    what = f"training.model: {name_of(model)} cannot compute a row by itself: {_first_line(error)}."
+    return ConfigError(what, remedy)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,7 +19,8 @@ from trainer.engine.attention import Isolation, isolation_of
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.methods.lean import LeanSFTTrainer
-from trainer.methods.ways import chosen, ways_of
+from trainer.methods.proof import name_of
+from trainer.methods.ways import PROBED, chosen, ways_of
 
 COSTLY = Isolation.MASK
 """Of use to packed rows, but no faster than padding."""
@@ -55,7 +56,8 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
     padded = None if kept_apart and is_asked_for(run.config) else trainer.padded
     skips = _head_can_skip(run.model, run.config)
     ways = ways_of(run.model, kept_apart, padded, head_can_skip=skips)
-    way, proof = chosen(run, trainer, ways)
+    documents = run.train_dataset[:PROBED]["input_ids"]
+    way, proof = chosen(run, trainer, ways, documents)
     trainer.data_collator = way.collate
     if proof.loss_fault or not trainer.model_accepts_loss_kwargs:
         trainer.compute_loss_here()
@@ -79,7 +81,7 @@ def isolations(model: PreTrainedModel, config: TrainingConfig) -> list[Isolation
             return []
         wanted = "packing" if config.packs else "padding_free"
         raise ConfigError(
-            f"training.{wanted}: the attention of {type(model).__name__} cannot keep rows apart "
+            f"training.{wanted}: the attention of {name_of(model)} cannot keep rows apart "
             "that lie in one sequence.",
             f"Set {wanted}: false.",
         )
@@ -92,7 +94,7 @@ def isolations(model: PreTrainedModel, config: TrainingConfig) -> list[Isolation
 
 
 def _head_can_skip(model: PreTrainedModel, config: TrainingConfig) -> bool:
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return (
         "logits_to_keep" in inspect.signature(base.forward).parameters
         and not config.arguments.get("label_smoothing_factor")  # it wants all logits

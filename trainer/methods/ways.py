@@ -16,17 +16,18 @@ from trainer.contract.world import own_rank
 from trainer.data.collation import FlatCollator, PaddedCollator
 from trainer.engine.attention import Isolation, attend_by_document
 from trainer.engine.collectives import of_first
-from trainer.methods.proof import Proof, Refuted, Way, first_proven
+from trainer.methods.proof import Proof, Refuted, Way, first_proven, name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from transformers import PreTrainedModel, Trainer
 
     from trainer.engine.job_trainer import TrainingRun
 
 PADDED = "padded"
-PROBED = 3  # rows of the data that the proof takes
+PROBED = 3
+"""Rows of the data that the proof takes."""
 LIBRARIES = ("torch", "transformers", "peft", "trl")
 
 
@@ -41,7 +42,7 @@ def ways_of(
         collate: TRL's collator for padded rows; None where they must lie in one sequence.
         head_can_skip: see `FlatCollator`.
     """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     as_loaded = partial(_attend_as, base, str(base.config._attn_implementation))
     by_document = partial(attend_by_document, model)
     ways = [
@@ -58,10 +59,23 @@ def ways_of(
     return ways
 
 
-def chosen(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> tuple[Way, Proof]:
+def chosen(
+    run: TrainingRun,
+    trainer: Trainer,
+    ways: Sequence[Way],
+    documents: Sequence[Sequence[int]],
+    fused: dict[str, Any] | None = None,
+) -> tuple[Way, Proof]:
     """Return the first way that is proven on the trainer's model, which is made ready for it.
 
     Sharded models are split only later, and are not tried: the first way is taken.
+
+    Args:
+        run: its inputs.
+        trainer: it has the model in its place.
+        ways: from the fastest to the safest.
+        documents: token ids of some rows of the data.
+        fused: see `first_proven`.
 
     Raises:
         ConfigError: none is right.
@@ -69,28 +83,31 @@ def chosen(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> tuple[Way
     if run.config.parallelism != "ddp":
         proof = Proof(ways[0].name, 0.0)
     else:
-        proof = of_first(partial(_proven, run, trainer, ways))
+        prove = partial(
+            first_proven,
+            run.model,
+            ways,
+            documents,
+            longest=run.config.max_length,
+            autocast=trainer.accelerator.autocast,
+            fused=fused,
+        )
+        proof = of_first(partial(_remembered, run, _key(run, trainer, ways), prove))
     way = next(way for way in ways if way.name == proof.name)
     way.prepare()
     return way, proof
 
 
-def _proven(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> Proof:
+def _remembered(run: TrainingRun, key: str, prove: Callable[[], Proof]) -> Proof:
     """Prove, say what came of it and note it in the job directory, or read it there."""
-    note, key = run.directory.cache / "proof.json", _key(run, trainer, ways)
+    note = run.directory.cache / "proof.json"
     known = read_json(note) or {}
     if known.get("key") == key:
         proof = Proof(**known["proof"])
         print(proof.in_words(), flush=True)  # noqa: T201 - standard output is the job's log
         return proof
     try:
-        proof = first_proven(
-            run.model,
-            ways,
-            run.train_dataset[:PROBED]["input_ids"],
-            longest=run.config.max_length,
-            autocast=trainer.accelerator.autocast,
-        )
+        proof = prove()
     except Refuted as error:
         raise _refused(run, str(error)) from error
     print(proof.in_words(), flush=True)  # noqa: T201 - as above
@@ -108,6 +125,7 @@ def _key(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> str:
     facts = {
         "model": [type(model).__name__, model.config.to_json_string(use_diff=False)],
         "adapters": str(getattr(model, "peft_config", None)),
+        "method": run.config.method,
         "ways": [way.name for way in ways],
         "precision": [str(model.dtype), str(trainer.accelerator.mixed_precision)],
         "device": model.device.type,
@@ -118,9 +136,7 @@ def _key(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> str:
 
 
 def _refused(run: TrainingRun, reasons: str) -> ConfigError:
-    base: Any = run.model
-    base = base.get_base_model() if hasattr(base, "peft_config") else base
-    name = type(base).__name__
+    name = name_of(run.model)
     if run.config.packs or run.config.padding_free:
         wanted = "packing" if run.config.packs else "padding_free"
         return ConfigError(

@@ -111,3 +111,18 @@ def test_layers_that_are_trained_themselves_are_left_alone():
     assert len(expected) == len(found) == 7
     for theirs, ours in zip(expected, found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_comes_out_may_be_changed_in_place():
+    """As Gemma 3n does with what a layer returns."""
+    import torch
+
+    from tests.trainer.engine.lora_pairs import pair
+
+    _, fused = pair()
+    x = torch.randn(2, 5, 12, requires_grad=True)
+
+    y = fused.base_model.model.first(x)
+    y.mul_(2).sum().backward()
+
+    assert x.grad.abs().max() > 0

@@ -18,7 +18,7 @@ OWN = {
 }
 
 
-def proof_of(kind, flat=True, **settings):
+def proof_of(kind, dtype=None, **settings):
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     from trainer.engine.attention import Isolation, isolation_of
@@ -26,8 +26,10 @@ def proof_of(kind, flat=True, **settings):
     from trainer.methods.ways import ways_of
 
     model = made(kind, **OWN.get(kind, {}) | settings)
+    if dtype is not None:
+        model = model.to(dtype)
     found = isolation_of(model)
-    candidates = list(dict.fromkeys([found, Isolation.MASK])) if found and flat else []
+    candidates = list(dict.fromkeys([found, Isolation.MASK])) if found else []
     padded = DataCollatorForLanguageModeling(pad_token_id=0)
     ways = ways_of(model, candidates, padded, head_can_skip=True)
     return first_proven(model, ways, ROWS, longest=512)
@@ -52,6 +54,19 @@ def test_the_fastest_way_that_is_right_is_found(kind, way, refuted):
     assert (proof.name, list(proof.refuted)) == (way, refuted)
     assert proof.loss_fault is None
     assert proof.difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "way"), [("llama", "by document"), ("mixtral", "by document"), ("nemotron", "mask")]
+)
+def test_rounding_to_16_bits_is_told_from_a_fault(kind, way):
+    import torch
+
+    proof = proof_of(kind, dtype=torch.bfloat16)
+
+    assert proof.name == way
+    assert proof.difference < 0.05
+    assert proof.loss_fault is None
 
 
 def test_a_loss_that_teaches_to_copy_is_known():

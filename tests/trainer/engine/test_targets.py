@@ -1,0 +1,69 @@
+"""Adapters are put where the model would learn through them, and nowhere else."""
+
+import pytest
+
+from tests.trainer.architectures.tiny import tiny_config, tiny_model_folder
+from trainer.contract.errors import ConfigError, ModelNotFound
+from trainer.contract.job_directory import JobState
+
+pytestmark = pytest.mark.xdist_group("torch")
+
+
+def unfit(kind):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trainer.engine.targets import unfit_targets
+
+    with torch.device("meta"):
+        return set(unfit_targets(AutoModelForCausalLM.from_config(tiny_config(kind))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"),
+    [
+        ("llama", set()),
+        ("bloom", set()),  # names weights in a way that is not taken, and in a slice
+        ("falcon", set()),  # a class of its own that is linear
+        ("mamba", {"mixer.dt_proj", "mixer.out_proj", "mixer.x_proj"}),
+        ("phimoe", {"mlp.router"}),
+        ("deepseek_v4", {"self_attn.o_a_proj"}),
+    ],
+)
+def test_layers_that_carry_no_adapter_are_known(kind, layers):
+    assert unfit(kind) == layers
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("mamba", "mixer.in_proj"), ("phimoe", "o_proj")])
+def test_all_linear_leaves_them_out(kind, taken, make_job, tmp_path):
+    model = tiny_model_folder(tmp_path / "model", kind)
+    job = make_job(tmp_path / "job", model=str(model), max_steps=2, learning_rate=0.01)
+
+    assert job.train() is JobState.COMPLETED
+
+    from safetensors.torch import load_file
+
+    weights = load_file(job.directory.output / "adapter_model.safetensors")
+    assert any(f"{taken}.lora_B" in name for name in weights)
+    assert all(weights[name].abs().max() > 0 for name in weights)
+
+
+def test_one_that_is_named_is_refused(make_job, tmp_path):
+    model = tiny_model_folder(tmp_path / "model", "mamba")
+    wanted = {"r": 4, "lora_alpha": 8, "target_modules": ["in_proj", "out_proj"]}
+    job = make_job(tmp_path / "job", model=str(model), peft=wanted)
+
+    with pytest.raises(
+        ConfigError, match=r"^training\.peft\.target_modules: out_proj cannot carry an adapter in M"
+    ):
+        job.train()
+
+
+def test_a_model_that_transformers_cannot_build_is_named_so(make_job, tmp_path):
+    folder = tmp_path / "model"
+    with pytest.raises(AttributeError):
+        tiny_model_folder(folder, "musicgen")
+    job = make_job(tmp_path / "job", model=str(folder), init="random", peft=None)
+
+    with pytest.raises(ModelNotFound, match=r"^training\.model: .* cannot be loaded: 'MusicgenCon"):
+        job.train()

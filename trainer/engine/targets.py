@@ -1,0 +1,86 @@
+"""Which linear layers can carry an adapter: those that the model calls, and calls as linear layers.
+
+PEFT wraps a layer, so an adapter counts only where the layer itself is called. A fused kernel that is
+given the layer's weight passes the adapter by, without a word; and some layers are linear by their
+class alone, such as routers that return more than a product.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from trainer.contract.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OURS_TO_READ = "transformers.models."
+"""Where the models are whose code is read; classes of quantised layers stand elsewhere."""
+
+
+def check_targets(model: nn.Module, wanted: list[str]) -> None:
+    """Refuse layers by name that cannot carry an adapter.
+
+    Args:
+        model: without adapters.
+        wanted: the ends of the layers' names, as PEFT takes them.
+
+    Raises:
+        ConfigError: naming the layer and why.
+    """
+    for path, why in unfit_targets(model).items():
+        for name in wanted:
+            if path == name or path.endswith(f".{name}"):
+                raise ConfigError(
+                    f"training.peft.target_modules: {name} cannot carry an adapter in "
+                    f"{type(model).__name__}: {why}.",
+                    "Remove it, or use target_modules: all-linear, which leaves it out.",
+                )
+
+
+def unfit_targets(model: nn.Module) -> dict[str, str]:
+    """Return the linear layers that cannot carry an adapter by their last two names, and why."""
+    return {".".join(path.split(".")[-2:]): why for path, why in _unfit(model)}
+
+
+def _unfit(model: nn.Module) -> Iterator[tuple[str, str]]:
+    from torch import nn
+
+    for path, layer in model.named_modules():
+        kind = type(layer)
+        if not kind.__module__.startswith(OURS_TO_READ):
+            continue
+        if isinstance(layer, nn.Linear):
+            if kind.forward is not nn.Linear.forward and _is_more(kind.forward):
+                yield path, f"a {kind.__name__} is more than a product"
+            continue
+        linear = {name for name, child in layer.named_children() if isinstance(child, nn.Linear)}
+        for name in linear & _read_past(kind):
+            yield f"{path}.{name}", f"{kind.__name__} reads its weight past it"
+
+
+def _is_more(forward: Callable[..., object]) -> bool:
+    """Whether a forward of its own returns several things, or takes its weight for several."""
+    source = textwrap.dedent(_source(forward))
+    returned = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Return))
+    is_parted = re.search(r"self\.weight\.(?:view|reshape|unflatten)|self\.weight\[", source)
+    return bool(is_parted) or any(isinstance(value, ast.Tuple) for value in returned)
+
+
+def _read_past(kind: type[nn.Module]) -> set[str]:
+    """Return the names of layers whose weights a class computes with, instead of calling them."""
+    uses = r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|requires_grad)|\[)"
+    return set(re.findall(uses, _source(kind)))
+
+
+def _source(code: Callable[..., object]) -> str:
+    """Return the code of a class or function; nothing where there is none to read."""
+    try:
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        return ""
