@@ -32,7 +32,7 @@ from trainer.contract.errors import OrchestratorError, TrainingFailed
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "models.md"
 MARK = "<!-- the table is written by tests/trainer/architectures/sweep.py -->"
-MEMORY = 8 * 2**30  # bytes of address space for one architecture
+MEMORY = 16 * 2**30  # bytes of address space for one architecture
 SECONDS = 240
 CLOSE = 2e-3  # of a loss of about 8, in float32
 BETA = 5.0  # of dpo: so that two steps show in its loss

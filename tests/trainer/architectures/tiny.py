@@ -92,6 +92,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8, "moe_topk": 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {"num_hidden_layers": 5, "linear_head_dim": 8, "linear_num_heads": 4},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm3": {"num_hidden_layers": 5},
@@ -103,6 +104,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "phimoe": {"sliding_window": 16},
     "reformer": {"axial_pos_embds": False},
     "xlnet": {"d_inner": 48, "max_position_embeddings": None},
+    "xlstm": {"v_head_dim": None, "head_dim": None},
     "xmod": {"default_language": "en_XX"},
     "zamba": ZAMBA,
     "zamba2": ZAMBA,
@@ -140,7 +142,7 @@ def tiny_config(kind: str) -> Any:
     fields = NEEDED.get(kind, {}) | _fields(base, kind)
     for name in getattr(type(base), "sub_configs", {}):
         part = getattr(base, name, None)
-        if not getattr(part, "model_type", None):
+        if not getattr(part, "model_type", None) or name == "audio_encoder_config":
             continue
         own = (
             {"model_type": part.model_type}
