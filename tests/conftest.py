@@ -45,6 +45,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 PAUSES_LOOKED_AT_EVERY = 1  # seconds; by the server, for those whose time is over
 EMPTY = "empty.db"
+TRAIN_WHOLE_JOBS = {"training", "results"}
+"""The folders of tests with torch that take the most time."""
 _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
 
@@ -80,8 +82,14 @@ def _name_group(item: pytest.Item) -> None:
     pytest-xdist 3.8 means to do this itself, but writes to a field that pytest 9.2 no longer reads.
     """
     group = item.get_closest_marker("xdist_group")
-    if group and not item.nodeid.endswith(f"@{group.args[0]}") and hasattr(item, "_id"):
-        item._id = type(item._id).parse(f"{item.nodeid}@{group.args[0]}")
+    if group is None or not hasattr(item, "_id"):
+        return
+    name = group.args[0]
+    # One worker alone would take longer for all that needs torch than the others for the rest.
+    if name == "torch" and item.path.parent.name in TRAIN_WHOLE_JOBS:
+        name = "torch-jobs"
+    if not item.nodeid.endswith(f"@{name}"):
+        item._id = type(item._id).parse(f"{item.nodeid}@{name}")
 
 
 @pytest.fixture(autouse=True)
