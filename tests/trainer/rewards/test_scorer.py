@@ -44,11 +44,13 @@ def test_what_is_scored_is_what_was_learned(
         num_attention_heads=1,
         num_labels=1,
         pad_token_id=tokenizer.pad_token_id,
+        initializer_range=1.0,  # so that other tokens have a clearly different score
     )
-    model = LlamaForSequenceClassification(tiny).eval()
-    model.save_pretrained(tmp_path / "scorer")
     import torch
 
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(tiny).eval()
+    model.save_pretrained(tmp_path / "scorer")
     with torch.no_grad():
         learned = [
             float(model(input_ids=torch.tensor([row[f"{name}_ids"]])).logits[0, 0])
@@ -57,5 +59,5 @@ def test_what_is_scored_is_what_was_learned(
 
     scores = Scorer(str(tmp_path / "scorer"), "cpu")([prompt] * 2, [chosen, rejected])
 
-    assert scores == pytest.approx(learned, abs=1e-6)
-    assert scores[0] != pytest.approx(scores[1], abs=1e-5)
+    assert scores == pytest.approx(learned, abs=1e-5)
+    assert scores[0] != pytest.approx(scores[1], abs=1e-3)
