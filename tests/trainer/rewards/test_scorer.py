@@ -44,7 +44,7 @@ def test_what_is_scored_is_what_was_learned(
         num_attention_heads=1,
         num_labels=1,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=1.0,  # so that other tokens have a clearly different score
+        initializer_range=0.2,  # so that other tokens have a clearly different score
     )
     import torch
 
@@ -60,4 +60,4 @@ def test_what_is_scored_is_what_was_learned(
     scores = Scorer(str(tmp_path / "scorer"), "cpu")([prompt] * 2, [chosen, rejected])
 
     assert scores == pytest.approx(learned, abs=1e-5)
-    assert scores[0] != pytest.approx(scores[1], abs=1e-3)
+    assert scores[0] != pytest.approx(scores[1], abs=1e-4)
