@@ -57,6 +57,12 @@ def choose_attention(model: PreTrainedModel, wanted: str | None) -> None:
         ) from error
 
 
+def without_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model that PEFT has put adapters on; one without is itself."""
+    base: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base
+
+
 def isolation_of(model: PreTrainedModel) -> Isolation | None:
     """Return what may keep documents apart in this model; None: nothing does.
 
@@ -64,7 +70,7 @@ def isolation_of(model: PreTrainedModel) -> Isolation | None:
     from token to token, nor a trained prefix, which stands before the first document only. Whether
     it does is for `trainer.methods.proof`: a layer may not pass on what attention needs.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     text = base.config.get_text_config()
     mixes_otherwise = base._is_stateful or not KNOWN_LAYERS.issuperset(
         getattr(text, "layer_types", None) or ()
@@ -88,7 +94,7 @@ def attend_by_document(model: PreTrainedModel) -> None:
     # Without a mask function of the same name transformers makes no mask at all, and a padded
     # batch, as in evaluation, would attend to its padding.
     AttentionMaskInterface.register(BY_DOCUMENT, sdpa_mask)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     base.set_attn_implementation(BY_DOCUMENT)
     decoder = base.base_model
     if _without_mask not in decoder._forward_pre_hooks.values():

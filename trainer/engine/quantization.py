@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import QuantizationConfig, TrainingConfig
 from trainer.engine.arguments import precision
+from trainer.engine.attention import without_adapters
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +83,7 @@ def _quantised(
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    base = without_adapters(model)
     skipped = settings.llm_int8_skip_modules
     if skipped is None:
         # What transformers itself leaves out: the head, and weights tied to it.

@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trainer.data.chats import NO_LOSS
+from trainer.engine.attention import without_adapters
 from trainer.methods.proof import without_cache
 from trainer.methods.ways import PROBED, chosen, ways_of
 
@@ -50,7 +51,7 @@ def prove_likelihoods(run: TrainingRun, trainer: Any, answer: str) -> None:
 
 def score_by_logits(model: PreTrainedModel) -> None:
     """Put in the place of TRL's fused head one that returns the same of the model's own logits."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = without_adapters(model)
     own = types.MethodType(type(base).forward, base)
 
     # As TRL does: generation checks its arguments against the signature.

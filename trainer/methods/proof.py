@@ -20,6 +20,7 @@ import torch
 
 from trainer.contract.errors import ConfigError
 from trainer.data.chats import NO_LOSS
+from trainer.engine.attention import without_adapters
 from trainer.engine.failures import runs_out
 
 if TYPE_CHECKING:
@@ -323,7 +324,7 @@ def own_router_loss(model: PreTrainedModel, out: Any) -> Tensor | float:
     router = getattr(out, "aux_loss", None)
     if not isinstance(router, torch.Tensor):
         return 0.0
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     of_config = getattr(base.config.get_text_config(), "router_aux_loss_coef", 0.0)
     # Most read it once, when they are built.
     return router * float(getattr(base, "router_aux_loss_coef", of_config))
@@ -331,13 +332,13 @@ def own_router_loss(model: PreTrainedModel, out: Any) -> Tensor | float:
 
 def name_of(model: PreTrainedModel) -> str:
     """Return the name of a model's class, whatever adapters wrap it."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     return type(base).__name__
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:
     """Return what keeps a model from filling a cache, by which documents could see each other."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     parameters = inspect.signature(base.forward).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return {"use_cache": False} if takes_any or "use_cache" in parameters else {}

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, Trainer
 
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
-from trainer.engine.attention import Isolation, isolation_of
+from trainer.engine.attention import Isolation, isolation_of, without_adapters
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.methods.lean import LeanSFTTrainer
@@ -94,7 +94,7 @@ def isolations(model: PreTrainedModel, config: TrainingConfig) -> list[Isolation
 
 
 def _head_can_skip(model: PreTrainedModel, config: TrainingConfig) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     return (
         "logits_to_keep" in inspect.signature(base.forward).parameters
         and not config.arguments.get("label_smoothing_factor")  # it wants all logits

@@ -14,7 +14,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json, replace_json
 from trainer.contract.world import own_rank
 from trainer.data.collation import FlatCollator, PaddedCollator
-from trainer.engine.attention import Isolation, attend_by_document
+from trainer.engine.attention import Isolation, attend_by_document, without_adapters
 from trainer.engine.collectives import of_first
 from trainer.methods.proof import Proof, Refuted, Way, first_proven, name_of
 
@@ -42,7 +42,7 @@ def ways_of(
         collate: TRL's collator for padded rows; None where they must lie in one sequence.
         head_can_skip: see `FlatCollator`.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapters(model)
     as_loaded = partial(_attend_as, base, str(base.config._attn_implementation))
     by_document = partial(attend_by_document, model)
     ways = [
