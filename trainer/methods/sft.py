@@ -74,6 +74,10 @@ def is_asked_for(config: TrainingConfig) -> bool:
 
 def isolations(model: PreTrainedModel, config: TrainingConfig) -> list[Isolation]:
     """Return what may keep the rows of one sequence apart; empty: they are padded."""
+    # A model that is split only later cannot be tried, and what an architecture says of itself has
+    # been wrong: rows lie in one sequence there for those alone who ask for it.
+    if config.parallelism != "ddp" and not is_asked_for(config):
+        return []
     found = isolation_of(model)
     # A mask cannot be proven where a model is split only later.
     if found is None or (found is COSTLY and config.parallelism != "ddp"):

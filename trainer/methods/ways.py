@@ -82,6 +82,8 @@ def chosen(
     """
     if run.config.parallelism != "ddp":
         proof = Proof(ways[0].name, 0.0)
+        if own_rank().is_first:
+            print(f"rows of a batch: {proof.name}, not proven on a model that is split", flush=True)  # noqa: T201 - standard output is the job's log
     else:
         prove = partial(
             first_proven,

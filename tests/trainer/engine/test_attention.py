@@ -186,3 +186,15 @@ def test_rows_in_one_sequence_are_refused_where_nothing_keeps_them_apart(field):
     with pytest.raises(ConfigError, match=rf"^training\.{field}: the attention of BloomFor"):
         isolations(made("bloom"), wanted)
     assert isolations(made("bloom"), wanted.model_copy(update={field: None})) == []
+
+
+@pytest.mark.parametrize("parallelism", ["fsdp", "deepspeed"])
+def test_rows_of_a_model_that_is_split_are_padded_unless_the_job_asks_otherwise(parallelism):
+    from trainer.methods.sft import isolations
+
+    config = TrainingConfig(model="m", dataset="d", parallelism=parallelism)
+    asked = config.model_copy(update={"padding_free": True})
+
+    assert isolations(made("llama"), config) == []
+    assert isolations(made("llama"), asked)[0] is Isolation.BY_DOCUMENT
+    assert isolations(made("llama"), config.model_copy(update={"parallelism": "ddp"})) != []
