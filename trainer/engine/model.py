@@ -230,14 +230,7 @@ def loaded_adapter(load: Any, config: TrainingConfig, **options: Any) -> Any:
     Raises:
         ModelNotFound: it cannot be loaded; the reason is the library's own.
     """
-    path = Path(str(config.adapter)).expanduser()
-    try:
-        return load(str(path) if path.exists() else config.adapter, **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelNotFound(
-            f"training.adapter: {config.adapter} cannot be loaded: {reason}"
-        ) from error
+    return _loaded(load, "training.adapter", str(config.adapter), **options)
 
 
 def _check_modules_to_save(model: PreTrainedModel, wanted: list[str]) -> None:
@@ -271,13 +264,14 @@ def _peft_config(config: TrainingConfig) -> PeftConfig:
     if isinstance(settings, PromptTuningConfig):
         given["prompt_tuning_init"] = settings.prompt_tuning_init.upper()
         if settings.prompt_tuning_init == "text":
-            given["tokenizer_name_or_path"] = _source(config)
+            given["tokenizer_name_or_path"] = _place(config.model)
     return peft.get_peft_config(given)
 
 
-def _source(config: TrainingConfig) -> str:
-    path = Path(config.model).expanduser()
-    return str(path) if path.exists() else config.model
+def _place(named: str) -> str:
+    """Return the folder of this computer that a name means, or the name, which is the Hub's."""
+    path = Path(named).expanduser()
+    return str(path) if path.exists() else named
 
 
 def code_options(config: TrainingConfig) -> dict[str, Any]:
@@ -295,11 +289,18 @@ def loaded(load: Any, config: TrainingConfig, **options: Any) -> Any:
         ConfigError: it is made by code of its own, which the job does not trust.
     """
     try:
-        return load(_source(config), **options, **code_options(config))
-    except UNLOADED as error:
+        return _loaded(load, "training.model", config.model, **options, **code_options(config))
+    except ModelNotFound as error:
         # What transformers raises of a model whose code it may not run; it names the argument.
-        if "trust_remote_code" in str(error) and not config.trust_remote_code:
+        if "trust_remote_code" in str(error.__cause__) and not config.trust_remote_code:
             raise untrusted(config) from error
+        raise
+
+
+def _loaded(load: Any, field: str, named: str, **options: Any) -> Any:
+    try:
+        return load(_place(named), **options)
+    except UNLOADED as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise ModelNotFound(f"training.model: {config.model} cannot be loaded: {reason}") from error
+        raise ModelNotFound(f"{field}: {named} cannot be loaded: {reason}") from error
