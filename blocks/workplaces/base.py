@@ -91,6 +91,17 @@ class Parcel:
     """What each holds, by the same names."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needed:
+    """What has to be there so that the trainer can run."""
+
+    training: TrainingConfig
+    wheel: Callable[[], Path]
+    """Makes the trainer's wheel, and returns it."""
+    also: Sequence[str] = ()
+    """Further requirements of this job, as pip takes them."""
+
+
 class SourceChanged(ConfigError):
     """A file of this computer changed while it was brought to a workplace."""
 
@@ -166,23 +177,14 @@ class Workplace(ABC):
     # Making it fit to train ------------------------------------------------------------------
 
     @abstractmethod
-    async def install(
-        self,
-        training: TrainingConfig,
-        wheel: Callable[[], Path],
-        log: Log,
-        *,
-        also: Sequence[str] = (),
-    ) -> str:
+    async def install(self, needed: Needed, log: Log) -> str:
         """Make sure that the trainer can run, and that there is a job directory.
 
         Calling it again installs nothing.
 
         Args:
-            training: what is trained.
-            wheel: makes the trainer's wheel, and returns it.
+            needed: what has to be there.
             log: takes lines about the progress.
-            also: further requirements of this job, as pip takes them.
 
         Returns:
             The Python that the trainer runs with there.
@@ -236,12 +238,15 @@ class Workplace(ABC):
             NoAnswer: its command failed, which says nothing of the training.
         """
 
+    @abstractmethod
     async def call(self, python: str, env: Mapping[str, str], *words: str) -> CommandResult:
         """Run a module of the trainer there, by its name and arguments.
 
-        Only where `Provider.has_network`: machines that train together have to find each other.
+        Asked only where `Provider.has_network`: machines that train together have to find each other.
+
+        Raises:
+            ConnectionLost: it takes too long, or the place cannot be reached.
         """
-        raise NotImplementedError(f"{type(self).__name__} runs no commands")
 
     async def status(self) -> Status:
         """Return what the supervisor wrote last, which proves nothing: it may be dead."""

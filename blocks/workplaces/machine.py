@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +14,19 @@ from blocks.machines import sentinel
 from blocks.machines.base import CommandResult, Machine, Transfer
 from blocks.machines.disk import room_in
 from blocks.machines.readiness import become_ready
-from blocks.workplaces.base import Lease, Log, NoAnswer, Parcel, Ready, Room, Wanted, Workplace
+from blocks.workplaces.base import (
+    Lease,
+    Log,
+    Needed,
+    NoAnswer,
+    Parcel,
+    Ready,
+    Room,
+    Wanted,
+    Workplace,
+)
 from blocks.workplaces.delivery import deliver
 from blocks.workplaces.environment import prepare
-from trainer.config import TrainingConfig
 from trainer.config.extras import check_extras, check_trainer
 from trainer.contract.errors import ConnectionLost, MachineLost
 from trainer.contract.own_python import own_python
@@ -82,18 +91,10 @@ class MachineWorkplace(Workplace):
         """End the connection."""
         await self.machine.close()
 
-    async def install(
-        self,
-        training: TrainingConfig,
-        wheel: Callable[[], Path],
-        log: Log,
-        *,
-        also: Sequence[str] = (),
-    ) -> str:
+    async def install(self, needed: Needed, log: Log) -> str:
         """Make an environment that has the trainer; see `Workplace.install`."""
-        del training
-        ours = await asyncio.to_thread(wheel)
-        python = await prepare(self.machine, base_of(self.folder), ours, log, also=also)
+        ours = await asyncio.to_thread(needed.wheel)
+        python = await prepare(self.machine, base_of(self.folder), ours, log, also=needed.also)
         await self.machine.run(["mkdir", "-p", "--", self.folder], timeout=SMALL_SECONDS)
         return python
 
@@ -224,20 +225,12 @@ class HomeWorkplace(MachineWorkplace):
 
     is_home: ClassVar[bool] = True
 
-    async def install(
-        self,
-        training: TrainingConfig,
-        wheel: Callable[[], Path],
-        log: Log,
-        *,
-        also: Sequence[str] = (),
-    ) -> str:
+    async def install(self, needed: Needed, log: Log) -> str:
         """Check that what the job needs is there; see `Workplace.install`."""
-        del wheel, also
-        if training.trainer == "builtin":  # what another trainer needs is not known here
+        if needed.training.trainer == "builtin":  # what another trainer needs is not known here
             found = check_trainer()
             log(f"environment: {', '.join(f'{name} {version}' for name, version in found.items())}")
-        check_extras(training)
+        check_extras(needed.training)
         return sys.executable
 
     async def renew(self, lease: Lease) -> None:

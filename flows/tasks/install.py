@@ -12,7 +12,7 @@ from prefect import get_run_logger
 from blocks.home import home, private_folder
 from blocks.models import Instance
 from blocks.registry import load_provider
-from blocks.workplaces.base import Log, Workplace
+from blocks.workplaces.base import Log, Needed, Workplace
 from flows.renting.journal import Journal
 from flows.renting.liveness import in_contact
 from flows.run_folder import RunFolder
@@ -46,7 +46,8 @@ async def install(job: TrainingJob, instance: dict[str, Any]) -> str:
 
     async def work(workplace: Workplace) -> str:
         also = extra_requirements(extras_of(job.training))
-        python = await workplace.install(job.training, wheel, log, also=also)
+        needed = Needed(training=job.training, wheel=wheel, also=also)
+        python = await workplace.install(needed, log)
         # After the environment: what `setup` installs goes into it.
         await run_setup(workplace, job.setup, python, log)
         return python

@@ -18,6 +18,7 @@ from blocks.machines.ssh import SshMachine
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.vast import VastAI
 from blocks.registry import load_provider
+from blocks.workplaces.base import Needed
 from flows.setup.wheel import trainer_wheel
 from tests.clouds.machines import Profile
 from trainer.contract.errors import CapacityError, DependencyError, HostKeyChanged
@@ -306,7 +307,8 @@ async def test_a_machine_without_a_python_that_serves_is_refused(scene, hunt, tm
     provider = await load_provider("runpod")
 
     async with provider.workplace(instance) as workplace:
-        installing = workplace.install(hunt.job.training, lambda: wheel, print)
+        needed = Needed(training=hunt.job.training, wheel=lambda: wheel)
+        installing = workplace.install(needed, print)
         with pytest.raises(DependencyError, match=words):
             await asyncio.wait_for(installing, 60)
 

@@ -9,9 +9,8 @@ from typing import Any, TypeVar
 
 from blocks.machines.base import CommandResult, Transfer
 from blocks.machines.local import LocalMachine
-from blocks.workplaces.base import Lease, Log, Parcel, Ready, Wanted
+from blocks.workplaces.base import Lease, Log, Needed, Parcel, Ready, Wanted
 from blocks.workplaces.machine import MachineWorkplace
-from trainer.config import TrainingConfig
 from trainer.contract.errors import ConnectionLost, OrchestratorError
 
 T = TypeVar("T")
@@ -69,15 +68,8 @@ class Place(MachineWorkplace):
     async def renew(self, lease: Lease) -> None:
         """Do nothing: no machine of a walk has a lease."""
 
-    async def install(
-        self,
-        training: TrainingConfig,
-        wheel: Callable[[], Path],
-        log: Log,
-        *,
-        also: Sequence[str] = (),
-    ) -> str:
-        del training, wheel, log, also
+    async def install(self, needed: Needed, log: Log) -> str:
+        del needed, log
         await self.machine.run(["mkdir", "-p", "--", self.folder])
         return "python"
 
