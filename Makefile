@@ -50,8 +50,8 @@ test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run all tests,
 faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/bin/faketime ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m fault -n 4
 
-thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run the long tests that neither `make test` nor `make faults` runs
-	@$(BIN)/python -m pytest --thorough -m "thorough and not fault" -n 3
+thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run the long tests, and those of properties with new examples
+	@$(BIN)/python -m pytest --thorough -m "(thorough or hypothesis) and not fault" -n 3
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
 	@$(BIN)/python benchmarks/methods.py

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from gateway.prefect.server import answers
 from tests.waiting import until_now
@@ -52,6 +53,16 @@ _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="run the tests marked thorough too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the same examples every time, and new ones in the thorough runs that look for faults.
+
+    So nobody's change is blamed for what another drawing has found.
+    """
+    settings.register_profile("same examples", derandomize=True)
+    if not config.getoption("thorough") and not config.getoption("--hypothesis-profile"):
+        settings.load_profile("same examples")
 
 
 def pytest_xdist_auto_num_workers() -> int:

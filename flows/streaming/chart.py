@@ -130,7 +130,8 @@ def _grid(x_axis: Axis, y_axis: Axis, place: Callable[[Point], Point]) -> list[s
     for x, label in x_axis.ticks:
         at_x, floor = place((x, y_axis.low))
         half = CHARACTER * len(label) / 2
-        middle = min(at_x, WIDTH - half - 2)  # the last label must not stick out of the picture
+        # Neither the first label nor the last may stick out of the picture.
+        middle = max(half + 2, min(at_x, WIDTH - half - 2))
         parts.append(
             f'<line class="axis" x1="{at_x}" y1="{floor}" x2="{at_x}" y2="{floor + 4:g}"/>'
             f'<text class="faint" x="{middle:g}" y="{floor + 17:g}" text-anchor="middle">{label}</text>'

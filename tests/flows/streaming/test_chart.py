@@ -7,7 +7,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flows.streaming.axes import CHARACTER
@@ -51,6 +51,7 @@ XY = {"x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "r"}
 
 @settings(max_examples=150, deadline=None)
 @given(POINTS, POINTS, st.integers(1, 2))
+@example([], [(100_000, 0.0), (100_000, 4.0)], 1)  # a long label at the left edge
 def test_everything_lies_inside_the_picture(train, evaluation, count):
     root = ElementTree.fromstring(  # noqa: S314 - our own picture
         chart([Panel("reward margins, step 1,000 of 1,000", train, evaluation)] * count)
