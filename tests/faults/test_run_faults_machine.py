@@ -13,6 +13,7 @@ from flows.announcing import ask_to_pause
 from flows.run_folder import RunFolder
 from gateway.control import ask_cancel
 from tests.faults.scene import MEDIUM
+from tests.processes import command_lines
 from tests.waiting import until
 from trainer.contract.checkpoints import newest_valid, step_of
 from trainer.contract.job_directory import JobState
@@ -123,9 +124,9 @@ async def test_a_machine_that_nobody_renews_saves_and_ends_itself(scene, survive
 async def test_a_job_that_shall_pause_hires_no_machine_for_the_one_it_lost(scene, survived):
     run = await scene.run(scene.job(max_steps=2000))
     await scene.said(r"checkpoint-\d+ is home")
-    for process in map(psutil.Process, scene.machine().processes()):
-        if any(word.startswith("trainer") for word in process.cmdline()):
-            process.suspend()  # so that it does not save in time
+    for pid, words in command_lines(scene.machine().processes()).items():
+        if any(word.startswith("trainer") for word in words):
+            psutil.Process(pid).suspend()  # so that it does not save in time
     async with get_client() as client:
         await ask_to_pause(client, run.id)
     await scene.said("asked to pause")

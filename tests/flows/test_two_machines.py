@@ -10,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 from prefect import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
@@ -23,6 +22,7 @@ from gateway.control import ask_cancel, ask_pause
 from tests.clouds.lambda_cloud import LambdaCloud
 from tests.flows.flow_runs import make_job
 from tests.flows.two_hosts import two_hosts
+from tests.processes import command_lines
 from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.events import parse_events
@@ -161,4 +161,4 @@ async def test_cancelling_leaves_nothing_on_either_machine(hosts, flow_process):
     assert any(run.checkpoints.glob("checkpoint-*"))
     left = [pid for machine in hosts.machines for pid in machine.processes()]
     # The dead-man switch of a host that somebody owns goes when its lease is over.
-    assert not any("trainer" in " ".join(psutil.Process(pid).cmdline()) for pid in left)
+    assert not any("trainer" in " ".join(line) for line in command_lines(left).values())

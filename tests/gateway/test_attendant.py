@@ -23,6 +23,7 @@ from flows import attended
 from flows.locks import is_held
 from gateway.prefect import attendant
 from tests.gateway.commanding import Trainctl, call_trainctl, job_file_of, process_of
+from tests.processes import is_running
 from tests.stand_in import stand_in
 from tests.waiting import PATIENCE, until_now
 
@@ -96,7 +97,7 @@ def test_it_costs_little_and_ends_when_it_is_told_to(home: Path, monkeypatch: py
         newer = int(
             until_now(lambda: (p := (home / "attendant.lock").read_text()) != str(pid) and p)
         )
-        assert not psutil.pid_exists(pid) or process.status() == psutil.STATUS_ZOMBIE
+        assert not is_running(pid)
         attendant.stop()
         assert newer != pid
         until_now(lambda: not is_held(home / "attendant.lock"))

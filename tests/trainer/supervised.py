@@ -76,12 +76,3 @@ class Supervised:
 
 def command(root: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "trainer", *options, str(root)]
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process does anything; a zombie that waits for its reaper does not."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return fields.rpartition(")")[2].split()[0] not in {"Z", "X"}

@@ -15,6 +15,7 @@ from blocks.machines.sentinel import renew
 from blocks.machines.shell import script
 from blocks.machines.ssh import SshMachine
 from tests.clouds.machines import Profile, SshdMachine
+from tests.processes import command_lines
 from tests.waiting import until
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.job_directory import Desired, JobDirectory, JobState
@@ -74,10 +75,6 @@ def folder_of(hired, *names):
 
 def mode_of(path):
     return path.stat().st_mode & 0o777
-
-
-def command_lines(hired):
-    return b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in hired.processes())
 
 
 def sentinel_pid(hired):
@@ -229,9 +226,9 @@ async def test_what_the_shutdown_command_says_and_knows_is_the_owners_alone(mach
     canary = "canary-91ab"
     await arm(machine, base_of(hired), LONG, f"TOKEN={canary}; {SHUT_DOWN}")
 
-    shown = command_lines(hired)
-    assert b"sentinel.sh" in shown
-    assert canary.encode() not in shown
+    shown = str(command_lines(hired.processes()))
+    assert "sentinel.sh" in shown
+    assert canary not in shown
     assert mode_of(folder_of(hired, "shutdown_command")) == 0o600
     assert mode_of(folder_of(hired)) == 0o700
 

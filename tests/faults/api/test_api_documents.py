@@ -6,7 +6,6 @@ import asyncio
 import math
 from dataclasses import replace
 
-import psutil
 import pytest
 
 from blocks.providers import runpod, vast
@@ -15,6 +14,7 @@ from blocks.registry import load_provider
 from tests.clouds import runpod as runpod_cloud
 from tests.clouds.cloud import Fault
 from tests.faults.api.api_trouble import EVERYWHERE
+from tests.processes import command_lines
 from trainer.config import Limits, Resources
 from trainer.contract.errors import BootError, CapacityError, CredentialsError
 
@@ -116,8 +116,8 @@ async def test_the_dead_man_switch_grants_the_seconds_that_the_job_grants(scene,
 
     await hunt.machine()
 
-    lines = [psutil.Process(pid).cmdline() for pid in scene.machine().processes()]
-    [sentinel] = [line for line in lines if "sentinel.sh" in "".join(line)]
+    lines = command_lines(scene.machine().processes())
+    [sentinel] = [line for line in lines.values() if "sentinel.sh" in "".join(line)]
     assert sentinel[-2:] == ["7", "60"]
     await hunt.over()
 

@@ -25,7 +25,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-import psutil
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -44,6 +43,7 @@ from tests.faults import disk
 from tests.faults.walks.machines import Machines, Training
 from tests.faults.walks.walker import KEPT_SECONDS, MACHINES, SETTLE_SECONDS
 from tests.flows.flow_runs import make_job
+from tests.processes import is_running
 from tests.waiting import until_now
 from trainer.config import TrainingJob
 
@@ -81,13 +81,6 @@ class Zygote:
     def close(self) -> None:
         self._process.kill()
         self._process.communicate()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class WalkedCloud(RunPodCloud):
@@ -340,8 +333,8 @@ class Walk(RuleBasedStateMachine):
 
     def _prove_the_cap(self, run: str, cap: float) -> None:
         """A training hears of its cap in time, if the run's first process still looks after it."""
-        if len(self.executing[run]) == 1 and is_alive(self.executing[run][0]):
-            until_now(lambda: not self._trains(run) or not is_alive(self.executing[run][0]), 10)
+        if len(self.executing[run]) == 1 and is_running(self.executing[run][0]):
+            until_now(lambda: not self._trains(run) or not is_running(self.executing[run][0]), 10)
         prices = [one.price_per_hour for one in self.cloud.all]
         most = cap + LATE_SECONDS * max(prices, default=0.0) / 3600
         assert self.spent.get(run, 0.0) <= most, (run, self.spent, most, self._story())
@@ -391,7 +384,7 @@ class Walk(RuleBasedStateMachine):
         return [hire for one in folders for hire in Journal.of(RunFolder(one.name)).hires]
 
     def _finish(self, pid: int, seconds: float = 20) -> None:
-        until_now(lambda: not is_alive(pid), seconds)
+        until_now(lambda: not is_running(pid), seconds)
 
     def _story(self) -> str:
         rows = [f"{h.mark} {h.instance_id} {h.ended_at} {h.cause}" for h in self._hires()]

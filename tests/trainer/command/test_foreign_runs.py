@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from tests.processes import is_running
 from tests.trainer.command.scripts import foreign, python
-from tests.trainer.supervised import is_running
 from tests.waiting import PATIENCE, until_now
 from trainer.command.keeping import CheckpointKeeper, resume_point
 from trainer.command.plan import make_plan

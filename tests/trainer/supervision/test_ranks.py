@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.trainer.supervised import Supervised, is_running
+from tests.processes import is_running
+from tests.trainer.supervised import Supervised
 from tests.waiting import PATIENCE, until_now
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState

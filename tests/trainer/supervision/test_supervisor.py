@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from tests.trainer.supervised import ENVIRONMENT, PRELUDE, Supervised, is_running
+from tests.processes import is_running
+from tests.trainer.supervised import ENVIRONMENT, PRELUDE, Supervised
 from tests.waiting import PATIENCE, until_now
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.supervision.supervisor import MOMENT, ownership

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from tests.trainer.supervised import ENVIRONMENT, Supervised, command, is_running
+from tests.processes import is_running
+from tests.trainer.supervised import ENVIRONMENT, Supervised, command
 from tests.waiting import PATIENCE, until_now
 from trainer.contract.job_directory import Desired, JobState
 

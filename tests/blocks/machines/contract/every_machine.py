@@ -1,6 +1,5 @@
 """What the tests of every machine share besides fixtures."""
 
-import os
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +13,6 @@ def dice(seed):
 
 def pids_in(folder):
     return [int(path.read_text()) for path in folder.glob("*.pid") if path.read_text()]
-
-
-def is_running(pid):
-    with suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
 
 
 def any_process_with(path):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from tests.blocks.machines.contract.every_machine import FAMILY, dice, is_running, pids_in
+from tests.blocks.machines.contract.every_machine import FAMILY, dice, pids_in
+from tests.processes import is_running
 from tests.waiting import until
 from trainer.contract.errors import DependencyError
 

@@ -13,9 +13,9 @@ from tests.blocks.machines.contract.every_machine import (
     FAMILY,
     any_process_with,
     dice,
-    is_running,
     pids_in,
 )
+from tests.processes import is_running
 from tests.waiting import until
 from trainer.contract.errors import DependencyError
 
