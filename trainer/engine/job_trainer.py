@@ -231,9 +231,8 @@ class JobTrainer(InParts):
 
     def _refuse_broken_weights(self) -> None:
         """Refuse to save NaN over the last good checkpoint; not every step logs its loss."""
-        trained = (p for p in self.model.parameters() if p.requires_grad)  # type: ignore[attr-defined] # mixin
-        # One synchronisation with the GPU for all weights, instead of one for each.
-        if not torch.stack([torch.isfinite(p).all() for p in trained]).all():
+        trained = [p for p in self.model.parameters() if p.requires_grad]  # type: ignore[attr-defined] # mixin
+        if not saving.all_finite(trained):
             step = self.state.global_step
             raise diverged(f"After step {step} a weight was NaN or infinite", self.state)
 

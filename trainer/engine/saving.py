@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,6 +102,17 @@ def writes_put_off(budget: int) -> Iterator[list[Write]]:
     finally:
         for (module, name), write in zip(modules, originals, strict=True):
             setattr(module, name, write)
+
+
+def all_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether no element of any tensor is NaN or infinite."""
+    # NaN and infinity survive a sum, which takes a twentieth of the time of looking at each element.
+    # One synchronisation with the GPU for all tensors, instead of one for each.
+    sums = torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors])
+    if torch.isfinite(sums).all():
+        return True
+    # A sum may overflow though all that it adds is finite.
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def size_in_memory(content: Any) -> int | None:

@@ -98,6 +98,25 @@ def test_afterwards_writers_are_what_they_were(saving, tmp_path):
     assert torch.save is before
 
 
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([[1.0, -2.0], [0.0]], True),
+        ([[3e38, 3e38], [1.0]], True),  # their sum is infinite
+        ([[1.0], [float("nan"), 1.0]], False),
+        ([[float("inf"), float("-inf")]], False),
+        ([[1.0], []], True),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_element_that_is_not_finite_is_found(saving, values, finite, dtype):
+    import torch
+
+    tensors = [torch.tensor(row, dtype=getattr(torch, dtype)) for row in values]
+
+    assert saving.all_finite(tensors) is finite
+
+
 def test_saves_are_done_one_at_a_time_and_in_order(saving):
     done, go = [], threading.Event()
     with saving.Saves() as saves:
