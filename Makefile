@@ -38,6 +38,12 @@ demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in ab
 	@test "$$(id -u)" = 0 || { echo "faketime is missing: sudo apt-get install faketime"; exit 1; }
 	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq faketime >/dev/null
 
+# Networks that lose packets; without it that row is skipped.
+/usr/sbin/iptables:
+	@echo "Installing iptables with apt-get …"
+	@test "$$(id -u)" = 0 || { echo "iptables is missing: sudo apt-get install iptables"; exit 1; }
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iptables >/dev/null
+
 # The deployments are tested on a PostgreSQL server of the tests' own.
 /usr/lib/postgresql:
 	@echo "Installing postgresql with apt-get (the tests start their own server) …"
@@ -47,7 +53,7 @@ demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in ab
 test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
 
-faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/bin/faketime ## Inject every kind of fault, and print what came of each
+faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/bin/faketime /usr/sbin/iptables ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m fault -n 4
 
 thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run the long tests, and those of properties with new examples
