@@ -21,7 +21,7 @@ from trainer.contract.errors import DependencyError
 PROJECT = "training-orchestrator"
 WHEEL_PROJECT = f"{PROJECT}-trainer"
 EXTRA = "trainer"
-BASE_NEEDED = {"nvidia-ml-py", "psutil", "pyarrow", "pydantic"}
+BASE_NEEDED = {"httpx", "nvidia-ml-py", "psutil", "pyarrow", "pydantic"}
 """The orchestrator's own requirements that `trainer` imports too, besides those of the extra."""
 REQUIRES_PYTHON = ">=3.11"
 HASH_DIGITS = 12  # of the content, in the version

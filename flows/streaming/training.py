@@ -285,7 +285,9 @@ class RemoteTraining:
         """Return what the trainer finds in its environment: its GPUs, its threads, our tokens."""
         # Tokens go by the environment of one command, never into a file of a rented machine. In a
         # thread: a login to the Hub that runs out is renewed over the network.
-        tokens = {} if self.workplace.is_home else await asyncio.to_thread(secrets)
+        judge = self.job.training.reward_judge
+        named = [judge.api_key_variable] if judge and judge.api_key_variable else []
+        tokens = {} if self.workplace.is_home else await asyncio.to_thread(secrets, named)
         given = {**self.variables, **tokens, **accepted_changes()}
         instance, threads = self.instance, self.job.resources.cpu_threads
         # Empty for a job without GPUs, which hides them all: others may be using them.

@@ -48,6 +48,14 @@ def test_only_the_known_tokens_that_are_set_are_passed_on(monkeypatch):
     assert secrets() == {"HF_TOKEN": "hf_canary"}
 
 
+def test_a_judges_key_is_passed_on_where_the_job_names_it(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "judge_canary")
+
+    assert "JUDGE_KEY" not in secrets()
+    assert secrets(["JUDGE_KEY", "JUDGE_OTHER"]).items() >= {"JUDGE_KEY": "judge_canary"}.items()
+    assert "JUDGE_OTHER" not in secrets(["JUDGE_OTHER"])
+
+
 def test_a_stored_login_to_the_hub_is_passed_on_where_the_environment_has_no_token(
     tmp_path, monkeypatch
 ):

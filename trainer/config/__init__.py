@@ -11,6 +11,7 @@ from trainer.config.dataset import DatasetConfig, DatasetFormat
 from trainer.config.job import Limits, Resources, TrainingJob
 from trainer.config.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from trainer.config.quantization import QuantizationConfig
+from trainer.config.rewards import JudgeConfig, SandboxConfig
 from trainer.config.training import TrainingConfig
 
 __all__ = [
@@ -18,12 +19,14 @@ __all__ = [
     "CommandConfig",
     "DatasetConfig",
     "DatasetFormat",
+    "JudgeConfig",
     "Limits",
     "LoraConfig",
     "PrefixTuningConfig",
     "PromptTuningConfig",
     "QuantizationConfig",
     "Resources",
+    "SandboxConfig",
     "TrainingConfig",
     "TrainingJob",
 ]

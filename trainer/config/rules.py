@@ -24,6 +24,8 @@ HAS: dict[str, Callable[[str], bool]] = {
     "learn": lambda method: method == "sft",
     "reward_functions": lambda method: METHODS[method].generates,
     "reward_model": lambda method: METHODS[method].generates,
+    "reward_judge": lambda method: METHODS[method].generates,
+    "reward_sandbox": lambda method: METHODS[method].generates,
     "num_generations": lambda method: method in NUM_GENERATIONS,
     "max_completion_length": lambda method: METHODS[method].generates,
     "temperature": lambda method: METHODS[method].generates,
@@ -202,13 +204,18 @@ def check_generation(config: TrainingFields) -> None:
     """
     if not METHODS[config.method].generates:
         return
-    if not config.reward_functions and not config.reward_model:
+    if not (config.reward_functions or config.reward_model or config.reward_judge):
         raise ValueError(
-            f"{config.method} needs to know which answers are good: "
-            f"set reward_functions (such as {_names()}, or path.py:function) or reward_model"
+            f"{config.method} needs to know which answers are good: set reward_functions (such as "
+            f"{_names()}, or path.py:function), reward_model or reward_judge"
         )
     for name in config.reward_functions:
         _check_name(name)
+    if config.reward_sandbox and not any(map(is_reference, config.reward_functions)):
+        raise ValueError(
+            "reward_sandbox is for reward functions of your own, and there are none: remove it, or "
+            "name one in reward_functions as path.py:function"
+        )
     if config.max_completion_length >= config.max_length:
         raise ValueError(
             f"max_completion_length = {config.max_completion_length} leaves no room for a prompt "

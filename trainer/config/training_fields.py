@@ -12,6 +12,7 @@ from trainer.config.methods import METHODS
 from trainer.config.outputs import Quantization, Repository, Tracker
 from trainer.config.peft import LoraConfig, Peft
 from trainer.config.quantization import QuantizationConfig
+from trainer.config.rewards import JudgeConfig, SandboxConfig
 from trainer.config.settings import Settings, Text
 
 
@@ -47,7 +48,7 @@ class TrainingFields(Settings):
     """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
     from pairs of a better and a worse answer. kto: from single answers that are good or bad.
     reward: a model that scores answers, from such pairs. grpo, rloo, ppo: from prompts alone; the
-    model answers, and reward_functions or a reward_model say how well."""
+    model answers, and reward_functions, a reward_model or a reward_judge say how well."""
     model: Text
     """The base model: a folder, or a model on the Hub."""
     revision: Text | None = None
@@ -93,6 +94,11 @@ class TrainingFields(Settings):
     reward_functions: list[Text] = Field(default_factory=list)
     """What scores the answers of grpo, rloo and ppo: names such as exact_match, or your own
     functions as path.py:function. Several are summed."""
+    reward_sandbox: SandboxConfig | None = None
+    """Run each of your own reward functions in a process of its own, under a time limit, so that one that
+    hangs or crashes costs some answers their score and not the training. null: in the trainer's."""
+    reward_judge: JudgeConfig | None = None
+    """A model behind an API like OpenAI's that scores the answers, too."""
     reward_model: Text | None = None
     """A model with a single score that also scores the answers: a folder, such as the output of method
     reward, or a model on the Hub."""

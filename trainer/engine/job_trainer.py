@@ -55,6 +55,8 @@ class TrainingRun:
     """See `Status`, as for `batch_divisor`."""
     inputs: dict[str, str] = field(default_factory=dict)
     """What is learned from, for the checkpoints: see `trainer.training.inputs`."""
+    notes: Callable[[], dict[str, Any]] = dict
+    """What the method has found out while it trained, for the manifest and the report."""
     protected_steps: Callable[[], set[int]] = field(default=set)
     """Steps whose checkpoints are kept whatever `save_total_limit` says, such as the best."""
 

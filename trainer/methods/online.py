@@ -22,6 +22,7 @@ from trainer.contract.errors import DataError
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.rewards.assembly import rewards_of
+from trainer.rewards.counts import Counts, sentences
 
 Batch = dict[str, Any]
 """Tensors by name, with the answers along their first dimension; None where one is absent."""
@@ -42,6 +43,14 @@ class RolloutTrainer(JobTrainer):
     _buffered_inputs: Any
     _metrics: dict[str, Any]
     num_iterations: int
+    reward_counts: Counts
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and say what scoring came to."""
+        result = super().train(*args, **kwargs)
+        for line in sentences(self.reward_counts.by_name):
+            print(line, flush=True)  # noqa: T201 - standard output is the job's log
+        return result
 
     def count(self, inputs: Any) -> None:
         """Count nothing yet: these are prompts, and what is trained on is still to be made."""
@@ -100,6 +109,7 @@ class RolloutTrainer(JobTrainer):
             "metrics": self._metrics["train"],
             "tokens": getattr(self, "_total_train_tokens", 0),
             "parts": self.parts,
+            "reward_counts": self.reward_counts.by_name,
         }
         tensors = {k: v.contiguous().cpu() for k, v in rollout.items() if v is not None}
         # By its module, where `saving.writes_put_off` puts another in its place meanwhile.
@@ -124,6 +134,7 @@ class RolloutTrainer(JobTrainer):
         self._metrics["train"].update(record["metrics"])
         self._total_train_tokens = record["tokens"]
         self.parts = record.get("parts", 1)
+        self.reward_counts.take_up(record.get("reward_counts", {}))
         if rollout:
             rollout |= dict.fromkeys(record["absent"])
             self._buffered_inputs = split_tensor_dict(rollout, self.args.steps_per_generation)
@@ -162,16 +173,21 @@ def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
     """
     config = run.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    columns, cache, counts = run.train_dataset.column_names, run.directory.cache, Counts()
     trainer = assemble(
         run,
         kind,
         mixin=RolloutTrainer,
         trainer_options={
-            "reward_funcs": rewards_of(config, run.train_dataset.column_names, device)
+            "reward_funcs": rewards_of(config, columns, device, cache=cache, counts=counts)
         },
         **generation_arguments(config),
         **options,
     )
+    trainer.reward_counts = counts
+    # Waiting for a judge is no stall: it has time limits of its own.
+    counts.alive = trainer.heartbeat.beat
+    run.notes = counts.notes
     # Found before training: without one full rollout there is not a single step to make.
     sampler = trainer._get_train_sampler(run.train_dataset)
     if len(sampler) == 0:

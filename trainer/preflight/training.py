@@ -19,6 +19,7 @@ from trainer.data.tally import ignored
 from trainer.preflight.table import Check, Finding, Needs, Subject
 from trainer.results.gguf import check_export
 from trainer.results.hub import check_hub
+from trainer.rewards.judge import check_key
 from trainer.rewards.scorer import check_scorer
 
 
@@ -70,6 +71,14 @@ def _reward_model(subject: Subject) -> Finding:
     name = str(subject.config.reward_model)
     check_scorer(name)
     return Finding(name)
+
+
+def _judge(subject: Subject) -> Finding:
+    judge = subject.config.reward_judge
+    assert judge is not None  # noqa: S101 - see `applies`
+    check_key(judge)
+    keyed = f"by the key in {judge.api_key_variable}" if judge.api_key_variable else "without a key"
+    return Finding(f"{judge.model} at {judge.base_url}, {keyed}; it is not asked here")
 
 
 def _dataset(subject: Subject) -> Finding:
@@ -139,6 +148,13 @@ TRAINING = (
         look=_reward_model,
         applies=lambda s: bool(s.config.reward_model),
         reads=("training.reward_model",),
+    ),
+    Check(
+        name="reward_judge",
+        look=_judge,
+        applies=lambda s: s.config.reward_judge is not None,
+        # Where the key is: the trainer's machine gets it from there.
+        needs=frozenset({Needs.KEEPER}),
     ),
     Check(
         name="hub",

@@ -118,6 +118,9 @@ def published(config: TrainingConfig) -> TrainingConfig:
             "model": _name(config.model),
             "dataset": dataset,
             "reward_model": _name(config.reward_model),
+            # Its address may be one of a network that is nobody else's business.
+            "reward_judge": config.reward_judge
+            and config.reward_judge.model_copy(update={"base_url": "…"}),
             "reward_functions": [_name(text) for text in config.reward_functions],
             "callbacks": [_name(text) for text in config.callbacks],
             "formatting": _name(config.formatting),

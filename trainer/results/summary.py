@@ -26,6 +26,7 @@ from trainer.contract.words import number
 from trainer.data.tally import reasons, remarks
 from trainer.presets import PRESETS
 from trainer.presets.preset import CARRIED
+from trainer.rewards.counts import noted
 
 LONGEST = 160  # characters of a command that are shown
 
@@ -125,6 +126,7 @@ class Summary:
                 f"max_length = {self.config.max_length} tokens ({because})."
             )
         found += remarks(self.data)
+        found += noted(self.made)
         if (parts := self._count("batch_divisor")) > 1:
             found.append(
                 f"Memory ran out: each batch was split into {parts} parts. The effective batch "
@@ -365,7 +367,8 @@ def _of_method(config: TrainingConfig) -> dict[str, tuple[str, list[str]]]:
             *config.reward_functions,
             *([config.reward_model] if config.reward_model else []),
         ]
-        rows["scored by"] = (", ".join(map(code, scorers)), ["reward_functions"])
+        judge = [f"the judge {code(config.reward_judge.model)}"] if config.reward_judge else []
+        rows["scored by"] = (", ".join([*map(code, scorers), *judge]), ["reward_functions"])
     return rows
 
 

@@ -1,86 +1,60 @@
-"""Put a job's reward functions together; nonsense from one is reported, and never learnt."""
+"""Put a job's reward functions together."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from trainer.config import TrainingConfig
 from trainer.config.code_references import is_reference, split_reference
 from trainer.config.rewards import BUILTIN_REWARDS
-from trainer.contract.errors import CodeError, ConfigError
+from trainer.contract.errors import ConfigError
 from trainer.engine.custom_code import load
-from trainer.engine.failures import in_own_code
 from trainer.rewards.builtin import FUNCTIONS
+from trainer.rewards.checked import FIELD, CheckedReward, Reward
+from trainer.rewards.counts import Counts
+from trainer.rewards.judge import Judge
+from trainer.rewards.sandbox import Sandbox
 from trainer.rewards.scorer import Scorer
 
-FIELD = "training.reward_functions"
-Rewards = list[float | None]
-"""One an answer; None: the function has nothing to say of it."""
-Reward = Callable[..., Sequence[float | None]]
 
-
-class CheckedReward:
-    """A reward function that answers with as many finite numbers, or None, as there are answers."""
-
-    def __init__(self, function: Callable[..., Any], name: str, path: Path) -> None:
-        self.__name__ = name  # TRL's metrics are called by it
-        self._function = function
-        self._path = path
-        self._wanted = _parameters(function)
-
-    def __call__(self, **columns: Any) -> Rewards:
-        """Call the function with the columns that it takes.
-
-        Raises:
-            CodeError: it raised an error, or returned anything but such numbers.
-        """
-        count = len(columns["completions"])
-        if self._wanted is not None:
-            # Without **kwargs a function would fail on the first column that it does not know.
-            columns = {name: value for name, value in columns.items() if name in self._wanted}
-        with in_own_code(self._path, FIELD):
-            rewards = self._function(**columns)
-            if inspect.isawaitable(rewards):
-                rewards = asyncio.run(_awaited(rewards))
-        problem = _problem(rewards, count)
-        if problem:
-            raise CodeError(
-                f"{FIELD}: {self.__name__} in {self._path} returned {problem}.",
-                "Return a list with one finite number for each completion, or None to abstain.",
-            )
-        # A tensor or a numpy array is fine as well, and leaves here as plain numbers.
-        return [None if reward is None else float(reward) for reward in rewards]
-
-
-async def _awaited(rewards: Awaitable[Any]) -> Any:
-    return await rewards
-
-
-def rewards_of(config: TrainingConfig, columns: Collection[str], device: Any) -> list[Reward]:
+def rewards_of(
+    config: TrainingConfig,
+    columns: Collection[str],
+    device: Any,
+    *,
+    cache: Path,
+    counts: Counts,
+) -> list[Reward]:
     """Return what scores the answers of a job.
 
     Args:
         config: the config.
         columns: those of the dataset.
         device: where a reward model runs.
+        cache: the folder where a judge's answers are kept.
+        counts: what scoring comes to.
 
     Raises:
-        ConfigError: a function needs a column that the dataset does not have.
+        ConfigError: a function or the judge needs a column that the dataset does not have, or
+            the judge's key is not there.
+        CodeError: a function cannot be loaded.
     """
     rewards: list[Reward] = []
     for text in config.reward_functions:
-        if is_reference(text):
+        if is_reference(text) and config.reward_sandbox:
+            rewards.append(Sandbox(text, config.reward_sandbox, counts))
+        elif is_reference(text):
             path, name = split_reference(text, "reward_functions")
             rewards.append(CheckedReward(load(text, "reward_functions"), name, path))
         else:
             rewards.append(_builtin(text, columns))
     if config.reward_model:
         rewards.append(Scorer(config.reward_model, device))
+    if config.reward_judge:
+        rewards.append(Judge(config.reward_judge, columns, cache, counts))
     return rewards
 
 
@@ -96,30 +70,3 @@ def _builtin(name: str, columns: Collection[str]) -> Reward:
     reward = CheckedReward(function, name, Path(inspect.getfile(function)))
     reward.__doc__ = function.__doc__
     return reward
-
-
-def _parameters(function: Callable[..., Any]) -> set[str] | None:
-    """Return the names that a function takes, None where it takes any."""
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return {parameter.name for parameter in parameters}
-
-
-def _problem(rewards: Any, count: int) -> str:
-    """Return what is wrong with a function's answer, in words; empty where nothing is."""
-    if not hasattr(rewards, "__len__") or isinstance(rewards, str | dict):
-        return f"a {type(rewards).__name__} instead of a list"
-    if len(rewards) != count:
-        return f"{len(rewards)} rewards for {count} completions"
-    for i, reward in enumerate(rewards):
-        if reward is None:
-            continue
-        try:
-            number = float(reward)
-        except (TypeError, ValueError):
-            return f"{reward!r} as reward {i + 1}"
-        # One NaN would spread through the advantages into every weight.
-        if not math.isfinite(number):
-            return f"{number} as reward {i + 1}"
-    return ""

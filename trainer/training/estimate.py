@@ -135,6 +135,8 @@ def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | Non
     """Return the seconds of one optimizer step, or None and why it was not measured."""
     import torch
 
+    if config.reward_judge:
+        return None, "a trial would ask the judge, which may cost money"
     cuda = torch.cuda.is_available()
     if not cuda and total > PROBE_PARAMETERS:
         return None, "the model is too large to be tried on a CPU"

@@ -271,6 +271,7 @@ def _made(run: TrainingRun) -> dict[str, Any]:
         "learning_rate_factor": run.learning_rate_factor,
         "gradient_checkpointing": run.config.gradient_checkpointing is True,
         "dtype": precision(run.config),
+        **run.notes(),
     }
 
 

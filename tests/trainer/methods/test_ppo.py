@@ -97,3 +97,16 @@ def test_a_ratio_beyond_the_clip_range_has_no_gradient():
     assert clipped.item() == 0.5
     assert logps.grad[0, 0] == 0
     assert logps.grad[0, 1] != 0
+
+
+def test_an_answer_that_nobody_scores_is_neither_praised_nor_blamed():
+    import torch
+
+    from trainer.methods.ppo_parts.losses import summed
+
+    nothing = float("nan")
+
+    scores = summed(torch.tensor([[1.0, nothing, 3.0], [nothing, nothing, 1.0]]))
+
+    assert scores.tolist() == [1.0, 2.5, 4.0]
+    assert summed(torch.full((1, 2), nothing)).tolist() == [0.0, 0.0]

@@ -1,11 +1,18 @@
 """Reward functions of the user's own: loaded by path, and never trusted to return sense."""
 
+from pathlib import Path
+
 import pytest
 
 from trainer.config import TrainingConfig
 from trainer.config.code_references import check_code
 from trainer.contract.errors import CodeError, ConfigError
-from trainer.rewards.assembly import rewards_of
+from trainer.rewards.assembly import rewards_of as rewards_with
+from trainer.rewards.counts import Counts
+
+
+def rewards_of(config, columns, device):
+    return rewards_with(config, columns, device, cache=Path(), counts=Counts())
 
 
 def config(*functions, **settings):
@@ -116,6 +123,8 @@ def test_a_wrong_reference_is_told_with_its_field(tmp_path, text, problem):
     ("settings", "problem"),
     [
         ({"reward_functions": []}, "set reward_functions"),
+        ({"reward_sandbox": {}}, "reward_sandbox is for reward functions of your own"),
+        ({"method": "sft", "reward_functions": [], "reward_judge": {"model": "j"}}, "not apply"),
         ({"reward_functions": ["exact_mach"]}, "did you mean exact_match"),
         ({"num_generations": 3}, "multiple of num_generations = 3"),
         ({"num_generations": 1}, "greater than or equal to 2"),

@@ -27,6 +27,19 @@ def whitened(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor
     return (scaled if shift_mean else scaled + mean) * mask
 
 
+def summed(scores: Tensor) -> Tensor:
+    """Return the sum of all scores of each answer.
+
+    A function that has nothing to say of an answer adds nothing. Where none has, 0 would be praise or
+    blame; the mean of the others is neither.
+
+    Args:
+        scores: of shape (functions, batch); NaN: nothing to say.
+    """
+    total, unknown = scores.nansum(dim=0), scores.isnan().all(dim=0)
+    return torch.where(unknown, total[~unknown].mean().nan_to_num(), total)
+
+
 def token_rewards(scores: Tensor, divergence: Tensor, mask: Tensor, beta: float) -> Tensor:
     """Return each token's reward: the penalty for leaving the reference, the score at the end.
 

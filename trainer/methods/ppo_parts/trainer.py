@@ -32,6 +32,7 @@ from trainer.methods.ppo_parts.losses import (
     advantages_of,
     masked_mean,
     policy_loss,
+    summed,
     token_rewards,
     value_loss,
     whitened,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainer.methods.ppo_parts.config import PPOConfig
-    from trainer.rewards.assembly import Reward
+    from trainer.rewards.checked import Reward
 
 VALUE_HEAD = "value_head.safetensors"
 
@@ -212,8 +213,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             [math.nan if score is None else score for score in function(**columns)]
             for function in self.reward_funcs
         ]
-        # A function that has nothing to say of an answer adds nothing.
-        return torch.tensor(scores, dtype=torch.float32, device=self.args.device).nansum(dim=0)
+        return summed(torch.tensor(scores, dtype=torch.float32, device=self.args.device))
 
     def _read_all(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return what is read of a rollout but the entropies, in parts where memory asks for it."""

@@ -1,0 +1,96 @@
+"""What scoring came to: answers that got no score, and calls that were made. Said once, kept for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from trainer.contract.words import number
+
+COST = "judge: "
+"""How the names of counters begin that say what a judge has cost."""
+UNSCORED, CALLS = "unscored_answers", "judge_calls"
+"""Entries of a manifest: of a rented machine's, a report takes numbers and no words."""
+NO_SCORE = "no score: "
+"""How the names of counters begin that count answers without a score; the reason follows."""
+
+
+class Counts:
+    """Counters by name, which checkpoints hold, and the sign of life while something is waited for."""
+
+    def __init__(self) -> None:
+        self.alive: Callable[[], None] = lambda: None
+        self.by_name: dict[str, int] = {}
+        self._said: set[str] = set()
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count something."""
+        self.by_name[name] = self.by_name.get(name, 0) + count
+
+    def no_score(self, who: str, why: str, hint: str = "") -> None:
+        """Count an answer that got no score; the first of its kind is said.
+
+        Args:
+            who: what should have scored it.
+            why: the same words for all answers of one kind.
+            hint: more about this answer, or what to do.
+        """
+        name = f"{NO_SCORE}{who}: {why}"
+        self.add(name)
+        if name not in self._said:
+            self._said.add(name)
+            more = f" ({hint})" if hint else ""
+            print(  # noqa: T201 - standard output is the job's log
+                f"warning: {who} gave an answer no score: {why}{more}. Further ones are counted.",
+                flush=True,
+            )
+
+    def notes(self) -> dict[str, Any]:
+        """Return the counters for a manifest: by name, and the most important as plain numbers."""
+        by_name = self.by_name
+        unscored = sum(n for name, n in by_name.items() if name.startswith(NO_SCORE))
+        return {
+            **({"rewards": dict(by_name)} if by_name else {}),
+            **({UNSCORED: unscored} if unscored else {}),
+            **({CALLS: by_name[f"{COST}calls"]} if f"{COST}calls" in by_name else {}),
+        }
+
+    def take_up(self, before: Mapping[str, Any]) -> None:
+        """Go on from the counters of a checkpoint; what counts by itself may be further."""
+        for name, count in before.items():
+            self.by_name[name] = max(int(count), self.by_name.get(name, 0))
+
+
+def sentences(counts: Any) -> list[str]:
+    """Return what is to be known of the counters: answers without a score, what a judge has cost.
+
+    Args:
+        counts: by name, as a manifest holds them; a machine may have written anything.
+    """
+    if not isinstance(counts, Mapping):
+        return []
+    known = {str(name): count for name, count in counts.items() if type(count) is int}
+    lines = [
+        f"{number(count)} answer{'' if count == 1 else 's'} got no score by "
+        f"{name.removeprefix(NO_SCORE)}."
+        for name, count in sorted(known.items())
+        if name.startswith(NO_SCORE)
+    ]
+    asked = [f"{number(c)} {n.removeprefix(COST)}" for n, c in known.items() if n.startswith(COST)]
+    return [*lines, *([f"The judge: {', '.join(asked)}."] if asked else [])]
+
+
+def noted(made: Mapping[str, Any]) -> list[str]:
+    """Return what a manifest says of scoring, as sentences; see `Counts.notes`."""
+    if "rewards" in made:
+        return sentences(made["rewards"])
+    unscored, calls = made.get(UNSCORED), made.get(CALLS)
+    plural = "" if unscored == 1 else "s"
+    return [
+        *(
+            [f"{number(unscored)} answer{plural} got no score; log and manifest say why."]
+            if unscored
+            else []
+        ),
+        *([f"The judge: {number(calls)} calls."] if calls else []),
+    ]
