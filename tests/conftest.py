@@ -66,8 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return one worker more than there are cores: the tests wait for other processes half the time."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Return two workers per core: the tests wait for other processes half the time."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
