@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -18,9 +16,9 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Running
 
 from flows.logger import logger
-from flows.outcome import is_cancelled
 from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.run_folder import this_run_id
+from flows.run_state import is_cancelled, restore, set_meanwhile
 from flows.shown import PAUSING, TRAINS
 from trainer.contract.job_directory import JobState
 
@@ -90,17 +88,14 @@ async def _announce(client: PrefectClient, run_id: UUID, state: JobState) -> Non
     if pause_is_wanted(now) or is_cancelled(now):
         return
     message = TRAINS if state is JobState.RUNNING else None
-    await client.set_flow_run_state(run_id, Running(name=name, message=message))
-    states = await client.read_flow_run_states(run_id)
-    before = [each for each in sorted(states, key=_when) if each.name != name][-1:]
-    # Prefect has no compare-and-set for states: a request that came between our reading and our
-    # writing was overwritten, but shows in the history. Ask again in its place.
-    for asked in before:
+    shown: State[Any] = Running(name=name, message=message)
+    ours = (await client.set_flow_run_state(run_id, shown)).state
+    # A request that came between our reading and our writing was overwritten: ask again.
+    for asked in (await set_meanwhile(client, run_id, now, ours))[:1]:
         if pause_is_wanted(asked):
             await ask_to_pause(client, run_id)
         elif is_cancelled(asked):
-            again: State[Any] = State(type=asked.type, name=asked.name, message=asked.message)
-            await client.set_flow_run_state(run_id, again, force=True)
+            await restore(client, run_id, asked)
 
 
 async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
@@ -121,7 +116,3 @@ async def pause_was_asked() -> bool:
                 return pause_is_wanted((await client.read_flow_run(this_run_id())).state)
     except UNANSWERED:
         return False
-
-
-def _when(state: State) -> datetime:
-    return state.timestamp

@@ -21,6 +21,7 @@ from flows.attended import hold, start_in_background, unmark
 from flows.locks import locked
 from flows.logger import OneLine
 from flows.run_folder import RunFolder
+from flows.run_state import force_state
 from flows.shown import REVIVING, is_over
 from trainer.contract.errors import OrchestratorError
 
@@ -35,7 +36,7 @@ async def revive(run: FlowRun) -> None:
     async with locked(RunFolder(run.id).lock, wait=False) as alone, get_client() as client:
         now = await client.read_flow_run(run.id)
         if alone and not is_over(now):
-            await client.set_flow_run_state(run.id, Scheduled(name=REVIVING), force=True)
+            await force_state(client, now, Scheduled(name=REVIVING))
 
 
 def main(run_id: str, inherited: str | None = None, asked: str = "") -> int:

@@ -18,6 +18,7 @@ from blocks.home import artifacts
 from flows.logger import logger
 from flows.prefect_api import patient_engine, prefect_client
 from flows.run_folder import RunFolder
+from flows.run_state import force_state, is_cancelled
 from flows.saved import STOPPED
 from flows.shown import is_over, job_state
 from flows.sole_owner import disown, own
@@ -72,8 +73,11 @@ async def execute(run_id: UUID, *, asked: bool = True) -> State[Any]:
 
 
 async def _executed(client: PrefectClient, run: FlowRun) -> State[Any]:
-    # Forced past Prefect's orchestration rules: the run may be paused, or in a final state.
-    await client.set_flow_run_state(run.id, Pending(), force=True)
+    # The run may be paused, or in a final state.
+    pending = await force_state(client, run, Pending())
+    if is_cancelled(pending):
+        logger().warning("this run was cancelled before it began")
+        return pending
     run = await client.read_flow_run(run.id)
     flow = cast("Flow[..., Any]", train.with_options(on_running=[_end_silently]))
     try:
@@ -123,5 +127,9 @@ async def schedule_again(run_id: UUID) -> bool:
                 f"Job {run_id} is {run.state.name}; it cannot be resumed now.",
                 "Wait until it is at rest; for a flow whose process died, cancel it first.",
             )
-        await client.set_flow_run_state(run_id, Scheduled(name="Resuming"), force=True)
+        if is_cancelled(await force_state(client, run, Scheduled(name="Resuming"))):
+            raise ConfigError(
+                f"Job {run_id} was cancelled at this moment.",
+                "Look at it with 'trainctl show', and resume it again if you want it to go on.",
+            )
         return True

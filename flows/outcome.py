@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused
 
@@ -14,6 +14,7 @@ from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.renting.journal import Journal
 from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
+from flows.run_state import force_state, is_cancelled
 from flows.saved import STOPPED, saved
 from flows.shown import is_over
 from trainer.config import TrainingJob
@@ -53,11 +54,6 @@ async def is_at_its_end() -> bool:
     """Whether another process brought the flow run to its rest."""
     async with prefect_client() as client:
         return is_over(await client.read_flow_run(this_run_id()))
-
-
-def is_cancelled(state: State | None) -> bool:
-    """Whether a flow run is cancelled, or about to be."""
-    return state is not None and state.type in {StateType.CANCELLING, StateType.CANCELLED}
 
 
 def is_undecided(error: Exception, journal: Journal) -> bool:
@@ -103,9 +99,7 @@ def of_error(run: RunFolder, error: OrchestratorError) -> State[Any]:
 
 def of_cancelled(run: RunFolder) -> State[Any]:
     """Return the state of a job that was cancelled while no training ran that could save."""
-    message = f"cancelled; {saved(run)}"
-    alerts.cancelled(run, message)
-    return Cancelled(name=STOPPED, message=message)
+    return _stopped(run, f"cancelled; {saved(run)}")
 
 
 async def of_completed(run: RunFolder, report: dict[str, Any]) -> dict[str, Any] | State[Any]:
@@ -132,10 +126,10 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
     """
     match JobState(status["state"]):
         case JobState.PAUSED:
-            await _pause(_why(run, status))
+            await _pause(_why(run, status))  # returns when it was cancelled meanwhile
+            return _stopped(run, _why(run, status))
         case JobState.STOPPED:
-            alerts.cancelled(run, _why(run, status))
-            return Cancelled(name=STOPPED, message=_why(run, status))
+            return _stopped(run, _why(run, status))
         case JobState.FAILED if status.get("error"):
             return of_error(run, from_dict(status["error"]))
         case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING:
@@ -147,13 +141,21 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
     )
 
 
+def _stopped(run: RunFolder, why: str) -> State[Any]:
+    alerts.cancelled(run, why)
+    return Cancelled(name=STOPPED, message=why)
+
+
 async def _pause(why: str) -> None:
     async with prefect_client() as client:
         run = await client.read_flow_run(this_run_id())
         if run.state and (run.state.is_scheduled() or run.state.is_pending()):
             raise Pause(state=run.state)  # it was resumed before it had paused: leave it resumed
-        answer = await client.set_flow_run_state(run.id, lasting_pause(run, why), force=True)
-    raise Pause(state=answer.state)
+        if is_cancelled(run.state):
+            return
+        state = await force_state(client, run, lasting_pause(run, why))
+    if not is_cancelled(state):
+        raise Pause(state=state)
 
 
 def lasting_pause(run: FlowRun, why: str) -> State[Any]:

@@ -44,6 +44,7 @@ from flows.renting.keeping import claiming
 from flows.reporting import alerts
 from flows.reporting.leftovers import deliver_leftovers
 from flows.run_folder import RunFolder, run_folders
+from flows.run_state import force_state
 from flows.saved import STOPPED, saved
 from flows.settling import settle_run
 from flows.shown import job_state
@@ -351,7 +352,7 @@ async def _tell_end(run: FlowRun) -> None:
 
 async def _set(run: FlowRun, state: State[Any]) -> None:
     async with get_client() as client:
-        await client.set_flow_run_state(run.id, state, force=True)
+        await force_state(client, run, state)
 
 
 def _was_given_up(run_id: UUID, item: Found) -> bool:

@@ -14,8 +14,8 @@ from prefect.states import Cancelled, Cancelling, Running
 from blocks.home import runs
 from flows.attended import forget, is_worked_on
 from flows.locks import locked
-from flows.outcome import is_cancelled
 from flows.run_folder import RunFolder
+from flows.run_state import is_cancelled
 from flows.saved import STOPPED, saved
 from flows.settling import settle_run
 from flows.shown import PAUSING, job_state, short_id

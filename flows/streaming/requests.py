@@ -14,10 +14,11 @@ from prefect.logging import get_run_logger
 from blocks.task_scope import TaskScope
 from flows.announcing import pause_is_wanted
 from flows.logger import logger
-from flows.outcome import cancel_was_asked, is_cancel_asked, is_cancelled
+from flows.outcome import cancel_was_asked, is_cancel_asked
 from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.renting.budget import Budget
 from flows.run_folder import RunFolder
+from flows.run_state import is_cancelled
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import Desired
 
