@@ -17,7 +17,7 @@ from trainer.config.chat_templates import is_file
 from trainer.config.explain import validated
 from trainer.config.model_files import looks_like_path
 from trainer.contract.errors import ConfigError
-from trainer.data.reading import names_hub_dataset
+from trainer.data.reading import is_elsewhere
 
 MAX_BYTES = 1 << 20  # a job file is written by hand; a larger one is a dataset named by mistake
 EXAMPLES = "examples:"
@@ -130,13 +130,7 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
         for field in ("reward_functions", "callbacks", "formatting"):
             if field in training:
                 training[field] = _with_code(training[field], folder)
-        dataset = training.get("dataset")
-        if isinstance(dataset, dict):
-            training["dataset"] = dataset = dict(dataset)
-            _resolve(dataset, "path", folder, _is_file)
-            _resolve(dataset, "eval_path", folder, _is_file)
-        else:
-            _resolve(training, "dataset", folder, _is_file)
+        _resolve_dataset(training, "dataset", folder)
         command = training.get("command")
         if isinstance(command, dict) and isinstance(command.get("files"), list):
             files = [_absolute(f, folder) if isinstance(f, str) else f for f in command["files"]]
@@ -158,8 +152,26 @@ def _resolve(
             settings[name] = str(path)
 
 
+def _resolve_dataset(settings: dict[str, Any], name: str, folder: Path) -> None:
+    """Make the paths of a data set absolute: of a path, of its settings, or of a list of them."""
+    dataset = settings.get(name)
+    if isinstance(dataset, list):
+        entries: list[dict[str, Any]] = [{"each": each} for each in dataset]
+        for entry in entries:
+            _resolve_dataset(entry, "each", folder)
+        settings[name] = [entry["each"] for entry in entries]
+    elif isinstance(dataset, dict):
+        settings[name] = dataset = dict(dataset)
+        _resolve(dataset, "path", folder, _is_file)
+        _resolve(dataset, "eval_path", folder, _is_file)
+        if "sources" in dataset:
+            _resolve_dataset(dataset, "sources", folder)
+    else:
+        _resolve(settings, name, folder, _is_file)
+
+
 def _is_file(dataset: str) -> bool:
-    return not names_hub_dataset(dataset)
+    return not is_elsewhere(dataset) and "://" not in dataset
 
 
 def _with_code(value: Any, folder: Path) -> Any:

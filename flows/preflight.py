@@ -23,7 +23,7 @@ from trainer.config.code_references import references
 from trainer.config.model_files import looks_like_path
 from trainer.contract.words import duration
 from trainer.data.demanding import demanding_rows
-from trainer.data.reading import names_hub_dataset
+from trainer.data.reading import is_elsewhere
 from trainer.preflight.commands import check_foreign
 from trainer.preflight.table import Check, Finding, Needs, Subject
 from trainer.preflight.training import TRAINING
@@ -60,9 +60,8 @@ def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
     if config.reward_model:
         named.append(("training.reward_model", config.reward_model))
     yield from ((f, name) for f, name in named if looks_like_path(name) and not _is_here(name))
-    for field in ("path", "eval_path"):
-        name = getattr(config.dataset, field)
-        if name and not names_hub_dataset(name) and not _is_here(name):
+    for field, name in config.dataset.files():
+        if not is_elsewhere(name) and not _is_here(name):
             yield f"training.dataset.{field}", name
     for field, text in references(config):
         if not _is_here(text.rpartition(":")[0]):
@@ -153,8 +152,10 @@ def _template(subject: Subject) -> Finding:
 def _renders_here(subject: Subject) -> bool:
     """Whether the chats can be rendered here: rows, tokenizer and transformers are."""
     dataset, model = subject.config.dataset, Path(subject.config.model).expanduser()
-    here = Path(dataset.path).expanduser().exists() and (model / "tokenizer.json").is_file()
-    return here and dataset.on_bad_row == "refuse" and can_estimate(_job(subject))
+    each = dataset.each()
+    here = all(_is_here(one.path) for one in each) and (model / "tokenizer.json").is_file()
+    refuses = all(one.on_bad_row == "refuse" for one in each)
+    return here and refuses and can_estimate(_job(subject))
 
 
 def _why_no_estimate(job: TrainingJob) -> str:

@@ -20,7 +20,7 @@ from trainer.config.model_files import check_model_files
 from trainer.contract.checkpoints import NO_PART_OF_A_MODEL
 from trainer.contract.errors import ConfigError, DataError
 from trainer.contract.files import read_json, replace_json, sha256_of
-from trainer.data.reading import files_of, names_hub_dataset, remedy_for_missing
+from trainer.data.reading import files_of, is_elsewhere, remedy_for_missing
 from trainer.rewards.scorer import model_in
 
 WORTH_NOTING = 16 << 20  # bytes; hashing a smaller file takes no longer than reading its note
@@ -69,13 +69,11 @@ def items_of(config: TrainingConfig) -> list[Item]:
         own.append(_as_it_is(TEMPLATE, config.chat_template))
     # Another trainer knows itself what its files mean: send whole what exists, and check nothing.
     if config.trainer in FOREIGN_DATA:
-        named = [("training.model", config.model), ("dataset.path", data.path)]
-        named += [("dataset.eval_path", data.eval_path)] if data.eval_path else []
+        named = [("training.model", config.model)]
+        named += [(f"dataset.{field}", path) for field, path in data.files()]
         here = [(field, path) for field, path in named if Path(path).expanduser().exists()]
         return [*own, *(_as_it_is(field, path) for field, path in here)]
-    found = [_model(config), _dataset("dataset.path", data.path)]
-    if data.eval_path:
-        found.append(_dataset("dataset.eval_path", data.eval_path))
+    found = [_model(config), *(_dataset(f"dataset.{field}", path) for field, path in data.files())]
     return [*own, *(item for item in found if item)]
 
 
@@ -150,7 +148,7 @@ def _model(config: TrainingConfig) -> Item | None:
 def _dataset(field: str, named: str) -> Item | None:
     path = Path(named).expanduser()
     if not path.exists():
-        if path.is_absolute() or names_hub_dataset(named):
+        if path.is_absolute() or is_elsewhere(named):
             return None
         raise DataError(
             f"{field} = {named!r}: there is no such file or folder.",

@@ -50,15 +50,12 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
             code[item.path] = place
         else:
             places[item.field] = place
-    data = {
-        name: places[f"dataset.{name}"]
-        for name in ("path", "eval_path")
-        if f"dataset.{name}" in places
-    }
     return config.model_copy(
         update={
             "model": places.get("training.model", config.model),
-            "dataset": config.dataset.model_copy(update=data),
+            "dataset": config.dataset.with_files(
+                lambda field, path: places.get(f"dataset.{field}", path)
+            ),
             "command": config.command and config.command.model_copy(update={"files": files}),
             "chat_template": places.get(TEMPLATE, config.chat_template),
             "adapter": places.get(ADAPTER, config.adapter),

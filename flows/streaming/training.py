@@ -267,6 +267,7 @@ class RemoteTraining:
     def job_file(self, config: TrainingConfig) -> dict[str, Any]:
         """Return the content of `job.json`."""
         limits, training = self.job.limits.model_dump(), self.job.training
+        data = training.dataset
         return {
             "version": 1,
             "run_id": self._run.run_id,
@@ -274,7 +275,7 @@ class RemoteTraining:
             "config": config.model_dump(mode="json"),
             "named": {
                 "model": training.model,
-                "dataset": training.dataset.path,
+                "dataset": dict(data.files()) if data.sources else data.path,
                 "adapter": training.adapter,
             },
             "limits": limits,

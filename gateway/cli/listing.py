@@ -80,7 +80,6 @@ def facts(
     """Return what there is to say about a job, by name, without what is not known."""
     view = jobs.view(run, steps)
     asked = _asked(run).get("training") or {}
-    dataset = asked.get("dataset")
     done = f"{view.step}/{view.total_steps} ({view.share:.0%})" if view.total_steps else ""
     found = {
         "id": view.id,
@@ -91,7 +90,7 @@ def facts(
         "provider": jobs.provider_of(run),
         "method": asked.get("method"),
         "model": asked.get("model"),
-        "dataset": dataset.get("path") if isinstance(dataset, dict) else dataset,
+        "dataset": _dataset(asked.get("dataset")),
         "step": done,
         "epoch": number(view.epoch) if view.epoch is not None else "",
         "losses": f"{losses(view)}  {sparkline(view.losses)}" if view.losses else "",
@@ -102,6 +101,15 @@ def facts(
         "link": jobs.link(run.id),
     }
     return {name: printable(str(value)) for name, value in found.items() if value}
+
+
+def _dataset(asked: Any) -> Any:
+    """Return what a job says of its data, in short: a path, or several."""
+    if isinstance(asked, dict):
+        asked = asked.get("sources") or asked.get("path")
+    if isinstance(asked, list):
+        return ", ".join(str(_dataset(each)) for each in asked)
+    return asked
 
 
 def _asked(run: JobRun) -> dict[str, Any]:

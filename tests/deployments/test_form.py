@@ -20,5 +20,9 @@ def test_the_form_says_that_only_a_job_file_may_shorten_the_dataset_to_a_path(fo
         return is_valid(values, preprocess_schema(schema))
 
     assert accepts({"path": "rows.jsonl"})
+    assert accepts({"sources": [{"path": "rows.jsonl", "share": 0.5}, {"path": "b", "share": 0.5}]})
     assert not accepts("rows.jsonl")
-    assert dataset["description"] == "The examples. In a job file, a path alone will do."
+    assert not accepts(["rows.jsonl"])
+    assert dataset["description"] == (
+        "The examples. In a job file, a path alone will do, or a list of data sets that are mixed."
+    )

@@ -37,6 +37,7 @@ def refusal(tmp_path, content: str | bytes) -> str:
             "is not a training method; there are: cpt, dpo, ",
         ),
         (GOOD.replace("m,", "m, peft: {rank: 8},"), "training.peft.rank is not a field"),
+        (GOOD.replace("d.jsonl", "s3://a/b"), "dataset.path = 's3://a/b': s3:// is not read"),
         ("name: a\ntraining: {model: m}\n", "job.yaml: training.dataset is missing."),
         ("x" * (2 << 20), "job.yaml: is larger than 1 MiB"),
     ],
@@ -64,6 +65,22 @@ def test_paths_are_relative_to_the_file(tmp_path):
     assert job.training.dataset.path == str(tmp_path / "data.jsonl")
     assert job.training.model == "org/name"
     assert job.output_dir == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["{}", "{{sources: {}}}"])
+def test_the_paths_of_every_data_set_are_relative_to_the_file(tmp_path, form):
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    path = tmp_path / "job.yaml"
+    mix = form.format("[a.jsonl, {path: org/name, eval_path: b.jsonl}]")
+    path.write_text(f"name: a\ntraining: {{model: org/name, dataset: {mix}}}\n")
+
+    found = load_job(path).training.dataset
+
+    assert list(found.files()) == [
+        ("sources.0.path", str(tmp_path / "a.jsonl")),
+        ("sources.1.path", "org/name"),
+        ("sources.1.eval_path", str(tmp_path / "b.jsonl")),
+    ]
 
 
 def test_paths_of_own_code_are_relative_to_the_file(tmp_path):

@@ -7,7 +7,7 @@ Everything is refused that is not known, so that a misspelt name is an error, ne
 from __future__ import annotations
 
 from trainer.config.command import FOREIGN_DATA, CommandConfig
-from trainer.config.dataset import DatasetConfig, DatasetFormat
+from trainer.config.dataset import DatasetConfig, DatasetFormat, SourceConfig
 from trainer.config.job import Limits, Resources, TrainingJob
 from trainer.config.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from trainer.config.quantization import QuantizationConfig
@@ -27,6 +27,7 @@ __all__ = [
     "QuantizationConfig",
     "Resources",
     "SandboxConfig",
+    "SourceConfig",
     "TrainingConfig",
     "TrainingJob",
 ]

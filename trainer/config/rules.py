@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from trainer.config.argument_table import refusal
 from trainer.config.code_references import is_reference
-from trainer.config.command import CommandConfig
+from trainer.config.command import FOREIGN_DATA, CommandConfig
+from trainer.config.dataset import check_place
 from trainer.config.methods import METHODS, NUM_GENERATIONS
 from trainer.config.rewards import BUILTIN_REWARDS
 from trainer.config.training_fields import TrainingFields
@@ -31,6 +32,8 @@ HAS: dict[str, Callable[[str], bool]] = {
     "temperature": lambda method: METHODS[method].generates,
 }
 """The settings, and which methods have them."""
+STREAMS = ("sft", "cpt", "dpo", "reward")
+"""The methods that take rows one after another; TRL prepares those of others as a whole."""
 SOFT_PROMPT_METHODS = ("sft", "cpt")
 """Others compare answers, or generate them, by code that knows nothing of virtual tokens."""
 
@@ -43,6 +46,8 @@ def check(config: TrainingFields) -> None:
     """
     check_trainer(config)
     check_consistency(config)
+    check_places(config)
+    check_streaming(config)
     check_own_settings(config)
     check_arguments(config)
     check_peft(config)
@@ -69,6 +74,51 @@ def check_consistency(config: TrainingFields) -> None:
         raise ValueError(f"padding_free is for sft: {config.method} has its own batches")
     if config.init == "random" and config.peft:
         raise ValueError("init: random has no weights to adapt: set peft: null")
+
+
+def check_places(config: TrainingFields) -> None:
+    """Refuse addresses of data that cannot be relied on; a command reads its data itself.
+
+    Raises:
+        ValueError: naming the field, its value and the remedy.
+    """
+    if config.trainer in FOREIGN_DATA:
+        return
+    for source in config.dataset.each():
+        check_place("path", source.path, source.sha256)
+        check_place("eval_path", source.eval_path or "", source.eval_sha256)
+
+
+def check_streaming(config: TrainingFields) -> None:
+    """Refuse what needs all rows at once, where they come one after another.
+
+    Raises:
+        ValueError: naming the setting and what to do instead.
+    """
+    dataset = config.dataset
+    if not dataset.streaming or config.trainer != "builtin":  # which refuses it by name
+        return
+    if config.method not in STREAMS:
+        raise ValueError(
+            f"dataset.streaming: method {config.method} needs all rows at once; it is for "
+            f"{', '.join(STREAMS)}. Set streaming: false"
+        )
+    if config.max_steps < 1:
+        raise ValueError(
+            "dataset.streaming: how many rows there are is not known before they are read, so "
+            "num_train_epochs says nothing: set max_steps"
+        )
+    if dataset.eval_fraction:
+        raise ValueError(
+            f"dataset.eval_fraction = {dataset.eval_fraction}: a part of a stream cannot be drawn: name "
+            "the rows to evaluate on in eval_path or eval_split"
+        )
+    for name, value in (("train_sampling_strategy", "random"), ("precompute_ref_log_probs", False)):
+        if config.arguments.get(name, value) != value:
+            raise ValueError(
+                f"arguments.{name} = {config.arguments[name]!r} needs all rows at once: remove it, or "
+                "set dataset.streaming: false"
+            )
 
 
 def check_own_settings(config: TrainingFields) -> None:
@@ -286,6 +336,11 @@ def check_trainer(config: TrainingFields) -> None:
         ValueError: naming the field.
     """
     trainer, command = config.trainer, config.command
+    if trainer != "builtin" and config.dataset.sources:
+        raise ValueError(
+            f"dataset: several data sets are mixed for trainer: builtin alone, not for {trainer}: "
+            "make one file of them, or use trainer: builtin"
+        )
     if trainer == "builtin" and command is not None:
         raise ValueError("command needs a trainer that runs it: set trainer: command")
     if trainer == "command" and not (command and command.run):

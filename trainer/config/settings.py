@@ -28,6 +28,7 @@ def _plain_text(text: str) -> str:
     return text
 
 
+MAX_NAME = 63  # characters
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -42,6 +43,8 @@ def _safe_name(name: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain_text)]
+MaybeText = Annotated[str, Field(max_length=4096), AfterValidator(_plain_text)]
+"""A text that may be empty."""
 JobName = Annotated[
     str, AfterValidator(_safe_name), Field(json_schema_extra={"pattern": NAME_PATTERN})
 ]

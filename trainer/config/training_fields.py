@@ -34,6 +34,10 @@ MethodName = Annotated[
 
 
 def _dataset_shorthand(value: Any) -> Any:
+    if isinstance(value, list):
+        if not value:
+            raise ValueError("is an empty list: name a data set")
+        return {"sources": value}
     return {"path": value} if isinstance(value, str) else value
 
 
@@ -59,7 +63,7 @@ class TrainingFields(Settings):
     init: Literal["pretrained", "random"] = "pretrained"
     """pretrained: start from the weights. random: start from the config alone."""
     dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
-    """The examples. In a job file, a path alone will do."""
+    """The examples. In a job file, a path alone will do, or a list of data sets that are mixed."""
     chat_template: Text | None = None
     """How a chat becomes text, instead of the template beside the model's tokenizer: a file of Jinja, or
     the name of a well-known template, such as qwen3 or llama3. It goes along with the result."""

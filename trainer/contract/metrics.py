@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -94,7 +95,10 @@ def final_metrics(path: Path) -> dict[str, float]:
     """
     steps, _ = read_metrics(path)
     facts = {"steps": float(max(steps, default=0))}
-    for name in ("train_loss", "eval_loss", *OF_METHODS, *(f"eval_{name}" for name in OF_METHODS)):
+    # Of several data sets each has a loss of its own: eval_<name>_loss.
+    of_sources = {n: n for r in steps.values() for n in r if re.fullmatch("eval_.+_loss", n)}
+    usual = ("train_loss", "eval_loss", *OF_METHODS, *(f"eval_{name}" for name in OF_METHODS))
+    for name in dict.fromkeys((*usual, *of_sources)):
         values = [(r[name], step) for step, r in steps.items() if _is_number(r.get(name))]
         if values:
             facts |= {f"{name}_first": values[0][0], name: values[-1][0]}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from trainer.data.chats import NO_LOSS
+from trainer.data.weights import WEIGHT
 from trainer.engine.attention import Isolation
 
 if TYPE_CHECKING:
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 ALIKE = 128
 """Documents up to this many tokens attend together, however short they are: a further call of the
 kernel costs more than the padding."""
+
+
+WEIGHTS = "loss_weights"
+"""In a batch: by what the loss of each token is multiplied; in the places of the labels, or where
+there are any, of the shifted ones."""
+
+
+def weights_of(row: dict[str, Any]) -> NDArray[np.float32] | None:
+    """Take the weights out of a row; None: it has none."""
+    own = row.pop(WEIGHT, None)
+    if own is None:
+        return None
+    return np.broadcast_to(np.asarray(own, dtype=np.float32), (len(row["input_ids"]),)).copy()
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,13 @@ class PaddedCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the batch; see `FlatCollator`."""
+        weights = [own for row in rows if (own := weights_of(row)) is not None]
         batch = self.collate(rows)
         batch["labels"][:, 0] = NO_LOSS
+        if weights:
+            batch[WEIGHTS] = torch.zeros(batch["labels"].shape)
+            for row, own in zip(batch[WEIGHTS], weights, strict=True):
+                row[: len(own)] = torch.from_numpy(own)
         return batch
 
 
@@ -56,7 +75,8 @@ class FlatCollator:
 
         Args:
             rows: input_ids and labels, lists or arrays; of packed rows also seq_lengths, the
-                tokens of each document in the row.
+                tokens of each document in the row. Where rows are weighted, weight of each, or of
+                packed ones a weight of each token.
         """
         lengths = np.concatenate([row.get("seq_lengths", [len(row["input_ids"])]) for row in rows])
         tokens, labels = (
@@ -72,12 +92,19 @@ class FlatCollator:
             "position_ids": _tensor(np.arange(len(tokens)) - np.repeat(starts, lengths))[None],
             "labels": _tensor(labels)[None],
         }
+        weights = [own for row in rows if (own := weights_of(row)) is not None]
+        following_weights = None
+        if weights:
+            following_weights = np.append(np.concatenate(weights)[1:], np.float32(0))
         # Where nothing is to be learnt the head need not be computed: of a chat, often most of it.
         if self.head_can_skip:
             learnt = np.flatnonzero(following != NO_LOSS)
             batch["logits_to_keep"] = _tensor(learnt)
             following = following[learnt]
+            following_weights = None if following_weights is None else following_weights[learnt]
         batch["shift_labels"] = _tensor(following)[None]
+        if following_weights is not None:
+            batch[WEIGHTS] = torch.from_numpy(following_weights)[None]
         return batch | self._bounds(lengths)
 
     def _bounds(self, lengths: NDArray[np.int64]) -> dict[str, Any]:

@@ -13,15 +13,16 @@ from trainer.data.reading import open_training
 from trainer.data.turns import END_OF_THOUGHTS, Message
 from trainer.data.validation import CheckedReading
 
-LOOKED_AT = 1000  # rows, so that a large file is not read once more
+LOOKED_AT = 1000  # rows of a data set, so that a large file is not read once more
 
 
 def demanding_rows(config: TrainingConfig) -> Iterator[tuple[Row, Example]]:
     """Yield those of a dataset's first rows that a template may refuse or leave something out of."""
-    reading = CheckedReading(open_training(config.dataset), config)
-    for row, example in islice(reading, LOOKED_AT):
-        if getattr(example, "tools", None) or _is_demanding(messages_of(example)):
-            yield row, example
+    for dataset in config.dataset.each():
+        one = config.model_copy(update={"dataset": dataset})
+        for row, example in islice(CheckedReading(open_training(dataset), one), LOOKED_AT):
+            if getattr(example, "tools", None) or _is_demanding(messages_of(example)):
+                yield row, example
 
 
 def messages_of(example: Example) -> list[Message]:

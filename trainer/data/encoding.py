@@ -23,6 +23,7 @@ from trainer.data.tally import Tally
 from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
 from trainer.data.turns import Message
+from trainer.data.weights import WEIGHT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,9 +31,11 @@ if TYPE_CHECKING:
 Rows = list[tuple[Row, Example]]
 Columns = dict[str, Any]
 
+BATCH_ROWS = 512
+BATCH_CHARACTERS = 4_000_000  # so that rows of megabytes do not meet in memory
 TOKENS = pa.list_(pa.int32())
 SCHEMAS = {
-    "tokens": pa.schema([(name, TOKENS) for name in Encoded._fields]),
+    "tokens": pa.schema([*((name, TOKENS) for name in Encoded._fields), (WEIGHT, pa.float64())]),
     "pairs": pa.schema([(f"{name}_ids", TOKENS) for name in ("prompt", "chosen", "rejected")]),
     "scored": pa.schema([(f"{name}_ids", TOKENS) for name in ("chosen", "rejected")]),
     "judged": pa.schema(
@@ -45,6 +48,7 @@ SAID = ("role", "content")
 FORGOTTEN = "earlier turns are shown without their thoughts, as the chat template does it"
 VARIED = "chats are rendered by TRL's training variant of the chat template, which shows them whole"
 NOTHING = "nothing to learn within max_length"
+WEIGHTLESS = "weight 0"
 UNMARKED = "no turn that is to be learned"
 NO_ROOM = "the prompt leaves no room for an answer within max_length"
 TOO_LONG = "longer than max_length, and a part of an answer cannot be scored"
@@ -109,21 +113,25 @@ class RowEncoder:
 
     def _tokens(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
         limit = limit_of(self._config)
-        for row in self._encoded(rows, tally):
+        for row, weight in self._encoded(rows, tally):
             labels = row.labels[:limit]
             # Nothing predicts the first token, so a label there teaches nothing.
             if any(label != NO_LOSS for label in labels[1:]):
                 tally.keep(len(row.input_ids), limit)
-                yield {"input_ids": row.input_ids[:limit], "labels": labels}
+                tally.weighted += weight != 1
+                yield {"input_ids": row.input_ids[:limit], "labels": labels, WEIGHT: weight}
             else:
                 tally.drop(NOTHING)
 
-    def _encoded(self, rows: Rows, tally: Tally) -> Iterator[Encoded]:
+    def _encoded(self, rows: Rows, tally: Tally) -> Iterator[tuple[Encoded, float]]:
         """Yield the rows as tokens; where prompts are of both kinds, chats come first."""
         only = self._config.assistant_only_loss
+        weighed = [(row, e) for row, e in rows if isinstance(e, Chat | PlainText) and e.weight]
+        for _ in range(len(rows) - len(weighed)):
+            tally.drop(WEIGHTLESS)
         given = [
             (row.place, example.learning(self._config.learn))
-            for row, example in rows
+            for row, example in weighed
             if isinstance(example, Chat)
         ]
         chats = [(p, c) for p, c in given if not c.muted.issuperset(assistants(c.messages))]
@@ -131,12 +139,15 @@ class RowEncoder:
             tally.drop(UNMARKED)
         if chats:
             encoder = ChatEncoder(self._tokenizer, assistant_only=only)
-            yield from encoder.encode(chats)
+            yield from zip(encoder.encode(chats), (c.weight for _, c in chats), strict=True)
             _note(encoder.turns, tally)
-        texts = [(e.prompt, e.completion) for _, e in rows if isinstance(e, PlainText)]
-        for ids, asked in answered(self._tokenizer, texts) if texts else ():
+        plain = [e for _, e in weighed if isinstance(e, PlainText)]
+        texts = (
+            answered(self._tokenizer, [(e.prompt, e.completion) for e in plain]) if plain else ()
+        )
+        for (ids, asked), one in zip(texts, plain, strict=True):
             silent = [NO_LOSS] * asked if only else ids[:asked]
-            yield Encoded(ids, silent + ids[asked:])
+            yield Encoded(ids, silent + ids[asked:]), one.weight
 
     # Answers that are compared, or judged ------------------------------------------------------
 
@@ -260,6 +271,20 @@ class RowEncoder:
             len(ids) + (start if isinstance(said, str) else 0)
             for ids, (_, said) in zip(counted, prompts, strict=True)
         ]
+
+
+def in_batches(rows: Iterable[tuple[Row, Example]]) -> Iterator[Rows]:
+    """Yield the rows in batches that fit into memory."""
+    batch: Rows = []
+    characters = 0
+    for row, example in rows:
+        batch.append((row, example))
+        characters += example.characters
+        if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def with_same_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

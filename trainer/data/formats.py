@@ -28,6 +28,7 @@ from trainer.data.judged import (
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, a_text, listed
 from trainer.data.turns import Message, chat_of, weighed
+from trainer.data.weights import WEIGHT, refuse_weight, weight_of
 
 NEEDED: dict[Format, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -41,8 +42,10 @@ NEEDED: dict[Format, tuple[str, ...]] = {
 }
 """The columns that a format cannot do without."""
 OUR_COLUMNS = tuple(
-    dict.fromkeys([*(c for columns in NEEDED.values() for c in columns), "input", *CONTEXT])
+    dict.fromkeys([*(c for columns in NEEDED.values() for c in columns), "input", *CONTEXT, WEIGHT])
 )
+OF_TOKENS = ("messages", "conversations", "instruction", "prompt_completion", "text")
+"""The formats that are learned token by token."""
 OPTIONAL: dict[Format, tuple[str, ...]] = {"instruction": ("input",), "preference": ("prompt",)}
 """The columns that a format reads where they are there."""
 
@@ -59,6 +62,8 @@ class Chat:
     """The assistant's messages that are not learnt."""
     marked: frozenset[int] = frozenset()
     """Those that the row says are learnt."""
+    weight: float = 1.0
+    """By which its loss is multiplied."""
 
     def learning(self, which: Literal["all", "last", "marked"]) -> Chat:
         """Return the chat with only these of its turns to learn; see `training.learn`."""
@@ -78,6 +83,8 @@ class PlainText:
 
     prompt: str
     completion: str
+    weight: float = 1.0
+    """By which its loss is multiplied."""
 
     @property
     def characters(self) -> int:
@@ -108,6 +115,15 @@ class Schema:
             RowProblem: naming the field, what is wrong with it, and the remedy.
         """
         context = self.context(row)
+        if self.format not in OF_TOKENS:
+            if self.format != "prompts":  # whose columns are all for the reward functions
+                refuse_weight(row, self._name(WEIGHT), self._of_layout)
+            return self._judged(row, context)
+        weight = weight_of(row, self._name(WEIGHT), self._of_layout)
+        return replace(self._learned(row, context), weight=weight)
+
+    def _learned(self, row: dict[str, Any], context: Context) -> Chat | PlainText:
+        """Return what is learned token by token."""
         match self.format:
             case "messages" | "conversations":
                 return self._chat(self._get(row, self.format), self.format, context)
@@ -115,8 +131,12 @@ class Schema:
                 return self._instruction(row, context)
             case "prompt_completion":
                 return self._prompt_completion(row, context)
-            case "text":
+            case _:
                 return PlainText("", self._text(row, "text"))
+
+    def _judged(self, row: dict[str, Any], context: Context) -> Preference | Judged | Prompt:
+        """Return what is compared, judged or asked."""
+        match self.format:
             case "preference":
                 prompt = row.get(self._name("prompt"))
                 if prompt is None:
@@ -126,7 +146,7 @@ class Schema:
             case "unpaired":
                 given = tuple(self._get(row, column) for column in NEEDED["unpaired"])
                 return judged(self._asking(context), *given)
-            case "prompts":
+            case _:
                 # Kept for the reward functions, which get every other column.
                 others = {k: v for k, v in row.items() if k != self._name("prompt")}
                 asked = question(self._asking(context), self._get(row, "prompt"))
@@ -147,7 +167,12 @@ class Schema:
         """Return the columns of a row that hold something and that nothing reads."""
         if self.format == "prompts":
             return []
-        read = self._of_layout | (columns_of(self.columns) if self.format != "text" else set())
+        weight = {self._name(WEIGHT)} if self.format in OF_TOKENS else set()
+        read = (
+            self._of_layout
+            | weight
+            | (columns_of(self.columns) if self.format != "text" else set())
+        )
         return [name for name, value in row.items() if name not in read and value is not None]
 
     def _refuse_guess(self, row: dict[str, Any]) -> None:

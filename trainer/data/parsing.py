@@ -13,6 +13,7 @@ import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, NoReturn
 
@@ -20,6 +21,8 @@ from trainer.contract.errors import DataError
 
 MAX_CSV_FIELD = 1 << 30  # characters; Python's own limit, 131,072, is shorter than a long text
 PARQUET_BATCH = 1024  # rows decoded at a time
+SEPARATORS = (",", ";", "\t")
+MAX_TEXT = 64 << 20  # bytes of a file that is one text; it is held in memory, and so are its tokens
 SAVE_AS_UTF8 = "Save the file as UTF-8 and run the job again."
 ONE_OBJECT_A_LINE = "A .jsonl file holds one whole JSON object on every line."
 
@@ -42,10 +45,10 @@ class Row(NamedTuple):
 
 def kind_of(path: Path) -> str:
     """Return the suffix that says how to read `path`: `.csv` for both x.csv and x.csv.gz."""
-    # Parquet compresses inside, and is read from its end: one that is packed cannot be streamed.
+    # Parquet compresses inside and is read from its end, and Arrow is mapped: neither can be streamed.
     packed = path.suffix.lower() in UNPACKED
     suffix = Path(path.stem if packed else path.name).suffix.lower()
-    return "" if suffix == ".parquet" and packed else suffix
+    return "" if suffix in {".parquet", ".arrow"} and packed else suffix
 
 
 def read_file(path: Path, name: str) -> Iterator[Row]:
@@ -116,23 +119,43 @@ def _read_csv(path: Path, name: str) -> Iterator[Row]:
     # Global to the process; the module has no other way.
     csv.field_size_limit(MAX_CSV_FIELD)
     with _open(path) as stream:
-        between = "\t" if kind_of(path) == ".tsv" else ","
-        reader = csv.reader(_decoded(stream, path), strict=True, delimiter=between)
+        lines = _decoded(stream, path)
+        first = next(lines, "")
+        # Excel begins a file so, where commas are not what parts fields.
+        mark = first.rstrip("\r\n")
+        says = mark[:4].lower() == "sep=" and len(mark) == 5
+        between, above = (mark[-1], 1) if says else (_between(first, path), 0)
+        rest = lines if says else chain([first], lines)
+        reader = csv.reader(rest, strict=True, delimiter=between)
         try:
             header = [column.strip() for column in next(reader, [])]
             _check_header(header, path)
             # A quoted field may hold line breaks: line_num is then the record's last line, and a
             # person looks for its first.
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + above
             for values in reader:
                 if values:
                     yield Row(name, line, "line", _record(header, values, f"{path}:{line}"))
-                line = reader.line_num + 1
+                line = reader.line_num + 1 + above
         except csv.Error as error:
             raise DataError(
-                f"{path}:{reader.line_num}: is not CSV: {error}.",
+                f"{path}:{reader.line_num + above}: is not CSV: {error}.",
                 'Put fields that hold commas, quotes or line breaks in "…", and double inner quotes.',
             ) from error
+
+
+def _between(header: str, path: Path) -> str:
+    """Return what parts the fields of a table, by its first line.
+
+    Where decimals have a comma, Excel parts fields by semicolons and calls that CSV too.
+    """
+    if kind_of(path) == ".tsv":
+        return "\t"
+
+    def fields(delimiter: str) -> int:
+        return len(next(csv.reader([header], delimiter=delimiter), []))
+
+    return max(SEPARATORS, key=fields)  # of equals the first
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -173,6 +196,50 @@ def _read_parquet(path: Path, name: str) -> Iterator[Row]:
         ) from error
 
 
+def _read_arrow(path: Path, name: str) -> Iterator[Row]:
+    # Imported here: the other formats need no Arrow.
+    import pyarrow as pa
+
+    number = 0
+    try:
+        with pa.memory_map(str(path)) as stream:
+            for batch in _batches_of(pa, stream):
+                for start in range(0, batch.num_rows, PARQUET_BATCH):
+                    for value in batch.slice(start, PARQUET_BATCH).to_pylist():
+                        number += 1
+                        yield Row(name, number, "row", without_nulls(value))
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} cannot be read as Arrow after row {number}: {error}.",
+            "Write the file again.",
+        ) from error
+
+
+def _batches_of(pa: Any, stream: Any) -> Iterator[Any]:
+    """Yield the batches of either of Arrow's two layouts; files begin with a word of their own."""
+    is_file = stream.read(6) == b"ARROW1"
+    stream.seek(0)
+    if is_file:
+        file = pa.ipc.open_file(stream)
+        yield from (file.get_batch(i) for i in range(file.num_record_batches))
+    else:
+        yield from pa.ipc.open_stream(stream)
+
+
+def _read_text(path: Path, name: str) -> Iterator[Row]:
+    """Yield the one text that a file is: its lines are parts of it, and no texts of their own."""
+    with _open(path) as stream:
+        content = stream.read(MAX_TEXT + 1)
+    if len(content) > MAX_TEXT:
+        raise DataError(
+            f"{path} is one text of more than {MAX_TEXT >> 20} MiB.",
+            'Write its documents into files of their own, or as {"text": "…"} into a .jsonl file.',
+        )
+    text = "".join(_decoded(io.BytesIO(content), path))
+    if text.strip():
+        yield Row(name, 1, "row", {"text": text})
+
+
 def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of a table without the nulls that other rows' keys have left in its objects.
 
@@ -195,6 +262,8 @@ READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".txt": _read_text,
 }
 """How to read a file, by its suffix."""
 

@@ -62,7 +62,7 @@ class Picture:
 def pictures(
     config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, first: int, count: int
 ) -> list[Picture]:
-    """Return some rows of the data to train on.
+    """Return some rows of the data to train on; several data sets count one after another.
 
     Args:
         config: the job's settings.
@@ -75,11 +75,20 @@ def pictures(
     """
     if config.method != "cpt":
         ensure_chat_template(tokenizer)
-    upto = config.dataset.model_copy(update={"max_rows": first - 1 + count})
-    reading = CheckedReading(open_training(upto), config.model_copy(update={"dataset": upto}))
-    # To the end, so that bad rows among them are named.
-    rows = list(reading)
-    return [_picture(config, tokenizer, row) for row in islice(rows, first - 1, None)]
+    found: list[Picture] = []
+    passed, last = 0, first - 1 + count
+    for dataset in config.dataset.each():
+        if passed >= last:
+            break
+        most = min(last - passed, dataset.max_rows or last)
+        upto = dataset.model_copy(update={"max_rows": most})
+        one = config.model_copy(update={"dataset": upto})
+        # To the end, so that bad rows among them are named.
+        rows = list(CheckedReading(open_training(upto), one))
+        wanted = islice(rows, max(0, first - 1 - passed), None)
+        found += [_picture(one, tokenizer, row) for row in wanted]
+        passed += len(rows)
+    return found
 
 
 def in_one_line(

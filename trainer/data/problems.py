@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from trainer.contract.errors import DataError
 
 MAX_NAMES = 12  # so that a row with a thousand columns makes no message of a thousand names
 
@@ -14,6 +17,17 @@ class RowProblem(Exception):
     def __init__(self, field: str, problem: str, remedy: str) -> None:
         super().__init__(f"{field}: {problem}; {remedy}")
         self.field = field
+
+
+@contextmanager
+def naming(data_set: str) -> Iterator[None]:
+    """Let errors say which of several data sets they are about; one alone has no name."""
+    try:
+        yield
+    except DataError as error:
+        if not data_set:
+            raise
+        raise DataError(f"data set {data_set}: {error.message}", error.suggestion) from error
 
 
 def a_text(value: Any, field: str) -> str:

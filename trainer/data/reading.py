@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from trainer.config.dataset import DatasetConfig
-from trainer.contract.errors import DataError, DependencyError
+from trainer.contract.errors import DataError
 from trainer.contract.files import sha256_of
-from trainer.data.parsing import READERS, UNPACKED, Row, kind_of, read_file, without_nulls
+from trainer.data.fetching import fetched, is_address
+from trainer.data.hub import fetched_from_hub, hub_name, open_on_hub
+from trainer.data.parsing import READERS, Row, kind_of, read_file
 from trainer.data.problems import listed
+from trainer.data.saved import DESCRIPTIONS as SAVED_DESCRIPTIONS
+from trainer.data.saved import SPLITS, is_saved, refuse_index, saved_files
 from trainer.data.splits import HELD_OUT, by_split, split_of, usual
 
 SUPPORTED = ", ".join(sorted(READERS))
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-# A name that ends like this is meant as a file, even if there is none: the message should say so
-# instead of asking the Hub.
-FILE_SUFFIXES = {*READERS, *UNPACKED, ".arrow", ".db", ".md", ".txt", ".xls", ".xlsx", ".zip"}
 DEFAULT = ("train",)
 DESCRIPTIONS = {"", ".md", ".rst"}
 """Suffixes of files beside a dataset that nobody takes for its rows."""
+PATTERN = set("*?{")
+ONLY_ALONE = {".txt", ".arrow"}
+"""Suffixes of what is read in a folder where nothing else can be: beside rows lie notes and caches."""
 
 
 class Source(Protocol):
@@ -97,72 +99,51 @@ class FileSource:
         return total.hexdigest()
 
 
-@dataclass(frozen=True)
-class HubSource:
-    """One split of a dataset that the library `datasets` has fetched from the Hub."""
-
-    name: str
-    split: str
-    dataset: Any
-    unread: tuple[str, ...] = ()
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The dataset and its split, as one name."""
-        return (f"{self.name}/{self.split}",)
-
-    @property
-    def bytes(self) -> int:
-        """Size in memory-mapped Arrow files."""
-        return int(self.dataset.dataset_size or 0)
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the rows of the split.
-
-        Raises:
-            DataError: the split is empty.
-        """
-        if not len(self.dataset):
-            raise DataError(f"{self.files[0]} on the Hub holds no rows.", "Name another split.")
-        for number, value in enumerate(self.dataset, 1):
-            yield Row(self.files[0], number, "row", without_nulls(value))
-
-    def sha256(self) -> str:
-        """Return a hash of the dataset's own fingerprint, which names the exact revision."""
-        # The library has no public name for it.
-        fingerprint = self.dataset._fingerprint
-        return hashlib.sha256(f"{self.files[0]} {fingerprint}\n".encode()).hexdigest()
-
-
 def open_source(
-    path: str, subset: str | None = None, splits: Sequence[str] = DEFAULT, field: str = "path"
+    path: str,
+    subset: str | None = None,
+    splits: Sequence[str] = DEFAULT,
+    field: str = "path",
+    sha256: str | None = None,
+    *,
+    streaming: bool = False,
 ) -> Source:
     """Return what `path` names; nothing of a file is read yet.
 
     Args:
-        path: a file, a folder, or a dataset on the Hub (`name` or `organisation/name`).
+        path: a file, a folder, an address of the web, or a dataset on the Hub (`name` or
+            `organisation/name`, with `:config`; or hf://datasets/…).
         subset: the configuration of a dataset on the Hub.
         splits: of a dataset on the Hub, or of a folder whose files are named after splits: the first
             of these that there is.
         field: of the dataset's settings, which names the path.
+        sha256: which a file has; an address needs it.
+        streaming: whether rows of the Hub are fetched only as they are read.
 
     Raises:
-        DataError: it names nothing that can be read.
+        DataError: it names nothing that can be read, or a file with another SHA-256.
         DependencyError: it names a dataset on the Hub and `datasets` is not installed.
     """
     try:
         local = Path(path).expanduser()
     except RuntimeError as error:
         raise DataError(f"dataset.{field} = {path!r}: {error}.", "Write the whole path.") from error
+    if is_address(path):
+        local = fetched(path, sha256 or "", field)
+    elif not local.exists() and (name := hub_name(path)):
+        if not name.inside:
+            _refuse_sum(path, sha256, field)
+            return open_on_hub(path, name, subset, splits, field, streaming=streaming)
+        local = fetched_from_hub(path, name, field)
     if local.is_dir():
+        _refuse_sum(path, sha256, field)
         return _of_folder(path, local, splits, field)
     if local.exists():
         source = FileSource(path, {local.name: _supported(local)})
         _check_split(source, splits, field)
+        if not is_address(path):
+            _check_sum(local, sha256, field)
         return source
-    if names_hub_dataset(path):
-        split, dataset = _from_hub(path, subset, splits, field)
-        return HubSource(path, split, dataset)
     raise DataError(
         f"dataset.{field} = {path!r}: there is no such file or folder.",
         remedy_for_missing(local),
@@ -177,12 +158,23 @@ def files_of(path: Path, field: str) -> tuple[str, ...]:
     """
     if not path.is_dir():
         return (_supported(path).name,)
-    return tuple(_files_in(path, field.removeprefix("dataset."))[0])
+    field = field.removeprefix("dataset.")
+    refuse_index(path, field)
+    if is_saved(path):
+        # Whole: what describes it says which files are its rows.
+        return tuple(p.relative_to(path).as_posix() for p in sorted(path.rglob("*")) if p.is_file())
+    return tuple(_files_in(path, field)[0])
 
 
 def open_training(dataset: DatasetConfig) -> Source:
     """Return the rows to train on, opened; see `open_source`."""
-    return open_source(dataset.path, dataset.subset, (dataset.split,))
+    return open_source(
+        dataset.path,
+        dataset.subset,
+        (dataset.split,),
+        sha256=dataset.sha256,
+        streaming=dataset.streaming,
+    )
 
 
 def open_evaluation(dataset: DatasetConfig) -> Source:
@@ -193,7 +185,10 @@ def open_evaluation(dataset: DatasetConfig) -> Source:
     """
     path = dataset.eval_path or dataset.path
     splits = (dataset.eval_split,) if dataset.eval_split else HELD_OUT
-    source = open_source(path, dataset.subset, splits, "eval_path")
+    sha256 = dataset.eval_sha256 if dataset.eval_path else dataset.sha256
+    source = open_source(
+        path, dataset.subset, splits, "eval_path", sha256, streaming=dataset.streaming
+    )
     # Who names the same file twice means it.
     if dataset.eval_split and source.files == open_training(dataset).files and path == dataset.path:
         raise DataError(
@@ -205,13 +200,15 @@ def open_evaluation(dataset: DatasetConfig) -> Source:
 
 def remedy_for_missing(path: Path) -> str:
     """Return the remedy where a job names a file or folder that is not there."""
+    if PATTERN & set(str(path)):
+        return "Patterns are not read: name the folder, or give a list of files."
     # Relative paths of a job file or a form are absolute by now, and stand in the message.
     return "Correct the path." if path.is_absolute() else f"Relative paths start at {Path.cwd()}."
 
 
-def names_hub_dataset(path: str) -> bool:
-    """Return whether `path`, which exists nowhere here, can only mean a dataset on the Hub."""
-    return HUB_NAME.fullmatch(path) is not None and Path(path).suffix.lower() not in FILE_SUFFIXES
+def is_elsewhere(path: str) -> bool:
+    """Whether `path`, which exists nowhere here, can only mean something on the Hub or in the web."""
+    return is_address(path) or hub_name(path) is not None
 
 
 def _supported(path: Path) -> Path:
@@ -224,6 +221,13 @@ def _supported(path: Path) -> Path:
 
 
 def _of_folder(path: str, folder: Path, splits: Sequence[str], field: str) -> FileSource:
+    refuse_index(folder, field)
+    if is_saved(folder):
+        saved, beside = saved_files(folder, splits, field)
+        source = FileSource(path, saved, tuple(beside))
+        if not (folder / SPLITS).is_file():
+            _check_split(source, splits, field)
+        return source
     files, others = _files_in(folder, field)
     found = by_split(files)
     # Where no file is named after a split, all of them are meant, whatever for.
@@ -252,6 +256,23 @@ def _check_split(source: FileSource, splits: Sequence[str], field: str) -> None:
         )
 
 
+def _check_sum(file: Path, sha256: str | None, field: str) -> None:
+    if sha256 and (found := sha256_of(file)) != sha256:
+        raise DataError(
+            f"dataset.{field} = {str(file)!r} has the SHA-256 {found}, and not {sha256}.",
+            "It is another file than was meant, or has changed: look at it, then correct the checksum.",
+        )
+
+
+def _refuse_sum(path: str, sha256: str | None, field: str) -> None:
+    if sha256:
+        name = "sha256" if field == "path" else "eval_sha256"
+        raise DataError(
+            f"dataset.{name} is of one file, and {path!r} is none.",
+            "Leave it out: a checkpoint notes what was learned from, and a change is refused.",
+        )
+
+
 def _name_of_split(field: str) -> str:
     return "split" if field == "path" else "eval_split"
 
@@ -268,48 +289,20 @@ def _files_in(folder: Path, field: str) -> tuple[dict[str, Path], list[str]]:
             path.is_file() or path.is_symlink()
         ):
             continue
+        if path.name in SAVED_DESCRIPTIONS:
+            continue
         if kind_of(path) in READERS and not path.is_dir():
             found[name.as_posix()] = path
         elif path.suffix.lower() not in DESCRIPTIONS:
             others.append(name.as_posix())
+    alone = {name for name, path in found.items() if kind_of(path) in ONLY_ALONE}
+    if alone != found.keys():
+        found = {name: path for name, path in found.items() if name not in alone}
+        others = sorted([*others, *alone])
     if not found:
         what = f"none of its files can be read ({listed(others)})" if others else "no file is there"
         raise DataError(f"dataset.{field} = {str(folder)!r}: {what}.", f"Add files: {SUPPORTED}.")
     return found, others
-
-
-def _from_hub(path: str, subset: str | None, splits: Sequence[str], field: str) -> tuple[str, Any]:
-    """Return the first of the splits that there is, by its name, and its rows."""
-    names = [name for split in splits for name in dict.fromkeys((split, usual(split)))]
-    for name in names[:-1]:
-        try:
-            return name, _load_from_hub(path, subset, name, field)
-        except DataError as error:
-            if "Unknown split" not in error.message:
-                raise
-    return names[-1], _load_from_hub(path, subset, names[-1], field)
-
-
-def _load_from_hub(path: str, subset: str | None, split: str, field: str) -> Any:
-    try:
-        # Imported here: it costs a second, and an orchestrator may not have it.
-        from datasets import load_dataset
-    except ImportError as error:
-        raise DependencyError(
-            f"dataset.{field} = {path!r} is not a file here, and a dataset on the Hub needs "
-            "'datasets'.",
-            "Run: pip install 'training-orchestrator[trainer]'. Or correct the path.",
-        ) from error
-    try:
-        return load_dataset(path, subset, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise DataError(
-            f"dataset.{field} = {path!r} is neither a file here nor a dataset from the Hub: "
-            f"{reason}.",
-            f"Correct the path, dataset.subset or dataset.{_name_of_split(field)}, connect to the network, "
-            "or set HF_TOKEN for a private dataset.",
-        ) from error
 
 
 def _size(path: Path) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainer.contract.words import number
@@ -11,6 +13,8 @@ from trainer.data.problems import MAX_NAMES
 
 BAD = "cannot be used"
 LEFT_OUT = "left out by formatting"
+LONGEST = {"longest"}
+"""What is the largest of several numbers, and not their sum."""
 MAX_PROBLEMS = 20  # bad rows that are told one by one; the rest is counted
 
 
@@ -31,6 +35,8 @@ class Tally:
     """How many were dropped for each reason."""
     chats: int = 0
     """Rows that a chat template renders."""
+    weighted: int = 0
+    """Rows that were kept and have a weight of their own."""
     bad: int = 0
     """Rows that cannot be used and are skipped; they are dropped ones, too."""
     problems: list[str] = field(default_factory=list)
@@ -79,6 +85,24 @@ class Tally:
         self.unread[name] = self.unread.get(name, 0) + count
 
 
+def merged(tallies: Sequence[Tally]) -> Tally:
+    """Return what became of the rows of several sources."""
+    whole = Tally()
+    # Every field, so that one that is added is not left out in silence.
+    for name, start in asdict(whole).items():
+        values = [getattr(tally, name) for tally in tallies]
+        if isinstance(start, int):
+            setattr(whole, name, max(values) if name in LONGEST else sum(values))
+        elif isinstance(start, dict):
+            added = sum(map(Counter, values), Counter[str]())
+            setattr(whole, name, dict(added))
+    whole.problems = [problem for tally in tallies for problem in tally.problems][:MAX_PROBLEMS]
+    whole.format = " and ".join(dict.fromkeys(tally.format for tally in tallies))
+    hashes = "".join(f"{tally.sha256}\n" for tally in tallies)
+    whole.sha256 = hashlib.sha256(hashes.encode()).hexdigest()
+    return whole
+
+
 def told(facts: Mapping[str, Any], max_length: int) -> str:
     """Return in one line what became of the rows: how many are kept, cut and dropped, and why.
 
@@ -101,10 +125,38 @@ def told(facts: Mapping[str, Any], max_length: int) -> str:
     return f"{rows}: {', '.join(parts)}{to_train_on}"
 
 
+def told_at_start(facts: Mapping[str, Any], max_length: int) -> list[str]:
+    """Return the lines about all rows with which a training begins; the first is that of `told`."""
+    line = told(facts, max_length)
+    if piece := facts.get("streamed_pieces_of"):
+        line = f"a stream, shuffled within pieces of {number(piece)} rows; of the first: {line}"
+    lines = [line, *(f"mixed: {each}" for each in mix_told(facts))]
+    if "evaluation" in facts:
+        lines.append(f"held out: {told(facts['evaluation'], max_length)}")
+    return lines
+
+
+def mix_told(facts: Mapping[str, Any]) -> list[str]:
+    """Return a line for each of several data sets: what an epoch has of it, and of how many rows."""
+    return [
+        f"{source['name']}: {source['share']:.1%} of an epoch, {number(source['epoch_rows'])} rows of "
+        f"{number(source['train_rows'])}{_often(source['epoch_rows'] / source['train_rows'])}"
+        for source in facts.get("sources", ())
+    ]
+
+
+def _often(times: float) -> str:
+    if times <= 1:
+        return "" if times == 1 else ", drawn by the seed"
+    return f", {number(times)} times each"
+
+
 def remarks(facts: Mapping[str, Any]) -> list[str]:
     """Return further sentences: what nothing reads, and what is otherwise than it may be thought."""
     found = [f"{number(count)} {what}." for what, count in facts.get("notes", {}).items()]
     found += [f"Skipped {problem}." for problem in facts.get("problems", ())]
+    if weighted := facts.get("weighted"):
+        found.append(f"The loss of {_rows(weighted)} is multiplied by their own weights.")
     if facts.get("chats") and facts.get("plain_template"):
         found.append(
             "The model has no chat template: chats are rendered as plain ChatML, which is saved with "
@@ -115,8 +167,10 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
             "The chat template ends the assistant's turn with no token of its own, so generate() of "
             "the result may not stop there."
         )
-    if (held_out := facts.get("evaluation")) and held_out["sha256"] == facts["sha256"]:
-        found.append("The rows to evaluate on are those that are trained on.")
+    for source in facts.get("sources", [facts]):
+        if (held_out := source.get("evaluation")) and held_out["sha256"] == source["sha256"]:
+            of = f" of {source['name']}" if "name" in source else ""
+            found.append(f"The rows{of} to evaluate on are those that are trained on.")
     if unread := facts.get("unread"):
         found.append(f"Not read by anything: {ignored(unread)}.")
     return found

@@ -7,36 +7,39 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError, DataError
 from trainer.contract.files import read_json, replace_json
-from trainer.data.encoding import RowEncoder, limit_of, with_same_columns
+from trainer.contract.world import own_rank
+from trainer.data.encoding import RowEncoder, in_batches, limit_of, with_same_columns
 from trainer.data.endings import turn_end
-from trainer.data.formats import Example
 from trainer.data.formatting import formatting_key
-from trainer.data.parsing import Row
+from trainer.data.mixing import mixed_order, rows_of_epoch
+from trainer.data.problems import naming
 from trainer.data.reading import Source, open_evaluation, open_training
-from trainer.data.tally import LEFT_OUT, Tally, reasons
+from trainer.data.streaming import Streamed
+from trainer.data.tally import LEFT_OUT, Tally, merged, reasons
 from trainer.data.templates import ensure_chat_template, is_default
 from trainer.data.validation import CheckedReading
+from trainer.data.weights import WEIGHT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BATCH_ROWS = 512
-BATCH_CHARACTERS = 4_000_000  # so that rows of megabytes do not meet in memory
-LAYOUT = 5  # raise it when the same input gives other tokens or labels than before
+LAYOUT = 6  # raise it when the same input gives other tokens or labels than before
+
+Rows = TypeVar("Rows", Dataset, DatasetDict)
 
 log = logging.getLogger("trainer")
 
@@ -49,12 +52,31 @@ class PreparedData:
     hold.
     """
 
+    train: Dataset | Streamed
+    eval: Dataset | DatasetDict | None
+    """Of several data sets, those to evaluate on by their names."""
+    facts: dict[str, Any]
+    """Of all rows, see `Tally`; and train_rows, eval_rows, plain_template (`is_default`),
+    turn_end (where there are chats: the token that ends the assistant's turn);
+    evaluation: the same of the rows to evaluate on, where they are apart;
+    sources: the same of each of several data sets, with its name, and the rows and share of an epoch."""
+
+
+@dataclass(frozen=True)
+class PreparedSource:
+    """One data set as tokens."""
+
     train: Dataset
     eval: Dataset | None
-    facts: dict[str, Any]
-    """Of dataset.path, see `Tally`; and train_rows, eval_rows, plain_template (`is_default`),
-    turn_end (where there are chats: the token that ends the assistant's turn);
-    evaluation: the same of the rows to evaluate on, where they are apart."""
+    tally: Tally
+    evaluation: Tally | None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What became of its rows."""
+        held_out = {"evaluation": _facts(self.evaluation)} if self.evaluation else {}
+        counts = {"train_rows": len(self.train), "eval_rows": len(self.eval) if self.eval else 0}
+        return _facts(self.tally) | held_out | counts
 
 
 def prepare_datasets(
@@ -76,20 +98,106 @@ def prepare_datasets(
     """
     _check_tokenizer(tokenizer)
     cache.mkdir(parents=True, exist_ok=True)
-    train, tally = _tokenised(open_training(config.dataset), config, tokenizer, cache)
-    held_out, told_of = None, {}
+    if config.dataset.streaming:
+        return _streamed(config, tokenizer, cache)
+    parts = []
+    for name, dataset in config.dataset.named():
+        with naming(name):
+            one = config.model_copy(update={"dataset": dataset})
+            parts.append(_part(one, tokenizer, cache))
+    train, held_out, facts = parts[0].train, parts[0].eval, parts[0].facts
+    if config.dataset.sources:
+        train, held_out, facts = _mixed(parts, config)
+    # Where rows are held out the loss is that of the tokens as they are.
+    held_out = held_out and _unweighted(held_out, config)
+    train = train if facts["weighted"] else _unweighted(train, config)
+    return PreparedData(train, held_out, facts | _of_template(facts, config, tokenizer))
+
+
+def _unweighted(rows: Rows, config: TrainingConfig) -> Rows:
+    """Return rows without the column of weights, which prompts may have for reward functions."""
+    without: Rows = (
+        rows.remove_columns(WEIGHT) if METHODS[config.method].learns_from_tokens else rows
+    )
+    return without
+
+
+def _of_template(
+    facts: dict[str, Any], config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"plain_template": is_default(tokenizer)}
+    if facts["chats"] and not METHODS[config.method].is_classifier:
+        found["turn_end"] = _turn_end(tokenizer)
+    return found
+
+
+def _streamed(
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> PreparedData:
+    """Return rows that are tokenised as training comes to them; those to evaluate on are now."""
+    if config.method != "cpt":
+        ensure_chat_template(tokenizer)
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    length = config.max_steps * batch * own_rank().world_size
+    train = Streamed(open_training(config.dataset), config, tokenizer, length)
+    # The longest row is still to come, perhaps.
+    facts = _facts(train.tally) | {"train_rows": length, "eval_rows": 0}
+    facts |= {"longest": config.max_length, "streamed_pieces_of": train.piece}
+    held_out = None
     if config.dataset.has_evaluation:
         source = open_evaluation(config.dataset)
         held_out, of_eval = _tokenised(source, config, tokenizer, cache)
-        told_of = {"evaluation": _facts(of_eval)}
+        facts |= {"eval_rows": len(held_out), "evaluation": _facts(of_eval)}
+        held_out = _unweighted(held_out, config)
+    return PreparedData(train, held_out, facts | _of_template(facts, config, tokenizer))
+
+
+def _part(
+    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> PreparedSource:
+    train, tally = _tokenised(open_training(config.dataset), config, tokenizer, cache)
+    held_out, of_eval = None, None
+    if config.dataset.has_evaluation:
+        source = open_evaluation(config.dataset)
+        held_out, of_eval = _tokenised(source, config, tokenizer, cache)
     elif config.dataset.eval_fraction:
         train, held_out = _split(train, config.dataset.eval_fraction, config.seed)
-    facts = _facts(tally) | told_of
-    facts |= {"train_rows": len(train), "eval_rows": len(held_out) if held_out else 0}
-    facts["plain_template"] = is_default(tokenizer)
-    if tally.chats and not METHODS[config.method].is_classifier:
-        facts["turn_end"] = _turn_end(tokenizer)
-    return PreparedData(train, held_out, facts)
+    return PreparedSource(train, held_out, tally, of_eval)
+
+
+def _mixed(
+    parts: list[PreparedSource], config: TrainingConfig
+) -> tuple[Dataset, DatasetDict | None, dict[str, Any]]:
+    """Return the rows of an epoch, those to evaluate on by their names, and the facts of all."""
+    sizes = [len(part.train) for part in parts]
+    counts = rows_of_epoch(sizes, config.dataset.sources)
+    train = _joined([part.train for part in parts]).select(mixed_order(sizes, counts, config.seed))
+    names = config.dataset.names()
+    held_out = {name: part.eval for name, part in zip(names, parts, strict=True) if part.eval}
+    facts = _facts(merged([part.tally for part in parts]))
+    if apart := [part.evaluation for part in parts if part.evaluation]:
+        facts["evaluation"] = _facts(merged(apart))
+    facts |= {"train_rows": len(train), "eval_rows": sum(map(len, held_out.values()))}
+    facts["sources"] = [
+        {"name": name, **part.facts, "epoch_rows": count, "share": count / len(train)}
+        for name, part, count in zip(names, parts, counts, strict=True)
+    ]
+    return train, DatasetDict(held_out) or None, facts
+
+
+def _joined(rows: list[Dataset]) -> Dataset:
+    """Return the rows of several data sets one after another.
+
+    Raises:
+        DataError: they have columns of one name and of different kinds, as only prompts may.
+    """
+    try:
+        return concatenate_datasets(rows)
+    except (ValueError, pa.ArrowException) as error:
+        raise DataError(
+            f"dataset: the data sets do not go together: {error}.",
+            "Give a column the same kind of value in all of them, or rename it.",
+        ) from error
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -208,7 +316,7 @@ def _write(
     temporary = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     reading = CheckedReading(source, config)
     encoder = RowEncoder(config, tokenizer)
-    batches: Iterator[pa.RecordBatch] = (encoder.batch(rows, tally) for rows in _batches(reading))
+    batches: Iterator[pa.RecordBatch] = (encoder.batch(rows, tally) for rows in in_batches(reading))
     if METHODS[config.method].generates:
         batches = with_same_columns(batches)
     try:
@@ -227,18 +335,3 @@ def _write(
         temporary.replace(arrow)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _batches(
-    rows: Iterable[tuple[Row, Example]],
-) -> Iterator[list[tuple[Row, Example]]]:
-    batch: list[tuple[Row, Example]] = []
-    characters = 0
-    for row, example in rows:
-        batch.append((row, example))
-        characters += example.characters
-        if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
-from trainer.config import TrainingConfig
+from trainer.config import DatasetConfig, TrainingConfig
 from trainer.contract.errors import DataError
 from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
 from trainer.data.judged import Judged
 from trainer.data.parsing import Row
-from trainer.data.problems import RowProblem, listed
+from trainer.data.problems import RowProblem, listed, naming
 from trainer.data.reading import Source, open_evaluation, open_training
 from trainer.data.tally import MAX_PROBLEMS
 
+CHECKED = 10_000  # rows of a stream, before it is trained on
 PROGRESS_EVERY = 1000  # rows between two calls of the progress callback
 
 Progress = Callable[[int], None]
@@ -44,6 +47,8 @@ class DatasetReport:
     """What lies beside the files and is not read: of another split, or of another kind."""
     evaluation: DatasetReport | None = None
     """The same of the rows to evaluate on, where they are apart."""
+    sources: tuple[DatasetReport, ...] = ()
+    """The same of each of several data sets."""
 
 
 def inspect_dataset(config: TrainingConfig, progress: Progress | None = None) -> DatasetReport:
@@ -57,10 +62,46 @@ def inspect_dataset(config: TrainingConfig, progress: Progress | None = None) ->
         DataError: there is nothing to read, or at least one row cannot be used. The message
             lists the first 20 such rows.
     """
-    evaluation = None
-    if config.dataset.has_evaluation:
-        evaluation = inspect_source(open_evaluation(config.dataset), config, progress)
-    return inspect_source(open_training(config.dataset), config, progress, evaluation)
+    found = []
+    for name, dataset in config.dataset.named():
+        with naming(name):
+            found.append(_inspect_one(config, dataset, progress))
+    return _merged(found) if config.dataset.sources else found[0]
+
+
+def _inspect_one(
+    config: TrainingConfig, dataset: DatasetConfig, progress: Progress | None
+) -> DatasetReport:
+    if dataset.streaming:  # it may take days
+        dataset = dataset.with_at_most(CHECKED)
+    one, evaluation = config.model_copy(update={"dataset": dataset}), None
+    if dataset.has_evaluation:
+        evaluation = inspect_source(open_evaluation(dataset), one, progress)
+    return inspect_source(open_training(dataset), one, progress, evaluation)
+
+
+def _merged(reports: Sequence[DatasetReport]) -> DatasetReport:
+    """Return a report on several data sets as one."""
+    rows = sum(report.rows for report in reports)
+    unread: Counter[str] = Counter()
+    for report in reports:
+        unread.update(report.unread)
+    apart = [report.evaluation for report in reports if report.evaluation]
+    return DatasetReport(
+        files=tuple(name for report in reports for name in report.files),
+        rows=rows,
+        bad_rows=sum(report.bad_rows for report in reports),
+        problems=tuple(p for report in reports for p in report.problems)[:MAX_PROBLEMS],
+        format=" and ".join(dict.fromkeys(report.format for report in reports)),
+        sha256=hashlib.sha256("\n".join(r.sha256 for r in reports).encode()).hexdigest(),
+        bytes=sum(report.bytes for report in reports),
+        mean_characters=sum(r.mean_characters * r.rows for r in reports) / max(1, rows),
+        max_characters=max(report.max_characters for report in reports),
+        unread=dict(unread),
+        unread_files=tuple(name for report in reports for name in report.unread_files),
+        evaluation=_merged(apart) if apart else None,
+        sources=tuple(reports),
+    )
 
 
 def inspect_source(
@@ -91,7 +132,8 @@ def inspect_source(
         bad_rows=reading.bad_rows,
         problems=tuple(reading.problems),
         format=reading.format,
-        sha256=source.sha256(),
+        # Of a stream not all is read for a first look.
+        sha256="" if config.dataset.streaming else source.sha256(),
         bytes=source.bytes,
         mean_characters=total / max(1, reading.rows - reading.bad_rows),
         max_characters=longest,
@@ -118,6 +160,10 @@ class CheckedReading:
     source: Source
     config: TrainingConfig
     progress: Progress | None = None
+    after: tuple[int, int] = (0, 0)
+    """Rows of the source to pass over, and how many of them formatting has not left out."""
+    at_once: bool = False
+    """Whether a bad row is refused as soon as it is met: of a stream the end may never come."""
     rows: int = field(default=0, init=False)
     bad_rows: int = field(default=0, init=False)
     format: str = field(default="", init=False)
@@ -127,28 +173,25 @@ class CheckedReading:
     left_out: int = field(default=0, init=False)
     """Rows that formatting has left out; they are not among `rows`."""
 
+    def __post_init__(self) -> None:
+        passed, self.rows = self.after
+        self.left_out = passed - self.rows
+
     def __iter__(self) -> Iterator[tuple[Row, Example]]:
-        rows = formatted(self.source.rows(), self.config, self._leave_out)
-        # A source has one row at least, so this raises nothing but its own errors.
-        first = next(rows, None)
-        if first is None:
-            raise DataError(
-                f"training.formatting left out all {self.left_out:,} rows of {self.source.name}.",
-                "Return the rows that are to be learned from.",
-            )
+        first, rows = self._opened()
         schema = choose_schema(first, self.config)
-        missing = dict.fromkeys(self.config.dataset.columns.values())
+        # A name that no row has is found before any are passed over.
+        missing = {} if any(self.after) else dict.fromkeys(self.config.dataset.columns.values())
         self.format = schema.format
-        for row in islice(chain([first], rows), self.config.dataset.max_rows):
+        most = self.config.dataset.max_rows
+        for row in islice(rows, None if most is None else max(0, most - self.rows)):
             self._count()
             for name in missing.keys() & row.value.keys():
                 del missing[name]
             try:
                 example = schema.convert(row.value)
             except RowProblem as problem:
-                self.bad_rows += 1
-                if len(self.problems) < MAX_PROBLEMS:
-                    self.problems.append(f"{row.place}: {problem}")
+                self._note(row, problem)
             else:
                 for name in schema.unread(row.value):
                     self.unread[name] = self.unread.get(name, 0) + 1
@@ -156,6 +199,30 @@ class CheckedReading:
         if self.progress:
             self.progress(self.rows)
         self._end(first, list(missing))
+
+    def _opened(self) -> tuple[Row, Iterator[Row]]:
+        """Return the first row, whose columns show the layout, and those to read."""
+        passed = self.after[0]
+        counted = (lambda: None) if passed else self._leave_out
+        rows = formatted(self.source.rows(), self.config, counted)
+        # A source has one row at least, so this raises nothing but its own errors.
+        first = next(rows, None)
+        if first is None:
+            raise DataError(
+                f"training.formatting left out all {self.left_out:,} rows of {self.source.name}.",
+                "Return the rows that are to be learned from.",
+            )
+        if not passed:
+            return first, chain([first], rows)
+        later = islice(self.source.rows(), passed, None)
+        return first, formatted(later, self.config, self._leave_out)
+
+    def _note(self, row: Row, problem: RowProblem) -> None:
+        self.bad_rows += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(f"{row.place}: {problem}")
+        if self.at_once and self.config.dataset.on_bad_row == "refuse":
+            raise self._error() from problem
 
     def _end(self, first: Row, missing: list[str]) -> None:
         """Refuse bad rows, and names that no row has."""

@@ -215,7 +215,10 @@ class Recorder(TrainerCallback):  # type: ignore[misc] # transformers is not che
         self._append(record)
         perplexity = record.get("perplexity")
         words = "" if perplexity is None else f"  perplexity {number(perplexity)}"
-        _say(state, f"eval_loss {number(loss)}{words}{_shown(record)}")
+        held_out = self._trainer.run.eval_dataset
+        names = list(held_out) if isinstance(held_out, dict) else []
+        each = "".join(f"  {name} {number(logs[f'eval_{name}_loss'])}" for name in names)
+        _say(state, f"eval_loss {number(loss)}{words}{each}{_shown(record)}")
 
     def _perplexity(self, loss: float) -> dict[str, float | None]:
         """Return exp(loss) where the loss is that of the next token.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -17,21 +18,23 @@ from trainer.config import TrainingConfig
 from trainer.contract import checkpoints
 from trainer.contract.errors import DiskFull
 from trainer.contract.events import Kind, note_event
-from trainer.contract.files import replace_json
+from trainer.contract.files import read_json, replace_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.contract.world import own_rank
 from trainer.engine import saving
+from trainer.engine.by_source import BySource
 from trainer.engine.collectives import all_to_first, wait_for_all
 from trainer.engine.divergence import Recent, diverged, lower_rates
 from trainer.engine.failures import tensors_expected, translate
 from trainer.engine.heartbeat import Heartbeat
 from trainer.engine.parallelism import is_sharded
 from trainer.engine.smaller_parts import InParts
+from trainer.engine.stream import STREAM, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -47,9 +50,9 @@ class TrainingRun:
     directory: JobDirectory
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    train_dataset: Dataset
+    train_dataset: Dataset | Stream
     """See `trainer.data.tokenization.PreparedData`."""
-    eval_dataset: Dataset | None
+    eval_dataset: Dataset | DatasetDict | None
     batch_divisor: int = 1
     learning_rate_factor: float = 1.0
     """See `Status`, as for `batch_divisor`."""
@@ -64,6 +67,12 @@ class TrainingRun:
     def evaluates_on_start(self) -> bool:
         """Whether there are rows to evaluate on, and the job asks for it."""
         return self.eval_dataset is not None and self.config.eval_on_start
+
+    @property
+    def streamed(self) -> dict[str, Any]:
+        """What became of the rows of a stream that were read so far; empty for other data."""
+        rows = self.train_dataset
+        return rows.facts if isinstance(rows, Stream) else {}
 
     def with_room(self, work: Callable[[], T]) -> T:
         """Do `work`; where the disk is full, once more with the newest and best checkpoint only."""
@@ -82,7 +91,7 @@ class TrainingRun:
         return work()
 
 
-class JobTrainer(InParts):
+class JobTrainer(InParts, BySource):
     """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.contract.checkpoints`."""
 
     def __init__(self, run: TrainingRun, **kwargs: Any) -> None:
@@ -158,6 +167,9 @@ class JobTrainer(InParts):
 
         transformers lets it draw from the global generator, which a resume sets later.
         """
+        rows = self.train_dataset if dataset is None else dataset  # type: ignore[attr-defined] # mixin
+        if isinstance(rows, Stream):  # which is shuffled within its pieces
+            return SequentialSampler(rows)
         sampler = super()._get_train_sampler(dataset)  # type: ignore[misc] # mixin
         if isinstance(sampler, LengthGroupedSampler):
             # accelerate calls set_epoch() at every epoch, also when a resumed run skips to one.
@@ -214,13 +226,16 @@ class JobTrainer(InParts):
 
     def _finish_save(self, step: int, writes: list[saving.Write]) -> None:
         """Write what was put off, and let the checkpoint take its place; in the background."""
-        folder = self.run.directory.checkpoints
+        folder, rows = self.run.directory.checkpoints, self.run.train_dataset
+        stream = rows.state() if isinstance(rows, Stream) else None
 
         def finish() -> Path:
             for write in writes:
                 write()
             staged = folder / checkpoints.STAGING / f"checkpoint-{step}"
             replace_json(staged / checkpoints.INPUTS, self.run.inputs)
+            if stream is not None:
+                replace_json(staged / STREAM, stream)
             return checkpoints.commit(staged, folder, processes=own_rank().world_size)
 
         with named_failures(folder):
@@ -254,6 +269,11 @@ class JobTrainer(InParts):
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc] # mixin
+        rows = self.run.train_dataset
+        known = read_json(Path(checkpoint) / STREAM) if checkpoint is not None else None
+        # Without it the rows before are read and tokenised once more, to the same end.
+        if known and isinstance(rows, Stream):
+            rows.restore(known)
         if checkpoint is not None and self.run.learning_rate_factor != 1:
             # The checkpoint holds the rates that diverged; transformers has just loaded them.
             lower_rates(self.optimizer, self.lr_scheduler, self.args.learning_rate)  # type: ignore[attr-defined] # mixin

@@ -8,6 +8,7 @@ from trainer.engine.arguments import training_arguments
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.engine.quantization import masters_kept
+from trainer.engine.stream import Stream
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -36,14 +37,19 @@ def assemble(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
     arguments.learning_rate *= run.learning_rate_factor
     # The mixin first, so that its methods come before those of the trainer.
     job_kind = type(f"Job{kind.__name__}", (mixin, kind), {})
+    rows = run.train_dataset
+    # TRL looks at the first rows, and knows its own library's data sets alone.
+    rows = rows.head if isinstance(rows, Stream) else rows
     with deprecations_allowed(), masters_kept(run.model):
         trainer: Trainer = job_kind(
             run,
             model=run.model,
             args=arguments,
-            train_dataset=run.train_dataset,
+            train_dataset=rows,
             eval_dataset=run.eval_dataset,
             processing_class=run.tokenizer,
             **trainer_options,
         )
+    if isinstance(run.train_dataset, Stream):
+        trainer.train_dataset = run.train_dataset
     return trainer

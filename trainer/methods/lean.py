@@ -14,7 +14,8 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trainer.data.chats import NO_LOSS
-from trainer.data.collation import PaddedCollator
+from trainer.data.collation import WEIGHTS, PaddedCollator
+from trainer.data.weights import WEIGHT
 from trainer.methods.proof import own_router_loss, without_cache
 
 if TYPE_CHECKING:
@@ -27,6 +28,13 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
     """Losses are means over all learned tokens of a step, or of the rows that are held out."""
 
     data_collator: Any
+    _weights: torch.Tensor | None = None
+    """Of the batch under way, by token; None: all count alike."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if WEIGHT not in self._signature_columns:
+            self._signature_columns.append(WEIGHT)  # or it would be taken out of the rows
 
     @property
     def padded(self) -> Any:
@@ -45,8 +53,11 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         # runs again in the backward pass. With a small model that is 40 % of the time.
         inputs.update(self._cacheless)
         following = inputs.get("shift_labels")
+        self._weights = inputs.pop(WEIGHTS, None)
         if following is None:
             following = pad(inputs["labels"], (0, 1), value=NO_LOSS)[..., 1:]
+            if self._weights is not None:
+                self._weights = pad(self._weights, (0, 1))[..., 1:]
         if self._computes_loss:
             inputs.pop("shift_labels", None)
             inputs["labels"] = following
@@ -77,14 +88,16 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
     def _loss_of_logits(self, outputs: Any, following: Any, num_items_in_batch: Any) -> Any:
         # A trained prompt stands before the rows and has logits too.
         logits = outputs.logits[:, -following.shape[1] :].flatten(0, 1).float()
-        total = cross_entropy(
+        losses = cross_entropy(
             logits,
             following.flatten(),
             ignore_index=NO_LOSS,
-            reduction="sum",
+            reduction="sum" if self._weights is None else "none",
             label_smoothing=self.args.label_smoothing_factor,
         )
-        return total / num_items_in_batch
+        if self._weights is not None:
+            losses = (losses * self._weights.flatten()).sum()
+        return losses / num_items_in_batch
 
     def evaluation_loop(
         self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
@@ -94,6 +107,7 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         sums = self.accelerator.reduce(torch.stack(self._scored).sum(0), "sum").tolist()
         output.metrics[f"{metric_key_prefix}_loss"] = sums[0] / sums[1] if sums[1] else math.nan
+        self.evaluated_tokens = sums[1]
         return output
 
     def prediction_step(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Any:

@@ -192,7 +192,7 @@ def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
     sampler = trainer._get_train_sampler(run.train_dataset)
     if len(sampler) == 0:
         raise DataError(
-            f"{config.dataset.path}: {len(run.train_dataset)} prompts are left to train on, and "
+            f"{config.dataset.title}: {len(run.train_dataset)} prompts are left to train on, and "
             f"{sampler.batch_size} are answered at a time.",
             "Add rows, or lower per_device_train_batch_size or gradient_accumulation_steps.",
         )

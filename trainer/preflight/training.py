@@ -14,7 +14,7 @@ from trainer.config.model_code import check_model_code
 from trainer.config.model_files import check_model_files
 from trainer.data import inspect_dataset
 from trainer.data.problems import listed
-from trainer.data.reading import names_hub_dataset
+from trainer.data.reading import is_elsewhere
 from trainer.data.tally import ignored
 from trainer.preflight.table import Check, Finding, Needs, Subject
 from trainer.results.gguf import check_export
@@ -86,13 +86,18 @@ def _dataset(subject: Subject) -> Finding:
     if config.trainer in FOREIGN_DATA:
         return Finding(f"{config.dataset.path}; the command knows how it is laid out")
     if later := _checked_later(subject):
-        return Finding(f"{config.dataset.path} {later}; its rows are checked when it starts")
+        return Finding(f"{config.dataset.title} {later}; its rows are checked when it starts")
     report = inspect_dataset(config)
     bad = f"{report.bad_rows:,} that cannot be used: skipped" if report.bad_rows else "no bad rows"
     text = (
         f"{report.rows:,} row{'' if report.rows == 1 else 's'}, format {report.format}, {report.bytes / 1e6:.2f} MB, "
         f"{report.mean_characters:.0f} characters a row, {bad}"
     )
+    if config.dataset.streaming:
+        text = f"a stream; of its first rows {text}; the others are checked as they are read"
+    if report.sources:
+        each = zip(config.dataset.names(), report.sources, strict=True)
+        text = f"{', '.join(f'{name} {one.rows:,}' for name, one in each)}; together {text}"
     if report.evaluation:
         text += f"; {report.evaluation.rows:,} rows to evaluate on"
     evaluated = report.evaluation.files if report.evaluation else ()
@@ -110,9 +115,10 @@ def _checked_later(subject: Subject) -> str:
     dataset = subject.config.dataset
     if subject.config.formatting:  # the user's code, which nothing runs here
         return "is formatted by the trainer"
-    named = [path for path in (dataset.path, dataset.eval_path) if path]
-    on_hub = [p for p in named if names_hub_dataset(p) and not Path(p).expanduser().exists()]
-    return "is on the Hub" if on_hub else ""
+    on_hub = [
+        p for _, p in dataset.files() if is_elsewhere(p) and not Path(p).expanduser().exists()
+    ]
+    return "is not on this computer" if on_hub else ""
 
 
 def _hub(subject: Subject) -> Finding:

@@ -126,7 +126,13 @@ CARRIED = frozenset(
         *("trainer", "method", "model", "formatting", "arguments", "report_to"),
         *("command", "command.run", "command.files", "command.env", "command.stop_signal"),
         *("dataset.path", "dataset.format", "dataset.columns", "dataset.subset", "dataset.split"),
-        *("dataset.max_rows", "async_save", "save_total_limit"),
+        *(
+            "dataset.sha256",
+            "dataset.eval_sha256",
+            "dataset.max_rows",
+            "async_save",
+            "save_total_limit",
+        ),
     }
 )
 """Settings that need no word of the project's: who trains, which rows we write, which checkpoints

@@ -42,6 +42,11 @@ def _write(source: Source, config: TrainingConfig, target: Path, field: str) -> 
 
 
 def _record(example: Example, config: TrainingConfig, place: str) -> dict[str, object]:
+    if getattr(example, "weight", 1) != 1:
+        raise DataError(
+            f"{place}: has a weight, for which trainer: {config.trainer} has no place.",
+            "Remove it, or train with trainer: builtin.",
+        )
     if config.method == "cpt":
         if isinstance(example, PlainText):
             return {"text": example.prompt + example.completion}

@@ -110,9 +110,7 @@ def push_output(folder: Path, config: TrainingConfig, done: Path) -> str:
 
 def published(config: TrainingConfig) -> TrainingConfig:
     """Return the settings as others may read them: names instead of paths of this computer."""
-    dataset = config.dataset.model_copy(
-        update={"path": _name(config.dataset.path), "eval_path": _name(config.dataset.eval_path)}
-    )
+    dataset = config.dataset.with_files(lambda _, path: _name(path))
     return config.model_copy(
         update={
             "model": _name(config.model),

@@ -11,6 +11,7 @@ from trainer.config import QuantizationConfig, TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.job_directory import GGUF, MERGED
 from trainer.contract.words import number
+from trainer.data.hub import hub_name
 from trainer.results.summary import Summary, code, table
 
 VERSIONS = ("torch", "transformers", "trl", "peft")
@@ -70,16 +71,16 @@ def _front_matter(config: TrainingConfig) -> list[str]:
     task = "text-classification" if METHODS[config.method].is_classifier else "text-generation"
     return [
         *([f"base_model: {json.dumps(config.model)}"] if is_on_hub(config.model) else []),
-        *([f"datasets: [{json.dumps(config.dataset.path)}]"] if _is_hub_dataset(config) else []),
+        *([f"datasets: {json.dumps(on_hub)}"] if (on_hub := _hub_datasets(config)) else []),
         f"library_name: {library}",
         f"pipeline_tag: {task}",
         f"tags: [training-orchestrator, {config.method}]",
     ]
 
 
-def _is_hub_dataset(config: TrainingConfig) -> bool:
-    name = config.dataset.path
-    return is_on_hub(name) and not Path(name).suffix
+def _hub_datasets(config: TrainingConfig) -> list[str]:
+    named = [hub_name(one.path) for one in config.dataset.each() if not Path(one.path).exists()]
+    return list(dict.fromkeys(n.repository for n in named if n and "/" in n.repository))
 
 
 def loading(config: TrainingConfig, place: str) -> list[str]:

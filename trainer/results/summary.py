@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainer.config import (
+    DatasetConfig,
     LoraConfig,
     PrefixTuningConfig,
     PromptTuningConfig,
@@ -23,7 +24,7 @@ from trainer.config.command import NONE
 from trainer.config.methods import METHODS
 from trainer.contract.metrics import GOALS, OF_METHODS
 from trainer.contract.words import number
-from trainer.data.tally import reasons, remarks
+from trainer.data.tally import mix_told, reasons, remarks
 from trainer.presets import PRESETS
 from trainer.presets.preset import CARRIED
 from trainer.rewards.counts import noted
@@ -46,7 +47,8 @@ class Summary:
     def headline(self) -> str:
         """Return one sentence: what was made, by which method, from what."""
         config = self.config
-        model, data = (code(_last_part(path)) for path in (config.model, config.dataset.path))
+        model = code(_last_part(config.model))
+        data = " and ".join(code(_last_part(one.path)) for one in config.dataset.each())
         on = f" on {data}" if config.dataset.path != NONE else ""
         if config.trainer == "command":
             base = f" from {model}" if config.model != NONE else ""
@@ -72,6 +74,9 @@ class Summary:
         for name in [*others, *losses] if generates else [*losses, *others]:
             goal = "" if generates and name in losses else GOALS[_plain(name)]
             rows |= self._result(name, goal)
+            if name == "eval_loss":
+                for each in self._losses_of_sources():
+                    rows |= self._result(each, goal)
             if name == "eval_loss" and own and method.learns_from_tokens:
                 rows |= self._perplexity()
         best, step = (self.metrics.get(f"eval_loss_best{x}") for x in ("", "_step"))
@@ -79,6 +84,11 @@ class Summary:
         if best is not None and step and last is not None and best < last:
             rows["best eval_loss"] = f"{number(best)} at step {number(int(step))}"
         return rows
+
+    def _losses_of_sources(self) -> list[str]:
+        """Return the names of the evaluation losses of several data sets."""
+        names = [f"eval_{source['name']}_loss" for source in self.data.get("sources", ())]
+        return [name for name in names if name in self.metrics]
 
     def settings(self) -> dict[str, str]:
         """Return method, model, data and hyperparameters, by name."""
@@ -93,6 +103,7 @@ class Summary:
             "dataset": (_dataset(config), ["dataset.path"]),
             "held-out data": (_held_out(config), ["dataset.eval_path"]),
             "rows": (self._rows(), ["dataset.path"]),
+            "mixed": ("; ".join(mix_told(self.data)), ["dataset.path"]),
             "length": (self._length(), ["num_train_epochs", "max_steps"]),
             "batch": (self._batch(), ["per_device_train_batch_size"]),
             "learning rate": (self._learning_rate(), ["learning_rate"]),
@@ -313,16 +324,21 @@ def _of_command(config: TrainingConfig) -> dict[str, str]:
 
 
 def _dataset(config: TrainingConfig) -> str:
-    dataset = config.dataset
+    return "; ".join(_one_dataset(one) for one in config.dataset.each())
+
+
+def _one_dataset(dataset: DatasetConfig) -> str:
     subset = f", subset {code(dataset.subset)}" if dataset.subset else ""
     most = f", at most {number(dataset.max_rows)} rows" if dataset.max_rows else ""
     return f"{code(_tidy(dataset.path))}{subset}{most}"
 
 
 def _held_out(config: TrainingConfig) -> str:
-    dataset = config.dataset
-    of = f"split {code(dataset.eval_split)}" if dataset.eval_split else ""
-    return ", ".join(part for part in (code(dataset.eval_path or ""), of) if part)
+    found = []
+    for dataset in config.dataset.each():
+        of = f"split {code(dataset.eval_split)}" if dataset.eval_split else ""
+        found.append(", ".join(part for part in (code(dataset.eval_path or ""), of) if part))
+    return "; ".join(part for part in found if part)
 
 
 def _of_adapters(config: TrainingConfig) -> dict[str, tuple[str, list[str]]]:

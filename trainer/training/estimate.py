@@ -24,7 +24,8 @@ from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.data import inspect_dataset
-from trainer.data.tally import remarks, told, warning_about
+from trainer.data.mixing import rows_of_epoch
+from trainer.data.tally import mix_told, remarks, told, warning_about
 from trainer.engine.arguments import training_arguments
 from trainer.engine.memory_prediction import available_gb, empty_model, predicted
 from trainer.engine.model import load_tokenizer
@@ -90,24 +91,34 @@ def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
 
 def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     """Tokenise some rows; return rows, tokens, the longest row and how many are cut, of all."""
-    rows = inspect_dataset(config).rows
-    sampled = min(rows, SAMPLE_ROWS)
+    report = inspect_dataset(config)
+    read = [each.rows for each in report.sources or (report,)]
+    sampled = [min(rows, SAMPLE_ROWS) for rows in read]
     # The first rows, not random ones: a large file is then read only in part.
-    prepared = _sample(config, sampled, folder)
-    scale = rows / sampled
+    prepared = _sample(config, folder)
     line = told(prepared.facts, config.max_length)
     warning = warning_about(prepared.facts, config.max_length)
+    scales = [rows / some for rows, some in zip(read, sampled, strict=True)]
+    parts = prepared.facts.get("sources", [prepared.facts])
+    sizes = [math.ceil(p["train_rows"] * scale) for p, scale in zip(parts, scales, strict=True)]
+    counts = rows_of_epoch(sizes, config.dataset.sources) if report.sources else sizes
+    used = scales
+    if report.sources:  # an epoch has rows of each, as long as those of the sample
+        used = [count / max(1, part["kept"]) for count, part in zip(counts, parts, strict=True)]
     return {
         "told": [
-            f"{line}." if sampled == rows else f"the first {line}.",
+            f"{line}." if sampled == read else f"the first {line}.",
+            *(f"{each}." for each in mix_told(prepared.facts) if sampled == read),
             *remarks(prepared.facts),
             *([f"WARNING: {warning}"] if warning else []),
         ],
-        "rows": rows,
-        "train_rows": math.ceil(len(prepared.train) * scale),
-        "tokens": round(prepared.facts["tokens"] * scale),
+        "rows": sum(counts) if report.sources else report.rows,
+        "train_rows": sum(counts),
+        "tokens": round(sum(p["tokens"] * often for p, often in zip(parts, used, strict=True))),
         "longest": prepared.facts["longest"],
-        "truncated": round(prepared.facts.get("truncated", 0) * scale),
+        "truncated": round(
+            sum(p.get("truncated", 0) * scale for p, scale in zip(parts, scales, strict=True))
+        ),
     }
 
 
@@ -152,10 +163,11 @@ def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | Non
         return None, "memory ran out when it was tried"
 
 
-def _sample(config: TrainingConfig, rows: int, folder: Path) -> Any:
+def _sample(config: TrainingConfig, folder: Path) -> Any:
+    """Tokenise the first rows of each data set."""
     from trainer.data.tokenization import prepare_datasets
 
-    dataset = config.dataset.model_copy(update={"max_rows": rows})
+    dataset = config.dataset.with_at_most(SAMPLE_ROWS)
     sampled = config.model_copy(update={"dataset": dataset})
     return prepare_datasets(sampled, load_tokenizer(config), folder)
 

@@ -52,7 +52,7 @@ def inputs_of(
     backend |= {"padding": None, "truncation": None}
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     found = {
-        "dataset.path": str(facts["sha256"]),
+        **_data(facts),
         "the chat template": _hash(str(tokenizer.chat_template)),
         "the tokenizer": _hash(json.dumps([backend, special], sort_keys=True)),
         "training.model": _model(config, architecture),
@@ -61,8 +61,6 @@ def inputs_of(
         found["training.adapter"] = _folder(folder)
     if config.reward_model and (folder := Path(config.reward_model).expanduser()).is_dir():
         found["training.reward_model"] = _folder(folder)
-    if held_out := facts.get("evaluation"):
-        found["the rows to evaluate on"] = str(held_out["sha256"])
     own = code_of(config.model) if config.trust_remote_code else {}
     found |= {f"the model's code {name}": sha256 for name, sha256 in own.items()}
     return found | {f"the code {name}": sha256 for name, sha256 in code_hashes(config).items()}
@@ -94,6 +92,18 @@ def refuse_changes(checkpoint: Path, inputs: dict[str, str]) -> None:
         f"{'; '.join(changed)}.",
         "Put back what it was, or go on with it as it is: trainctl resume JOB --accept-changes",
     )
+
+
+def _data(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hash of every data set, and of what is evaluated on."""
+    found = {}
+    for source in facts.get("sources", [facts]):
+        named = f"the data set {source['name']}" if "name" in source else "dataset.path"
+        found[named] = str(source["sha256"])
+        if held_out := source.get("evaluation"):
+            of = f" of {source['name']}" if "name" in source else ""
+            found[f"the rows to evaluate on{of}"] = str(held_out["sha256"])
+    return found
 
 
 def _model(config: TrainingConfig, architecture: PretrainedConfig) -> str:

@@ -43,13 +43,10 @@ def seconds_per_step(config: TrainingConfig, folder: Path) -> float:
     """
     folder.mkdir()
     directory = JobDirectory(folder)
-    rows = min(ROWS, config.dataset.max_rows or ROWS)
-    dataset = config.dataset.model_copy(
-        update={"max_rows": rows, "eval_fraction": 0.0, "eval_path": None, "eval_split": None}
-    )
+    unevaluated = config.dataset.with_each(eval_fraction=0.0, eval_path=None, eval_split=None)
     short = config.model_copy(
         update={
-            "dataset": dataset,
+            "dataset": unevaluated.with_at_most(ROWS),
             "max_steps": STEPS,
             # Never: the time of a checkpoint is not that of a step.
             "save_steps": 10 * STEPS,

@@ -28,7 +28,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
-from trainer.data.tally import remarks, told, warning_about
+from trainer.data.tally import remarks, told_at_start, warning_about
 from trainer.engine.arguments import precision
 from trainer.engine.collectives import first_here_first, highest, of_first, process_group
 from trainer.engine.control import ControlReader
@@ -108,7 +108,7 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
     for result in refuse(TRAINING, Subject(config), have):
         if result.name == "dataset" and result.found:
             facts = result.found.facts
-            _say(f"dataset {config.dataset.path}: {facts['rows']} rows, format {facts['format']}")
+            _say(f"dataset {config.dataset.title}: {facts['rows']} rows, format {facts['format']}")
     if config.adapter:  # from here on they say what is trained
         config = config.model_copy(update={"peft": load_adapter_settings(config)})
     if rank.is_first:
@@ -155,7 +155,7 @@ def _train(
     if own_rank().is_first:
         named = as_named(directory, config)
         code = code_hashes(config) | (code_of(config.model) if config.trust_remote_code else {})
-        facts = {"data": data, "usage": usage.facts, "training": made}
+        facts = {"data": data | run.streamed, "usage": usage.facts, "training": made}
         facts |= {"code": code} if code else {}
         if config.adapter:
             facts["continues"] = {
@@ -180,9 +180,9 @@ def as_named(directory: JobDirectory, config: TrainingConfig) -> TrainingConfig:
     named = (read_json(directory.job) or {}).get("named")
     if not isinstance(named, dict):
         return config
-    dataset = config.dataset.model_copy(
-        update={"path": str(named.get("dataset", config.dataset.path))}
-    )
+    given = named.get("dataset")
+    paths = given if isinstance(given, dict) else {"path": given}
+    dataset = config.dataset.with_files(lambda field, path: str(paths.get(field) or path))
     model, adapter = str(named.get("model", config.model)), named.get("adapter", config.adapter)
     return config.model_copy(update={"model": model, "adapter": adapter, "dataset": dataset})
 
@@ -286,14 +286,12 @@ def _parameters(model: Any) -> tuple[int, int]:
 
 def _tell_rows(directory: JobDirectory, config: TrainingConfig, facts: dict[str, Any]) -> None:
     """Say once what became of the rows; an event too where some were dropped."""
-    line = told(facts, config.max_length)
-    _say(line)
-    if "evaluation" in facts:
-        _say(f"held out: {told(facts['evaluation'], config.max_length)}")
+    lines = told_at_start(facts, config.max_length)
     if facts["dropped"]:
-        note_event(directory, Kind.ROWS_DROPPED, line, dropped=facts["dropped"], rows=facts["rows"])
-    for remark in remarks(facts):
-        _say(remark)
+        counts = {name: facts[name] for name in ("dropped", "rows")}
+        note_event(directory, Kind.ROWS_DROPPED, lines[0], **counts)
+    for line in [*lines, *remarks(facts)]:
+        _say(line)
     if warning := warning_about(facts, config.max_length):
         _say(f"warning: {warning}")
 

@@ -99,6 +99,21 @@ async def test_what_trains_arrives_and_what_does_not_stays_here(base, model, row
     assert [name for name in files_below(base) if name.startswith("data/.")] == []
 
 
+async def test_every_data_set_of_a_mix_arrives(base, rows, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(ROWS * 2)
+    mix = [{"path": str(rows), "eval_path": str(other)}, "org/data", {"path": str(other)}]
+    given = TrainingConfig.model_validate({"model": "org/model", "dataset": mix})
+
+    there = (await ship(at_work(LocalMachine(), base), given, print)).dataset
+
+    assert at(there.sources[0].path) == ROWS
+    assert at(there.sources[0].eval_path or "") == at(there.sources[2].path) == ROWS * 2
+    assert there.sources[1].path == "org/data"
+    assert there.names() == given.dataset.names()
+    assert there.sources[0].path.startswith(f"{base}/data/")
+
+
 async def test_random_weights_need_no_weights_from_here(base, model):
     there = await ship(
         at_work(LocalMachine(), base), config(model, init="random", peft=None), print

@@ -3,7 +3,8 @@
 import pytest
 
 from trainer.contract.errors import DataError
-from trainer.data.tokenization import BATCH_ROWS, prepare_datasets
+from trainer.data.encoding import BATCH_ROWS
+from trainer.data.tokenization import prepare_datasets
 
 TEMPLATE = "{% for m in messages %}{{ m.role + ': ' + m.content }}{% endfor %}"
 

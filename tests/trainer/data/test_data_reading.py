@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainer.contract.errors import DataError
-from trainer.data.reading import names_hub_dataset, open_source
+from trainer.data.reading import is_elsewhere, open_source
 
-KINDS = ".csv, .json, .jsonl, .ndjson, .parquet, .tsv"
+KINDS = ".arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv, .txt"
 
 
 def rows_of(path):
@@ -242,9 +242,9 @@ def test_a_missing_absolute_path_says_nothing_of_relative_ones(tmp_path):
 def test_a_folder_without_data_says_so(tmp_path):
     assert "no file is there" in problem_with(tmp_path)
 
-    write(tmp_path / "a.txt", "x")
+    write(tmp_path / "a.xlsx", "x")
 
-    assert "none of its files can be read ('a.txt')" in problem_with(tmp_path)
+    assert "none of its files can be read ('a.xlsx')" in problem_with(tmp_path)
     assert KINDS in problem_with(tmp_path)
 
 
@@ -300,10 +300,18 @@ def test_the_hash_changes_with_content_and_names_and_not_with_the_place(tmp_path
         ("/org/name", False),
         ("a/b/c", False),
         ("org/na me", False),
+        ("openai/gsm8k:main", True),
+        ("squad:plain_text", True),
+        ("rows.jsonl:main", False),
+        ("hf://datasets/org/name", True),
+        ("hf://datasets/org/name@v1/data/train.parquet", True),
+        ("hf://org/name", False),
+        ("https://example.org/rows.jsonl", True),
+        ("*.jsonl", False),
     ],
 )
-def test_what_only_the_hub_can_mean(path, is_hub):
-    assert names_hub_dataset(path) is is_hub
+def test_what_cannot_be_a_file_here(path, is_hub):
+    assert is_elsewhere(path) is is_hub
 
 
 READ_FROM_HUB = """

@@ -53,6 +53,7 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
         "truncated": 0,
         "why": {"nothing to learn within max_length": 1},
         "chats": 2,
+        "weighted": 0,
         "bad": 0,
         "problems": [],
         "notes": {},

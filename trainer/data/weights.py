@@ -1,0 +1,61 @@
+"""How much a row counts: the column `weight`, by which the loss of what is learned of it is multiplied."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from trainer.data.problems import RowProblem, kind_of_value, short
+
+WEIGHT = "weight"
+
+
+def weight_of(row: Mapping[str, Any], name: str, used: Collection[str]) -> float:
+    """Return the weight of a row; 1 where it has none.
+
+    Args:
+        row: the row.
+        name: how its data set calls the column.
+        used: the columns that are its layout's.
+
+    Raises:
+        RowProblem: it is not a weight.
+    """
+    value = row.get(name)
+    if value is None or name in used:
+        return 1.0
+    weight = _number(value)
+    if weight is None or not math.isfinite(weight) or weight < 0:
+        shown = short(value) if isinstance(value, str | float | int) else kind_of_value(value)
+        raise RowProblem(
+            name,
+            f"is {shown}, and by it the loss of the row would be multiplied",
+            "give a number from 0 on, or rename the column if something else is meant",
+        )
+    return weight
+
+
+def refuse_weight(row: Mapping[str, Any], name: str, used: Collection[str]) -> None:
+    """Refuse the weight of a row of which no tokens are learned by themselves.
+
+    Raises:
+        RowProblem: it has one.
+    """
+    weight = _number(row.get(name)) if name not in used else None
+    if weight is not None and weight != 1:
+        raise RowProblem(
+            name,
+            f"is {short(row[name])}, and only sft and cpt weigh rows",
+            "remove the column, or rename it if something else is meant",
+        )
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, which a table may hold as a text; None: it is none."""
+    if isinstance(value, int | float):
+        return float(value)
+    try:
+        return float(value) if isinstance(value, str) and value.strip() else None
+    except ValueError:
+        return None

@@ -1,0 +1,42 @@
+"""Rows that are made as training comes to them, as a trainer sees them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset as TorchDataset
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+STREAM = "stream.json"
+"""In a checkpoint: `Stream.state`."""
+
+
+class Stream(TorchDataset[dict[str, Any]]):
+    """A list of rows that is read in order; see `trainer.data.streaming`."""
+
+    head: Dataset
+    """Some of the first rows, before they are packed."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    def column_names(self) -> list[str]:
+        """The columns of a row."""
+        return list(self.head.column_names)
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What became of the rows that were read so far."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed training need not find out again."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Know what `state` returned."""
