@@ -36,6 +36,7 @@ BETTER = {
     "kto": ("eval_rewards/margins", 1),
     "orpo": ("eval_rewards/margins", 1),
     "reward": ("eval_margin", 1),
+    "classify": ("eval_macro_f1", 1),
     "rloo": ("reward", 1),
     "grpo": ("reward", 1),
     "ppo": ("reward", 1),

@@ -82,7 +82,8 @@ def as_markdown(job: TrainingJob, report: Mapping[str, Any], picture: str = "") 
         "\n".join(table("Artifact", "value", _artifact(report))),
     ]
     if job.training.trainer not in FOREIGN_DATA:  # what another trainer made is not known here
-        python = "\n".join(loading(job.training, report["path"]))
+        sees = bool(report["training"].get("sees"))
+        python = "\n".join(loading(job.training, report["path"], sees=sees))
         parts += ["## Load it", f"```python\n{python}\n```"]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -68,6 +68,7 @@ OF_METHOD: Mapping[str, Set[str]] = {
             *("sync_ref_model",),
         }
     ),
+    "classify": frozenset(),
     "reward": frozenset(
         {"activation_offloading", "center_rewards_coefficient", "disable_dropout"}
         | {"pad_to_multiple_of"}

@@ -21,6 +21,9 @@ Format = Literal[
     "preference",
     "unpaired",
     "prompts",
+    "labelled_text",
+    "labelled_pair",
+    "labelled_chat",
 ]
 DatasetFormat = Literal["auto", Format]
 PATHS = ("path", "eval_path")

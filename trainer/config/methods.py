@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 CHATS_AND_TEXTS = ("messages", "conversations", "instruction", "prompt_completion", "text")
 
+TEXT_MODEL, SEEING_MODEL = "AutoModelForCausalLM", "AutoModelForImageTextToText"
+"""The classes of transformers that load a model that writes, and one that sees, too."""
+LABELLED = ("labelled_pair", "labelled_chat", "labelled_text")
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -25,7 +29,8 @@ class Method:
     sequences: int = 1
     """How many sequences per row are in memory at once."""
     is_classifier: bool = False
-    """Whether the model gets a head with one score instead of one over the vocabulary."""
+    """Whether the model gets a head of scores instead of one over the vocabulary: a single one, or one
+    for each class."""
     has_beta: bool = True
     """Whether it weighs what it learns against something else, such as staying what it was."""
     losses: tuple[str, ...] = ()
@@ -35,6 +40,11 @@ class Method:
     def generates(self) -> bool:
         """Whether the model writes answers while it learns, and rewards say how good they are."""
         return self.formats == ("prompts",)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether rows have labels, and the model learns which of them fit."""
+        return self.formats == LABELLED
 
     @property
     def learns_from_tokens(self) -> bool:
@@ -57,6 +67,15 @@ DPO_LOSSES = (
 )
 
 METHODS = {
+    "classify": Method(
+        "trainer.methods.classify",
+        "classification",
+        "transformers:TrainingArguments",
+        LABELLED,
+        (1e-4, 2e-5),
+        is_classifier=True,
+        has_beta=False,
+    ),
     "cpt": Method(
         "trainer.methods.cpt", "continued pretraining", "trl:SFTConfig", ("text",), has_beta=False
     ),
@@ -126,6 +145,6 @@ METHODS = {
         has_beta=False,
     ),
 }
-"""The methods by the names that TRL gives them."""
+"""The methods by the names that TRL gives them, where it has them."""
 NUM_GENERATIONS = {"grpo": 8, "rloo": 2}
 """The methods that compare answers to one prompt, and how many by default."""

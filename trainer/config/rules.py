@@ -23,6 +23,9 @@ HAS: dict[str, Callable[[str], bool]] = {
     "packing": lambda method: METHODS[method].learns_from_tokens,
     "assistant_only_loss": lambda method: METHODS[method].learns_from_tokens,
     "learn": lambda method: method == "sft",
+    "labels": lambda method: METHODS[method].has_classes,
+    "several_labels": lambda method: METHODS[method].has_classes,
+    "class_weights": lambda method: METHODS[method].has_classes,
     "reward_functions": lambda method: METHODS[method].generates,
     "reward_model": lambda method: METHODS[method].generates,
     "reward_judge": lambda method: METHODS[method].generates,
@@ -54,6 +57,7 @@ def check(config: TrainingFields) -> None:
     check_adapter(config)
     check_quantization(config)
     check_generation(config)
+    check_classes(config)
     check_outputs(config)
 
 
@@ -221,7 +225,7 @@ def check_adapter(config: TrainingFields) -> None:
     default = type(config).model_fields["peft"].get_default(call_default_factory=True)
     if config.peft != default:
         raise ValueError("adapter: its own settings hold: leave peft out")
-    if config.method in {"ppo", "reward"}:
+    if config.method == "ppo" or METHODS[config.method].is_classifier:
         raise ValueError(
             f"adapter: {config.method} cannot go on with one: merge it into its base model "
             "(merge: true) and name that as model"
@@ -275,6 +279,27 @@ def check_generation(config: TrainingFields) -> None:
         _check_batches(config)
 
 
+def check_classes(config: TrainingFields) -> None:
+    """Refuse classes that contradict each other.
+
+    Raises:
+        ValueError: one sentence with the field, its value and the remedy.
+    """
+    labels = config.labels
+    if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        raise ValueError(f"labels = {labels}: give two or more, each once")
+    if config.several_labels and config.class_weights:
+        raise ValueError(
+            "class_weights: with several_labels each class is learned apart: leave it out"
+        )
+    if not isinstance(config.class_weights, dict):
+        return
+    if wrong := [name for name, weight in config.class_weights.items() if not weight > 0]:
+        raise ValueError(f"class_weights.{wrong[0]} must be above 0")
+    if labels and (unknown := sorted(set(config.class_weights) - set(labels))):
+        raise ValueError(f"class_weights.{unknown[0]} is not one of labels: correct the name")
+
+
 def _check_name(name: str) -> None:
     if is_reference(name) or name in BUILTIN_REWARDS:
         return
@@ -325,8 +350,11 @@ def check_outputs(config: TrainingFields) -> None:
             f"{field}: peft_type {config.peft.peft_type} trains tokens before the text, and there is "
             f"nothing in the weights to merge: leave {field} out, or choose another peft_type"
         )
-    if config.export and config.method == "reward":
-        raise ValueError("export: gguf is for models that write text, and reward gives a score")
+    if config.export and METHODS[config.method].is_classifier:
+        gives = "classes" if METHODS[config.method].has_classes else "a score"
+        raise ValueError(
+            f"export: gguf is for models that write text, and {config.method} gives {gives}"
+        )
 
 
 def check_trainer(config: TrainingFields) -> None:

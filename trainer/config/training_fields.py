@@ -17,6 +17,11 @@ from trainer.config.settings import Settings, Text
 
 
 def _known_method(name: str) -> str:
+    if name.casefold().startswith(("embed", "sentence")):
+        raise ValueError(
+            "is not a training method: models of embeddings are not trained here. Train one with "
+            "sentence-transformers, by trainer: command; classify trains classes of texts"
+        )
     if name not in METHODS:
         raise ValueError(f"is not a training method; there are: {', '.join(METHODS)}")
     return name
@@ -51,8 +56,9 @@ class TrainingFields(Settings):
     method: MethodName = "sft"
     """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
     from pairs of a better and a worse answer. kto: from single answers that are good or bad.
-    reward: a model that scores answers, from such pairs. grpo, rloo, ppo: from prompts alone; the
-    model answers, and reward_functions, a reward_model or a reward_judge say how well."""
+    reward: a model that scores answers, from such pairs. classify: the class of a text, or several.
+    grpo, rloo, ppo: from prompts alone; the model answers, and reward_functions, a reward_model or a
+    reward_judge say how well."""
     model: Text
     """The base model: a folder, or a model on the Hub."""
     revision: Text | None = None
@@ -112,6 +118,14 @@ class TrainingFields(Settings):
     """Longest answer that is generated, in tokens; max_length holds prompt and answer."""
     temperature: float = Field(default=1.0, gt=0)
     """How freely answers are generated; near 0 always the likeliest token."""
+    labels: list[Text] | None = None
+    """The classes of classify in the order of the model's scores. null: those of the model where it is a
+    classifier already, else those of the rows, sorted."""
+    several_labels: bool | None = None
+    """Whether several classes may fit a text, or none. null: where the labels of rows are lists."""
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """How much a row of each class counts for classify: a number by label, or balanced, which lets rare
+    classes count as much as frequent ones. null: every row alike."""
     callbacks: list[Text] = Field(default_factory=list)
     """Your own subclasses of transformers' TrainerCallback, as path.py:Class."""
     formatting: Text | None = None

@@ -32,6 +32,7 @@ GOALS = {
     "rewards/margins": "higher is better",
     "rewards/accuracies": "higher is better",
     "accuracy": "higher is better",
+    "macro_f1": "higher is better",
     "margin": "higher is better",
 }
 """What shows how well a training does, and which way is good; TRL's names after the losses."""

@@ -16,6 +16,12 @@ CONTEXTS = ("input", "context")
 """What a question is about, where it does not say it all itself."""
 CHATS = ("conversation", "chat", "dialogue", "dialog")
 TEXTS = ("content", "document")
+LABELS = ("label", "labels", "class", "category")
+PAIRS = (
+    *(("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2")),
+    *(("premise", "hypothesis"), ("question1", "question2")),
+)
+"""Two texts that a label is about."""
 
 
 class Ambiguous(Exception):
@@ -82,8 +88,25 @@ class Columns:
                 return self._one("conversations", CHATS, {}, list) or None
             case "text":
                 return self._one("text", TEXTS, {}, str) or None
+            case "labelled_text":
+                found = self._one("text", ("text", "sentence", *TEXTS), {}, str)
+                return self._labelled(found, 1)
+            case "labelled_pair":
+                there = [pair for pair in PAIRS if self._names.keys() >= set(pair)]
+                if len(there) > 1:
+                    raise Ambiguous([f"{a}, {b}" for a, b in there], "pair of texts")
+                texts = zip(("text_a", "text_b"), there[0], strict=True) if there else ()
+                return self._labelled({ours: self._names[usual] for ours, usual in texts}, 2)
+            case "labelled_chat" if "messages" in self._names:
+                return self._labelled({"messages": self._names["messages"]}, 1)
             case _:
                 return None
+
+    def _labelled(self, found: dict[str, str], count: int) -> dict[str, str] | None:
+        if len(found) < count:
+            return None
+        label = self._one("label", LABELS, found)
+        return found | label if label else None
 
     def _asked(self, ours: str, more: Mapping[str, Sequence[str]]) -> dict[str, str] | None:
         found = self._one(ours, QUESTIONS, {}) or self._one(ours, ("input",), {})

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.data.calls import parsed, tools_of
 from trainer.data.problems import RowProblem, a_text, kind_of_value
-from trainer.data.turns import Message
+from trainer.data.turns import ONLY_TEXT, Message
 
 NAMES = {
     "system": ("system", "system_prompt", "system_message"),
@@ -18,6 +18,11 @@ NAMES = {
 """The columns, each by our name and then those that are usual elsewhere."""
 MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 """Columns that a text would be learned without."""
+MAGIC = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*"),
+    *(b"OggS", b"ID3", b"fLaC", b"\x1aE\xdf\xa3"),
+)
+"""How files of pictures, films and sounds begin: https://en.wikipedia.org/wiki/List_of_file_signatures"""
 PAIRS = "a list of [question, answer]"
 
 
@@ -84,13 +89,24 @@ def refuse_media(row: Mapping[str, Any], used: Collection[str]) -> None:
     Raises:
         RowProblem: it has a picture, a film or a sound.
     """
-    for name in MEDIA:
-        if row.get(name) and name not in used:
+    for name, value in row.items():
+        if name not in used and ((name in MEDIA and value) or _is_media(value)):
             raise RowProblem(
                 name,
-                "would be lost, for only text is learned from",
+                f"would be lost, for {ONLY_TEXT}",
                 "remove the column if the text is meant without it",
             )
+
+
+def _is_media(value: Any) -> bool:
+    """Whether a value is a file's content, whatever its column is called."""
+    if isinstance(value, list):
+        return any(map(_is_media, value))
+    # So do tables hold them: https://huggingface.co/docs/datasets/about_dataset_features
+    content = value.get("bytes") if isinstance(value, dict) else value
+    return isinstance(content, bytes) and (
+        content.startswith(MAGIC) or content[4:8] == b"ftyp"  # MP4 and its kin
+    )
 
 
 def columns_of(columns: Mapping[str, str]) -> set[str]:

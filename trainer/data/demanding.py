@@ -8,6 +8,7 @@ from itertools import islice
 from trainer.config import TrainingConfig
 from trainer.data.formats import Chat, Example
 from trainer.data.judged import Judged, Preference, Prompt, Said
+from trainer.data.labelled import Labelled
 from trainer.data.parsing import Row
 from trainer.data.reading import open_training
 from trainer.data.turns import END_OF_THOUGHTS, Message
@@ -36,6 +37,8 @@ def messages_of(example: Example) -> list[Message]:
             said = (prompt, completion)
         case Prompt(prompt):
             said = (prompt,)
+        case Labelled():
+            return example.messages
         case _:
             return []
     return [message for each in said if not isinstance(each, str) for message in each]

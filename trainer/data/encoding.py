@@ -17,6 +17,8 @@ from trainer.data.chats import NO_LOSS, ChatEncoder, Encoded
 from trainer.data.demanding import messages_of
 from trainer.data.formats import Chat, Example, PlainText
 from trainer.data.judged import Judged, Preference, Prompt, Said
+from trainer.data.labelled import Labelled
+from trainer.data.labels_encoding import LabelledEncoder
 from trainer.data.parsing import Row
 from trainer.data.spans import Turns, assistants
 from trainer.data.tally import Tally
@@ -41,6 +43,9 @@ SCHEMAS = {
     "judged": pa.schema(
         [("prompt_ids", TOKENS), ("completion_ids", TOKENS), ("label", pa.bool_())]
     ),
+    "labelled": pa.schema(
+        [("input_ids", TOKENS), ("token_type_ids", TOKENS), ("label", pa.list_(pa.string()))]
+    ),
 }
 """The columns by what a method learns from, as TRL's trainers name them."""
 
@@ -49,6 +54,7 @@ FORGOTTEN = "earlier turns are shown without their thoughts, as the chat templat
 VARIED = "chats are rendered by TRL's training variant of the chat template, which shows them whole"
 NOTHING = "nothing to learn within max_length"
 WEIGHTLESS = "weight 0"
+EMPTY = "no token is left of the text"
 UNMARKED = "no turn that is to be learned"
 NO_ROOM = "the prompt leaves no room for an answer within max_length"
 TOO_LONG = "longer than max_length, and a part of an answer cannot be scored"
@@ -91,6 +97,8 @@ class RowEncoder:
             found, schema = self._tokens(rows, tally), SCHEMAS["tokens"]
         elif "unpaired" in self._method.formats:
             found, schema = self._judged(rows, tally), SCHEMAS["judged"]
+        elif self._method.has_classes:
+            found, schema = self._labelled(rows, tally), SCHEMAS["labelled"]
         elif self._method.is_classifier:
             found, schema = self._scored(rows, tally), SCHEMAS["scored"]
         else:
@@ -209,6 +217,25 @@ class RowEncoder:
                     "completion_ids": ids[count:limit],
                     "label": one.label,
                 }
+
+    # Classes -----------------------------------------------------------------------------------
+
+    def _labelled(self, rows: Rows, tally: Tally) -> Iterator[Columns]:
+        examples = [(row.place, e) for row, e in rows if isinstance(e, Labelled)]
+        encoder = LabelledEncoder(self._tokenizer, self._config.max_length)
+        for (_, example), tokens in zip(examples, encoder.encode(examples), strict=True):
+            if not tokens.ids:
+                tally.drop(EMPTY)
+                continue
+            tally.keep(tokens.length, encoder.limit)
+            tally.several += example.is_list
+            for label in example.labels:
+                tally.labels[label] = tally.labels.get(label, 0) + 1
+            yield {
+                "input_ids": tokens.ids,
+                "token_type_ids": tokens.segments,
+                "label": list(example.labels),
+            }
 
     # Prompts -----------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from trainer.data.judged import (
     preference,
     question,
 )
+from trainer.data.labelled import Labelled, labels_of, plain
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, a_text, listed
 from trainer.data.turns import Message, chat_of, weighed
@@ -39,6 +40,9 @@ NEEDED: dict[Format, tuple[str, ...]] = {
     "preference": ("chosen", "rejected"),
     "unpaired": ("prompt", "completion", "label"),
     "prompts": ("prompt",),
+    "labelled_pair": ("text_a", "text_b", "label"),
+    "labelled_chat": ("messages", "label"),
+    "labelled_text": ("text", "label"),
 }
 """The columns that a format cannot do without."""
 OUR_COLUMNS = tuple(
@@ -46,6 +50,8 @@ OUR_COLUMNS = tuple(
 )
 OF_TOKENS = ("messages", "conversations", "instruction", "prompt_completion", "text")
 """The formats that are learned token by token."""
+ALONE = ("text", "labelled_text", "labelled_pair")
+"""Formats of texts alone: what every chat may have has no place there."""
 OPTIONAL: dict[Format, tuple[str, ...]] = {"instruction": ("input",), "preference": ("prompt",)}
 """The columns that a format reads where they are there."""
 
@@ -92,7 +98,7 @@ class PlainText:
         return len(self.prompt) + len(self.completion)
 
 
-Example = Chat | PlainText | Preference | Judged | Prompt
+Example = Chat | PlainText | Preference | Judged | Prompt | Labelled
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,10 @@ class Schema:
             case _:
                 return PlainText("", self._text(row, "text"))
 
-    def _judged(self, row: dict[str, Any], context: Context) -> Preference | Judged | Prompt:
-        """Return what is compared, judged or asked."""
+    def _judged(
+        self, row: dict[str, Any], context: Context
+    ) -> Preference | Judged | Prompt | Labelled:
+        """Return what is compared, judged, asked or has a class."""
         match self.format:
             case "preference":
                 prompt = row.get(self._name("prompt"))
@@ -146,6 +154,8 @@ class Schema:
             case "unpaired":
                 given = tuple(self._get(row, column) for column in NEEDED["unpaired"])
                 return judged(self._asking(context), *given)
+            case "labelled_text" | "labelled_pair" | "labelled_chat":
+                return self._labelled(row, context)
             case _:
                 # Kept for the reward functions, which get every other column.
                 others = {k: v for k, v in row.items() if k != self._name("prompt")}
@@ -159,7 +169,7 @@ class Schema:
             RowProblem: it is not what its name says.
         """
         refuse_media(row, self._of_layout)
-        if self.format == "text":
+        if self.format in ALONE:
             return Context()
         return context_of(row, self.columns, self._of_layout)
 
@@ -168,11 +178,8 @@ class Schema:
         if self.format == "prompts":
             return []
         weight = {self._name(WEIGHT)} if self.format in OF_TOKENS else set()
-        read = (
-            self._of_layout
-            | weight
-            | (columns_of(self.columns) if self.format != "text" else set())
-        )
+        context = set() if self.format in ALONE else columns_of(self.columns)
+        read = self._of_layout | weight | context
         return [name for name, value in row.items() if name not in read and value is not None]
 
     def _refuse_guess(self, row: dict[str, Any]) -> None:
@@ -223,6 +230,16 @@ class Schema:
             return PlainText(str(prompt), str(completion))
         asked = [{**message, "weight": False} for message in prompt]
         return _chat(asked + completion, self._name("completion"), context)
+
+    def _labelled(self, row: dict[str, Any], context: Context) -> Labelled:
+        label = labels_of(self._get(row, "label"), self._name("label"))
+        if self.format == "labelled_text":
+            return Labelled((self._text(row, "text"),), *label)
+        if self.format == "labelled_pair":
+            return Labelled((self._text(row, "text_a"), self._text(row, "text_b")), *label)
+        name = self._name("messages")
+        messages = chat_of(self._get(row, "messages"), name, answered=False, roles=self.roles)
+        return Labelled((), *label, plain(context.before(messages)), context.tools)
 
     def _name(self, column: str) -> str:
         return self.columns.get(column, column)

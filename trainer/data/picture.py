@@ -43,7 +43,8 @@ class Picture:
     place: str
     """Its file and line."""
     texts: dict[str, list[Stretch]] = field(default_factory=dict)
-    """What the model sees: of a comparison two, `chosen` and `rejected`; else one, with no name."""
+    """What the model sees: of a comparison two, `chosen` and `rejected`; else one, without a name or, where
+    there are classes, named after the row's label."""
     dropped: str = ""
     """Why nothing is learned of it; empty where something is."""
 
@@ -118,6 +119,9 @@ def first_row(
         prompt = list(row.get("prompt_ids") or [])
         ids = [*prompt, *answer]
         return in_one_line(tokenizer, ids, [NO_LOSS] * len(prompt) + list(answer), longest)
+    if "label" in row:
+        text = in_one_line(tokenizer, row["input_ids"], [NO_LOSS] * len(row["input_ids"]), longest)
+        return f"{text} → {BEGIN}{', '.join(row['label'])}{END}"
     if "labels" in row:
         return in_one_line(tokenizer, row["input_ids"], row["labels"], longest)
     return None
@@ -157,6 +161,9 @@ def _tokens(
             "",
             [(token, False) for token in tokenizer(text, add_special_tokens=False)["input_ids"]],
         )
+    elif method.has_classes:
+        name = f"label {', '.join(columns['label']) or 'none'}"
+        yield name, [(token, False) for token in columns["input_ids"]]
     elif "completion_ids" in columns:
         name = "good" if columns["label"] else "bad"
         yield name, _asked(columns["prompt_ids"], columns["completion_ids"])

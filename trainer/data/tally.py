@@ -45,6 +45,10 @@ class Tally:
     """What else is to be known of the rows, and of how many turns."""
     unread: dict[str, int] = field(default_factory=dict)
     """In how many rows nothing reads a column, or a part of a message."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """How many rows have each label, where rows have labels."""
+    several: int = 0
+    """In how many rows the label is a list."""
     format: str = ""
     sha256: str = ""
     file_bytes: int = field(default=0, repr=False)

@@ -96,7 +96,7 @@ def prepare_datasets(
         DataError: a row cannot be used, or too few are left.
         ConfigError: the tokenizer lacks what is needed.
     """
-    _check_tokenizer(tokenizer)
+    _check_tokenizer(tokenizer, config)
     cache.mkdir(parents=True, exist_ok=True)
     if config.dataset.streaming:
         return _streamed(config, tokenizer, cache)
@@ -210,14 +210,15 @@ def _facts(tally: Tally) -> dict[str, Any]:
     return {name: value for name, value in asdict(tally).items() if name != "file_bytes"}
 
 
-def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> None:
     name = tokenizer.name_or_path or "the model"
     if not tokenizer.is_fast:
         raise ConfigError(
             f"The tokenizer of {name} is not a fast one, which is needed to trace tokens to the text.",
             "Use a model that ships tokenizer.json.",
         )
-    if tokenizer.eos_token_id is None:
+    # A class has no end; encoders have no such token.
+    if tokenizer.eos_token_id is None and not METHODS[config.method].has_classes:
         raise ConfigError(
             f"The tokenizer of {name} has no eos_token, so the model could not learn to stop.",
             "Name one in its tokenizer_config.json.",

@@ -38,6 +38,8 @@ THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 """What a turn's thoughts are called beside its content; the first is what we call them."""
 START_OF_THOUGHTS, END_OF_THOUGHTS = "<think>", "</think>"
 """What stands around thoughts in a content."""
+ONLY_TEXT = "only text is learned from, of a model that sees or hears by its language part"
+"""What is said of a row with a picture, a film or a sound."""
 WEIGHTS = ("weight", "train", "training", "loss")
 """What says of a turn whether it is learned; in messages we hand on it is the first."""
 Message = dict[str, Any]
@@ -158,7 +160,7 @@ def _joined(parts: list[Any], field: str) -> tuple[str, str]:
         else:
             raise RowProblem(
                 f"{field}[{i}]",
-                f"is {kind_of_value(part)} of the type {short(kind)}, and only text is learned from",
+                f"is {kind_of_value(part)} of the type {short(kind)}, and {ONLY_TEXT}",
                 "give {type: text, text: …}, or remove the row",
             )
     return "".join(texts), "".join(thoughts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -13,6 +13,7 @@ from trainer.contract.errors import DataError
 from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
 from trainer.data.judged import Judged
+from trainer.data.labelled import Labelled, in_order
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, listed, naming
 from trainer.data.reading import Source, open_evaluation, open_training
@@ -43,6 +44,8 @@ class DatasetReport:
     max_characters: int
     unread: dict[str, int] = field(default_factory=dict)
     """In how many rows nothing reads a column."""
+    labels: dict[str, int] = field(default_factory=dict)
+    """How many rows have each label, where rows have labels."""
     unread_files: tuple[str, ...] = ()
     """What lies beside the files and is not read: of another split, or of another kind."""
     evaluation: DatasetReport | None = None
@@ -98,10 +101,16 @@ def _merged(reports: Sequence[DatasetReport]) -> DatasetReport:
         mean_characters=sum(r.mean_characters * r.rows for r in reports) / max(1, rows),
         max_characters=max(report.max_characters for report in reports),
         unread=dict(unread),
+        labels=_added(report.labels for report in reports),
         unread_files=tuple(name for report in reports for name in report.unread_files),
         evaluation=_merged(apart) if apart else None,
         sources=tuple(reports),
     )
+
+
+def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total = sum(map(Counter, counts), Counter[str]())
+    return {label: total[label] for label in in_order(total)}
 
 
 def inspect_source(
@@ -118,11 +127,15 @@ def inspect_source(
     reading = CheckedReading(source, config, progress)
     total = longest = 0
     labels = set()
+    classes: dict[str, int] = {}
     for _, example in reading:
         total += example.characters
         longest = max(longest, example.characters)
         if isinstance(example, Judged):
             labels.add(example.label)
+        if isinstance(example, Labelled):
+            for label in example.labels:
+                classes[label] = classes.get(label, 0) + 1
     # KTO learns from the contrast; with one label its loss says nothing.
     if len(labels) == 1:
         raise _one_label(source.name, *labels)
@@ -138,6 +151,7 @@ def inspect_source(
         mean_characters=total / max(1, reading.rows - reading.bad_rows),
         max_characters=longest,
         unread=reading.unread,
+        labels={label: classes[label] for label in in_order(classes)},
         unread_files=source.unread,
         evaluation=evaluation,
     )

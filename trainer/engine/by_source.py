@@ -25,6 +25,8 @@ class BySource:
                 eval_dataset, ignore_keys, metric_key_prefix
             )
             return found
+        # What a method measures besides, such as accuracy; see `trainer.methods.classify`.
+        measures = getattr(trainer, "measures", ())
         metrics: dict[str, float] = {}
         total = weights = 0.0
         for name in self.eval_dataset:
@@ -38,6 +40,8 @@ class BySource:
                 metric_key_prefix=prefix,
             )
             metrics[f"{prefix}_loss"] = loss = output.metrics[f"{prefix}_loss"]
+            for measure in measures:
+                metrics[f"{prefix}_{measure}"] = output.metrics[f"{prefix}_{measure}"]
             weight = output.num_samples if self.evaluated_tokens is None else self.evaluated_tokens
             if weight:
                 total, weights = total + loss * weight, weights + weight
@@ -45,6 +49,9 @@ class BySource:
         metrics = {
             f"{metric_key_prefix}_loss": total / weights if weights else float("nan")
         } | metrics
+        if measures:
+            of_all = trainer.measured_of_all()
+            metrics |= {f"{metric_key_prefix}_{name}": of_all[name] for name in measures}
         trainer.log(metrics)
         trainer.control = trainer.callback_handler.on_evaluate(
             trainer.args, trainer.state, trainer.control, metrics

@@ -128,3 +128,19 @@ def _group() -> Any:
     from torch import distributed
 
     return distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+
+def own_rows(trainer: Any, rows: int) -> int:
+    """Return how many rows of this process's batch no other process has.
+
+    The last batches are filled up with rows from the beginning, so that all processes have some.
+
+    Args:
+        trainer: of transformers, in an evaluation.
+        rows: of the batch.
+    """
+    state = trainer.accelerator.gradient_state
+    if trainer.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        return rows
+    left: int = state.remainder - trainer.accelerator.process_index * rows
+    return min(rows, max(0, left))

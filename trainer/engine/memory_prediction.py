@@ -23,7 +23,7 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.engine.arguments import precision, split_batch
 from trainer.engine.deprecations import deprecations_allowed
-from trainer.engine.model import add_adapters, load_architecture
+from trainer.engine.model import add_adapters, class_of, load_architecture
 from trainer.engine.parallelism import shares
 from trainer.engine.quantization import weight_bytes
 
@@ -41,6 +41,8 @@ LOGIT_COPIES = 3  # the logits, their softmax and its gradient
 CPU_SPARE = 1.75
 """Main memory that is freed is not given back at once: this factor on the activations was measured
 on Llamas of 1 to 30 million parameters."""
+UNKNOWN = ("yes", "no")
+"""The classes where rows have not been read yet; transformers' number of them."""
 ROOM = 0.9
 """The share of the free memory that may be used up by what is predicted."""
 
@@ -153,7 +155,6 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
         ConfigError: there is no such model.
     """
     import torch
-    import transformers
 
     architecture = load_architecture(config)
     if layers is not None:
@@ -163,7 +164,7 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
             # transformers refuses a config whose list is not as long as the model is deep.
             text.layer_types = text.layer_types[:layers]
     dtype = getattr(torch, precision(config)) if config.peft else torch.float32
-    kind = getattr(transformers, METHODS[config.method].auto_class(adapters=False))
+    kind = class_of(config)
     with torch.device("meta"):
         model: PreTrainedModel = kind.from_config(
             architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
@@ -210,8 +211,13 @@ def _trace(config: TrainingConfig, rows: int, length: int, *, layers: int) -> fl
 
 def _labels(config: TrainingConfig, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return what makes the model compute a loss; a score's is over its row."""
-    is_classifier = METHODS[config.method].is_classifier
-    return {"labels": tokens[:, 0].float() if is_classifier else tokens}
+    method = METHODS[config.method]
+    if method.has_classes:  # a model of one score that is a number takes no whole ones
+        outputs = len(config.labels or UNKNOWN)
+        shape = (len(tokens), outputs)
+        several = tokens.new_zeros(shape).float()
+        return {"labels": several if config.several_labels else tokens[:, 0] * 0}
+    return {"labels": tokens[:, 0].float() if method.is_classifier else tokens}
 
 
 def _give_shapes(model: PreTrainedModel) -> None:
@@ -290,6 +296,6 @@ def _reckoned(config: TrainingConfig, model: PreTrainedModel, rows: int, length:
     layers = depth * layer
     if config.gradient_checkpointing is True:
         layers = depth * 2 * width * hidden * tokens + layer
-    outputs = 1 if METHODS[config.method].is_classifier else vocabulary
+    outputs = len(config.labels or [1]) if METHODS[config.method].is_classifier else vocabulary
     logits = LOGIT_COPIES * 4 * outputs * tokens
     return float(layers + logits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import LoraConfig, PromptTuningConfig, TrainingConfig
 from trainer.config.adapter_files import as_settings, check_adapter
 from trainer.config.chat_templates import template_text
-from trainer.config.methods import METHODS
+from trainer.config.methods import METHODS, SEEING_MODEL, TEXT_MODEL
 from trainer.config.model_code import untrusted
 from trainer.config.model_files import check_model_files
 from trainer.contract.errors import ConfigError, ModelNotFound
@@ -19,7 +20,7 @@ from trainer.engine.arguments import precision
 from trainer.engine.attention import choose_attention
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.quantization import keep_differentiable, loading_options
-from trainer.engine.targets import check_targets, unfit_targets
+from trainer.engine.targets import beside_text, check_targets, unfit_targets
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -30,6 +31,9 @@ UNLOADED = (
     *(AttributeError, NotImplementedError, AssertionError),
 )
 """What transformers raises for a model that it cannot build, or not without another package."""
+
+
+HEADS = ("score", "classifier")
 
 
 def load_tokenizer(config: TrainingConfig) -> PreTrainedTokenizerBase:
@@ -60,9 +64,60 @@ def load_architecture(config: TrainingConfig) -> PretrainedConfig:
     from transformers import AutoConfig
 
     check_model_files(config.model)
-    options = {"num_labels": 1} if METHODS[config.method].is_classifier else {}
+    options = classifier_options(config)
     architecture: PretrainedConfig = loaded(AutoConfig.from_pretrained, config, **options)
     return architecture
+
+
+def class_of(config: TrainingConfig) -> Any:
+    """Return the class of transformers that loads the job's model.
+
+    Some models that see pictures are no causal ones to transformers, though their language part is.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    name = METHODS[config.method].auto_class(adapters=False)
+    if name == TEXT_MODEL:
+        kind = load_architecture(config).model_type
+        sees = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        if kind in sees and kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            name = SEEING_MODEL
+    return getattr(transformers, name)
+
+
+def freeze_beside_text(model: PreTrainedModel) -> None:
+    """Freeze what no text goes through, such as a vision tower: it has no gradient."""
+    if model.config.get_text_config() is model.config:
+        return
+    # A model says that it has such parts by having a decoder apart from them.
+    of_text = {id(p) for part in _text_parts(model) for p in part.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in of_text:
+            parameter.requires_grad = False
+
+
+def _text_parts(model: PreTrainedModel) -> Iterator[Any]:
+    yield model.get_decoder()
+    if (head := model.get_output_embeddings()) is not None:
+        yield head
+
+
+def classifier_options(config: TrainingConfig) -> dict[str, Any]:
+    """Return what a model's config takes to have the head of a classifier; nothing for others."""
+    method = METHODS[config.method]
+    if not method.is_classifier:
+        return {}
+    if not method.has_classes:
+        return {"num_labels": 1}
+    if config.labels is None:
+        return {}
+    kind = "multi_label_classification" if config.several_labels else "single_label_classification"
+    return {
+        "id2label": dict(enumerate(config.labels)),
+        "label2id": {label: i for i, label in enumerate(config.labels)},
+        "problem_type": kind,
+    }
 
 
 def load_model(config: TrainingConfig) -> PreTrainedModel:
@@ -72,7 +127,6 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     the precision of the run, or few bits. It is on the CPU, but where it is quantised.
     """
     import torch
-    import transformers
     from transformers import set_seed
 
     set_seed(config.seed)  # adapters and random weights are the same for the same seed
@@ -80,19 +134,23 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
     # Weights in 16 bits lose most updates of a usual size to rounding; see `masters_kept`.
     dtype = getattr(torch, precision(config)) if frozen else torch.float32
     method = METHODS[config.method]
-    kind = getattr(transformers, method.auto_class(adapters=False))
-    options = {"num_labels": 1} if method.is_classifier else {}
+    kind = class_of(config)
+    options, fresh = classifier_options(config), frozenset[str]()
     if config.init == "random":
         architecture, trusts = load_architecture(config), config.trust_remote_code
         build = partial(kind.from_config, architecture, trust_remote_code=trusts)
         model = loaded(lambda *_, **given: build(dtype=given["dtype"]), config, dtype=dtype)
     else:
         options |= loading_options(config)
-        model = loaded(kind.from_pretrained, config, dtype=dtype, **options)
+        load = partial(kind.from_pretrained, output_loading_info=True)
+        model, info = loaded(load, config, dtype=dtype, **options)
+        fresh = frozenset(name.rpartition(".")[0] for name in info["missing_keys"])
         keep_differentiable(model)
     choose_attention(model, config.attn_implementation)
+    if config.peft is None and not method.is_classifier:
+        freeze_beside_text(model)
     if config.peft is not None:
-        model = add_adapters(model, config)
+        model = add_adapters(model, config, fresh if method.is_classifier else ())
         if config.adapter is not None:
             load_adapter(model, config)
         # Without autocast, as on a CPU or where answers are generated, precisions must not be
@@ -114,8 +172,15 @@ def as_masters(model: PreTrainedModel) -> None:
             parameter.data = parameter.data.float()
 
 
-def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedModel:
+def add_adapters(
+    model: PreTrainedModel, config: TrainingConfig, fresh: Collection[str] = ()
+) -> PreTrainedModel:
     """Wrap the model by PEFT; only adapters (and `modules_to_save`) are trained.
+
+    Args:
+        model: without adapters.
+        config: the job's settings.
+        fresh: modules with random weights, which the model's files lack: trained in full and saved.
 
     Raises:
         ConfigError: naming the layers that the model lacks, or that cannot be trained.
@@ -127,8 +192,13 @@ def add_adapters(model: PreTrainedModel, config: TrainingConfig) -> PreTrainedMo
         if isinstance(config.peft.target_modules, list):
             check_targets(model, config.peft.target_modules)
     settings = _peft_config(config)
-    if getattr(settings, "target_modules", None) == "all-linear":
-        settings.exclude_modules = sorted(unfit_targets(model)) or None
+    # PEFT adds the usual heads, `score` and `classifier`, by itself.
+    if others := sorted(name for name in fresh if name.rpartition(".")[2] not in HEADS):
+        settings.modules_to_save = [*(settings.modules_to_save or []), *others]
+    if isinstance(config.peft, LoraConfig) and config.adapter is None:
+        unfit = unfit_targets(model) if settings.target_modules == "all-linear" else ()
+        left_out = {*(settings.exclude_modules or ()), *unfit, *beside_text(model)}
+        settings.exclude_modules = sorted(left_out) or None
     try:
         with deprecations_allowed(), warnings.catch_warnings():
             # `_check_patterns` refuses what PEFT only warns of.
@@ -304,3 +374,12 @@ def _loaded(load: Any, field: str, named: str, **options: Any) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise ModelNotFound(f"{field}: {named} cannot be loaded: {reason}") from error
+
+
+def parameters(model: PreTrainedModel) -> tuple[int, int]:
+    """Return the number of parameters that are trained, and of all."""
+    if hasattr(model, "get_nb_trainable_parameters"):  # PEFT unpacks weights of few bits
+        trained, total = model.get_nb_trainable_parameters()
+        return int(trained), int(total)
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)

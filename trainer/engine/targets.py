@@ -18,6 +18,7 @@ from trainer.contract.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
 
 OURS_TO_READ = "transformers.models."
 """Where the models are whose code is read; classes of quantised layers stand elsewhere."""
@@ -46,6 +47,24 @@ def check_targets(model: nn.Module, wanted: list[str]) -> None:
 def unfit_targets(model: nn.Module) -> dict[str, str]:
     """Return the linear layers that cannot carry an adapter by their last two names, and why."""
     return {".".join(path.split(".")[-2:]): why for path, why in _unfit(model)}
+
+
+def beside_text(model: PreTrainedModel) -> list[str]:
+    """Return the linear layers that no text goes through, such as those of a vision tower.
+
+    An adapter there has no gradient, for which several processes would wait.
+    """
+    from torch import nn
+
+    if model.config.get_text_config() is model.config:
+        return []
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    of_text = {id(module) for module in decoder.modules()} | {id(head)}
+    return [
+        path
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and id(layer) not in of_text
+    ]
 
 
 def _unfit(model: nn.Module) -> Iterator[tuple[str, str]]:

@@ -16,6 +16,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trainer.data.chats import NO_LOSS
 from trainer.data.collation import WEIGHTS, PaddedCollator
 from trainer.data.weights import WEIGHT
+from trainer.engine.collectives import own_rows
 from trainer.methods.proof import own_router_loss, without_cache
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         """Add up the losses of the tokens of a batch, those of routers left out."""
         inputs = self._prepare_inputs(inputs)
         labels = inputs["labels"]
-        labels[self._own_rows(len(labels)) :] = NO_LOSS
+        labels[own_rows(self, len(labels)) :] = NO_LOSS
         learned = labels.ne(NO_LOSS).sum()
         with torch.no_grad(), self.compute_loss_context_manager():
             if self.args.use_liger_kernel and not self._computes_loss and not self.label_smoother:
@@ -123,17 +124,6 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
             total = self.compute_loss(model, inputs, num_items_in_batch=one) / self._scale
         self._scored.append(torch.stack([total.double(), learned.double()]))
         return total / learned.clamp(min=1), None, None
-
-    def _own_rows(self, rows: int) -> int:
-        """Return how many rows of this process's batch no other process has.
-
-        The last batches are filled up with rows from the beginning, so that all processes have some.
-        """
-        state = self.accelerator.gradient_state
-        if self.args.world_size == 1 or not state.end_of_dataloader or state.remainder <= 0:
-            return rows
-        left: int = state.remainder - self.accelerator.process_index * rows
-        return min(rows, max(0, left))
 
     def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> Any:
         """Return batches of padded rows: what all processes score is counted by rows."""

@@ -10,9 +10,11 @@ from trainer.config.adapter_files import check_adapter
 from trainer.config.chat_templates import template_text
 from trainer.config.code_references import check_code, code_hashes, references
 from trainer.config.extras import check_extras, check_trainer, extras_of
+from trainer.config.methods import METHODS
 from trainer.config.model_code import check_model_code
 from trainer.config.model_files import check_model_files
 from trainer.data import inspect_dataset
+from trainer.data.classes import check_classes, in_words
 from trainer.data.problems import listed
 from trainer.data.reading import is_elsewhere
 from trainer.data.tally import ignored
@@ -98,6 +100,11 @@ def _dataset(subject: Subject) -> Finding:
     if report.sources:
         each = zip(config.dataset.names(), report.sources, strict=True)
         text = f"{', '.join(f'{name} {one.rows:,}' for name, one in each)}; together {text}"
+    if METHODS[config.method].has_classes:
+        text += f"; {in_words(report.labels)}"
+        check_classes(
+            config, report.labels, report.evaluation.labels if report.evaluation else None
+        )
     if report.evaluation:
         text += f"; {report.evaluation.rows:,} rows to evaluate on"
     evaluated = report.evaluation.files if report.evaluation else ()

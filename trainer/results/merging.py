@@ -9,7 +9,7 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.engine.deprecations import deprecations_allowed
-from trainer.engine.model import load_architecture, loaded
+from trainer.engine.model import class_of, classifier_options, load_architecture, loaded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,12 +71,10 @@ def write_merged(
         tokenizer: as used.
     """
     import peft
-    import transformers
 
     method = METHODS[config.method]
-    kind = getattr(transformers, method.auto_class(adapters=False))
-    options = {"num_labels": 1} if method.is_classifier else {}
-    base = loaded(kind.from_pretrained, config, dtype="auto", **options)
+    kind = class_of(config)
+    base = loaded(kind.from_pretrained, config, dtype="auto", **classifier_options(config))
     with deprecations_allowed():
         # safe_merge looks for NaN in what it merges, and raises instead of writing it.
         merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trainer.config import QuantizationConfig, TrainingConfig
-from trainer.config.methods import METHODS
+from trainer.config.methods import METHODS, SEEING_MODEL
 from trainer.contract.job_directory import GGUF, MERGED
+from trainer.contract.manifest import MANIFEST
 from trainer.contract.words import number
 from trainer.data.hub import hub_name
-from trainer.results.summary import Summary, code, table
+from trainer.results.summary import Summary, cell, code, table
 
 VERSIONS = ("torch", "transformers", "trl", "peft")
 MISSING = "not installed"
@@ -32,8 +34,9 @@ def model_card(summary: Summary, place: str = ".") -> str:
     settings = config.model_dump(exclude=NO_SETTINGS, exclude_none=True)
     sections = {
         "Results": table("metric", "before → after", summary.results()),
+        **_confusion(summary.made),
         "Training": table("setting", "value", summary.settings()),
-        "Load": ["```python", *loading(config, place), "```"],
+        "Load": ["```python", *loading(config, place, sees=bool(summary.made.get("sees"))), "```"],
         "Reproduce": [
             f"Dataset: SHA-256 {code(str(data.get('sha256', 'unknown')))}, "
             f"{number(data.get('rows'))} rows, {number(data.get('tokens'))} tokens. All settings:",
@@ -57,6 +60,17 @@ def model_card(summary: Summary, place: str = ".") -> str:
             "",
         ]
     )
+
+
+def _confusion(made: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the section that says which classes of held-out rows are taken for which."""
+    labels, counts = made.get("labels"), made.get("taken_for")
+    if not counts:
+        return {}
+    head = ["is \\ is taken for", *(cell(code(str(label))) for label in labels or [])]
+    rows = [[head[i + 1], *map(number, row)] for i, row in enumerate(counts)]
+    lines = [head, ["---"] * len(head), *rows]
+    return {"Held-out rows by class": [f"| {' | '.join(line)} |" for line in lines]}
 
 
 def is_on_hub(name: str) -> bool:
@@ -83,25 +97,36 @@ def _hub_datasets(config: TrainingConfig) -> list[str]:
     return list(dict.fromkeys(n.repository for n in named if n and "/" in n.repository))
 
 
-def loading(config: TrainingConfig, place: str) -> list[str]:
-    """Return the lines of Python that load the result from a folder, or a repository of the Hub."""
+def loading(config: TrainingConfig, place: str, *, sees: bool = False) -> list[str]:
+    """Return the lines of Python that load the result from a folder, or a repository of the Hub.
+
+    Args:
+        config: the job's settings.
+        place: the folder, or the repository.
+        sees: whether the model is one that sees, of which the language part was trained.
+    """
     method = METHODS[config.method]
-    kind = method.auto_class(adapters=config.peft is not None)
+    plain = SEEING_MODEL if sees else method.auto_class(adapters=False)
+    kind = method.auto_class(adapters=True) if config.peft else plain
     package = "peft" if config.peft else "transformers"
     where = json.dumps(place)
     lines = [
         f"from {package} import {kind}",
         "from transformers import AutoTokenizer",
         "",
-        f"model = {kind}.from_pretrained({where})" + ("  # this folder" if place == "." else ""),
+        *(_classes(config, place) if method.has_classes and config.peft else ()),
+        f"model = {kind}.from_pretrained({where}{_head(config)})"
+        + ("  # this folder" if place == "." else ""),
         f"tokenizer = AutoTokenizer.from_pretrained({where})",
+        *(["model.config.pad_token_id = tokenizer.pad_token_id"] if method.is_classifier else ()),
     ]
-    if config.peft:
-        lines += ["", *_loading_base_first(config, where)]
+    if config.peft and sees:  # PEFT has no class of its own for them
+        lines = [lines[1], *_loading_base_first(config, where, plain)[1:], *lines[-1:]]
+    elif config.peft:
+        lines += ["", *_loading_base_first(config, where, plain)]
     if config.quantization:
         lines += ["", *_loading_quantised(config.quantization, kind, where)]
     if config.merge:
-        plain = method.auto_class(adapters=False)
         lines += [
             "",
             "# Or the base model with the adapter merged in, without PEFT:",
@@ -114,18 +139,34 @@ def loading(config: TrainingConfig, place: str) -> list[str]:
     return lines
 
 
-def _loading_base_first(config: TrainingConfig, where: str) -> list[str]:
-    method = METHODS[config.method]
-    base = method.auto_class(adapters=False)
-    head = ", num_labels=1" if method.is_classifier else ""
+def _loading_base_first(config: TrainingConfig, where: str, base: str) -> list[str]:
     return [
         "# Or the base model first, then the adapter on top:",
         "from peft import PeftModel",
         f"from transformers import {base}",
         "",
-        f"base = {base}.from_pretrained({json.dumps(config.model)}{head})",
+        f"base = {base}.from_pretrained({json.dumps(config.model)}{_head(config)})",
         f"model = PeftModel.from_pretrained(base, {where})",
     ]
+
+
+def _classes(config: TrainingConfig, place: str) -> list[str]:
+    """Return the lines that say which classes an adapter's head has; PEFT saves none of their names."""
+    known = json.dumps(config.labels, ensure_ascii=False)
+    manifest = f"{place}/{MANIFEST}"
+    read = f'json.load(open({json.dumps(manifest)}))["training"]["labels"]'
+    return [
+        f"labels = {known}" if config.labels else f"import json\n\nlabels = {read}",
+        'names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}',
+    ]
+
+
+def _head(config: TrainingConfig) -> str:
+    """Return what a classifier's head needs to be told; nothing where its own config says it."""
+    method = METHODS[config.method]
+    if not (method.is_classifier and config.peft):
+        return ""
+    return ", **names" if method.has_classes else ", num_labels=1"
 
 
 def _loading_quantised(quantization: QuantizationConfig, kind: str, where: str) -> list[str]:

@@ -273,7 +273,7 @@ def table(left: str, right: str, rows: Mapping[str, str] | Iterable[tuple[str, s
     """Return the lines of a Markdown table of two columns."""
     pairs = rows.items() if isinstance(rows, Mapping) else rows
     cells = [(left, right), ("---", "---"), *pairs]
-    return [f"| {_cell(name)} | {_cell(value)} |" for name, value in cells]
+    return [f"| {cell(name)} | {cell(value)} |" for name, value in cells]
 
 
 def _tidy(path: str) -> str:
@@ -287,7 +287,8 @@ def _last_part(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2] if path.startswith(("/", "~", ".")) else path
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Return a text as it may stand in a cell."""
     # A line break or a bar would end the cell.
     return " ".join(text.split()).replace("|", "\\|")
 

@@ -36,7 +36,7 @@ from trainer.engine.custom_code import load_callbacks
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.failures import translate
 from trainer.engine.malloc import keep_freed_memory
-from trainer.engine.model import load_adapter_settings, load_model, load_tokenizer
+from trainer.engine.model import load_adapter_settings, load_model, load_tokenizer, parameters
 from trainer.engine.parallelism import agreed_end_state, check_parallelism, full_weights
 from trainer.engine.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
 from trainer.preflight.table import Needs, Subject, refuse
@@ -49,6 +49,7 @@ from trainer.results.summary import batch_in_words
 from trainer.supervision.log import outlive_full_disks
 from trainer.supervision.ranks import record_failure
 from trainer.training.inputs import inputs_of, refuse_changes
+from trainer.training.settling import found_in_rows, sees, settled
 
 if TYPE_CHECKING:
     from trainer.engine.callbacks import Evaluation, Obedience
@@ -122,6 +123,7 @@ def _train(
 ) -> JobState:
     """Do everything that needs torch, and all processes where there are several."""
     run, data, usage = _prepare(directory, config)
+    config = config.model_copy(update=found_in_rows(run.config))
     trainer, obedience, evaluation = _assemble(run, control_reader)
     trainer.add_callback(usage)
     resume = _resume_point(directory)
@@ -224,6 +226,7 @@ def _prepare(
     # The first process of a machine writes the Arrow files, and the others open them.
     with first_here_first():
         data = prepare_datasets(config, tokenizer, directory.cache)
+    config = settled(config, data)
     # After the data: bad rows are found before minutes are spent on loading weights.
     model, status = load_model(config), directory.read_status()
     if own_rank().is_first:
@@ -252,7 +255,7 @@ def _prepare(
         learning_rate_factor=status.learning_rate_factor,
         inputs=inputs_of(config, data.facts, tokenizer, model.config),
     )
-    trained, total = _parameters(run.model)
+    trained, total = parameters(run.model)
     _say(f"training {trained:,} of {total:,} parameters on {data.facts['train_rows']:,} rows")
     _say(f"an optimizer step has {batch_in_words(decided, own_rank().world_size, divisor)}")
     saved = ", with gradient checkpointing" if decided.gradient_checkpointing else ""
@@ -262,7 +265,7 @@ def _prepare(
 
 def _made(run: TrainingRun) -> dict[str, Any]:
     """Return what was decided here, for the report: the job leaves it to the trainer."""
-    trained, total = _parameters(run.model)
+    trained, total = parameters(run.model)
     return {
         "parameters": total,
         "trainable_parameters": trained,
@@ -271,17 +274,9 @@ def _made(run: TrainingRun) -> dict[str, Any]:
         "learning_rate_factor": run.learning_rate_factor,
         "gradient_checkpointing": run.config.gradient_checkpointing is True,
         "dtype": precision(run.config),
+        "sees": int(sees(run.config)),
         **run.notes(),
     }
-
-
-def _parameters(model: Any) -> tuple[int, int]:
-    """Return the number of parameters that are trained, and of all."""
-    if hasattr(model, "get_nb_trainable_parameters"):  # PEFT unpacks weights of few bits
-        trained, total = model.get_nb_trainable_parameters()
-        return int(trained), int(total)
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, is_trained in sizes if is_trained), sum(n for n, _ in sizes)
 
 
 def _tell_rows(directory: JobDirectory, config: TrainingConfig, facts: dict[str, Any]) -> None:

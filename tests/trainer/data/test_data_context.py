@@ -128,6 +128,11 @@ def test_what_is_empty_is_not_there(convert, nothing):
         ([{"messages": [USER, FOUR], "tools": [{"x": 1}]}], r"tools\[0\]: names no function"),
         ([{"messages": [USER, FOUR], "history": ["a"]}], r"history\[0\]: is a text; give a list"),
         ([{"conversations": [USER, FOUR], "image": "cat.png"}], "image: would be lost, for only text"),
+        (
+            [{"messages": [USER, FOUR], "shot": {"bytes": b"\x89PNG\r\n", "path": None}}],
+            "shot: would be lost, for only text is learned from, of a model that sees or hears by its lang",
+        ),
+        ([{"messages": [USER, FOUR], "clips": [b"\0\0\0 ftypisom"]}], "clips: would be lost"),
     ],
 )  # fmt: skip
 def test_what_has_no_place_is_refused(convert, rows, problem):

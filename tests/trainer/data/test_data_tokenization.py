@@ -58,6 +58,8 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
         "problems": [],
         "notes": {},
         "unread": {},
+        "labels": {},
+        "several": 0,
         "longest": len(data.train[0]["input_ids"]),
         "format": "messages",
         "train_rows": 1,

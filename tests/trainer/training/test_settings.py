@@ -87,7 +87,9 @@ WRONG = {
     "max_steps = -2: must be greater than or equal to -1": {"max_steps": -2},
     "model = '': must have at least 1 character": {"model": ""},
     "model = 'a\\nb': must not hold control characters": {"model": "a\nb"},
-    "method = 'magic': is not a training method; there are: cpt, dpo, ": {"method": "magic"},
+    "method = 'magic': is not a training method; there are: classify, cpt, dpo, ": {
+        "method": "magic"
+    },
     "dtype = 'int8': must be 'auto', 'float32', 'bfloat16' or 'float16'": {"dtype": "int8"},
     "dataset.eval_fraction = 0.9: must be less": {"dataset": {"path": "d", "eval_fraction": 0.9}},
     "peft.r = 0: must be greater than or equal to 1": {"peft": {"r": 0}},
@@ -139,6 +141,29 @@ WRONG = {
     "push_to_hub = 'mine': must be owner/name": {"push_to_hub": "mine"},
     "export: gguf is for models that write text": {"export": ["gguf"], "method": "reward"},
     "merge works with trainer: builtin": {"merge": True, "trainer": "axolotl"},
+    "method = 'embeddings': is not a training method: models of embeddings are not trained here": {
+        "method": "embeddings"
+    },
+    "labels = ['a', 'a']: give two or more, each once": {
+        "method": "classify",
+        "labels": ["a", "a"],
+    },
+    "class_weights.c is not one of labels": {
+        "method": "classify",
+        "labels": ["a", "b"],
+        "class_weights": {"c": 2},
+    },
+    "class_weights: with several_labels each class is learned apart": {
+        "method": "classify",
+        "several_labels": True,
+        "class_weights": "balanced",
+    },
+    "labels does not apply to method sft": {"labels": ["a", "b"]},
+    "adapter: classify cannot go on with one": {"method": "classify", "adapter": "a"},
+    "export: gguf is for models that write text, and classify": {
+        "export": ["gguf"],
+        "method": "classify",
+    },
     "seed = -1: must be greater than or equal to 0": {"seed": -1},
 }
 

@@ -1,0 +1,74 @@
+"""Which classes there are: those that the job names, or those of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from trainer.config import TrainingConfig
+from trainer.contract.errors import ConfigError, DataError
+from trainer.contract.words import number
+from trainer.data.labelled import in_order
+from trainer.data.problems import listed, short
+
+SHOWN = 8  # labels that are named in a sentence
+
+
+def check_classes(
+    config: TrainingConfig, labels: Mapping[str, int], held_out: Collection[str] | None = None
+) -> None:
+    """Refuse labels among which there is nothing to tell apart, or that the job does not name.
+
+    Args:
+        config: the job's settings.
+        labels: how many rows to train on have each.
+        held_out: those of the rows to evaluate on, where they stand apart.
+
+    Raises:
+        DataError: they are too few, or the rows to evaluate on have others.
+        ConfigError: a class that the job names is not among them.
+    """
+    if len(labels) < 2 and not (config.labels and labels):
+        what = (
+            f"every row has the label {short(next(iter(labels)))}" if labels else "no row has one"
+        )
+        raise DataError(
+            f"{config.dataset.path}: {what}, so there is nothing to tell apart.",
+            "Add rows with another label.",
+        )
+    known = config.labels or list(labels)
+    refuse_unknown(labels, known, "training.labels has")
+    unseen = [label for label in held_out or () if label not in known]
+    if unseen:
+        raise DataError(
+            f"{config.dataset.eval_path or config.dataset.path}: the rows to evaluate on have the "
+            f"label {listed(unseen)}, which no row to train on has.",
+            "Correct it, or add rows with it to those that are trained on.",
+        )
+    weights = config.class_weights if isinstance(config.class_weights, dict) else {}
+    if wrong := [name for name in weights if name not in known]:
+        raise ConfigError(
+            f"training.class_weights: no row has the label {listed(wrong)}; there are "
+            f"{listed(known)}."
+        )
+
+
+def refuse_unknown(labels: Mapping[str, int], known: Sequence[str], who: str) -> None:
+    """Refuse labels that are none of the known ones.
+
+    Raises:
+        DataError: naming them and the number of their rows.
+    """
+    unknown = [label for label in in_order(labels) if label not in known]
+    if unknown:
+        rows = sum(labels[label] for label in unknown)
+        raise DataError(
+            f"{number(rows)} rows have the label {listed(unknown)}; {who} {listed(known)}.",
+            "Correct the rows, or set training.labels to the labels of the rows.",
+        )
+
+
+def in_words(labels: Mapping[str, int]) -> str:
+    """Return how many rows each label has, in a few words."""
+    shown = [f"{label} ({number(count)})" for label, count in list(labels.items())[:SHOWN]]
+    more = [f"{number(len(labels) - SHOWN)} more"] if len(labels) > SHOWN else []
+    return f"{number(len(labels))} labels: {', '.join([*shown, *more])}"

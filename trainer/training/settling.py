@@ -1,0 +1,150 @@
+"""What the tokenised rows settle: which classes are learned, and that nothing stands for a picture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trainer.config import TrainingConfig
+from trainer.config.methods import METHODS, SEEING_MODEL
+from trainer.contract.errors import ConfigError, DataError
+from trainer.data.classes import check_classes, refuse_unknown
+from trainer.data.labelled import in_order
+from trainer.data.streaming import Streamed
+from trainer.data.turns import ONLY_TEXT
+from trainer.engine.model import class_of, load_architecture
+
+if TYPE_CHECKING:
+    from trainer.data.tokenization import PreparedData
+
+PLACEHOLDER = re.compile(r"(image|video|audio|vision\w*)_token_(id|index)")
+"""What configs call such tokens."""
+
+
+def settled(config: TrainingConfig, data: PreparedData) -> TrainingConfig:
+    """Return the config with what it leaves to the rows.
+
+    Raises:
+        DataError: the rows have other classes than they should, or one alone; or tokens that stand for
+            what only a picture could fill.
+        ConfigError: the model is a classifier of other classes.
+    """
+    refuse_placeholders(config, data)
+    return with_classes(config, data.facts)
+
+
+def sees(config: TrainingConfig) -> bool:
+    """Whether the model is one that sees, and no causal one to transformers."""
+    return bool(class_of(config).__name__ == SEEING_MODEL)
+
+
+def refuse_placeholders(config: TrainingConfig, data: PreparedData) -> None:
+    """Refuse tokens in whose place a model that sees or hears puts what it sees or hears.
+
+    Raises:
+        DataError: naming how many rows have one.
+    """
+    architecture = load_architecture(config)
+    known = vars(architecture)
+    wanted = pa.array(
+        [known[name] for name in known if PLACEHOLDER.fullmatch(name) and type(known[name]) is int],
+        pa.int32(),
+    )
+    # Rows of a stream are seen as they are learned.
+    if isinstance(data.train, Streamed) or not len(wanted):
+        return
+    for column in (name for name in data.train.column_names if name.endswith("_ids")):
+        table = data.train.data.column(column)
+        rows = sum(
+            len(pc.unique(pc.list_parent_indices(chunk).filter(pc.is_in(chunk.flatten(), wanted))))
+            for chunk in table.chunks
+        )
+        if rows:
+            raise DataError(
+                f"{config.dataset.path}: {rows} row{'' if rows == 1 else 's'} "
+                f"hold{'s' if rows == 1 else ''} a token that stands for a picture, a film or a "
+                f"sound, and {ONLY_TEXT}.",
+                "Take such tokens out of the texts, or remove the rows.",
+            )
+
+
+def with_classes(config: TrainingConfig, facts: Mapping[str, Any]) -> TrainingConfig:
+    """Return the config with the classes that a job leaves to its rows or its model.
+
+    Args:
+        config: the job's settings.
+        facts: of the data: see `trainer.data.tokenization.PreparedData`.
+
+    Raises:
+        DataError: the rows have other classes, or one alone.
+        ConfigError: the model is a classifier of other classes.
+    """
+    if not METHODS[config.method].has_classes:
+        return config
+    found, evaluation = facts["labels"], facts.get("evaluation") or {}
+    check_classes(config, found, evaluation.get("labels"))
+    own = _own_classes(config)
+    if own and config.labels and own != config.labels:
+        raise ConfigError(
+            f"training.labels: {config.model} is a classifier of {', '.join(own)}, in this order.",
+            "Leave labels out, or start from a model that is no classifier yet.",
+        )
+    if own:
+        refuse_unknown(found, own, f"{config.model} is a classifier of")
+    _refuse_longer(config, int(facts["longest"]))
+    labels = config.labels or own or in_order(found)
+    lists = bool(facts["several"] or evaluation.get("several"))
+    several = lists if config.several_labels is None else config.several_labels
+    if lists and not several:
+        raise ConfigError(
+            "training.several_labels: false, and labels of rows are lists.", "Remove it."
+        )
+    if several and config.class_weights:
+        raise ConfigError(
+            "training.class_weights: rows have several labels, and each class is learned apart.",
+            "Leave class_weights out.",
+        )
+    return config.model_copy(update={"labels": labels, "several_labels": several})
+
+
+def _refuse_longer(config: TrainingConfig, longest: int) -> None:
+    """Refuse rows that are longer than a model with a fixed number of positions can be given."""
+    text = load_architecture(config.model_copy(update={"labels": None})).get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions and longest > positions and getattr(text, "rope_parameters", None) is None:
+        raise ConfigError(
+            f"training.max_length = {config.max_length}: a row has {longest} tokens, and "
+            f"{config.model} has {positions} positions.",
+            f"Set max_length: {positions} or less.",
+        )
+
+
+def _own_classes(config: TrainingConfig) -> list[str]:
+    """Return the classes of a model that is a classifier already; empty: it is none.
+
+    Raises:
+        ConfigError: its classes have no names, and the job does not give them.
+    """
+    plain = config.model_copy(update={"labels": None})
+    architecture = load_architecture(plain)
+    kinds = architecture.architectures or []
+    if config.init == "random" or not any("SequenceClassification" in kind for kind in kinds):
+        return []
+    names = [str(architecture.id2label[i]) for i in range(architecture.num_labels)]
+    if names != [f"LABEL_{i}" for i in range(len(names))]:
+        return names
+    if config.labels is None or len(config.labels) != len(names):
+        raise ConfigError(
+            f"training.labels: {config.model} is a classifier of {len(names)} classes without names.",
+            "Name them in the order of its scores, or start from a model that is no classifier yet.",
+        )
+    return list(config.labels)
+
+
+def found_in_rows(config: TrainingConfig) -> dict[str, Any]:
+    """Return the fields that `with_classes` has set."""
+    return {"labels": config.labels, "several_labels": config.several_labels}
