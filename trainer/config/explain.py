@@ -14,6 +14,8 @@ from trainer.contract.errors import ConfigError
 MAX_PROBLEMS = 20
 _ORDER = re.compile(r"^\w+ should ")  # "Input should be", "String should have"
 _CHOICE = re.compile(r"literal\[|list\[|[A-Z]\w*Config$")
+ELSEWHERE = dict.fromkeys(("weight", "ratio", "proportion", "probability", "prob"), "share")
+"""What other projects call a field of ours, where the words are not alike."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -65,7 +67,9 @@ def _is_choice(part: int | str) -> bool:
 
 def _did_you_mean(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
     known = _fields_at(model, location[:-1])
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    name = str(location[-1])
+    close = [ELSEWHERE[name]] if ELSEWHERE.get(name) in known else []
+    close = close or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]}?" if close else f"; there are: {', '.join(known)}"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from trainer.config.argument_kinds import wrong_kind
 from trainer.config.argument_table import refusal
 from trainer.config.code_references import is_reference
 from trainer.config.command import FOREIGN_DATA, CommandConfig
@@ -152,7 +153,7 @@ def check_arguments(config: TrainingFields) -> None:
     refused = [
         f"arguments.{name} = {value!r}: {why}"
         for name, value in config.arguments.items()
-        if (why := refusal(name, config.method, fields))
+        if (why := refusal(name, config.method, fields) or wrong_kind(name, value))
     ]
     if refused:
         raise ValueError("; ".join(refused))

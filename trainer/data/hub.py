@@ -102,9 +102,23 @@ class HubStream:
         return (f"{self.name}/{self.split}",)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the rows of the split."""
-        number = 0
-        for number, value in enumerate(self.dataset, 1):
+        """Yield the rows of the split.
+
+        Raises:
+            DataError: there are none, or the rest cannot be read.
+        """
+        rows, number = iter(self.dataset), 0
+        while True:
+            try:
+                value = next(rows, None)
+            except Exception as error:  # the network has errors of many libraries
+                raise DataError(
+                    f"{self.files[0]} on the Hub cannot be read after row {number:,}: {_reason(error)}.",
+                    "Check the network; the job goes on from its last checkpoint when it is run again.",
+                ) from error
+            if value is None:
+                break
+            number += 1
             yield Row(self.files[0], number, "row", without_nulls(value))
         if not number:
             raise DataError(f"{self.files[0]} on the Hub holds no rows.", "Name another split.")

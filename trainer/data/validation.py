@@ -268,6 +268,7 @@ class CheckedReading:
         ]
         if self.bad_rows > MAX_PROBLEMS:
             lines.append(f"and {self.bad_rows - MAX_PROBLEMS:,} more.")
-        return DataError(
-            "\n".join(lines) + "\n", "Correct these rows, or set dataset.on_bad_row: skip."
-        )
+        remedy = "Correct these rows, or set dataset.on_bad_row: skip."
+        if len(self.source.files) > 1:
+            remedy += " Files of other layouts are given as a list of data sets."
+        return DataError("\n".join(lines) + "\n", remedy)

@@ -194,7 +194,7 @@ def test_names_are_never_alike(make_config):
         ({"path": ""}, "dataset: path is missing"),
         (
             [{"path": "a", "weight": 0.7}],
-            "dataset.sources.0.weight is not a field; there are: path, ",
+            "dataset.sources.0.weight is not a field; did you mean share?",
         ),
         (
             [{"path": "a", "share": 0.5}, "b"],

@@ -1,13 +1,16 @@
 """From a job file to TRL's arguments: nothing is dropped, and nothing is set twice."""
 
 import dataclasses
+import types
+import typing
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from trainer.config import TrainingConfig, argument_table
+from trainer.config import TrainingConfig, argument_kinds, argument_table
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobDirectory
@@ -94,6 +97,60 @@ def test_every_argument_of_the_installed_releases_is_in_one_table(method, monkey
     assert passed - there == set()
     assert passed & (refused | fields) == set()
     assert there & set(argument_table.FORMER) == set()
+
+
+def kinds_of(hint):
+    """Return the classes of which a value may be, as a type says it; None is always one."""
+    if typing.get_origin(hint) in {typing.Union, types.UnionType}:
+        return {kind for each in typing.get_args(hint) for kind in kinds_of(each)}
+    return {hint} - {type(None)}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_number_and_flag_is_known_as_such(method, monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    passed = argument_table.ANY_METHOD | argument_table.OF_METHOD[method]
+    hints = typing.get_type_hints(class_of_arguments(method))
+    found = {name: kinds_of(hints[name]) for name in passed}
+
+    flags = {name for name, kinds in found.items() if kinds == {bool}}
+    whole = {name for name, kinds in found.items() if kinds == {int}}
+    numbers = {name for name, kinds in found.items() if kinds in ({float}, {int, float})}
+
+    assert flags == argument_kinds.FLAGS & passed
+    assert whole == argument_kinds.WHOLE & passed
+    assert numbers == argument_kinds.NUMBERS & passed
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("adam_epsilon", "1e-8", "is a text: write the number without quotes"),
+        ("adam_epsilon", "small", "write a number"),
+        ("adam_epsilon", True, "write a number"),
+        ("adam_epsilon", float("nan"), "write a finite number"),
+        ("lr_scheduler_kwargs", {"min_lr": "1e-6"}, "min_lr is a text: write the number without"),
+        ("dataloader_drop_last", "no", "write true or false"),
+        ("dataloader_drop_last", 0, "write true or false"),
+        ("dataloader_num_workers", 1.5, "write a whole number"),
+        ("dataloader_num_workers", "2", "is a text: write the number without quotes"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_before_anything(name, value, said):
+    with pytest.raises(ValidationError, match=rf"arguments.{name} = .*: {said}"):
+        TrainingConfig(model="m", dataset="d", arguments={name: value})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"adam_epsilon": 1e-8, "lr_scheduler_kwargs": {"min_lr": 1e-6, "mode": "min"}},
+        {"neftune_noise_alpha": 5, "dataloader_num_workers": 2, "run_name": "7"},
+        {"dataloader_prefetch_factor": None, "dataloader_drop_last": False},
+    ],
+)
+def test_values_of_their_kind_are_passed_on(values):
+    assert TrainingConfig(model="m", dataset="d", arguments=values).arguments == values
 
 
 @pytest.mark.parametrize("name", ["optim", "lr_scheduler_type"])

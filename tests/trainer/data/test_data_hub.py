@@ -1,0 +1,44 @@
+"""A dataset on the Hub whose rows come as they are read, as the library `datasets` gives them."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trainer.contract.errors import DataError
+from trainer.data.hub import HubStream
+
+
+def stream_of(tmp_path, rows):
+    from datasets import load_dataset
+
+    pq.write_table(
+        pa.Table.from_pylist(rows, pa.schema([("text", pa.string())])), tmp_path / "a.parquet"
+    )
+    given = {"data_files": str(tmp_path / "*.parquet"), "split": "train", "streaming": True}
+    return load_dataset("parquet", **given)
+
+
+def test_rows_are_read_as_often_as_asked_and_known_by_their_commit(tmp_path):
+    found = stream_of(tmp_path, [{"text": "a"}, {"text": "b"}])
+    source = HubStream("org/name", "train", found, "1" * 40)
+
+    for _ in "12":
+        assert [(row.place, row.value) for row in source.rows()] == [
+            ("org/name/train:row 1", {"text": "a"}),
+            ("org/name/train:row 2", {"text": "b"}),
+        ]
+    assert source.sha256() == HubStream("org/name", "train", None, "1" * 40).sha256()
+    assert source.sha256() != HubStream("org/name", "train", None, "2" * 40).sha256()
+
+
+def test_a_stream_without_rows_is_refused():
+    with pytest.raises(DataError, match="holds no rows"):
+        list(HubStream("org/name", "train", [], "1" * 40).rows())
+
+
+def test_a_stream_that_breaks_off_says_where(tmp_path):
+    found = stream_of(tmp_path, [{"text": "a"}] * 3)
+    (tmp_path / "a.parquet").write_bytes(b"none")
+
+    with pytest.raises(DataError, match=r"cannot be read after row 0: .*\."):
+        list(HubStream("org/name", "train", found, "1" * 40).rows())
