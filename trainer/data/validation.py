@@ -12,7 +12,7 @@ from trainer.config import DatasetConfig, TrainingConfig
 from trainer.contract.errors import DataError
 from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
-from trainer.data.judged import Judged
+from trainer.data.judged import Judged, Preference
 from trainer.data.labelled import Labelled, in_order
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, listed, naming
@@ -44,6 +44,8 @@ class DatasetReport:
     max_characters: int
     unread: dict[str, int] = field(default_factory=dict)
     """In how many rows nothing reads a column."""
+    judged: tuple[bool, ...] = ()
+    """Which labels judged answers have; a pair is a good one and a bad one."""
     labels: dict[str, int] = field(default_factory=dict)
     """How many rows have each label, where rows have labels."""
     unread_files: tuple[str, ...] = ()
@@ -62,14 +64,19 @@ def inspect_dataset(config: TrainingConfig, progress: Progress | None = None) ->
         progress: called with the number of rows read so far, now and then.
 
     Raises:
-        DataError: there is nothing to read, or at least one row cannot be used. The message
-            lists the first 20 such rows.
+        DataError: there is nothing to read, at least one row cannot be used, or judged answers are
+            all good or all bad. The message lists the first 20 bad rows.
     """
     found = []
     for name, dataset in config.dataset.named():
         with naming(name):
             found.append(_inspect_one(config, dataset, progress))
-    return _merged(found) if config.dataset.sources else found[0]
+    whole = _merged(found) if config.dataset.sources else found[0]
+    for report in filter(None, (whole, whole.evaluation)):
+        # KTO learns from the contrast; with one label its loss says nothing.
+        if len(report.judged) == 1:
+            raise _one_label(config.dataset.title, *report.judged)
+    return whole
 
 
 def _inspect_one(
@@ -102,6 +109,7 @@ def _merged(reports: Sequence[DatasetReport]) -> DatasetReport:
         max_characters=max(report.max_characters for report in reports),
         unread=dict(unread),
         labels=_added(report.labels for report in reports),
+        judged=tuple({label for report in reports for label in report.judged}),
         unread_files=tuple(name for report in reports for name in report.unread_files),
         evaluation=_merged(apart) if apart else None,
         sources=tuple(reports),
@@ -122,23 +130,22 @@ def inspect_source(
     """Read and check the rows of one source; see `inspect_dataset`.
 
     Raises:
-        DataError: a row cannot be used, or judged answers are all good or all bad.
+        DataError: a row cannot be used.
     """
     reading = CheckedReading(source, config, progress)
     total = longest = 0
-    labels = set()
+    judged: set[bool] = set()
     classes: dict[str, int] = {}
     for _, example in reading:
         total += example.characters
         longest = max(longest, example.characters)
         if isinstance(example, Judged):
-            labels.add(example.label)
+            judged.add(example.label)
+        if isinstance(example, Preference):
+            judged.update((True, False))
         if isinstance(example, Labelled):
             for label in example.labels:
                 classes[label] = classes.get(label, 0) + 1
-    # KTO learns from the contrast; with one label its loss says nothing.
-    if len(labels) == 1:
-        raise _one_label(source.name, *labels)
     return DatasetReport(
         files=source.files,
         rows=reading.rows,
@@ -151,6 +158,7 @@ def inspect_source(
         mean_characters=total / max(1, reading.rows - reading.bad_rows),
         max_characters=longest,
         unread=reading.unread,
+        judged=tuple(judged),
         labels={label: classes[label] for label in in_order(classes)},
         unread_files=source.unread,
         evaluation=evaluation,

@@ -163,6 +163,15 @@ def test_a_bad_row_of_any_of_them_is_refused(three, make_config, write_rows):
         inspect_dataset(config)
 
 
+def test_good_and_bad_answers_may_be_data_sets_of_their_own(make_config, write_rows):
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in (True, False)]
+    paths = [str(write_rows([row], f"{row['label']}.jsonl")) for row in rows]
+
+    assert inspect_dataset(make_config(paths, method="kto")).rows == 2
+    with pytest.raises(DataError, match="every row is labelled true"):
+        inspect_dataset(make_config(paths[:1] * 2, method="kto"))
+
+
 def test_prompts_whose_columns_are_of_different_kinds_are_refused_together(
     make_config, write_rows, tokenizer, tmp_path
 ):
