@@ -118,7 +118,8 @@ def plain(spec_file: str) -> int:
 
     from trainer.config import TrainingConfig
     from trainer.data.tokenization import prepare_datasets
-    from trainer.engine.model import add_adapters, load_model, load_tokenizer
+    from trainer.engine.adapters import add_adapters
+    from trainer.engine.model import load_model, load_tokenizer
 
     spec = json.loads(Path(spec_file).read_text())
     given = TrainingConfig.model_validate(spec["config"])

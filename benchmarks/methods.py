@@ -1,4 +1,6 @@
-"""Train every method's example, whole and once more with a kill in the middle; print a table.
+"""Train every method's example, and `sft` with every kind of adapter; print a table.
+
+Each is trained whole and once more with a kill in the middle.
 
     <method> <metric> <before> <after> <seconds> <resumed exactly: yes|no>
 
@@ -42,6 +44,12 @@ BETTER = {
     "ppo": ("reward", 1),
 }
 """What each method is about, and whether more of it is better."""
+OF_SFT: dict[str, dict[str, Any]] = {
+    "dora": {"peft": {"use_dora": True}},
+    **{kind: {"peft": {"peft_type": kind}} for kind in ("ia3", "loha", "lokr", "oft", "vera")},
+    "new_tokens": {"new_tokens": ["LoRA", "<|new|>"]},
+}
+"""What `sft` is trained with besides, in fewer steps than its example has."""
 SAVE_STEPS = 10
 SHARE = 0.2  # of the steps, averaged at both ends, where there is no evaluation
 
@@ -52,15 +60,15 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("methods", nargs="*", help="default: all")
-    chosen = parser.parse_args().methods or sorted(METHODS)
-    print(f"{'method':8} {'metric':22} {'before':>9} {'after':>9} {'seconds':>8}  resumed exactly")
+    chosen = parser.parse_args().methods or [*sorted(METHODS), *OF_SFT]
+    print(f"{'method':10} {'metric':22} {'before':>9} {'after':>9} {'seconds':>8}  resumed exactly")
     good = [row(method) for method in chosen]
     return 0 if all(good) else 1
 
 
 def row(method: str) -> bool:
     """Train one method twice, print its row, and tell whether all is well."""
-    metric, sign = BETTER[method]
+    metric, sign = BETTER.get(method, BETTER["sft"])
     with tempfile.TemporaryDirectory(prefix=f"{method}-") as folder:
         began = time.monotonic()
         whole = trained(method, Path(folder) / "whole")
@@ -69,7 +77,7 @@ def row(method: str) -> bool:
         before, after = ends(whole, metric)
         exact = curve(whole) == curve(killed) and weights(whole) == weights(killed)
     print(
-        f"{method:8} {metric:22} {before:9.4f} {after:9.4f} {seconds:8.1f}  "
+        f"{method:10} {metric:22} {before:9.4f} {after:9.4f} {seconds:8.1f}  "
         f"{'yes' if exact else 'no'}",
         flush=True,
     )
@@ -80,7 +88,7 @@ def trained(method: str, folder: Path, kill_at: float | None = None) -> JobDirec
     """Return the directory of the method's example, trained to its end.
 
     Args:
-        method: its name.
+        method: its name, or what `sft` is trained with.
         folder: to make.
         kill_at: the share of the steps after which the trainer is killed once; None: never.
     """
@@ -101,8 +109,11 @@ def trained(method: str, folder: Path, kill_at: float | None = None) -> JobDirec
 
 def directory_of(method: str, folder: Path, *, restarts: int = 2, **settings: Any) -> JobDirectory:
     """Make the job directory of a method's example, with some of its settings replaced."""
-    name = "quickstart.yaml" if method == "sft" else f"methods/{method}.yaml"
+    is_sft = method == "sft" or method in OF_SFT
+    name = "quickstart.yaml" if is_sft else f"methods/{method}.yaml"
     config = load_job(EXAMPLES / name).training.model_dump(mode="json")
+    if method in OF_SFT:
+        config |= {"max_steps": 60, "learning_rate": None, **OF_SFT[method]}
     config |= {"report_to": [], **settings}
     folder.mkdir()
     job = JobDirectory(folder)

@@ -14,8 +14,9 @@ from flows.run_folder import RunFolder
 from trainer.config import FOREIGN_DATA, DatasetFormat, TrainingJob
 from trainer.contract.metrics import Record
 from trainer.contract.words import number, size, time_taken
+from trainer.results.markdown import code, table
 from trainer.results.model_card import loading
-from trainer.results.summary import Summary, code, table
+from trainer.results.summary import Summary
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
 TEXTS = {"format": set(get_args(DatasetFormat)), "dtype": {"float32", "bfloat16", "float16"}}

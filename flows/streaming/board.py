@@ -25,7 +25,7 @@ from flows.streaming.chart import Panel, chart, data_uri, thinned
 from flows.streaming.metrics_tail import MetricsTail
 from trainer.contract.metrics import OF_METHODS, Record
 from trainer.contract.words import number, rounded, time_taken
-from trainer.results.summary import table as markdown_table
+from trainer.results.markdown import table as markdown_table
 
 UPDATE_SECONDS = 2.0
 REST = 4.0  # the least pause, as a multiple of the time that publishing took

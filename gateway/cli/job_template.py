@@ -80,7 +80,8 @@ def _instead(model: type[BaseModel], depth: int) -> Iterator[str]:
         # A field without a default takes its first choice here, so that the comment is valid YAML.
         default = field.get_default(call_default_factory=True)
         value = _choices(field.annotation)[0] if default is PydanticUndefined else default
-        yield f"{indent}#   {name}: {_yaml(value)}  # {field.description}"
+        words = " ".join((field.description or "").split())
+        yield f"{indent}#   {name}: {_yaml(value)}  # {words}"
 
 
 def _setting(model: type[BaseModel], name: str, field: FieldInfo, depth: int) -> Iterator[str]:

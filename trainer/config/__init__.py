@@ -9,7 +9,7 @@ from __future__ import annotations
 from trainer.config.command import FOREIGN_DATA, CommandConfig
 from trainer.config.dataset import DatasetConfig, DatasetFormat, SourceConfig
 from trainer.config.job import Limits, Resources, TrainingJob
-from trainer.config.peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
+from trainer.config.peft import LoraConfig, PeftSettings, PrefixTuningConfig, PromptTuningConfig
 from trainer.config.quantization import QuantizationConfig
 from trainer.config.rewards import JudgeConfig, SandboxConfig
 from trainer.config.training import TrainingConfig
@@ -22,6 +22,7 @@ __all__ = [
     "JudgeConfig",
     "Limits",
     "LoraConfig",
+    "PeftSettings",
     "PrefixTuningConfig",
     "PromptTuningConfig",
     "QuantizationConfig",

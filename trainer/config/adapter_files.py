@@ -6,14 +6,16 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from trainer.config.explain import validated
 from trainer.config.model_files import check_model_files, looks_like_path
-from trainer.config.peft import LoraConfig
+from trainer.config.peft import PeftSettings, kind_of
 from trainer.contract.errors import ConfigError, ModelNotFound
 from trainer.contract.files import read_json
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FIELD = "training.adapter"
+LISTS = {"target_modules", "exclude_modules", "feedforward_modules", "modules_to_save"}
 
 
 def check_adapter(adapter: str, base: str) -> str:
@@ -32,11 +34,10 @@ def check_adapter(adapter: str, base: str) -> str:
     if settings is None:
         return f"{adapter} on the Hub; it is fetched when the job starts"
     folder = Path(adapter).expanduser()
-    kind = str(settings.get("peft_type"))
-    if kind != "LORA":
+    if not goes_on(kind := str(settings.get("peft_type"))):
         raise ConfigError(
-            f"{FIELD}: {folder} is an adapter of type {kind}; only LoRA (DoRA, rsLoRA) can be "
-            "trained further.",
+            f"{FIELD}: {folder} is an adapter of type {kind}; LoRA (DoRA, rsLoRA), IA3, LoHa, LoKr, "
+            "OFT and VeRA can be trained further.",
             "Merge it into its base model and train that, or start a new adapter.",
         )
     if not (folder / WEIGHTS).is_file():
@@ -46,7 +47,8 @@ def check_adapter(adapter: str, base: str) -> str:
         )
     named = str(settings.get("base_model_name_or_path") or "")
     other = f"; trained on {named}, here put on {base}" if _is_another(named, base) else ""
-    return f"{adapter}, rank {settings.get('r')}{other}"
+    rank = f", rank {settings['r']}" if settings.get("r") else f", {kind}"
+    return f"{adapter}{rank}{other}"
 
 
 def settings_here(adapter: str) -> dict[str, Any] | None:
@@ -60,17 +62,33 @@ def base_of(adapter: str) -> str | None:
     return str(base) if base else None
 
 
-def as_settings(settings: dict[str, Any]) -> LoraConfig:
-    """Return an adapter's settings as ours: those that say how large it is, and how it computes."""
-    known = {name: settings[name] for name in LoraConfig.model_fields if name in settings}
-    # PEFT holds a set, writes it as a list in any order, and a pattern as a text.
-    targets = known.get("target_modules")
-    known["target_modules"] = (
-        sorted(targets)
-        if isinstance(targets, Collection) and not isinstance(targets, str)
-        else "all-linear"
-    )
-    return LoraConfig.model_validate({**known, "peft_type": "lora"})
+def goes_on(peft_type: str) -> bool:
+    """Whether adapters of a kind can be trained further."""
+    kind = kind_of(peft_type)
+    return kind is not None and not kind.is_soft_prompt
+
+
+def as_settings(settings: dict[str, Any]) -> PeftSettings:
+    """Return an adapter's settings as ours: those that say how large it is, and how it computes.
+
+    Args:
+        settings: of a kind that `goes_on`.
+    """
+    name = str(settings["peft_type"]).lower()
+    kind = kind_of(name)
+    assert kind is not None  # noqa: S101 - for the type checker: callers have looked
+    known = {name: settings[name] for name in kind.model_fields if name in settings}
+    for field in LISTS & known.keys():
+        # PEFT holds a set, writes it as a list in any order, and a pattern as a text.
+        is_list = isinstance(known[field], Collection) and not isinstance(known[field], str)
+        if is_list:
+            known[field] = sorted(known[field])
+        elif field != "target_modules":
+            known[field] = None
+    if not known.get("target_modules"):
+        known["target_modules"] = "all-linear"
+    given = {name: value for name, value in known.items() if value is not None}
+    return validated(kind, {**given, "peft_type": name}, SETTINGS)
 
 
 def is_adapter(folder: Path) -> bool:

@@ -33,6 +33,8 @@ class Method:
     for each class."""
     has_beta: bool = True
     """Whether it weighs what it learns against something else, such as staying what it was."""
+    compares: bool = False
+    """Whether it holds the model against a reference, which is the model as it was."""
     losses: tuple[str, ...] = ()
     """The values of `loss_type`, by TRL's names; the first is its default."""
 
@@ -87,6 +89,7 @@ METHODS = {
         (1e-5, 1e-6),
         sequences=2,
         losses=DPO_LOSSES,
+        compares=True,
     ),
     "grpo": Method(
         "trainer.methods.grpo",
@@ -95,6 +98,7 @@ METHODS = {
         ("prompts",),
         (1e-5, 1e-6),
         losses=("dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+        compares=True,
     ),
     "kto": Method(
         "trainer.methods.kto",
@@ -103,6 +107,7 @@ METHODS = {
         ("unpaired", "preference"),
         (1e-5, 1e-6),
         losses=("kto", "apo_zero_unpaired"),
+        compares=True,
     ),
     "orpo": Method(
         "trainer.methods.orpo",
@@ -119,6 +124,7 @@ METHODS = {
         "trainer.methods.ppo_parts.config:PPOConfig",
         ("prompts",),
         (1e-5, 1e-6),
+        compares=True,
     ),
     "reward": Method(
         "trainer.methods.reward",
@@ -136,6 +142,7 @@ METHODS = {
         "trl:RLOOConfig",
         ("prompts",),
         (1e-5, 1e-6),
+        compares=True,
     ),
     "sft": Method(
         "trainer.methods.sft",

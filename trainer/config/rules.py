@@ -17,6 +17,7 @@ from trainer.config.dataset import check_place
 from trainer.config.methods import METHODS, NUM_GENERATIONS
 from trainer.config.rewards import BUILTIN_REWARDS
 from trainer.config.training_fields import TrainingFields
+from trainer.config.weight_rules import check_weights
 
 HAS: dict[str, Callable[[str], bool]] = {
     "beta": lambda method: METHODS[method].has_beta,
@@ -38,8 +39,6 @@ HAS: dict[str, Callable[[str], bool]] = {
 """The settings, and which methods have them."""
 STREAMS = ("sft", "cpt", "dpo", "reward")
 """The methods that take rows one after another; TRL prepares those of others as a whole."""
-SOFT_PROMPT_METHODS = ("sft", "cpt")
-"""Others compare answers, or generate them, by code that knows nothing of virtual tokens."""
 
 
 def check(config: TrainingFields) -> None:
@@ -54,9 +53,7 @@ def check(config: TrainingFields) -> None:
     check_streaming(config)
     check_own_settings(config)
     check_arguments(config)
-    check_peft(config)
-    check_adapter(config)
-    check_quantization(config)
+    check_weights(config)
     check_generation(config)
     check_classes(config)
     check_outputs(config)
@@ -177,77 +174,6 @@ def _check_loss(method: str, loss: str, label_smoothing: float | None) -> None:
         raise ValueError(
             "loss_type = 'exo_pair' needs a little label smoothing: "
             "set arguments: {label_smoothing: 0.001}"
-        )
-
-
-def check_peft(config: TrainingFields) -> None:
-    """Refuse what a kind of adapter cannot do.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    peft = config.peft
-    if peft is None or not peft.is_soft_prompt:
-        return
-    if config.method not in SOFT_PROMPT_METHODS:
-        raise ValueError(
-            f"peft.peft_type: {peft.peft_type} works with {' and '.join(SOFT_PROMPT_METHODS)}, "
-            f"not with {config.method}: set peft_type: lora"
-        )
-    for name in ("packing", "padding_free") if config.method == "sft" else ():
-        if getattr(config, name):
-            raise ValueError(
-                f"{name}: with {peft.peft_type} the rows of one sequence cannot be kept apart: "
-                f"set {name}: false"
-            )
-    if config.shares_weights:
-        raise ValueError(
-            f"parallelism: {config.parallelism} would leave a part of what {peft.peft_type} trains "
-            "to each process, which PEFT saves from one: set parallelism: ddp"
-        )
-    if config.gradient_checkpointing is True and not peft.allows_gradient_checkpointing:
-        raise ValueError(
-            f"gradient_checkpointing drops what {peft.peft_type} trains: set it to false, or use "
-            "another peft_type"
-        )
-
-
-def check_adapter(config: TrainingFields) -> None:
-    """Refuse what contradicts going on with an adapter.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    if config.adapter is None:
-        return
-    if config.trainer != "builtin":
-        raise ValueError(f"adapter: trainer {config.trainer} starts its own: remove it")
-    # By value: a job that was written down again gives every field.
-    default = type(config).model_fields["peft"].get_default(call_default_factory=True)
-    if config.peft != default:
-        raise ValueError("adapter: its own settings hold: leave peft out")
-    if config.method == "ppo" or METHODS[config.method].is_classifier:
-        raise ValueError(
-            f"adapter: {config.method} cannot go on with one: merge it into its base model "
-            "(merge: true) and name that as model"
-        )
-
-
-def check_quantization(config: TrainingFields) -> None:
-    """Refuse to quantise weights that are to be trained, or cut in pieces.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    if config.quantization and config.peft is None:
-        raise ValueError(
-            "quantization: weights of so few bits cannot be trained: set peft, such as {r: 16}, "
-            "or leave quantization out"
-        )
-    if config.quantization and config.shares_weights:
-        raise ValueError(
-            f"quantization: {config.parallelism} would share out weights whose scales it does not "
-            "know: set parallelism: ddp, or deepspeed with zero_stage: 2"
         )
 
 

@@ -38,6 +38,21 @@ MethodName = Annotated[
 ]
 
 
+def _a_token(text: str) -> str:
+    if text != text.strip():
+        raise ValueError("must not begin or end with a space, which texts have before any token")
+    return text
+
+
+def _each_once(tokens: list[str]) -> list[str]:
+    if twice := [token for token in tokens if tokens.count(token) > 1]:
+        raise ValueError(f"{twice[0]!r} is there twice: name each token once")
+    return tokens
+
+
+NewTokens = Annotated[list[Annotated[Text, AfterValidator(_a_token)]], AfterValidator(_each_once)]
+
+
 def _dataset_shorthand(value: Any) -> Any:
     if isinstance(value, list):
         if not value:
@@ -74,10 +89,13 @@ class TrainingFields(Settings):
     """How a chat becomes text, instead of the template beside the model's tokenizer: a file of Jinja, or
     the name of a well-known template, such as qwen3 or llama3. It goes along with the result."""
     peft: Peft = LoraConfig()
-    """What to train while the model itself stays frozen: adapters (peft_type: lora, prompt_tuning
-    or prefix_tuning). null: train all weights."""
+    """What to train while the model itself stays frozen: adapters (peft_type: lora, ia3, loha, lokr,
+    oft, vera, prompt_tuning or prefix_tuning). null: train all weights."""
+    new_tokens: NewTokens = Field(default_factory=list)
+    """Tokens such as <|sql|> that the model is to learn. The tokenizer reads each as one; their embeddings
+    begin as the mean of all others and are trained, with LoRA these rows alone."""
     adapter: Text | None = None
-    """Go on with this LoRA adapter instead of a new one: a folder, such as an artifact, or a repository
+    """Go on with this adapter instead of a new one: a folder, such as an artifact, or a repository
     of the Hub. Its own settings hold, so leave `peft` out; `model` may be left out of a job file too."""
     quantization: QuantizationConfig | None = None
     """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
@@ -103,7 +104,9 @@ class RowEncoder:
             found, schema = self._scored(rows, tally), SCHEMAS["scored"]
         else:
             found, schema = self._pairs(rows, tally), SCHEMAS["pairs"]
-        return pa.RecordBatch.from_pylist(list(found), schema=schema)
+        batch = pa.RecordBatch.from_pylist(list(found), schema=schema)
+        tally.highest = max(tally.highest, _highest(batch))
+        return batch
 
     def _note_unread(self, rows: Rows, tally: Tally) -> None:
         chats = [messages for _, example in rows if (messages := messages_of(example))]
@@ -245,7 +248,7 @@ class RowEncoder:
         prompts = [(row.place, begun(e)) for row, e in rows if isinstance(e, Prompt)]
         # Behind a prompt that fills max_length nothing of any answer would be seen.
         limit = self._config.max_length - self._config.max_completion_length + 1
-        lengths = self._lengths([(place, example.prompt) for place, example in prompts])
+        lengths = self._lengths([(place, example.prompt) for place, example in prompts], tally)
         kept = []
         for (_, example), length in zip(prompts, lengths, strict=True):
             if length >= limit:
@@ -281,7 +284,7 @@ class RowEncoder:
 
         return begun
 
-    def _lengths(self, prompts: list[tuple[str, Said]]) -> list[int]:
+    def _lengths(self, prompts: list[tuple[str, Said]], tally: Tally) -> list[int]:
         if not prompts:
             return []
         template = ChatTemplate(self._tokenizer)
@@ -294,6 +297,7 @@ class RowEncoder:
                 texts.append(template.render(said, [], prompt=True))
         start = len(leading_tokens(self._tokenizer))
         counted = tokens_of(self._tokenizer, texts)["input_ids"]
+        tally.highest = max(tally.highest, *(max(ids, default=0) for ids in counted))
         return [
             len(ids) + (start if isinstance(said, str) else 0)
             for ids, (_, said) in zip(counted, prompts, strict=True)
@@ -319,6 +323,13 @@ def with_same_columns(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBa
     tables = [pa.Table.from_batches([batch]) for batch in batches]
     table = pa.concat_tables(tables, promote_options="permissive")
     yield from table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+
+
+def _highest(batch: pa.RecordBatch) -> int:
+    """Return the highest token of all columns that hold tokens."""
+    columns = (batch.column(name) for name in batch.schema.names if name.endswith("ids"))
+    found = (pc.max(column.flatten()).as_py() for column in columns)
+    return max((number for number in found if number is not None), default=0)
 
 
 def _plain(said: Said) -> Said:

@@ -13,7 +13,7 @@ from trainer.data.problems import MAX_NAMES
 
 BAD = "cannot be used"
 LEFT_OUT = "left out by formatting"
-LONGEST = {"longest"}
+LONGEST = {"longest", "highest"}
 """What is the largest of several numbers, and not their sum."""
 MAX_PROBLEMS = 20  # bad rows that are told one by one; the rest is counted
 
@@ -31,6 +31,8 @@ class Tally:
     truncated: int = 0
     longest: int = 0
     """Tokens of the longest row that was kept; of a pair, of the longer answer with its prompt."""
+    highest: int = 0
+    """The highest token of what was kept."""
     why: dict[str, int] = field(default_factory=dict)
     """How many were dropped for each reason."""
     chats: int = 0

@@ -37,7 +37,7 @@ from trainer.data.weights import WEIGHT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 6  # raise it when the same input gives other tokens or labels than before
+LAYOUT = 7  # raise it when the same input gives other tokens or labels than before
 
 Rows = TypeVar("Rows", Dataset, DatasetDict)
 
@@ -140,9 +140,10 @@ def _streamed(
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
     length = config.max_steps * batch * own_rank().world_size
     train = Streamed(open_training(config.dataset), config, tokenizer, length)
-    # The longest row is still to come, perhaps.
     facts = _facts(train.tally) | {"train_rows": length, "eval_rows": 0}
-    facts |= {"longest": config.max_length, "streamed_pieces_of": train.piece}
+    # The longest row is still to come, perhaps, and one with the last of all tokens.
+    facts |= {"longest": config.max_length, "highest": max(tokenizer.get_vocab().values())}
+    facts |= {"streamed_pieces_of": train.piece}
     held_out = None
     if config.dataset.has_evaluation:
         source = open_evaluation(config.dataset)

@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import safetensors.torch
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+REFERENCE = "reference.safetensors"
+"""In checkpoints of a training whose reference moves."""
 MASKS = ("attention_mask", "chosen_attention_mask", "rejected_attention_mask")
 
 
@@ -100,6 +104,8 @@ class JobTrainer(InParts, BySource):
         self.samples_seen: Any = 0  # see tokens_seen
         self.saves = saving.Saves()
         self.heartbeat = Heartbeat(run.directory.pulse)
+        # Set by a trainer of which a part has gradients of another scale.
+        self.clipped_apart: list[torch.nn.Parameter] = []
         self.recent = Recent(kwargs["args"].gradient_accumulation_steps)
         super().__init__(**kwargs)
 
@@ -133,8 +139,12 @@ class JobTrainer(InParts, BySource):
         if self.args.parallel_mode.name != "NOT_PARALLEL":
             return super()._clip_grad_norm(model)  # type: ignore[misc] # mixin
         groups = self.optimizer.param_groups  # type: ignore[attr-defined] # mixin
-        trained = [parameter for group in groups for parameter in group["params"]]
-        return self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)  # type: ignore[attr-defined] # mixin
+        apart = {id(parameter) for parameter in self.clipped_apart}
+        trained = [p for group in groups for p in group["params"] if id(p) not in apart]
+        norm = self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)  # type: ignore[attr-defined] # mixin
+        if self.clipped_apart:
+            torch.nn.utils.clip_grad_norm_(self.clipped_apart, self.args.max_grad_norm)
+        return norm
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Train on one batch."""
@@ -257,6 +267,10 @@ class JobTrainer(InParts, BySource):
         """Save this process's; the first machine gets those of the others, whose disk is another."""
         super()._save_rng_state(output_dir)  # type: ignore[misc] # mixin
         rank = own_rank()
+        if rank.is_first and (reference := self._moving_reference()):
+            tensors = {name: weights.data.contiguous() for name, weights in reference.items()}
+            # By its module, where `saving.writes_put_off` puts another in its place meanwhile.
+            safetensors.torch.save_file(tensors, Path(output_dir) / REFERENCE)
         if not rank.on_several_machines:
             return
         path = Path(output_dir) / f"rng_state_{rank.rank}.pth"
@@ -269,6 +283,9 @@ class JobTrainer(InParts, BySource):
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc] # mixin
+            if checkpoint is not None and (reference := self._moving_reference()):
+                for name, saved in load_file(Path(checkpoint) / REFERENCE).items():
+                    reference[name].data.copy_(saved)
         rows = self.run.train_dataset
         known = read_json(Path(checkpoint) / STREAM) if checkpoint is not None else None
         # Without it the rows before are read and tokenised once more, to the same end.
@@ -277,6 +294,12 @@ class JobTrainer(InParts, BySource):
         if checkpoint is not None and self.run.learning_rate_factor != 1:
             # The checkpoint holds the rates that diverged; transformers has just loaded them.
             lower_rates(self.optimizer, self.lr_scheduler, self.args.learning_rate)  # type: ignore[attr-defined] # mixin
+
+    def _moving_reference(self) -> dict[str, Any]:
+        """Return the weights of a reference that follows the model (`sync_ref_model`), by name."""
+        moves = getattr(self.args, "sync_ref_model", False)
+        reference = getattr(self, "ref_model", None) if moves else None
+        return {} if reference is None else dict(reference.named_parameters())
 
     def _load_rng_state(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):

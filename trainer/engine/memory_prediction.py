@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
+from trainer.engine.adapters import add_adapters
 from trainer.engine.arguments import precision, split_batch
 from trainer.engine.deprecations import deprecations_allowed
-from trainer.engine.model import add_adapters, class_of, load_architecture
+from trainer.engine.limits import longest_sequence
+from trainer.engine.model import class_of, give_rows, load_architecture
 from trainer.engine.parallelism import shares
 from trainer.engine.quantization import weight_bytes
 
@@ -66,9 +68,7 @@ def predicted(
         model: see `memory_gb`.
         processes: see `memory_gb`.
     """
-    length = config.max_length if config.packs else min(longest, config.max_length)
-    if METHODS[config.method].generates:
-        length = min(longest + config.max_completion_length, config.max_length)
+    length = longest_sequence(config, longest)
     wanted = config.gradient_checkpointing
     if config.peft and not config.peft.allows_gradient_checkpointing:
         wanted = False
@@ -169,7 +169,8 @@ def empty_model(config: TrainingConfig, layers: int | None = None) -> PreTrained
         model: PreTrainedModel = kind.from_config(
             architecture, dtype=dtype, trust_remote_code=config.trust_remote_code
         )
-        return add_adapters(model, config) if config.peft else model
+        new_tokens = give_rows(model, config)
+        return add_adapters(model, config, new_tokens) if config.peft else model
 
 
 def _traced(config: TrainingConfig, rows: int, length: int) -> float | None:

@@ -24,24 +24,35 @@ OURS_TO_READ = "transformers.models."
 """Where the models are whose code is read; classes of quantised layers stand elsewhere."""
 
 
-def check_targets(model: nn.Module, wanted: list[str]) -> None:
-    """Refuse layers by name that cannot carry an adapter.
+def check_targets(model: nn.Module, wanted: str | list[str]) -> None:
+    """Refuse layers that are named and cannot carry an adapter.
 
     Args:
         model: without adapters.
-        wanted: the ends of the layers' names, as PEFT takes them.
+        wanted: see `named`.
 
     Raises:
         ConfigError: naming the layer and why.
     """
-    for path, why in unfit_targets(model).items():
-        for name in wanted:
-            if path == name or path.endswith(f".{name}"):
-                raise ConfigError(
-                    f"training.peft.target_modules: {name} cannot carry an adapter in "
-                    f"{type(model).__name__}: {why}.",
-                    "Remove it, or use target_modules: all-linear, which leaves it out.",
-                )
+    for path, why in _unfit(model):
+        if name := named(path, wanted):
+            raise ConfigError(
+                f"training.peft.target_modules: {name} cannot carry an adapter in "
+                f"{type(model).__name__}: {why}.",
+                "Remove it, or use target_modules: all-linear, which leaves it out.",
+            )
+
+
+def named(path: str, wanted: str | list[str]) -> str:
+    """Return by which name a layer is meant, as PEFT takes names; empty where it is not.
+
+    Args:
+        path: of the layer.
+        wanted: the ends of layers' paths, or a regular expression of whole ones.
+    """
+    if isinstance(wanted, str):
+        return path if re.fullmatch(wanted, path) else ""
+    return next((name for name in wanted if path == name or path.endswith(f".{name}")), "")
 
 
 def unfit_targets(model: nn.Module) -> dict[str, str]:

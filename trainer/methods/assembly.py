@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from trainer.engine.arguments import training_arguments
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
+from trainer.engine.masters import hold_layers
 from trainer.engine.quantization import masters_kept
 from trainer.engine.stream import Stream
 
@@ -52,4 +54,19 @@ def assemble(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
         )
     if isinstance(run.train_dataset, Stream):
         trainer.train_dataset = run.train_dataset
+    _complete_reference(run.model)
     return trainer
+
+
+def _complete_reference(model: Any) -> None:
+    """Copy into the reference what TRL leaves out, which is then what a new adapter begins with.
+
+    It copies weights with `.default.` in their names, and many of PEFT's end in `.default`; and it
+    rounds those of whole layers to the precision of the model.
+    """
+    hold_layers(model)  # those of the reference, which TRL has made of the model's own
+    weights = dict(model.named_parameters())
+    for name, reference in weights.items():
+        if name.endswith(".ref") or ".ref." in name:
+            own = re.sub(r"\.ref(?=\.|$)", ".default", name)
+            reference.data.copy_(weights[own].data)

@@ -17,10 +17,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Trainer
 
 from trainer.config import TrainingConfig
+from trainer.engine.adapters import HEADS
 from trainer.engine.attention import without_adapters
 from trainer.engine.collectives import own_rows
 from trainer.engine.job_trainer import TrainingRun
-from trainer.engine.model import HEADS
 from trainer.methods.assembly import assemble
 
 if TYPE_CHECKING:

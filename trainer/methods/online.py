@@ -7,6 +7,8 @@ nothing of that buffer, so a resumed run would generate anew, and other answers 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,12 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import safe_open
-from transformers import Trainer
+from transformers import GenerationConfig, Trainer
 from trl.trainer.utils import split_tensor_dict
 
 from trainer.config.generation import generation_arguments
 from trainer.contract.errors import DataError
+from trainer.engine.attention import without_adapters
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.rewards.assembly import rewards_of
@@ -77,9 +80,10 @@ class RolloutTrainer(JobTrainer):
             of_rows = images and images[rows]
             return generate(prompt_ids[rows], of_rows, *args, **kwargs)
 
-        if args[0]:  # multimodal fields are not one an answer
-            return generate(prompt_ids, images, *args, **kwargs)
-        return _all_answers(self.in_parts(answer, len(prompt_ids)))
+        with only_given_samplers(self.model):
+            if args[0]:  # multimodal fields are not one an answer
+                return generate(prompt_ids, images, *args, **kwargs)
+            return _all_answers(self.in_parts(answer, len(prompt_ids)))
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return minus the mean reward as the loss: that of learning says nothing of success."""
@@ -138,6 +142,23 @@ class RolloutTrainer(JobTrainer):
         if rollout:
             rollout |= dict.fromkeys(record["absent"])
             self._buffered_inputs = split_tensor_dict(rollout, self.args.steps_per_generation)
+
+
+@contextmanager
+def only_given_samplers(model: Any) -> Iterator[None]:
+    """Draw tokens by the settings of the method alone.
+
+    transformers takes from the model's own generation config what these leave open, such as `min_p`;
+    but the loss is about the policy that drew the tokens.
+    """
+    base = without_adapters(model)
+    own = base.generation_config
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cache_implementation")
+    base.generation_config = GenerationConfig(**{name: getattr(own, name) for name in names})
+    try:
+        yield
+    finally:
+        base.generation_config = own
 
 
 def _all_answers(parts: list[Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
+from trainer.config.peft import ALL_LINEAR
 from trainer.config.settings import Settings
 from trainer.contract.errors import ConfigError
 
@@ -199,7 +200,17 @@ def asks_for_trackers(config: TrainingConfig) -> bool:
     return bool(set(config.report_to) - {"tensorboard"})
 
 
-ALWAYS = {"method": asks_for_more_than_tokens, "report_to": asks_for_trackers}
+def asks_for_a_pattern(config: TrainingConfig) -> bool:
+    """Whether layers are named by a regular expression, which every project writes in its own way."""
+    targets = getattr(config.peft, "target_modules", None)
+    return isinstance(targets, str) and targets != ALL_LINEAR
+
+
+ALWAYS = {
+    "method": asks_for_more_than_tokens,
+    "report_to": asks_for_trackers,
+    "peft.target_modules": asks_for_a_pattern,
+}
 """What no project is asked for."""
 
 

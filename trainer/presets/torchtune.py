@@ -14,7 +14,7 @@ from typing import Any
 from trainer.config import LoraConfig, TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.contract.files import read_json
-from trainer.presets.preset import FOLDER, LORA, NUMBER, OUT, Preset, Start
+from trainer.presets.preset import FOLDER, LORA, NUMBER, OUT, Preset, Start, asks_for_a_pattern
 
 SETTINGS = f"{FOLDER}/torchtune.yaml"
 METRICS = "metrics.txt"
@@ -224,9 +224,11 @@ def _check(config: TrainingConfig) -> None:
 
 def _other_targets(config: TrainingConfig) -> bool:
     """Whether layers are named that it cannot adapt, or only a part of an MLP."""
-    if not isinstance(config.peft, LoraConfig) or isinstance(config.peft.target_modules, str):
+    if not isinstance(config.peft, LoraConfig):
         return False
     targets = config.peft.target_modules
+    if isinstance(targets, str):
+        return asks_for_a_pattern(config)
     return bool(set(targets) - {*ATTENTION, *MLP} or 0 < len(MLP & set(targets)) < len(MLP))
 
 

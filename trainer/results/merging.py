@@ -9,7 +9,8 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.engine.deprecations import deprecations_allowed
-from trainer.engine.model import class_of, classifier_options, load_architecture, loaded
+from trainer.engine.loading import loaded
+from trainer.engine.model import class_of, classifier_options, give_rows, load_architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,6 +76,7 @@ def write_merged(
     method = METHODS[config.method]
     kind = class_of(config)
     base = loaded(kind.from_pretrained, config, dtype="auto", **classifier_options(config))
+    give_rows(base, config)  # the adapter's own take their place
     with deprecations_allowed():
         # safe_merge looks for NaN in what it merges, and raises instead of writing it.
         merged = peft.PeftModel.from_pretrained(base, adapter).merge_and_unload(safe_merge=True)

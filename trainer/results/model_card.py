@@ -14,7 +14,8 @@ from trainer.contract.job_directory import GGUF, MERGED
 from trainer.contract.manifest import MANIFEST
 from trainer.contract.words import number
 from trainer.data.hub import hub_name
-from trainer.results.summary import Summary, cell, code, table
+from trainer.results.markdown import cell, code, table
+from trainer.results.summary import Summary
 
 VERSIONS = ("torch", "transformers", "trl", "peft")
 MISSING = "not installed"
@@ -121,7 +122,8 @@ def loading(config: TrainingConfig, place: str, *, sees: bool = False) -> list[s
         *(["model.config.pad_token_id = tokenizer.pad_token_id"] if method.is_classifier else ()),
     ]
     if config.peft and sees:  # PEFT has no class of its own for them
-        lines = [lines[1], *_loading_base_first(config, where, plain)[1:], *lines[-1:]]
+        imports, base = _loading_base_first(config, where, plain)[1:4], lines[-1:]
+        lines = [lines[1], *imports, *base, *_loading_base_first(config, where, plain)[4:]]
     elif config.peft:
         lines += ["", *_loading_base_first(config, where, plain)]
     if config.quantization:
@@ -140,12 +142,14 @@ def loading(config: TrainingConfig, place: str, *, sees: bool = False) -> list[s
 
 
 def _loading_base_first(config: TrainingConfig, where: str, base: str) -> list[str]:
+    rows = ["base.resize_token_embeddings(max(tokenizer.get_vocab().values()) + 1)"]
     return [
         "# Or the base model first, then the adapter on top:",
         "from peft import PeftModel",
         f"from transformers import {base}",
         "",
         f"base = {base}.from_pretrained({json.dumps(config.model)}{_head(config)})",
+        *(rows if config.new_tokens else ()),
         f"model = PeftModel.from_pretrained(base, {where})",
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,24 @@ from trainer.config import (
 )
 from trainer.config.command import NONE
 from trainer.config.methods import METHODS
+from trainer.config.peft import ALL_LINEAR, LayerSettings
 from trainer.contract.metrics import GOALS, OF_METHODS
 from trainer.contract.words import number
 from trainer.data.tally import mix_told, reasons, remarks
 from trainer.presets import PRESETS
 from trainer.presets.preset import CARRIED
+from trainer.results.markdown import code
 from trainer.rewards.counts import noted
 
+SIZES = {
+    "r": "r",
+    "lora_alpha": "alpha",
+    "alpha": "alpha",
+    "oft_block_size": "blocks of",
+    "lora_dropout": "dropout",
+    "vera_dropout": "dropout",
+}
+"""The settings of adapters that say how large they are, and what they are called in a table."""
 LONGEST = 160  # characters of a command that are shown
 
 
@@ -234,6 +245,8 @@ def kind(config: TrainingConfig) -> str:
         case LoraConfig(use_dora=dora, use_rslora=ranked):
             quantised = "Q" if config.quantization else ""
             return f"{'rank-stabilised ' if ranked else ''}{quantised}{'DoRA' if dora else 'LoRA'} adapter"
+        case LayerSettings(title=title):
+            return f"{title} adapter"
         case PromptTuningConfig(num_virtual_tokens=count):
             return f"soft prompt of {count} tokens (prompt tuning)"
         case PrefixTuningConfig(num_virtual_tokens=count):
@@ -257,25 +270,6 @@ def batch_in_words(config: TrainingConfig, processes: int, divisor: int = 1) -> 
     return f"{batch * accumulation * processes} examples: {factors}{several}"
 
 
-def code(text: str) -> str:
-    """Return a text as Markdown code, whatever is in it; an empty text stays empty."""
-    text = "".join(c if c.isprintable() else " " for c in text).strip()
-    if not text:
-        return ""
-    # CommonMark: a code span ends at a fence of the same length, and one space on each side is
-    # dropped. https://spec.commonmark.org/0.31.2/#code-spans
-    fence = "``" if "`" in text else "`"
-    pad = " " if text[0] == "`" or text[-1] == "`" else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
-
-
-def table(left: str, right: str, rows: Mapping[str, str] | Iterable[tuple[str, str]]) -> list[str]:
-    """Return the lines of a Markdown table of two columns."""
-    pairs = rows.items() if isinstance(rows, Mapping) else rows
-    cells = [(left, right), ("---", "---"), *pairs]
-    return [f"| {cell(name)} | {cell(value)} |" for name, value in cells]
-
-
 def _tidy(path: str) -> str:
     """Return a path without detours such as a/../b."""
     # Only absolute paths: a name of the Hub must stay as it is.
@@ -285,12 +279,6 @@ def _tidy(path: str) -> str:
 def _last_part(path: str) -> str:
     """Return the name of a file or folder, and a name of the Hub in full."""
     return path.rstrip("/").rpartition("/")[2] if path.startswith(("/", "~", ".")) else path
-
-
-def cell(text: str) -> str:
-    """Return a text as it may stand in a cell."""
-    # A line break or a bar would end the cell.
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _change(before: float | None, after: float) -> str:
@@ -344,15 +332,21 @@ def _held_out(config: TrainingConfig) -> str:
 
 def _of_adapters(config: TrainingConfig) -> dict[str, tuple[str, list[str]]]:
     rows: dict[str, tuple[str, list[str]]] = {}
-    if isinstance(config.peft, LoraConfig):
-        lora = config.peft
-        where = "all linear layers"
-        if isinstance(lora.target_modules, list):
-            where = ", ".join(lora.target_modules)
-        dropout = f", dropout {lora.lora_dropout:g}" if lora.lora_dropout else ""
-        saved = f"; trained in full: {', '.join(lora.modules_to_save or [])}"
-        words = f"r {lora.r}, alpha {lora.lora_alpha}{dropout}; {where}"
-        rows["LoRA"] = (words + (saved if lora.modules_to_save else ""), ["peft.r"])
+    peft = config.peft
+    if isinstance(peft, LoraConfig | LayerSettings):
+        targets = peft.target_modules
+        where = targets if isinstance(targets, list) else [code(targets)]
+        where = ["all linear layers"] if targets == ALL_LINEAR else where
+        sizes = [
+            f"{words} {getattr(peft, name):g}"
+            for name, words in SIZES.items()
+            if getattr(peft, name, 0)
+        ]
+        saved = f"; trained in full: {', '.join(peft.modules_to_save or [])}"
+        words = "; ".join(part for part in (", ".join(sizes), ", ".join(where)) if part)
+        rows[peft.title] = (words + (saved if peft.modules_to_save else ""), ["peft.r"])
+    if config.new_tokens:
+        rows["new tokens"] = (", ".join(map(code, config.new_tokens)), ["new_tokens"])
     if config.quantization:
         needs = [f"quantization.load_in_{config.quantization.bits}bit"]
         rows["quantization"] = (_quantization(config.quantization), needs)

@@ -27,13 +27,14 @@ from trainer.data import inspect_dataset
 from trainer.data.mixing import rows_of_epoch
 from trainer.data.tally import mix_told, remarks, told, warning_about
 from trainer.engine.arguments import training_arguments
+from trainer.engine.limits import check_limits
 from trainer.engine.memory_prediction import available_gb, empty_model, predicted
-from trainer.engine.model import load_tokenizer
+from trainer.engine.model import load_tokenizer, parameters
 from trainer.engine.trackers import hide_unused
 from trainer.results.summary import batch_in_words
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedTokenizerBase
 
 SAMPLE_ROWS = 500  # tokenised to know the lengths; the rest is taken to be like them
 PROBE_PARAMETERS = 200e6  # on a CPU a larger model is not tried
@@ -48,13 +49,15 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
     config = job.training
     with tempfile.TemporaryDirectory() as folder:
         check_arguments(config, JobDirectory(folder))
-        data = lengths(config, Path(folder))
+        tokenizer = load_tokenizer(config)
+        data = lengths(config, Path(folder), tokenizer)
         model = empty_model(config)
+        warnings = check_limits(model, tokenizer, config, data["facts"])
         processes = job.processes_per_machine
         config, memory = predicted(config, data["longest"], model=model, processes=processes)
         kind, available = available_gb(processes)
         steps = total_steps(config, data, processes)
-        total, trained = parameters(model)
+        trained, total = parameters(model)
         per_step, note = probe(config, total, Path(folder))
     return {
         "parameters": total,
@@ -63,7 +66,7 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         "tokens": data["tokens"],
         "longest_row_tokens": data["longest"],
         "truncated_rows": data["truncated"],
-        "told": data["told"],
+        "told": [*data["told"], *(f"WARNING: {warning}" for warning in warnings)],
         "steps": steps,
         "batch": batch_in_words(config, processes),
         "memory_kind": "GPU memory" if kind == "cuda" else "memory",
@@ -89,13 +92,15 @@ def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
     training_arguments(config.model_copy(update={"parallelism": "ddp"}), directory, **own)
 
 
-def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
+def lengths(
+    config: TrainingConfig, folder: Path, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
     """Tokenise some rows; return rows, tokens, the longest row and how many are cut, of all."""
     report = inspect_dataset(config)
     read = [each.rows for each in report.sources or (report,)]
     sampled = [min(rows, SAMPLE_ROWS) for rows in read]
     # The first rows, not random ones: a large file is then read only in part.
-    prepared = _sample(config, folder)
+    prepared = _sample(config, folder, tokenizer)
     line = told(prepared.facts, config.max_length)
     warning = warning_about(prepared.facts, config.max_length)
     scales = [rows / some for rows, some in zip(read, sampled, strict=True)]
@@ -112,6 +117,7 @@ def lengths(config: TrainingConfig, folder: Path) -> dict[str, Any]:
             *remarks(prepared.facts),
             *([f"WARNING: {warning}"] if warning else []),
         ],
+        "facts": prepared.facts,
         "rows": sum(counts) if report.sources else report.rows,
         "train_rows": sum(counts),
         "tokens": round(sum(p["tokens"] * often for p, often in zip(parts, used, strict=True))),
@@ -136,12 +142,6 @@ def total_steps(config: TrainingConfig, data: dict[str, Any], processes: int = 1
     return math.ceil(config.num_train_epochs * per_epoch)
 
 
-def parameters(model: PreTrainedModel) -> tuple[int, int]:
-    """Return the number of all parameters and of those that are trained."""
-    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained)
-
-
 def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | None, str]:
     """Return the seconds of one optimizer step, or None and why it was not measured."""
     import torch
@@ -163,13 +163,13 @@ def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | Non
         return None, "memory ran out when it was tried"
 
 
-def _sample(config: TrainingConfig, folder: Path) -> Any:
+def _sample(config: TrainingConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Tokenise the first rows of each data set."""
     from trainer.data.tokenization import prepare_datasets
 
     dataset = config.dataset.with_at_most(SAMPLE_ROWS)
     sampled = config.model_copy(update={"dataset": dataset})
-    return prepare_datasets(sampled, load_tokenizer(config), folder)
+    return prepare_datasets(sampled, tokenizer, folder)
 
 
 @contextmanager

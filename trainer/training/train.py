@@ -29,14 +29,16 @@ from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
 from trainer.data.tally import remarks, told_at_start, warning_about
+from trainer.engine.adapters import load_adapter_settings
 from trainer.engine.arguments import precision
 from trainer.engine.collectives import first_here_first, highest, of_first, process_group
 from trainer.engine.control import ControlReader
 from trainer.engine.custom_code import load_callbacks
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.failures import translate
+from trainer.engine.limits import check_limits
 from trainer.engine.malloc import keep_freed_memory
-from trainer.engine.model import load_adapter_settings, load_model, load_tokenizer, parameters
+from trainer.engine.model import load_model, load_tokenizer, parameters
 from trainer.engine.parallelism import agreed_end_state, check_parallelism, full_weights
 from trainer.engine.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
 from trainer.preflight.table import Needs, Subject, refuse
@@ -229,8 +231,11 @@ def _prepare(
     config = settled(config, data)
     # After the data: bad rows are found before minutes are spent on loading weights.
     model, status = load_model(config), directory.read_status()
+    limits = check_limits(model, tokenizer, config, data.facts)
     if own_rank().is_first:
         _tell_rows(directory, config, data.facts)
+        for line in limits:
+            _say(f"warning: {line}")
         if row := first_row(tokenizer, data.train[0]):
             _say(f"the first row, «learned»: {row}")
     [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only

@@ -60,6 +60,7 @@ def test_facts_tell_what_became_of_the_rows(prepare, write_rows):
         "unread": {},
         "labels": {},
         "several": 0,
+        "highest": 286,
         "longest": len(data.train[0]["input_ids"]),
         "format": "messages",
         "train_rows": 1,

@@ -29,6 +29,46 @@ KINDS: dict[str, dict[str, Any]] = {
         },
         "learning_rate": 0.01,
     },
+    "ia3_4bit": {
+        "peft": {
+            "peft_type": "ia3",
+            "target_modules": ["k_proj", "v_proj", "down_proj"],
+            "feedforward_modules": ["down_proj"],
+        },
+        "quantization": {"load_in_4bit": True},
+        "learning_rate": 0.05,
+    },
+    "loha": {
+        "peft": {"peft_type": "loha", "r": 4, "alpha": 8, "rank_dropout": 0.1},
+        "learning_rate": 0.01,
+    },
+    "lokr": {
+        "peft": {
+            "peft_type": "lokr",
+            "r": 4,
+            "alpha": 8,
+            "module_dropout": 0.1,
+            "decompose_factor": 4,
+            "rank_pattern": {"q_proj": 6},
+        },
+        "learning_rate": 0.01,
+    },
+    "oft": {
+        "peft": {
+            "peft_type": "oft",
+            "oft_block_size": 16,
+            "target_modules": ["q_proj", "v_proj"],
+            "layers_to_transform": [1],
+            "modules_to_save": ["norm"],
+        },
+        "learning_rate": 0.01,
+    },
+    "vera_8bit": {
+        "peft": {"peft_type": "vera", "r": 32, "vera_dropout": 0.1, "projection_prng_key": 3},
+        "quantization": {"load_in_8bit": True},
+        "gradient_checkpointing": True,
+        "learning_rate": 0.05,
+    },
     "prompt_tuning": {
         "peft": {
             "peft_type": "prompt_tuning",
@@ -61,7 +101,14 @@ KINDS: dict[str, dict[str, Any]] = {
 SETTINGS = {"data": {"eval_fraction": 0.2}, "max_steps": 10, "save_steps": 4, "learning_rate": None}
 
 
-@pytest.fixture(scope="module", params=KINDS)
+RARE = ("ia3_4bit", "loha", "lokr", "oft", "vera_8bit")
+"""They stay in the long tests; see also `test_merging.py`."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(k, marks=pytest.mark.thorough) if k in RARE else k for k in KINDS],
+)
 def trained(request, tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     """A finished job of each kind."""
     job = _job(request.param, tmp_path_factory.mktemp(request.param) / "job", make_job)
@@ -147,12 +194,70 @@ def test_the_model_cards_own_words_load_it(trained, monkeypatch):
         ({"rank_pattern": {"q_prj": 6}}, "rank_pattern: 'q_prj' matches no layer"),
         ({"alpha_pattern": {"lm_head": 6}}, "alpha_pattern: 'lm_head' matches no layer"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [0, 7]}, "the model has no block 7"),
-        ({"target_modules": ["nowhere"]}, "nowhere"),
+        ({"target_modules": ["q_proj", "nowhere"]}, "target_modules: the model has no layer 'nowh"),
+        ({"target_modules": ".*q_prj"}, ".*q_prj"),
+        ({"target_modules": ".*lm_head"}, "an adapter on lm_head would never be trained"),
+        ({"target_modules": ".*(embed_tokens|q_proj)"}, "embed_tokens of .* shares its weights"),
+        ({"exclude_modules": ["nowhere"]}, "exclude_modules: the model has no layer 'nowhere'"),
+        (
+            {"peft_type": "ia3", "feedforward_modules": ["nowhere"]},
+            "feedforward_modules: the model has no layer 'nowhere'",
+        ),
+        (
+            {"peft_type": "lokr", "target_modules": ["q_proj"], "layers_to_transform": [7]},
+            r"layers_to_transform': \[7\]",
+        ),
+        ({"peft_type": "loha", "alpha_pattern": {"q_prj": 6}}, "alpha_pattern: 'q_prj' matches no"),
+        ({"peft_type": "vera", "modules_to_save": ["lm_head"]}, "PEFT would train lm_head apart"),
+        (
+            {"peft_type": "oft", "oft_block_size": 24},
+            "oft_block_size = 24 does not divide the 128 inputs",
+        ),
     ],
 )
 def test_a_choice_of_layers_that_matches_none_is_refused(tmp_path, make_job, settings, words):
+    peft = settings if "peft_type" in settings else {**LORA, **settings}
     with pytest.raises(ConfigError, match=words):
-        make_job(tmp_path / "job", peft={**LORA, **settings}, max_steps=1).train()
+        make_job(tmp_path / "job", peft=peft, max_steps=1).train()
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+@pytest.mark.parametrize("kind", ["loha", "oft"])
+def test_layers_of_a_kind_that_is_not_adapted_are_refused(kind, tmp_path, make_job):
+    from tests.trainer.architectures.tiny import tiny_model_folder
+
+    model = tiny_model_folder(tmp_path / "model", "gpt2")
+    job = make_job(tmp_path / "job", model=str(model), peft={"peft_type": kind})
+
+    with pytest.raises(ConfigError, match=r"training\.peft: Target module .*not supported"):
+        job.train()
+
+
+def test_layers_are_named_by_a_regular_expression(tmp_path, make_job):
+    peft = {**LORA, "target_modules": r".*layers\.1\..*(q|v)_proj"}
+    job = make_job(tmp_path / "job", peft=peft, max_steps=1)
+    assert job.train() is JobState.COMPLETED
+
+    output = job.directory.output
+    adapted = {name.split(".lora")[0] for name in load_file(output / "adapter_model.safetensors")}
+    assert {name.partition("layers.")[2] for name in adapted} == {
+        "1.self_attn.q_proj",
+        "1.self_attn.v_proj",
+    }
+    assert r".*layers\.1\." in (output / "README.md").read_text()
+    further = make_job(tmp_path / "further", adapter=str(output), max_steps=1)
+    assert further.train() is JobState.COMPLETED
+
+
+def test_layers_that_a_job_excludes_stay_out_of_all_linear(tmp_path, make_job):
+    peft = {**LORA, "exclude_modules": ["down_proj"]}
+    job = make_job(tmp_path / "job", peft=peft, max_steps=1)
+    assert job.train() is JobState.COMPLETED
+
+    weights = load_file(job.directory.output / "adapter_model.safetensors")
+
+    assert any("up_proj" in name for name in weights)
+    assert not any("down_proj" in name for name in weights)
 
 
 def test_adapters_are_where_they_were_asked_for(tmp_path, make_job):

@@ -113,11 +113,10 @@ def test_layers_trained_in_full_are_float32_beside_half_precision(base_model):
     """What a GPU does, here by the CPU's autocast: frozen weights in bfloat16, masters in float32."""
     import torch
 
-    from trainer.engine.model import as_masters, load_model
+    from trainer.engine.model import load_model
 
     peft = {"r": 4, "modules_to_save": ["norm"]}
     model = load_model(config(base_model, peft=peft, dtype="bfloat16"))
-    as_masters(model)
     tokens = torch.arange(20, 40)[None]
 
     with torch.autocast("cpu", torch.bfloat16):

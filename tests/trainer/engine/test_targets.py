@@ -67,3 +67,25 @@ def test_a_model_that_transformers_cannot_build_is_named_so(make_job, tmp_path):
 
     with pytest.raises(ModelNotFound, match=r"^training\.model: .* cannot be loaded: 'MusicgenCon"):
         job.train()
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4"])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj"]])
+def test_every_adapter_of_a_model_with_eyes_learns_from_texts(kind, targets):
+    """Several processes would wait for the gradient of one that does not."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from trainer.config import TrainingConfig
+    from trainer.engine.adapters import add_adapters
+
+    model = AutoModelForCausalLM.from_config(tiny_config(kind))
+    peft = {"r": 2, "target_modules": targets}
+    adapted = add_adapters(model, TrainingConfig(model="m", dataset="d", peft=peft))
+    tokens = torch.arange(20, 40)[None]
+
+    adapted(input_ids=tokens, labels=tokens).loss.backward()
+
+    trained = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
+    assert trained
+    assert [name for name, gradient in trained.items() if gradient is None] == []

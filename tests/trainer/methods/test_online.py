@@ -158,3 +158,23 @@ def test_the_examples_train(tmp_path, name):
 
     assert job.train() is JobState.COMPLETED
     assert "reward" in job.metrics[1]
+
+
+@pytest.mark.parametrize("method", ["ppo", pytest.param("grpo", marks=pytest.mark.thorough)])
+def test_tokens_are_drawn_by_the_jobs_settings_alone(method, tmp_path, make_online, base_model):
+    """A model's own samplers would draw from another distribution than the loss is about."""
+    model = shutil.copytree(base_model, tmp_path / "model")
+    own = {"do_sample": True, "min_p": 1.0, "no_repeat_ngram_size": 1, "eos_token_id": 2}
+    (model / "generation_config.json").write_text(json.dumps(own))
+    settings = {"method": method, "max_steps": 2, "per_device_train_batch_size": 4}
+    settings |= {"num_generations": 2} if method == "grpo" else {}
+    jobs = [
+        make_online(tmp_path / path.name / "job", model=str(path), **settings)
+        for path in (base_model, model)
+    ]
+    assert [job.train() for job in jobs] == [JobState.COMPLETED] * 2
+
+    assert jobs[0].curve == jobs[1].curve
+    assert jobs[0].metrics[1]["reward"] == jobs[1].metrics[1]["reward"]
+    kept = json.loads((jobs[1].directory.output / "generation_config.json").read_text())
+    assert kept["min_p"] == 1.0

@@ -69,6 +69,24 @@ def test_all_weights_can_be_trained_and_held_out_prompts_answered(tmp_path, make
     assert job.weights
 
 
+def test_what_the_value_head_learns_does_not_shrink_the_steps_of_the_policy(tmp_path, make_online):
+    jobs = [
+        make_online(
+            tmp_path / f"job-{weight}",
+            method="ppo",
+            max_steps=2,
+            max_grad_norm=0.001,
+            arguments={"vf_coef": weight},
+        )
+        for weight in (0.1, 1e6)
+    ]
+    assert [job.train() for job in jobs] == [JobState.COMPLETED] * 2
+
+    norms = [job.metrics[2]["grad_norm"] for job in jobs]
+    assert norms[0] == norms[1] > 0.001
+    assert jobs[0].weights == jobs[1].weights
+
+
 def test_a_reward_at_the_end_reaches_the_tokens_before_it():
     import torch
 

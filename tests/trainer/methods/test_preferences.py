@@ -124,3 +124,18 @@ def test_a_reward_model_scores_good_answers_higher(trained):
             return model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits
 
     assert score(answers[0]) > score(answers[1])
+
+
+@pytest.mark.thorough
+def test_a_reference_that_moves_resumes_from_where_it_was(tmp_path, make_job):
+    moving = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5}
+    given = {**settings("dpo"), "peft": None, "arguments": moving, "max_steps": 5}
+    whole, paused = (make_job(tmp_path / name, **given) for name in ("whole", "paused"))
+    assert whole.train() is JobState.COMPLETED
+    assert paused.train(PausesAfter(paused.directory, 3)) is JobState.PAUSED
+    paused.directory.request(Desired.RUN)
+
+    assert paused.train() is JobState.COMPLETED
+
+    assert paused.curve == whole.curve
+    assert paused.weights == whole.weights

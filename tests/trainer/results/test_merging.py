@@ -98,3 +98,47 @@ def test_quantised_weights_are_refused_before_training(tmp_path, base_model):
     refuse_quantised_base(TrainingConfig(**job))
     with pytest.raises(ConfigError, match=r"training\.merge: the weights of .* are quantised"):
         refuse_quantised_base(TrainingConfig(**job, merge=True))
+
+
+@pytest.mark.parametrize(
+    "peft",
+    [
+        {"peft_type": "ia3", "feedforward_modules": ["down_proj"]},
+        pytest.param({"peft_type": "loha", "r": 4}, marks=pytest.mark.thorough),
+        pytest.param(
+            {"peft_type": "lokr", "r": 4, "decompose_both": True}, marks=pytest.mark.thorough
+        ),
+        {"peft_type": "oft", "oft_block_size": 16},
+        pytest.param({"peft_type": "vera", "r": 32}, marks=pytest.mark.thorough),
+    ],
+    ids=lambda peft: peft["peft_type"],
+)
+def test_every_kind_is_merged_and_gone_on_with(peft, tmp_path, make_job):
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    held_out = {"eval_fraction": 0.2}
+    rate = {"learning_rate": 0.02, "max_steps": 3}
+    job = make_job(tmp_path / "job", peft=peft, merge=True, data=held_out, **rate)
+    assert job.train() is JobState.COMPLETED
+
+    output = job.directory.output
+    plain = AutoModelForCausalLM.from_pretrained(output / "merged")
+    adapted = AutoPeftModelForCausalLM.from_pretrained(output)
+    base = AutoModelForCausalLM.from_pretrained(job.config["model"])
+    tokens = torch.arange(20, 40)[None]
+    with torch.no_grad():
+        said = [model(tokens).logits for model in (plain, adapted, base)]
+    torch.testing.assert_close(said[0], said[1], atol=1e-4, rtol=1e-4)
+    assert (said[0] - said[2]).abs().max() > 0.005
+    card = (output / "README.md").read_text()
+    assert " adapter for " in card
+    assert peft["peft_type"] in card
+
+    further = make_job(tmp_path / "further", adapter=str(output), data=held_out, **rate)
+    assert further.train() is JobState.COMPLETED
+    assert further.evaluations[0] == pytest.approx(job.evaluations[3], abs=1e-5)
+    assert further.evaluations[3] != further.evaluations[0]
+    made = json.loads((further.directory.output / "adapter_config.json").read_text())
+    assert made["peft_type"] == peft["peft_type"].upper()

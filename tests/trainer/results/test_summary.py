@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from trainer.config import TrainingConfig
-from trainer.results.summary import Summary, code, kind, table
+from trainer.results.markdown import code, table
+from trainer.results.summary import Summary, kind
 
 METRICS = {
     "steps": 430.0,

@@ -98,11 +98,11 @@ def test_an_adapter_that_does_not_fit_or_cannot_be_trained_further_is_refused(
 
     def other_kind(folder):
         path = folder / "adapter_config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "IA3"}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "P_TUNING"}))
 
     with pytest.raises(ConfigError, match=r"training\.adapter: .* does not fit "):
         job_with("shapes", other_shapes).train()
-    with pytest.raises(ConfigError, match="is an adapter of type IA3; only LoRA"):
+    with pytest.raises(ConfigError, match="is an adapter of type P_TUNING; LoRA"):
         job_with("kind", other_kind).train()
     with pytest.raises(ModelNotFound, match=r"has no adapter_model\.safetensors"):
         job_with("none", lambda folder: (folder / "adapter_model.safetensors").unlink()).train()

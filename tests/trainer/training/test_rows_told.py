@@ -6,6 +6,7 @@ import pytest
 
 from trainer.contract.events import Kind
 from trainer.contract.job_directory import JobState
+from trainer.engine.model import load_tokenizer
 from trainer.training.estimate import lengths
 from trainer.training.train import read_config
 
@@ -38,6 +39,7 @@ def test_dropped_rows_are_told_wherever_a_person_looks(tmp_path, make_job, capsy
     manifest = json.loads((job.directory.output / "MANIFEST.json").read_text())
     assert manifest["data"]["why"] == {"nothing to learn within max_length": 3}
     assert "3 of 4 rows were dropped" in (job.directory.output / "README.md").read_text()
-    validated = lengths(read_config(job.directory), tmp_path / "estimate")["told"]
+    config = read_config(job.directory)
+    validated = lengths(config, tmp_path / "estimate", load_tokenizer(config))["told"]
     assert validated[0] == f"{LINE}."
     assert validated[-1] == f"WARNING: {warning.removeprefix('warning: ')}"

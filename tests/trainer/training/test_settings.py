@@ -93,9 +93,11 @@ WRONG = {
     "dtype = 'int8': must be 'auto', 'float32', 'bfloat16' or 'float16'": {"dtype": "int8"},
     "dataset.eval_fraction = 0.9: must be less": {"dataset": {"path": "d", "eval_fraction": 0.9}},
     "peft.r = 0: must be greater than or equal to 1": {"peft": {"r": 0}},
-    "peft.target_modules = 'q_proj': must be a valid list": {"peft": {"target_modules": "q_proj"}},
-    "peft = {'peft_type': 'ia3'}: must be lora, prompt_tuning or prefix_tuning": {
-        "peft": {"peft_type": "ia3"}
+    "peft.target_modules = 'q,v': must be all-linear, a list of names": {
+        "peft": {"target_modules": "q,v"}
+    },
+    "peft = {'peft_type': 'boft'}: must be lora, ia3, loha, lokr, oft, vera, prompt_tuning or": {
+        "peft": {"peft_type": "boft"}
     },
     "peft: use_dora belongs to peft_type: lora, this one is prefix_tuning": {
         "peft": {"peft_type": "prefix_tuning", "use_dora": True}
@@ -343,3 +345,49 @@ def test_a_schedule_that_would_never_change_the_rate_is_refused():
 )
 def test_what_contradicts_going_on_with_an_adapter_is_refused(settings, words):
     assert words in refusal(adapter="a", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"method": "dpo", "peft": {"bias": "all"}},
+            "peft.bias = 'all' trains biases of the model itself, which the reference of dpo has",
+        ),
+        (
+            {"method": "dpo", "arguments": {"sync_ref_model": True}},
+            "arguments.sync_ref_model: with adapters the reference is the base model itself",
+        ),
+        (
+            {
+                "method": "grpo",
+                "peft": None,
+                "arguments": {"sync_ref_model": True},
+                "reward_functions": ["length"],
+            },
+            "arguments.sync_ref_model: without beta there is no reference",
+        ),
+        (
+            {"peft": {"peft_type": "loha"}, "quantization": {"load_in_4bit": True}},
+            "quantization: PEFT puts no loha on weights of few bits",
+        ),
+        (
+            {"peft": {"peft_type": "ia3", "r": 4}},
+            "r belongs to peft_type: lora or loha or lokr or vera",
+        ),
+        (
+            {"peft": {"peft_type": "ia3", "target_modules": ["a"], "feedforward_modules": ["b"]}},
+            "feedforward_modules: b is not among target_modules",
+        ),
+        ({"peft": {"peft_type": "vera", "exclude_modules": ["a"]}}, "exclude_modules belongs to"),
+        ({"peft": {"peft_type": "oft", "oft_block_size": 1}}, "oft_block_size = 1"),
+        ({"peft": {"peft_type": "lora+"}}, "must be lora, ia3, loha"),
+        ({"peft": {"peft_type": "lokr", "target_modules": ["lm_head"]}}, "an adapter on lm_head"),
+        (
+            {"peft": {"peft_type": "oft", "layers_to_transform": [0]}},
+            "PEFT wants the layers by name",
+        ),
+    ],
+)
+def test_what_a_kind_of_adapter_cannot_do_is_refused(settings, words):
+    assert words in refusal(**settings)

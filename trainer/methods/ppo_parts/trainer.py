@@ -20,7 +20,7 @@ from trl.trainer.utils import (
     split_tensor_dict,
 )
 
-from trainer.methods.online import joined
+from trainer.methods.online import joined, only_given_samplers
 from trainer.methods.ppo_parts.answers import (
     as_completions,
     generate,
@@ -71,6 +71,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         # It begins by expecting the same everywhere, so that chance does not shape the first steps.
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
+        # Its gradient is of another scale, and must not shrink that of the policy.
+        self.clipped_apart = list(self.value_head.parameters())
         # With adapters the reference is the model without them, and costs no memory.
         self._reference = None if hasattr(model, "disable_adapter") else _frozen_copy(self.model)
         self._step = 0
@@ -182,13 +184,15 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         ids, mask = prompt_tokens(prompts, self.processing_class, self.args.device)
 
         def answer(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-            return generate(
-                self.accelerator.unwrap_model(self.model),
-                self.processing_class,
-                (ids[rows], mask[rows]),
-                max_new_tokens=self.args.max_completion_length,
-                temperature=self.args.temperature,
-            )
+            model = self.accelerator.unwrap_model(self.model)
+            with only_given_samplers(model):
+                return generate(
+                    model,
+                    self.processing_class,
+                    (ids[rows], mask[rows]),
+                    max_new_tokens=self.args.max_completion_length,
+                    temperature=self.args.temperature,
+                )
 
         answers, answer_mask, has_end = together(
             self.in_parts(answer, len(ids)), self.processing_class.pad_token_id
@@ -279,12 +283,6 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             # Here, where the scheduler is not made yet, so that it schedules this group too.
             optimizer.add_param_group(head)
         return self.optimizer
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norm = super()._clip_grad_norm(model)
-        # By itself: its gradient is of another scale, and should not shrink that of the policy.
-        torch.nn.utils.clip_grad_norm_(self.value_head.parameters(), self.args.max_grad_norm)
-        return norm
 
     # What is logged and saved -----------------------------------------------------------------
 
