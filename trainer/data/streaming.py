@@ -10,6 +10,7 @@ checkpoint notes where each piece begins.
 
 from __future__ import annotations
 
+import os
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
@@ -79,6 +80,7 @@ class Streamed(Stream):
         """Rows that can be learned from in a piece; the last of a pass has fewer."""
         self._sha256 = source.sha256()
         self._format: str | None = None
+        self._process = os.getpid()
         self._starts = [PieceStart()]
         self._tallies: list[Tally] = []
         self._pieces: dict[int, Dataset] = {}
@@ -222,8 +224,11 @@ class Streamed(Stream):
     def _reading_at(self, number: int) -> tuple[CheckedReading, Iterator[tuple[Row, Example]]]:
         """Return the open reading where a piece begins, or one that was opened there."""
         start = self._starts[number]
-        if self._reading and self._reading[0] == number and start.read:
+        # A worker of a data loader may be a fork, which shares the open file and its place with others.
+        is_own = self._process == os.getpid()
+        if self._reading and is_own and self._reading[0] == number and start.read:
             return self._reading[1:]
+        self._process = os.getpid()
         reading = CheckedReading(
             self._source, self._config, after=(start.read, start.rows), at_once=True
         )

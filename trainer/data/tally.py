@@ -173,10 +173,14 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
             "The chat template ends the assistant's turn with no token of its own, so generate() of "
             "the result may not stop there."
         )
-    for source in facts.get("sources", [facts]):
-        if (held_out := source.get("evaluation")) and held_out["sha256"] == source["sha256"]:
-            of = f" of {source['name']}" if "name" in source else ""
-            found.append(f"The rows{of} to evaluate on are those that are trained on.")
+    sources = facts.get("sources", [facts])
+    for source in sources:
+        held_out = source.get("evaluation") or {"sha256": None}
+        for other in sources:
+            if held_out["sha256"] == other["sha256"]:
+                of = f" of {source['name']}" if "name" in source else ""
+                by = f" as {other['name']}" if other is not source else ""
+                found.append(f"The rows{of} to evaluate on are those that are trained on{by}.")
     if unread := facts.get("unread"):
         found.append(f"Not read by anything: {ignored(unread)}.")
     return found

@@ -12,7 +12,7 @@ from trainer.contract.errors import ConfigError, DataError
 from trainer.data import inspect_dataset
 from trainer.data.mixing import mixed_order, rows_of_epoch
 from trainer.data.picture import pictures
-from trainer.data.tally import Tally, merged, mix_told
+from trainer.data.tally import Tally, merged, mix_told, remarks
 from trainer.data.tokenization import prepare_datasets
 
 
@@ -183,6 +183,33 @@ def test_prompts_whose_columns_are_of_different_kinds_are_refused_together(
 
     with pytest.raises(DataError, match="the data sets do not go together"):
         prepare_datasets(config, tokenizer, tmp_path / "cache")
+
+
+def test_a_column_that_one_data_set_lacks_is_empty_there(
+    make_config, write_rows, tokenizer, tmp_path
+):
+    rows = [{"prompt": "a", "gold": 1}, {"prompt": "b", "hint": "h"}]
+    paths = [str(write_rows([row], f"{i}.jsonl")) for i, row in enumerate(rows)]
+    config = make_config(paths, method="grpo", reward_functions=["length"])
+
+    data = prepare_datasets(config, tokenizer, tmp_path / "cache")
+
+    found = sorted(data.train.to_list(), key=lambda row: row["prompt"])
+    assert found == [
+        {"prompt": "a", "gold": 1, "hint": None},
+        {"prompt": "b", "gold": None, "hint": "h"},
+    ]
+
+
+def test_rows_that_one_holds_out_and_another_trains_on_are_told(
+    three, make_config, tokenizer, tmp_path
+):
+    config = make_config(listed(three, {"eval_path": three[2]}, {}, {}))
+
+    data = prepare_datasets(config, tokenizer, tmp_path / "cache")
+
+    told = "The rows of chats to evaluate on are those that are trained on as texts."
+    assert told in remarks(data.facts)
 
 
 def test_names_are_never_alike(make_config):

@@ -3,10 +3,12 @@
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 
 from tests.trainer.jobs import PausesAfter
+from tests.trainer.supervised import ENVIRONMENT, command
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import Desired, JobState
 
@@ -96,6 +98,26 @@ def test_a_mix_resumes_exactly(whole, two, make_job, tmp_path):
 
     assert job.curve == whole.curve
     assert job.weights == whole.weights
+
+
+@pytest.mark.thorough
+def test_two_processes_see_the_mix_that_one_sees(two, make_job, tmp_path):
+    # Within one epoch: at its end two processes share the last rows out in another way.
+    plain = {"peft": {"r": 4, "lora_dropout": 0.0}, "max_steps": 3}
+    alone = make_job(tmp_path / "alone", **mix(two) | plain, per_device_train_batch_size=4)
+    pair = make_job(tmp_path / "pair", **mix(two) | plain, per_device_train_batch_size=2)
+    pair.write(config=pair.config, world={"processes": 2})
+
+    assert alone.train() is JobState.COMPLETED
+    words = command(pair.directory.root)
+    subprocess.run(words, env=ENVIRONMENT, capture_output=True, timeout=240, check=True)
+
+    names = ("eval_short_loss", "eval_long_loss", "eval_loss", "train_loss")
+    curves = [
+        {(n, name): row[name] for n, row in job.metrics.items() for name in names if name in row}
+        for job in (alone, pair)
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
 def test_a_data_set_of_a_mix_that_has_changed_is_named(two, make_job, tmp_path):

@@ -247,3 +247,17 @@ def test_a_job_on_a_stream_resumes_exactly(way, make_job, tmp_path, capsys):
             "a stream, shuffled within pieces of 4 rows; of the first: 4 rows, format text: 4 kept"
         )
         assert line in capsys.readouterr().out
+
+
+@pytest.mark.thorough
+def test_workers_of_a_data_loader_make_the_same_of_a_stream(make_job, tmp_path, rows):
+    data = {"path": str(rows), "streaming": True}
+    alone, helped = (
+        make_job(tmp_path / name, data=data, max_steps=20, arguments=arguments)
+        for name, arguments in (("alone", {}), ("helped", {"dataloader_num_workers": 2}))
+    )
+
+    assert alone.train() is JobState.COMPLETED
+    assert helped.train() is JobState.COMPLETED
+
+    assert alone.curve == helped.curve
