@@ -86,8 +86,10 @@ def check_arguments(config: TrainingConfig, directory: JobDirectory) -> None:
     Raises:
         ConfigError: naming the argument.
     """
-    generates = METHODS[config.method].generates
-    own = generation_arguments(config) if generates else {"max_length": config.max_length}
+    method = METHODS[config.method]
+    own = generation_arguments(config) if method.generates else {"max_length": config.max_length}
+    if method.has_classes:  # its arguments are transformers' own, which know no length
+        own = {}
     # DeepSpeed need not be installed where a job is only checked.
     training_arguments(config.model_copy(update={"parallelism": "ddp"}), directory, **own)
 

@@ -153,6 +153,20 @@ def test_values_of_their_kind_are_passed_on(values):
     assert TrainingConfig(model="m", dataset="d", arguments=values).arguments == values
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_arguments_of_every_method_are_checked_before_it_starts(method, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")  # as the trainer does
+    from trainer.training.estimate import check_arguments
+
+    rewards = {"reward_functions": ["length"]} if METHODS[method].generates else {}
+    config = TrainingConfig(model="m", dataset="d", method=method, **rewards)
+
+    check_arguments(config, JobDirectory(tmp_path))
+    bad = config.model_copy(update={"arguments": {"adam_beta1": "x", "no_such": 1}})
+    with pytest.raises(ConfigError, match="no_such"):
+        check_arguments(bad, JobDirectory(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["optim", "lr_scheduler_type"])
 def test_a_name_that_transformers_does_not_know_is_refused(arguments, name):
     with pytest.raises(ConfigError, match=rf"^training\.{name}: adamm is not a valid "):
