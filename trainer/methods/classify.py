@@ -17,7 +17,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import Trainer
 
 from trainer.config import TrainingConfig
-from trainer.engine.adapters import HEADS
 from trainer.engine.attention import without_adapters
 from trainer.engine.collectives import own_rows
 from trainer.engine.job_trainer import TrainingRun
@@ -183,7 +182,6 @@ class LabelTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are tokens and labels."""
     config, base = run.config, without_adapters(run.model)
-    keep_heads_exact(run.model)
     # By it the model finds the last token of a row.
     base.config.get_text_config().pad_token_id = run.tokenizer.pad_token_id
     base.config.pad_token_id = run.tokenizer.pad_token_id
@@ -222,26 +220,3 @@ def class_weights(config: TrainingConfig, labels: Sequence[str]) -> Tensor | Non
     else:
         given = torch.tensor([config.class_weights.get(name, 1.0) for name in classes])
     return given * counts.sum() / (given * counts).sum()
-
-
-def keep_heads_exact(model: Any) -> None:
-    """Hold the head in float32, and give it its inputs so: it begins at random, and is trained in full.
-
-    Without autocast, as on a CPU, the layers below may compute in 16 bits.
-    """
-    for name, module in model.named_modules():
-        if not set(name.split(".")) & set(HEADS):
-            continue
-        own = list(module.parameters(recurse=False))
-        if not any(p.requires_grad and p.dtype in {torch.bfloat16, torch.float16} for p in own):
-            continue
-        for parameter in own:
-            parameter.data = parameter.data.float()
-        module.register_forward_pre_hook(_in_float32)
-
-
-def _in_float32(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(
-        each.float() if isinstance(each, torch.Tensor) and each.is_floating_point() else each
-        for each in inputs
-    )

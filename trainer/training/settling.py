@@ -95,7 +95,6 @@ def with_classes(config: TrainingConfig, facts: Mapping[str, Any]) -> TrainingCo
         )
     if own:
         refuse_unknown(found, own, f"{config.model} is a classifier of")
-    _refuse_longer(config, int(facts["longest"]))
     labels = config.labels or own or in_order(found)
     lists = bool(facts["several"] or evaluation.get("several"))
     several = lists if config.several_labels is None else config.several_labels
@@ -109,18 +108,6 @@ def with_classes(config: TrainingConfig, facts: Mapping[str, Any]) -> TrainingCo
             "Leave class_weights out.",
         )
     return config.model_copy(update={"labels": labels, "several_labels": several})
-
-
-def _refuse_longer(config: TrainingConfig, longest: int) -> None:
-    """Refuse rows that are longer than a model with a fixed number of positions can be given."""
-    text = load_architecture(config.model_copy(update={"labels": None})).get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
-    if positions and longest > positions and getattr(text, "rope_parameters", None) is None:
-        raise ConfigError(
-            f"training.max_length = {config.max_length}: a row has {longest} tokens, and "
-            f"{config.model} has {positions} positions.",
-            f"Set max_length: {positions} or less.",
-        )
 
 
 def _own_classes(config: TrainingConfig) -> list[str]:

@@ -94,6 +94,22 @@ def test_the_lines_of_the_card_load_what_was_trained(trained, monkeypatch):
     assert all(p.dtype.is_floating_point and p.element_size() == 4 for p in heads.values())
 
 
+def test_the_head_is_held_in_float32_beside_16_bits(tmp_path, make_job):
+    from safetensors.torch import load_file
+
+    job = make_job(tmp_path / "job", **{**SETTINGS, "max_steps": 2, "dtype": "bfloat16"})
+
+    assert job.train() is JobState.COMPLETED
+
+    [head] = [
+        weight
+        for name, weight in load_file(job.directory.output / "adapter_model.safetensors").items()
+        if "score" in name
+    ]
+    assert str(head.dtype) == "torch.float32"
+    assert not head.bfloat16().float().equal(head), "it was never rounded"
+
+
 def test_no_batch_size_changes_what_is_measured_or_learned(tmp_path, make_job, trained):
     """A step of 8 rows, as 1 × 8 or 3 + 3 + 2: the loss of a step is that of its rows."""
     plain = {**SETTINGS, "peft": {"r": 8, "lora_dropout": 0.0}, "max_steps": 2, "eval_steps": 2}
