@@ -175,9 +175,10 @@ def remarks(facts: Mapping[str, Any]) -> list[str]:
         )
     sources = facts.get("sources", [facts])
     for source in sources:
-        held_out = source.get("evaluation") or {"sha256": None}
+        # A report has none: of what a machine says it takes numbers.
+        held_out = (source.get("evaluation") or {}).get("sha256")
         for other in sources:
-            if held_out["sha256"] == other["sha256"]:
+            if held_out and held_out == other.get("sha256"):
                 of = f" of {source['name']}" if "name" in source else ""
                 by = f" as {other['name']}" if other is not source else ""
                 found.append(f"The rows{of} to evaluate on are those that are trained on{by}.")
