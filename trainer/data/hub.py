@@ -21,6 +21,7 @@ ADDRESS = re.compile(
     rf"hf://datasets/(?P<repository>{REPOSITORY})(?:@(?P<revision>[^/]+))?(?:/(?P<inside>.+))?"
 )
 SCHEME = "hf://"
+AT_ONCE = 500  # rows that are taken out of memory-mapped files
 # A name that ends like this is meant as a file, even if there is none: the message should say so
 # instead of asking the Hub.
 FILE_SUFFIXES = {*READERS, *UNPACKED, ".arrow", ".db", ".md", ".txt", ".xls", ".xlsx", ".zip"}
@@ -75,7 +76,10 @@ class HubSource:
         """
         if not len(self.dataset):
             raise DataError(f"{self.files[0]} on the Hub holds no rows.", "Name another split.")
-        for number, value in enumerate(self.dataset, 1):
+        # As they are stored: pictures and sounds would be unpacked, which needs further packages, only
+        # to be refused.
+        stored = self.dataset.with_format("arrow").iter(batch_size=AT_ONCE)
+        for number, value in enumerate((row for part in stored for row in part.to_pylist()), 1):
             yield Row(self.files[0], number, "row", without_nulls(value))
 
     def sha256(self) -> str:
@@ -107,7 +111,9 @@ class HubStream:
         Raises:
             DataError: there are none, or the rest cannot be read.
         """
-        rows, number = iter(self.dataset), 0
+        # See `HubSource.rows`.
+        stored = getattr(self.dataset, "decode", lambda **_: self.dataset)(enable=False)
+        rows, number = iter(stored), 0
         while True:
             try:
                 value = next(rows, None)

@@ -25,7 +25,7 @@ from trainer.engine.attention import without_adapters
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.rewards.assembly import rewards_of
-from trainer.rewards.counts import Counts, sentences
+from trainer.rewards.counts import Counts, cost, sentences
 
 Batch = dict[str, Any]
 """Tensors by name, with the answers along their first dimension; None where one is absent."""
@@ -51,7 +51,9 @@ class RolloutTrainer(JobTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and say what scoring came to."""
         result = super().train(*args, **kwargs)
-        for line in sentences(self.reward_counts.by_name):
+        counts = self.reward_counts.by_name
+        asked = [f"the judge: {found}"] if (found := cost(counts)) else []
+        for line in [*sentences(counts), *asked]:
             print(line, flush=True)  # noqa: T201 - standard output is the job's log
         return result
 

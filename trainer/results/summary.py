@@ -29,7 +29,7 @@ from trainer.data.tally import mix_told, reasons, remarks
 from trainer.presets import PRESETS
 from trainer.presets.preset import CARRIED
 from trainer.results.markdown import code
-from trainer.rewards.counts import noted
+from trainer.rewards.counts import noted, noted_cost
 
 SIZES = {
     "r": "r",
@@ -121,6 +121,7 @@ class Summary:
             **_of_adapters(config),
             "max length": (_max_length(config), ["max_length"]),
             **_of_method(config),
+            "judge": (noted_cost(self.made), ["reward_judge"]),
             "optimizer": (_optimizer(config), ["optim", "weight_decay"]),
             "precision": (str(self.made.get("dtype", "")), ["dtype"]),
             "further arguments": (_pairs(config.arguments), ["arguments"]),

@@ -62,35 +62,41 @@ class Counts:
 
 
 def sentences(counts: Any) -> list[str]:
-    """Return what is to be known of the counters: answers without a score, what a judge has cost.
+    """Return what is to be known of answers without a score, as sentences.
 
     Args:
         counts: by name, as a manifest holds them; a machine may have written anything.
     """
-    if not isinstance(counts, Mapping):
-        return []
-    known = {str(name): count for name, count in counts.items() if type(count) is int}
-    lines = [
+    return [
         f"{number(count)} answer{'' if count == 1 else 's'} got no score by "
         f"{name.removeprefix(NO_SCORE)}."
-        for name, count in sorted(known.items())
+        for name, count in sorted(_counts_in(counts).items())
         if name.startswith(NO_SCORE)
     ]
-    asked = [f"{number(c)} {n.removeprefix(COST)}" for n, c in known.items() if n.startswith(COST)]
-    return [*lines, *([f"The judge: {', '.join(asked)}."] if asked else [])]
+
+
+def cost(counts: Any) -> str:
+    """Return in a few words how often a judge was asked; nothing where there is none."""
+    known = _counts_in(counts).items()
+    asked = [f"{number(count)} {n.removeprefix(COST)}" for n, count in known if n.startswith(COST)]
+    return ", ".join(asked)
 
 
 def noted(made: Mapping[str, Any]) -> list[str]:
-    """Return what a manifest says of scoring, as sentences; see `Counts.notes`."""
+    """Return what a manifest says of answers without a score; see `Counts.notes`."""
     if "rewards" in made:
         return sentences(made["rewards"])
-    unscored, calls = made.get(UNSCORED), made.get(CALLS)
-    plural = "" if unscored == 1 else "s"
-    return [
-        *(
-            [f"{number(unscored)} answer{plural} got no score; log and manifest say why."]
-            if unscored
-            else []
-        ),
-        *([f"The judge: {number(calls)} calls."] if calls else []),
-    ]
+    count = made.get(UNSCORED)
+    plural = "" if count == 1 else "s"
+    return [f"{number(count)} answer{plural} got no score; the log says why."] if count else []
+
+
+def noted_cost(made: Mapping[str, Any]) -> str:
+    """Return what a manifest says of a judge; see `Counts.notes`."""
+    calls = made.get(CALLS)
+    return cost(made.get("rewards")) or (f"{number(calls)} calls" if calls else "")
+
+
+def _counts_in(counts: Any) -> dict[str, int]:
+    entries = counts.items() if isinstance(counts, Mapping) else ()
+    return {str(name): count for name, count in entries if type(count) is int}

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainer.contract.errors import DataError
-from trainer.data.hub import HubStream
+from trainer.data.hub import HubSource, HubStream
 
 
 def stream_of(tmp_path, rows):
@@ -42,3 +42,18 @@ def test_a_stream_that_breaks_off_says_where(tmp_path):
 
     with pytest.raises(DataError, match=r"cannot be read after row 0: .*\."):
         list(HubStream("org/name", "train", found, "1" * 40).rows())
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_pictures_are_not_unpacked_only_to_be_refused(streams):
+    import datasets
+
+    rows = {"text": ["a", "b"], "shot": [b"\x89PNG and no more", None], "n": [1, 2]}
+    stored = datasets.Dataset.from_dict(rows).cast_column("shot", datasets.Image())
+    found = stored.to_iterable_dataset() if streams else stored
+    source = HubStream("o/n", "train", found, "1") if streams else HubSource("o/n", "train", found)
+
+    first, second = (row.value for row in source.rows())
+
+    assert first == {"text": "a", "shot": {"bytes": b"\x89PNG and no more"}, "n": 1}
+    assert second["shot"] is None

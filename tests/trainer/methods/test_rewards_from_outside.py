@@ -79,7 +79,7 @@ def test_steps_that_are_trained_again_are_the_same_and_cost_nothing(judged_jobs,
         assert found[0][name] == found[1][name] > 0
     assert f"answers got no score by {died.removeprefix('no score: ')}." in printed
     card = (whole.directory.output / "README.md").read_text()
-    assert f"The judge: {asked} calls" in card
+    assert f"| judge | {asked} calls, " in card
     assert KEY not in printed + card + "".join(
         path.read_text(errors="replace")
         for path in whole.directory.root.rglob("*")
