@@ -20,6 +20,7 @@ from flows.trainer_process import ask_trainer
 from trainer.config import TrainingJob
 from trainer.config.chat_templates import is_file
 from trainer.config.code_references import references
+from trainer.config.extras import check_trainer
 from trainer.config.model_files import looks_like_path
 from trainer.contract.words import duration
 from trainer.data.demanding import demanding_rows
@@ -141,6 +142,21 @@ def _estimate(subject: Subject) -> Finding:
     return Finding(text, facts)
 
 
+def _proof(subject: Subject) -> Finding:
+    job, config = _job(subject), subject.config
+    if config.trainer != "builtin":
+        return Finding(f"none: {config.trainer} lays out the rows")
+    check_trainer()
+    if config.formatting:
+        return Finding(
+            "none: training.formatting makes the rows, and code of yours is not run here"
+        )
+    if config.parallelism != "ddp":
+        return Finding(f"none: {config.parallelism} splits the model, which cannot be tried before")
+    found = ask_trainer("proving", job)["proofs"]
+    return Finding(" ".join(f"{proof['text']}." for proof in found), {"proofs": found})
+
+
 def _template(subject: Subject) -> Finding:
     config = subject.config
     if next(demanding_rows(config), None) is None:
@@ -204,6 +220,12 @@ ESTIMATE = Check(
     needs=frozenset({Needs.PROBE}),
     notice="estimating memory and time",
 )
+PROOF = Check(
+    name="proof",
+    look=_proof,
+    needs=frozenset({Needs.PROBE}),
+    notice="loading the model, and proving that a batch computes what each row does alone",
+)
 TEMPLATE = Check(
     name="template",
     look=_template,
@@ -212,4 +234,4 @@ TEMPLATE = Check(
     reads=("training.dataset", "training.model"),
 )
 PREFLIGHT = (*JOB, *TRAINING, TEMPLATE, MACHINE)
-"""All checks, cheap ones first. The estimate of time and memory comes after them."""
+"""All checks, cheap ones first. The estimate of time and memory comes after them, and the proof."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.job_file import load_job
-from flows.preflight import ESTIMATE, PREFLIGHT, seen_from_here, subject_of
+from flows.preflight import ESTIMATE, PREFLIGHT, PROOF, seen_from_here, subject_of
 from gateway.exits import note, sentence
 from trainer.config import FOREIGN_DATA, TrainingJob
 from trainer.contract.errors import ConfigError, OrchestratorError
@@ -65,12 +65,13 @@ def checked_job(
     return job
 
 
-def examine(path: Path, say: Callable[[str], None]) -> list[Shown]:
+def examine(path: Path, say: Callable[[str], None], *, prove: bool = False) -> list[Shown]:
     """Check job, data, model and machine, and estimate what the training takes.
 
     Args:
         path: the job file.
         say: called with what takes a while, before it does.
+        prove: also try how the rows of a batch are laid out; this loads the model.
     """
     try:
         job = load_job(path)
@@ -85,7 +86,7 @@ def examine(path: Path, say: Callable[[str], None]) -> list[Shown]:
     ]
     # An estimate of a job that cannot run would only hide what is wrong with it.
     if all(check.ok for check in found):
-        found += map(_shown, walk([ESTIMATE], subject, have, say))
+        found += map(_shown, walk([ESTIMATE, *([PROOF] if prove else [])], subject, have, say))
     return found
 
 

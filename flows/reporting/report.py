@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any, get_args
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from trainer.config import FOREIGN_DATA, DatasetFormat, TrainingJob
+from trainer.contract.events import Kind, parse_events
 from trainer.contract.metrics import Record
 from trainer.contract.words import number, size, time_taken
 from trainer.results.markdown import code, table
@@ -20,7 +22,9 @@ from trainer.results.summary import Summary
 
 MODEL_FILES = ("adapter_model.safetensors", "model.safetensors")
 TEXTS = {"format": set(get_args(DatasetFormat)), "dtype": {"float32", "bfloat16", "float16"}}
-"""The only words that are taken from a machine; any other text that it writes is left out."""
+"""The only words that are taken from a machine; any other text that it writes is left out, but for
+the first row, which is shown as code."""
+LONGEST_ROW, WIDTH = 600, 100  # characters of a row that are shown, and of one of its lines
 
 
 def make_report(
@@ -52,6 +56,7 @@ def make_report(
         "tokens_per_second": _usual(steps, "tokens_per_second"),
         **_machines(Journal.of(run)),
         "reports": str(run.reports) if run.reports.is_dir() else None,
+        "first_row": _first_row(run),
         "job": job.model_dump(mode="json"),
     }
 
@@ -79,6 +84,7 @@ def as_markdown(job: TrainingJob, report: Mapping[str, Any], picture: str = "") 
         picture,
         "\n".join(table("Result", "before → after", results)) if results else "",
         "\n".join(table("Training", "value", summary.settings())),
+        _as_block(report["first_row"]) if report.get("first_row") else "",
         "\n".join(table("Run", "value", _run(report))),
         "\n".join(table("Artifact", "value", _artifact(report))),
     ]
@@ -120,6 +126,27 @@ def _run(report: Mapping[str, Any]) -> dict[str, str]:
     if report["cost"]:
         rows["cost"] = f"{number(report['cost'])} USD until the result was verified"
     return rows
+
+
+def _first_row(run: RunFolder) -> str | None:
+    """Return the first row as the model saw it, in one line, as far as it can be shown."""
+    try:
+        events = parse_events(run.events.read_bytes().splitlines())
+    except OSError:
+        return None
+    rows = (event.facts.get("row") for event in events if event.kind == Kind.FIRST_ROW)
+    row = next((row for row in rows if isinstance(row, str)), "")
+    # A machine writes it. What joins emoji is not printable, but does no harm.
+    shown = "".join(c if c.isprintable() or c == "\u200d" else " " for c in row[:LONGEST_ROW])
+    return shown.strip() or None
+
+
+def _as_block(row: str) -> str:
+    """Return a row as a block of code, in which nothing is Markdown or HTML."""
+    longest = max((len(ticks) for ticks in re.findall("`+", row)), default=0)
+    fence = "`" * max(3, longest + 1)
+    lines = [row[begin : begin + WIDTH] for begin in range(0, len(row), WIDTH)]
+    return "\n".join(["The first row, «learned»:", "", f"{fence}text", *lines, fence])
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

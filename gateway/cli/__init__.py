@@ -22,6 +22,7 @@ from gateway.cli.options import (
     JobId,
     Keep,
     MaxCost,
+    Prove,
     Providers,
     ShowLogs,
     Wait,
@@ -278,7 +279,7 @@ def worker(
 
 
 @app.command()
-def validate(file: JobFile, json: AsJson = False) -> None:  # noqa: FBT002
+def validate(file: JobFile, json: AsJson = False, prove: Prove = False) -> None:  # noqa: FBT002
     """Check job, data, model and machine without training; estimate memory and time.
 
     Example: trainctl validate job.yaml
@@ -286,7 +287,7 @@ def validate(file: JobFile, json: AsJson = False) -> None:  # noqa: FBT002
     with reported():
         from gateway import checks
 
-        results = checks.examine(file, note)
+        results = checks.examine(file, note, prove=prove)
         passed = all(result.ok for result in results)
         if json:
             values = {r.name: {"ok": r.ok, "text": r.text, **r.facts} for r in results}

@@ -39,6 +39,10 @@ Keep = Annotated[
 MaxCost = Annotated[
     float | None, typer.Option(min=0.001, help="USD at most; then it saves and stops.")
 ]
+Prove = Annotated[
+    bool,
+    typer.Option("--prove", help="Load the model too, and prove how its rows are laid out."),
+]
 AcceptChanges = Annotated[
     bool,
     typer.Option(

@@ -46,12 +46,16 @@ class Kind(StrEnum):
     DISK_FULL = "disk_full"
     """Checkpoints were removed to save another."""
     ROWS_DROPPED = "rows_dropped"
+    FIRST_ROW = "first_row"
+    """What the first row of the data looks like to the model."""
     CHECKPOINT_PASSED_OVER = "checkpoint_passed_over"
     RESUMED = "resumed"
     SAVED = "saved"
 
 
-SAME_WHEN_REPEATED = frozenset({Kind.LOSS_SPIKE, Kind.LOSS_PLATEAU, Kind.ROWS_DROPPED})
+SAME_WHEN_REPEATED = frozenset(
+    {Kind.LOSS_SPIKE, Kind.LOSS_PLATEAU, Kind.ROWS_DROPPED, Kind.FIRST_ROW}
+)
 """What a resumed training arrives at once more, although it happened once."""
 
 

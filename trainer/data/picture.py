@@ -100,14 +100,18 @@ def in_one_line(
     for is_learned, group in groupby(zip(ids, labels, strict=True), lambda t: t[1] != NO_LOSS):
         text = _decoded(tokenizer, [token for token, _ in group])
         texts.append(f"{BEGIN}{text}{END}" if is_learned else text)
-    line = "".join(texts).replace("\n", "\\n")
+    return _short("".join(texts), longest)
+
+
+def _short(text: str, longest: int) -> str:
+    line = text.replace("\n", "\\n")
     return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 def first_row(
     tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], longest: int = 600
-) -> str | None:
-    """Return a tokenised row in one line; None for a prompt, of which nothing is learned.
+) -> str:
+    """Return a tokenised row in one line; a prompt, of which nothing is learned, without marks.
 
     Args:
         tokenizer: as the row was tokenised.
@@ -124,7 +128,8 @@ def first_row(
         return f"{text} → {BEGIN}{', '.join(row['label'])}{END}"
     if "labels" in row:
         return in_one_line(tokenizer, row["input_ids"], row["labels"], longest)
-    return None
+    text = _asked_text(tokenizer, row["prompt"])
+    return _short(text, longest)
 
 
 def _picture(
@@ -151,12 +156,7 @@ def _tokens(
         learned = [label != NO_LOSS and index > 0 for index, label in enumerate(labels)]
         yield "", list(zip(columns["input_ids"], learned, strict=True))
     elif method.generates:
-        prompt = columns["prompt"]
-        text = (
-            prompt
-            if isinstance(prompt, str)
-            else tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        )
+        text = _asked_text(tokenizer, columns["prompt"])
         yield (
             "",
             [(token, False) for token in tokenizer(text, add_special_tokens=False)["input_ids"]],
@@ -171,6 +171,14 @@ def _tokens(
         for name in ("chosen", "rejected"):
             # A reward model scores the whole chat.
             yield name, _asked(columns.get("prompt_ids") or [], columns[f"{name}_ids"])
+
+
+def _asked_text(tokenizer: PreTrainedTokenizerBase, prompt: Any) -> str:
+    """Return what is answered: a text, or a chat to its answer's begin."""
+    if isinstance(prompt, str):
+        return prompt
+    text: str = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return text
 
 
 def _asked(prompt: Iterable[int], answer: Iterable[int]) -> list[tuple[int, bool]]:

@@ -17,7 +17,7 @@ from trainer.contract.errors import ConfigError
 from trainer.engine.attention import without_adapters
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.loading import loaded_adapter, place_of
-from trainer.engine.targets import beside_text, check_targets, named, unfit_targets
+from trainer.engine.targets import beside_text, check_targets, named, refuse_lost, unfit_targets
 from trainer.engine.vocabulary import (
     ROWS,
     check_rows,
@@ -87,6 +87,7 @@ def add_adapters(
         check_rows_are_trained(adapted, config)
     if new_tokens:
         save_rows_alone(adapted)
+    refuse_lost(adapted)
     return adapted
 
 

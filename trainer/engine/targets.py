@@ -55,6 +55,33 @@ def named(path: str, wanted: str | list[str]) -> str:
     return next((name for name in wanted if path == name or path.endswith(f".{name}")), "")
 
 
+def refuse_lost(adapted: PreTrainedModel) -> None:
+    """Refuse adapters that PEFT would not find again by the names that it saves them under.
+
+    transformers renames weights of older checkpoints when it loads them, and PEFT those of adapters
+    with them. Where that hits a name of today, a checkpoint or a result has lost the weights.
+
+    Raises:
+        ConfigError: naming the layers.
+    """
+    import peft
+
+    if adapted.active_peft_config.is_prompt_learning:
+        return
+    # Nothing of the Hub is asked for what an adapter holds besides.
+    weights = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    missing = peft.set_peft_model_state_dict(adapted, weights).missing_keys
+    lost = [name for name in missing if name.replace(".default", "") in weights]
+    if not lost:
+        return
+    names = sorted({".".join(name.partition(".lora_")[0].split(".")[-2:]) for name in lost})
+    raise ConfigError(
+        f"training.peft: PEFT loses the adapters of {', '.join(names)} when it loads them, "
+        "for it renames their weights.",
+        f"Leave these layers out: peft: {{exclude_modules: [{', '.join(names)}]}}.",
+    )
+
+
 def unfit_targets(model: nn.Module) -> dict[str, str]:
     """Return the linear layers that cannot carry an adapter by their last two names, and why."""
     return {".".join(path.split(".")[-2:]): why for path, why in _unfit(model)}

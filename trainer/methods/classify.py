@@ -21,6 +21,7 @@ from trainer.engine.attention import without_adapters
 from trainer.engine.collectives import own_rows
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
+from trainer.methods.scores import prove_read_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,16 +43,17 @@ class LabelCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Return input_ids, attention_mask and labels, of shape (rows,) or (rows, classes)."""
-        ids = _padded([row["input_ids"] for row in rows], self.pad_token)
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        batch = {
-            "input_ids": ids,
-            "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(),
-            "labels": self._labels([row["label"] for row in rows]),
-        }
+        batch = self.padded([row["input_ids"] for row in rows])
+        batch["labels"] = self._labels([row["label"] for row in rows])
         if self.knows_segments and rows[0].get("token_type_ids") is not None:
             batch["token_type_ids"] = _padded([row["token_type_ids"] for row in rows], 0)
         return batch
+
+    def padded(self, rows: list[list[int]]) -> dict[str, Tensor]:
+        """Return input_ids and attention_mask."""
+        ids, lengths = _padded(rows, self.pad_token), torch.tensor([*map(len, rows)])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        return {"input_ids": ids, "attention_mask": mask}
 
     def _labels(self, labels: list[list[str]]) -> Tensor:
         if not self.several:
@@ -200,6 +202,7 @@ def build(run: TrainingRun) -> Trainer:
         remove_unused_columns=False,
     )
     run.notes = trainer.notes
+    prove_read_whole(run, trainer, "input_ids", collate.padded)
     return trainer
 
 

@@ -1,4 +1,4 @@
-"""Log-likelihoods for dpo and kto: of TRL's fused head where they are those of the model.
+"""Log-likelihoods by TRL's fused head where they are those of the model, else by its logits.
 
 TRL's head multiplies the last hidden states by the output weights, tile by tile, and never calls what a
 model does between the two, nor its own loss of routers. It is proven on the model, like the way of
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import functools
 import types
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import FusedCausalLMOutput
 
+from trainer.contract.errors import ConfigError
 from trainer.data.chats import NO_LOSS
 from trainer.engine.attention import without_adapters
-from trainer.methods.proof import without_cache
+from trainer.methods.proof import Probe, Way, losses_of, name_of, why_not, without_cache
 from trainer.methods.ways import PROBED, chosen, ways_of
 
 if TYPE_CHECKING:
@@ -26,9 +29,12 @@ if TYPE_CHECKING:
 
     from trainer.engine.job_trainer import TrainingRun
 
+    Scores = Callable[[Probe, Way], Sequence[Tensor]]
+    """Returns log-likelihoods as a method learns from them, row by row: of each token but the first."""
+
 
 def prove_likelihoods(run: TrainingRun, trainer: Any, answer: str) -> None:
-    """Prove that padded rows are scored as each alone, and let the logits score them if need be.
+    """Prove that dpo or kto score padded rows as each alone, by the logits if need be.
 
     Args:
         run: its inputs.
@@ -36,20 +42,103 @@ def prove_likelihoods(run: TrainingRun, trainer: Any, answer: str) -> None:
         answer: the column of answers that are scored.
 
     Raises:
-        ConfigError: the model is not causal, or padding changes what it computes.
+        ConfigError: the model is not causal, or what is learned from is not what it computes.
     """
+    routed = {"output_router_logits": True} if getattr(trainer, "aux_loss_enabled", False) else {}
+    prove_scores(run, trainer, documents_of(run, answer), partial(_by_head, routed))
+
+
+def documents_of(run: TrainingRun, answer: str) -> list[list[int]]:
+    """Return the token ids of some prompts with their answers, which are in a column."""
     rows = run.train_dataset[:PROBED]
-    documents = [prompt + ids for prompt, ids in zip(rows["prompt_ids"], rows[answer], strict=True)]
+    return [prompt + ids for prompt, ids in zip(rows["prompt_ids"], rows[answer], strict=True)]
+
+
+def prove_scores(
+    run: TrainingRun,
+    trainer: Any,
+    documents: Sequence[Sequence[int]],
+    scores: Scores,
+    *,
+    temperature: float = 1.0,
+    has_head: bool = True,
+    averaged: bool = False,
+) -> None:
+    """Prove that log-likelihoods of padded rows are those of each alone, by the logits if need be.
+
+    Args:
+        run: its inputs.
+        trainer: it has the model in its place.
+        documents: token ids of some rows of the data.
+        scores: computes what the method learns from.
+        temperature: logits are divided by it.
+        has_head: whether it is TRL's fused head that computes it.
+        averaged: whether `scores` returns one number a row, the mean over its learned tokens.
+
+    Raises:
+        ConfigError: the model is not causal, or what is learned from is not what it computes.
+    """
+    models = [run.model, *filter(None, [getattr(trainer, "ref_model", None)])]
+
+    def by_logits() -> None:
+        for model in models:
+            score_by_logits(model, temperature)
+
+    def fault_of(probe: Probe, way: Way) -> str | None:
+        look = partial(_fault, probe, way, scores, temperature, averaged=averaged)
+        fault = left = look()
+        if fault and has_head:
+            by_logits()
+            left = look()
+        if left:
+            raise _refused(run, left)
+        return fault
+
     padded = DataCollatorForLanguageModeling(pad_token_id=run.tokenizer.pad_token_id)
     ways = ways_of(run.model, [], padded, head_can_skip=False)
-    fused = {"output_router_logits": True} if getattr(trainer, "aux_loss_enabled", False) else {}
-    _, proof = chosen(run, trainer, ways, documents, fused)
+    _, proof = chosen(run, trainer, ways, documents, fault_of)
     if proof.loss_fault:
-        for model in filter(None, (run.model, trainer.ref_model)):
-            score_by_logits(model)
+        by_logits()
 
 
-def score_by_logits(model: PreTrainedModel) -> None:
+def _refused(run: TrainingRun, fault: str) -> ConfigError:
+    return ConfigError(
+        f"training.model: {run.config.method} would not learn from what {name_of(run.model)} "
+        f"computes: {fault}.",
+        "Choose another model, or another method.",
+    )
+
+
+def _by_head(routed: dict[str, Any], probe: Probe, way: Way) -> list[Tensor]:
+    """Return the log-likelihoods of TRL's fused head, as dpo and kto ask for them."""
+    given = {**probe.batch(way, probe.rows), **routed, "use_cache": False}
+    scored = probe.model(**given, fused_lm_head=True).log_probs
+    return list(scored[:, 1 - given["labels"].shape[1] :])
+
+
+def _fault(
+    probe: Probe, way: Way, scores: Scores, temperature: float, *, averaged: bool
+) -> str | None:
+    """Return why likelihoods are not those of the logits of rows alone, or None."""
+    try:
+        with probe.autocast():
+            scored = scores(probe, way)
+    except Exception as error:  # noqa: BLE001 - what a model does not take, it does not take
+        return why_not(error)
+    for number, (row, logits) in enumerate(zip(probe.rows, probe.alone, strict=True), 1):
+        plain = -losses_of(row, logits / temperature)
+        if averaged:
+            plain = plain.sum(0, keepdim=True) / sum(
+                label != NO_LOSS for label in row["labels"][1:]
+            )
+        ours = scored[number - 1][: len(plain)].float()
+        difference = probe.distance(ours[:, None], plain[:, None]) * temperature
+        if not difference <= probe.limit:
+            return f"log-likelihoods of row {number} differ by {difference:.2g}"
+    return None
+
+
+def score_by_logits(model: PreTrainedModel, temperature: float = 1.0) -> None:
     """Put in the place of TRL's fused head one that returns the same of the model's own logits."""
     base: Any = without_adapters(model)
     own = types.MethodType(type(base).forward, base)
@@ -68,7 +157,8 @@ def score_by_logits(model: PreTrainedModel) -> None:
         assert labels is not None  # noqa: S101 - for the type checker: TRL gives them
         given.pop("use_cache", None)
         out = own(*args, **given, **without_cache(self))
-        scores = _scores(out.logits[:, -labels.shape[1] : -1].float(), labels[:, 1:])
+        logits = out.logits[:, -labels.shape[1] : -1].float() / temperature
+        scores = _scores(logits, labels[:, 1:])
         routers = getattr(out, "aux_loss", None)  # some have routers, and no loss of them
         balance = routers if isinstance(routers, torch.Tensor) else out.logits.new_zeros(())
         return FusedCausalLMOutput(**scores, aux_loss=balance)

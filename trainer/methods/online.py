@@ -7,11 +7,12 @@ nothing of that buffer, so a resumed run would generate anew, and other answers 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -23,10 +24,13 @@ from trainer.config.generation import generation_arguments
 from trainer.contract.errors import DataError
 from trainer.engine.attention import without_adapters
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
+from trainer.methods.aligned import Aligned
 from trainer.methods.assembly import assemble
+from trainer.methods.rollouts_proven import prove_rollouts
 from trainer.rewards.assembly import rewards_of
 from trainer.rewards.counts import Counts, cost, sentences
 
+T = TypeVar("T")
 Batch = dict[str, Any]
 """Tensors by name, with the answers along their first dimension; None where one is absent."""
 
@@ -47,6 +51,10 @@ class RolloutTrainer(JobTrainer):
     _metrics: dict[str, Any]
     num_iterations: int
     reward_counts: Counts
+    answers_together = True
+    """Whether prompts of several lengths are answered at once, padded on the left."""
+    answers_cached = True
+    """Whether a cache holds what was computed of earlier tokens."""
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and say what scoring came to."""
@@ -56,6 +64,34 @@ class RolloutTrainer(JobTrainer):
         for line in [*sentences(counts), *asked]:
             print(line, flush=True)  # noqa: T201 - standard output is the job's log
         return result
+
+    def answer_by(self, *, together: bool, cached: bool) -> None:
+        """Write answers so: see `trainer.methods.rollouts_proven`."""
+        self.answers_together, self.answers_cached = together, cached
+
+    def in_groups(
+        self, work: Callable[[list[int]], T], lengths: list[int]
+    ) -> list[tuple[list[int], T]]:
+        """Return what `work` makes of rows that may be answered at once, with their numbers.
+
+        Args:
+            work: takes the numbers of some rows.
+            lengths: tokens of each row's prompt.
+        """
+        rows = range(len(lengths))
+        groups = [
+            [row for row in rows if self.answers_together or lengths[row] == length]
+            for length in ([0] if self.answers_together else sorted(set(lengths)))
+        ]
+
+        def worked(group: list[int], part: slice) -> tuple[list[int], T]:
+            return group[part], work(group[part])
+
+        return [
+            *chain.from_iterable(
+                self.in_parts(partial(worked, group), len(group)) for group in groups
+            )
+        ]
 
     def count(self, inputs: Any) -> None:
         """Count nothing yet: these are prompts, and what is trained on is still to be made."""
@@ -70,22 +106,6 @@ class RolloutTrainer(JobTrainer):
             self.tokens_seen += sum(mask.sum() for mask in masks)
             self.samples_seen += masks[0].shape[0]
         return prepared
-
-    def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: Any, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Return the answers as TRL does, generated in parts where they do not fit at once."""
-        generate = super()._generate_single_turn  # type: ignore[misc] # mixin
-
-        def answer(rows: slice) -> Any:
-            # None for text, which is all that our datasets hold.
-            of_rows = images and images[rows]
-            return generate(prompt_ids[rows], of_rows, *args, **kwargs)
-
-        with only_given_samplers(self.model):
-            if args[0]:  # multimodal fields are not one an answer
-                return generate(prompt_ids, images, *args, **kwargs)
-            return _all_answers(self.in_parts(answer, len(prompt_ids)))
 
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """Return minus the mean reward as the loss: that of learning says nothing of success."""
@@ -163,12 +183,83 @@ def only_given_samplers(model: Any) -> Iterator[None]:
         base.generation_config = own
 
 
-def _all_answers(parts: list[Any]) -> Any:
-    """Return the answers in all parts: lists, or as GRPO has them with their logprobs or None."""
-    if not isinstance(parts[0], tuple):
-        return [*chain(*parts)]
-    answers, logprobs = zip(*parts, strict=True)
-    return [*chain(*answers)], None if logprobs[0] is None else [*chain(*logprobs)]
+class TRLRolloutTrainer(RolloutTrainer):
+    """The mixin before TRL's GRPOTrainer and RLOOTrainer."""
+
+    generation_config: Any
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the answers as TRL does, written in parts where they do not fit at once."""
+        generate = super()._generate_single_turn  # type: ignore[misc] # mixin
+
+        def answer(rows: list[int]) -> Any:
+            # None for text, which is all that our datasets hold.
+            of_rows = images and [images[row] for row in rows]
+            return generate([prompt_ids[row] for row in rows], of_rows, *args, **kwargs)
+
+        with only_given_samplers(self.model):
+            if args[0]:  # multimodal fields are not one an answer
+                return generate(prompt_ids, images, *args, **kwargs)
+            return _all_answers(self.in_groups(answer, [*map(len, prompt_ids)]))
+
+    def answer_by(self, *, together: bool, cached: bool) -> None:
+        """Write answers so."""
+        super().answer_by(together=together, cached=cached)
+        if not cached:
+            self.generation_config.use_cache = False
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Return what TRL makes of each token of an answer, of rows that begin in one column."""
+        rows = Aligned.of(input_ids, attention_mask, logits_to_keep)
+        score = super()._get_per_token_logps_and_entropies  # type: ignore[misc] # mixin
+        logps, entropies, routers = score(model, rows.ids, rows.mask, rows.scored, *args, **kwargs)
+        entropies = entropies if entropies is None else rows.answers(entropies)
+        return rows.answers(logps), entropies, routers
+
+    def scores(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Return the log-likelihood of each token of an answer, as it is learned from.
+
+        Args:
+            model: the trainer's own.
+            batch: prompt_ids, prompt_mask, completion_ids and completion_mask.
+        """
+        ids, mask = (
+            torch.cat([batch[f"prompt_{name}"], batch[f"completion_{name}"]], dim=1)
+            for name in ("ids", "mask")
+        )
+        scored: torch.Tensor = self._get_per_token_logps_and_entropies(
+            model,
+            ids,
+            mask,
+            batch["completion_ids"].shape[1],
+            compute_aux_loss=getattr(self, "aux_loss_enabled", False),
+        )[0]
+        return scored
+
+
+def _all_answers(parts: list[tuple[list[int], Any]]) -> Any:
+    """Return all answers by row: lists, or as GRPO has them with their logprobs or None."""
+    if not isinstance(parts[0][1], tuple):
+        return _by_row((rows, answers) for rows, answers in parts)
+    answers = _by_row((rows, answers) for rows, (answers, _) in parts)
+    has_logprobs = parts[0][1][1] is not None
+    return answers, _by_row((rows, known) for rows, (_, known) in parts) if has_logprobs else None
+
+
+def _by_row(parts: Iterable[tuple[list[int], list[T]]]) -> list[T]:
+    """Return in one list, by their numbers, what was made of some rows each."""
+    found = {row: one for rows, made in parts for row, one in zip(rows, made, strict=True)}
+    return [found[row] for row in sorted(found)]
 
 
 def joined(batches: list[Batch]) -> Batch:
@@ -182,17 +273,23 @@ def joined(batches: list[Batch]) -> Batch:
     return {name: join(name) for name in (batches[0] if batches else {})}
 
 
-def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
+def build_online(
+    run: TrainingRun,
+    kind: type[Any],
+    mixin: type[RolloutTrainer] = TRLRolloutTrainer,
+    **options: Any,
+) -> Trainer:
     """Return the trainer of a method that generates.
 
     Args:
         run: its inputs.
         kind: the trainer's class.
+        mixin: what comes before it.
         options: further arguments, None where TRL's own default is wanted.
 
     Raises:
         DataError: there are too few prompts for one rollout.
-        ConfigError: see `rewards_of`.
+        ConfigError: see `rewards_of` and `prove_rollouts`.
     """
     config = run.config
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -200,7 +297,7 @@ def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
     trainer = assemble(
         run,
         kind,
-        mixin=RolloutTrainer,
+        mixin=mixin,
         trainer_options={
             "reward_funcs": rewards_of(config, columns, device, cache=cache, counts=counts)
         },
@@ -219,4 +316,5 @@ def build_online(run: TrainingRun, kind: type[Any], **options: Any) -> Trainer:
             f"{sampler.batch_size} are answered at a time.",
             "Add rows, or lower per_device_train_batch_size or gradient_accumulation_steps.",
         )
+    prove_rollouts(run, trainer)
     return trainer

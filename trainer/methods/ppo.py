@@ -8,10 +8,10 @@ from __future__ import annotations
 from transformers import Trainer
 
 from trainer.engine.job_trainer import TrainingRun
-from trainer.methods.online import build_online
+from trainer.methods.online import RolloutTrainer, build_online
 from trainer.methods.ppo_parts.trainer import PPOTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
-    return build_online(run, PPOTrainer)
+    return build_online(run, PPOTrainer, RolloutTrainer)

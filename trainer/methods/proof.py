@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
     Collate = Callable[[list[Row]], Mapping[str, Any]]
+    Fault = Callable[["Probe", "Way"], str | None]
 
 LENGTHS = (24, 17, 9)
 """Tokens of the rows that are compared."""
@@ -72,12 +73,14 @@ class Proof:
     refuted: dict[str, str] = field(default_factory=dict)
     """Why each way before it is not right for this model, by its name."""
 
+    what: str = "rows of a batch"
+
     def in_words(self) -> str:
         """Return one line for the log."""
         found = f"{self.name}, as each alone to {self.difference:.1g}"
         loss = f"; the loss is made of its logits: {self.loss_fault}" if self.loss_fault else ""
         why = "; ".join(f"not {name}: {reason}" for name, reason in self.refuted.items())
-        return f"rows of a batch: {found}{loss}{f' ({why})' if why else ''}"
+        return f"{self.what}: {found}{loss}{f' ({why})' if why else ''}"
 
 
 def first_proven(
@@ -87,7 +90,7 @@ def first_proven(
     *,
     longest: int,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    fused: dict[str, Any] | None = None,
+    fault_of: Fault | None = None,
 ) -> Proof:
     """Return the first way by which the model computes what it computes of each row alone.
 
@@ -97,20 +100,34 @@ def first_proven(
         documents: token ids of some rows of the data.
         longest: tokens of the longest row that is trained on; windows beyond it do not matter.
         autocast: the precision that the training computes in.
-        fused: what TRL's fused head is called with besides a batch, where a method learns from
-            that; None: it learns from the model's own loss.
+        fault_of: returns why what a method learns from is not what the logits of rows alone say,
+            or None; if not given, it learns from the model's own loss.
 
     Raises:
-        ConfigError: the model is not causal.
+        ConfigError: the model is not causal, or nothing would be learned.
         Refuted: no way is right.
+    """
+    with tried(model, longest):
+        probe = Probe(model, probe_rows(documents, longest), autocast)
+        with autocast():
+            refuse_without_gradient(model, probe.rows[0]["input_ids"])
+        return probe.first(ways, fault_of or own_loss_fault)
+
+
+@contextmanager
+def tried(model: PreTrainedModel, longest: int) -> Iterator[None]:
+    """Make a model ready to be tried; its mode and the random numbers that follow stay as they were.
+
+    Args:
+        model: in its place, adapters on.
+        longest: tokens of the longest row that is trained on; windows beyond it do not matter.
     """
     was_training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
-    # The proof must leave no trace: neither in the mode nor in the random numbers that follow.
     with torch.random.fork_rng(devices=devices), torch.no_grad(), _short_windows(model, longest):
         model.eval()
         try:
-            return _Probe(model, _probe_rows(documents, longest), autocast).first(ways, fused)
+            yield
         finally:
             model.train(was_training)
 
@@ -122,7 +139,7 @@ class Refuted(Exception):
         super().__init__("; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
 
 
-def _probe_rows(documents: Sequence[Sequence[int]], longest: int) -> list[Row]:
+def probe_rows(documents: Sequence[Sequence[int]], longest: int) -> list[Row]:
     """Return rows of known lengths, made of the first tokens of the data's, repeated if need be.
 
     Of the first third of each nothing is learned, as of a prompt.
@@ -157,7 +174,7 @@ def _short_windows(model: PreTrainedModel, longest: int) -> Iterator[None]:
             setattr(place, name, value)
 
 
-class _Probe:
+class Probe:
     """A few rows, and what the model makes of each alone."""
 
     def __init__(
@@ -166,121 +183,82 @@ class _Probe:
         rows: list[Row],
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        self._model = model
-        self._rows = rows
-        self._autocast = autocast
+        self.model = model
+        self.rows = rows
+        """Their labels are `NO_LOSS` for the first third, as for a prompt."""
+        self.autocast = autocast
         self._ends = [_with_another_end(row, model) for row in rows[:-1]] + rows[-1:]
         try:
-            self._alone = [self._of_one(row) for row in rows]
+            self.alone = [self.of_one(row) for row in rows]
+            """The logits of each, of shape (tokens, vocabulary)."""
         except Exception as error:
             raise _failing(model, error) from error
-        self._exact = self._is_exact()
-        self._limit = EXACT if self._exact else ROUGH
-        self._scale = max(self._size(torch.cat(self._alone)), 1e-3)
+        self.is_exact = computes_exactly(model, autocast)
+        self.limit = EXACT if self.is_exact else ROUGH
+        self._scale = max(self._size(torch.cat(self.alone)), 1e-3)
         self._refuse_what_is_not_causal()
 
-    def first(self, ways: Sequence[Way], fused: dict[str, Any] | None) -> Proof:
+    def first(self, ways: Sequence[Way], fault_of: Fault) -> Proof:
         """Return the first that is right."""
         refuted: dict[str, str] = {}
         for way in ways:
             way.prepare()
             try:
-                logits = self._together(way, self._rows)
+                logits = self._together(way, self.rows)
                 moved = self._together(way, self._ends)
                 reason, difference = self._compared(logits, moved)
             except Exception as error:  # noqa: BLE001 - what a model does not take, it does not take
-                reason, difference = _first_line(error), 0.0
+                reason, difference = why_not(error), 0.0
             # Where numbers are rounded, nothing is safer than a padded batch that looks otherwise.
             is_last = way is ways[-1] and not way.is_flat
-            if reason is None or (is_last and not self._exact and difference):
-                fault = self._loss_fault(way) if fused is None else self._head_fault(way, fused)
-                return Proof(way.name, difference, fault, refuted)
+            if reason is None or (is_last and not self.is_exact and difference):
+                return Proof(way.name, difference, fault_of(self, way), refuted)
             refuted[way.name] = reason
         raise Refuted(refuted)
 
     def _compared(self, logits: list[Tensor], moved: list[Tensor]) -> tuple[str | None, float]:
         """Return why logits are not right, or None; and by how much they differ at most."""
         worst = 0.0
-        for number, (ours, plain) in enumerate(zip(logits, self._alone, strict=True), 1):
-            worst = max(worst, difference := self._distance(ours, plain))
-            if not difference <= self._limit:
+        for number, (ours, plain) in enumerate(zip(logits, self.alone, strict=True), 1):
+            worst = max(worst, difference := self.distance(ours, plain))
+            if not difference <= self.limit:
                 return f"logits of row {number} differ by {difference:.2g}", difference
         for number, (before, after) in enumerate(zip(logits, moved, strict=True), 1):
             kept = slice(None, None if number == len(logits) else -1)
-            if self._distance(before[kept], after[kept]) > MOVED * self._limit:
+            if self.distance(before[kept], after[kept]) > MOVED * self.limit:
                 return f"row {number} sees tokens that are not its own or come later", worst
         return None, worst
 
-    def _distance(self, ours: Tensor, plain: Tensor) -> float:
+    def distance(self, ours: Tensor, plain: Tensor) -> float:
         """Return how far apart logits are, as a part of what they are; NaN are not counted."""
         there = torch.isfinite(ours).all(-1)
         return self._size((ours - plain)[there]) / self._scale if there.any() else 0.0
 
     def _size(self, values: Tensor) -> float:
-        return float(values.abs().max() if self._exact else values.square().mean().sqrt())
+        return float(values.abs().max() if self.is_exact else values.square().mean().sqrt())
 
-    def _is_exact(self) -> bool:
-        """Whether all is computed in float32; a GPU may take fewer bits for it than it says."""
-        model: Any = self._model
-        with self._autocast():
-            mixed = torch.is_autocast_enabled(model.device.type)
-        halves = (
-            p.is_floating_point() and p.dtype is not torch.float32 for p in model.parameters()
-        )
-        is_quantised = getattr(model, "hf_quantizer", None) is not None
-        return model.device.type == "cpu" and not mixed and not is_quantised and not any(halves)
-
-    def _loss_fault(self, way: Way) -> str | None:
-        """Return why the model's own loss is not the sum over learned tokens through `ITEMS`."""
-        batch = self._batch(way, self._rows)
-        try:
-            with self._autocast():
-                out = self._model(**batch, **without_cache(self._model), num_items_in_batch=ITEMS)
-            loss = float(out.loss) - float(own_router_loss(self._model, out))
-        except Exception as error:  # noqa: BLE001 - as above
-            return _first_line(error)
-        expected = self._expected_loss()
-        if not abs(loss - expected) <= self._limit / 2 * expected:
-            return f"the model's is {loss:.5g} instead of {expected:.5g}"
-        return None
-
-    def _head_fault(self, way: Way, fused: dict[str, Any]) -> str | None:
-        """Return why the log-likelihoods of TRL's fused head are not those of rows alone."""
-        given = {**self._batch(way, self._rows), **fused, "use_cache": False}
-        try:
-            with self._autocast():
-                scored = self._model(**given, fused_lm_head=True).log_probs
-        except Exception as error:  # noqa: BLE001 - as above
-            return _first_line(error)
-        scored = scored[:, 1 - given["labels"].shape[1] :].float()
-        for number, (row, logits) in enumerate(zip(self._rows, self._alone, strict=True), 1):
-            plain = -_losses(row, logits)[:, None]
-            difference = self._distance(scored[number - 1, : len(plain), None], plain)
-            if not difference <= self._limit:
-                return f"log-likelihoods of row {number} differ by {difference:.2g}"
-        return None
-
-    def _of_one(self, row: Row) -> Tensor:
+    def of_one(self, row: Row) -> Tensor:
         """Return the logits of a row alone, shape (tokens, vocabulary)."""
-        ids = torch.tensor([row["input_ids"]], device=self._model.device)
-        with self._autocast():
-            logits = self._model(input_ids=ids, **without_cache(self._model)).logits
+        ids = torch.tensor([row["input_ids"]], device=self.model.device)
+        with self.autocast():
+            logits = self.model(input_ids=ids, **without_cache(self.model)).logits
         # A trained prompt stands before the row and has logits too.
         own: Tensor = logits[0, -ids.shape[1] :].float()
         return own
 
-    def _batch(self, way: Way, rows: list[Row]) -> dict[str, Any]:
+    def batch(self, way: Way, rows: list[Row]) -> dict[str, Any]:
+        """Return rows as a way puts them together, on the model's device."""
         copies = [{name: np.array(ids) for name, ids in row.items()} for row in rows]
-        device = self._model.device
+        device = self.model.device
         return {name: _moved(value, device) for name, value in way.collate(copies).items()}
 
     def _together(self, way: Way, rows: list[Row]) -> list[Tensor]:
         """Return the logits of each row, NaN where none were computed."""
-        batch = self._batch(way, rows)
+        batch = self.batch(way, rows)
         del batch["labels"]
         batch.pop("shift_labels", None)
-        with self._autocast():
-            logits = self._model(**batch, **without_cache(self._model)).logits
+        with self.autocast():
+            logits = self.model(**batch, **without_cache(self.model)).logits
         width = batch["input_ids"].shape[1]
         if way.is_flat:
             flat = torch.full((width, logits.shape[-1]), torch.nan, device=logits.device)
@@ -290,28 +268,68 @@ class _Probe:
         logits = logits[:, -width:].float()
         return [one[: len(row["input_ids"])] for one, row in zip(logits, rows, strict=True)]
 
-    def _expected_loss(self) -> float:
-        """Return the sum over the tokens that are learned, through `ITEMS`, of rows alone."""
-        losses = map(_losses, self._rows, self._alone)
-        return float(torch.cat(list(losses)).sum() / ITEMS)
-
     def _refuse_what_is_not_causal(self) -> None:
-        row, limit = self._alone[0], self._limit * (MOVED if self._exact else 1)
-        if self._distance(row[:-1], self._of_one(self._ends[0])[:-1]) > limit:
-            if self._distance(row, self._of_one(self._rows[0])) > limit:
+        row, limit = self.alone[0], self.limit * (MOVED if self.is_exact else 1)
+        if self.distance(row[:-1], self.of_one(self._ends[0])[:-1]) > limit:
+            if self.distance(row, self.of_one(self.rows[0])) > limit:
                 raise ConfigError(
-                    f"training.model: {name_of(self._model)} computes something else of the same row "
+                    f"training.model: {name_of(self.model)} computes something else of the same row "
                     "each time.",
                     "Choose another model, or take out of its config.json what draws random numbers.",
                 )
             raise ConfigError(
-                f"training.model: in {name_of(self._model)} a token sees those that come "
+                f"training.model: in {name_of(self.model)} a token sees those that come "
                 "after it, so it learns to copy and not to predict.",
                 "Choose a causal model; of an encoder set is_decoder: true in its config.json.",
             )
 
 
-def _losses(row: Row, logits: Tensor) -> Tensor:
+def computes_exactly(
+    model: PreTrainedModel, autocast: Callable[[], AbstractContextManager[Any]]
+) -> bool:
+    """Whether all is computed in float32; a GPU may take fewer bits for it than it says."""
+    device = model.device.type
+    with autocast():
+        mixed = torch.is_autocast_enabled(device)
+    halves = (p.is_floating_point() and p.dtype is not torch.float32 for p in model.parameters())
+    is_quantised = getattr(model, "hf_quantizer", None) is not None
+    return device == "cpu" and not mixed and not is_quantised and not any(halves)
+
+
+def refuse_without_gradient(model: PreTrainedModel, ids: list[int]) -> None:
+    """Refuse a model whose layers hide from PyTorch what they compute by, as reversible ones do.
+
+    Raises:
+        ConfigError: no gradient comes to what is trained.
+    """
+    with torch.enable_grad():
+        row = torch.tensor([ids], device=model.device)
+        logits = model(input_ids=row, **without_cache(model)).logits
+    if not logits.requires_grad:
+        raise ConfigError(
+            f"training.peft: in {name_of(model)} no gradient comes to the adapters, so that they "
+            "would learn nothing.",
+            "Set peft: null to train all weights, or choose another model.",
+        )
+
+
+def own_loss_fault(probe: Probe, way: Way) -> str | None:
+    """Return why a model's own loss is not the sum over learned tokens through `ITEMS`, or None."""
+    model, batch = probe.model, probe.batch(way, probe.rows)
+    try:
+        with probe.autocast():
+            out = model(**batch, **without_cache(model), num_items_in_batch=ITEMS)
+        loss = float(out.loss) - float(own_router_loss(model, out))
+    except Exception as error:  # noqa: BLE001 - what a model does not take, it does not take
+        return why_not(error)
+    losses = map(losses_of, probe.rows, probe.alone)
+    expected = float(torch.cat(list(losses)).sum() / ITEMS)
+    if not abs(loss - expected) <= probe.limit / 2 * expected:
+        return f"the model's is {loss:.5g} instead of {expected:.5g}"
+    return None
+
+
+def losses_of(row: Row, logits: Tensor) -> Tensor:
     """Return the loss of each token but the first, 0 where nothing is to be learned."""
     following = torch.tensor(row["labels"][1:], device=logits.device)
     return torch.nn.functional.cross_entropy(
@@ -354,6 +372,13 @@ def _failing(model: PreTrainedModel, error: Exception) -> Exception:
         remedy = "Choose another model."
     what = f"training.model: {name_of(model)} cannot compute a row by itself: {_first_line(error)}."
     return ConfigError(what, remedy)
+
+
+def why_not(error: Exception) -> str:
+    """Return what a model says of something that it does not take; memory that ran out is raised."""
+    if runs_out(error):
+        raise error
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, Trainer
 
+    from trainer.contract.job_directory import JobDirectory
     from trainer.engine.job_trainer import TrainingRun
+    from trainer.methods.proof import Fault
 
 PADDED = "padded"
 PROBED = 3
 """Rows of the data that the proof takes."""
+NOTE, ANSWERS_NOTE = "proof.json", "answers_proof.json"
+"""Of how rows are laid out, and of how answers are written."""
 LIBRARIES = ("torch", "transformers", "peft", "trl")
 
 
@@ -64,7 +68,7 @@ def chosen(
     trainer: Trainer,
     ways: Sequence[Way],
     documents: Sequence[Sequence[int]],
-    fused: dict[str, Any] | None = None,
+    fault_of: Fault | None = None,
 ) -> tuple[Way, Proof]:
     """Return the first way that is proven on the trainer's model, which is made ready for it.
 
@@ -75,15 +79,14 @@ def chosen(
         trainer: it has the model in its place.
         ways: from the fastest to the safest.
         documents: token ids of some rows of the data.
-        fused: see `first_proven`.
+        fault_of: see `first_proven`.
 
     Raises:
         ConfigError: none is right.
     """
     if run.config.parallelism != "ddp":
         proof = Proof(ways[0].name, 0.0)
-        if own_rank().is_first:
-            print(f"rows of a batch: {proof.name}, not proven on a model that is split", flush=True)  # noqa: T201 - standard output is the job's log
+        say_unproven(proof.name)
     else:
         prove = partial(
             first_proven,
@@ -92,17 +95,47 @@ def chosen(
             documents,
             longest=run.config.max_length,
             autocast=trainer.accelerator.autocast,
-            fused=fused,
+            fault_of=fault_of,
         )
-        proof = of_first(partial(_remembered, run, _key(run, trainer, ways), prove))
+        proof = proven(run, trainer, [way.name for way in ways], prove)
     way = next(way for way in ways if way.name == proof.name)
     way.prepare()
     return way, proof
 
 
-def _remembered(run: TrainingRun, key: str, prove: Callable[[], Proof]) -> Proof:
-    """Prove, say what came of it and note it in the job directory, or read it there."""
-    note = run.directory.cache / "proof.json"
+def say_unproven(name: str) -> None:
+    """Say that a way is taken for a model that is split only later, and cannot be tried."""
+    if own_rank().is_first:
+        print(f"rows of a batch: {name}, not proven on a model that is split", flush=True)  # noqa: T201 - standard output is the job's log
+
+
+def proven(
+    run: TrainingRun,
+    trainer: Trainer,
+    names: Sequence[str],
+    prove: Callable[[], Proof],
+    note: str = NOTE,
+) -> Proof:
+    """Prove in the first process, say what came of it and note it in the job directory.
+
+    What is noted there already is read instead: a proof takes less than a step, so that it need not
+    be shared between jobs, and what it holds for is a machine's affair.
+
+    Args:
+        run: its inputs.
+        trainer: it has the model in its place.
+        names: of the ways among which `prove` chooses.
+        prove: returns what came of it, or raises `Refuted`.
+        note: the file's name.
+
+    Raises:
+        ConfigError: no way is right.
+    """
+    return of_first(partial(_remembered, run, _key(run, trainer, names), prove, note))
+
+
+def _remembered(run: TrainingRun, key: str, prove: Callable[[], Proof], name: str) -> Proof:
+    note = run.directory.cache / name
     known = read_json(note) or {}
     if known.get("key") == key:
         proof = Proof(**known["proof"])
@@ -121,14 +154,22 @@ def _remembered(run: TrainingRun, key: str, prove: Callable[[], Proof]) -> Proof
     return proof
 
 
-def _key(run: TrainingRun, trainer: Trainer, ways: Sequence[Way]) -> str:
+def proofs_in(directory: JobDirectory) -> list[Proof]:
+    """Return what a job directory holds of what was proven."""
+    notes = (read_json(directory.cache / name) for name in (NOTE, ANSWERS_NOTE))
+    return [Proof(**note["proof"]) for note in notes if note]
+
+
+def _key(run: TrainingRun, trainer: Trainer, names: Sequence[str]) -> str:
     """Return what a proof holds for, as a hash: the weights do not matter."""
     model: Any = run.model
     facts = {
         "model": [type(model).__name__, model.config.to_json_string(use_diff=False)],
+        # Of the config's text it is no part.
+        "attention": str(model.config._attn_implementation),
         "adapters": str(getattr(model, "peft_config", None)),
         "method": run.config.method,
-        "ways": [way.name for way in ways],
+        "ways": list(names),
         "precision": [str(model.dtype), str(trainer.accelerator.mixed_precision)],
         "device": model.device.type,
         "longest": run.config.max_length,

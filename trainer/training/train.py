@@ -124,7 +124,7 @@ def _train(
     directory: JobDirectory, config: TrainingConfig, control_reader: ControlReader
 ) -> JobState:
     """Do everything that needs torch, and all processes where there are several."""
-    run, data, usage = _prepare(directory, config)
+    run, data, usage = prepare(directory, config)
     config = config.model_copy(update=found_in_rows(run.config))
     trainer, obedience, evaluation = _assemble(run, control_reader)
     trainer.add_callback(usage)
@@ -206,17 +206,17 @@ def read_config(directory: JobDirectory) -> TrainingConfig:
     return validated(TrainingConfig, job.get("config"), str(directory.job))
 
 
-def _prepare(
+def prepare(
     directory: JobDirectory, config: TrainingConfig
 ) -> tuple[TrainingRun, dict[str, Any], Usage]:
     """Load model and tokenizer, tokenise the data, predict the memory; this imports torch."""
     _say("loading libraries")
     # It warns about kernels that are not used here.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from trainer.data.picture import first_row
     from trainer.data.tokenization import prepare_datasets
     from trainer.engine.job_trainer import TrainingRun
     from trainer.engine.memory_prediction import predicted
+    from trainer.training.first_row import tell_first_row
     from trainer.training.usage import Usage
 
     directory.cache.mkdir(exist_ok=True)
@@ -236,8 +236,7 @@ def _prepare(
         _tell_rows(directory, config, data.facts)
         for line in limits:
             _say(f"warning: {line}")
-        if row := first_row(tokenizer, data.train[0]):
-            _say(f"the first row, «learned»: {row}")
+        tell_first_row(directory, tokenizer, data.train[0])
     [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only
     # Free memory differs from process to process, but all must decide alike.
     decided, memory = of_first(

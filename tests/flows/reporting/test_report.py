@@ -223,6 +223,47 @@ def test_what_a_machine_writes_besides_numbers_does_not_reach_the_report(run):
     assert "script" not in as_markdown(job, report)
 
 
+def note_first_row(run: RunFolder, row: Any) -> None:
+    record = {"at": "2026-01-01T10:00:00+00:00", "step": None, "kind": "first_row"}
+    line = json.dumps({**record, "message": "the first row", "facts": {"row": row}})
+    run.events.write_text(f"{line}\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a | b\\n# no heading\\n<script>alert(1)</script> ![x](http://evil.example/x.png) «it is»",
+        "```python\\nprint()\\n``` and ````` five «`«``»` ~~~ <b>»",
+        "`" * 300,
+        "👩\u200d💻 «naïve» 漢字 **bold** [link](javascript:alert(1)) </code></pre>",
+        "a\u202eb\x1b[31m c «d»",
+        "x" * 599 + "…",
+        "   ",
+    ],
+)
+def test_the_first_row_is_shown_as_it_is_and_nothing_in_it_is_markdown(run, row):
+    from markdown_it import MarkdownIt
+
+    note_first_row(run, row)
+
+    markdown = as_markdown(job_of(), make_report(job_of(), run, Path("/out"), MANIFEST, STEPS))
+
+    blocks = [t for t in MarkdownIt("commonmark").parse(markdown) if t.type == "fence"]
+    shown = [block.content for block in blocks if block.info == "text"]
+    harmless = "".join(c if c.isprintable() or c == "\u200d" else " " for c in row).strip()
+    assert [text.replace("\n", "") for text in shown] == ([harmless] if harmless else [])
+    assert all(len(line) <= 100 for text in shown for line in text.splitlines())
+    page = MarkdownIt("commonmark").render(markdown)
+    assert not re.findall("<script|<b>|<img[^>]*evil|href=.javascript|<h1>no heading", page)
+
+
+@pytest.mark.parametrize("row", [None, 7, ["a"], {"a": "b"}])
+def test_a_first_row_that_is_no_text_is_left_out(run, row):
+    note_first_row(run, row)
+
+    assert make_report(job_of(), run, Path("/out"), MANIFEST, STEPS)["first_row"] is None
+
+
 def test_the_report_is_json_with_the_job_and_every_number_in_full(run):
     job = job_of()
 

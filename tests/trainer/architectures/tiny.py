@@ -56,6 +56,15 @@ SIZES: dict[str, Any] = {name: size for size, names in SAME.items() for name in 
 
 GEMMA4 = {"global_head_dim": 8, "num_kv_shared_layers": 0}
 HYBRID = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
+QWEN = {"layer_types": ["linear_attention", "full_attention"]}
+"""Four layers would be needed for one that attends, which no model lacks."""
+INDEXER = {
+    "indexer_n_heads": 4,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 64,
+    "indexer_compress_ratio": 4,
+}
 ZAMBA = {"num_hidden_layers": 4, "layers_block_type": HYBRID, "num_key_value_heads": 4}
 OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
@@ -102,6 +111,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 8},
     "nemotron": {"num_key_value_heads": 2},
     "phimoe": {"sliding_window": 16},
+    **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next"), QWEN),
+    "qwen4_exp_text": QWEN | INDEXER,
     "reformer": {"axial_pos_embds": False},
     "xlnet": {"d_inner": 48, "max_position_embeddings": None},
     "xlstm": {"v_head_dim": None, "head_dim": None},
@@ -126,7 +137,7 @@ ASSISTANT = {
     }
 }
 SMALL_EYES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
-NEEDED = {"gemma4_assistant": ASSISTANT}
+NEEDED = {"gemma4_assistant": ASSISTANT, "moshi": {"audio_vocab_size": VOCABULARY}}
 """What a config cannot be made without: its own defaults are refused."""
 PARTS = (
     *("text_config", "text", "decoder"),

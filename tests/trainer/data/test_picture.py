@@ -86,4 +86,6 @@ def test_the_first_row_of_a_run_fits_into_one_line(base_model):
 
     assert first_row(tokenizer, row, 100) == "model\\n«loss»"
     assert first_row(tokenizer, {"prompt_ids": asked, "chosen_ids": said}, 8) == "model\\n…"
-    assert first_row(tokenizer, {"prompt": "model"}, 100) is None
+    assert first_row(tokenizer, {"prompt": "model\n"}, 100) == "model\\n"
+    chat = [{"role": "user", "content": "model"}]
+    assert first_row(tokenizer, {"prompt": chat}, 100).count("model") == 1

@@ -89,3 +89,21 @@ def test_every_adapter_of_a_model_with_eyes_learns_from_texts(kind, targets):
     trained = {n: p.grad for n, p in adapted.named_parameters() if p.requires_grad}
     assert trained
     assert [name for name, gradient in trained.items() if gradient is None] == []
+
+
+def test_adapters_that_peft_would_lose_on_loading_are_refused(make_job, tmp_path):
+    """It renames the weights of Laguna's shared experts as if they were an older checkpoint's."""
+    from trainer.engine.model import load_model
+    from trainer.training.train import read_config
+
+    model = str(tiny_model_folder(tmp_path / "model", "laguna"))
+    lost = [f"shared_experts.{name}_proj" for name in ("down", "gate", "up")]
+
+    with pytest.raises(ConfigError, match=r"loses the adapters of shared_exp") as refused:
+        load_model(read_config(make_job(tmp_path / "all", model=model, peft={}).directory))
+
+    assert f"peft: {{exclude_modules: [{', '.join(lost)}]}}" in refused.value.suggestion
+    job = make_job(tmp_path / "others", model=model, peft={"exclude_modules": lost})
+    names = [name for name, _ in load_model(read_config(job.directory)).named_parameters()]
+    assert not [name for name in names if "shared_experts" in name and "lora" in name]
+    assert [name for name in names if "g_proj.lora_A" in name]

@@ -79,3 +79,20 @@ def test_a_loss_that_teaches_to_copy_is_known():
 def test_a_model_that_sees_what_comes_later_is_refused():
     with pytest.raises(ConfigError, match=r"RobertaForCausalLM a token sees those that come after"):
         proof_of("roberta", is_decoder=False)
+
+
+def test_a_model_whose_layers_hide_their_adapters_from_gradients_is_refused():
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from tests.trainer.architectures.tiny import tiny_config
+    from trainer.engine.deprecations import deprecations_allowed
+    from trainer.methods.proof import refuse_without_gradient
+
+    model = AutoModelForCausalLM.from_config(tiny_config("reformer"))
+    refuse_without_gradient(model, [1, 2, 3])
+    with deprecations_allowed():
+        adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules="all-linear"))
+
+    with pytest.raises(ConfigError, match=r"ReformerModelWithLMHead no gradient comes to the ad"):
+        refuse_without_gradient(adapted, [1, 2, 3])

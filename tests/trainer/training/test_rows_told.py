@@ -36,6 +36,10 @@ def test_dropped_rows_are_told_wherever_a_person_looks(tmp_path, make_job, capsy
     assert "3 of 4" in warning
     assert any(line.endswith("parameters on 1 rows") for line in log)
     assert [e.message for e in job.events if e.kind == Kind.ROWS_DROPPED] == [LINE]
+    [first] = [event for event in job.events if event.kind == Kind.FIRST_ROW]
+    assert first.message in log
+    assert "a model" in first.facts["row"]
+    assert "«a token" in first.facts["row"]
     manifest = json.loads((job.directory.output / "MANIFEST.json").read_text())
     assert manifest["data"]["why"] == {"nothing to learn within max_length": 3}
     assert "3 of 4 rows were dropped" in (job.directory.output / "README.md").read_text()

@@ -8,6 +8,8 @@ import torch
 from transformers import GenerationConfig
 
 from trainer.data.texts import begin, leading_tokens, tokens_of
+from trainer.methods.aligned import Aligned
+from trainer.methods.proof import without_cache
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +20,7 @@ def prompt_tokens(
     prompts: list[Any], tokenizer: PreTrainedTokenizerBase, device: Any
 ) -> tuple[Tensor, Tensor]:
     """Return token ids and mask of prompts, padded on the left, of shape (batch, length)."""
-    ids = [_tokens(prompt, tokenizer) for prompt in prompts]
+    ids = [tokens_of_prompt(prompt, tokenizer) for prompt in prompts]
     width = max(map(len, ids))
     # On the left, so that all answers begin in the same column.
     padded = [[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]
@@ -26,7 +28,8 @@ def prompt_tokens(
     return torch.tensor(padded, device=device), torch.tensor(mask, device=device)
 
 
-def _tokens(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def tokens_of_prompt(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token ids of a text, or of a chat to its answer's begin."""
     if isinstance(prompt, str):
         ids = tokens_of(tokenizer, [prompt])["input_ids"][0]
         return begin(ids, leading_tokens(tokenizer))
@@ -43,6 +46,7 @@ def generate(
     *,
     max_new_tokens: int,
     temperature: float,
+    cached: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the answers, their masks, and which of them came to an end.
 
@@ -52,6 +56,7 @@ def generate(
         prompts: token ids and mask, of shape (batch, length).
         max_new_tokens: the longest answer.
         temperature: of the softmax that tokens are drawn from.
+        cached: whether a cache holds what was computed of earlier tokens.
     """
     ids, mask = prompts
     ends = _end_tokens(model, tokenizer)
@@ -66,6 +71,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=ends,
+        use_cache=cached,
     )
     sequences = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     answers = sequences[:, ids.shape[1] :]
@@ -76,17 +82,20 @@ def generate(
 
 
 def together(
-    parts: list[tuple[Tensor, Tensor, Tensor]], padding: int
+    parts: list[tuple[list[int], tuple[Tensor, Tensor, Tensor]]], padding: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `generate` returned for parts of the prompts as one, padded at the end."""
-    answers, masks, has_end = zip(*parts, strict=True)
+    """Return what `generate` returned for some rows each, by their numbers, padded at the end."""
+    answers, masks, has_end = zip(*(made for _, made in parts), strict=True)
     length = max(part.shape[1] for part in answers)
+    rows = torch.tensor([row for numbers, _ in parts for row in numbers])
+    order = rows.argsort().to(answers[0].device)
 
     def padded(tensors: tuple[Tensor, ...], value: int) -> Tensor:
         pad = torch.nn.functional.pad
-        return torch.cat([pad(t, (0, length - t.shape[1]), value=value) for t in tensors])
+        every = torch.cat([pad(t, (0, length - t.shape[1]), value=value) for t in tensors])
+        return every[order]
 
-    return padded(answers, padding), padded(masks, 0), torch.cat(has_end)
+    return padded(answers, padding), padded(masks, 0), torch.cat(has_end)[order]
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -125,18 +134,17 @@ def read(
     """
     ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # padding on the left has none
+    rows = Aligned.of(ids, mask, batch["completion_ids"].shape[1])
     output = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
+        input_ids=rows.ids,
+        attention_mask=rows.mask,
         output_hidden_states=True,
-        use_cache=False,
+        **without_cache(model),
     )
-    length = batch["completion_ids"].shape[1]
     # The logits at a position are about the token after it, hence the shift by one.
-    logits = output.logits[:, -length - 1 : -1].float() / temperature
-    logps = torch.log_softmax(logits, dim=-1)
-    chosen = logps.gather(2, batch["completion_ids"].unsqueeze(2)).squeeze(2)
+    before = slice(-rows.scored - 1, -1)
+    logps = torch.log_softmax(output.logits[:, before].float() / temperature, dim=-1)
+    chosen = logps.gather(2, rows.ids[:, -rows.scored :].unsqueeze(2)).squeeze(2)
     entropies = -(logps.exp() * logps).sum(dim=-1)
-    return chosen, entropies, output.hidden_states[-1][:, -length - 1 : -1].float()
+    states = output.hidden_states[-1][:, before].float()
+    return rows.answers(chosen), rows.answers(entropies), rows.answers(states)

@@ -57,6 +57,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
     in_parts: Any
     """See `trainer.engine.smaller_parts.InParts`, which `RolloutTrainer` is."""
+    in_groups: Any
+    """See `RolloutTrainer`."""
+    answers_cached: bool
+    """See `RolloutTrainer`."""
 
     def __init__(
         self, model: Any, args: PPOConfig, reward_funcs: list[Reward], **kwargs: Any
@@ -183,19 +187,21 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
     def _answers(self, prompts: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
         ids, mask = prompt_tokens(prompts, self.processing_class, self.args.device)
 
-        def answer(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        def answer(rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+            begin = int(mask[rows].argmax(1).min())  # the longest prompt of these has no padding
             model = self.accelerator.unwrap_model(self.model)
             with only_given_samplers(model):
                 return generate(
                     model,
                     self.processing_class,
-                    (ids[rows], mask[rows]),
+                    (ids[rows, begin:], mask[rows, begin:]),
                     max_new_tokens=self.args.max_completion_length,
                     temperature=self.args.temperature,
+                    cached=self.answers_cached,
                 )
 
         answers, answer_mask, has_end = together(
-            self.in_parts(answer, len(ids)), self.processing_class.pad_token_id
+            self.in_groups(answer, mask.sum(1).tolist()), self.processing_class.pad_token_id
         )
         batch = {
             "prompt_ids": ids,
@@ -228,6 +234,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
         logps, states = zip(*self.in_parts(of, len(batch["prompt_ids"])), strict=True)
         return torch.cat(logps), torch.cat(states)
+
+    def scores(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """Return the log-likelihood of each token of an answer, as it is learned from."""
+        return self._read(model, batch)[0]
 
     def _read(self, model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         return read(model, batch, self.args.temperature)

@@ -1,0 +1,76 @@
+"""Prove how a job's rows are laid out: `python -m trainer.training.proving JOB.json` prints one JSON object.
+
+The trainer is put together as for the training, with the model's own weights, and makes no step. What
+is said is what the log of the training says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainingConfig, TrainingJob
+from trainer.config.explain import validated
+from trainer.config.methods import METHODS
+from trainer.contract.errors import OrchestratorError
+from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobDirectory
+from trainer.engine.adapters import load_adapter_settings
+from trainer.engine.trackers import hide_unused
+from trainer.training.train import ENVIRONMENT, prepare
+
+ROWS = 500  # more than a proof needs, for packing and for a rollout
+
+
+def prove(config: TrainingConfig) -> list[dict[str, Any]]:
+    """Return what was proven: of each proof its words and what it found.
+
+    Raises:
+        OrchestratorError: no way is right for the model, or the trainer cannot be put together.
+    """
+    from trainer.methods.ways import proofs_in
+
+    with tempfile.TemporaryDirectory() as folder:
+        directory = JobDirectory(folder)
+        run, _, _ = prepare(directory, _without_side_effects(config))
+        importlib.import_module(METHODS[config.method].module).build(run)
+        return [{"text": proof.in_words(), **asdict(proof)} for proof in proofs_in(directory)]
+
+
+def _without_side_effects(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings without what a proof does not need, and without code of the user's."""
+    unevaluated = config.dataset.with_each(eval_fraction=0.0, eval_path=None, eval_split=None)
+    changed: dict[str, Any] = {"dataset": unevaluated.with_at_most(ROWS)}
+    changed |= {"report_to": [], "callbacks": []}
+    if METHODS[config.method].generates:
+        # Any will do: nothing is scored.
+        changed |= {"reward_functions": ["length"], "reward_model": None}
+        changed |= {"reward_judge": None, "reward_sandbox": None}
+    if config.adapter:
+        changed["peft"] = load_adapter_settings(config)
+    return config.model_copy(update=changed)
+
+
+def main(path: str) -> int:
+    """Print what was proven, or the error as a record, of the job in a JSON file."""
+    os.environ.update({**ENVIRONMENT, **os.environ})  # before the libraries are imported
+    try:
+        with redirect_stdout(sys.stderr):  # libraries print what they like
+            found = {"proofs": prove(validated(TrainingJob, read_json(Path(path)), path).training)}
+    except OrchestratorError as error:
+        print(json.dumps(error.to_dict()))  # noqa: T201 - this is the answer
+        return 1
+    print(json.dumps(found))  # noqa: T201 - this is the answer
+    return 0
+
+
+if __name__ == "__main__":
+    hide_unused({})
+    sys.exit(main(sys.argv[1]))
