@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PLACES = ("max_position_embeddings", "n_positions", "max_seq_len")
 """What configs call the number of positions."""
+WHOLE = {"mpt"}
+"""Models that add to their attention what is made for as many positions, and no more."""
 SPARE = 8
 """Rows that a table of positions may have beside them, such as one for padding."""
 
@@ -76,6 +78,8 @@ def places_of(model: PreTrainedModel) -> int | None:
     named = _number(model.config)
     if named is None:
         return None
+    if model.config.model_type in WHOLE:
+        return named
     tokens, _ = tables_of(model)
     tables = (module for module in model.modules() if module is not tokens)
     found = [places for table in tables if (places := _places_in(table, named)) is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig
@@ -81,13 +82,15 @@ def widen(model: PreTrainedModel, vocabulary: Vocabulary, config: TrainingConfig
         ConfigError: the model takes no more rows, or there are further tokens without one.
     """
     table, _ = tables_of(model)
+    before = 0 if table is None else table.weight.shape[0]
+    if not config.new_tokens and vocabulary.rows <= before:
+        return
     if table is None:
         raise _cannot(config, "it has no table of them")
-    before = table.weight.shape[0]
     if config.new_tokens:
         _refuse_unnamed(vocabulary, before, config)
+    _refuse_other_tables(model, before, config)
     if vocabulary.rows > before:
-        _refuse_other_tables(model, before, config)
         try:
             model.resize_token_embeddings(vocabulary.rows, mean_resizing=False)
         except UNFIT as error:
@@ -195,11 +198,14 @@ def _refuse_unnamed(vocabulary: Vocabulary, rows: int, config: TrainingConfig) -
 
 
 def _refuse_other_tables(model: PreTrainedModel, rows: int, config: TrainingConfig) -> None:
-    from torch import nn
-
-    for name, layer in model.named_modules():
-        own = layer is model.get_input_embeddings() or layer is model.get_output_embeddings()
-        if isinstance(layer, nn.Embedding) and layer.num_embeddings == rows and not own:
+    """Refuse a model that looks tokens up elsewhere too, such as the experts that each is sent to."""
+    tables = [layer.weight for layer in tables_of(model) if layer is not None]
+    biases = [layer.bias for layer in tables_of(model) if getattr(layer, "bias", None) is not None]
+    own = {id(tensor) for tensor in [*tables, *biases]}
+    if any(len(table) != rows for table in tables):
+        raise _cannot(config, "its head has other rows than its embedding")
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if tensor.ndim and len(tensor) == rows and id(tensor) not in own:
             raise _cannot(config, f"it has a second table of its tokens, {name}")
 
 

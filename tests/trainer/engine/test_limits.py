@@ -68,6 +68,7 @@ def test_a_model_that_computes_its_positions_is_trained_beyond_them_with_a_warni
         ("bert", 512),
         ("gptj", 512),
         ("biogpt", 512),
+        ("mpt", 512),
         ("llama", None),
         ("gpt_neox", None),
         ("bloom", None),

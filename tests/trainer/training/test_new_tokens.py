@@ -360,3 +360,32 @@ def test_layers_that_would_be_parted_are_refused(settings, words, tmp_path, make
     with pytest.raises(ConfigError, match=words) as caught:
         job.train()
     assert "new_tokens" in caught.value.suggestion
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("gptj", "its head is more than a product with its weights"),  # it has a bias
+        ("gemma3n_text", r"it has a second table of its tokens, model\.embed_tokens_per_layer\."),
+        ("deepseek_v4", r"it has a second table of its tokens, .*gate"),
+    ],
+)
+def test_a_model_that_would_compute_something_else_is_refused(kind, words):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from tests.trainer.architectures.tiny import tiny_config
+    from trainer.engine.adapters import add_adapters
+    from trainer.engine.vocabulary import extend, widen
+
+    config = TrainingConfig(model=kind, dataset="d", new_tokens=[NEW])
+    vocabulary = extend(AutoTokenizer.from_pretrained(TINY_LLAMA), [NEW])
+
+    def adapt():
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(tiny_config(kind))
+            widen(model, vocabulary, config)
+            add_adapters(model, config, vocabulary.named)
+
+    with pytest.raises(ConfigError, match=words):
+        adapt()
