@@ -170,7 +170,7 @@ class DatasetConfig(SourceConfig):
     def each(self) -> list[DatasetConfig]:
         """Return the data sets, each as if it were the only one."""
         alone = [source.model_dump(exclude=set(OF_MIXES)) for source in self.sources]
-        return [DatasetConfig(**each) for each in alone] or [self]
+        return [DatasetConfig(**each, streaming=self.streaming) for each in alone] or [self]
 
     def named(self) -> list[tuple[str, DatasetConfig]]:
         """Return `each` with its name; one alone has an empty one."""
@@ -243,14 +243,16 @@ class DatasetConfig(SourceConfig):
                     "it, or give a list of them"
                 )
             return self
-        if self.streaming:
-            raise ValueError("streaming is for one data set: several are mixed as a whole")
+        if self.streaming and any(source.share is None for source in self.sources):
+            raise ValueError(
+                "streaming: how many rows each of several data sets has is not known: give all a share"
+            )
         # Compared with the defaults: a job that was written out again gives every field.
         fields = type(self).model_fields
         given = [
             name
             for name in fields
-            if name != "sources"
+            if name not in {"sources", "streaming"}
             and getattr(self, name) != fields[name].get_default(call_default_factory=True)
         ]
         if given:

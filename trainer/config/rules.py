@@ -110,9 +110,9 @@ def check_streaming(config: TrainingFields) -> None:
             "dataset.streaming: how many rows there are is not known before they are read, so "
             "num_train_epochs says nothing: set max_steps"
         )
-    if dataset.eval_fraction:
+    if fraction := max(source.eval_fraction for source in dataset.each()):
         raise ValueError(
-            f"dataset.eval_fraction = {dataset.eval_fraction}: a part of a stream cannot be drawn: name "
+            f"dataset.eval_fraction = {fraction}: a part of a stream cannot be drawn: name "
             "the rows to evaluate on in eval_path or eval_split"
         )
     for name, value in (("train_sampling_strategy", "random"), ("precompute_ref_log_probs", False)):

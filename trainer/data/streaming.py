@@ -77,7 +77,6 @@ class Streamed(Stream):
         self._source, self._config, self._tokenizer = source, config, tokenizer
         self._length = length
         self.piece = PIECE
-        """Rows that can be learned from in a piece; the last of a pass has fewer."""
         self._sha256 = source.sha256()
         self._format: str | None = None
         self._process = os.getpid()
@@ -112,7 +111,18 @@ class Streamed(Stream):
         self._pieces = {number: rows.with_format(name) for number, rows in self._pieces.items()}
         return self
 
-    def packed_by(self, pack: Callable[[Dataset], Dataset]) -> None:
+    def weigh(self) -> None:
+        """Keep the column of weights, whether these rows have any or not: others of a mix do."""
+        if not self._is_weighted:
+            self._is_weighted, self.head = True, self._first[0]
+            self.packed_by(self.pack)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows have a column of weights."""
+        return self._is_weighted
+
+    def packed_by(self, pack: Callable[[Dataset], Dataset] | None) -> None:
         """Pack the rows of every piece from now on; before the first is trained on."""
         self.pack, self._pieces = pack, {}
         self._starts, self._tallies = self._starts[:1], []

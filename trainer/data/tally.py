@@ -145,7 +145,9 @@ def told_at_start(facts: Mapping[str, Any], max_length: int) -> list[str]:
 def mix_told(facts: Mapping[str, Any]) -> list[str]:
     """Return a line for each of several data sets: what an epoch has of it, and of how many rows."""
     return [
-        f"{source['name']}: {source['share']:.1%} of an epoch, {number(source['epoch_rows'])} rows of "
+        f"{source['name']}: {source['share']:.1%} of the rows, as they come"
+        if "epoch_rows" not in source
+        else f"{source['name']}: {source['share']:.1%} of an epoch, {number(source['epoch_rows'])} rows of "
         f"{number(source['train_rows'])}{_often(source['epoch_rows'] / source['train_rows'])}"
         for source in facts.get("sources", ())
     ]

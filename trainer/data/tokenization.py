@@ -25,6 +25,7 @@ from trainer.contract.world import own_rank
 from trainer.data.encoding import RowEncoder, in_batches, limit_of, with_same_columns
 from trainer.data.endings import turn_end
 from trainer.data.formatting import formatting_key
+from trainer.data.mixed_stream import MixedStream
 from trainer.data.mixing import mixed_order, rows_of_epoch
 from trainer.data.problems import naming
 from trainer.data.reading import Source, open_evaluation, open_training
@@ -33,6 +34,7 @@ from trainer.data.tally import LEFT_OUT, Tally, merged, reasons
 from trainer.data.templates import ensure_chat_template, is_default
 from trainer.data.validation import CheckedReading
 from trainer.data.weights import WEIGHT
+from trainer.engine.stream import Stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +54,7 @@ class PreparedData:
     hold.
     """
 
-    train: Dataset | Streamed
+    train: Dataset | Stream
     eval: Dataset | DatasetDict | None
     """Of several data sets, those to evaluate on by their names."""
     facts: dict[str, Any]
@@ -66,7 +68,7 @@ class PreparedData:
 class PreparedSource:
     """One data set as tokens."""
 
-    train: Dataset
+    train: Dataset | Streamed
     eval: Dataset | None
     tally: Tally
     evaluation: Tally | None
@@ -98,8 +100,6 @@ def prepare_datasets(
     """
     _check_tokenizer(tokenizer, config)
     cache.mkdir(parents=True, exist_ok=True)
-    if config.dataset.streaming:
-        return _streamed(config, tokenizer, cache)
     parts = []
     for name, dataset in config.dataset.named():
         with naming(name):
@@ -110,7 +110,12 @@ def prepare_datasets(
         train, held_out, facts = _mixed(parts, config)
     # Where rows are held out the loss is that of the tokens as they are.
     held_out = held_out and _unweighted(held_out, config)
-    train = train if facts["weighted"] else _unweighted(train, config)
+    if isinstance(train, Stream):
+        # The longest row is still to come, perhaps, and one with the last of all tokens.
+        facts |= {"longest": config.max_length, "highest": max(tokenizer.get_vocab().values())}
+        facts["streamed_pieces_of"] = train.piece
+    elif not facts["weighted"]:
+        train = _unweighted(train, config)
     return PreparedData(train, held_out, facts | _of_template(facts, config, tokenizer))
 
 
@@ -131,48 +136,38 @@ def _of_template(
     return found
 
 
-def _streamed(
-    config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path
-) -> PreparedData:
-    """Return rows that are tokenised as training comes to them; those to evaluate on are now."""
-    if config.method != "cpt":
-        ensure_chat_template(tokenizer)
-    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    length = config.max_steps * batch * own_rank().world_size
-    train = Streamed(open_training(config.dataset), config, tokenizer, length)
-    facts = _facts(train.tally) | {"train_rows": length, "eval_rows": 0}
-    # The longest row is still to come, perhaps, and one with the last of all tokens.
-    facts |= {"longest": config.max_length, "highest": max(tokenizer.get_vocab().values())}
-    facts |= {"streamed_pieces_of": train.piece}
-    held_out = None
-    if config.dataset.has_evaluation:
-        source = open_evaluation(config.dataset)
-        held_out, of_eval = _tokenised(source, config, tokenizer, cache)
-        facts |= {"eval_rows": len(held_out), "evaluation": _facts(of_eval)}
-        held_out = _unweighted(held_out, config)
-    return PreparedData(train, held_out, facts | _of_template(facts, config, tokenizer))
-
-
 def _part(
     config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> PreparedSource:
-    train, tally = _tokenised(open_training(config.dataset), config, tokenizer, cache)
+    source = open_training(config.dataset)
+    train: Dataset | Streamed
+    if config.dataset.streaming:
+        if config.method != "cpt":
+            ensure_chat_template(tokenizer)
+        train = Streamed(source, config, tokenizer, _rows_taken(config))
+        tally = train.tally
+    else:
+        train, tally = _tokenised(source, config, tokenizer, cache)
     held_out, of_eval = None, None
     if config.dataset.has_evaluation:
         source = open_evaluation(config.dataset)
         held_out, of_eval = _tokenised(source, config, tokenizer, cache)
-    elif config.dataset.eval_fraction:
+    elif config.dataset.eval_fraction and isinstance(train, Dataset):
         train, held_out = _split(train, config.dataset.eval_fraction, config.seed)
     return PreparedSource(train, held_out, tally, of_eval)
 
 
+def _rows_taken(config: TrainingConfig) -> int:
+    """Return how many rows a training takes from a stream, of all processes together."""
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    return config.max_steps * batch * own_rank().world_size
+
+
 def _mixed(
     parts: list[PreparedSource], config: TrainingConfig
-) -> tuple[Dataset, DatasetDict | None, dict[str, Any]]:
-    """Return the rows of an epoch, those to evaluate on by their names, and the facts of all."""
-    sizes = [len(part.train) for part in parts]
-    counts = rows_of_epoch(sizes, config.dataset.sources)
-    train = _joined([part.train for part in parts]).select(mixed_order(sizes, counts, config.seed))
+) -> tuple[Dataset | MixedStream, DatasetDict | None, dict[str, Any]]:
+    """Return the rows to train on, those to evaluate on by their names, and the facts of all."""
+    train, of_each = _mixed_rows(parts, config)
     names = config.dataset.names()
     held_out = {name: part.eval for name, part in zip(names, parts, strict=True) if part.eval}
     facts = _facts(merged([part.tally for part in parts]))
@@ -180,10 +175,26 @@ def _mixed(
         facts["evaluation"] = _facts(merged(apart))
     facts |= {"train_rows": len(train), "eval_rows": sum(map(len, held_out.values()))}
     facts["sources"] = [
-        {"name": name, **part.facts, "epoch_rows": count, "share": count / len(train)}
-        for name, part, count in zip(names, parts, counts, strict=True)
+        {"name": name, **part.facts, **own}
+        for name, part, own in zip(names, parts, of_each, strict=True)
     ]
     return train, DatasetDict(held_out) or None, facts
+
+
+def _mixed_rows(
+    parts: list[PreparedSource], config: TrainingConfig
+) -> tuple[Dataset | MixedStream, list[dict[str, Any]]]:
+    """Return the rows of an epoch, or of a whole stream, and which part of them is whose."""
+    streams = [part.train for part in parts if isinstance(part.train, Streamed)]
+    if streams:
+        shares = [source.share or 0.0 for source in config.dataset.sources]
+        mixed = MixedStream(streams, shares, _rows_taken(config), config.seed)
+        return mixed, [{"share": s, "train_rows": round(s * len(mixed))} for s in shares]
+    rows = [part.train for part in parts if isinstance(part.train, Dataset)]
+    sizes = [len(each) for each in rows]
+    counts = rows_of_epoch(sizes, config.dataset.sources)
+    train = _joined(rows).select(mixed_order(sizes, counts, config.seed))
+    return train, [{"epoch_rows": count, "share": count / len(train)} for count in counts]
 
 
 def _joined(rows: list[Dataset]) -> Dataset:

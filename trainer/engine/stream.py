@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import Dataset as TorchDataset
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from datasets import Dataset
 
 STREAM = "stream.json"
@@ -19,9 +21,19 @@ class Stream(TorchDataset[dict[str, Any]]):
 
     head: Dataset
     """Some of the first rows, before they are packed."""
+    piece: int
+    """Rows that can be learned from within which they are shuffled; the last piece of a pass has fewer."""
 
     @abstractmethod
     def __len__(self) -> int: ...
+
+    @abstractmethod
+    def with_format(self, name: str | None) -> Stream:
+        """Let rows have their columns as arrays; see `Dataset.with_format`."""
+
+    @abstractmethod
+    def packed_by(self, pack: Callable[[Dataset], Dataset]) -> None:
+        """Pack rows from now on; before the first is trained on."""
 
     @property
     def column_names(self) -> list[str]:

@@ -18,10 +18,10 @@ from trl import pack_dataset
 
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
-from trainer.data.streaming import Streamed
 from trainer.data.weights import WEIGHT
 from trainer.engine.attention import Isolation, isolation_of, without_adapters
 from trainer.engine.job_trainer import TrainingRun
+from trainer.engine.stream import Stream
 from trainer.methods.assembly import assemble
 from trainer.methods.lean import LeanSFTTrainer
 from trainer.methods.proof import name_of
@@ -59,7 +59,7 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
             dataset_kwargs={"skip_prepare_dataset": not packing},
         ),
     )
-    if packing and isinstance(run.train_dataset, Streamed):
+    if packing and isinstance(run.train_dataset, Stream):
         run.train_dataset.packed_by(partial(_packed, trainer.args))
     elif packing and weighted:  # TRL has left the weights out
         trainer.train_dataset = _packed(trainer.args, run.train_dataset)

@@ -95,8 +95,6 @@ def _dataset(subject: Subject) -> Finding:
         f"{report.rows:,} row{'' if report.rows == 1 else 's'}, format {report.format}, {report.bytes / 1e6:.2f} MB, "
         f"{report.mean_characters:.0f} characters a row, {bad}"
     )
-    if config.dataset.streaming:
-        text = f"a stream; of its first rows {text}; the others are checked as they are read"
     if report.sources:
         each = zip(config.dataset.names(), report.sources, strict=True)
         text = f"{', '.join(f'{name} {one.rows:,}' for name, one in each)}; together {text}"
@@ -105,6 +103,8 @@ def _dataset(subject: Subject) -> Finding:
         check_classes(
             config, report.labels, report.evaluation.labels if report.evaluation else None
         )
+    if config.dataset.streaming:
+        text = f"a stream; of its first rows {text}; the others are checked as they are read"
     if report.evaluation:
         text += f"; {report.evaluation.rows:,} rows to evaluate on"
     evaluated = report.evaluation.files if report.evaluation else ()

@@ -14,9 +14,9 @@ from trainer.config.methods import METHODS, SEEING_MODEL
 from trainer.contract.errors import ConfigError, DataError
 from trainer.data.classes import check_classes, refuse_unknown
 from trainer.data.labelled import in_order
-from trainer.data.streaming import Streamed
 from trainer.data.turns import ONLY_TEXT
 from trainer.engine.model import class_of, load_architecture
+from trainer.engine.stream import Stream
 
 if TYPE_CHECKING:
     from trainer.data.tokenization import PreparedData
@@ -55,7 +55,7 @@ def refuse_placeholders(config: TrainingConfig, data: PreparedData) -> None:
         pa.int32(),
     )
     # Rows of a stream are seen as they are learned.
-    if isinstance(data.train, Streamed) or not len(wanted):
+    if isinstance(data.train, Stream) or not len(wanted):
         return
     for column in (name for name in data.train.column_names if name.endswith("_ids")):
         table = data.train.data.column(column)

@@ -192,7 +192,6 @@ def test_a_first_look_reads_no_more_than_it_must(make_config, write_rows, monkey
             {},
             "arguments.train_sampling_strategy = 'group_by_length' needs all rows at once",
         ),
-        ({}, {"path": "", "sources": ["a", "b"]}, "streaming is for one data set"),
     ],
 )
 def test_what_needs_all_rows_is_refused(settings, dataset, problem):
@@ -208,6 +207,7 @@ WAYS = {
     "packed": {"packing": True},
     "cpt": {"method": "cpt", "max_length": 16},
     "dpo": {"method": "dpo"},
+    "mix": {"packing": True},
 }
 
 
@@ -224,6 +224,9 @@ def test_a_job_on_a_stream_resumes_exactly(way, make_job, tmp_path, capsys):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = {"path": str(path), "eval_path": str(path), "streaming": True}
+    if way == "mix":
+        half = {"path": str(path), "eval_path": str(path), "share": 0.5}
+        settings = {"dataset": {"sources": [half, half], "streaming": True}, **settings}
     whole, job = (
         make_job(tmp_path / name, data=data, max_steps=7, learning_rate=0.01, **settings)
         for name in ("whole", "job")
