@@ -82,6 +82,15 @@ class HubSource:
         for number, value in enumerate((row for part in stored for row in part.to_pylist()), 1):
             yield Row(self.files[0], number, "row", without_nulls(value))
 
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """The names of classes by the column that holds their numbers."""
+        features = (self.dataset.features or {}).items()
+        # A datasets.ClassLabel; other features have no names.
+        return {
+            name: list(f.names) for name, f in features if isinstance(getattr(f, "names", 0), list)
+        }
+
     def sha256(self) -> str:
         """Return a hash of the dataset's own fingerprint, which names the exact revision."""
         # The library has no public name for it.

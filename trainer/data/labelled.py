@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,13 @@ def _label(value: Any, name: str) -> str:
             "name the column of the classes in dataset.columns: {label: yours}",
         )
     return label
+
+
+def name_of(value: Any, names: Sequence[str]) -> Any:
+    """Return the name of a class for its number; -1, which stands for none, becomes None."""
+    if type(value) is not int:
+        return value
+    return names[value] if 0 <= value < len(names) else None
 
 
 def in_order(labels: Any) -> list[str]:

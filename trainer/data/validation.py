@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 
 from trainer.config import DatasetConfig, TrainingConfig
+from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
 from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
 from trainer.data.judged import Judged, Preference
-from trainer.data.labelled import Labelled, in_order
+from trainer.data.labelled import Labelled, in_order, name_of
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, listed, naming
 from trainer.data.reading import Source, open_evaluation, open_training
@@ -222,11 +223,25 @@ class CheckedReading:
             self.progress(self.rows)
         self._end(first, list(missing))
 
+    def _rows(self) -> Iterator[Row]:
+        """Yield the rows; where classes are learned, with their names for the numbers of a dataset."""
+        classes = getattr(self.source, "classes", {})
+        if not (classes and METHODS[self.config.method].has_classes):
+            yield from self.source.rows()
+            return
+        for row in self.source.rows():
+            named = {
+                column: name_of(row.value[column], names)
+                for column, names in classes.items()
+                if column in row.value
+            }
+            yield row._replace(value=row.value | named)
+
     def _opened(self) -> tuple[Row, Iterator[Row]]:
         """Return the first row, whose columns show the layout, and those to read."""
         passed = self.after[0]
         counted = (lambda: None) if passed else self._leave_out
-        rows = formatted(self.source.rows(), self.config, counted)
+        rows = formatted(self._rows(), self.config, counted)
         # A source has one row at least, so this raises nothing but its own errors.
         first = next(rows, None)
         if first is None:

@@ -57,3 +57,23 @@ def test_pictures_are_not_unpacked_only_to_be_refused(streams):
 
     assert first == {"text": "a", "shot": {"bytes": b"\x89PNG and no more"}, "n": 1}
     assert second["shot"] is None
+
+
+def test_classes_of_the_hub_have_their_names(make_config):
+    import datasets
+
+    from trainer.data.validation import CheckedReading
+
+    features = {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    rows = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
+    found = datasets.Dataset.from_dict(rows, datasets.Features(features))
+    source = HubSource("o/n", "train", found)
+    dataset = {"path": "o/n", "on_bad_row": "skip"}
+
+    reading = CheckedReading(source, make_config(dataset, method="classify"))
+
+    assert [example.labels for _, example in reading] == [("yes",), ("no",)]
+    assert reading.problems == [
+        "o/n/train:row 3: label: is null; give the name or number of a class"
+    ]
+    assert [row.value["label"] for row in source.rows()] == [1, 0, -1]
