@@ -281,9 +281,10 @@ def main(wanted: list[str]) -> None:
     for kind in wanted or kinds():
         found[kind] = outcomes(kind)
         print(row(kind, found[kind]), flush=True)  # noqa: T201 - that is what it is for
-    print(f"{(time.monotonic() - began) / 60:.1f} minutes")  # noqa: T201 - as above
+    minutes = (time.monotonic() - began) / 60
+    print(f"{minutes:.1f} minutes")  # noqa: T201 - as above
     if not wanted:
-        write([row(kind, outcome) for kind, outcome in found.items()])
+        write([row(kind, outcome) for kind, outcome in found.items()], minutes)
 
 
 def row(kind: str, found: dict[str, Outcome]) -> str:
@@ -297,8 +298,8 @@ def cell(outcome: Outcome) -> str:
     return f"{outcome.state}{f': {words}' if words else ''}"
 
 
-def write(lines: list[str]) -> None:
-    """Put the table in its page."""
+def write(lines: list[str], minutes: float) -> None:
+    """Put the table in its page, with the time that it took."""
     from transformers import __version__
 
     counts = dict.fromkeys((OK, SLOWER, REFUSED, UNEXPLAINED), 0)
@@ -309,6 +310,7 @@ def write(lines: list[str]) -> None:
     summary = ", ".join(f"{count} {state}" for state, count in counts.items())
     table = ["| architecture | `sft` | `dpo` |", "| --- | --- | --- |", *lines]
     text = f"{len(lines)} architectures of transformers {__version__}, two methods each: {summary}."
+    text = f"{text} Tried one after another, in {minutes:.0f} minutes."
     PAGE.write_text("\n".join([head + MARK, "", text, "", *table, ""]))
 
 
