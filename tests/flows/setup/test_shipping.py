@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from blocks.machines.local import LocalMachine
@@ -19,6 +20,7 @@ from tests.flows.sshd import over_ssh
 from tests.waiting import PATIENCE
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError, DataError, IntegrityError, ModelNotFound
+from trainer.data.reading import open_training
 
 ROWS = b'{"text": "one"}\n{"text": "two"}\n'
 
@@ -97,6 +99,21 @@ async def test_what_trains_arrives_and_what_does_not_stays_here(base, model, row
     assert files_below(there.model) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert there.model.startswith(f"{base}/data/")
     assert [name for name in files_below(base) if name.startswith("data/.")] == []
+
+
+async def test_a_saved_dataset_arrives_as_one(base, tmp_path):
+    table = pa.table({"text": ["a", "b"]})
+    for split in ("train", "test"):
+        folder = tmp_path / "saved" / split
+        folder.mkdir(parents=True)
+        with pa.ipc.new_stream(str(folder / "data.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        (folder / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+
+    there = await ship(at_work(LocalMachine(), base), config(data=tmp_path / "saved"), print)
+
+    assert [row.value["text"] for row in open_training(there.dataset).rows()] == ["a", "b"]
 
 
 async def test_every_data_set_of_a_mix_arrives(base, rows, tmp_path):

@@ -56,8 +56,16 @@ def plain_step(job, model, rows):
         ("sft", {"padding_free": True, "per_device_train_batch_size": 5}),
         ("sft", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}),
         ("sft", {"packing": True, "per_device_train_batch_size": 2, "max_length": 64}),
-        ("sft", {"assistant_only_loss": False, "per_device_train_batch_size": 5}),
-        ("cpt", {"packing": False, "per_device_train_batch_size": 5}),
+        pytest.param(
+            "sft",
+            {"assistant_only_loss": False, "per_device_train_batch_size": 5},
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "cpt",
+            {"packing": False, "per_device_train_batch_size": 5},
+            marks=pytest.mark.thorough,
+        ),
         ("cpt", {"per_device_train_batch_size": 1, "max_length": 256}),
     ],
 )

@@ -136,6 +136,7 @@ def test_a_data_set_of_a_mix_that_has_changed_is_named(two, make_job, tmp_path):
     assert "short" not in refused.value.message
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["orpo", "kto"])
 def test_methods_that_judge_answers_have_a_loss_of_each_too(
     method, make_job, tmp_path, monkeypatch
