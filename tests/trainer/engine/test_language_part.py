@@ -80,7 +80,9 @@ def weights_in(folder):
     return load_file(file)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.thorough] * (k != "qwen2_vl")) for k in MODELS]
+)
 def test_adapters_are_put_on_the_language_part_alone_and_learn(kind, seeing, make_job, tmp_path):
     model = seeing(kind)
     job = make_job(

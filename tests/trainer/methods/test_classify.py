@@ -94,6 +94,7 @@ def test_the_lines_of_the_card_load_what_was_trained(trained, monkeypatch):
     assert all(p.dtype.is_floating_point and p.element_size() == 4 for p in heads.values())
 
 
+@pytest.mark.thorough
 def test_the_head_is_held_in_float32_beside_16_bits(tmp_path, make_job):
     from safetensors.torch import load_file
 
@@ -130,6 +131,7 @@ def test_no_batch_size_changes_what_is_measured_or_learned(tmp_path, make_job, t
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
+@pytest.mark.thorough
 def test_of_several_data_sets_each_is_measured_and_all(tmp_path, make_job):
     topics = TOPICS.read_text().splitlines()
     for name, rows in (("a", topics[:60]), ("b", topics[60:80])):
@@ -223,6 +225,7 @@ def test_an_encoder_learns_pairs_and_everything_fresh_is_saved(tmp_path, make_jo
     assert float(right.float().mean()) > 0.8
 
 
+@pytest.mark.thorough
 def test_several_classes_may_fit_a_text(tmp_path, make_job):
     draw = random.Random(0)  # noqa: S311 - no secret
     words = ["good", "bad", "red"]

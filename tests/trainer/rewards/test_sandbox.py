@@ -143,6 +143,7 @@ def _runs(pid):
         return False
 
 
+@pytest.mark.thorough
 def test_a_function_that_scores_nothing_ends_the_job(path, sandbox):
     broken = Sandbox(f"{path}:score", SandboxConfig(timeout_seconds=0.2), Counts())
     with pytest.raises(
