@@ -30,7 +30,7 @@ def model_card(summary: Summary, place: str = ".") -> str:
         summary: of the training, with names instead of paths where others will read them.
         place: from where it is loaded: this folder, or a repository of the Hub.
     """
-    config, data = summary.config, summary.data
+    config, data = _with_classes(summary), summary.data
     # All of them, defaults too: a default may change in a later version.
     settings = config.model_dump(exclude=NO_SETTINGS, exclude_none=True)
     sections = {
@@ -61,6 +61,14 @@ def model_card(summary: Summary, place: str = ".") -> str:
             "",
         ]
     )
+
+
+def _with_classes(summary: Summary) -> TrainingConfig:
+    """Return the settings with the classes that the training found, where the job named none."""
+    config, labels = summary.config, summary.made.get("labels")
+    if config.labels is not None or not isinstance(labels, list):
+        return config
+    return config.model_copy(update={"labels": [str(label) for label in labels]})
 
 
 def _confusion(made: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -258,6 +258,18 @@ def test_several_classes_may_fit_a_text(tmp_path, make_job):
         Job(tmp_path / "other", **{**again, "labels": ["red", "good", "bad"]}).train()
 
 
+def test_a_card_of_a_repository_names_the_classes_that_training_found(make_config):
+    from trainer.results.model_card import model_card
+    from trainer.results.summary import Summary
+
+    config = make_config("d.jsonl", method="classify")
+
+    card = model_card(Summary(config=config, made={"labels": ["a", "b|c"]}), place="ada/topics")
+
+    assert 'labels = ["a", "b|c"]\n' in card
+    assert "MANIFEST" not in card
+
+
 def test_rare_classes_may_count_more():
     import torch
 

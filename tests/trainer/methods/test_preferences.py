@@ -102,7 +102,10 @@ def test_the_output_is_one_adapter(trained, method):
 
     assert not [path for path in output.iterdir() if path.is_dir()]
     kind = "SequenceClassification" if method == "reward" else "CausalLM"
-    assert f"AutoPeftModelFor{kind}" in (output / "README.md").read_text()
+    head = ", num_labels=1" if method == "reward" else ""
+    assert (
+        f'AutoPeftModelFor{kind}.from_pretrained("."{head})' in (output / "README.md").read_text()
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
