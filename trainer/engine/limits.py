@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-PLACES = ("max_position_embeddings", "n_positions", "max_seq_len")
+PLACES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions")
 """What configs call the number of positions."""
 WHOLE = {"mpt"}
 """Models that add to their attention what is made for as many positions, and no more."""

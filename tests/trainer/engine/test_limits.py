@@ -69,6 +69,7 @@ def test_a_model_that_computes_its_positions_is_trained_beyond_them_with_a_warni
         ("gptj", 512),
         ("biogpt", 512),
         ("mpt", 512),
+        ("whisper", 448),
         ("llama", None),
         ("gpt_neox", None),
         ("bloom", None),

@@ -63,7 +63,7 @@ def _model(folder, *, tokens=(), resized=False, **settings):
     return folder
 
 
-@pytest.fixture(scope="module", params=["tied", "untied"])
+@pytest.fixture(scope="module", params=["tied", pytest.param("untied", marks=pytest.mark.thorough)])
 def trained(request, tmp_path_factory, make_job, base_model, untied, colours) -> Job:
     model = base_model if request.param == "tied" else untied
     job = make_job(
