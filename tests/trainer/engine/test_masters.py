@@ -73,9 +73,8 @@ def test_biases_in_their_place_and_heads_that_are_multiplied_by_are_refused(base
         loaded(base_model, method="dpo", peft={"r": 4, "modules_to_save": ["lm_head"]})
 
 
-@pytest.mark.parametrize(
-    "method", ["grpo", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("dpo", "ppo"))]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", ["dpo", "grpo", "ppo"])
 def test_a_whole_layer_learns_beside_16_bits(method, tmp_path, make_job):
     rows = [
         {"prompt": f"token {n}", "chosen": f" model {n}", "rejected": f" loss {n}"}

@@ -229,10 +229,8 @@ def test_a_token_that_the_model_has_already_is_trained_further(tmp_path, make_jo
     assert 0 < (after[0] - before).abs().max() < 0.1
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["grpo", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("kto", "reward"))],
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", ["grpo", "kto", "reward"])
 def test_it_is_trained_by_other_methods_too(method, tmp_path, make_job):
     rows = [
         {"prompt": f"Colour {n}?", "completion": f" {NEW} red {n}", "label": bool(n % 2)}
