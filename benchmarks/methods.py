@@ -1,4 +1,4 @@
-"""Train every method's example, and `sft` with every kind of adapter; print a table.
+"""Train every method's example, `sft` with every kind of adapter, on a mix and on a stream; print a table.
 
 Each is trained whole and once more with a kill in the middle.
 
@@ -44,12 +44,28 @@ BETTER = {
     "ppo": ("reward", 1),
 }
 """What each method is about, and whether more of it is better."""
+CHATS, TEXTS = str(EXAMPLES / "quickstart.jsonl"), str(EXAMPLES / "corpus.jsonl")
 OF_SFT: dict[str, dict[str, Any]] = {
     "dora": {"peft": {"use_dora": True}},
     **{kind: {"peft": {"peft_type": kind}} for kind in ("ia3", "loha", "lokr", "oft", "vera")},
     "new_tokens": {"new_tokens": ["LoRA", "<|new|>"]},
+    "mix": {
+        "dataset": [
+            {"path": CHATS, "share": 0.7, "eval_fraction": 0.1},
+            {"path": TEXTS, "share": 0.3, "eval_fraction": 0.1},
+        ]
+    },
+    "stream": {
+        "dataset": {
+            "streaming": True,
+            "sources": [
+                {"path": CHATS, "share": 0.7, "eval_path": CHATS},
+                {"path": TEXTS, "share": 0.3},
+            ],
+        }
+    },
 }
-"""What `sft` is trained with besides, in fewer steps than its example has."""
+"""What `sft` is trained with or on besides, in fewer steps than its example has."""
 SAVE_STEPS = 10
 SHARE = 0.2  # of the steps, averaged at both ends, where there is no evaluation
 
