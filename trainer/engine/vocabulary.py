@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
+
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.engine.attention import without_adapters
@@ -46,7 +48,7 @@ class Vocabulary:
 def extend(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Vocabulary:
     """Add to a tokenizer those tokens that it does not read as one already.
 
-    They are no special tokens, so that they are seen in what the model writes.
+    They are seen in what the model writes, but for one with which the chat template ends a turn.
 
     Raises:
         ConfigError: one cannot be a token.
@@ -54,10 +56,13 @@ def extend(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Vocabula
     from transformers import AddedToken
 
     named, added = [], set()
+    end = _after_turn(tokenizer) if names else ""
     for name in names:
         number = _number(tokenizer, name)
         if number is None:
-            tokenizer.add_tokens([AddedToken(name, normalized=False, special=False)])
+            # Special are those at which a model stops, and which are left out of its answers.
+            is_end = end.startswith(name)
+            tokenizer.add_tokens([AddedToken(name, normalized=False, special=is_end)])
             number = _number(tokenizer, name)
             if number is None:
                 raise ConfigError(
@@ -67,6 +72,17 @@ def extend(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Vocabula
             added.add(number)
         named.append(number)
     return Vocabulary(tokenizer, named, frozenset(added))
+
+
+def _after_turn(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what the chat template puts behind the last word of a turn; empty where it has none."""
+    said = "\ue010"  # which no template holds
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
+    try:
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    except (TemplateError, TypeError, ValueError, KeyError, IndexError):  # it takes no such chat
+        return ""
+    return text.rpartition(said)[2].lstrip() if said in text else ""
 
 
 def _number(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:

@@ -229,6 +229,34 @@ def test_a_token_that_the_model_has_already_is_trained_further(tmp_path, make_jo
     assert 0 < (after[0] - before).abs().max() < 0.1
 
 
+CHATML = """\
+{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+
+def test_one_that_ends_a_turn_is_where_the_result_stops(tmp_path, make_job, colours):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    (tmp_path / "chatml.jinja").write_text(CHATML)
+    job = make_job(
+        tmp_path / "job",
+        **{**SETTINGS, "new_tokens": [NEW, "<|im_start|>", "<|im_end|>"], "max_steps": 40},
+        chat_template=str(tmp_path / "chatml.jinja"),
+        data={"path": str(colours)},
+        merge=True,
+    )
+    assert job.train() is JobState.COMPLETED
+
+    merged = job.directory.output / "merged"
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model = AutoModelForCausalLM.from_pretrained(merged)
+    assert end in model.generation_config.eos_token_id
+    written = tokenizer.encode(f"{NEW} colour<|im_end|>", add_special_tokens=False)
+    assert written[-1] == end
+    assert tokenizer.decode(written, skip_special_tokens=True) == f"{NEW} colour"
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("method", ["grpo", "kto", "reward"])
 def test_it_is_trained_by_other_methods_too(method, tmp_path, make_job):
