@@ -9,7 +9,11 @@ from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.methods.aligned import Aligned
 
-pytestmark = pytest.mark.xdist_group("torch")
+pytestmark = [
+    pytest.mark.xdist_group("torch"),
+    # TRL reads old names of transformers'; the trainer's process says nothing of it.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing:FutureWarning"),
+]
 ASKED = [[5, 9, 13, 22, 31], [44, 3], [10, 11, 12]]
 ANSWERED = [[7, 8], [60, 61, 62, 63], [20]]
 
@@ -128,4 +132,65 @@ def test_a_model_that_sees_what_comes_later_is_refused(tmp_path, make_online, ar
     job = online(make_online, tmp_path, "grpo", architecture("xlnet"))
 
     with pytest.raises(ConfigError, match=r"^training\.model: in XLNetLMHeadModel a token sees"):
+        built(job)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is generated from: masks and settings, call by call."""
+    from transformers import GenerationMixin
+
+    generate, seen = GenerationMixin.generate, []
+
+    def noted(self, *args, **kwargs):
+        seen.append((kwargs["attention_mask"], kwargs["generation_config"]))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(GenerationMixin, "generate", noted)
+    return seen
+
+
+@pytest.mark.parametrize(("kind", "cached"), [("bart", True), ("rwkv", False)])
+def test_prompts_are_answered_apart_where_padding_would_change_what_is_written(
+    tmp_path, make_online, architecture, calls, capsys, kind, cached
+):
+    """BART counts positions from the padding; RWKV's cache holds another state."""
+    settings = {"peft": None, "temperature": 1e-6}  # the likeliest token
+    trainer = built(online(make_online, tmp_path, "grpo", architecture(kind), **settings))
+    assert "answers: written for prompts of one length at a time" in capsys.readouterr().out
+    prompts = [ASKED[0], ASKED[1], ASKED[2], [7, 8]]
+    calls.clear()
+
+    answers, _ = trainer._generate_single_turn(prompts, None, {}, 1)
+
+    assert [mask.shape[0] for mask, _ in calls] == [2, 1, 1]
+    assert all(mask.all() for mask, _ in calls)
+    assert all((config.use_cache is not False) is cached for _, config in calls)
+    alone = [trainer._generate_single_turn([prompt], None, {}, 1)[0][0] for prompt in prompts]
+    assert answers == alone
+
+
+def test_ppo_answers_them_apart_too(tmp_path, make_online, architecture, calls):
+    settings = {"peft": None, "temperature": 1e-6}
+    trainer = built(online(make_online, tmp_path, "ppo", architecture("bart"), **settings))
+    prompts = ["What is it?", "Who reads the notes of the others?", "Who is it?", "b"]
+    calls.clear()
+
+    batch, _ = trainer._answers(prompts)
+
+    assert len(calls) > 1
+    assert all(mask.all() for mask, _ in calls)
+    for row, prompt in enumerate(prompts):
+        alone, _ = trainer._answers([prompt])
+        width = int(alone["completion_mask"].sum())
+        assert batch["completion_ids"][row, :width].tolist() == alone["completion_ids"][0].tolist()
+
+
+def test_a_model_that_does_not_write_what_it_computes_is_refused(
+    tmp_path, make_online, architecture
+):
+    """RoBERTa's positions begin after the padding's, and generating counts them from 0."""
+    job = online(make_online, tmp_path, "rloo", architecture("roberta"), peft=None)
+
+    with pytest.raises(ConfigError, match=r"^training\.method: RobertaForCausalLM does not write"):
         built(job)
