@@ -95,8 +95,9 @@ async def test_a_job_ends_with_a_verified_artifact_and_nothing_left(home, flow_p
     assert f"trainctl push {short_id(run.id)}" in report["warning"]
     assert any(name.startswith("tensorboard/") for name in verify(job.mirror / "reports")["files"])
     assert await shipped_lines(run.id) == mirrored_lines(job)
-    saved = parse_events((job.mirror / "events.jsonl").read_bytes().splitlines())
+    first, *saved = parse_events((job.mirror / "events.jsonl").read_bytes().splitlines())
     assert [(event.kind, event.step) for event in saved] == [("saved", 10), ("saved", 20)]
+    assert report["first_row"] == first.facts["row"]
     async with get_client() as client:
         found = await client.read_artifacts(
             artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))

@@ -93,7 +93,13 @@ def test_nothing_is_said_of_a_token_that_nothing_comes_before():
 
 @pytest.mark.parametrize(
     ("method", "kind"),
-    [("grpo", "gpt2"), ("rloo", "gpt2"), ("ppo", "gpt2"), ("grpo", "bert"), ("ppo", "mamba")],
+    [
+        ("grpo", "gpt2"),
+        pytest.param("rloo", "gpt2", marks=pytest.mark.thorough),
+        ("ppo", "gpt2"),
+        pytest.param("grpo", "bert", marks=pytest.mark.thorough),
+        ("ppo", "mamba"),
+    ],
 )
 def test_answers_are_scored_as_those_of_each_row_alone(
     tmp_path, make_online, architecture, method, kind
@@ -115,7 +121,7 @@ def test_answers_are_scored_as_those_of_each_row_alone(
             assert not scored[number, len(said) :].any()
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo"])
+@pytest.mark.parametrize("method", ["grpo", pytest.param("rloo", marks=pytest.mark.thorough)])
 def test_a_head_that_trl_passes_over_is_called_and_said(
     tmp_path, make_online, architecture, capsys, method
 ):

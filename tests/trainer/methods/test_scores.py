@@ -13,7 +13,9 @@ pytestmark = [
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")  # PEFT's, of GPT-2's layers
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+@pytest.mark.parametrize(
+    "kind", ["llama", *(pytest.param(k, marks=pytest.mark.thorough) for k in ("gpt2", "mixtral"))]
+)
 @pytest.mark.parametrize("method", ["reward", "orpo"])
 def test_what_is_learned_from_is_what_the_model_computes(make_job, tmp_path, capsys, method, kind):
     built(job_of(make_job, tmp_path, kind, method, PAIRS))
