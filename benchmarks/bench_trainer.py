@@ -2,21 +2,24 @@
 
     ours           `python -m trainer JOBDIR` with its defaults: the supervisor (its CPU time counts
                    too), metrics, TensorBoard, log and status at every step, checkpoints with manifests
-    TRL            the shortest script with TRL's SFTTrainer as it comes; nothing saved, none reported
+    TRL            the shortest script with TRL's trainer as it comes; nothing saved, none reported
     plain          a loop of PyTorch alone over padded batches; nothing saved, nothing reported
     LLaMA-Factory  0.9.5, by the Python of its own environment; only with --llama_factory PYTHON
     packed         ours with `packing: true` on the same rows
 
-Rows are the quickstart's, which are short and alike, and chats of mixed lengths up to 256 tokens.
+Rows are the quickstart's, which are short and alike, and chats of mixed lengths up to 256 tokens. dpo
+and grpo are compared with TRL alone: the examples' rows, and pairs of mixed lengths.
 All arms: the same model, data, batch, LoRA, learning rate and seed, float32, one thread, no gradient
 checkpointing. The losses of all steps of ours, TRL and plain must agree to 1e-5, or this fails;
-LLaMA-Factory has another order, so only the mean of its last losses must be near ours. CPU time is
+LLaMA-Factory has another order, so only the mean of its last losses must be near ours. Of grpo also the
+rewards, entropies and lengths of the answers must agree: so the same answers were generated. CPU time is
 read in the same way in all (clock.py), from the first logged step to the end of training.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +28,6 @@ from typing import Any
 
 from common import (
     EXAMPLES,
-    MAKE_LLAMA,
     Place,
     conclude,
     fail,
@@ -34,6 +36,7 @@ from common import (
     place,
     spread,
     write_chats,
+    write_pairs,
 )
 
 from trainer.presets import translate
@@ -42,9 +45,12 @@ TOLERANCE = 1e-5  # of a step's loss
 NEAR = 0.1  # LLaMA-Factory's, of the mean of the last losses
 SEED = 42
 CLOCK = Path(__file__).with_name("clock.py")
-GOALS = {"TRL": 1.5, "plain": 0.97, "LLaMA-Factory": 1.0}
+GOALS = {"plain": 0.97, "LLaMA-Factory": 1.0}  # those against TRL are each work's
 PACKED_GOAL = 1.4  # against the fastest of the others
-CPT_GOAL = 1.4
+SAME_ANSWERS = ("reward", "entropy", "completions/mean_length")
+SAME = ("TRL", "plain")  # they learn in the same order
+ALL = ("ours", "TRL", "plain", "LLaMA-Factory", "packed")
+REWARD = f"{EXAMPLES / 'methods' / 'rewards.py'}:on_topic"
 Result = dict[str, Any]
 
 
@@ -57,7 +63,17 @@ class Work:
     model: Path
     data: Path
     steps: int
+    goal: float
+    """How many times as fast as TRL it is to be."""
+    arms: tuple[str, ...] = ("ours", "TRL")
     max_length: int = 256
+    online: bool = False
+    """Whether the model learns from answers that it generates."""
+
+    @property
+    def label(self) -> str:
+        """Return the name as a line of results begins with it."""
+        return re.sub(r"\W+", "_", f"{self.method} {self.name}")
 
     def config(self, **more: Any) -> dict[str, Any]:
         """Return the training of a job."""
@@ -67,6 +83,8 @@ class Work:
             "dataset": {"path": str(self.data)},
             "peft": {"r": 16, "lora_alpha": 32},
             "save_steps": max(1, self.steps // 2),  # two checkpoints, however short the run
+            "max_length": self.max_length,
+            **({"reward_functions": [REWARD]} if self.online else {}),
             **self.shared(),
             **more,
         }
@@ -75,37 +93,64 @@ class Work:
         """Return the settings that bear the same name everywhere."""
         return {
             "max_steps": self.steps,
-            "max_length": self.max_length,
             "per_device_train_batch_size": 8,
             "learning_rate": 2e-4,
             "lr_scheduler_type": "cosine",
             "warmup_steps": 0.03,
             "logging_steps": 1,
             "seed": SEED,
+            **({"num_generations": 8, "max_completion_length": 64} if self.online else {}),
         }
+
+    def of_trl(self) -> dict[str, Any]:
+        """Return the settings that are TRL's alone."""
+        return {
+            "cpt": {"packing": True, "packing_strategy": "wrapped", "max_length": self.max_length},
+            "sft": {"assistant_only_loss": True, "max_length": self.max_length},
+            "dpo": {"max_length": self.max_length},
+        }.get(self.method, {})
 
 
 def main() -> None:
     """Measure and print."""
-    given = options(__doc__ or "", steps=96, llama_factory="")
+    given = options(__doc__ or "", steps=96, llama_factory="", only="")
     steps = 8 if given.quick else given.steps
+    speeds: dict[Work, dict[str, float]] = {}
     with place() as here:
-        tiny, small = EXAMPLES / "tiny-llama", here.folder / "small-llama"
-        here.python("-c", MAKE_LLAMA, tiny, small, 256, 4, 4)
-        mixed = write_chats(here.folder / "mixed.jsonl", 256)
-        works = [Work("tiny-llama, 1.1 M", "sft", tiny, EXAMPLES / "quickstart.jsonl", steps)]
-        if not given.quick:
-            works.append(Work("a Llama of 5.5 M, mixed", "sft", small, mixed, steps // 2))
+        works = [w for w in works_of(here, steps) if given.only in w.label]
+        if given.quick:
+            works = [work for work in works if work.model == EXAMPLES / "tiny-llama"]
         arms = arms_of(here, given.llama_factory)
-        speeds = [compare(work, arms, given.rounds) for work in works]
-        corpus = Work("tiny-llama, cpt", "cpt", tiny, EXAMPLES / "corpus.jsonl", steps // 2)
-        blocks = compare(corpus, {name: arms[name] for name in ("ours", "TRL")}, given.rounds)
-    for name in arms.keys() - {"ours", "packed"}:
-        worst = min(speed["ours"] / speed[name] for speed in speeds)
-        conclude(f"trainer_against_{name}", worst, ">=", GOALS[name])
-    worst = min(s["packed"] / max(v for n, v in s.items() if n in GOALS) for s in speeds)
-    conclude("trainer_packed_against_all_padded", worst, ">=", PACKED_GOAL)
-    conclude("trainer_cpt_against_TRL", blocks["ours"] / blocks["TRL"], ">=", CPT_GOAL)
+        for work in works:
+            speeds[work] = compare(work, {n: arms[n] for n in work.arms if n in arms}, given.rounds)
+    for work, speed in speeds.items():
+        conclude(f"trainer_{work.label}_against_TRL", speed["ours"] / speed["TRL"], ">=", work.goal)
+    full = [speed for speed in speeds.values() if "packed" in speed]
+    for name, goal in GOALS.items():
+        if ratios := [speed["ours"] / speed[name] for speed in full if name in speed]:
+            conclude(f"trainer_against_{name}", min(ratios), ">=", goal)
+    if full:
+        padded = ("TRL", *GOALS)
+        ratios = [s["packed"] / max(s[n] for n in padded if n in s) for s in full]
+        conclude("trainer_packed_against_all_padded", min(ratios), ">=", PACKED_GOAL)
+
+
+def works_of(here: Place, steps: int) -> list[Work]:
+    """Return what is trained: short rows by a tiny model, and mixed ones by a small one."""
+    tiny, small = EXAMPLES / "tiny-llama", here.llama("small", hidden_size=256, layers=4, heads=4)
+    mixed = write_chats(here.folder / "mixed.jsonl", 256)
+    pairs = write_pairs(here.folder / "pairs.jsonl", 256)
+    methods = EXAMPLES / "methods"
+    half = max(1, steps // 2)
+    return [
+        Work("quickstart", "sft", tiny, EXAMPLES / "quickstart.jsonl", steps, 1.5, ALL),
+        Work("mixed", "sft", small, mixed, half, 1.8, ALL),
+        Work("blocks", "cpt", tiny, EXAMPLES / "corpus.jsonl", half, 1.4),
+        Work("example", "dpo", tiny, methods / "preferences.jsonl", half, 1.3),
+        Work("mixed", "dpo", small, pairs, half, 1.3),
+        Work("example", "grpo", tiny, methods / "prompts.jsonl", half, 1.3, online=True),
+        Work("small", "grpo", small, methods / "prompts.jsonl", half, 1.3, online=True),
+    ]
 
 
 def arms_of(here: Place, llama_factory: str) -> dict[str, Callable[[Work, str], Result]]:
@@ -130,16 +175,16 @@ def compare(
     speeds: dict[str, list[float]] = {name: [] for name in arms}
     apart = 0.0
     for number in range(rounds):
-        stem = f"{work.method}-{work.model.name}-{number}"
+        stem = f"{work.label}-{number}"
         results = {name: run(work, f"{stem}-{name}") for name, run in arms.items()}
-        apart = max(apart, *(distance(results["ours"], results[n]) for n in ("TRL", "plain") if n in results))  # fmt: skip
+        apart = max(apart, *(distance(results["ours"], results[n]) for n in SAME if n in results))  # fmt: skip
         if "LLaMA-Factory" in results:
             check_near(results["ours"], results["LLaMA-Factory"])
         for name, result in results.items():
             # With equal losses the tokens of one arm are those of the others.
             tokens = result["tokens"] or results["TRL"]["tokens"]
             speeds[name].append(tokens / result["cpu"])
-    print(f"{work.name} ({work.steps} steps)")
+    print(f"{work.method}, {work.name} ({work.steps} steps)")
     medians = {name: median(values) for name, values in speeds.items()}
     for name, values in speeds.items():
         ratio = medians["ours"] / medians[name]
@@ -151,10 +196,15 @@ def compare(
 
 
 def distance(ours: Result, theirs: Result) -> float:
-    """Return by how much the loss of the same step differs at most."""
+    """Return by how much the same step differs at most, in its loss and in what was answered."""
     if len(ours["losses"]) != len(theirs["losses"]):
         fail(f"{len(ours['losses'])} steps against {len(theirs['losses'])}.")
-    return max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True))
+    pairs = [*zip(ours["losses"], theirs["losses"], strict=True)]
+    for mine, other in zip(ours["logs"], theirs["logs"], strict=True):
+        pairs += [
+            (mine[name], other[name]) for name in SAME_ANSWERS if name in other and name in mine
+        ]
+    return max(abs(a - b) for a, b in pairs)
 
 
 def check_near(ours: Result, theirs: Result) -> None:
@@ -211,6 +261,7 @@ def run_trl(here: Place, work: Work, name: str) -> Result:
     result = here.folder / f"{name}.json"
     arguments = {
         **work.shared(),
+        **work.of_trl(),
         "use_cpu": True,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -218,16 +269,16 @@ def run_trl(here: Place, work: Work, name: str) -> Result:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        **({"packing": True, "packing_strategy": "wrapped"} if work.method == "cpt" else {}),
-        **({"assistant_only_loss": True} if work.method == "sft" else {}),
     }
     settings = {
+        "method": "sft" if work.method == "cpt" else work.method,
         "model": str(work.model),
         "data": str(work.data),
         "result": str(result),
         "seed": SEED,
         "lora": {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"},
         "arguments": arguments,
+        **({"reward": REWARD} if work.online else {}),
     }
     spec.write_text(json.dumps(settings))
     here.python(CLOCK, "trl", spec)

@@ -1,7 +1,7 @@
 """Train with a stopwatch: `clock.py ARM FILE`. See bench_trainer and bench_gpu.
 
     ours JOBDIR            our trainer's own process
-    trl SPEC.json          the shortest script with TRL's SFTTrainer
+    trl SPEC.json          the shortest script with TRL's trainer of a method
     plain SPEC.json        a loop of PyTorch alone
     llama-factory FILE     LLaMA-Factory, by the Python of its own environment
 
@@ -37,6 +37,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc] # transformers is not ch
         self._warm_up = int(os.environ.get("WARM_UP_STEPS", "1"))
         self._start: tuple[float, float] | None = None
         self._losses: list[float] = []
+        self._logs: list[dict[str, float]] = []
         self._tokens: list[float] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
@@ -44,6 +45,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc] # transformers is not ch
         if "loss" not in logs:
             return
         self._losses.append(logs["loss"])
+        self._logs.append(dict(logs))
         if len(self._losses) >= self._warm_up:
             self._start = self._start or self._now()
             self._tokens.append(logs.get("num_tokens", 0))
@@ -59,6 +61,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc] # transformers is not ch
             "cpu": cpu,
             "wall": wall,
             "losses": self._losses,
+            "logs": self._logs,
             "tokens": self._tokens[-1] - self._tokens[0],
             "steps": len(self._tokens) - 1,
             "peak_gb": peak,
@@ -82,10 +85,12 @@ def ours(job_directory: str) -> int:
 
 def trl(spec_file: str) -> int:
     """Run the shortest script that trains the same with TRL; it saves and reports nothing."""
+    import runpy
+
+    import trl
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-    from trl import SFTConfig, SFTTrainer
 
     spec = json.loads(Path(spec_file).read_text())
     _carry(Path(spec["result"]), supervised=False)
@@ -95,15 +100,21 @@ def trl(spec_file: str) -> int:
     if spec["lora"]:
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **spec["lora"]))
     rows = [json.loads(line) for line in Path(spec["data"]).read_text().splitlines()]
-    trainer = SFTTrainer(
+    method = spec.get("method", "sft").upper()
+    more = {}
+    if "reward" in spec:
+        file, _, name = spec["reward"].rpartition(":")
+        more["reward_funcs"] = runpy.run_path(file)[name]
+    trainer = getattr(trl, f"{method}Trainer")(
         model=model,
-        args=SFTConfig(
+        args=getattr(trl, f"{method}Config")(
             output_dir=str(Path(spec_file).parent / "trl"),
             data_seed=spec["seed"],
             **spec["arguments"],
         ),
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(spec["model"]),
+        **more,
     )
     trainer.train()
     return 0
@@ -118,14 +129,12 @@ def plain(spec_file: str) -> int:
 
     from trainer.config import TrainingConfig
     from trainer.data.tokenization import prepare_datasets
-    from trainer.engine.adapters import add_adapters
     from trainer.engine.model import load_model, load_tokenizer
 
     spec = json.loads(Path(spec_file).read_text())
     given = TrainingConfig.model_validate(spec["config"])
     rows = prepare_datasets(given, load_tokenizer(given), Path(spec_file).parent / "tokens").train
-    # By two calls, for one would fuse the layers, and this loop has PEFT's own.
-    model = add_adapters(load_model(given.model_copy(update={"peft": None})), given)
+    model = load_model(given)
     set_seed(spec["seed"])
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=given.learning_rate, weight_decay=0.0, fused=True)
@@ -181,5 +190,10 @@ def _carry(result: Path, *, supervised: bool) -> None:
 
 
 if __name__ == "__main__":
-    ARMS = {"ours": ours, "trl": trl, "plain": plain, "llama-factory": llama_factory}
+    ARMS = {
+        "ours": ours,
+        "trl": trl,
+        "plain": plain,
+        "llama-factory": llama_factory,
+    }
     sys.exit(ARMS[sys.argv[1]](sys.argv[2]))

@@ -195,17 +195,44 @@ def wait_until(condition: Callable[[], Any], seconds: float, every: float = 0.05
 
 def write_chats(path: Path, length: int, rows: int = 400) -> Path:
     """Write chats of up to about `length` tokens; most are much shorter, as real ones are."""
+
+    def chat(draw: Draw) -> dict[str, Any]:
+        words = draw(1.0)
+        turns = [("user", words[: len(words) // 4]), ("assistant", words[len(words) // 4 :])]
+        return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+    return _write_rows(path, length, rows, chat)
+
+
+def write_pairs(path: Path, length: int, rows: int = 128) -> Path:
+    """Write prompts with two answers, of up to about `length` tokens together, as `write_chats`."""
+
+    def pair(draw: Draw) -> dict[str, Any]:
+        said = {"prompt": draw(0.25), "chosen": draw(0.75), "rejected": draw(0.75)}
+        roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        return {name: [{"role": roles[name], "content": text}] for name, text in said.items()}
+
+    return _write_rows(path, length, rows, pair)
+
+
+Draw = Callable[[float], str]
+"""Draws a text of some share of a row."""
+
+
+def _write_rows(path: Path, length: int, rows: int, make: Callable[[Draw], Any]) -> Path:
     text = "".join(json.loads(t)["text"] for t in (EXAMPLES / "corpus.jsonl").open())
-    draw = random.Random(0)  # noqa: S311 - no secret
+    random_numbers = random.Random(0)  # noqa: S311 - no secret
     longest = 2 * length  # characters; a token of the example's tokenizer has two or more
+
+    def draw(share: float) -> str:
+        most = share * longest
+        size = max(16, int(min(most, random_numbers.lognormvariate(-1.2, 0.9) * most)))
+        start = random_numbers.randrange(len(text) - size)
+        return text[start : start + size]
+
     with path.open("w") as stream:
         for _ in range(rows):
-            size = max(16, int(min(longest, draw.lognormvariate(-1.2, 0.9) * longest)))
-            start = draw.randrange(len(text) - size)
-            words = text[start : start + size]
-            turns = [("user", words[: size // 4]), ("assistant", words[size // 4 :])]
-            row = {"messages": [{"role": role, "content": content} for role, content in turns]}
-            stream.write(json.dumps(row) + "\n")
+            stream.write(json.dumps(make(draw)) + "\n")
     return path
 
 

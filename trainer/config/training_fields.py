@@ -165,7 +165,8 @@ class TrainingFields(Settings):
     apart; cpt cuts the joined text into blocks."""
     padding_free: bool | None = None
     """sft: train on a batch as one sequence without padding; its rows do not see each other, so the
-    result is the same. null: where the model's attention makes that faster."""
+    result is the same. null: where the model's attention makes that faster, with dpo, kto, grpo and
+    rloo too. false: never."""
     attn_implementation: Text | None = None
     """How the model attends, by transformers' name, or by that of a kernel of the Hub, such as
     kernels-community/flash-attn2, where the package `kernels` is installed. null: flash_attention_2

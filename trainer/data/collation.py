@@ -105,27 +105,33 @@ class FlatCollator:
         batch["shift_labels"] = _tensor(following)[None]
         if following_weights is not None:
             batch[WEIGHTS] = torch.from_numpy(following_weights)[None]
-        return batch | self._bounds(lengths)
+        return batch | bounds(self.isolation, lengths)
 
-    def _bounds(self, lengths: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what shows the model's attention where documents begin and end."""
-        match self.isolation:
-            case Isolation.FLASH:
-                # The kernel takes int32 only, and the lengths as a prefix sum.
-                # https://github.com/Dao-AILab/flash-attention
-                bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
-                longest = int(lengths.max())
-                return {
-                    "cu_seq_lens_q": bounds,
-                    "cu_seq_lens_k": bounds,
-                    "max_length_q": longest,
-                    "max_length_k": longest,
-                }
-            case Isolation.BY_DOCUMENT:
-                rows, order = layout(lengths)
-                return {"document_rows": rows, "document_order": order}
-            case Isolation.MASK:
-                return {}
+
+def bounds(isolation: Isolation, lengths: NDArray[np.int64]) -> dict[str, Any]:
+    """Return what shows the model's attention where documents begin and end.
+
+    Args:
+        isolation: what keeps documents apart in the model.
+        lengths: of each document, in tokens; shape (documents,).
+    """
+    match isolation:
+        case Isolation.FLASH:
+            # The kernel takes int32 only, and the lengths as a prefix sum.
+            # https://github.com/Dao-AILab/flash-attention
+            ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+            longest = int(lengths.max())
+            return {
+                "cu_seq_lens_q": ends,
+                "cu_seq_lens_k": ends,
+                "max_length_q": longest,
+                "max_length_k": longest,
+            }
+        case Isolation.BY_DOCUMENT:
+            rows, order = layout(lengths)
+            return {"document_rows": rows, "document_order": order}
+        case Isolation.MASK:
+            return {}
 
 
 def layout(lengths: NDArray[np.int64]) -> tuple[list[torch.Tensor], torch.Tensor]:

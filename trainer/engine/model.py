@@ -158,11 +158,6 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
         as_masters(model, config, autocasts=autocasts)
         if config.adapter is not None:  # now, that nothing of it is rounded
             load_adapter(model, config)
-        # FSDP and DeepSpeed gather weights when a layer is called; a compiler fuses by itself.
-        if config.parallelism == "ddp" and not config.arguments.get("torch_compile"):
-            from trainer.engine.fused_lora import fuse
-
-            fuse(model)
     return model
 
 

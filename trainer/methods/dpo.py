@@ -1,6 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290), by TRL's DPOTrainer.
 
-The reference is the model without its adapters; where all weights are trained, a second copy.
+The reference is the model without its adapters; where all weights are trained, a second copy. What
+it says of a pair is computed once; see `trainer.methods.reference`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from trl import DPOTrainer
 from trainer.engine.job_trainer import TrainingRun
 from trainer.methods.assembly import assemble
 from trainer.methods.likelihoods import prove_likelihoods
-from trainer.methods.prepared import PreparedTrainer
+from trainer.methods.reference import RememberingTrainer
 
 
 def build(run: TrainingRun) -> Trainer:
@@ -20,7 +21,7 @@ def build(run: TrainingRun) -> Trainer:
     trainer = assemble(
         run,
         DPOTrainer,
-        mixin=PreparedTrainer,
+        mixin=RememberingTrainer,
         max_length=config.max_length,
         beta=config.beta,
         # DPO takes a list of losses, to be weighted and added up; None leaves the default.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -19,22 +20,25 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trainer.contract.errors import ConfigError
 from trainer.data.chats import NO_LOSS
-from trainer.engine.attention import without_adapters
+from trainer.data.collation import PaddedCollator
+from trainer.engine.attention import Isolation, without_adapters
+from trainer.methods.flat_head import SCORES, lay_flat, scores_of
 from trainer.methods.proof import Probe, Way, losses_of, name_of, why_not, without_cache
-from trainer.methods.ways import PROBED, chosen, ways_of
+from trainer.methods.ways import PROBED, chosen, isolations, ways_of
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
     from trainer.engine.job_trainer import TrainingRun
+    from trainer.methods.proof import Collate
 
     Scores = Callable[[Probe, Way], Sequence[Tensor]]
     """Returns log-likelihoods as a method learns from them, row by row: of each token but the first."""
 
 
 def prove_likelihoods(run: TrainingRun, trainer: Any, answer: str) -> None:
-    """Prove that dpo or kto score padded rows as each alone, by the logits if need be.
+    """Prove that dpo or kto score rows as each alone, by the logits if need be.
 
     Args:
         run: its inputs.
@@ -45,7 +49,9 @@ def prove_likelihoods(run: TrainingRun, trainer: Any, answer: str) -> None:
         ConfigError: the model is not causal, or what is learned from is not what it computes.
     """
     routed = {"output_router_logits": True} if getattr(trainer, "aux_loss_enabled", False) else {}
-    prove_scores(run, trainer, documents_of(run, answer), partial(_by_head, routed))
+    padded = DataCollatorForLanguageModeling(pad_token_id=run.tokenizer.pad_token_id)
+    scores = partial(_by_head, PaddedCollator(padded), routed)
+    prove_scores(run, trainer, documents_of(run, answer), scores)
 
 
 def documents_of(run: TrainingRun, answer: str) -> list[list[int]]:
@@ -64,7 +70,7 @@ def prove_scores(
     has_head: bool = True,
     averaged: bool = False,
 ) -> None:
-    """Prove that log-likelihoods of padded rows are those of each alone, by the logits if need be.
+    """Prove that log-likelihoods are those of each row alone, by the logits if need be.
 
     Args:
         run: its inputs.
@@ -92,13 +98,31 @@ def prove_scores(
             left = look()
         if left:
             raise _refused(run, left)
-        return fault
+        return f"{fault}, and of padded rows" if fault and way.is_flat else fault
 
     padded = DataCollatorForLanguageModeling(pad_token_id=run.tokenizer.pad_token_id)
-    ways = ways_of(run.model, [], padded, head_can_skip=False)
-    _, proof = chosen(run, trainer, ways, documents, fault_of)
+    kept_apart = isolations(run.model, run.config) if has_head else []
+    ways = {model: _ways(model, kept_apart, padded) for model in models}
+    way, proof = chosen(run, trainer, ways[run.model], documents, fault_of)
+    for model in models[1:]:  # the reference scores as it does
+        next(its for its in ways[model] if its.name == way.name).prepare()
     if proof.loss_fault:
         by_logits()
+
+
+def _ways(model: PreTrainedModel, kept_apart: Sequence[Isolation], padded: Any) -> list[Way]:
+    """Return the ways to lay out rows to be scored, each of which undoes another."""
+    laid: list[Callable[[], None]] = []
+
+    def prepare(way: Way) -> None:
+        while laid:
+            laid.pop()()
+        way.prepare()
+        if way.is_flat:
+            laid.append(lay_flat(model, Isolation(way.name)))
+
+    plain = ways_of(model, kept_apart, padded, head_can_skip=False)
+    return [replace(way, prepare=partial(prepare, way)) for way in plain]
 
 
 def _refused(run: TrainingRun, fault: str) -> ConfigError:
@@ -109,9 +133,10 @@ def _refused(run: TrainingRun, fault: str) -> ConfigError:
     )
 
 
-def _by_head(routed: dict[str, Any], probe: Probe, way: Way) -> list[Tensor]:
+def _by_head(padded: Collate, routed: dict[str, Any], probe: Probe, way: Way) -> list[Tensor]:
     """Return the log-likelihoods of TRL's fused head, as dpo and kto ask for them."""
-    given = {**probe.batch(way, probe.rows), **routed, "use_cache": False}
+    # Padded, however the head lays them out then.
+    given = {**probe.batch(replace(way, collate=padded), probe.rows), **routed, "use_cache": False}
     scored = probe.model(**given, fused_lm_head=True).log_probs
     return list(scored[:, 1 - given["labels"].shape[1] :])
 
@@ -169,13 +194,6 @@ def score_by_logits(model: PreTrainedModel, temperature: float = 1.0) -> None:
 def _scores(logits: Tensor, following: Tensor) -> dict[str, Tensor]:
     """Return what TRL's head does of each token; 0 where nothing is learned."""
     mask = following != NO_LOSS
-    known = logits.log_softmax(-1)
-    scores = {
-        "log_probs": known.gather(-1, following.clamp(min=0)[..., None])[..., 0],
-        "entropy": -(known.exp() * known).sum(-1),
-        "log_sum_sq_probs": (2 * known).logsumexp(-1).detach(),
-        "mean_logits": logits.mean(-1).detach(),
-    }
-    scores = {name: torch.where(mask, score, 0.0) for name, score in scores.items()}
-    is_top1 = (logits.argmax(-1) == following) & mask
-    return scores | {"is_top1": is_top1, "label_mask": mask}
+    scores = scores_of(logits, following.clamp(min=0), SCORES)
+    kept = {name: score.masked_fill(~mask, 0) for name, score in scores.items()}
+    return kept | {"label_mask": mask}

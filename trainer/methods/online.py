@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from trainer.config.generation import generation_arguments
 from trainer.contract.errors import DataError
 from trainer.engine.attention import without_adapters
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
+from trainer.engine.summed_lora import summed
 from trainer.methods.aligned import Aligned
 from trainer.methods.assembly import assemble
 from trainer.methods.rollouts_proven import prove_rollouts
@@ -199,7 +200,9 @@ class TRLRolloutTrainer(RolloutTrainer):
             of_rows = images and [images[row] for row in rows]
             return generate([prompt_ids[row] for row in rows], of_rows, *args, **kwargs)
 
-        with only_given_samplers(self.model):
+        # Where weights are split, a layer has its own only when it is called.
+        whole = self.run.config.parallelism == "ddp"
+        with only_given_samplers(self.model), summed(self.model) if whole else nullcontext():
             if args[0]:  # multimodal fields are not one an answer
                 return generate(prompt_ids, images, *args, **kwargs)
             return _all_answers(self.in_groups(answer, [*map(len, prompt_ids)]))

@@ -250,7 +250,7 @@ class Probe:
         """Return rows as a way puts them together, on the model's device."""
         copies = [{name: np.array(ids) for name, ids in row.items()} for row in rows]
         device = self.model.device
-        return {name: _moved(value, device) for name, value in way.collate(copies).items()}
+        return {name: moved(value, device) for name, value in way.collate(copies).items()}
 
     def _together(self, way: Way, rows: list[Row]) -> list[Tensor]:
         """Return the logits of each row, NaN where none were computed."""
@@ -393,7 +393,8 @@ def _with_another_end(row: Row, model: PreTrainedModel) -> Row:
     return {**row, "input_ids": [*rest, (last + 1) % size]}
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def moved(value: Any, device: torch.device) -> Any:
+    """Return what a batch holds on a device: tensors, lists of them, or anything else as it is."""
     if isinstance(value, torch.Tensor):
         return value.to(device)
-    return [_moved(one, device) for one in value] if isinstance(value, list) else value
+    return [moved(one, device) for one in value] if isinstance(value, list) else value

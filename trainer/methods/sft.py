@@ -17,18 +17,13 @@ from transformers import PreTrainedModel, Trainer
 from trl import pack_dataset
 
 from trainer.config import TrainingConfig
-from trainer.contract.errors import ConfigError
 from trainer.data.weights import WEIGHT
-from trainer.engine.attention import Isolation, isolation_of, without_adapters
+from trainer.engine.attention import without_adapters
 from trainer.engine.job_trainer import TrainingRun
 from trainer.engine.stream import Stream
 from trainer.methods.assembly import assemble
 from trainer.methods.lean import LeanSFTTrainer
-from trainer.methods.proof import name_of
-from trainer.methods.ways import PROBED, chosen, ways_of
-
-COSTLY = Isolation.MASK
-"""Of use to packed rows, but no faster than padding."""
+from trainer.methods.ways import PROBED, chosen, is_asked_for, isolations, ways_of
 
 
 def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
@@ -95,36 +90,6 @@ def _weight_of_tokens(rows: dict[str, Any]) -> dict[str, Any]:
     return {
         WEIGHT: [[w] * len(ids) for w, ids in zip(rows[WEIGHT], rows["input_ids"], strict=True)]
     }
-
-
-def is_asked_for(config: TrainingConfig) -> bool:
-    """Whether the job says that rows lie in one sequence."""
-    return bool(config.packs or config.padding_free)
-
-
-def isolations(model: PreTrainedModel, config: TrainingConfig) -> list[Isolation]:
-    """Return what may keep the rows of one sequence apart; empty: they are padded."""
-    # A model that is split only later cannot be tried, and what an architecture says of itself has
-    # been wrong: rows lie in one sequence there for those alone who ask for it.
-    if config.parallelism != "ddp" and not is_asked_for(config):
-        return []
-    found = isolation_of(model)
-    # A mask cannot be proven where a model is split only later.
-    if found is None or (found is COSTLY and config.parallelism != "ddp"):
-        if not is_asked_for(config):
-            return []
-        wanted = "packing" if config.packs else "padding_free"
-        raise ConfigError(
-            f"training.{wanted}: the attention of {name_of(model)} cannot keep rows apart "
-            "that lie in one sequence.",
-            f"Set {wanted}: false.",
-        )
-    if is_asked_for(config):
-        return list(dict.fromkeys([found, COSTLY]))
-    # A compiled model is compiled anew for every new number of tokens.
-    is_compiled = bool(config.arguments.get("torch_compile"))
-    unwanted = config.padding_free is False or is_compiled or found is COSTLY
-    return [] if unwanted else [found]
 
 
 def _head_can_skip(model: PreTrainedModel, config: TrainingConfig) -> bool:

@@ -14,7 +14,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json, replace_json
 from trainer.contract.world import own_rank
 from trainer.data.collation import FlatCollator, PaddedCollator
-from trainer.engine.attention import Isolation, attend_by_document, without_adapters
+from trainer.engine.attention import Isolation, attend_by_document, isolation_of, without_adapters
 from trainer.engine.collectives import of_first
 from trainer.methods.proof import Proof, Refuted, Way, first_proven, name_of
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, Trainer
 
+    from trainer.config import TrainingConfig
     from trainer.contract.job_directory import JobDirectory
     from trainer.engine.job_trainer import TrainingRun
     from trainer.methods.proof import Fault
@@ -32,7 +33,39 @@ PROBED = 3
 """Rows of the data that the proof takes."""
 NOTE, ANSWERS_NOTE = "proof.json", "answers_proof.json"
 """Of how rows are laid out, and of how answers are written."""
+COSTLY = Isolation.MASK
+"""Of use to packed rows, but no faster than padding."""
 LIBRARIES = ("torch", "transformers", "peft", "trl")
+
+
+def is_asked_for(config: TrainingConfig) -> bool:
+    """Whether the job says that rows lie in one sequence."""
+    return bool(config.packs or config.padding_free)
+
+
+def isolations(model: PreTrainedModel, config: TrainingConfig) -> list[Isolation]:
+    """Return what may keep the rows of one sequence apart; empty: they are padded."""
+    # A model that is split only later cannot be tried, and what an architecture says of itself has
+    # been wrong: rows lie in one sequence there for those alone who ask for it.
+    if config.parallelism != "ddp" and not is_asked_for(config):
+        return []
+    found = isolation_of(model)
+    # A mask cannot be proven where a model is split only later.
+    if found is None or (found is COSTLY and config.parallelism != "ddp"):
+        if not is_asked_for(config):
+            return []
+        wanted = "packing" if config.packs else "padding_free"
+        raise ConfigError(
+            f"training.{wanted}: the attention of {name_of(model)} cannot keep rows apart "
+            "that lie in one sequence.",
+            f"Set {wanted}: false.",
+        )
+    if is_asked_for(config):
+        return list(dict.fromkeys([found, COSTLY]))
+    # A compiled model is compiled anew for every new number of tokens.
+    is_compiled = bool(config.arguments.get("torch_compile"))
+    unwanted = config.padding_free is False or is_compiled or found is COSTLY
+    return [] if unwanted else [found]
 
 
 def ways_of(

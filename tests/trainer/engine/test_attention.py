@@ -179,7 +179,7 @@ def test_an_attention_that_cannot_be_had_is_refused_by_its_field(name):
 
 @pytest.mark.parametrize("field", ["packing", "padding_free"])
 def test_rows_in_one_sequence_are_refused_where_nothing_keeps_them_apart(field):
-    from trainer.methods.sft import isolations
+    from trainer.methods.ways import isolations
 
     wanted = TrainingConfig.model_validate({"model": "m", "dataset": "d", field: True})
 
@@ -190,7 +190,7 @@ def test_rows_in_one_sequence_are_refused_where_nothing_keeps_them_apart(field):
 
 @pytest.mark.parametrize("parallelism", ["fsdp", "deepspeed"])
 def test_rows_of_a_model_that_is_split_are_padded_unless_the_job_asks_otherwise(parallelism):
-    from trainer.methods.sft import isolations
+    from trainer.methods.ways import isolations
 
     config = TrainingConfig(model="m", dataset="d", parallelism=parallelism)
     asked = config.model_copy(update={"padding_free": True})
