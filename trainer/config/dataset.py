@@ -38,6 +38,8 @@ Checksum = Annotated[
 OF_MIXES = ("name", "share", "repeats")
 """The fields that one data set alone has no use for."""
 # A page, and not a file there, which is at …/resolve/….
+SECRET = re.compile(r"[?&](?:[\w-]*(?:signature|token|secret|password|key)|sig)=", re.IGNORECASE)
+"""What the query of an address holds that lets its bearer read a file which others may not."""
 OF_HUB = re.compile(
     r"https?://huggingface\.co/datasets/([\w.-]+/[\w.-]+)(?:/(?:tree|viewer)/.*)?/?$"
 )
@@ -117,6 +119,11 @@ def check_place(field: str, path: str, sha256: str | None) -> None:
     scheme, mark, rest = path.partition("://")
     if not mark:
         return
+    if "@" in rest.partition("/")[0] or SECRET.search(rest):
+        raise ValueError(  # without the value, which would be shown
+            f"dataset.{field} holds a password or a signature, which logs, manifests and Prefect would "
+            "show: fetch the file and name it here"
+        )
     named = f"dataset.{field} = {path!r}"
     if scheme == "hf" and not rest.startswith("datasets/"):
         raise ValueError(f"{named}: a dataset is hf://datasets/OWNER/NAME")

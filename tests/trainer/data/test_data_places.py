@@ -265,6 +265,23 @@ def test_an_address_that_cannot_be_relied_on_is_refused_before_anything(dataset,
     assert said in refusal(dataset)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://me:hunter2@example.org/rows.jsonl",
+        "https://bucket.example.org/rows.jsonl?X-Amz-Expires=9&X-Amz-Signature=hunter2",
+        "https://example.blob.core.windows.net/rows.jsonl?sv=2022&sig=hunter2",
+        "https://example.org/rows.jsonl?access_token=hunter2",
+        "s3://me:hunter2@bucket/rows.jsonl",
+    ],
+)
+def test_an_address_that_holds_a_secret_is_refused_without_showing_it(address):
+    said = refusal({"path": address, "sha256": "0" * 64})
+
+    assert "dataset.path holds a password or a signature" in said
+    assert "hunter2" not in said
+
+
 def test_a_pattern_is_refused_with_what_to_write(tmp_path):
     assert "Patterns are not read: name the folder" in problem(tmp_path / "*.jsonl")
 
