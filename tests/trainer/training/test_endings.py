@@ -81,5 +81,5 @@ def test_the_model_before_training_is_not_the_best_checkpoint(tmp_path, make_job
 def test_an_unknown_layer_is_refused(tmp_path, make_job):
     job = make_job(tmp_path / "job", peft={"target_modules": ["no_such_layer"]})
 
-    with pytest.raises(ConfigError, match=r"training\.peft: .*no_such_layer"):
+    with pytest.raises(ConfigError, match=r"training\.peft\.target_modules: .*no_such_layer"):
         job.train()

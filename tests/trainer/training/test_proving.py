@@ -40,7 +40,7 @@ def test_answers_are_tried_and_the_rewards_are_not_run(make_job, tmp_path):
 
     words = [found["text"] for found in prove(read_config(job.directory))]
 
-    assert words[0].startswith("rows of a batch: padded, as each alone to ")
+    assert words[0].startswith("rows of a batch: by document, as each alone to ")
     assert words[1].startswith("answers: written together, as each alone to ")
 
 
