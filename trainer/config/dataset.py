@@ -102,6 +102,8 @@ class SourceConfig(Settings):
         if self.has_evaluation and self.eval_fraction:
             name = "eval_path" if self.eval_path else "eval_split"
             raise ValueError(f"give {name} or eval_fraction, not both")
+        if self.eval_sha256 and not self.eval_path:
+            raise ValueError("eval_sha256 is of the file at eval_path: give both, or neither")
         return self
 
 
@@ -125,6 +127,9 @@ def check_place(field: str, path: str, sha256: str | None) -> None:
             "show: fetch the file and name it here"
         )
     named = f"dataset.{field} = {path!r}"
+    scheme = scheme.lower()
+    if not path.startswith(scheme):  # nothing else is known by capitals
+        raise ValueError(f"{named}: write {scheme}://{rest}")
     if scheme == "hf" and not rest.startswith("datasets/"):
         raise ValueError(f"{named}: a dataset is hf://datasets/OWNER/NAME")
     if scheme not in {"hf", "https", "http"}:

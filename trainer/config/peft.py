@@ -235,6 +235,12 @@ class OFTConfig(LayerSettings):
     layers_to_transform: list[int] | None = None
     """Which blocks of the model get adapters, by number from 0; null: all."""
 
+    @model_validator(mode="after")
+    def _is_held(self) -> OFTConfig:
+        if not self.coft and self.eps != type(self).model_fields["eps"].default:
+            raise ValueError("eps has an effect only with coft: true")
+        return self
+
 
 class VeraConfig(LayerSettings):
     """LoRA whose matrices are random, frozen, and the same in all layers; scales of each are trained.

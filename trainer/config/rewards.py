@@ -56,6 +56,8 @@ def _no_address(text: str) -> str:
         secret, is_one = None, False
     if secret:
         return "must not hold a password, a query or a fragment: set api_key_variable"
+    if is_one and parts.path.rstrip("/").endswith("/chat/completions"):
+        return "ends where the API begins: leave /chat/completions out"
     return "" if is_one else "is not an address such as https://api.openai.com/v1"
 
 

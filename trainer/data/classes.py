@@ -14,13 +14,17 @@ SHOWN = 8  # labels that are named in a sentence
 
 
 def check_classes(
-    config: TrainingConfig, labels: Mapping[str, int], held_out: Collection[str] | None = None
+    config: TrainingConfig,
+    labels: Mapping[str, int],
+    rows: int,
+    held_out: Collection[str] | None = None,
 ) -> None:
     """Refuse labels among which there is nothing to tell apart, or that the job does not name.
 
     Args:
         config: the job's settings.
         labels: how many rows to train on have each.
+        rows: how many there are.
         held_out: those of the rows to evaluate on, where they stand apart.
 
     Raises:
@@ -34,6 +38,12 @@ def check_classes(
         raise DataError(
             f"{config.dataset.path}: {what}, so there is nothing to tell apart.",
             "Add rows with another label.",
+        )
+    if len(labels) > 1 and set(labels.values()) == {rows}:
+        raise DataError(
+            f"{config.dataset.path}: every row has all the labels {listed(labels)}, so there is nothing "
+            "to tell apart.",
+            "Give each row the names of the classes that fit it, not a 0 or 1 for every class.",
         )
     known = config.labels or list(labels)
     refuse_unknown(labels, known, "training.labels has")

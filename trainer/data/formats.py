@@ -26,9 +26,9 @@ from trainer.data.judged import (
     question,
 )
 from trainer.data.labelled import Labelled, labels_of, plain
-from trainer.data.parsing import Row
+from trainer.data.parsing import OF_TURNS, Row
 from trainer.data.problems import RowProblem, a_text, listed
-from trainer.data.turns import Message, chat_of, weighed
+from trainer.data.turns import ROLES, Message, chat_of, weighed
 from trainer.data.weights import WEIGHT, refuse_weight, weight_of
 
 NEEDED: dict[Format, tuple[str, ...]] = {
@@ -295,12 +295,29 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
             f"dataset.columns: {first.place} has no {listed(lacking)}; it has {listed(first.value)}.",
             "Correct the name on the right of the colon.",
         )
+    if given == "text" and "text" not in dataset.columns:
+        _refuse_turn(first)
     if given in formats:
         schema = Schema(cast("Format", given), {**names, **dataset.columns}, dict(dataset.roles))
         with suppress(RowProblem):  # which is told with the row
             return replace(schema, asks_in_chats=bool(schema.context(first.value)))
         return schema
     raise _unfit(first, config, given or _exactly(first, tuple(NEEDED)))
+
+
+def _refuse_turn(row: Row) -> None:
+    """Refuse to take what one says in a chat for a text that stands for itself.
+
+    Raises:
+        DataError: the row is a turn.
+    """
+    speaker = next((str(row.value[name]) for name in OF_TURNS if row.value.get(name)), "")
+    if speaker.strip().casefold() in ROLES:
+        raise DataError(
+            f"{row.place} is a turn of a chat: {listed(row.value)}.",
+            'Put the turns of each chat into one row, {"messages": [{role, content}, …]}. Where each is a '
+            "text by itself, name its column: dataset.columns: {text: content}.",
+        )
 
 
 def _example(formats: Sequence[str]) -> str:

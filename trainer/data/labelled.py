@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,10 +39,36 @@ def labels_of(value: Any, name: str) -> tuple[tuple[str, ...], bool]:
     Raises:
         RowProblem: one is no name of a class.
     """
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _listed_in(value, name)  # as tables hold lists
     if isinstance(value, list | tuple):
         found = [_label(each, f"{name}[{i}]") for i, each in enumerate(value)]
+        # Labels are hashable by now; True and 1.0 are 1, too.
+        if set(value) <= {0, 1} and len(set(found)) < len(found):
+            raise RowProblem(
+                name,
+                f"is {short(list(value))}, a 0 or 1 for each of {len(value)} classes",
+                "give the names or numbers of those that fit",
+            )
         return tuple(dict.fromkeys(found)), True
     return (_label(value, name),), False
+
+
+def _listed_in(text: str, name: str) -> Any:
+    """Return the list that a text holds as JSON; the text, such as [other], where it is none.
+
+    Raises:
+        RowProblem: it is a list as Python prints it.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        if re.match(r"\s*\[\s*(['\"]|\d|\])", text) and text.rstrip().endswith("]"):
+            raise RowProblem(
+                name, f"is {short(text)}, a list that is not JSON", 'write it as ["a", "b"]'
+            ) from None
+        return text
+    return found if isinstance(found, list) else text
 
 
 def _label(value: Any, name: str) -> str:

@@ -24,6 +24,8 @@ PARQUET_BATCH = 1024  # rows decoded at a time
 SEPARATORS = (",", ";", "\t")
 MAX_TEXT = 64 << 20  # bytes of a file that is one text; it is held in memory, and so are its tokens
 SAVE_AS_UTF8 = "Save the file as UTF-8 and run the job again."
+OF_TURNS = ("role", "from")
+"""By one of them a turn of a chat says who speaks."""
 ONE_OBJECT_A_LINE = "A .jsonl file holds one whole JSON object on every line."
 
 
@@ -84,7 +86,7 @@ def _read_json(path: Path, name: str) -> Iterator[Row]:
         # An array has to be read as a whole; large datasets are better given as JSONL.
         text = "".join(_decoded(stream, path))
     try:
-        whole = json.loads(text) if text.strip() else []
+        whole = _loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
         # Many call their JSONL files .json; only then does more follow a whole first value.
         if error.msg != "Extra data":
@@ -99,9 +101,14 @@ def _read_json(path: Path, name: str) -> Iterator[Row]:
 
 
 def _rows_of(whole: Any, path: Path) -> list[Any]:
-    """Return the array itself, or the only list of an object: {"version": 1, "data": […]}."""
+    """Return the array itself, or the only list of an object: {"version": 1, "data": […]}.
+
+    A chat alone, {"messages": [{"role": …}]}, is one row, and its turns are none.
+    """
     if isinstance(whole, list):
         return whole
+    if isinstance(whole, dict) and any(map(_are_turns, whole.values())):
+        return [whole]
     lists = (
         [value for value in whole.values() if isinstance(value, list)]
         if (isinstance(whole, dict))
@@ -113,6 +120,13 @@ def _rows_of(whole: Any, path: Path) -> list[Any]:
             "Write [{…}, {…}], or one object a line in a .jsonl file.",
         )
     return lists[0]
+
+
+def _are_turns(value: Any) -> bool:
+    turns = value if isinstance(value, list) else []
+    return bool(turns) and all(
+        isinstance(turn, dict) and {*OF_TURNS} & turn.keys() for turn in turns
+    )
 
 
 def _read_csv(path: Path, name: str) -> Iterator[Row]:
@@ -138,6 +152,11 @@ def _read_csv(path: Path, name: str) -> Iterator[Row]:
                     yield Row(name, line, "line", _record(header, values, f"{path}:{line}"))
                 line = reader.line_num + 1 + above
         except csv.Error as error:
+            if "new-line character" in str(error):
+                raise DataError(
+                    f"{path}:{reader.line_num + above}: a line ends by a carriage return alone.",
+                    "Save the file with the line ends of Unix or Windows.",
+                ) from error
             raise DataError(
                 f"{path}:{reader.line_num + above}: is not CSV: {error}.",
                 'Put fields that hold commas, quotes or line breaks in "…", and double inner quotes.',
@@ -153,7 +172,10 @@ def _between(header: str, path: Path) -> str:
         return "\t"
 
     def fields(delimiter: str) -> int:
-        return len(next(csv.reader([header], delimiter=delimiter), []))
+        try:
+            return len(next(csv.reader([header], delimiter=delimiter), []))
+        except csv.Error:  # which reading it says once more, with the line
+            return 0
 
     return max(SEPARATORS, key=fields)  # of equals the first
 
@@ -330,9 +352,27 @@ def _decoded(stream: Iterable[bytes], path: Path) -> Iterator[str]:
         offset += len(line)
 
 
+def _loads(text: str) -> Any:
+    """Return what JSON says.
+
+    Raises:
+        ValueError: it is not JSON, or says two things of one name, of which Python would take the last.
+    """
+    return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{json.dumps(twice, ensure_ascii=False)} is there twice in one object")
+    return found
+
+
 def _parse(text: str, place: str, remedy: str) -> Any:
     try:
-        return json.loads(text)
+        return _loads(text)
     except (ValueError, RecursionError) as error:
         _not_json(error, place, remedy)
 

@@ -127,7 +127,9 @@ def first_row(
         text = in_one_line(tokenizer, row["input_ids"], [NO_LOSS] * len(row["input_ids"]), longest)
         return f"{text} → {BEGIN}{', '.join(row['label'])}{END}"
     if "labels" in row:
-        return in_one_line(tokenizer, row["input_ids"], row["labels"], longest)
+        # What nothing stands before is predicted by nothing.
+        labels = [NO_LOSS, *row["labels"][1:]]
+        return in_one_line(tokenizer, row["input_ids"], labels, longest)
     text = _asked_text(tokenizer, row["prompt"])
     return _short(text, longest)
 

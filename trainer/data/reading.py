@@ -167,14 +167,26 @@ def files_of(path: Path, field: str) -> tuple[str, ...]:
 
 
 def open_training(dataset: DatasetConfig) -> Source:
-    """Return the rows to train on, opened; see `open_source`."""
-    return open_source(
+    """Return the rows to train on, opened; see `open_source`.
+
+    Raises:
+        DataError: nothing that is read has subsets, and one is given.
+    """
+    source = open_source(
         dataset.path,
         dataset.subset,
         (dataset.split,),
         sha256=dataset.sha256,
         streaming=dataset.streaming,
     )
+    places = [place for place in (dataset.path, dataset.eval_path) if place]
+    if dataset.subset and not any(map(_has_subsets, places)):
+        raise DataError(
+            f"dataset.subset = {dataset.subset!r} is of a dataset on the Hub, and {dataset.path!r} is "
+            "none.",
+            "Leave it out, or name the file or folder that is meant.",
+        )
+    return source
 
 
 def open_evaluation(dataset: DatasetConfig) -> Source:
@@ -209,6 +221,11 @@ def remedy_for_missing(path: Path) -> str:
 def is_elsewhere(path: str) -> bool:
     """Whether `path`, which exists nowhere here, can only mean something on the Hub or in the web."""
     return is_address(path) or hub_name(path) is not None
+
+
+def _has_subsets(path: str) -> bool:
+    name = None if is_address(path) or Path(path).expanduser().exists() else hub_name(path)
+    return name is not None and not name.inside
 
 
 def _supported(path: Path) -> Path:

@@ -9,6 +9,8 @@ from typing import Any
 from trainer.data.problems import RowProblem, kind_of_value, short
 
 WEIGHT = "weight"
+LARGEST = 1_000_000
+"""By more a loss would overflow, and so would its gradient."""
 
 
 def weight_of(row: Mapping[str, Any], name: str, used: Collection[str]) -> float:
@@ -26,12 +28,12 @@ def weight_of(row: Mapping[str, Any], name: str, used: Collection[str]) -> float
     if value is None or name in used:
         return 1.0
     weight = _number(value)
-    if weight is None or not math.isfinite(weight) or weight < 0:
+    if weight is None or not 0 <= weight <= LARGEST:  # NaN is neither
         shown = short(value) if isinstance(value, str | float | int) else kind_of_value(value)
         raise RowProblem(
             name,
             f"is {shown}, and by it the loss of the row would be multiplied",
-            "give a number from 0 on, or rename the column if something else is meant",
+            f"give a number from 0 to {LARGEST:,}, or rename the column if something else is meant",
         )
     return weight
 
@@ -53,9 +55,11 @@ def refuse_weight(row: Mapping[str, Any], name: str, used: Collection[str]) -> N
 
 def _number(value: Any) -> float | None:
     """Return a number, which a table may hold as a text; None: it is none."""
-    if isinstance(value, int | float):
-        return float(value)
     try:
-        return float(value) if isinstance(value, str) and value.strip() else None
+        if isinstance(value, int | float) or (isinstance(value, str) and value.strip()):
+            return float(value)
+    except OverflowError:
+        return math.inf
     except ValueError:
-        return None
+        pass
+    return None

@@ -100,9 +100,8 @@ def _dataset(subject: Subject) -> Finding:
         text = f"{', '.join(f'{name} {one.rows:,}' for name, one in each)}; together {text}"
     if METHODS[config.method].has_classes:
         text += f"; {in_words(report.labels)}"
-        check_classes(
-            config, report.labels, report.evaluation.labels if report.evaluation else None
-        )
+        held_out = report.evaluation.labels if report.evaluation else None
+        check_classes(config, report.labels, report.rows - report.bad_rows, held_out)
     if config.dataset.streaming:
         text = f"a stream; of its first rows {text}; the others are checked as they are read"
     if report.evaluation:

@@ -14,11 +14,15 @@ from trainer.config.methods import METHODS, SEEING_MODEL
 from trainer.contract.errors import ConfigError, DataError
 from trainer.data.classes import check_classes, refuse_unknown
 from trainer.data.labelled import in_order
+from trainer.data.problems import listed
 from trainer.data.turns import ONLY_TEXT
 from trainer.engine.model import class_of, load_architecture
 from trainer.engine.stream import Stream
+from trainer.engine.vocabulary import extend
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from trainer.data.tokenization import PreparedData
 
 PLACEHOLDER = re.compile(r"(image|video|audio|vision\w*)_token_(id|index)")
@@ -57,8 +61,7 @@ def refuse_placeholders(config: TrainingConfig, data: PreparedData) -> None:
     # Rows of a stream are seen as they are learned.
     if isinstance(data.train, Stream) or not len(wanted):
         return
-    for column in (name for name in data.train.column_names if name.endswith("_ids")):
-        table = data.train.data.column(column)
+    for table in _tokens(data.train):
         rows = sum(
             len(pc.unique(pc.list_parent_indices(chunk).filter(pc.is_in(chunk.flatten(), wanted))))
             for chunk in table.chunks
@@ -70,6 +73,38 @@ def refuse_placeholders(config: TrainingConfig, data: PreparedData) -> None:
                 f"sound, and {ONLY_TEXT}.",
                 "Take such tokens out of the texts, or remove the rows.",
             )
+
+
+def unlearned_tokens(
+    config: TrainingConfig, data: PreparedData, tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Return a sentence about those of the job's new tokens that no row to train on has."""
+    if (
+        isinstance(data.train, Stream)
+        or not config.new_tokens
+        or not (tables := _tokens(data.train))
+    ):
+        return []
+    # Of tokens that the tokenizer has learned already this finds the ids, and adds nothing.
+    ids = pa.array(extend(tokenizer, config.new_tokens).named, pa.int32())
+    seen: set[int] = set()
+    for chunk in (chunk for table in tables for chunk in table.chunks):
+        tokens = chunk.flatten()
+        seen.update(pc.unique(tokens.filter(pc.is_in(tokens, ids))).to_pylist())
+    missing = [
+        name
+        for name, number in zip(config.new_tokens, ids.to_pylist(), strict=True)
+        if number not in seen
+    ]
+    if not missing:
+        return []
+    return [f"training.new_tokens: no row has {listed(missing)}, so nothing is learned of it."]
+
+
+def _tokens(rows: Any) -> list[Any]:
+    """Return the columns of tokens of a `Dataset`."""
+    names = (name for name in rows.column_names if name.endswith("_ids"))
+    return [rows.data.column(name) for name in names]
 
 
 def with_classes(config: TrainingConfig, facts: Mapping[str, Any]) -> TrainingConfig:
@@ -86,7 +121,7 @@ def with_classes(config: TrainingConfig, facts: Mapping[str, Any]) -> TrainingCo
     if not METHODS[config.method].has_classes:
         return config
     found, evaluation = facts["labels"], facts.get("evaluation") or {}
-    check_classes(config, found, evaluation.get("labels"))
+    check_classes(config, found, facts["kept"], evaluation.get("labels"))
     own = _own_classes(config)
     if own and config.labels and own != config.labels:
         raise ConfigError(

@@ -122,6 +122,21 @@ def test_what_could_be_two_things_is_not_guessed(convert, row, method, problem):
     assert "Say which in dataset.columns" in caught.value.suggestion
 
 
+@pytest.mark.parametrize("turn", [{"role": "user", "content": "Hi"}, {"from": "GPT", "text": "Hi"}])
+@pytest.mark.parametrize("method", ["sft", "cpt"])
+def test_a_turn_of_a_chat_is_not_taken_for_a_text(convert, turn, method):
+    with pytest.raises(DataError, match=r"is a turn of a chat: '(role|from)'") as caught:
+        convert(turn, method=method)
+
+    assert '{"messages": [{role, content}, …]}' in caught.value.suggestion
+
+
+def test_what_only_looks_like_a_turn_is_a_text(convert):
+    assert convert({"role": "engineer", "content": "Hi"}).completion == "Hi"
+    turn = {"role": "user", "content": "Hi"}
+    assert convert(turn, columns={"text": "content"}).completion == "Hi"
+
+
 def test_an_ambiguity_is_settled_by_the_job(convert):
     row = {"problem": "2+2?", "solution": "long", "answer": "4"}
 

@@ -259,6 +259,8 @@ def test_a_file_here_may_have_a_checksum_too(tmp_path):
         ),
         ("https://huggingface.co/datasets/openai/gsm8k/tree/main/", "write openai/gsm8k"),
         ({"path": "https://example.org/r.jsonl", "sha256": "abc"}, "dataset.sha256 = 'abc'"),
+        ({"path": "a", "eval_sha256": "0" * 64}, "eval_sha256 is of the file at eval_path"),
+        ({"path": "HTTPS://example.org/r.jsonl"}, "write https://example.org/r.jsonl"),
     ],
 )
 def test_an_address_that_cannot_be_relied_on_is_refused_before_anything(dataset, said):
@@ -331,6 +333,17 @@ def test_files_and_folders_of_a_repository_are_read(tmp_path):
     assert said[:3] == ["[{'text': 'main'}]", "[{'text': 'v2'}]", "[{'text': 'main'}]"]
     assert "there is no such file or folder in org/tiny" in said[3]
     assert "'org/none:main' is neither a file here nor a dataset from the Hub" in said[4]
+
+
+def test_a_subset_of_what_has_none_is_refused(make_config, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(JSONL)
+    dataset = make_config({"path": str(path), "subset": "main"}).dataset
+
+    with pytest.raises(DataError, match="subset = 'main' is of a dataset on the Hub"):
+        open_training(dataset)
+    # It may be that of the rows to evaluate on.
+    open_training(dataset.model_copy(update={"eval_path": "org/name"}))
 
 
 def test_two_subsets_are_refused():

@@ -107,6 +107,27 @@ def test_a_json_file_with_an_object_a_line_is_read_as_jsonl(tmp_path):
     assert [row.place for row in rows] == ["a.json:1", "a.json:2"]
 
 
+@pytest.mark.parametrize(
+    "chat",
+    [
+        {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
+        {"id": 3, "tools": [], "conversations": [{"from": "human", "value": "Hi"}]},
+    ],
+)
+def test_a_chat_alone_in_a_json_file_is_one_row(tmp_path, chat):
+    rows = rows_of(write(tmp_path / "a.json", json.dumps(chat, indent=1)))
+
+    assert [row.value for row in rows] == [chat]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_name_that_an_object_has_twice_is_refused(tmp_path, name):
+    row = '{"messages": [{"role": "user", "content": "one", "content": "other"}]}'
+    path = write(tmp_path / name, f"[{row}]" if name == "a.json" else row)
+
+    assert '"content" is there twice in one object' in problem_with(path)
+
+
 def test_json_with_two_lists_is_ambiguous(tmp_path):
     path = write(tmp_path / "a.json", '{"train": [], "test": []}')
 
@@ -139,6 +160,7 @@ def test_csv_field_larger_than_pythons_own_limit(tmp_path):
         ("a,b\n1,2\n1,2,3\n", "a.csv:3: has 3 fields where the header names 2"),
         ("a,a\n1,2\n", "a.csv:1: the header names 'a' more than once"),
         ('a,b\n1,"2\n', "a.csv:2: is not CSV: unexpected end of data"),
+        ("a,b\r1,2\r", "a.csv:1: a line ends by a carriage return alone"),
     ],
 )
 def test_broken_csv_names_the_line(tmp_path, content, expected):

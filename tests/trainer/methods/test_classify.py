@@ -333,13 +333,43 @@ def test_labels_are_sorted_and_one_number_is_one_label():
 
     assert in_order({"10", "9", "-1"}) == ["-1", "9", "10"]
     assert in_order({"10", "9", "b"}) == ["10", "9", "b"]
-    values = [1, 1.0, "1", " 1 ", True, [1, "1", "a"], []]
+    values = [1, 1.0, "1", " 1 ", True, [1, "1", "a"], [], '["x", "y"]', "[other]", [0, 1]]
     assert [labels_of(value, "label")[0] for value in values] == [
         *[("1",)] * 4,
         ("true",),
         ("1", "a"),
         (),
+        ("x", "y"),
+        ("[other]",),
+        ("0", "1"),
     ]
+    assert labels_of('["x"]', "label")[1]
+
+
+@pytest.mark.parametrize("given", [[0, 1, 0], [1.0, 1.0], [True, False, False], "['x', 'y']"])
+def test_a_list_of_labels_is_one_of_names_and_is_read_as_one(given):
+    from trainer.data.labelled import labels_of
+    from trainer.data.problems import RowProblem
+
+    with pytest.raises(
+        RowProblem, match=r"a 0 or 1 for each of \d classes|a list that is not JSON"
+    ):
+        labels_of(given, "label")
+
+
+def test_rows_that_all_have_all_labels_are_refused(tmp_path, make_job):
+    rows = [{"text": "x", "label": [i % 2, 1 - i % 2]} for i in range(4)]
+    data = {"path": written(tmp_path / "a.jsonl", rows)}
+    job = make_job(tmp_path / "job", **{**SETTINGS, "data": data})
+
+    with pytest.raises(DataError, match="every row has all the labels '0', '1'"):
+        job.train()
+
+
+def test_a_job_may_write_labels_as_rows_do(make_config):
+    config = make_config("a", method="classify", labels=[0, True, " b "], class_weights={0: 5})
+
+    assert (config.labels, config.class_weights) == (["0", "true", "b"], {"0": 5.0})
 
 
 def test_tokens_are_those_that_the_tokenizer_gives_and_cut_where_the_model_ends(

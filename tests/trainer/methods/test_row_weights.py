@@ -135,11 +135,13 @@ def test_without_weights_rows_are_as_before(make_config, write_rows, tokenizer, 
     assert data.facts["unread"] == {}
 
 
-@pytest.mark.parametrize("weight", [-1, "heavy", [1], "nan", "inf", {"kg": 1}])
+@pytest.mark.parametrize(
+    "weight", [-1, "heavy", [1], "nan", "inf", {"kg": 1}, pytest.param(10**400, id="huge"), 1e300]
+)
 def test_what_is_not_a_weight_is_refused(make_config, write_rows, weight):
     config = make_config(write_rows([{"text": "a", "weight": weight}]))
 
-    with pytest.raises(DataError, match=r"train.jsonl:1: weight: is .*give a number from 0 on"):
+    with pytest.raises(DataError, match=r"train.jsonl:1: weight: is .*give a number from 0 to"):
         inspect_dataset(config)
 
 

@@ -101,6 +101,20 @@ def logits(model, folder):
     return last, last.softmax(-1)[tokenizer.convert_tokens_to_ids(NEW)].item()
 
 
+def test_a_new_token_that_no_row_has_is_named(tmp_path, make_config, write_rows, capsys):
+    from trainer.data.tokenization import prepare_datasets
+    from trainer.engine.model import load_tokenizer
+    from trainer.training.settling import unlearned_tokens
+
+    path = write_rows([{"text": f"{NEW} one"}, {"text": "two"}])
+    config = make_config(path, model=str(TINY_LLAMA), new_tokens=["<|sqI|>", NEW, "two"])
+    tokenizer = load_tokenizer(config)
+    data = prepare_datasets(config, tokenizer, tmp_path / "cache")
+
+    [said] = unlearned_tokens(config, data, tokenizer)
+    assert said == "training.new_tokens: no row has '<|sqI|>', so nothing is learned of it."
+
+
 def test_the_model_learns_to_write_it_and_the_merged_one_says_the_same(trained):
     import torch
     from transformers import AutoModelForCausalLM

@@ -379,6 +379,7 @@ def test_what_contradicts_going_on_with_an_adapter_is_refused(settings, words):
             {"peft": {"peft_type": "ia3", "target_modules": ["a"], "feedforward_modules": ["b"]}},
             "feedforward_modules: b is not among target_modules",
         ),
+        ({"peft": {"peft_type": "oft", "eps": 0.1}}, "eps has an effect only with coft: true"),
         ({"peft": {"peft_type": "vera", "exclude_modules": ["a"]}}, "exclude_modules belongs to"),
         ({"peft": {"peft_type": "oft", "oft_block_size": 1}}, "oft_block_size = 1"),
         ({"peft": {"peft_type": "lora+"}}, "must be lora, ia3, loha"),
