@@ -93,9 +93,10 @@ def check_adapter(config: TrainingFields) -> None:
         return
     if config.trainer != "builtin":
         raise ValueError(f"adapter: trainer {config.trainer} starts its own: remove it")
-    # By value: a job that was written down again gives every field.
+    # A job that was written down again gives every field as it is by default; a person gives some.
     default = type(config).model_fields["peft"].get_default(call_default_factory=True)
-    if config.peft != default:
+    given = config.peft.model_fields_set if config.peft else set()
+    if config.peft != default or (given and len(given) < len(type(default).model_fields)):
         raise ValueError("adapter: its own settings hold: leave peft out")
     if config.method == "ppo" or METHODS[config.method].is_classifier:
         raise ValueError(

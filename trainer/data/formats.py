@@ -52,6 +52,13 @@ OF_TOKENS = ("messages", "conversations", "instruction", "prompt_completion", "t
 """The formats that are learned token by token."""
 ALONE = ("text", "labelled_text", "labelled_pair")
 """Formats of texts alone: what every chat may have has no place there."""
+OF_REWARDS = frozenset(
+    {
+        *("prompts", "completions", "completion", "completion_ids"),
+        *("trainer_state", "log_extra", "log_metric", "environments"),
+    }
+)
+"""Names of columns that would not get to reward functions, for TRL gives others by them or drops them."""
 OPTIONAL: dict[Format, tuple[str, ...]] = {"instruction": ("input",), "preference": ("prompt",)}
 """The columns that a format reads where they are there."""
 
@@ -159,6 +166,12 @@ class Schema:
             case _:
                 # Kept for the reward functions, which get every other column.
                 others = {k: v for k, v in row.items() if k != self._name("prompt")}
+                if taken := [name for name in others if name in OF_REWARDS]:
+                    raise RowProblem(
+                        taken[0],
+                        "is a name by which reward functions get something else",
+                        "rename the column, such as to answer",
+                    )
                 asked = question(self._asking(context), self._get(row, "prompt"))
                 return Prompt(asked, others)
 

@@ -61,3 +61,11 @@ def _loaded(load: Any, field: str, named: str, **options: Any) -> Any:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
         raise ModelNotFound(f"{field}: {named} cannot be loaded: {reason}") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ModelNotFound(
+            f"{field}: {named} cannot be loaded: its files hold weights of other shapes than are "
+            "trained here, such as the head of a classifier of other classes.",
+            "Name the model that it was made from.",
+        ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +144,8 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
         options |= loading_options(config)
         load = partial(kind.from_pretrained, output_loading_info=True)
         model, info = loaded(load, config, dtype=dtype, **options)
+        if not method.is_classifier:
+            _refuse_lacking(config, info["missing_keys"])
         fresh = frozenset(name.rpartition(".")[0] for name in info["missing_keys"])
         keep_differentiable(model)
     choose_attention(model, config.attn_implementation)
@@ -159,6 +161,22 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
         if config.adapter is not None:  # now, that nothing of it is rounded
             load_adapter(model, config)
     return model
+
+
+def _refuse_lacking(config: TrainingConfig, missing: Collection[str]) -> None:
+    """Refuse a model of which transformers would make up weights, and only say so among its warnings.
+
+    Raises:
+        ConfigError: naming one of them.
+    """
+    if missing:
+        count = f"{len(missing):,} weights" if len(missing) > 1 else "a weight"
+        raise ConfigError(
+            f"training.model: the files of {config.model} lack {count}, such as {min(missing)}, which "
+            "would be random.",
+            "Name a model that is whole and writes text, which encoders and classifiers do not; or "
+            "train it from its config alone (init: random).",
+        )
 
 
 def give_rows(model: PreTrainedModel, config: TrainingConfig) -> list[int]:

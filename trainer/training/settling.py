@@ -75,10 +75,27 @@ def refuse_placeholders(config: TrainingConfig, data: PreparedData) -> None:
             )
 
 
-def unlearned_tokens(
+def unlearned(
     config: TrainingConfig, data: PreparedData, tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """Return a sentence about those of the job's new tokens that no row to train on has."""
+    """Return sentences about what the job names and no row to train on has."""
+    return [*_unlearned_classes(config, data), *_unlearned_tokens(config, data, tokenizer)]
+
+
+def _unlearned_classes(config: TrainingConfig, data: PreparedData) -> list[str]:
+    # A class may have been held out with all of its rows.
+    if not METHODS[config.method].has_classes:
+        return []
+    seen = {label for labels in data.train["label"] for label in labels}
+    missing = [label for label in config.labels or [] if label not in seen]
+    if not missing:
+        return []
+    return [f"training.labels: no row to train on has {listed(missing)}, so it is not learned."]
+
+
+def _unlearned_tokens(
+    config: TrainingConfig, data: PreparedData, tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
     if (
         isinstance(data.train, Stream)
         or not config.new_tokens

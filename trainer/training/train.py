@@ -51,7 +51,7 @@ from trainer.results.summary import batch_in_words
 from trainer.supervision.log import outlive_full_disks
 from trainer.supervision.ranks import record_failure
 from trainer.training.inputs import inputs_of, refuse_changes
-from trainer.training.settling import found_in_rows, sees, settled, unlearned_tokens
+from trainer.training.settling import found_in_rows, sees, settled, unlearned
 
 if TYPE_CHECKING:
     from trainer.engine.callbacks import Evaluation, Obedience
@@ -234,7 +234,7 @@ def prepare(
     limits = check_limits(model, tokenizer, config, data.facts)
     if own_rank().is_first:
         _tell_rows(directory, config, data.facts)
-        for line in [*limits, *unlearned_tokens(config, data, tokenizer)]:
+        for line in [*limits, *unlearned(config, data, tokenizer)]:
             _say(f"warning: {line}")
         tell_first_row(directory, tokenizer, data.train[0])
     [divisor] = highest([status.batch_divisor])  # memory may have run out on one machine only

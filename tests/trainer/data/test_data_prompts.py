@@ -75,3 +75,9 @@ def test_what_a_prompt_says_beside_its_words_is_named(prepare):
 
     assert data.train[0] == {"prompt": [{"role": "user", "content": "x"}]}
     assert data.facts["unread"] == {"name (in messages)": 2}
+
+
+@pytest.mark.parametrize("name", ["completion", "completions", "prompts", "log_metric"])
+def test_a_column_that_would_not_get_to_reward_functions_is_refused(prepare, name):
+    with pytest.raises(DataError, match=f"train.jsonl:2: {name}: is a name by which reward func"):
+        prepare([{"prompt": "a"}, {"prompt": "b", name: "1"}])

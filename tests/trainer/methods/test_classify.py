@@ -366,6 +366,23 @@ def test_rows_that_all_have_all_labels_are_refused(tmp_path, make_job):
         job.train()
 
 
+def test_a_class_that_is_all_held_out_is_named(tmp_path, make_config, write_rows, tokenizer):
+    from trainer.data.tokenization import prepare_datasets
+    from trainer.training.settling import settled, unlearned
+
+    rows = [{"text": "x", "label": name} for name in "abababc"]
+    dataset = {"path": str(write_rows(rows)), "eval_fraction": 0.3}
+    said = set()
+    for seed in range(12):
+        config = make_config(dataset, method="classify", model=str(TINY_LLAMA), seed=seed)
+        data = prepare_datasets(config, tokenizer, tmp_path / str(seed))
+        found = unlearned(settled(config, data), data, tokenizer)
+        assert bool(found) == (["c"] not in data.train["label"])
+        said.update(found)
+
+    assert said == {"training.labels: no row to train on has 'c', so it is not learned."}
+
+
 def test_a_job_may_write_labels_as_rows_do(make_config):
     config = make_config("a", method="classify", labels=[0, True, " b "], class_weights={0: 5})
 

@@ -104,14 +104,14 @@ def logits(model, folder):
 def test_a_new_token_that_no_row_has_is_named(tmp_path, make_config, write_rows, capsys):
     from trainer.data.tokenization import prepare_datasets
     from trainer.engine.model import load_tokenizer
-    from trainer.training.settling import unlearned_tokens
+    from trainer.training.settling import unlearned
 
     path = write_rows([{"text": f"{NEW} one"}, {"text": "two"}])
     config = make_config(path, model=str(TINY_LLAMA), new_tokens=["<|sqI|>", NEW, "two"])
     tokenizer = load_tokenizer(config)
     data = prepare_datasets(config, tokenizer, tmp_path / "cache")
 
-    [said] = unlearned_tokens(config, data, tokenizer)
+    [said] = unlearned(config, data, tokenizer)
     assert said == "training.new_tokens: no row has '<|sqI|>', so nothing is learned of it."
 
 

@@ -339,6 +339,7 @@ def test_a_schedule_that_would_never_change_the_rate_is_refused():
     ("settings", "words"),
     [
         ({"peft": {"r": 4}}, "its own settings hold: leave peft out"),
+        ({"peft": {"r": 16, "lora_alpha": 32}}, "its own settings hold: leave peft out"),
         ({"peft": None}, "its own settings hold: leave peft out"),
         ({"method": "ppo"}, "adapter: ppo cannot go on with one"),
     ],

@@ -1,0 +1,46 @@
+"""What is loaded is the job's model as it is: nothing that its files lack is made up."""
+
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.trainer.jobs import TINY_LLAMA
+from trainer.contract.errors import ConfigError, ModelNotFound
+from trainer.engine.model import load_model
+
+pytestmark = pytest.mark.xdist_group("torch")
+
+
+@pytest.fixture
+def torn(tmp_path):
+    """Return a model whose files lack what one layer learned."""
+    folder = shutil.copytree(TINY_LLAMA, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "layers.1.mlp" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"peft": None}, {"method": "dpo"}])
+def test_a_model_that_lacks_weights_is_refused(torn, make_config, settings):
+    config = make_config("a", model=str(torn), **settings)
+
+    with pytest.raises(ConfigError, match=r"lack 3 weights, such as model.layers.1.mlp.down_proj"):
+        load_model(config)
+
+    assert load_model(make_config("a", model=str(torn), init="random", peft=None))
+
+
+def test_a_classifier_writes_no_text_and_gives_no_score(tmp_path, make_config):
+    from transformers import AutoModelForSequenceClassification
+
+    of_two = AutoModelForSequenceClassification.from_pretrained(
+        TINY_LLAMA, num_labels=2, tie_word_embeddings=False
+    )
+    of_two.save_pretrained(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"lack a weight, such as lm_head.weight"):
+        load_model(make_config("a", model=str(tmp_path)))
+    with pytest.raises(ModelNotFound, match="such as the head of a classifier of other classes"):
+        load_model(make_config("a", model=str(tmp_path), method="reward"))
