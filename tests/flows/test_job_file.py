@@ -34,7 +34,7 @@ def refusal(tmp_path, content: str | bytes) -> str:
         (GOOD.replace("m,", "m, learning_rate: fast,"), "training.learning_rate = 'fast': must be"),
         (
             GOOD.replace("m,", "m, method: magic,"),
-            "is not a training method; there are: cpt, dpo, ",
+            "is not a training method; there are: classify, cpt, dpo, ",
         ),
         (GOOD.replace("m,", "m, peft: {rank: 8},"), "training.peft.rank is not a field"),
         (GOOD.replace("d.jsonl", "s3://a/b"), "dataset.path = 's3://a/b': s3:// is not read"),

@@ -39,6 +39,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path, capfd, changes, words):
     assert words in done.stderr
 
 
+@pytest.mark.thorough
 def test_a_row_beyond_the_last_is_refused(tmp_path, capfd):
     done = call_here(capfd, "preview", job_file(tmp_path), "--row", "100000")
 

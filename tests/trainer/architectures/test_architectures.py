@@ -40,7 +40,13 @@ def table() -> dict[str, list[str]]:
 TABLE = table()
 
 
-@pytest.mark.parametrize("kind", HANDFUL)
+QUICK = ("llama", "nemotron", "gemma3_text", "bart")
+"""One for each way of laying out rows; the others run with the whole table."""
+
+
+@pytest.mark.parametrize(
+    "kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.thorough) for k in HANDFUL]
+)
 def test_a_handful_learns_what_plain_transformers_computes(kind):
     warm_up()
     found = outcomes(kind)

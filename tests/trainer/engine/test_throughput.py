@@ -111,7 +111,7 @@ VARIANTS = {
     },
     "compiled": {"arguments": {"torch_compile": True}},
 }
-LONG = {"workers", "compiled"}
+LONG = {"workers", "compiled", "gradient checkpointing", "by length"}
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_errors_in_own_code_name_row_file_and_line(tmp_path, make_online, own_co
         formatting.train()
 
 
-@pytest.mark.parametrize("method", ["grpo", "rloo"])
+@pytest.mark.parametrize("method", ["grpo", pytest.param("rloo", marks=pytest.mark.thorough)])
 def test_the_mean_reward_rises(tmp_path, make_online, method):
     job = make_online(
         tmp_path / "job",

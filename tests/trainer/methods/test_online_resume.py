@@ -27,7 +27,11 @@ def curve(job):
     return {n: {key: r.get(key) for key in COMPARED} for n, r in job.metrics.items()}
 
 
-@pytest.fixture(scope="module", params=SETTINGS)
+# rloo differs from grpo by its loss alone.
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(m, marks=pytest.mark.thorough) if m == "rloo" else m for m in SETTINGS],
+)
 def uninterrupted(request, tmp_path_factory, make_online):
     settings = {"method": request.param, "max_steps": STEPS, **SETTINGS[request.param]}
     job = make_online(tmp_path_factory.mktemp(request.param) / "job", **settings)

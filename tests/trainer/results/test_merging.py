@@ -108,7 +108,7 @@ def test_quantised_weights_are_refused_before_training(tmp_path, base_model):
         pytest.param(
             {"peft_type": "lokr", "r": 4, "decompose_both": True}, marks=pytest.mark.thorough
         ),
-        {"peft_type": "oft", "oft_block_size": 16},
+        pytest.param({"peft_type": "oft", "oft_block_size": 16}, marks=pytest.mark.thorough),
         pytest.param({"peft_type": "vera", "r": 32}, marks=pytest.mark.thorough),
     ],
     ids=lambda peft: peft["peft_type"],

@@ -69,8 +69,8 @@ def own(tmp_path, base_model, rows, make_job):
     ("change", "named"),
     [
         (Own.other_rows, "dataset.path (SHA-256 "),
-        (Own.other_code, "the code own.py (SHA-256 "),
-        (Own.other_template, "the chat template (SHA-256 "),
+        pytest.param(Own.other_code, "the code own.py (SHA-256 ", marks=pytest.mark.thorough),
+        pytest.param(Own.other_template, "the chat template (SHA-256 ", marks=pytest.mark.thorough),
         (Own.other_weights, "training.model (SHA-256 "),
     ],
 )
