@@ -309,7 +309,7 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
             "Correct the name on the right of the colon.",
         )
     if given == "text" and "text" not in dataset.columns:
-        _refuse_turn(first)
+        _refuse_turn(first, names.get("text", "text"))
     if given in formats:
         schema = Schema(cast("Format", given), {**names, **dataset.columns}, dict(dataset.roles))
         with suppress(RowProblem):  # which is told with the row
@@ -318,7 +318,7 @@ def choose_schema(first: Row, config: TrainingConfig) -> Schema:
     raise _unfit(first, config, given or _exactly(first, tuple(NEEDED)))
 
 
-def _refuse_turn(row: Row) -> None:
+def _refuse_turn(row: Row, column: str) -> None:
     """Refuse to take what one says in a chat for a text that stands for itself.
 
     Raises:
@@ -329,7 +329,7 @@ def _refuse_turn(row: Row) -> None:
         raise DataError(
             f"{row.place} is a turn of a chat: {listed(row.value)}.",
             'Put the turns of each chat into one row, {"messages": [{role, content}, …]}. Where each is a '
-            "text by itself, name its column: dataset.columns: {text: content}.",
+            f"text by itself, name its column: dataset.columns: {{text: {column}}}.",
         )
 
 

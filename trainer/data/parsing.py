@@ -26,6 +26,11 @@ MAX_TEXT = 64 << 20  # bytes of a file that is one text; it is held in memory, a
 SAVE_AS_UTF8 = "Save the file as UTF-8 and run the job again."
 OF_TURNS = ("role", "from")
 """By one of them a turn of a chat says who speaks."""
+OF_CHATS = {
+    *("messages", "conversations", "conversation", "chat", "dialogue", "dialog"),
+    *("prompt", "completion", "chosen", "rejected"),
+}
+"""The columns that may hold turns."""
 ONE_OBJECT_A_LINE = "A .jsonl file holds one whole JSON object on every line."
 
 
@@ -107,7 +112,7 @@ def _rows_of(whole: Any, path: Path) -> list[Any]:
     """
     if isinstance(whole, list):
         return whole
-    if isinstance(whole, dict) and any(map(_are_turns, whole.values())):
+    if isinstance(whole, dict) and any(_is_chat(*item) for item in whole.items()):
         return [whole]
     lists = (
         [value for value in whole.values() if isinstance(value, list)]
@@ -122,8 +127,8 @@ def _rows_of(whole: Any, path: Path) -> list[Any]:
     return lists[0]
 
 
-def _are_turns(value: Any) -> bool:
-    turns = value if isinstance(value, list) else []
+def _is_chat(name: str, value: Any) -> bool:
+    turns = value if isinstance(value, list) and name.casefold() in OF_CHATS else []
     return bool(turns) and all(
         isinstance(turn, dict) and {*OF_TURNS} & turn.keys() for turn in turns
     )

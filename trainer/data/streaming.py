@@ -136,7 +136,8 @@ class Streamed(Stream):
     @property
     def tally(self) -> Tally:
         """What became of all rows that were read so far."""
-        tally = merged(self._tallies)
+        # Where only workers read, or pieces are about to be packed: the first, which told what rows are.
+        tally = merged(self._tallies or [self._first[1]])
         tally.sha256 = self._sha256
         return tally
 

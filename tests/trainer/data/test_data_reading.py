@@ -90,7 +90,12 @@ def test_columns_may_be_parted_by_tabs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ['[{"a": 1}, {"a": 2}]', '{"version": 3, "data": [{"a": 1}, {"a": 2}]}']
+    "content",
+    [
+        '[{"a": 1}, {"a": 2}]',
+        '{"version": 3, "data": [{"a": 1}, {"a": 2}]}',
+        '{"data": [{"role": "nurse", "a": 1}, {"role": "user", "a": 2}]}',
+    ],
 )
 def test_json_is_an_array_or_an_object_with_one(tmp_path, content):
     rows = rows_of(write(tmp_path / "a.json", content))

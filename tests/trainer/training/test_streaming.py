@@ -252,11 +252,25 @@ def test_a_job_on_a_stream_resumes_exactly(way, make_job, tmp_path, capsys):
         assert line in capsys.readouterr().out
 
 
+def test_a_stream_that_is_packed_and_that_only_workers_read_can_be_saved(
+    texts, make_config, tokenizer, tmp_path
+):
+    stream = prepare_datasets(
+        config_of(make_config, texts, tmp_path), tokenizer, tmp_path / "cache"
+    ).train
+    stream.packed_by(lambda rows: rows)
+
+    assert stream.state()["tally"]["kept"] == stream.facts["kept"] == 4
+    stream.restore(stream.state())
+    assert len(read(stream, tokenizer)) == len(stream)
+
+
 @pytest.mark.thorough
-def test_workers_of_a_data_loader_make_the_same_of_a_stream(make_job, tmp_path, rows):
+@pytest.mark.parametrize("settings", [{}, {"packing": True}])
+def test_workers_of_a_data_loader_make_the_same_of_a_stream(make_job, tmp_path, rows, settings):
     data = {"path": str(rows), "streaming": True}
     alone, helped = (
-        make_job(tmp_path / name, data=data, max_steps=20, arguments=arguments)
+        make_job(tmp_path / name, data=data, max_steps=20, arguments=arguments, **settings)
         for name, arguments in (("alone", {}), ("helped", {"dataloader_num_workers": 2}))
     )
 
