@@ -243,14 +243,18 @@ def _read_arrow(path: Path, name: str) -> Iterator[Row]:
 
 
 def _batches_of(pa: Any, stream: Any) -> Iterator[Any]:
-    """Yield the batches of either of Arrow's two layouts; files begin with a word of their own."""
+    opened = opened_arrow(pa, stream)
+    if hasattr(opened, "num_record_batches"):
+        yield from (opened.get_batch(i) for i in range(opened.num_record_batches))
+    else:
+        yield from opened
+
+
+def opened_arrow(pa: Any, stream: Any) -> Any:
+    """Open either of Arrow's two layouts; files begin with a word of their own."""
     is_file = stream.read(6) == b"ARROW1"
     stream.seek(0)
-    if is_file:
-        file = pa.ipc.open_file(stream)
-        yield from (file.get_batch(i) for i in range(file.num_record_batches))
-    else:
-        yield from pa.ipc.open_stream(stream)
+    return pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
 
 
 def _read_text(path: Path, name: str) -> Iterator[Row]:

@@ -16,7 +16,7 @@ from trainer.data.hub import fetched_from_hub, hub_name, open_on_hub
 from trainer.data.parsing import READERS, Row, kind_of, read_file
 from trainer.data.problems import listed
 from trainer.data.saved import DESCRIPTIONS as SAVED_DESCRIPTIONS
-from trainer.data.saved import SPLITS, is_saved, refuse_index, saved_files
+from trainer.data.saved import SPLITS, class_names, is_saved, refuse_index, saved_files
 from trainer.data.splits import HELD_OUT, by_split, split_of, usual
 
 SUPPORTED = ", ".join(sorted(READERS))
@@ -71,6 +71,24 @@ class FileSource:
     def bytes(self) -> int:
         """Size of all files together."""
         return sum(_size(path) for path in self.paths.values())
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """The names of classes by the column that holds their numbers.
+
+        Raises:
+            DataError: two files number them differently.
+        """
+        found: dict[str, list[str]] = {}
+        for name, path in self.paths.items():
+            for column, names in class_names(path).items():
+                if found.setdefault(column, names) != names:
+                    raise DataError(
+                        f"{name} numbers the classes of {column!r} as {listed(names)}, and files before "
+                        f"it as {listed(found[column])}.",
+                        "Give them as a list of data sets, or write the classes by their names.",
+                    )
+        return found
 
     def rows(self) -> Iterator[Row]:
         """Yield the rows of all files.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.contract.errors import DataError
 from trainer.contract.files import read_json
+from trainer.data.parsing import kind_of, opened_arrow
 from trainer.data.problems import listed
 from trainer.data.splits import usual
 
@@ -69,6 +71,34 @@ def _of_state(folder: Path, root: Path, field: str) -> dict[str, Path]:
             "Save it again: datasets.load_from_disk(…).save_to_disk(…).",
         )
     return {(folder / name).relative_to(root).as_posix(): folder / name for name in names}
+
+
+def class_names(path: Path) -> dict[str, list[str]]:
+    """Return the names of classes by the column that holds their numbers.
+
+    The library `datasets` writes them into the files that it saves; others have none.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if kind_of(path) == ".parquet":
+            schema = pq.read_schema(path)
+        elif kind_of(path) == ".arrow":
+            with pa.memory_map(str(path)) as stream:
+                schema = opened_arrow(pa, stream).schema
+        else:
+            return {}
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = told["info"]["features"].items()
+    # Reading the rows says what is wrong with a file; and others may write what they like there.
+    except (OSError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError):
+        return {}
+    return {
+        name: list(feature["names"])
+        for name, feature in features
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    }
 
 
 def refuse_index(folder: Path, field: str) -> None:

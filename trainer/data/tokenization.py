@@ -39,7 +39,7 @@ from trainer.engine.stream import Stream
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-LAYOUT = 7  # raise it when the same input gives other tokens or labels than before
+LAYOUT = 8  # raise it when the same input gives other tokens or labels than before
 
 Rows = TypeVar("Rows", Dataset, DatasetDict)
 

@@ -225,8 +225,9 @@ class CheckedReading:
 
     def _rows(self) -> Iterator[Row]:
         """Yield the rows; where classes are learned, with their names for the numbers of a dataset."""
-        classes = getattr(self.source, "classes", {})
-        if not (classes and METHODS[self.config.method].has_classes):
+        learns = METHODS[self.config.method].has_classes
+        classes = getattr(self.source, "classes", {}) if learns else {}
+        if not classes:
             yield from self.source.rows()
             return
         for row in self.source.rows():

@@ -10,7 +10,7 @@ from trainer.config import TrainingConfig
 from trainer.config.chat_templates import template_text
 from trainer.config.methods import METHODS, SEEING_MODEL, TEXT_MODEL
 from trainer.config.model_files import check_model_files
-from trainer.contract.errors import ConfigError
+from trainer.contract.errors import ConfigError, ModelNotFound
 from trainer.engine.adapters import add_adapters, brings_tokenizer, load_adapter
 from trainer.engine.arguments import precision
 from trainer.engine.attention import choose_attention
@@ -167,11 +167,11 @@ def _refuse_lacking(config: TrainingConfig, missing: Collection[str]) -> None:
     """Refuse a model of which transformers would make up weights, and only say so among its warnings.
 
     Raises:
-        ConfigError: naming one of them.
+        ModelNotFound: naming one of them.
     """
     if missing:
         count = f"{len(missing):,} weights" if len(missing) > 1 else "a weight"
-        raise ConfigError(
+        raise ModelNotFound(
             f"training.model: the files of {config.model} lack {count}, such as {min(missing)}, which "
             "would be random.",
             "Name a model that is whole and writes text, which encoders and classifiers do not; or "

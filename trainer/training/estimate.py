@@ -20,7 +20,7 @@ from trainer.config import TrainingConfig, TrainingJob
 from trainer.config.explain import validated
 from trainer.config.generation import generation_arguments, uses_of_prompt
 from trainer.config.methods import METHODS
-from trainer.contract.errors import OrchestratorError
+from trainer.contract.errors import ModelNotFound, OrchestratorError
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.data import inspect_dataset
@@ -158,6 +158,8 @@ def probe(config: TrainingConfig, total: int, folder: Path) -> tuple[float | Non
         from trainer.training.probe import seconds_per_step
 
         return seconds_per_step(config, folder / "probe"), "measured"
+    except ModelNotFound:  # of other errors some rows alone may be the reason
+        raise
     except OrchestratorError as error:
         return None, error.message
     # The estimate is still worth something without a time.

@@ -15,6 +15,7 @@ from trainer.config.explain import validated
 from trainer.config.training import TrainingConfig
 from trainer.contract.errors import ConfigError, DataError
 from trainer.data.reading import files_of, open_evaluation, open_source, open_training
+from trainer.data.validation import inspect_dataset
 
 ROWS = [{"text": "a"}, {"text": "b"}]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -59,6 +60,31 @@ def test_a_saved_dataset_is_read_in_its_order(saved):
     assert [value["text"] for value in values(source)] == ["t0", "t1", "t2"]
     assert source.files == ("data-00000-of-00002.arrow", "data-00001-of-00002.arrow")
     assert "state.json" in files_of(saved / "one", "dataset.path")
+
+
+def test_classes_of_a_saved_dataset_have_their_names(tmp_path, make_config):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    def of(numbers, names):
+        kinds = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+        return Dataset.from_dict({"text": ["t"] * len(numbers), "label": numbers}, features=kinds)
+
+    def labels(path):
+        config = make_config({"path": str(path)}, method="classify")
+        return inspect_dataset(config).labels
+
+    of([0, 1, 1], ["neg", "pos"]).save_to_disk(tmp_path / "saved")
+    of([0, 1, 1], ["neg", "pos"]).to_parquet(tmp_path / "table" / "a.parquet")
+
+    assert labels(tmp_path / "saved") == labels(tmp_path / "table") == {"neg": 1, "pos": 2}
+    of([0, -1], ["neg", "pos"]).save_to_disk(tmp_path / "unknown")
+    with pytest.raises(DataError, match="label: is null"):
+        labels(tmp_path / "unknown")
+    of([0, 1], ["pos", "neg"]).to_parquet(tmp_path / "table" / "b.parquet")
+    with pytest.raises(
+        DataError, match=r"b.parquet numbers the classes of 'label' as 'pos', 'neg'"
+    ):
+        labels(tmp_path / "table")
 
 
 def test_the_splits_of_a_saved_dataset_are_kept_apart(saved, make_config):

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.trainer.jobs import TINY_LLAMA
-from trainer.contract.errors import ConfigError, ModelNotFound
+from trainer.contract.errors import ModelNotFound
 from trainer.engine.model import load_model
 
 pytestmark = pytest.mark.xdist_group("torch")
@@ -26,10 +26,21 @@ def torn(tmp_path):
 def test_a_model_that_lacks_weights_is_refused(torn, make_config, settings):
     config = make_config("a", model=str(torn), **settings)
 
-    with pytest.raises(ConfigError, match=r"lack 3 weights, such as model.layers.1.mlp.down_proj"):
+    with pytest.raises(
+        ModelNotFound, match=r"lack 3 weights, such as model.layers.1.mlp.down_proj"
+    ):
         load_model(config)
 
     assert load_model(make_config("a", model=str(torn), init="random", peft=None))
+
+
+def test_a_trial_of_it_is_an_error_and_no_unknown_time(torn, make_config, write_rows, tmp_path):
+    from trainer.training.estimate import probe
+
+    config = make_config(write_rows([{"text": "a b"}]), model=str(torn), max_steps=1)
+
+    with pytest.raises(ModelNotFound, match="lack 3 weights"):
+        probe(config, 1, tmp_path)
 
 
 def test_a_classifier_writes_no_text_and_gives_no_score(tmp_path, make_config):
@@ -40,7 +51,7 @@ def test_a_classifier_writes_no_text_and_gives_no_score(tmp_path, make_config):
     )
     of_two.save_pretrained(tmp_path)
 
-    with pytest.raises(ConfigError, match=r"lack a weight, such as lm_head.weight"):
+    with pytest.raises(ModelNotFound, match=r"lack a weight, such as lm_head.weight"):
         load_model(make_config("a", model=str(tmp_path)))
     with pytest.raises(ModelNotFound, match="such as the head of a classifier of other classes"):
         load_model(make_config("a", model=str(tmp_path), method="reward"))
