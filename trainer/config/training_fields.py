@@ -65,6 +65,10 @@ def _dataset_shorthand(value: Any) -> Any:
     if isinstance(value, list):
         if not value:
             raise ValueError("is an empty list: name a data set")
+        if any(isinstance(each, dict) and "streaming" in each for each in value):
+            raise ValueError(
+                "streaming is for all data sets together: write {streaming: true, sources: [the list]}"
+            )
         return {"sources": value}
     return {"path": value} if isinstance(value, str) else value
 

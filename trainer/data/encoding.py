@@ -22,7 +22,7 @@ from trainer.data.labelled import Labelled
 from trainer.data.labels_encoding import LabelledEncoder
 from trainer.data.parsing import Row
 from trainer.data.spans import Turns, assistants
-from trainer.data.tally import Tally
+from trainer.data.tally import WEIGHTLESS, Tally
 from trainer.data.templates import ChatTemplate
 from trainer.data.texts import Answered, answered, leading_tokens, tokens_of
 from trainer.data.turns import Message
@@ -54,7 +54,6 @@ SAID = ("role", "content")
 FORGOTTEN = "earlier turns are shown without their thoughts, as the chat template does it"
 VARIED = "chats are rendered by TRL's training variant of the chat template, which shows them whole"
 NOTHING = "nothing to learn within max_length"
-WEIGHTLESS = "weight 0"
 EMPTY = "no token is left of the text"
 UNMARKED = "no turn that is to be learned"
 NO_ROOM = "the prompt leaves no room for an answer within max_length"

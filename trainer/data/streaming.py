@@ -27,7 +27,7 @@ from trainer.data.encoding import RowEncoder, in_batches
 from trainer.data.formats import Example
 from trainer.data.parsing import Row
 from trainer.data.reading import Source
-from trainer.data.tally import LEFT_OUT, Tally, merged, reasons
+from trainer.data.tally import LEFT_OUT, Tally, merged, nothing_left
 from trainer.data.validation import CheckedReading
 from trainer.data.weights import WEIGHT
 from trainer.engine.stream import Stream
@@ -175,11 +175,7 @@ class Streamed(Stream):
             start = self._starts[number]
             index = start.index + len(piece)
             if ended and index == start.begun:
-                raise DataError(
-                    f"{self._source.name}: none of {counted:,} rows can be learned from within "
-                    f"max_length = {self._config.max_length} tokens ({reasons(tally.why)}).",
-                    "Raise max_length, or check that the chat template shows the assistant's messages.",
-                )
+                raise nothing_left(self._source.name, counted, self._config.max_length, tally.why)
             after = (
                 PieceStart(index, begun=index)
                 if ended

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainer.contract.errors import DataError
 from trainer.contract.words import number
 from trainer.data.problems import MAX_NAMES
 
 BAD = "cannot be used"
 LEFT_OUT = "left out by formatting"
+WEIGHTLESS = "weight 0"
 LONGEST = {"longest", "highest"}
 """What is the largest of several numbers, and not their sum."""
 MAX_PROBLEMS = 20  # bad rows that are told one by one; the rest is counted
@@ -89,6 +91,18 @@ class Tally:
     def ignore(self, name: str, count: int) -> None:
         """Count rows in which nothing reads what has this name."""
         self.unread[name] = self.unread.get(name, 0) + count
+
+
+def nothing_left(name: str, rows: int, max_length: int, why: Mapping[str, int]) -> DataError:
+    """Return the error that none of a source's rows can be learned from."""
+    remedy = "Raise max_length, or check that the chat template shows the assistant's messages."
+    if set(why) == {WEIGHTLESS}:
+        remedy = "Give the rows that count a weight above 0."
+    return DataError(
+        f"{name}: none of {rows:,} rows can be learned from within max_length = {max_length} tokens "
+        f"({reasons(why)}).",
+        remedy,
+    )
 
 
 def merged(tallies: Sequence[Tally]) -> Tally:

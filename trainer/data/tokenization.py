@@ -30,7 +30,7 @@ from trainer.data.mixing import mixed_order, rows_of_epoch
 from trainer.data.problems import naming
 from trainer.data.reading import Source, open_evaluation, open_training
 from trainer.data.streaming import Streamed
-from trainer.data.tally import LEFT_OUT, Tally, merged, reasons
+from trainer.data.tally import LEFT_OUT, Tally, merged, nothing_left
 from trainer.data.templates import ensure_chat_template, is_default
 from trainer.data.validation import CheckedReading
 from trainer.data.weights import WEIGHT
@@ -269,11 +269,7 @@ def _tokenised(
         # Last: an Arrow file without it is torn, and is written again.
         replace_json(facts, asdict(tally))
     if not tally.kept:
-        raise DataError(
-            f"{source.name}: none of {tally.rows:,} rows can be learned from within max_length = "
-            f"{config.max_length} tokens ({reasons(tally.why)}).",
-            "Raise max_length, or check that the chat template shows the assistant's messages.",
-        )
+        raise nothing_left(source.name, tally.rows, config.max_length, tally.why)
     return Dataset.from_file(str(arrow)), tally
 
 

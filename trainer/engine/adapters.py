@@ -107,7 +107,7 @@ def _adapted(model: PreTrainedModel, settings: PeftConfig) -> PreTrainedModel:
     # layers of a kind that it does not adapt.
     except (ValueError, TypeError) as error:
         raise ConfigError(
-            f"training.peft: {str(error).splitlines()[0]}",
+            f"training.peft: {str(error).splitlines()[0].rstrip('.')}.",
             "Use target_modules: all-linear, names of layers that this model has, or another peft_type.",
         ) from error
     return adapted

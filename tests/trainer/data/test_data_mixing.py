@@ -249,6 +249,7 @@ def test_names_are_never_alike(make_config):
         ([{"path": "a", "name": "x"}, {"path": "b", "name": "x"}], "name = 'x' is given to two"),
         ([{"path": "a", "name": "a b"}], "dataset.sources.0.name = 'a b': must be 1 to 63"),
         ([["a"]], "dataset.sources.0 = ['a']: must be a valid"),
+        ([{"path": "a", "streaming": True}], "write {streaming: true, sources: [the list]}"),
         ({"path": "a", "share": 0.5}, "share = 0.5 is for one of several data sets"),
         ({"path": "a", "sources": ["b"]}, "path = 'a' is given beside sources"),
         (

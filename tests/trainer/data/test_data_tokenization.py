@@ -90,6 +90,13 @@ def test_when_nothing_is_left_to_learn_the_remedy_is_named(prepare, write_rows):
         prepare(path, max_length=8)
 
 
+def test_rows_that_all_have_weight_0_are_another_matter(prepare, write_rows):
+    with pytest.raises(
+        DataError, match=r"\(2: weight 0\).*Give the rows that count a weight above 0"
+    ):
+        prepare(write_rows([{"text": "a", "weight": 0}] * 2))
+
+
 def test_completions_are_learnt_and_prompts_are_not(prepare, write_rows, tokenizer):
     path = write_rows([{"prompt": "2+2=", "completion": "4"}])
 
