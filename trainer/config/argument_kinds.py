@@ -64,7 +64,9 @@ def wrong_kind(name: str, value: Any) -> str | None:
         return None
     if name == "lr_scheduler_kwargs" and isinstance(value, dict):
         texts = [key for key, each in value.items() if _is_number_in_quotes(each)]
-        return f"{texts[0]} is a text: write the number without quotes" if texts else None
+        if texts:
+            return f"{texts[0]} is a text: write the number without quotes"
+        return next((f"{key}: write a finite number" for key in not_finite(value)), None)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in FLAGS and not isinstance(value, bool):
         return "write true or false"
@@ -79,6 +81,13 @@ def wrong_kind(name: str, value: Any) -> str | None:
     if name in WHOLE | NUMBERS and not math.isfinite(value):
         return "write a finite number"
     return None
+
+
+def not_finite(values: dict[str, Any]) -> list[str]:
+    """Return the names of those that are numbers and no amounts: nan and inf."""
+    return [
+        name for name, each in values.items() if isinstance(each, float) and not math.isfinite(each)
+    ]
 
 
 def _is_number_in_quotes(value: Any) -> bool:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from trainer.config.argument_kinds import not_finite
 from trainer.config.settings import Settings, Text
 
 BUILTIN_REWARDS: dict[str, tuple[str, ...]] = {
@@ -150,4 +151,6 @@ class JudgeConfig(Settings):
             raise ValueError(f"lowest = {self.lowest:g} must be below highest = {self.highest:g}")
         if ours := sorted(set(OURS_TO_SAY) & self.parameters.keys()):
             raise ValueError(f"parameters.{ours[0]} is set by the judge itself: remove it")
+        if names := not_finite(self.parameters):
+            raise ValueError(f"parameters.{names[0]} must be a finite number")
         return self

@@ -57,7 +57,7 @@ def _as_label(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
-Label = Annotated[Text, BeforeValidator(_as_label)]
+_LABEL = BeforeValidator(_as_label)
 NewTokens = Annotated[list[Annotated[Text, AfterValidator(_a_token)]], AfterValidator(_each_once)]
 
 
@@ -148,12 +148,12 @@ class TrainingFields(Settings):
     """Longest answer that is generated, in tokens; max_length holds prompt and answer."""
     temperature: float = Field(default=1.0, gt=0)
     """How freely answers are generated; near 0 always the likeliest token."""
-    labels: list[Label] | None = None
+    labels: list[Annotated[Text, _LABEL]] | None = None
     """The classes of classify in the order of the model's scores. null: those of the model where it is a
     classifier already, else those of the rows, sorted."""
     several_labels: bool | None = None
     """Whether several classes may fit a text, or none. null: where the labels of rows are lists."""
-    class_weights: Literal["balanced"] | dict[Label, float] | None = None
+    class_weights: Literal["balanced"] | dict[Annotated[str, _LABEL], float] | None = None
     """How much a row of each class counts for classify: a number by label, or balanced, which lets rare
     classes count as much as frequent ones. null: every row alike."""
     callbacks: list[Text] = Field(default_factory=list)

@@ -130,6 +130,7 @@ def test_every_number_and_flag_is_known_as_such(method, monkeypatch):
         ("adam_epsilon", True, "write a number"),
         ("adam_epsilon", float("nan"), "write a finite number"),
         ("lr_scheduler_kwargs", {"min_lr": "1e-6"}, "min_lr is a text: write the number without"),
+        ("lr_scheduler_kwargs", {"min_lr": float("inf")}, "min_lr: write a finite number"),
         ("dataloader_drop_last", "no", "write true or false"),
         ("dataloader_drop_last", 0, "write true or false"),
         ("dataloader_num_workers", 1.5, "write a whole number"),

@@ -248,6 +248,7 @@ def test_a_key_that_is_not_there_is_missed_before_anything_is_asked(make, monkey
         ({"api_key_variable": "AWS_SECRET_ACCESS_KEY"}, "begins with JUDGE_"),
         ({"base_url": "https://me:secret@host/v1"}, "base_url must not hold a password"),
         ({"base_url": "host/v1"}, "base_url is not an address"),
+        ({"parameters": {"top_p": float("nan")}}, "parameters.top_p must be a finite number"),
         ({"base_url": "http://host/v1/chat/completions/"}, "leave /chat/completions out"),
         ({"base_url": "http://host:port/v1"}, "base_url is not an address"),
         ({"template": "{prompt}"}, "must hold {completion}"),
