@@ -51,6 +51,7 @@ def here(prefect_server: str, home: Path, tmp_path: Path) -> Here:
     return run
 
 
+@pytest.mark.thorough
 def test_a_job_trains_there_with_an_empty_entry_in_the_pythonpath(here: Here, tmp_path: Path):
     (tmp_path / "helper.py").write_text("def seen(): print('callback at work')\n")
     (tmp_path / "mine.py").write_text(

@@ -21,7 +21,12 @@ def test_a_row_is_shown_as_it_is_learned(tmp_path, capfd):
     assert "row 3, " in done.stdout
     assert "tokens learned" in done.stdout
     assert "«" in done.stdout.split("row 2, ")[1]
-    shown = json.loads(call_here(capfd, "preview", path, "--json").stdout)["rows"]
+
+
+@pytest.mark.thorough
+def test_a_row_is_shown_to_programs(tmp_path, capfd):
+    shown = json.loads(call_here(capfd, "preview", job_file(tmp_path), "--json").stdout)["rows"]
+
     assert shown[0]["learned"] > 0
 
 

@@ -118,3 +118,11 @@ def test_what_a_resumed_training_comes_to_again_is_the_same_event_and_a_restart_
 
     assert len(identities(Kind.LOSS_SPIKE)) == 1
     assert len(identities(Kind.RESTART)) == 2
+
+
+def test_restarts_in_one_millisecond_are_events_of_their_own(job):
+    for _ in range(50):
+        note_event(job, Kind.RESTART, "restart 1 of 2", step=40, restarts=1)
+
+    events = parse_events(job.events.read_bytes().splitlines())
+    assert len({event.identity for event in events}) == 50

@@ -32,6 +32,7 @@ def test_a_damaged_output_is_made_again(tmp_path, make_job):
     verify(job.directory.output)
 
 
+@pytest.mark.thorough
 def test_without_a_seed_of_its_own_a_run_is_the_same_again(tmp_path, make_job):
     first, second = (make_job(tmp_path / name, max_steps=2) for name in "ab")
     third = make_job(tmp_path / "c", max_steps=2, seed=1)

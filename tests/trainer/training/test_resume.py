@@ -73,6 +73,7 @@ def test_a_paused_job_goes_on_as_if_nothing_had_been(tmp_path, make_job, uninter
     assert_ends_like(uninterrupted, job)
 
 
+@pytest.mark.thorough
 def test_a_job_paused_after_every_other_step_is_the_same(tmp_path, make_job, uninterrupted):
     job = make_job(tmp_path / "job", **SETTINGS)
 
