@@ -14,7 +14,7 @@ from pathlib import Path
 from common import EXAMPLES, Place, conclude, fail, median, options, place, spread
 from methods import weights
 
-GOAL = 0.5
+GOAL = 0.05
 SAVE_STEPS = 6
 CLOCK = Path(__file__).with_name("save_clock.py")
 ARMS = {"at once": False, "async_save": True}

@@ -31,6 +31,7 @@ WRITERS = (
 )
 """The functions that write tensors, by the module that calls them; any other writes at once."""
 SHARE = 0.5  # of the free memory, which a copy may take
+COPYING_THREADS = 4
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -129,18 +130,25 @@ def size_in_memory(content: Any) -> int | None:
 
 def copy_in_memory(content: Any) -> Any:
     """Return nested containers with copies of their tensors in this computer's memory."""
-    copies: dict[int, torch.Tensor] = {}  # what occurs twice, such as a code book, is saved once
+    # By id: what occurs twice, such as a code book, is saved once.
+    tensors = {id(leaf): leaf for leaf in tree_leaves(content) if isinstance(leaf, torch.Tensor)}
+    # One core alone does not use what the memory can carry; torch copies without the GIL.
+    with ThreadPoolExecutor(COPYING_THREADS) as pool:
+        copies = dict(zip(tensors, pool.map(_copy_of, tensors.values()), strict=True))
 
     def copied(leaf: Any) -> Any:
-        if not isinstance(leaf, torch.Tensor):
-            return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
-        if id(leaf) not in copies:
-            # copy=True: without it a tensor on the CPU would be shared with the training.
-            copies[id(leaf)] = leaf.detach().to("cpu", copy=True)
-            copies[id(leaf)].__dict__.update(leaf.__dict__)  # bitsandbytes marks its tensors so
-        return copies[id(leaf)]
+        if isinstance(leaf, torch.Tensor):
+            return copies[id(leaf)]
+        return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
     return tree_map(copied, content)
+
+
+def _copy_of(tensor: torch.Tensor) -> torch.Tensor:
+    # copy=True: without it a tensor on the CPU would be shared with the training.
+    copy = tensor.detach().to("cpu", copy=True)
+    copy.__dict__.update(tensor.__dict__)  # bitsandbytes marks its tensors so
+    return copy
 
 
 def memory_for_copies() -> int:
