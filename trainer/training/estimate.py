@@ -6,22 +6,17 @@ rows, where that is cheap.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig, TrainingJob
-from trainer.config.explain import validated
 from trainer.config.generation import generation_arguments, uses_of_prompt
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ModelNotFound, OrchestratorError
-from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.data import inspect_dataset
 from trainer.data.mixing import rows_of_epoch
@@ -32,6 +27,7 @@ from trainer.engine.memory_prediction import available_gb, empty_model, predicte
 from trainer.engine.model import load_tokenizer, parameters
 from trainer.engine.trackers import hide_unused
 from trainer.results.summary import batch_in_words
+from trainer.training.answering import answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -176,25 +172,11 @@ def _sample(config: TrainingConfig, folder: Path, tokenizer: PreTrainedTokenizer
     return prepare_datasets(sampled, tokenizer, folder)
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Send what the libraries print to standard error: standard output is for the one object."""
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
-        os.environ.setdefault(name, "1")
-    with redirect_stdout(sys.stderr):
-        yield
-
-
 def main(path: str) -> int:
     """Print the estimate, or the error as a record, of the job in a JSON file."""
-    try:
-        with _quiet_libraries():
-            found = estimate(validated(TrainingJob, read_json(Path(path)), path))
-    except OrchestratorError as error:
-        print(json.dumps(error.to_dict()))  # noqa: T201 - this is the answer
-        return 1
-    print(json.dumps(found))  # noqa: T201 - this is the answer
-    return 0
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    return answer(path, estimate)
 
 
 if __name__ == "__main__":

@@ -7,23 +7,18 @@ is said is what the log of the training says.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 import tempfile
-from contextlib import redirect_stdout
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from trainer.config import TrainingConfig, TrainingJob
-from trainer.config.explain import validated
+from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
-from trainer.contract.errors import OrchestratorError
-from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory
 from trainer.engine.adapters import load_adapter_settings
 from trainer.engine.trackers import hide_unused
+from trainer.training.answering import answer
 from trainer.training.train import ENVIRONMENT, prepare
 
 ROWS = 500  # more than a proof needs, for packing and for a rollout
@@ -61,14 +56,7 @@ def _without_side_effects(config: TrainingConfig) -> TrainingConfig:
 def main(path: str) -> int:
     """Print what was proven, or the error as a record, of the job in a JSON file."""
     os.environ.update({**ENVIRONMENT, **os.environ})  # before the libraries are imported
-    try:
-        with redirect_stdout(sys.stderr):  # libraries print what they like
-            found = {"proofs": prove(validated(TrainingJob, read_json(Path(path)), path).training)}
-    except OrchestratorError as error:
-        print(json.dumps(error.to_dict()))  # noqa: T201 - this is the answer
-        return 1
-    print(json.dumps(found))  # noqa: T201 - this is the answer
-    return 0
+    return answer(path, lambda job: {"proofs": prove(job.training)})
 
 
 if __name__ == "__main__":

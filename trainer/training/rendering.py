@@ -6,17 +6,12 @@ paid for.
 
 from __future__ import annotations
 
-import json
 import sys
-from contextlib import redirect_stdout
 from itertools import islice
-from pathlib import Path
 
-from trainer.config import TrainingConfig, TrainingJob
-from trainer.config.explain import validated
-from trainer.contract.errors import OrchestratorError
-from trainer.contract.files import read_json
+from trainer.config import TrainingConfig
 from trainer.data.demanding import demanding_rows
+from trainer.training.answering import answer
 
 MOST = 200  # rows that are rendered
 
@@ -41,15 +36,7 @@ def render(config: TrainingConfig) -> int:
 
 def main(path: str) -> int:
     """Print how many rows were rendered, or the error as a record, of the job in a JSON file."""
-    try:
-        with redirect_stdout(sys.stderr):
-            job = validated(TrainingJob, read_json(Path(path)), path)
-            found = {"rows": render(job.training)}
-    except OrchestratorError as error:
-        print(json.dumps(error.to_dict()))  # noqa: T201 - this is the answer
-        return 1
-    print(json.dumps(found))  # noqa: T201 - this is the answer
-    return 0
+    return answer(path, lambda job: {"rows": render(job.training)})
 
 
 if __name__ == "__main__":

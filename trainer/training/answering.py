@@ -1,0 +1,31 @@
+"""Answer a question about a job with one JSON object on standard output, from a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from trainer.config import TrainingJob
+from trainer.config.explain import validated
+from trainer.contract.errors import OrchestratorError
+from trainer.contract.files import read_json
+
+
+def answer(path: str, question: Callable[[TrainingJob], dict[str, Any]]) -> int:
+    """Print what is found of the job in a JSON file, or the error as a record.
+
+    Returns:
+        The exit code: 0, or 1 for an error.
+    """
+    try:
+        with redirect_stdout(sys.stderr):  # libraries print what they like
+            found = question(validated(TrainingJob, read_json(Path(path)), path))
+    except OrchestratorError as error:
+        print(json.dumps(error.to_dict()))  # noqa: T201 - this is the answer
+        return 1
+    print(json.dumps(found))  # noqa: T201 - this is the answer
+    return 0
