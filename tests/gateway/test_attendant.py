@@ -141,6 +141,7 @@ def test_a_reconcile_that_is_held_up_delays_no_other_run(
         until_now(lambda: begun.exists() and begun.read_text() == "x")
         hold(second)
         until_now(lambda: begun.read_text() == "xx")
+        assert all(process.poll() is None for process in attendant._started), "the first hangs on"
     finally:
         for folder in (first, second):
             shutil.rmtree(folder, ignore_errors=True)
@@ -149,6 +150,7 @@ def test_a_reconcile_that_is_held_up_delays_no_other_run(
             process.kill()
             process.wait()
         attendant._started.clear()
+    assert not attending.is_alive()
 
 
 def test_of_two_processes_the_last_removes_the_mark(tmp_path: Path):

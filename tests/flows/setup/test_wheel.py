@@ -33,7 +33,7 @@ def test_equal_content_gives_equal_bytes_and_name(tmp_path):
 
     assert first.name == second.name
     assert first.read_bytes() == second.read_bytes()
-    assert first.stat().st_size < 600_000
+    assert first.stat().st_size < 440_000
     assert [path.name for path in (tmp_path / "a").iterdir()] == [first.name]
 
 
