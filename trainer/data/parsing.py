@@ -205,40 +205,42 @@ def _record(header: list[str], values: list[str], place: str) -> dict[str, Any]:
 
 def _read_parquet(path: Path, name: str) -> Iterator[Row]:
     # Imported here: the other formats need no Arrow.
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
-    try:
+    def batches() -> Iterator[Any]:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH):
-                # One batch at a time: a row group may hold the whole file.
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Row(name, number, "row", without_nulls(value))
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read as Parquet after row {number}: {error}.",
-            "Write the file again.",
-        ) from error
+            # One batch at a time: a row group may hold the whole file.
+            yield from file.iter_batches(batch_size=PARQUET_BATCH)
+
+    return _rows_of_batches(batches(), path, name, "Parquet")
 
 
 def _read_arrow(path: Path, name: str) -> Iterator[Row]:
     # Imported here: the other formats need no Arrow.
     import pyarrow as pa
 
-    number = 0
-    try:
+    def batches() -> Iterator[Any]:
         with pa.memory_map(str(path)) as stream:
             for batch in _batches_of(pa, stream):
                 for start in range(0, batch.num_rows, PARQUET_BATCH):
-                    for value in batch.slice(start, PARQUET_BATCH).to_pylist():
-                        number += 1
-                        yield Row(name, number, "row", without_nulls(value))
+                    yield batch.slice(start, PARQUET_BATCH)
+
+    return _rows_of_batches(batches(), path, name, "Arrow")
+
+
+def _rows_of_batches(batches: Iterator[Any], path: Path, name: str, kind: str) -> Iterator[Row]:
+    """Yield the rows of batches of Arrow, without the nulls that stand for absent fields."""
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in batches:
+            for value in batch.to_pylist():
+                number += 1
+                yield Row(name, number, "row", without_nulls(value))
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path} cannot be read as Arrow after row {number}: {error}.",
-            "Write the file again.",
+            f"{path} cannot be read as {kind} after row {number}: {error}.", "Write the file again."
         ) from error
 
 
