@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# torch by pip, which finds local builds; the rest by uv, which is much faster.
 	@$(BIN)/python -P -m pip install --quiet --disable-pip-version-check -c constraints.txt torch uv
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[trainer]"
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[trainer,clouds]"
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
