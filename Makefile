@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test methods soak faults thorough lint format bench deploy worker clean
+.PHONY: help demo test methods providers soak faults thorough lint format bench deploy worker clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run the lo
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
 	@$(BIN)/python benchmarks/methods.py
+
+providers: $(VENV)/installed-dev /usr/sbin/sshd ## Train one job at every provider's local server, and print a table
+	@$(BIN)/python benchmarks/providers.py
 
 soak: $(VENV)/installed ## Kill every method's job at 20 random moments, and compare with the undisturbed run
 	@$(BIN)/python benchmarks/soak.py
