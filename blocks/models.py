@@ -73,8 +73,54 @@ class _Noun:
         return cls(**facts)
 
 
+HOURS_PER_MONTH = 730.0
+"""Of prices by the month."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer(_Noun):
+class _Billed(_Noun):
+    """What a machine costs. Only what its provider bills for it beside its price is set below it.
+
+    A provider whose price per hour includes its disk, its address and its traffic leaves these at 0;
+    `as_instance` and `as_offer` hand them on. One that bills them fills in what its price list says,
+    in `offers`, and in `Instance` wherever its answers tell, such as the size of a disk.
+    """
+
+    price_per_hour: float | None
+    """USD per hour, for the whole machine; None: the provider does not say."""
+    storage_gb: float = 0.0
+    """GB of disk that are billed beside that price, from the order until the disk is removed."""
+    storage_price: float = 0.0
+    """USD for a GB of it and a month of 730 hours."""
+    beside_per_hour: float = 0.0
+    """USD per hour for what else is billed by time, such as a public address."""
+    traffic_price: float = 0.0
+    """USD for a GB that leaves the provider for home."""
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What is billed beside the price, by field."""
+        return {name: getattr(self, name) for name in EXTRAS}
+
+    @property
+    def extra_per_hour(self) -> float:
+        """USD per hour for disk, address and the like, as long as the bundle exists."""
+        return self.storage_gb * self.storage_price / HOURS_PER_MONTH + self.beside_per_hour
+
+    @property
+    def whole_per_hour(self) -> float | None:
+        """USD per hour for everything that is billed by time; None: the provider does not say."""
+        if self.price_per_hour is None:
+            return None
+        return self.price_per_hour + self.extra_per_hour
+
+
+EXTRAS = ("storage_gb", "storage_price", "beside_per_hour", "traffic_price")
+"""The fields of what is billed beside a machine's price."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer(_Billed):
     """A machine for hire."""
 
     provider: str
@@ -82,8 +128,6 @@ class Offer(_Noun):
     instance_type: str
     """The provider's word for this kind of machine."""
     region: str
-    price_per_hour: float | None
-    """USD per hour, for the whole machine; None: the provider does not say."""
     zone: str = ""
     """A part of the region that has capacity of its own, where the provider has such."""
     id: str = ""
@@ -93,6 +137,9 @@ class Offer(_Noun):
     and place if the provider does not distinguish computers."""
     spot: bool = False
     """Whether the provider may take it back."""
+    interruptions_per_hour: float | None = None
+    """How often an hour it takes a spot machine of this kind and place back, on average, as the
+    provider publishes it; None: it does not say. 10 % a month are 0.1 / 730, 10 % an hour are 0.1."""
     gpu_type: str | None = None
     gpu_count: int = 0
     gpu_ids: tuple[str, ...] = ()
@@ -106,8 +153,9 @@ class Offer(_Noun):
 
     @property
     def rank_price(self) -> float:
-        """The price to compare offers by: an unknown one counts as the dearest."""
-        return math.inf if self.price_per_hour is None else self.price_per_hour
+        """All that an hour costs, to compare offers by: an unknown price counts as the dearest."""
+        whole = self.whole_per_hour
+        return math.inf if whole is None else whole
 
     def as_instance(self, id: str, mark: Mark, **facts: Any) -> Instance:
         """Return the machine that a provider has just hired out by this offer.
@@ -126,6 +174,7 @@ class Offer(_Noun):
             "host": self.host,
             "spot": self.spot,
             "price_per_hour": self.price_per_hour,
+            **self.extras,
             "gpu_type": self.gpu_type,
             "gpu_ids": self.gpu_ids,
             "gpu_count": self.gpu_count,
@@ -136,8 +185,11 @@ class Offer(_Noun):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Instance(_Noun):
+class Instance(_Billed):
     """A machine hired: everything billable that bears one mark."""
+
+    price_per_hour: float | None = None
+    """USD per hour as billed, for the whole machine; None: the provider does not say."""
 
     provider: str
     """The provider's name in the registry."""
@@ -166,8 +218,6 @@ class Instance(_Noun):
     """As in `Offer`."""
     spot: bool = False
     """Whether the provider may take it back."""
-    price_per_hour: float | None = None
-    """USD per hour as billed, for the whole machine; None: the provider does not say."""
     workspace: str = ""
     """Absolute path of the job directory on the machine; empty before it is ready."""
     gpu_type: str | None = None
@@ -184,6 +234,7 @@ class Instance(_Noun):
             region=self.region,
             zone=self.zone,
             price_per_hour=self.price_per_hour,
+            **self.extras,
             host=self.host,
             spot=self.spot,
             gpu_type=self.gpu_type,

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from blocks.models import Instance, InstanceStatus
@@ -150,7 +152,8 @@ async def _saved(
     try:
         async with provider.workplace(instance, compress=job.ssh_compression) as workplace:
             await _stop(job, workplace, cause)
-            await _bring_home(workplace, home)
+            came = functools.partial(journal.came_home, hire)
+            await _bring_home(workplace, home, came)
     except (OrchestratorError, OSError) as error:  # this computer's disk may be full
         logger().error("what %s holds is not home: %s", instance.id, error)
     else:
@@ -186,17 +189,17 @@ async def _stop(job: TrainingJob, workplace: Workplace, cause: str) -> None:
         status = await workplace.status()
 
 
-async def _bring_home(workplace: Workplace, home: _Home) -> None:
+async def _bring_home(workplace: Workplace, home: _Home, came: Callable[[int], None]) -> None:
     """Fetch what only the machine holds: records, the newest checkpoint, and a finished output."""
     run = home.run
     await _bring_records_home(workplace, run)
-    await CheckpointMirror(workplace, run.checkpoints).sync(last=True)
+    await CheckpointMirror(workplace, run.checkpoints, came).sync(last=True)
     if (await workplace.status()).state is not JobState.COMPLETED:
         return
     seconds = home.job.limits.stop_grace_seconds if home.hurry and saved_step(run) else None
     try:
         async with asyncio.timeout(seconds) as timer:
-            await fetch_output(workplace, run.rescued, checkpoints=run.checkpoints)
+            came(await fetch_output(workplace, run.rescued, checkpoints=run.checkpoints))
     except IntegrityError as error:  # it is not a usable result, so nothing is lost with it
         shutil.rmtree(run.rescued, ignore_errors=True)
         logger().error("the output is refused: %s", error)

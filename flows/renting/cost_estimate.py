@@ -95,9 +95,10 @@ def cost_on(
 ) -> float | None:
     """Return the USD that a share of the training costs on an offer's machines, set up anew."""
     seconds = seconds_on(offer, job, facts)
-    if seconds is None or offer.price_per_hour is None:
+    whole = offer.whole_per_hour
+    if seconds is None or whole is None:
         return None
-    return job.resources.nodes * offer.price_per_hour * (seconds * share + SETUP_SECONDS) / 3600
+    return job.resources.nodes * whole * (seconds * share + SETUP_SECONDS) / 3600
 
 
 def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float | None) -> None:

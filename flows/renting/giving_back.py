@@ -52,9 +52,10 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
 
     try:
         provider = await load_provider(hire.provider)
+        ends_bill = provider.shutdown_ends_bill
         ending, instance = await until_gone(provider, hire.mark, hire.instance_id, accepted)
     except OrchestratorError as error:
-        ending, instance = Ending.STAYS, None
+        ending, instance, ends_bill = Ending.STAYS, None, False
         logger().warning("%s", error)
     if instance:  # what an order without an answer made is paid for too
         hire.instance_id = instance.id
@@ -63,7 +64,7 @@ async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
             journal.end(hire, cause)
             await journal.publish()
         case Ending.ANOTHERS:
-            await _hand_over(journal, hire, instance)
+            await _hand_over(journal, hire, instance, ends_bill=ends_bill)
         case Ending.STAYS:
             hire.accepted_seconds = None
             hire.cause = f"{cause} (the provider has not ended it)"
@@ -96,11 +97,13 @@ async def give_back_all(journal: Journal, cause: str) -> None:
         await give_back(journal, hire, cause)
 
 
-async def _hand_over(journal: Journal, hire: Hire, instance: Instance | None) -> None:
+async def _hand_over(
+    journal: Journal, hire: Hire, instance: Instance | None, *, ends_bill: bool
+) -> None:
     """Let go of a machine that bears another mark: a process died before it had noted that."""
     mark = instance.mark if instance else None
     if mark and mark.run_id is None:
-        journal.keep(hire, mark)
+        journal.keep(hire, mark, ends_bill=ends_bill)
     else:
         journal.end(hire, f"taken over as {mark}")
     await journal.publish()

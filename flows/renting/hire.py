@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from blocks.marks import Mark, read_mark
-from blocks.models import Instance, InstanceStatus
+from blocks.models import EXTRAS, HOURS_PER_MONTH, Instance, InstanceStatus
 from blocks.uptime import Moment, boot_id, uptime
 
 HOUR = 3600.0
+GB = 1e9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +34,13 @@ class Hire:
     dearest machine of its kind."""
     offered_per_hour: float = 0.0
     """USD per hour, as offered; 0: the provider does not say."""
+    storage_gb: float = 0.0
+    """This and the next three as in `Offer`: what is billed beside the price."""
+    storage_price: float = 0.0
+    beside_per_hour: float = 0.0
+    traffic_price: float = 0.0
+    traffic_bytes: int = 0
+    """What came home from it."""
     rank: int = 0
     """Its rank among the machines of the attempt."""
     host: str = ""
@@ -100,6 +108,13 @@ class Hire:
         """Note what its provider says of it."""
         if instance.status not in {InstanceStatus.GONE, InstanceStatus.ABSENT}:
             self.exists()
+            self.billed_beside(instance)
+
+    def billed_beside(self, instance: Instance) -> None:
+        """Note what else its provider bills; 0 means that this answer does not say."""
+        for name in EXTRAS:
+            if value := getattr(instance, name):
+                setattr(self, name, value)
 
     @property
     def label(self) -> str:
@@ -148,10 +163,33 @@ class Hire:
         self.boot, self.clock_ahead = boot_id(), time.time() - uptime()
 
     def cost(self) -> float:
-        """Return what it has cost so far, in USD."""
+        """Return what it has cost so far, in USD: all that is billed of it."""
+        return self.compute_cost() + self.storage_cost() + self.beside_cost() + self.traffic_cost()
+
+    def compute_cost(self) -> float:
+        """Return what the machine itself has cost, in USD."""
         return (
             self.cost_before + self.price_per_hour * (self.seconds() - self.seconds_before) / HOUR
         )
+
+    def storage_cost(self) -> float:
+        """Return what a disk that is billed apart has cost, in USD."""
+        per_hour = self.storage_gb * self.storage_price / HOURS_PER_MONTH
+        return per_hour * self.seconds() / HOUR
+
+    def beside_cost(self) -> float:
+        """Return what an address and the like have cost, in USD."""
+        return self.beside_per_hour * self.seconds() / HOUR
+
+    def traffic_cost(self) -> float:
+        """Return what bringing home from it has cost, in USD."""
+        return self.traffic_bytes / GB * self.traffic_price
+
+    @property
+    def whole_per_hour(self) -> float:
+        """USD per hour for all that is billed by time."""
+        per_hour = self.storage_gb * self.storage_price / HOURS_PER_MONTH
+        return self.price_per_hour + per_hour + self.beside_per_hour
 
     def reprice(self, price_per_hour: float) -> None:
         """Bill from now on at another price; what was billed before stays as it is."""

@@ -236,7 +236,7 @@ class Hiring:
                 hire.refused()
             raise
         hire.instance_id = instance.id
-        self._journal.reprice(hire, instance.price_per_hour)
+        self._journal.billed(hire, instance)
         self._journal.save()
         return instance
 
@@ -270,13 +270,13 @@ class Hiring:
     async def _ready(self, hire: Hire, instance: Instance) -> Instance | None:
         """Wait until a machine is ready; None when it is given up, and given back."""
         hire.instance_id = instance.id
-        self._journal.reprice(hire, instance.price_per_hour)
+        self._journal.billed(hire, instance)
         provider = await load_provider(hire.provider)
         try:
             refuse_dearer(hire, instance, self._job.limits)
             async with self._budget.guard():
                 ready = await boot(provider, hire, instance, self._job)
-            self._journal.reprice(hire, ready.price_per_hour)
+            self._journal.billed(hire, ready)
             refuse_dearer(hire, ready, self._job.limits)
         except OrchestratorError as error:
             if isinstance(error, BootError | MachineLost):  # the host's fault, not the price's

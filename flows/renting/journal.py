@@ -128,6 +128,7 @@ class Journal:
             spot=offer.spot,
             price_per_hour=price,
             offered_per_hour=offer.price_per_hour or 0.0,
+            **offer.extras,
             host=offer.host,
             started_at=now(),
             may_exist=exists,
@@ -146,6 +147,11 @@ class Journal:
                 hire.metered_seconds = 0.0  # nothing came of it
             self.save()
 
+    def billed(self, hire: Hire, instance: Instance) -> None:
+        """Note what a machine is billed at now, as far as its provider says."""
+        hire.billed_beside(instance)
+        self.reprice(hire, instance.price_per_hour)
+
     def reprice(self, hire: Hire, price_per_hour: float | None) -> None:
         """Note what a machine is billed at now; None and 0 mean that the provider does not say."""
         if price_per_hour:  # a machine that has a price is there
@@ -156,10 +162,23 @@ class Journal:
             hire.reprice(price_per_hour)
             self.save()
 
-    def keep(self, hire: Hire, mark: Mark) -> None:
-        """Note that a machine waits for the next job under another mark; this run pays for it."""
+    def came_home(self, hire: Hire | None, size: int) -> None:
+        """Note how many bytes came from a machine: some providers bill them."""
+        if hire and size:
+            hire.traffic_bytes += size
+            self.save()
+
+    def keep(self, hire: Hire, mark: Mark, *, ends_bill: bool = True) -> None:
+        """Note that a machine waits for the next job under another mark; this run pays for it.
+
+        Args:
+            hire: its row.
+            mark: what it bears from now on.
+            ends_bill: whether nothing is billed any more once it has ended itself.
+        """
         seconds = max(0.0, mark.kept_until - time.time())
-        hire.most_seconds = hire.seconds() + seconds
+        if ends_bill:  # elsewhere it is billed until reconcile ends it
+            hire.most_seconds = hire.seconds() + seconds
         hire.mark, hire.kept_until = mark, mark.kept_until
         hire.cause = f"completed; kept for {round(seconds / 60, 1):g} minutes"
         self.save()
@@ -184,7 +203,7 @@ class Journal:
 
     def price_per_hour(self) -> float:
         """Return what all machines that may still cost money cost together, in USD per hour."""
-        return sum(hire.price_per_hour for hire in self.hires if hire.is_open)
+        return sum(hire.whole_per_hour for hire in self.hires if hire.is_open)
 
     def save(self) -> None:
         """Write the journal to the run's folder; a full disk delays that and stops nothing."""

@@ -56,7 +56,7 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
         logger().warning("the machine cannot be kept: %s", error.message)
         return False
     logger().info("kept %s for %g minutes", instance.id, job.keep_minutes)
-    journal.keep(hire, mark)
+    journal.keep(hire, mark, ends_bill=provider.shutdown_ends_bill)
     await journal.publish()
     return True
 

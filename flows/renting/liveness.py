@@ -49,7 +49,7 @@ async def watch_provider(
             continue
         # Spot prices and storage can change the bill while a machine runs; the budget counts it.
         if hire := journal.of_instance(instance):
-            journal.reprice(hire, now.price_per_hour)
+            journal.billed(hire, now)
         give_up_dearer(now, job.limits)
         looks = looks + 1 if now.status.is_lost else 0
         absence.seen(now)

@@ -33,8 +33,8 @@ class Choice:
         offer = self.offer
         gpu = f"{offer.gpu_count} × {offer.gpu_type}" if offer.gpu_count else "CPU"
         spot = ", spot" if offer.spot else ""
-        known = offer.price_per_hour is not None
-        price = f"{offer.price_per_hour:.4g} USD/h" if known else "an unknown price"
+        whole = offer.whole_per_hour
+        price = "an unknown price" if whole is None else f"{whole:.4g} USD/h"
         return (
             f"{self.provider.label} {offer.instance_type} ({gpu}{spot}) in {offer.region} "
             f"at {price}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from blocks.workplaces.base import Workplace
@@ -23,8 +24,18 @@ KEPT = 2  # checkpoints at home: the newest, and one more in case that turns out
 class CheckpointMirror:
     """Fetches the newest whole checkpoint of a job directory, again and again."""
 
-    def __init__(self, workplace: Workplace, home: Path) -> None:
+    def __init__(
+        self, workplace: Workplace, home: Path, came: Callable[[int], None] = lambda size: None
+    ) -> None:
+        """Prepare to fetch.
+
+        Args:
+            workplace: where the checkpoints are.
+            home: the folder here.
+            came: called with the bytes of each that came.
+        """
         self._workplace = workplace
+        self._came = came
         self._home = home
         self._refused: set[int] = set()
         self._is_full = False
@@ -90,6 +101,7 @@ class CheckpointMirror:
             self._is_full = True
             return False
         self._is_full = False
+        self._came(fetched)
         # Renamed and synced before older ones are removed: a power cut in between leaves one.
         arriving.rename(self._home / name)
         fsync_directory(self._home)

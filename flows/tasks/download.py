@@ -41,6 +41,8 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
     final = run.artifact(job.name, job.output_dir)
     partial = partial_of(final)
 
+    journal = Journal.of(run)
+
     async def fetch(workplace: Workplace) -> int:
         # Done again when the connection is lost: what arrived is kept in `partial`.
         size = await fetch_output(workplace, partial, checkpoints=run.checkpoints)
@@ -51,10 +53,11 @@ async def download(job: TrainingJob, instance: dict[str, Any]) -> str:
         job,
         provider,
         where,
-        Journal.of(run),
+        journal,
         fetch,
         arrived=lambda: bytes_in(partial, run.reports),
     )
+    journal.came_home(journal.of_instance(where), size)
     get_run_logger().info("downloaded %.2f MB", size / 1e6)
     return await in_time(job.limits, lambda: put_in_place(partial, final))
 

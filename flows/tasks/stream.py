@@ -123,7 +123,9 @@ class _Following:
         where = self._nodes[0].instance
         compress = self._job.ssh_compression
         async with self._provider.workplace(where, compress=compress) as workplace:
-            mirror = CheckpointMirror(workplace, self._run.checkpoints)
+            hire = self._journal.of_instance(where)
+            came = functools.partial(self._journal.came_home, hire)
+            mirror = CheckpointMirror(workplace, self._run.checkpoints, came)
             training = self._training(workplace, mirror)
             await training.start_or_attach()
             self._contact.made()

@@ -33,6 +33,13 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 
 OFFERS = ("PROVIDER", "MACHINE", "GPU", "VRAM", "REGION", "SPOT", "USD/H", "TIME", "USD")
+PARTS = {
+    "machine_usd": "MACHINE",
+    "storage_usd": "STORAGE",
+    "address_usd": "ADDRESS",
+    "traffic_usd": "TRAFFIC",
+}
+"""The parts of a cost, by the columns that show them."""
 COSTS = {"job": "JOB", "provider": "PROVIDER", "day": "DAY"}
 
 
@@ -73,6 +80,10 @@ def show_costs(by: str, *, as_json: bool) -> None:
             "machines": sum(bool(hire.instance_id) for hire in hires),
             "refused": sum(not hire.instance_id for hire in hires),
             "hours": sum(hire.seconds() for hire in hires) / 3600,
+            "machine_usd": sum(hire.compute_cost() for hire in hires),
+            "storage_usd": sum(hire.storage_cost() for hire in hires),
+            "address_usd": sum(hire.beside_cost() for hire in hires),
+            "traffic_usd": sum(hire.traffic_cost() for hire in hires),
             "usd": sum(hire.cost() for hire in hires),
         }
         for key, hires in sorted(rows.items())
@@ -81,14 +92,19 @@ def show_costs(by: str, *, as_json: bool) -> None:
         say_json(found)
         return
     total = sum(float(str(row["usd"])) for row in found)
+    # What no provider bills beside its machines has no column.
+    beside = [part for part in PARTS if any(row[part] for row in found)]
+    parts = [] if beside == ["machine_usd"] else beside
     cells = [
         (
             *(str(row[by]), str(row["machines"]), str(row["refused"])),
-            *(f"{row['hours']:.3f}", f"{row['usd']:.4f}"),
+            f"{row['hours']:.3f}",
+            *(f"{row[part]:.4f}" for part in (*parts, "usd")),
         )
         for row in found
     ]
-    print_table((COSTS[by], "MACHINES", "REFUSED", "HOURS", "USD"), cells)
+    heads = (*map(PARTS.__getitem__, parts), "USD")
+    print_table((COSTS[by], "MACHINES", "REFUSED", "HOURS", *heads), cells)
     say(f"total {total:.4f} USD")
 
 

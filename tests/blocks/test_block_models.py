@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from dataclasses import FrozenInstanceError
 
@@ -24,6 +25,11 @@ OFFERS = st.builds(
     vram_gb=MONEY,
     disk_gb=st.none() | MONEY,
     ram_gb=st.none() | MONEY,
+    storage_gb=MONEY,
+    storage_price=MONEY,
+    beside_per_hour=MONEY,
+    traffic_price=MONEY,
+    interruptions_per_hour=st.none() | MONEY,
 )
 INSTANCES = st.builds(
     Instance,
@@ -49,6 +55,24 @@ def test_offers_and_instances_come_back_equal_from_plain_json(noun):
     assert back == noun
     assert back.to_dict() == record == json.loads(json.dumps(record))
     assert hash(back) == hash(noun)
+
+
+def test_what_is_billed_beside_a_machine_goes_with_it_and_counts_when_offers_are_compared():
+    offer = Offer(
+        provider="p",
+        instance_type="t",
+        region="r",
+        price_per_hour=0.5,
+        storage_gb=100,
+        storage_price=0.073,
+        beside_per_hour=0.005,
+        traffic_price=0.09,
+    )
+    instance = offer.as_instance("id", mark=None)
+
+    assert offer.rank_price == offer.whole_per_hour == pytest.approx(0.5 + 0.01 + 0.005)
+    assert instance.extras == offer.extras == instance.as_offer().extras
+    assert dataclasses.replace(offer, price_per_hour=None).whole_per_hour is None
 
 
 def test_everything_that_is_not_certainly_gone_is_billing():

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import time
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from blocks import uptime as clocks
+from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.uptime import uptime
 from flows.renting import budget as budgeting
@@ -92,6 +94,45 @@ def test_a_machine_costs_until_it_is_gone(journal, monkeypatch):
 
     assert paid == pytest.approx(100, abs=5)  # a USD a second
     assert journal.cost() == Journal.of(journal.run).cost() == paid
+
+
+def test_disk_address_and_traffic_are_paid_as_long_as_the_bundle_is_there(journal, monkeypatch):
+    offer = dataclasses.replace(
+        OFFER, storage_gb=100.0, storage_price=7.3, beside_per_hour=0.5, traffic_price=0.25
+    )
+    hire = journal.begin(offer, "runpod")
+    hire.instance_id = "abc"
+    hire.order()
+    # What the provider says of the machine outweighs its offer, and 0 says nothing.
+    journal.billed(hire, offer.as_instance("abc", None, storage_gb=200.0, traffic_price=0.0))
+    journal.came_home(hire, 2 * 10**9)
+    let_pass(monkeypatch, 3600)
+    journal.end(hire, "completed")
+
+    [row] = Journal.of(journal.run).hires
+    assert row.storage_cost() == pytest.approx(2.0, rel=0.01)  # 200 GB at a cent an hour each
+    assert row.beside_cost() == pytest.approx(0.5, rel=0.01)
+    assert row.traffic_cost() == pytest.approx(0.5)
+    assert row.cost() == pytest.approx(row.compute_cost() + 3.0, rel=0.01)
+
+
+def test_the_budget_reckons_with_what_is_billed_beside_a_machine(journal):
+    offer = dataclasses.replace(OFFER, price_per_hour=1.0, beside_per_hour=1.0)
+    journal.begin(offer, "runpod").order()
+
+    left = Budget(job_with(2.0), journal).seconds_left()
+
+    assert left == pytest.approx(3600, rel=0.01)
+
+
+@pytest.mark.parametrize(("ends_bill", "hours"), [(True, 1.0), (False, 3.0)])
+def test_a_kept_machine_is_paid_until_its_bill_ends(journal, monkeypatch, ends_bill, hours):
+    hire = ordered(journal)
+    hire.instance_id = "abc"
+    journal.keep(hire, Mark.kept(time.time() + 3600, "0" * 8), ends_bill=ends_bill)
+    let_pass(monkeypatch, 3 * 3600)
+
+    assert hire.seconds() / 3600 == pytest.approx(hours, rel=0.01)
 
 
 def test_an_attempt_of_which_nothing_came_costs_nothing(journal, monkeypatch):
