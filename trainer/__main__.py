@@ -6,6 +6,7 @@ What `job.json` may hold for the supervisor:
     config    per_device_train_batch_size, which is divided when memory runs out
     world     how many processes train together, on which machines; see trainer.contract.world
     command   the trainer's command line as a list of words, instead of this package's trainer
+    notice    a line of sh that ends well when the provider takes the machine back
 """
 
 from __future__ import annotations

@@ -54,6 +54,11 @@ class Provider(Block, ABC):
     """One line of sh by which a machine ends itself when its lease expires."""
     shutdown_ends_bill: ClassVar[bool] = True
     """Whether nothing is billed any more once that line has run; else only reconcile ends the bill."""
+    notice_command: ClassVar[str] = ""
+    """One line of sh that waits on a machine until the provider announces there that it takes the
+    machine back, and then exits with 0; empty: it announces nothing there. It runs as the user we
+    log in as, beside the training, which saves a checkpoint at once; one that fails is started
+    again after half a minute."""
     takes_first_script: ClassVar[bool] = False
     """Whether a machine runs `first_script` by itself, before anybody has reached it."""
 
@@ -173,6 +178,7 @@ class Provider(Block, ABC):
             instance.workspace,
             where=instance.id,
             shutdown_command=self.shutdown_command,
+            notice_command=self.notice_command,
         )
 
     def machine(self, instance: Instance, *, compress: bool = False) -> Machine:

@@ -129,6 +129,8 @@ class Workplace(ABC):
     is_home: ClassVar[bool] = False
     """Whether the job directory is on this computer, with the user's own files in their place."""
 
+    notice_command: str = ""
+    """One line of sh by which the place learns that it is taken back, as `Provider` has it."""
     folder: str
     """The job directory, as one reads it in a log. Empty until the place has been ready once."""
 

@@ -39,7 +39,13 @@ class MachineWorkplace(Workplace):
     """A job directory on a machine, by the machine's verbs."""
 
     def __init__(
-        self, machine: Machine, folder: str, *, where: str = "", shutdown_command: str = ":"
+        self,
+        machine: Machine,
+        folder: str,
+        *,
+        where: str = "",
+        shutdown_command: str = ":",
+        notice_command: str = "",
     ) -> None:
         """Prepare to work there; nothing is sent yet.
 
@@ -48,7 +54,9 @@ class MachineWorkplace(Workplace):
             folder: absolute path of the job directory; empty until it has been ready once.
             where: what the machine is called in messages.
             shutdown_command: a line of sh by which it ends itself when its lease expires.
+            notice_command: a line of sh by which it learns that its provider takes it back.
         """
+        self.notice_command = notice_command
         self.machine = machine
         self.folder = folder
         self._where = where or "the machine"

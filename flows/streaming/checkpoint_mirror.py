@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from blocks.task_scope import TaskScope
 from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
@@ -16,9 +17,14 @@ from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import MANIFEST, read_manifest
 
 CHECKPOINTS = "checkpoints"
+NOTICE = "notice.json"
 LOOK_SECONDS = 2.0
 FULL_SECONDS = 30.0  # the same while there is no room here
 KEPT = 2  # checkpoints at home: the newest, and one more in case that turns out to be damaged
+
+
+class _Overtaken(Exception):
+    """What is being fetched is no longer the most urgent."""
 
 
 class CheckpointMirror:
@@ -38,12 +44,17 @@ class CheckpointMirror:
         self._came = came
         self._home = home
         self._refused: set[int] = set()
+        self._overtaking: set[int] = set()
         self._is_full = False
         # `run` and the last `sync` of a training may overlap, and would share a folder.
         self._lock = asyncio.Lock()
 
     async def run(self) -> None:
-        """Fetch whatever is new. Runs until it is cancelled."""
+        """Fetch whatever is new. Runs until it is cancelled.
+
+        When the provider has announced that it takes the machine back, a newer checkpoint is not
+        kept waiting for one that is on its way: it was saved for this.
+        """
         while True:
             await self.sync()
             await asyncio.sleep(FULL_SECONDS if self._is_full else LOOK_SECONDS)
@@ -59,16 +70,46 @@ class CheckpointMirror:
             HomeDiskFull: there is no room for the last one.
         """
         async with self._lock:
-            have = {step_of(path) for path in all_checkpoints(self._home)}
-            steps = sorted(
-                map(step_of, map(Path, await self._workplace.listing(CHECKPOINTS))), reverse=True
-            )
-            # Newest first. An older one is fetched only when the newer is incomplete or refused.
-            for step in steps:
-                if step in have:
-                    return
-                if step >= 0 and step not in self._refused and await self._fetch(step, last):
-                    return
+            while True:
+                try:
+                    return await self._sync(last)
+                except _Overtaken:
+                    continue
+
+    async def _sync(self, last: bool) -> None:  # noqa: FBT001 - of `sync`
+        have = {step_of(path) for path in all_checkpoints(self._home)}
+        # Newest first. An older one is fetched only when the newer is incomplete or refused.
+        for step in await self._steps():
+            if step in have:
+                return
+            if step >= 0 and step not in self._refused and await self._unless_overtaken(step, last):
+                return
+
+    async def _steps(self) -> list[int]:
+        """Return the steps of the checkpoints there, the newest first."""
+        names = await self._workplace.listing(CHECKPOINTS)
+        return sorted((step_of(Path(name)) for name in names), reverse=True)
+
+    async def _unless_overtaken(self, step: int, last: bool) -> bool:  # noqa: FBT001 - of `sync`
+        """Fetch one checkpoint, as `_fetch` does.
+
+        Raises:
+            _Overtaken: a newer one was saved because the machine is being taken; what has arrived
+                of this one is kept.
+        """
+        if not self._workplace.notice_command:
+            return await self._fetch(step, last)
+        async with TaskScope() as scope:
+            fetch = scope.start(self._fetch(step, last))
+            while not (await asyncio.wait({fetch}, timeout=LOOK_SECONDS))[0]:
+                if await self._workplace.read(NOTICE) is None:
+                    continue
+                newest = max(await self._steps(), default=step)
+                # Once each: one that cannot be fetched must not hold up the others for ever.
+                if newest > step and newest not in self._refused | self._overtaking:
+                    self._overtaking.add(newest)
+                    raise _Overtaken
+            return fetch.result()
 
     async def _fetch(self, step: int, last: bool) -> bool:  # noqa: FBT001 - of `sync`
         """Fetch one checkpoint; return whether it is here now, verified."""

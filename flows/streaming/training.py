@@ -280,6 +280,7 @@ class RemoteTraining:
             },
             "limits": limits,
             "world": {"processes": self.job.processes_per_machine},
+            "notice": self.workplace.notice_command,
         }
 
     async def environment(self) -> dict[str, str]:

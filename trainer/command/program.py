@@ -7,7 +7,6 @@ the process that saves is a grandchild.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import selectors
 import signal
@@ -21,12 +20,11 @@ from typing import Self
 from trainer.command.plan import Plan
 from trainer.contract.errors import ConfigError
 from trainer.contract.own_python import users_variables
+from trainer.supervision.process import die_with_parent
 
 TICK = 0.2  # seconds between two looks at control.json and the checkpoints
 DRAIN_SECONDS = 1.0  # for the output of processes that outlive the one we started
 CHUNK = 1 << 16
-PR_SET_PDEATHSIG = 1
-_C = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Program:
@@ -55,9 +53,10 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                # So that two programs never write into one job directory, even if we are killed.
                 # Safe although preexec_fn is discouraged: this process has a single thread, and
                 # prctl is called through a library that is loaded already.
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
         except OSError as error:
             raise ConfigError(
@@ -119,10 +118,3 @@ def environment_of(env: Mapping[str, str]) -> dict[str, str]:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     ours = {"PATH": path, "PYTHONUNBUFFERED": "1"}
     return {**os.environ, **users_variables(), **ours, **env}
-
-
-def _die_with_parent() -> None:
-    if _C is not None:
-        # prctl(2): the kernel kills the command if we die, even by SIGKILL, so that two programs
-        # never write into one job directory.
-        _C.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

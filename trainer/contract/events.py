@@ -50,6 +50,8 @@ class Kind(StrEnum):
     FIRST_ROW = "first_row"
     """What the first row of the data looks like to the model."""
     CHECKPOINT_PASSED_OVER = "checkpoint_passed_over"
+    NOTICE = "notice"
+    """The provider announced that it takes the machine back; a checkpoint is saved at once."""
     RESUMED = "resumed"
     SAVED = "saved"
 

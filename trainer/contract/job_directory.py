@@ -3,6 +3,7 @@
     job.json         in    the training config, the run's id, the limits
     control.json     in    what is wanted: run, pause or stop
     lease            in    touched by the orchestrator; a stale one means that it is gone
+    notice.json      in    the provider takes the machine back: save a checkpoint at once
     status.json      out   what is so: state, step, process ids, error; replaced atomically
     train.log        out   everything printed, append only
     metrics.jsonl    out   one object per logging step, append only
@@ -125,6 +126,7 @@ class JobDirectory:
         self.job = self.root / "job.json"
         self.control = self.root / "control.json"
         self.lease = self.root / "lease"
+        self.notice = self.root / "notice.json"
         self.status = self.root / "status.json"
         self.log = self.root / "train.log"
         self.metrics = self.root / "metrics.jsonl"

@@ -33,14 +33,18 @@ STATUS_INTERVAL = 0.25  # seconds; status.json is for people and polls, not for 
 
 
 class Obedience(TrainerCallback):  # type: ignore[misc] # transformers is not checked
-    """Pause or stop after the step under way, with a checkpoint."""
+    """Pause, stop or merely save after the step under way."""
 
     def __init__(self, control_reader: ControlReader) -> None:
         self._control_reader = control_reader
+        self._is_first_here = own_rank().is_first_here
         self.end_state: JobState | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check for a request once a step: one stat call, and one collective among processes."""
+        """Check for a request once a step: two stat calls, and one collective among processes."""
+        # One process of a machine asks for all, or each would have a checkpoint of its own saved.
+        if self._is_first_here and self._control_reader.has_new_notice():
+            control.should_save = True
         if self.end_state is None and (wanted := agreed_end_state(self._control_reader, control)):
             self.end_state = wanted
             control.should_save = True

@@ -23,6 +23,7 @@ class ControlReader:
         self._directory = directory
         self._seen: tuple[int, int] | None = None
         self._control = Control()
+        self._noticed: int | None = None
         self._signals = 0
         self.training = False
         """While it is false a signal ends the process at once: there is nothing to save."""
@@ -70,6 +71,16 @@ class ControlReader:
         if self._signals and self._control.desired is Desired.RUN:
             return Control(desired=Desired.STOP, reason="a signal asked it to stop")
         return self._control
+
+    def has_new_notice(self) -> bool:
+        """Whether the provider has announced, since this was asked last, that it takes the machine."""
+        try:
+            noticed = os.stat(self._directory.notice).st_mtime_ns  # noqa: PTH116 - as above
+        except OSError:
+            return False
+        is_new = noticed != self._noticed
+        self._noticed = noticed
+        return is_new
 
     def end_state(self) -> JobState | None:
         """Return the state to end in when pause or stop is wanted, else None."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +16,15 @@ from typing import NoReturn, Self
 
 REQUESTS = frozenset({signal.SIGTERM, signal.SIGINT})
 CANNOT_START = 127  # the exit code of shells for a command that was not found
+PR_SET_PDEATHSIG = 1
+# Loaded here: between fork and exec nothing may be.
+_C = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent dies; for `preexec_fn` of one thread."""
+    if _C is not None:
+        _C.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # prctl(2)
 
 
 class Bell:

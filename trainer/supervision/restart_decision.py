@@ -44,6 +44,9 @@ class Terms:
     max_runtime_seconds: float = math.inf
     world: World = ALONE
     """Who trains together; a command starts its own processes."""
+    notice: str = ""
+    """A line of sh that ends well when the provider takes the machine back; see
+    `trainer.supervision.notice`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +113,7 @@ def read_terms(record: dict[str, Any]) -> Terms:
         max_runtime_seconds=math.inf
         if runtime is None
         else 60 * _number(limits, "limits", "max_runtime_minutes", 0),
+        notice=str(record.get("notice") or ""),
     )
 
 

@@ -20,6 +20,7 @@ from trainer.contract.files import append_line, read_json
 from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState, Status, utc_now
 from trainer.contract.own_python import own_python
 from trainer.supervision.log import Echo
+from trainer.supervision.notice import Notice
 from trainer.supervision.process import Bell
 from trainer.supervision.ranks import Ranks
 from trainer.supervision.restart_decision import (
@@ -100,7 +101,8 @@ class Supervisor:
         self._book = _first_book(job.read_status(), terms)
         self._bell = Bell()
         self._echo = Echo(job.log, on=echo)
-        self._watchdog = Watchdog(job, terms, self._bell, self._echo)
+        self._notice = Notice(job, terms.notice)
+        self._watchdog = Watchdog(job, terms, self._bell, self._echo, self._notice)
         self._command = terms.command or own_python("-m", terms.module, str(job.root.resolve()))
 
     def run(self) -> JobState:
@@ -112,6 +114,10 @@ class Supervisor:
         # ended well; the first machine knows whether the job did.
         if self._book.state is JobState.COMPLETED and self._terms.world.leads:
             return JobState.COMPLETED
+        with self._notice:
+            return self._until_rest()
+
+    def _until_rest(self) -> JobState:
         while True:
             # Asked before every attempt, not only the first: a stop may come while none is running.
             requested = self._requested()

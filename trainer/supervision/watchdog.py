@@ -17,6 +17,7 @@ from trainer.contract.job_directory import (
     JobState,
 )
 from trainer.supervision.log import Echo
+from trainer.supervision.notice import Notice
 from trainer.supervision.process import Bell
 from trainer.supervision.ranks import Ranks
 from trainer.supervision.restart_decision import Ended, Terms
@@ -135,11 +136,14 @@ class _Watch:
 class Watchdog:
     """Watches the trainers of one supervisor, one after the other."""
 
-    def __init__(self, job: JobDirectory, terms: Terms, bell: Bell, echo: Echo) -> None:
+    def __init__(
+        self, job: JobDirectory, terms: Terms, bell: Bell, echo: Echo, notice: Notice
+    ) -> None:
         self._job = job
         self._terms = terms
         self._bell = bell
         self._echo = echo
+        self._notice = notice
         self._clock = Clock()
         self._lease = Stillness(job.lease)
 
@@ -156,6 +160,7 @@ class Watchdog:
         trainer.release()
         while (code := trainer.poll()) is None:
             self._obey(next_order(self._look(watch), self._terms), trainer, watch)
+            self._notice.look()
             self._echo.show()
             self._bell.wait(TICK)
         # The rank that gave up waiting has ended; the one that did not come still lives, and only

@@ -9,11 +9,12 @@ import shutil
 
 import pytest
 
+from flows.streaming import checkpoint_mirror
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.outputs import fetch_output
 from tests.faults.hostile import WEIGHTS, flip
 from tests.faults.hostile_data.data_trouble import MB
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from trainer.contract.checkpoints import NEEDED, OPTIMIZERS, check, newest_valid
 from trainer.contract.errors import IntegrityError
 from trainer.contract.manifest import verify, write_manifest
@@ -174,3 +175,29 @@ async def test_weights_that_came_home_in_a_checkpoint_are_not_fetched_with_the_o
 
     assert fetched == 0
     assert (arriving / WEIGHTS).read_bytes() == (hostile.output / WEIGHTS).read_bytes()
+
+
+async def test_on_a_notice_the_newest_checkpoint_waits_for_no_older_one(
+    hostile, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoint_mirror, "LOOK_SECONDS", 0.05)
+    there, here = hostile.workspace / "checkpoints", tmp_path / "checkpoints"
+    hostile.workplace.notice_command = "sleep 600"
+    fetch, begun = hostile.workplace.fetch, asyncio.Event()
+
+    async def slow(name, local, *, limit=None):
+        if "checkpoint-10" in name and name.endswith(".pt"):
+            begun.set()
+            await asyncio.Event().wait()
+        return await fetch(name, local, limit=limit)
+
+    monkeypatch.setattr(hostile.workplace, "fetch", slow)
+    write_checkpoint(there, 10)
+    sync = asyncio.ensure_future(CheckpointMirror(hostile.workplace, here).sync())
+    await begun.wait()
+
+    write_checkpoint(there, 20)
+    (hostile.workspace / "notice.json").write_text("{}")
+
+    await asyncio.wait_for(sync, PATIENCE)
+    assert [path.name for path in here.iterdir() if path.name[0] != "."] == ["checkpoint-20"]
