@@ -150,6 +150,9 @@ class Offer(_Billed):
     """GiB of free disk. None: as much as is asked for."""
     ram_gb: float | None = None
     """GiB of main memory. None: the provider does not say."""
+    lives_seconds: float | None = None
+    """How long the machine may live at most, set when it is ordered: a provider that can end it by
+    itself does so then, whatever becomes of us. None: nobody has said."""
 
     @property
     def rank_price(self) -> float:

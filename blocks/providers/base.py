@@ -112,7 +112,7 @@ class Provider(Block, ABC):
         answer is lost, the mark is looked for by the rule of absence.
 
         Args:
-            offer: one of `offers`.
+            offer: one of `offers`, with `lives_seconds` if it is known.
             mark: what the instance, and all that is billed with it, will bear.
             ssh_public_key: who may log in, as in authorized_keys.
             first_script: sh that the machine runs as root in its first second, where

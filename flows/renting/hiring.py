@@ -28,6 +28,7 @@ from flows.renting.contact import note_contact
 from flows.renting.giving_back import close, give_back
 from flows.renting.hire import Hire
 from flows.renting.journal import Journal
+from flows.renting.lifetime import lifetime
 from flows.renting.market import Choice, Market, market, providers_of
 from flows.renting.prices import refuse_dearer
 from flows.renting.recalling import recalled
@@ -226,11 +227,18 @@ class Hiring:
         if provider.takes_first_script:
             script = first_script(term, provider.shutdown_command)
             hire.unattended_seconds = _ends_itself_within(provider, term)
+        seconds = lifetime(
+            self._job,
+            boot_seconds=minutes * 60,
+            price_per_hour=hire.whole_per_hour,
+            usd_left=self._budget.left(),
+        )
+        offer = dataclasses.replace(choice.offer, lives_seconds=seconds)
         hire.order()
         note_contact(self._journal.run)
         self._journal.save()
         try:
-            instance = await provider.launch(choice.offer, hire.mark, key, script)
+            instance = await provider.launch(offer, hire.mark, key, script)
         except OrchestratorError as error:
             if not isinstance(error, Unanswered):  # then there is certainly nothing
                 hire.refused()
