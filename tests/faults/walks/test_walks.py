@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.faults.walks.accounts import ACCOUNTS
 from tests.faults.walks.walk import Walk, Zygote
 
-SHARDS, WALKS, STEPS = 5, 100, 12
+WALKS, STEPS = 100, 12
 pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
@@ -22,9 +25,9 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     made.close()
 
 
-def walk(zygote: Zygote, folder: Path, api_url: str, walks: int, start: int | None) -> None:
+def walk(provider: str, walks: int, start: int | None, **place: Any) -> None:
     """Take a number of walks, the same moves for the same start; the moments differ each time."""
-    here = type("Here", (Walk,), {"zygote": zygote, "where": folder, "api_url": api_url})
+    here = type("Here", (Walk,), {"provider": provider, **place})
     # Not shrunk: what happens depends on the moment, so a shorter walk is another walk.
     quiet = settings(
         max_examples=walks,
@@ -40,13 +43,14 @@ def walk(zygote: Zygote, folder: Path, api_url: str, walks: int, start: int | No
 
 @pytest.mark.thorough
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("shard", range(SHARDS))
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("provider", ACCOUNTS)
 def test_whatever_happens_nothing_is_billed_and_no_training_is_harmed(
-    shard: int, zygote: Zygote, tmp_path: Path, prefect_server: str
+    provider: str, zygote: Zygote, tmp_path: Path, prefect_server: str
 ) -> None:
-    walk(zygote, tmp_path, prefect_server, WALKS, start=None)
+    walks = int(os.environ.get("WALKS", WALKS))
+    walk(provider, walks, None, zygote=zygote, where=tmp_path, api_url=prefect_server)
 
 
 def test_a_few_walks(zygote: Zygote, tmp_path: Path, prefect_server: str) -> None:
-    walk(zygote, tmp_path, prefect_server, 2, start=7)
+    walk("runpod", 2, 7, zygote=zygote, where=tmp_path, api_url=prefect_server)

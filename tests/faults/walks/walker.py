@@ -35,8 +35,8 @@ from prefect.states import Cancelled, Completed, Running
 
 from blocks.keys import MachineKeys
 from blocks.models import Instance
-from blocks.providers import absence, api, runpod
-from blocks.providers.runpod import RunPod
+from blocks.providers import absence, api
+from blocks.providers.base import Provider
 from blocks.registry import provider_class, provider_names
 from flows import reconcile as reconciling
 from flows import settling, train, verdict
@@ -46,6 +46,7 @@ from flows.shown import is_over
 from flows.sole_owner import own
 from flows.streaming import checkpoint_mirror, fetching, file_mirror, requests, training
 from gateway.control import ask_cancel
+from tests.faults.walks.accounts import ACCOUNTS
 from tests.faults.walks.place import Place, Reached
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
@@ -56,7 +57,7 @@ MACHINES = "WALK_MACHINES"
 """The variable that says where the machines are."""
 
 HURRY: list[tuple[ModuleType, dict[str, Any]]] = [
-    (runpod, {"LIST_SECONDS": 0.1, "CREATE_SECONDS": 0.3}),
+    *((account.module, dict(account.hurry)) for account in ACCOUNTS.values()),
     (api, {"PAUSES": (0.02, 0.05)}),
     (absence, {"PAUSE": 0.1}),
     (giving_back, {"LOOK_SECONDS": 0.1, "AGAIN_SECONDS": 0.3, "PATIENCE_SECONDS": 3.0}),
@@ -83,8 +84,11 @@ def hurry() -> None:
         for name, value in values.items():
             assert name in vars(module), f"{module.__name__} has no {name}"
             setattr(module, name, value)
-    RunPod.settle_seconds = SETTLE_SECONDS
-    RunPod.workplace = workplace
+    for account in ACCOUNTS.values():
+        account.block.settle_seconds = SETTLE_SECONDS
+        account.block.workplace = workplace
+        if hasattr(account.block, "intervals"):
+            account.block.intervals = {}
     reconciling.revive = note_revival
     # The steps as they are, without an engine that tells Prefect of each.
     for step in ("adopt", "provision", "install", "stream", "download", "verify", "teardown"):
@@ -97,7 +101,7 @@ def hurry() -> None:
             module.get_run_logger = lambda: logging.getLogger("training_orchestrator")
 
 
-def workplace(provider: RunPod, instance: Instance, *, compress: bool = False) -> Place:
+def workplace(provider: Provider, instance: Instance, *, compress: bool = False) -> Place:
     """Return the job directory of an instance of a walk."""
     del compress
     # As for a connection of its own: a machine is taken over only where its keys are known.
