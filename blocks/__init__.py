@@ -12,3 +12,4 @@ if "prefect" in sys.modules:
     from blocks.providers.runpod import RunPod as RunPod
     from blocks.providers.ssh import SshHost as SshHost
     from blocks.providers.vast import VastAI as VastAI
+    from blocks.stores.block import StoreBlock as StoreBlock

@@ -18,6 +18,8 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     │   └── HomeDiskFull         retry: what a machine holds waits for room on this computer
     ├── IntegrityError           stop: bytes are not what the manifest says
     ├── ConnectionLost           retry: the machine may still be well
+    ├── StoreError               stop: an object store refuses: no such bucket, no right, a wrong key
+    │   └── StoreAway            retry: it does not answer, or asks to slow down
     ├── MachineLost              elsewhere: continue from the newest checkpoint
     │   └── HostKeyChanged       elsewhere: what answers is not the machine we hired
     └── ProviderError
@@ -159,6 +161,15 @@ class IntegrityError(OrchestratorError):
 class ConnectionLost(OrchestratorError):
     action = Action.RETRY
     default_suggestion = "The connection is retried; training continues meanwhile."
+
+
+class StoreError(OrchestratorError):
+    default_suggestion = "Look at the store's own console, and at docs/stores.md."
+
+
+class StoreAway(StoreError):
+    action = Action.RETRY
+    default_suggestion = "It is tried again; look at the network and the store's status page."
 
 
 class MachineLost(OrchestratorError):

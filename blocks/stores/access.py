@@ -1,0 +1,257 @@
+"""What a store is opened with: the standard settings of its own tools, or those of a saved block."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.config.store_urls import StoreUrl
+from trainer.contract.errors import ConfigError, DependencyError, StoreError
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+CONNECT = "10s"
+WHOLE = "24h"
+"""For one request. The library's 30 seconds would end the upload of anything large; what takes too
+long for its size is ended by `Bucket`."""
+INSTALL = "pip install 'training-orchestrator[store]'"
+NATIVE = frozenset({"service_account", "authorized_user"})
+"""Kinds of Google's credential files that the library reads itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Settings that outweigh those of the environment; an empty one is looked up there."""
+
+    endpoint: str = ""
+    """Base URL of the service, for what is not Amazon's, Google's or Microsoft's own."""
+    region: str = ""
+    key_id: str = ""
+    """S3: the access key's id. Azure: the account's name."""
+    secret: str = ""
+    """S3: the secret access key. Google: a service account's key as JSON. Azure: the account's key, or
+    a shared access signature, which begins with sv= or ?."""
+    session_token: str = ""
+
+
+def make_store(url: StoreUrl, access: Access) -> ObjectStore:
+    """Return the library's store of an address; nothing is sent yet.
+
+    Raises:
+        DependencyError: a library that it needs is not installed.
+        ConfigError: a setting cannot be used.
+        StoreError: the folder cannot be made, or no account or key is known.
+    """
+    try:
+        from obstore import store as stores
+        from obstore.exceptions import BaseError
+    except ImportError:
+        raise DependencyError(f"{url} needs obstore, which is not installed.", INSTALL) from None
+    try:
+        match url.scheme:
+            case "file":
+                return stores.LocalStore(Path(url.path), mkdir=True)
+            case "s3":
+                return _s3(url, access, stores.S3Store)
+            case "gs":
+                return _google(url, access, stores.GCSStore)
+            case _:
+                return _azure(url, access, stores.AzureStore)
+    except BaseError as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{url} cannot be opened: {reason}.", _HOW[url.scheme]) from None
+    except OSError as error:
+        raise StoreError(
+            f"{url} cannot be opened: {error.strerror or error}.",
+            "Name a folder that you may write to.",
+        ) from None
+
+
+def _s3(url: StoreUrl, access: Access, kind: Callable[..., ObjectStore]) -> ObjectStore:
+    endpoint = access.endpoint or _first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    config: dict[str, Any] = {
+        # Kept with the object, and compared by S3 before it takes one.
+        "checksum_algorithm": "sha256",
+        "region": access.region or _first("AWS_REGION", "AWS_DEFAULT_REGION"),
+        # By this name, which outweighs the variable of this name.
+        "aws_endpoint_url_s3": endpoint,
+        "access_key_id": access.key_id,
+        "secret_access_key": access.secret,
+        "session_token": access.session_token,
+    }
+    credentials: Any = None
+    known = access.key_id or os.environ.get("AWS_ACCESS_KEY_ID")
+    if not known and _first("AWS_SKIP_SIGNATURE").lower() not in {"1", "true"}:
+        credentials, region = _aws_chain()
+        config["region"] = config["region"] or region
+    # The library would ask Amazon where a bucket lies in vain; without a region it is this one.
+    config["region"] = config["region"] or "us-east-1"
+    return kind(
+        url.bucket,
+        prefix=url.path or None,
+        config=_given(config),
+        credential_provider=credentials,
+        client_options=_client(endpoint, "AWS_CA_BUNDLE"),
+    )
+
+
+def _aws_chain() -> tuple[Any, str]:
+    """Return what Amazon's own library finds as credentials, and the region it is set to.
+
+    Environment, web identity and the metadata services are known without it; profiles, logins by
+    SSO and assumed roles are not.
+    """
+    try:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        if profile := os.environ.get("AWS_PROFILE"):
+            raise DependencyError(
+                f"AWS_PROFILE = {profile!r} needs boto3, which is not installed.",
+                "pip install 'training-orchestrator[aws]', or set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY.",
+            ) from None
+        return None, ""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        provider = Boto3CredentialProvider()
+    except ValueError:  # there are none; the library then looks at the metadata services
+        return None, ""
+    except BotoCoreError as error:
+        raise ConfigError(f"AWS credentials: {error}.", _HOW["s3"]) from None
+    return provider, str(provider.config.get("region") or "")
+
+
+def _google(url: StoreUrl, access: Access, kind: Callable[..., ObjectStore]) -> ObjectStore:
+    endpoint = access.endpoint or _first("STORAGE_EMULATOR_HOST", "GOOGLE_BASE_URL")
+    if endpoint and "://" not in endpoint:
+        endpoint = f"http://{endpoint}"  # as Google's own libraries read STORAGE_EMULATOR_HOST
+    config = {"service_account_key": access.secret, "base_url": endpoint}
+    return kind(
+        url.bucket,
+        prefix=url.path or None,
+        config=_given(config),
+        credential_provider=None if access.secret else _google_chain(),
+        client_options=_client(endpoint),
+    )
+
+
+def _google_chain() -> Any:
+    """Return what Google's own library makes of a credential file that only it understands."""
+    named = _first("GOOGLE_APPLICATION_CREDENTIALS")
+    if not named:
+        return None
+    try:
+        kind = json.loads(Path(named).expanduser().read_text(encoding="utf-8"))["type"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"GOOGLE_APPLICATION_CREDENTIALS = {named}: is no credential file: {error}.",
+            _HOW["gs"],
+        ) from None
+    if kind in NATIVE:
+        return None
+    try:
+        from obstore.auth.google import GoogleCredentialProvider
+    except ImportError:
+        raise DependencyError(
+            f"GOOGLE_APPLICATION_CREDENTIALS = {named}: credentials of the kind {kind!r} need "
+            "google-auth, which is not installed.",
+            "pip install 'training-orchestrator[gcp]'.",
+        ) from None
+    return GoogleCredentialProvider()
+
+
+def _azure(url: StoreUrl, access: Access, kind: Callable[..., ObjectStore]) -> ObjectStore:
+    joined = {} if access.key_id else _connection(_first("AZURE_STORAGE_CONNECTION_STRING"))
+    account = access.key_id or joined.get("AccountName", "")
+    account = account or _first("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
+    endpoint = access.endpoint or joined.get("BlobEndpoint", "")
+    endpoint = endpoint or _first("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+    key = access.secret or joined.get("AccountKey", "") or _first("AZURE_STORAGE_KEY")
+    shared = joined.get("SharedAccessSignature", "")
+    if key.startswith(("?", "sv=")):
+        key, shared = "", key
+    config = {
+        "account_name": account,
+        "endpoint": endpoint.rstrip("/"),
+        "account_key": key,
+        "sas_key": shared.lstrip("?"),
+    }
+    return kind(
+        url.bucket,
+        prefix=url.path or None,
+        config=_given(config),
+        credential_provider=None if key or shared else _azure_chain(),
+        client_options=_client(endpoint),
+    )
+
+
+def _azure_chain() -> Any:
+    """Return what Microsoft's own library finds, unless the environment names something itself."""
+    if any(os.environ.get(name) for name in _AZURE_OWN):
+        return None
+    try:
+        from obstore.auth.azure import AzureCredentialProvider
+    except ImportError:
+        return None  # the library knows the environment and managed identities
+    return AzureCredentialProvider()
+
+
+_AZURE_OWN = (
+    *("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ACCESS_KEY", "AZURE_STORAGE_MASTER_KEY"),
+    *("AZURE_STORAGE_SAS_KEY", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_TOKEN"),
+    *("AZURE_STORAGE_USE_EMULATOR", "AZURE_SKIP_SIGNATURE"),
+)
+
+
+def _connection(text: str) -> dict[str, str]:
+    """Return the parts of a connection string as the Azure portal shows it."""
+    parts = dict(part.partition("=")[::2] for part in text.split(";") if "=" in part)
+    if "AccountName" in parts and "BlobEndpoint" not in parts:
+        scheme = parts.get("DefaultEndpointsProtocol", "https")
+        suffix = parts.get("EndpointSuffix", "core.windows.net")
+        parts["BlobEndpoint"] = f"{scheme}://{parts['AccountName']}.blob.{suffix}"
+    return parts
+
+
+def _client(endpoint: str, bundle: str = "") -> dict[str, Any]:
+    options: dict[str, Any] = {"connect_timeout": CONNECT, "timeout": WHOLE}
+    if endpoint.startswith("http://"):
+        options["allow_http"] = True
+    if bundle and (path := os.environ.get(bundle)):
+        try:
+            options["root_certificate"] = Path(path).read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{bundle} = {path}: cannot be read: {error.strerror}.", "Correct it."
+            ) from None
+    return options
+
+
+def _first(*names: str) -> str:
+    return next((value.strip() for name in names if (value := os.environ.get(name))), "")
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if value}
+
+
+_HOW = {
+    "file": "Name a folder that you may write to.",
+    "s3": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE), and "
+    "AWS_ENDPOINT_URL_S3 for a store that is not Amazon's.",
+    "gs": "Set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, or run: "
+    "gcloud auth application-default login.",
+    "az": "Set AZURE_STORAGE_ACCOUNT and AZURE_STORAGE_KEY, or AZURE_STORAGE_CONNECTION_STRING.",
+}
+"""How a person gives a store's tools their credentials."""
+
+
+def how_to_set_up(scheme: str) -> str:
+    """Return the remedy for missing or wrong credentials."""
+    return _HOW[scheme]

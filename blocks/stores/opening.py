@@ -1,0 +1,49 @@
+"""Open a store by its address."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from blocks.stores.access import Access
+from blocks.stores.bucket import Bucket
+from trainer.config.store_urls import StoreUrl, parse_store_url
+from trainer.contract.errors import ConfigError
+
+
+async def open_bucket(address: str, *, field: str = "store") -> Bucket:
+    """Return the bucket at an address: a folder, s3://, gs://, az:// or block://.
+
+    Nothing is sent to the store yet.
+
+    Args:
+        address: such as s3://models/team, or block://NAME/PATH for a saved block.
+        field: of the job file, for messages.
+
+    Raises:
+        ConfigError: it is no address, no block is saved under that name, or a setting cannot be used.
+        DependencyError: a library that it needs is not installed.
+        StoreError: the folder cannot be made.
+    """
+    try:
+        url = parse_store_url(address)
+    except ValueError as error:
+        raise ConfigError(f"{field} = {error}.") from None
+    access = Access()
+    if url.scheme == "block":
+        url, access = await _saved(url, field)
+    return Bucket.at(url, access)
+
+
+async def _saved(url: StoreUrl, field: str) -> tuple[StoreUrl, Access]:
+    from blocks.stores.block import StoreBlock  # Prefect, for those who need it
+
+    try:
+        block = cast("StoreBlock", await StoreBlock.aload(url.bucket))
+    except ValueError:  # what Prefect raises for a document that does not exist
+        raise ConfigError(
+            f"{field} = '{url}': no {StoreBlock.get_block_type_slug()} block is saved as "
+            f"{url.bucket!r}.",
+            "Save one in Prefect's UI under Blocks, or name another.",
+        ) from None
+    place, access = block.place()
+    return place.inside(url.path), access
