@@ -139,7 +139,7 @@ class SshdMachine:
 
     def processes(self) -> list[int]:
         """Return what runs on the machine, without sshd itself."""
-        return sorted(_with_variable(f"{MARKER}={self._marker}".encode()))
+        return sorted(with_variable(f"{MARKER}={self._marker}".encode()))
 
     def __enter__(self) -> Self:
         self.start()
@@ -156,7 +156,7 @@ class SshdMachine:
         programs = self._folder / "bin"
         programs.mkdir(exist_ok=True)
         if profile.gpus:
-            _write_nvidia_smi(programs / "nvidia-smi", profile.gpus)
+            write_nvidia_smi(programs / "nvidia-smi", profile.gpus)
         host_key = self._folder / "host_key"
         if not host_key.exists():
             asyncssh.generate_private_key("ssh-ed25519").write_private_key(host_key)
@@ -213,7 +213,8 @@ def _quoted(name: str, value: str) -> str:
     return f'"{name}={escaped}"'
 
 
-def _write_nvidia_smi(path: Path, gpus: Sequence[str]) -> None:
+def write_nvidia_smi(path: Path, gpus: Sequence[str]) -> None:
+    """Write a program that prints what `nvidia-smi` prints of these GPUs."""
     listed = [f"GPU {index}: {line.split(',')[0]}" for index, line in enumerate(gpus)]
     path.write_text(
         "#!/bin/sh\n"
@@ -223,7 +224,8 @@ def _write_nvidia_smi(path: Path, gpus: Sequence[str]) -> None:
     path.chmod(0o755)
 
 
-def _with_variable(entry: bytes) -> Iterator[int]:
+def with_variable(entry: bytes) -> Iterator[int]:
+    """Yield the processes that were started with a variable."""
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if entry in (folder / "environ").read_bytes().split(b"\0"):

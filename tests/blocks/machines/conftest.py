@@ -4,6 +4,7 @@ import asyncssh
 import pytest
 
 from blocks.machines.ssh import SshMachine
+from tests.clouds.agents import Mailbox
 from tests.clouds.machines import SshdMachine
 
 
@@ -39,3 +40,10 @@ def reach(key_folder):
         )
 
     return connection
+
+
+@pytest.fixture(scope="session")
+def mailbox(tmp_path_factory):
+    """An agent on this computer, and the folder that is its mailbox."""
+    with Mailbox(tmp_path_factory.mktemp("agent")) as mailbox:
+        yield mailbox

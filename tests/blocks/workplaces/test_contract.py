@@ -1,4 +1,4 @@
-"""What every workplace promises, at home and over SSH; a new kind is one more row of `KINDS`."""
+"""What every workplace promises, at home, over SSH and through a bucket; a new kind is one more row of `KINDS`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from blocks.machines.local import LocalMachine
 from blocks.workplaces.base import FileFacts, Lease, NoAnswer, Parcel, SourceChanged, Wanted
 from blocks.workplaces.machine import HomeWorkplace, MachineWorkplace
+from tests.clouds.agents import Mailbox
 from tests.flows.sshd import over_ssh
 from trainer.contract.errors import BootError, DependencyError, IntegrityError
 from trainer.contract.files import sha256_of
@@ -34,7 +35,14 @@ async def on_a_machine(folder):
         yield MachineWorkplace(machine, f"{base}/jobs/one", where="pod-1")
 
 
-KINDS = {"home": at_home, "ssh": on_a_machine}
+@asynccontextmanager
+async def through_a_bucket(folder):
+    with Mailbox(folder / "agent") as mailbox:
+        yield MachineWorkplace(mailbox.machine(), f"{mailbox.base}/jobs/one", where="job-1")
+
+
+KINDS = {"home": at_home, "bucket": through_a_bucket, "ssh": on_a_machine}
+ELSEWHERE = {name: kind for name, kind in KINDS.items() if kind is not at_home}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
@@ -43,9 +51,9 @@ async def workplace(request, tmp_path):
         yield workplace
 
 
-@pytest.fixture
-async def rented(tmp_path):
-    async with on_a_machine(tmp_path) as workplace:
+@pytest.fixture(params=ELSEWHERE.values(), ids=ELSEWHERE)
+async def rented(request, tmp_path):
+    async with request.param(tmp_path) as workplace:
         yield workplace
 
 

@@ -16,6 +16,11 @@ def at_home():
     return LocalMachine()
 
 
+@pytest.fixture
+def by_mailbox(mailbox):
+    return mailbox.machine()
+
+
 @pytest.fixture(params=MACHINES.values(), ids=MACHINES)
 async def machine(request):
     async with request.getfixturevalue(request.param) as machine:

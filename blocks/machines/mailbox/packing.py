@@ -1,0 +1,83 @@
+"""The agent as one file that `python3` runs, and the lines of sh that start it on a machine."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import json
+import shlex
+import zipfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = "blocks/machines/mailbox/agent"
+_DATE = (1980, 1, 1, 0, 0, 0)  # always the same, so that the same agent is the same file
+_RUN = f"import runpy\n\nrunpy.run_module('{PACKAGE.replace('/', '.')}.__main__', run_name='__main__')\n"
+
+
+@cache
+def packed() -> bytes:
+    """Return the agent."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+
+        def add(name: str, text: str) -> None:
+            archive.writestr(zipfile.ZipInfo(name, _DATE), text, zipfile.ZIP_DEFLATED, 9)
+
+        add("__main__.py", _RUN)
+        folder = Path(PACKAGE)
+        for above in list(folder.parents)[:-1]:
+            add(f"{above}/__init__.py", "")
+        for path in sorted((Path(__file__).parent / "agent").glob("*.py")):
+            add(f"{PACKAGE}/{path.name}", _bare(path.read_text(encoding="utf-8")))
+    return content.getvalue()
+
+
+def _bare(text: str) -> str:
+    """Return a module without comments and docstrings: a first script may have 16 KiB."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree) + "\n"
+
+
+def variables(
+    url: str, options: Mapping[str, Any] | None = None, *, home: str = "", first_script: str = ""
+) -> dict[str, str]:
+    """Return the environment that an agent is started with; nothing in it is secret.
+
+    Args:
+        url: of its mailbox.
+        options: further settings of its store, such as an endpoint.
+        home: the home folder of what it runs. Empty: its user's own.
+        first_script: path of a script that it starts in its first second.
+    """
+    given = {
+        "TRAINING_ORCHESTRATOR_MAILBOX": url,
+        "TRAINING_ORCHESTRATOR_MAILBOX_OPTIONS": json.dumps(options) if options else "",
+        "TRAINING_ORCHESTRATOR_MACHINE_HOME": home,
+        "TRAINING_ORCHESTRATOR_FIRST_SCRIPT": first_script,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def start_script(url: str, options: Mapping[str, Any] | None = None) -> str:
+    """Return sh by which a virtual machine starts the agent, as part of its first script.
+
+    Its identity there, such as a role, must be allowed to read and write the mailbox.
+    """
+    exports = " ".join(
+        f"{name}={shlex.quote(text)}" for name, text in variables(url, options).items()
+    )
+    text = base64.b64encode(packed()).decode()
+    return (
+        f"mkdir -p -m 700 ~/.training-orchestrator && cd ~/.training-orchestrator && "
+        f"echo {text} | base64 -d >agent.pyz && "
+        f"{{ {exports} nohup setsid python3 agent.pyz >agent.log 2>&1 </dev/null & }}"
+    )

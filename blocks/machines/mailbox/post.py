@@ -1,0 +1,155 @@
+"""Commands to the agent of a machine, and its answers, by objects in a bucket; see the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from trainer.contract.errors import ConnectionLost
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+T = TypeVar("T")
+EXCHANGE_SECONDS = 120.0  # for one object to come or go
+BEAT_SECONDS = 45.0  # within which the agent says several times that it is there
+FIRST_POLL = 0.02  # seconds between the first two looks for an answer; then they grow
+HEAVY = 64 << 10  # bytes of an answer that is removed once it has been read
+
+
+class Post:
+    """One side of a mailbox."""
+
+    def __init__(self, store: ObjectStore, where: str, longest_poll: float) -> None:
+        """Prepare; nothing is asked yet.
+
+        Args:
+            store: the mailbox.
+            where: what the machine is called in messages.
+            longest_poll: seconds at most between two looks for an answer.
+        """
+        self._store = store
+        self._where = where
+        self._longest_poll = longest_poll
+        self._next: int | None = None
+        self._one_by_one = asyncio.Lock()
+
+    async def ask(
+        self, wanted: Mapping[str, Any], payload: bytes = b"", *, seconds: float
+    ) -> tuple[dict[str, Any], bytes]:
+        """Send a command and return its answer: facts, and bytes.
+
+        Raises:
+            ConnectionLost: there is none within so many seconds.
+        """
+        return await self.answer(await self.send(wanted, payload), seconds)
+
+    async def send(self, wanted: Mapping[str, Any], payload: bytes = b"") -> int:
+        """Send a command and return its number.
+
+        Raises:
+            ConnectionLost: the bucket does not answer, or no agent has ever been there.
+        """
+        from obstore.exceptions import AlreadyExistsError
+
+        id = uuid4().hex
+        content = json.dumps({**wanted, "id": id}).encode() + b"\n" + payload
+        # One at a time, so that there is never a gap, at which the agent would wait for ever.
+        async with self._one_by_one:
+            number = await self._first() if self._next is None else self._next
+            while True:
+                name = f"in/{number:010}"
+                try:
+                    await self._create(name, content)
+                except AlreadyExistsError:
+                    # Somebody else's; or ours, whose answer was lost before it was sent again.
+                    if json.loads(await self._get(name) or b"{}").get("id") != id:
+                        number += 1
+                        continue
+                self._next = number + 1
+                return number
+
+    async def answer(self, number: int, seconds: float | None) -> tuple[dict[str, Any], bytes]:
+        """Wait for the answer to a command.
+
+        Args:
+            number: what `send` returned.
+            seconds: how long it may take; None: for as long as the agent is alive.
+
+        Raises:
+            ConnectionLost: it does not come, or the agent is no longer there.
+        """
+        name, poll = f"out/{number:010}", FIRST_POLL
+        until = None if seconds is None else time.monotonic() + seconds
+        beat, beat_by = "", time.monotonic() + BEAT_SECONDS
+        while (content := await self._get(name)) is None:
+            now = time.monotonic()
+            if until is not None and now >= until:
+                raise self._lost(f"no answer within {seconds:g} s")
+            if now >= beat_by:
+                alive = (await self._get("alive") or b"").decode()
+                if alive == beat:
+                    raise self._lost(f"nothing has been heard of it for {BEAT_SECONDS:g} s")
+                beat, beat_by = alive, now + BEAT_SECONDS
+            await asyncio.sleep(poll)
+            poll = min(1.3 * poll, self._longest_poll)
+        head, _, payload = content.partition(b"\n")
+        if len(payload) > HEAVY:
+            await self._remove(name)
+        return json.loads(head), payload
+
+    async def _first(self) -> int:
+        """Return a number that is not before the agent's next one by much, and never after it."""
+        alive = await self._get("alive")
+        if alive is None:
+            raise self._lost("its agent has not come up yet")
+        return int(json.loads(alive)["next"])
+
+    async def _create(self, name: str, content: bytes) -> None:
+        import obstore
+
+        # Shielded: whether a number is taken must be known, also to whoever gives up meanwhile.
+        await asyncio.shield(
+            asyncio.ensure_future(
+                self._within(
+                    obstore.put_async(
+                        self._store, name, content, mode="create", use_multipart=False
+                    )
+                )
+            )
+        )
+
+    async def _get(self, name: str) -> bytes | None:
+        import obstore
+
+        try:
+            found = await self._within(obstore.get_async(self._store, name))
+            return bytes(await self._within(found.bytes_async()))
+        except FileNotFoundError:
+            return None
+
+    async def _remove(self, name: str) -> None:
+        import obstore
+
+        await self._within(obstore.delete_async(self._store, name))
+
+    async def _within(self, work: Awaitable[T]) -> T:
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        try:
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                return await work
+        except (FileNotFoundError, AlreadyExistsError):
+            raise
+        except TimeoutError:
+            raise self._lost(f"the bucket is silent for {EXCHANGE_SECONDS:g} s") from None
+        except (BaseError, OSError) as error:
+            raise self._lost(str(error).partition("\n")[0]) from error
+
+    def _lost(self, why: str) -> ConnectionLost:
+        self._next = None  # it is found anew, where another may have left a gap
+        return ConnectionLost(f"{self._where} is not reached through its mailbox: {why}.")

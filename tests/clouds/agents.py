@@ -1,0 +1,117 @@
+"""A machine without an address: the agent on this computer, with a home folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from uuid import uuid4
+
+from blocks.machines.mailbox.packing import packed, variables
+from tests.clouds.machines import MARKER, SECONDS, SYSTEM_PATH, with_variable
+
+if TYPE_CHECKING:
+    from blocks.machines.mailbox import MailboxMachine
+
+LOOK_SECONDS = 0.02  # between two looks of agent and caller; a bucket far away is given longer
+QUICK = {"TRAINING_ORCHESTRATOR_POLL": f"{LOOK_SECONDS} {LOOK_SECONDS}"}
+
+
+class AgentMachine:
+    """A container or machine on which the agent is the first process. Started once, then killed."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str], path: str = "") -> None:
+        """Make its home.
+
+        Args:
+            folder: for all that is its own.
+            environment: what its agent is started with.
+            path: what comes first on its PATH.
+        """
+        self.home = folder / "home"
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.log = folder / "agent.log"
+        self._file = folder / "agent.pyz"
+        self._marker = uuid4().hex
+        python = str(Path(sys.executable).parent)
+        self._environment = {
+            "PATH": ":".join(filter(None, (path, python, SYSTEM_PATH))),
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            MARKER: self._marker,
+            **QUICK,
+            **environment,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, agent: bytes = b"") -> None:
+        """Start the agent; it comes up by itself."""
+        self._file.write_bytes(agent or packed())
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, self._file],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                cwd=self.home,
+                start_new_session=True,
+            )
+
+    def signal(self, number: int) -> None:
+        """Send its first process a signal, as a provider does to a container."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End every process of it."""
+        deadline = time.monotonic() + SECONDS
+        while left := list(with_variable(f"{MARKER}={self._marker}".encode())):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"processes {left} of the machine do not die")
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        if self.process:
+            self.process.wait(SECONDS)
+
+
+class Mailbox:
+    """A folder as a bucket, and the machine that looks into it. As a context manager: it runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._bucket = folder / "bucket"
+        self._bucket.mkdir(parents=True)
+        self.agent = AgentMachine(folder, variables(f"file://{self._bucket}"))
+        self.base = self.agent.home / ".training-orchestrator"
+
+    def store(self) -> Any:
+        """Return the mailbox."""
+        from obstore.store import LocalStore
+
+        return LocalStore(self._bucket)
+
+    def machine(self) -> MailboxMachine:
+        """Return a connection that does not dawdle; when it is there, the agent has come up."""
+        from blocks.machines.mailbox import MailboxMachine
+
+        deadline = time.monotonic() + SECONDS
+        while not (self._bucket / "alive").exists():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the agent does not come up: {self.agent.log.read_text()}")
+            time.sleep(0.01)
+        return MailboxMachine(self.store(), linger=0.0, longest_poll=2 * LOOK_SECONDS)
+
+    def __enter__(self) -> Self:
+        self.agent.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.agent.kill()
