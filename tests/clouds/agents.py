@@ -10,14 +10,16 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 from blocks.machines.mailbox.packing import packed, variables
 from tests.clouds.machines import MARKER, SECONDS, SYSTEM_PATH, with_variable
+from trainer.config.store_urls import parse_store_url
 
 if TYPE_CHECKING:
     from blocks.machines.mailbox import MailboxMachine
+    from blocks.stores.bucket import Bucket
 
 LOOK_SECONDS = 0.02  # between two looks of agent and caller; a bucket far away is given longer
 QUICK = {"TRAINING_ORCHESTRATOR_POLL": f"{LOOK_SECONDS} {LOOK_SECONDS}"}
@@ -87,27 +89,27 @@ class Mailbox:
     """A folder as a bucket, and the machine that looks into it. As a context manager: it runs."""
 
     def __init__(self, folder: Path) -> None:
-        self._bucket = folder / "bucket"
-        self._bucket.mkdir(parents=True)
-        self.agent = AgentMachine(folder, variables(f"file://{self._bucket}"))
+        self._folder = folder / "bucket"
+        self._folder.mkdir(parents=True)
+        self.agent = AgentMachine(folder, variables(f"file://{self._folder}"))
         self.base = self.agent.home / ".training-orchestrator"
 
-    def store(self) -> Any:
+    def bucket(self) -> Bucket:
         """Return the mailbox."""
-        from obstore.store import LocalStore
+        from blocks.stores.bucket import Bucket
 
-        return LocalStore(self._bucket)
+        return Bucket.at(parse_store_url(str(self._folder)))
 
     def machine(self) -> MailboxMachine:
         """Return a connection that does not dawdle; when it is there, the agent has come up."""
         from blocks.machines.mailbox import MailboxMachine
 
         deadline = time.monotonic() + SECONDS
-        while not (self._bucket / "alive").exists():
+        while not (self._folder / "alive").exists():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the agent does not come up: {self.agent.log.read_text()}")
             time.sleep(0.01)
-        return MailboxMachine(self.store(), linger=0.0, longest_poll=2 * LOOK_SECONDS)
+        return MailboxMachine(self.bucket(), linger=0.0, longest_poll=2 * LOOK_SECONDS)
 
     def __enter__(self) -> Self:
         self.agent.start()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from typing_extensions import override
@@ -22,11 +22,9 @@ from blocks.machines.lines import LineWriter
 from blocks.machines.mailbox.post import Post
 from blocks.machines.mailbox.transfer import PIECE, SECONDS, checked, download, upload
 from blocks.machines.setup import setup_failed, setup_script
+from blocks.stores.bucket import Bucket
 from blocks.task_scope import TaskScope
 from trainer.contract.errors import ConnectionLost
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
 
 LATE_SECONDS = 30.0  # for a command and its answer to come, besides what the command takes
 FOLLOW_WAIT = 20.0  # seconds for which the agent waits until a file grows
@@ -45,7 +43,7 @@ class MailboxMachine(Machine):
 
     def __init__(
         self,
-        store: ObjectStore,
+        bucket: Bucket,
         *,
         where: str = "the machine",
         linger: float = LINGER,
@@ -54,12 +52,12 @@ class MailboxMachine(Machine):
         """Prepare; nothing is sent yet.
 
         Args:
-            store: the mailbox.
+            bucket: the mailbox.
             where: what the machine is called in messages.
             linger: seconds for which the agent waits for more of a file that has grown.
             longest_poll: seconds at most between two looks for an answer.
         """
-        self._post = Post(store, where, longest_poll)
+        self._post = Post(bucket, where, longest_poll)
         self._where = where
         self._linger = linger
 

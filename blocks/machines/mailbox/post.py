@@ -6,16 +6,13 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from trainer.contract.errors import ConnectionLost
-
-if TYPE_CHECKING:
-    from obstore.store import ObjectStore
+from blocks.stores.bucket import Bucket
+from trainer.contract.errors import ConnectionLost, StoreError
 
 T = TypeVar("T")
-EXCHANGE_SECONDS = 120.0  # for one object to come or go
 BEAT_SECONDS = 45.0  # within which the agent says several times that it is there
 FIRST_POLL = 0.02  # seconds between the first two looks for an answer; then they grow
 HEAVY = 64 << 10  # bytes of an answer that is removed once it has been read
@@ -24,15 +21,15 @@ HEAVY = 64 << 10  # bytes of an answer that is removed once it has been read
 class Post:
     """One side of a mailbox."""
 
-    def __init__(self, store: ObjectStore, where: str, longest_poll: float) -> None:
+    def __init__(self, bucket: Bucket, where: str, longest_poll: float) -> None:
         """Prepare; nothing is asked yet.
 
         Args:
-            store: the mailbox.
+            bucket: the mailbox.
             where: what the machine is called in messages.
             longest_poll: seconds at most between two looks for an answer.
         """
-        self._store = store
+        self._bucket = bucket
         self._where = where
         self._longest_poll = longest_poll
         self._next: int | None = None
@@ -54,8 +51,6 @@ class Post:
         Raises:
             ConnectionLost: the bucket does not answer, or no agent has ever been there.
         """
-        from obstore.exceptions import AlreadyExistsError
-
         id = uuid4().hex
         content = json.dumps({**wanted, "id": id}).encode() + b"\n" + payload
         # One at a time, so that there is never a gap, at which the agent would wait for ever.
@@ -63,15 +58,11 @@ class Post:
             number = await self._first() if self._next is None else self._next
             while True:
                 name = f"in/{number:010}"
-                try:
-                    await self._create(name, content)
-                except AlreadyExistsError:
-                    # Somebody else's; or ours, whose answer was lost before it was sent again.
-                    if json.loads(await self._get(name) or b"{}").get("id") != id:
-                        number += 1
-                        continue
-                self._next = number + 1
-                return number
+                # What is there may be ours: its answer was lost, and it was sent again.
+                if await self._create(name, content) or await self._id_of(name) == id:
+                    self._next = number + 1
+                    return number
+                number += 1
 
     async def answer(self, number: int, seconds: float | None) -> tuple[dict[str, Any], bytes]:
         """Wait for the answer to a command.
@@ -99,7 +90,7 @@ class Post:
             poll = min(1.3 * poll, self._longest_poll)
         head, _, payload = content.partition(b"\n")
         if len(payload) > HEAVY:
-            await self._remove(name)
+            await self._reached(self._bucket.delete([name]))
         return json.loads(head), payload
 
     async def _first(self) -> int:
@@ -109,46 +100,23 @@ class Post:
             raise self._lost("its agent has not come up yet")
         return int(json.loads(alive)["next"])
 
-    async def _create(self, name: str, content: bytes) -> None:
-        import obstore
+    async def _id_of(self, name: str) -> str:
+        return str(json.loads(await self._get(name) or b"{}").get("id"))
 
-        # Shielded: whether a number is taken must be known, also to whoever gives up meanwhile.
-        await asyncio.shield(
-            asyncio.ensure_future(
-                self._within(
-                    obstore.put_async(
-                        self._store, name, content, mode="create", use_multipart=False
-                    )
-                )
-            )
-        )
+    async def _create(self, name: str, content: bytes) -> bool:
+        return await self._reached(self._bucket.create(name, content))
 
     async def _get(self, name: str) -> bytes | None:
-        import obstore
-
         try:
-            found = await self._within(obstore.get_async(self._store, name))
-            return bytes(await self._within(found.bytes_async()))
+            return await self._reached(self._bucket.get(name))
         except FileNotFoundError:
             return None
 
-    async def _remove(self, name: str) -> None:
-        import obstore
-
-        await self._within(obstore.delete_async(self._store, name))
-
-    async def _within(self, work: Awaitable[T]) -> T:
-        from obstore.exceptions import AlreadyExistsError, BaseError
-
+    async def _reached(self, call: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(EXCHANGE_SECONDS):
-                return await work
-        except (FileNotFoundError, AlreadyExistsError):
-            raise
-        except TimeoutError:
-            raise self._lost(f"the bucket is silent for {EXCHANGE_SECONDS:g} s") from None
-        except (BaseError, OSError) as error:
-            raise self._lost(str(error).partition("\n")[0]) from error
+            return await call
+        except StoreError as error:
+            raise self._lost(error.message.rstrip(".")) from error
 
     def _lost(self, why: str) -> ConnectionLost:
         self._next = None  # it is found anew, where another may have left a gap

@@ -52,7 +52,7 @@ async def test_a_command_whose_acceptance_was_not_heard_of_runs_once(
 
     async def not_heard(self, name, content):
         await create(self, name, content)
-        await create(self, name, content)  # sent again by whoever did not hear of it
+        return await create(self, name, content)  # sent again by whoever did not hear of it
 
     monkeypatch.setattr(Post, "_create", not_heard)
     machine = mailbox.machine()
@@ -67,7 +67,7 @@ async def test_nobody_has_come_up_yet_is_said_at_once(tmp_path):
     mailbox = Mailbox(tmp_path)
 
     with pytest.raises(ConnectionLost, match=r"pod-1 .*its agent has not come up yet"):
-        await MailboxMachine(mailbox.store(), where="pod-1").run(["true"])
+        await MailboxMachine(mailbox.bucket(), where="pod-1").run(["true"])
 
 
 async def test_an_agent_that_is_dead_is_noticed_and_its_successor_repeats_nothing(
