@@ -27,12 +27,13 @@ WEIGHTS = "loss_weights"
 there are any, of the shifted ones."""
 
 
-def weights_of(row: dict[str, Any]) -> NDArray[np.float32] | None:
-    """Take the weights out of a row; None: it has none."""
-    own = row.pop(WEIGHT, None)
-    if own is None:
-        return None
-    return np.broadcast_to(np.asarray(own, dtype=np.float32), (len(row["input_ids"]),)).copy()
+def weights_of(rows: list[dict[str, Any]]) -> list[NDArray[np.float32]]:
+    """Take the weights of each token out of the rows of a batch; none where all count alike."""
+    own = [np.asarray(row.pop(WEIGHT, 1), dtype=np.float32) for row in rows]
+    if all((weights == 1).all() for weights in own):
+        return []
+    lengths = [len(row["input_ids"]) for row in rows]
+    return [np.broadcast_to(w, (n,)).copy() for w, n in zip(own, lengths, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class PaddedCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return the batch; see `FlatCollator`."""
-        weights = [own for row in rows if (own := weights_of(row)) is not None]
+        weights = weights_of(rows)
         batch = self.collate(rows)
         batch["labels"][:, 0] = NO_LOSS
         if weights:
@@ -92,7 +93,7 @@ class FlatCollator:
             "position_ids": _tensor(np.arange(len(tokens)) - np.repeat(starts, lengths))[None],
             "labels": _tensor(labels)[None],
         }
-        weights = [own for row in rows if (own := weights_of(row)) is not None]
+        weights = weights_of(rows)
         following_weights = None
         if weights:
             following_weights = np.append(np.concatenate(weights)[1:], np.float32(0))

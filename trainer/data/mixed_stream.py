@@ -39,10 +39,6 @@ class MixedStream(Stream):
         """How many rows of each come before a block."""
         self._block: tuple[int, list[tuple[int, int]]] = (-1, [])
         self.piece = streams[0].piece
-        # What computes the loss is chosen once, for all of them.
-        if any(stream.is_weighted for stream in streams):
-            for stream in streams:
-                stream.weigh()
         self.head: Dataset = concatenate_datasets([stream.head for stream in streams])
 
     def __len__(self) -> int:

@@ -22,14 +22,13 @@ import pyarrow as pa
 from datasets import Dataset
 
 from trainer.config import TrainingConfig
-from trainer.contract.errors import DataError
 from trainer.data.encoding import RowEncoder, in_batches
 from trainer.data.formats import Example
 from trainer.data.parsing import Row
 from trainer.data.reading import Source
 from trainer.data.tally import LEFT_OUT, Tally, merged, nothing_left
 from trainer.data.validation import CheckedReading
-from trainer.data.weights import WEIGHT
+from trainer.data.weights import unweighted
 from trainer.engine.stream import Stream
 
 if TYPE_CHECKING:
@@ -87,8 +86,7 @@ class Streamed(Stream):
         self.pack: Callable[[Dataset], Dataset] | None = None
         """What makes rows that are trained on of tokenised ones, within a piece."""
         self._first = self._tokenised(0)
-        self._is_weighted = bool(self._first[1].weighted)
-        self.head = self._unweighted(*self._first[:2])
+        self.head = unweighted(self._first[0])
         self._piece(0)
 
     def __len__(self) -> int:
@@ -110,17 +108,6 @@ class Streamed(Stream):
         self._format = name
         self._pieces = {number: rows.with_format(name) for number, rows in self._pieces.items()}
         return self
-
-    def weigh(self) -> None:
-        """Keep the column of weights, whether these rows have any or not: others of a mix do."""
-        if not self._is_weighted:
-            self._is_weighted, self.head = True, self._first[0]
-            self.packed_by(self.pack)
-
-    @property
-    def is_weighted(self) -> bool:
-        """Whether rows have a column of weights."""
-        return self._is_weighted
 
     def packed_by(self, pack: Callable[[Dataset], Dataset] | None) -> None:
         """Pack the rows of every piece from now on; before the first is trained on."""
@@ -166,8 +153,9 @@ class Streamed(Stream):
         if number in self._pieces:
             return self._pieces[number]
         rows, tally, (read, counted), ended = self._tokenised(number) if number else self._first
-        rows = self._unweighted(rows, tally)
-        packed = self.pack(rows) if self.pack else rows
+        # A weight may be met anywhere: a piece without any spares what it costs to carry them.
+        rows = rows if tally.weighted else unweighted(rows)
+        packed = self.pack(rows) if self.pack and len(rows) else rows  # the last may be empty
         order = list(range(len(packed)))
         random.Random(f"{self._config.seed} {number}").shuffle(order)  # noqa: S311 - no secret
         piece = packed.select(order).with_format(self._format)
@@ -188,22 +176,6 @@ class Streamed(Stream):
             if old != number:
                 del self._pieces[old]
         return piece
-
-    def _unweighted(self, rows: Dataset, tally: Tally) -> Dataset:
-        """Return rows without the column of weights, where those of the first piece have none.
-
-        Raises:
-            DataError: these do: what computes the loss is chosen by the first.
-        """
-        if self._is_weighted or WEIGHT not in rows.column_names:
-            return rows
-        if tally.weighted:
-            raise DataError(
-                f"{self._source.name}: {tally.weighted:,} rows have a weight, and none of the first "
-                f"{self.piece:,} of the stream has.",
-                "Move one of them to the beginning, so that the loss is computed with weights.",
-            )
-        return rows.remove_columns(WEIGHT)
 
     def _tokenised(self, number: int) -> tuple[Dataset, Tally, tuple[int, int], bool]:
         """Return the rows of a piece, what became of them, what is read by then, and if all is."""

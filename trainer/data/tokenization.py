@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -33,15 +33,13 @@ from trainer.data.streaming import Streamed
 from trainer.data.tally import LEFT_OUT, Tally, merged, nothing_left
 from trainer.data.templates import ensure_chat_template, is_default
 from trainer.data.validation import CheckedReading
-from trainer.data.weights import WEIGHT
+from trainer.data.weights import unweighted
 from trainer.engine.stream import Stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LAYOUT = 8  # raise it when the same input gives other tokens or labels than before
-
-Rows = TypeVar("Rows", Dataset, DatasetDict)
 
 log = logging.getLogger("trainer")
 
@@ -109,22 +107,16 @@ def prepare_datasets(
     if config.dataset.sources:
         train, held_out, facts = _mixed(parts, config)
     # Where rows are held out the loss is that of the tokens as they are.
-    held_out = held_out and _unweighted(held_out, config)
+    # Prompts may have such a column for reward functions.
+    weighs = METHODS[config.method].learns_from_tokens
+    held_out = unweighted(held_out) if held_out and weighs else held_out
     if isinstance(train, Stream):
         # The longest row is still to come, perhaps, and one with the last of all tokens.
         facts |= {"longest": config.max_length, "highest": max(tokenizer.get_vocab().values())}
         facts["streamed_pieces_of"] = train.piece
-    elif not facts["weighted"]:
-        train = _unweighted(train, config)
+    elif weighs and not facts["weighted"]:
+        train = unweighted(train)
     return PreparedData(train, held_out, facts | _of_template(facts, config, tokenizer))
-
-
-def _unweighted(rows: Rows, config: TrainingConfig) -> Rows:
-    """Return rows without the column of weights, which prompts may have for reward functions."""
-    without: Rows = (
-        rows.remove_columns(WEIGHT) if METHODS[config.method].learns_from_tokens else rows
-    )
-    return without
 
 
 def _of_template(

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainer.data.problems import RowProblem, kind_of_value, short
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    Rows = TypeVar("Rows", Dataset, DatasetDict)
 
 WEIGHT = "weight"
 LARGEST = 1_000_000
@@ -51,6 +56,14 @@ def refuse_weight(row: Mapping[str, Any], name: str, used: Collection[str]) -> N
             f"is {short(row[name])}, and only sft and cpt weigh rows",
             "remove the column, or rename it if something else is meant",
         )
+
+
+def unweighted(rows: Rows) -> Rows:
+    """Return tokenised rows without the column of weights."""
+    names = rows.column_names
+    found = names.values() if isinstance(names, dict) else [names]
+    without: Rows = rows.remove_columns(WEIGHT) if all(WEIGHT in each for each in found) else rows
+    return without
 
 
 def _number(value: Any) -> float | None:

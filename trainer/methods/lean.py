@@ -53,8 +53,18 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         # TRL's own computes entropy and token accuracy at every step, from a head that it
         # runs again in the backward pass. With a small model that is 40 % of the time.
         inputs.update(self._cacheless)
-        following = inputs.get("shift_labels")
         self._weights = inputs.pop(WEIGHTS, None)
+        usual = self.compute_loss_func
+        if self._weights is not None:  # of which the kernels that fuse head and loss know nothing
+            self.compute_loss_here()
+        try:
+            loss, outputs = self._loss(model, inputs, num_items_in_batch)
+        finally:
+            self.compute_loss_func = usual
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, model: Any, inputs: Any, num_items_in_batch: Any) -> tuple[Any, Any]:
+        following = inputs.get("shift_labels")
         if following is None:
             following = pad(inputs["labels"], (0, 1), value=NO_LOSS)[..., 1:]
             if self._weights is not None:
@@ -67,8 +77,7 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
         )
         # Where rows are held out, routers do not count.
         share = following.ne(NO_LOSS).sum() / num_items_in_batch if self.model.training else 0.0
-        loss = loss + self._balance(outputs, share)
-        return (loss, outputs) if return_outputs else loss
+        return loss + self._balance(outputs, share), outputs
 
     def _balance(self, outputs: Any, share: Any) -> Any:
         """Return what to add to the loss, so that routers count by a batch's share of the step.

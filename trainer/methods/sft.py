@@ -39,7 +39,6 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
     """
     packing = run.config.packs
     wrapped = packing and packing_strategy == "wrapped"
-    weighted = WEIGHT in run.train_dataset.column_names
     kept_apart = [] if wrapped else isolations(run.model, run.config)
     trainer = cast(
         LeanSFTTrainer,
@@ -56,7 +55,7 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
     )
     if packing and isinstance(run.train_dataset, Stream):
         run.train_dataset.packed_by(partial(_packed, trainer.args))
-    elif packing and weighted:  # TRL has left the weights out
+    elif packing and WEIGHT in run.train_dataset.column_names:  # TRL has left the weights out
         trainer.train_dataset = _packed(trainer.args, run.train_dataset)
     padded = None if kept_apart and is_asked_for(run.config) else trainer.padded
     skips = _head_can_skip(run.model, run.config)
@@ -64,8 +63,7 @@ def build(run: TrainingRun, packing_strategy: str = "bfd") -> Trainer:
     documents = run.train_dataset[:PROBED]["input_ids"]
     way, proof = chosen(run, trainer, ways, documents)
     trainer.data_collator = way.collate
-    # The kernels that fuse head and loss know nothing of weights.
-    if proof.loss_fault or weighted or not trainer.model_accepts_loss_kwargs:
+    if proof.loss_fault or not trainer.model_accepts_loss_kwargs:
         trainer.compute_loss_here()
     if way.is_flat:
         # Read as arrays, a batch of 8 rows of 4,096 tokens takes 0.8 ms, as lists 3.4 ms.

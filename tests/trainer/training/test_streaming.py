@@ -154,15 +154,34 @@ def test_rows_of_which_nothing_can_be_learned_end_a_stream(
         prepare_datasets(config, tokenizer, tmp_path / "cache").train[0]
 
 
-def test_weights_that_begin_behind_the_first_piece_are_refused(
-    make_config, write_rows, tokenizer, tmp_path
-):
-    rows = [{"text": f"t{i}", "weight": 1 if i < 4 else 2} for i in range(8)]
-    config = config_of(make_config, write_rows(rows), tmp_path)
-    stream = prepare_datasets(config, tokenizer, tmp_path / "cache").train
+PACKED = {"packing": True, "max_length": 32}  # a sequence a piece, so that a batch has one of each
 
-    with pytest.raises(DataError, match="4 rows have a weight, and none of the first 4"):
-        stream[4]
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({}, [1, 1, 2, 2]), pytest.param(PACKED, [1.5] * 4, marks=pytest.mark.thorough)],
+)
+def test_weights_that_begin_far_behind_count_from_there_on(
+    make_job, write_rows, tmp_path, settings, expected
+):
+    rows = [{"text": f"the loss of step {i}", "weight": 1 if i < 4 else 2} for i in range(8)]
+    weighted, plain = (
+        {"path": str(write_rows(each, name)), "streaming": True}
+        for name, each in (
+            ("weighted.jsonl", rows),
+            ("plain.jsonl", [{"text": row["text"]} for row in rows]),
+        )
+    )
+    jobs = [
+        make_job(tmp_path / name, data=data, max_steps=4, learning_rate=1e-9, **settings)
+        for name, data in (("weighted", weighted), ("plain", plain))
+    ]
+    for job in jobs:
+        assert job.train() is JobState.COMPLETED
+
+    losses = [[job.metrics[step]["train_loss"] for step in range(1, 5)] for job in jobs]
+    times = [a / b for a, b in zip(*losses, strict=True)]
+    assert times == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_first_look_reads_no_more_than_it_must(make_config, write_rows, monkeypatch):
