@@ -231,6 +231,7 @@ TEMPLATE = Check(
     look=_template,
     applies=_renders_here,
     needs=frozenset({Needs.ROWS}),
+    after="dataset",
     reads=("training.dataset", "training.model"),
 )
 PREFLIGHT = (*JOB, *TRAINING, TEMPLATE, MACHINE)

@@ -54,5 +54,16 @@ def test_no_process_is_started_for_two_speakers_in_turns(look, monkeypatch):
     assert result.found.text == "two speakers in turns, which every chat template takes"
 
 
+def test_a_bad_row_is_named_once(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"messages": []}\n')
+    training = {"model": str(MODEL), "dataset": {"path": str(path)}}
+    job = TrainingJob.model_validate({"name": "a", "training": training})
+
+    results = walk(preflight.PREFLIGHT, Subject(job.training, job), {Needs.ROWS})
+
+    assert [result.name for result in results if result.error] == ["dataset"]
+
+
 def test_nothing_is_refused_that_is_to_be_skipped(look):
     assert look({"messages": [ASK, CALLS, SAY]}, on_bad_row="skip") == []

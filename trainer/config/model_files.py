@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.contract.errors import ModelNotFound
 
 MODEL = ("config.json",)
+OF_CLASSIFIERS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
+    *("ForMultipleChoice", "RewardModel"),
+)
+"""How the classes of models end that give scores."""
 
 
 def check_model_files(
@@ -35,6 +41,26 @@ def check_model_files(
             )
         what = f"has no {' or '.join(needed)}" if path.is_dir() else "is not a folder"
         raise ModelNotFound(f"{field}: {path} {what}.")
+
+
+def check_writes(model: str, architectures: Sequence[str]) -> None:
+    """Refuse a classifier as a model that is to write text.
+
+    With a head that is tied to the embedding it would load, and write by weights that were trained
+    for something else.
+
+    Args:
+        model: as the user names it.
+        architectures: of its config.
+
+    Raises:
+        ModelNotFound: it is one.
+    """
+    if kind := next((kind for kind in architectures if kind.endswith(OF_CLASSIFIERS)), None):
+        raise ModelNotFound(
+            f"training.model: {model} is a {kind}, which writes no text.",
+            "Name the model that it was made from; or train it further by method classify or reward.",
+        )
 
 
 def looks_like_path(model: str) -> bool:

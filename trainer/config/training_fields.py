@@ -52,6 +52,8 @@ def _each_once(tokens: list[str]) -> list[str]:
 
 def _as_label(value: Any) -> Any:
     """Return what rows with this label have: 1 is "1" there, and true is "true"."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool | int):
         return str(value).lower()
     return value.strip() if isinstance(value, str) else value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from trainer.data.json_text import loads
 from trainer.data.problems import RowProblem, kind_of_value
 
 CALL = '{"name": "…", "arguments": {…}}'
@@ -58,9 +59,12 @@ def parsed(value: Any, field: str, wanted: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return loads(value)
+    except (json.JSONDecodeError, RecursionError):
         raise RowProblem(field, "is a text that is not JSON", f"give {wanted}") from None
+    except ValueError as error:
+        why = f"is JSON that cannot be read: {error}"
+        raise RowProblem(field, why, "say each thing once") from None
 
 
 def with_texts(message: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
 
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError, DataError
@@ -45,6 +47,7 @@ def check_classes(
             "to tell apart.",
             "Give each row the names of the classes that fit it, not a 0 or 1 for every class.",
         )
+    _refuse_two_spellings(config.dataset.path, labels)
     known = config.labels or list(labels)
     refuse_unknown(labels, known, "training.labels has")
     unseen = [label for label in held_out or () if label not in known]
@@ -60,6 +63,23 @@ def check_classes(
             f"training.class_weights: no row has the label {listed(wrong)}; there are "
             f"{listed(known)}."
         )
+
+
+def _refuse_two_spellings(name: str, labels: Collection[str]) -> None:
+    """Refuse a number that rows write in two ways, as tables do where one had no label.
+
+    Raises:
+        DataError: naming both.
+    """
+    seen: dict[Decimal, str] = {}
+    for label in labels:
+        if re.fullmatch(r"-?\d+(\.\d*)?", label, re.ASCII):
+            other = seen.setdefault(Decimal(label), label)
+            if other != label:
+                raise DataError(
+                    f"{name}: the labels {listed([other, label])} are one number, written in two ways.",
+                    "Write it in one way in all rows; or give the classes names, if two are meant.",
+                )
 
 
 def refuse_unknown(labels: Mapping[str, int], known: Sequence[str], who: str) -> None:

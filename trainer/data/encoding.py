@@ -64,7 +64,17 @@ EQUAL = "both answers are the same once they are cut at max_length"
 class RowEncoder:
     """Makes of rows what one method learns from."""
 
-    def __init__(self, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, *, weighs: bool = True
+    ) -> None:
+        """Take the settings.
+
+        Args:
+            config: the job's.
+            tokenizer: with its chat template.
+            weighs: whether the weights of rows count, as they do not where rows are held out.
+        """
+        self._weighs = weighs
         self._config = config
         self._method = METHODS[config.method]
         self._tokenizer = tokenizer
@@ -136,7 +146,9 @@ class RowEncoder:
     def _encoded(self, rows: Rows, tally: Tally) -> Iterator[tuple[Encoded, float]]:
         """Yield the rows as tokens; where prompts are of both kinds, chats come first."""
         only = self._config.assistant_only_loss
-        weighed = [(row, e) for row, e in rows if isinstance(e, Chat | PlainText) and e.weight]
+        weighed = [(row, e) for row, e in rows if isinstance(e, Chat | PlainText)]
+        if self._weighs:
+            weighed = [(row, e) for row, e in weighed if e.weight]
         for _ in range(len(rows) - len(weighed)):
             tally.drop(WEIGHTLESS)
         given = [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainer.data.json_text import loads
 from trainer.data.problems import RowProblem, a_text, kind_of_value, short
 from trainer.data.turns import WEIGHTS, Message
 
@@ -61,7 +61,7 @@ def _listed_in(text: str, name: str) -> Any:
         RowProblem: it is a list as Python prints it.
     """
     try:
-        found = json.loads(text)
+        found = loads(text)
     except (ValueError, RecursionError):
         if re.match(r"\s*\[\s*(['\"]|\d|\])", text) and text.rstrip().endswith("]"):
             raise RowProblem(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, NoReturn
 
 from trainer.contract.errors import DataError
+from trainer.data.json_text import loads
 
 MAX_CSV_FIELD = 1 << 30  # characters; Python's own limit, 131,072, is shorter than a long text
 PARQUET_BATCH = 1024  # rows decoded at a time
@@ -43,6 +44,8 @@ class Row(NamedTuple):
     counted: Literal["line", "row"]
     """What `number` counts."""
     value: dict[str, Any]
+    beside: tuple[str, ...] = ()
+    """What lies in the file beside the array of its rows, by name."""
 
     @property
     def place(self) -> str:
@@ -91,7 +94,7 @@ def _read_json(path: Path, name: str) -> Iterator[Row]:
         # An array has to be read as a whole; large datasets are better given as JSONL.
         text = "".join(_decoded(stream, path))
     try:
-        whole = _loads(text) if text.strip() else []
+        whole = loads(text) if text.strip() else []
     except json.JSONDecodeError as error:
         # Many call their JSONL files .json; only then does more follow a whole first value.
         if error.msg != "Extra data":
@@ -101,30 +104,29 @@ def _read_json(path: Path, name: str) -> Iterator[Row]:
     # JSONDecodeError is a ValueError; the others are numbers with too many digits for int().
     except (ValueError, RecursionError) as error:
         _not_json(error, str(path), "Correct the file.")
-    for number, value in enumerate(_rows_of(whole, path), 1):
-        yield _row(name, number, "row", value, f"{path}:row {number}")
+    rows, beside = _rows_of(whole, path)
+    for number, value in enumerate(rows, 1):
+        row = _row(name, number, "row", value, f"{path}:row {number}")
+        yield row._replace(beside=beside) if beside else row
 
 
-def _rows_of(whole: Any, path: Path) -> list[Any]:
-    """Return the array itself, or the only list of an object: {"version": 1, "data": […]}.
+def _rows_of(whole: Any, path: Path) -> tuple[list[Any], tuple[str, ...]]:
+    """Return the array itself, or the only list of an object, and what the object has beside it.
 
     A chat alone, {"messages": [{"role": …}]}, is one row, and its turns are none.
     """
     if isinstance(whole, list):
-        return whole
-    if isinstance(whole, dict) and any(_is_chat(*item) for item in whole.items()):
-        return [whole]
-    lists = (
-        [value for value in whole.values() if isinstance(value, list)]
-        if (isinstance(whole, dict))
-        else []
-    )
+        return whole, ()
+    named = whole if isinstance(whole, dict) else {}
+    if any(_is_chat(*item) for item in named.items()):
+        return [whole], ()
+    lists = {name: value for name, value in named.items() if isinstance(value, list)}
     if len(lists) != 1:
         raise DataError(
             f"{path} holds neither an array of rows nor an object with one such array.",
             "Write [{…}, {…}], or one object a line in a .jsonl file.",
         )
-    return lists[0]
+    return next(iter(lists.values())), tuple(name for name in named if name not in lists)
 
 
 def _is_chat(name: str, value: Any) -> bool:
@@ -363,27 +365,9 @@ def _decoded(stream: Iterable[bytes], path: Path) -> Iterator[str]:
         offset += len(line)
 
 
-def _loads(text: str) -> Any:
-    """Return what JSON says.
-
-    Raises:
-        ValueError: it is not JSON, or says two things of one name, of which Python would take the last.
-    """
-    return json.loads(text, object_pairs_hook=_each_once)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{json.dumps(twice, ensure_ascii=False)} is there twice in one object")
-    return found
-
-
 def _parse(text: str, place: str, remedy: str) -> Any:
     try:
-        return _loads(text)
+        return loads(text)
     except (ValueError, RecursionError) as error:
         _not_json(error, place, remedy)
 

@@ -143,7 +143,7 @@ def _part(
     held_out, of_eval = None, None
     if config.dataset.has_evaluation:
         source = open_evaluation(config.dataset)
-        held_out, of_eval = _tokenised(source, config, tokenizer, cache)
+        held_out, of_eval = _tokenised(source, config, tokenizer, cache, weighs=False)
     elif config.dataset.eval_fraction and isinstance(train, Dataset):
         train, held_out = _split(train, config.dataset.eval_fraction, config.seed)
     return PreparedSource(train, held_out, tally, of_eval)
@@ -246,18 +246,23 @@ def _split(rows: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]
 
 
 def _tokenised(
-    source: Source, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, cache: Path
+    source: Source,
+    config: TrainingConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
+    *,
+    weighs: bool = True,
 ) -> tuple[Dataset, Tally]:
     if config.method != "cpt":
         ensure_chat_template(tokenizer)
     # Of the content: an edited file of the same name and size must not find the old tokens.
     sha256 = source.sha256()
-    key = _key(sha256, config, tokenizer)
+    key = _key(sha256, config, tokenizer, weighs=weighs)
     arrow, facts = cache / f"{key}.arrow", cache / f"{key}.json"
     tally = _earlier(arrow, facts)
     if tally is None:
         tally = Tally(sha256=sha256)
-        _write(arrow, source, config, tokenizer, tally)
+        _write(arrow, source, config, RowEncoder(config, tokenizer, weighs=weighs), tally)
         # Last: an Arrow file without it is torn, and is written again.
         replace_json(facts, asdict(tally))
     if not tally.kept:
@@ -274,7 +279,9 @@ def _earlier(arrow: Path, facts: Path) -> Tally | None:
     return Tally(**known)
 
 
-def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> str:
+def _key(
+    sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase, *, weighs: bool
+) -> str:
     """Return a name that changes with everything that the tokens and labels depend on."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     inputs = {
@@ -296,6 +303,7 @@ def _key(sha256: str, config: TrainingConfig, tokenizer: PreTrainedTokenizerBase
             }
         ),
         "limit": limit_of(config),
+        "weighs": weighs or not METHODS[config.method].learns_from_tokens,
         "truncation_mode": config.arguments.get("truncation_mode"),
         "formatting": formatting_key(config),
         # Calls leave their padding and truncation in the tokenizer's state.
@@ -310,13 +318,12 @@ def _write(
     arrow: Path,
     source: Source,
     config: TrainingConfig,
-    tokenizer: PreTrainedTokenizerBase,
+    encoder: RowEncoder,
     tally: Tally,
 ) -> None:
     # By process id: two jobs with one cache would otherwise write into the same file.
     temporary = arrow.with_name(f".{arrow.name}.{os.getpid()}.tmp")
     reading = CheckedReading(source, config)
-    encoder = RowEncoder(config, tokenizer)
     batches: Iterator[pa.RecordBatch] = (encoder.batch(rows, tally) for rows in in_batches(reading))
     if METHODS[config.method].generates:
         batches = with_same_columns(batches)

@@ -13,7 +13,7 @@ from trainer.config.methods import METHODS
 from trainer.contract.errors import DataError
 from trainer.data.formats import Example, choose_schema
 from trainer.data.formatting import formatted
-from trainer.data.judged import Judged, Preference
+from trainer.data.judged import Judged, Preference, Prompt
 from trainer.data.labelled import Labelled, in_order, name_of
 from trainer.data.parsing import Row
 from trainer.data.problems import RowProblem, listed, naming
@@ -49,6 +49,8 @@ class DatasetReport:
     """Which labels judged answers have; a pair is a good one and a bad one."""
     labels: dict[str, int] = field(default_factory=dict)
     """How many rows have each label, where rows have labels."""
+    columns: tuple[str, ...] = ()
+    """Of prompts: the columns that any of them has, for what scores the answers."""
     unread_files: tuple[str, ...] = ()
     """What lies beside the files and is not read: of another split, or of another kind."""
     evaluation: DatasetReport | None = None
@@ -110,6 +112,7 @@ def _merged(reports: Sequence[DatasetReport]) -> DatasetReport:
         max_characters=max(report.max_characters for report in reports),
         unread=dict(unread),
         labels=_added(report.labels for report in reports),
+        columns=tuple(dict.fromkeys(name for report in reports for name in report.columns)),
         judged=tuple({label for report in reports for label in report.judged}),
         unread_files=tuple(name for report in reports for name in report.unread_files),
         evaluation=_merged(apart) if apart else None,
@@ -137,11 +140,14 @@ def inspect_source(
     total = longest = 0
     judged: set[bool] = set()
     classes: dict[str, int] = {}
+    columns: dict[str, None] = {}
     for _, example in reading:
         total += example.characters
         longest = max(longest, example.characters)
         if isinstance(example, Judged):
             judged.add(example.label)
+        if isinstance(example, Prompt):
+            columns |= dict.fromkeys(("prompt", *example.others))
         if isinstance(example, Preference):
             judged.update((True, False))
         if isinstance(example, Labelled):
@@ -161,6 +167,7 @@ def inspect_source(
         unread=reading.unread,
         judged=tuple(judged),
         labels={label: classes[label] for label in in_order(classes)},
+        columns=tuple(columns),
         unread_files=source.unread,
         evaluation=evaluation,
     )
@@ -216,7 +223,8 @@ class CheckedReading:
             except RowProblem as problem:
                 self._note(row, problem)
             else:
-                for name in schema.unread(row.value):
+                beside = (f"{name} (beside the rows)" for name in row.beside)
+                for name in (*schema.unread(row.value), *beside):
                     self.unread[name] = self.unread.get(name, 0) + 1
                 yield row, example
         if self.progress:

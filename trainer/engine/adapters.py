@@ -17,7 +17,14 @@ from trainer.contract.errors import ConfigError
 from trainer.engine.attention import without_adapters
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.loading import loaded_adapter, place_of
-from trainer.engine.targets import beside_text, check_targets, named, refuse_lost, unfit_targets
+from trainer.engine.targets import (
+    beside_text,
+    check_targets,
+    named,
+    not_adapted,
+    refuse_lost,
+    unfit_targets,
+)
 from trainer.engine.vocabulary import (
     ROWS,
     check_rows,
@@ -78,7 +85,7 @@ def add_adapters(
     shared = _names_shared(model, saved) if config.adapter is None else []
     if shared and hasattr(settings, "ensure_weight_tying"):
         settings.ensure_weight_tying = True
-    adapted = _adapted(model, settings)
+    adapted = _adapted(model, settings, config)
     if config.adapter is None:
         _check_patterns(adapted, config)
     if shared and not is_tied(without_adapters(adapted)):
@@ -91,7 +98,9 @@ def add_adapters(
     return adapted
 
 
-def _adapted(model: PreTrainedModel, settings: PeftConfig) -> PreTrainedModel:
+def _adapted(
+    model: PreTrainedModel, settings: PeftConfig, config: TrainingConfig
+) -> PreTrainedModel:
     import peft
 
     try:
@@ -103,13 +112,9 @@ def _adapted(model: PreTrainedModel, settings: PeftConfig) -> PreTrainedModel:
                 # By the names that PEFT has made of all-linear: it loads no others again.
                 targets = settings.target_modules
                 settings.feedforward_modules = {t for t in targets if named(t, [*inputs])}
-    # PEFT raises it for target_modules that match nothing, naming them in the first line, and for
-    # layers of a kind that it does not adapt.
+    # PEFT raises it for target_modules that match nothing, and for layers that it does not adapt.
     except (ValueError, TypeError) as error:
-        raise ConfigError(
-            f"training.peft: {str(error).splitlines()[0].rstrip('.')}.",
-            "Use target_modules: all-linear, names of layers that this model has, or another peft_type.",
-        ) from error
+        raise not_adapted(model, config, error) from error
     return adapted
 
 
@@ -119,6 +124,7 @@ def _check_layers(model: PreTrainedModel, config: TrainingConfig) -> None:
     # One that is gone on with may have been made for more than one model.
     if peft is None or peft.is_soft_prompt or config.adapter is not None:
         return
+    _refuse_rows_twice(model, config)
     _check_modules_to_save(model, getattr(peft, "modules_to_save", None) or [])
     for field in ("exclude_modules", "feedforward_modules"):
         _check_named(model, field, getattr(peft, field, None) or [])
@@ -127,6 +133,21 @@ def _check_layers(model: PreTrainedModel, config: TrainingConfig) -> None:
         _check_named(model, "target_modules", targets if isinstance(targets, list) else [])
         check_targets(model, targets)
         _refuse_shared_target(model, targets, config)
+
+
+def _refuse_rows_twice(model: PreTrainedModel, config: TrainingConfig) -> None:
+    """Refuse to train rows of new tokens in a layer that is trained as a whole, or adapted, too."""
+    paths = {path: layer for path, layer in model.named_modules() if config.new_tokens}
+    for field in ("modules_to_save", "target_modules"):
+        wanted = getattr(config.peft, field, None) or []
+        for path, layer in paths.items():
+            name = named(path, wanted) if wanted != ALL_LINEAR else ""
+            if name and any(layer is table for table in tables_of(model)):
+                raise ConfigError(
+                    f"training.peft.{field}: {name} of {config.model} holds the rows of "
+                    "training.new_tokens, which are trained by themselves.",
+                    f"Leave {name} out; or set peft: null, which trains all rows.",
+                )
 
 
 def _leave_out(settings: PeftConfig, unfit: list[str], model: PreTrainedModel) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.config import TrainingConfig
 from trainer.config.chat_templates import template_text
 from trainer.config.methods import METHODS, SEEING_MODEL, TEXT_MODEL
-from trainer.config.model_files import check_model_files
+from trainer.config.model_files import check_model_files, check_writes
 from trainer.contract.errors import ConfigError, ModelNotFound
 from trainer.engine.adapters import add_adapters, brings_tokenizer, load_adapter
 from trainer.engine.arguments import precision
@@ -145,6 +145,7 @@ def load_model(config: TrainingConfig) -> PreTrainedModel:
         load = partial(kind.from_pretrained, output_loading_info=True)
         model, info = loaded(load, config, dtype=dtype, **options)
         if not method.is_classifier:
+            check_writes(config.model, model.config.architectures or ())
             _refuse_lacking(config, info["missing_keys"])
         fresh = frozenset(name.rpartition(".")[0] for name in info["missing_keys"])
         keep_differentiable(model)

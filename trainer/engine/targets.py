@@ -14,6 +14,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from trainer.config import TrainingConfig
+from trainer.config.peft import ALL_LINEAR
 from trainer.contract.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,6 +43,56 @@ def check_targets(model: nn.Module, wanted: str | list[str]) -> None:
                 f"{type(model).__name__}: {why}.",
                 "Remove it, or use target_modules: all-linear, which leaves it out.",
             )
+
+
+def not_adapted(model: nn.Module, config: TrainingConfig, error: Exception) -> ConfigError:
+    """Return in our words why PEFT puts no adapters on a model.
+
+    Args:
+        model: as PEFT has left it, with adapters on the layers before the one that it refuses.
+        config: the job's settings.
+        error: what PEFT has raised.
+    """
+    fields = ("target_modules", "layers_to_transform", "exclude_modules")
+    given = {field: value for field in fields if (value := getattr(config.peft, field, None))}
+    wanted = given.get("target_modules", ALL_LINEAR)
+    kind = getattr(config.peft, "peft_type", "lora")
+    paths = ((path, layer) for path, layer in model.named_modules() if path)
+    meant = [(path, layer) for path, layer in paths if _is_meant(path, layer, wanted)]
+    if not meant or "not found in the base" in str(error) or "No modules were" in str(error):
+        which = ", ".join(f"{field} = {value!r}" for field, value in given.items())
+        return ConfigError(
+            f"training.peft: no layer of {config.model} gets an adapter: {which} fit none.",
+            "Use target_modules: all-linear, or names of layers that this model has.",
+        )
+    if isinstance(error, TypeError) or "not supported" in str(error):
+        path, layer = min(meant, key=lambda one: _is_plain(one[1]))
+        is_named = wanted != ALL_LINEAR
+        return ConfigError(
+            f"training.peft.{'target_modules' if is_named else 'peft_type'}: {kind} cannot be put on "
+            f"{path} of {config.model}, a {type(layer).__name__}.",
+            f"{'Leave it out, or set' if is_named else 'Set'} peft_type: lora.",
+        )
+    return ConfigError(
+        f"training.peft: {kind} cannot be put on {config.model}: {str(error).splitlines()[0]}",
+        "Use target_modules: all-linear, or another peft_type.",
+    )
+
+
+def _is_meant(path: str, layer: nn.Module, wanted: str | list[str]) -> bool:
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    if wanted == ALL_LINEAR:
+        return isinstance(layer, nn.Linear | Conv1D)
+    return bool(named(path, wanted))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    from torch import nn
+
+    # Those that PEFT has adapted before it came to the one that it refuses have a base layer.
+    return isinstance(layer, nn.Linear) or hasattr(layer, "base_layer")
 
 
 def named(path: str, wanted: str | list[str]) -> str:

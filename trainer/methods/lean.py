@@ -29,6 +29,7 @@ class LeanSFTTrainer(SFTTrainer):  # type: ignore[misc] # TRL ships no types
     """Losses are means over all learned tokens of a step, or of the rows that are held out."""
 
     data_collator: Any
+    compute_loss_func: Any
     _weights: torch.Tensor | None = None
     """Of the batch under way, by token; None: all count alike."""
 

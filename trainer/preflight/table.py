@@ -53,6 +53,8 @@ class Check:
     needs: frozenset[Needs] = frozenset()
     reads: tuple[str, ...] = ()
     """The fields whose files it reads: nothing is looked at where one of them is away."""
+    after: str = ""
+    """The check on which this one rests: where that has found an error, it would find it again."""
     notice: str = ""
     """What to say before, for it takes a while."""
 
@@ -86,8 +88,9 @@ def walk(
         have: what there is here that checks may need.
         say: called with what takes a while, before it does.
     """
+    failed = set()
     for check in checks:
-        if not check.can_look(subject, have):
+        if check.after in failed or not check.can_look(subject, have):
             continue
         if check.notice:
             # Before it runs: afterwards nobody would need to know why it takes so long.
@@ -95,6 +98,7 @@ def walk(
         try:
             yield Result(check.name, check.look(subject))
         except OrchestratorError as error:
+            failed.add(check.name)
             yield Result(check.name, None, error)
 
 

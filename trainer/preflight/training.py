@@ -12,7 +12,8 @@ from trainer.config.code_references import check_code, code_hashes, references
 from trainer.config.extras import check_extras, check_trainer, extras_of
 from trainer.config.methods import METHODS
 from trainer.config.model_code import check_model_code
-from trainer.config.model_files import check_model_files
+from trainer.config.model_files import check_model_files, check_writes
+from trainer.contract.files import read_json
 from trainer.data import inspect_dataset
 from trainer.data.classes import check_classes, in_words
 from trainer.data.problems import listed
@@ -21,6 +22,7 @@ from trainer.data.tally import ignored
 from trainer.preflight.table import Check, Finding, Needs, Subject
 from trainer.results.gguf import check_export
 from trainer.results.hub import check_hub
+from trainer.rewards.assembly import check_columns
 from trainer.rewards.judge import check_key
 from trainer.rewards.scorer import check_scorer
 
@@ -36,6 +38,9 @@ def _model(subject: Subject) -> Finding:
     code = check_model_code(config)
     own = f"; {code}" if code else ""
     folder = Path(config.model).expanduser()
+    if not METHODS[config.method].is_classifier and config.init != "random":
+        known = read_json(folder / "config.json") or {}
+        check_writes(config.model, known.get("architectures") or ())
     if not folder.exists():
         text = f"{config.model} on the Hub; it is fetched when the job starts{own}"
         return Finding(text, {"on_hub": True})
@@ -102,6 +107,8 @@ def _dataset(subject: Subject) -> Finding:
         text += f"; {in_words(report.labels)}"
         held_out = report.evaluation.labels if report.evaluation else None
         check_classes(config, report.labels, report.rows - report.bad_rows, held_out)
+    if METHODS[config.method].generates:
+        check_columns(config, report.columns)
     if config.dataset.streaming:
         text = f"a stream; of its first rows {text}; the others are checked as they are read"
     if report.evaluation:

@@ -15,7 +15,7 @@ from trainer.engine.custom_code import load
 from trainer.rewards.builtin import FUNCTIONS
 from trainer.rewards.checked import FIELD, CheckedReward, Reward
 from trainer.rewards.counts import Counts
-from trainer.rewards.judge import Judge
+from trainer.rewards.judge import Judge, check_template
 from trainer.rewards.sandbox import Sandbox
 from trainer.rewards.scorer import Scorer
 
@@ -42,6 +42,7 @@ def rewards_of(
             the judge's key is not there.
         CodeError: a function cannot be loaded.
     """
+    check_columns(config, columns)
     rewards: list[Reward] = []
     for text in config.reward_functions:
         if is_reference(text) and config.reward_sandbox:
@@ -50,7 +51,7 @@ def rewards_of(
             path, name = split_reference(text, "reward_functions")
             rewards.append(CheckedReward(load(text, "reward_functions"), name, path))
         else:
-            rewards.append(_builtin(text, columns))
+            rewards.append(_builtin(text))
     if config.reward_model:
         rewards.append(Scorer(config.reward_model, device))
     if config.reward_judge:
@@ -58,14 +59,29 @@ def rewards_of(
     return rewards
 
 
-def _builtin(name: str, columns: Collection[str]) -> Reward:
-    for column in BUILTIN_REWARDS[name]:
-        if column not in columns:
-            raise ConfigError(
-                f"{FIELD}: {name} compares with the column {column!r}, and the dataset has "
-                f"{', '.join(sorted(columns))}.",
-                f"Add the column {column!r}, or choose another reward function.",
-            )
+def check_columns(config: TrainingConfig, columns: Collection[str]) -> None:
+    """Refuse what scores answers by a column that no row has.
+
+    Args:
+        config: the config.
+        columns: those of the dataset.
+
+    Raises:
+        ConfigError: naming what lacks which column.
+    """
+    for name in config.reward_functions:
+        for column in BUILTIN_REWARDS.get(name, ()):
+            if column not in columns:
+                raise ConfigError(
+                    f"{FIELD}: {name} compares with the column {column!r}, and the dataset has "
+                    f"{', '.join(sorted(columns))}.",
+                    f"Add the column {column!r}, or choose another reward function.",
+                )
+    if config.reward_judge:
+        check_template(config.reward_judge, columns)
+
+
+def _builtin(name: str) -> Reward:
     function = FUNCTIONS[name]
     reward = CheckedReward(function, name, Path(inspect.getfile(function)))
     reward.__doc__ = function.__doc__

@@ -50,6 +50,20 @@ def check_key(settings: JudgeConfig) -> str | None:
     return key
 
 
+def check_template(settings: JudgeConfig, columns: Collection[str]) -> None:
+    """Refuse a template that names what is no column of the rows.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if lacking := settings.lacking(columns):
+        raise ConfigError(
+            f"{FIELD}.template names {{{lacking[0]}}}, and the dataset has "
+            f"{', '.join(sorted(columns))}.",
+            "Correct the name in braces; double braces stand for a brace.",
+        )
+
+
 class Judge:
     """Scores answers from 0 to 1 by what another model says of them."""
 
@@ -68,12 +82,7 @@ class Judge:
             ConfigError: there is no key, or the template names what is no column.
         """
         self.__name__ = "judge"
-        if lacking := settings.lacking(columns):
-            raise ConfigError(
-                f"{FIELD}.template names {{{lacking[0]}}}, and the dataset has "
-                f"{', '.join(sorted(columns))}.",
-                "Correct the name in braces; double braces stand for a brace.",
-            )
+        check_template(settings, columns)
         self._settings = settings
         self._api = ChatApi(settings, check_key(settings), counts)
         self._counts = counts

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainer.contract.errors import DataError
+from trainer.data import inspect_dataset
 from trainer.data.reading import is_elsewhere, open_source
 
 KINDS = ".arrow, .csv, .json, .jsonl, .ndjson, .parquet, .tsv, .txt"
@@ -131,6 +132,15 @@ def test_a_name_that_an_object_has_twice_is_refused(tmp_path, name):
     path = write(tmp_path / name, f"[{row}]" if name == "a.json" else row)
 
     assert '"content" is there twice in one object' in problem_with(path)
+
+
+def test_what_a_json_file_has_beside_its_rows_is_named(tmp_path, make_config):
+    rows = [{"text": "a"}, {"text": "b"}]
+    path = write(tmp_path / "a.json", json.dumps({"system": "Be brief.", "data": rows, "v": 2}))
+
+    unread = inspect_dataset(make_config(path)).unread
+
+    assert unread == {"system (beside the rows)": 2, "v (beside the rows)": 2}
 
 
 def test_json_with_two_lists_is_ambiguous(tmp_path):

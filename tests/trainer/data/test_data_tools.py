@@ -95,6 +95,7 @@ def test_a_call_may_be_a_turn_of_its_own():
         ([{"function": {"name": "a", "arguments": "[1]"}}], r"m\[0\].tool_calls\[0\].function.arguments: is a list; give an object"),
         ([{"arguments": {}}], r"m\[0\].tool_calls\[0\]: names no function"),
         ("look", r"m\[0\].tool_calls: is a text that is not JSON"),
+        ([{"name": "a", "arguments": '{"port": "Brest", "port": "Roscoff"}'}], r'm\[0\].tool_calls\[0\].arguments: is JSON that cannot be read: "port" is there twice in one object; say each'),
     ],
 )  # fmt: skip
 def test_what_is_no_call_is_refused(calls, problem):

@@ -43,15 +43,22 @@ def test_a_trial_of_it_is_an_error_and_no_unknown_time(torn, make_config, write_
         probe(config, 1, tmp_path)
 
 
-def test_a_classifier_writes_no_text_and_gives_no_score(tmp_path, make_config):
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_classifier_writes_no_text_and_gives_no_score(tmp_path, make_config, tied):
     from transformers import AutoModelForSequenceClassification
 
+    from trainer.preflight.table import Subject, refuse
+    from trainer.preflight.training import TRAINING
+
     of_two = AutoModelForSequenceClassification.from_pretrained(
-        TINY_LLAMA, num_labels=2, tie_word_embeddings=False
+        TINY_LLAMA, num_labels=2, tie_word_embeddings=tied
     )
     of_two.save_pretrained(tmp_path)
 
-    with pytest.raises(ModelNotFound, match=r"lack a weight, such as lm_head.weight"):
-        load_model(make_config("a", model=str(tmp_path)))
+    for look in (load_model, lambda config: refuse(TRAINING[:1], Subject(config), ())):
+        with pytest.raises(
+            ModelNotFound, match="is a LlamaForSequenceClassification, which writes"
+        ):
+            look(make_config("a", model=str(tmp_path)))
     with pytest.raises(ModelNotFound, match="such as the head of a classifier of other classes"):
         load_model(make_config("a", model=str(tmp_path), method="reward"))

@@ -195,7 +195,14 @@ def test_the_model_cards_own_words_load_it(trained, monkeypatch):
         ({"alpha_pattern": {"lm_head": 6}}, "alpha_pattern: 'lm_head' matches no layer"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [0, 7]}, "the model has no block 7"),
         ({"target_modules": ["q_proj", "nowhere"]}, "target_modules: the model has no layer 'nowh"),
-        ({"target_modules": ".*q_prj"}, ".*q_prj"),
+        (
+            {"target_modules": ".*q_prj"},
+            r"no layer of .* gets an adapter: target_modules = '.\*q_prj' fit none",
+        ),
+        (
+            {"target_modules": ["q_proj", "input_layernorm"]},
+            "target_modules: lora cannot be put on .*input_layernorm of .*, a LlamaRMSNorm",
+        ),
         ({"target_modules": ".*lm_head"}, "an adapter on lm_head would never be trained"),
         ({"target_modules": ".*(embed_tokens|q_proj)"}, "embed_tokens of .* shares its weights"),
         ({"exclude_modules": ["nowhere"]}, "exclude_modules: the model has no layer 'nowhere'"),
@@ -205,7 +212,7 @@ def test_the_model_cards_own_words_load_it(trained, monkeypatch):
         ),
         (
             {"peft_type": "lokr", "target_modules": ["q_proj"], "layers_to_transform": [7]},
-            r"layers_to_transform': \[7\]",
+            r"no layer of .* gets an adapter: target_modules = \['q_proj'\], layers_to_transform = \[7\]",
         ),
         ({"peft_type": "loha", "alpha_pattern": {"q_prj": 6}}, "alpha_pattern: 'q_prj' matches no"),
         ({"peft_type": "vera", "modules_to_save": ["lm_head"]}, "PEFT would train lm_head apart"),
@@ -229,7 +236,8 @@ def test_layers_of_a_kind_that_is_not_adapted_are_refused(kind, tmp_path, make_j
     model = tiny_model_folder(tmp_path / "model", "gpt2")
     job = make_job(tmp_path / "job", model=str(model), peft={"peft_type": kind})
 
-    with pytest.raises(ConfigError, match=r"training\.peft: Target module .*not supported"):
+    words = rf"training\.peft\.peft_type: {kind} cannot be put on .*attn.* of .*, a Conv1D"
+    with pytest.raises(ConfigError, match=words):
         job.train()
 
 

@@ -301,6 +301,12 @@ def test_rare_classes_may_count_more():
         ([("x", "a" * 201), ("y", "b")], {}, "has 201 characters"),
         ([("x", "a"), ("y", "c")], {"labels": ["a", "b"]}, "1 rows have the label 'c'"),
         ([("x", "a"), ("y", "b")], {"class_weights": {"c": 2}}, "no row has the label 'c'"),
+        (
+            [("x", 1), ("y", "1.0"), ("z", 0)],
+            {},
+            "labels '1', '1.0' are one number, written in two",
+        ),
+        ([("x", "a"), ("y", "1"), ("z", "01")], {}, "labels '01', '1' are one number"),
     ],
 )
 def test_rows_that_say_no_class_are_refused_before_anything_is_loaded(
@@ -384,9 +390,9 @@ def test_a_class_that_is_all_held_out_is_named(tmp_path, make_config, write_rows
 
 
 def test_a_job_may_write_labels_as_rows_do(make_config):
-    config = make_config("a", method="classify", labels=[0, True, " b "], class_weights={0: 5})
+    config = make_config("a", method="classify", labels=[0, True, " b ", 2.0], class_weights={0: 5})
 
-    assert (config.labels, config.class_weights) == (["0", "true", "b"], {"0": 5.0})
+    assert (config.labels, config.class_weights) == (["0", "true", "b", "2"], {"0": 5.0})
 
 
 def test_tokens_are_those_that_the_tokenizer_gives_and_cut_where_the_model_ends(

@@ -115,8 +115,8 @@ def test_weights_are_told_and_rows_that_are_held_out_have_none(
     job = make_job(tmp_path / "job", data={"path": path, "eval_path": path}, max_steps=1)
     plain = tmp_path / "plain.jsonl"
     lines = [json.loads(line) for line in (weighted / "chats.jsonl").read_text().splitlines()]
-    kept = [{"messages": each["messages"]} for each in lines if each["weight"] != 0]
-    plain.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    bare = [{"messages": each["messages"]} for each in lines]
+    plain.write_text("".join(json.dumps(row) + "\n" for row in bare))
     other = make_job(tmp_path / "other", data={"path": path, "eval_path": str(plain)}, max_steps=1)
 
     for each in (job, other):

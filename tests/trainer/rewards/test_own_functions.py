@@ -1,5 +1,6 @@
 """Reward functions of the user's own: loaded by path, and never trusted to return sense."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,37 @@ def test_a_wrong_reference_is_told_with_its_field(tmp_path, text, problem):
 def test_settings_that_do_not_fit_are_refused(settings, problem):
     with pytest.raises(ValueError, match=problem):
         config(**{"reward_functions": ["length"], **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"reward_judge": {"model": "m", "template": "{completion} {facts}"}},
+            r"reward_judge\.template names \{facts\}, and the dataset has answer, prompt",
+        ),
+        ({"reward_functions": ["exact_match"]}, None),
+        (
+            {"reward_functions": ["exact_match"], "dataset": "other.jsonl"},
+            "exact_match compares with the column 'answer', and the dataset has prompt",
+        ),
+    ],
+)
+def test_a_column_that_no_row_has_is_named_before_anything_is_loaded(
+    write_rows, make_config, settings, words
+):
+    from trainer.preflight.table import Needs, Subject, walk
+    from trainer.preflight.training import TRAINING
+
+    rows = [{"prompt": "a"}, {"prompt": "b", "answer": "c"}]
+    path = write_rows(rows if "dataset" not in settings else rows[:1])
+    config = make_config(
+        path, method="grpo", **{k: v for k, v in settings.items() if k != "dataset"}
+    )
+    checks = [check for check in TRAINING if check.name == "dataset"]
+
+    [result] = walk(checks, Subject(config), {Needs.ROWS})
+
+    assert (result.error is None) == (words is None)
+    if words:
+        assert re.search(words, result.error.message)

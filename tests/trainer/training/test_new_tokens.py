@@ -429,3 +429,27 @@ def test_a_model_that_would_compute_something_else_is_refused(kind, words):
 
     with pytest.raises(ConfigError, match=words):
         adapt()
+
+
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [
+        ("modules_to_save", "embed_tokens"),
+        ("modules_to_save", "lm_head"),
+        ("target_modules", "embed_tokens"),
+    ],
+)
+def test_rows_of_new_tokens_are_in_no_layer_that_is_trained_otherwise(field, name):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from trainer.engine.adapters import add_adapters
+
+    peft = {"r": 4, field: [name]}
+    config = TrainingConfig(model=str(TINY_LLAMA), dataset="d", new_tokens=[NEW], peft=peft)
+    with torch.device("meta"):
+        architecture = AutoConfig.from_pretrained(TINY_LLAMA, tie_word_embeddings=False)
+        model = AutoModelForCausalLM.from_config(architecture)
+
+    with pytest.raises(ConfigError, match=rf"peft\.{field}: {name} of .* holds the rows of"):
+        add_adapters(model, config, [3])
