@@ -1,0 +1,80 @@
+"""What Amazon's answers, and their absence, mean to every provider that asks it."""
+
+from __future__ import annotations
+
+import pytest
+
+from blocks.providers import boto
+from blocks.providers.api import Unanswered
+from blocks.providers.boto import Amazon, Refusal
+from trainer.contract.errors import (
+    ConfigError,
+    ConnectionLost,
+    CredentialsError,
+    RateLimited,
+)
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch):
+    """Set one up that no service of Amazon's is asked for."""
+    boto.forget()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "eu-west-1",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield
+    boto.forget()
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "once", "kind"),
+    [
+        ("InsufficientInstanceCapacity", 500, True, Refusal),  # the code, not the status
+        ("ResourceLimitExceeded", 400, True, Refusal),
+        ("ExpiredToken", 403, False, CredentialsError),
+        ("AccessDeniedException", 400, True, CredentialsError),
+        ("RequestLimitExceeded", 503, True, RateLimited),
+        ("InternalFailure", 500, True, Unanswered),
+        ("InternalFailure", 500, False, ConnectionLost),
+        ("502", 502, True, Unanswered),
+        ("", 503, False, ConnectionLost),
+        ("403", 403, False, CredentialsError),
+    ],
+)
+def test_the_code_of_an_answer_comes_before_its_status(code, status, once, kind):
+    response = {
+        "Error": {"Code": code, "Message": "not now"},
+        "ResponseMetadata": {"HTTPStatusCode": status},
+    }
+
+    error = boto._refused("ec2:RunInstances", response, once=once)
+
+    assert type(error) is kind
+    assert "ec2:RunInstances" in error.message
+
+
+def test_a_forbidden_call_names_the_permission():
+    response = {"Error": {"Code": "UnauthorizedOperation", "Message": "You are not authorized"}}
+
+    assert "Allow ec2:RunInstances" in str(boto._refused("ec2:RunInstances", response, once=True))
+
+
+async def test_what_was_never_sent_may_be_sent_again():
+    with pytest.raises(ConnectionLost) as caught:
+        await Amazon(provider="aws").call("sagemaker", "list_training_jobs", once=True)
+
+    assert not isinstance(caught.value, Unanswered)
+
+
+async def test_a_profile_that_does_not_exist_and_a_region_that_is_not_set_are_said(monkeypatch):
+    with pytest.raises(CredentialsError, match="nobody"):
+        Amazon(provider="aws", profile="nobody").known_region()
+    monkeypatch.delenv("AWS_REGION")
+    assert Amazon(provider="aws").known_region() == ""
+    with pytest.raises(ConfigError, match="AWS_REGION"):
+        await Amazon(provider="aws").call("sagemaker", "list_training_jobs")
