@@ -72,9 +72,9 @@ async def test_what_was_never_sent_may_be_sent_again():
 
 
 async def test_a_profile_that_does_not_exist_and_a_region_that_is_not_set_are_said(monkeypatch):
+    monkeypatch.delenv("AWS_REGION")
     with pytest.raises(CredentialsError, match="nobody"):
         Amazon(provider="aws", profile="nobody").known_region()
-    monkeypatch.delenv("AWS_REGION")
     assert Amazon(provider="aws").known_region() == ""
     with pytest.raises(ConfigError, match="AWS_REGION"):
         await Amazon(provider="aws").call("sagemaker", "list_training_jobs")
