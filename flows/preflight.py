@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flows.artifact_folder import check_artifact_folder
 from flows.renting.cost_estimate import can_estimate, estimated
@@ -22,6 +23,7 @@ from trainer.config.chat_templates import is_file
 from trainer.config.code_references import references
 from trainer.config.extras import check_trainer
 from trainer.config.model_files import looks_like_path
+from trainer.contract.errors import OrchestratorError
 from trainer.contract.words import duration
 from trainer.data.demanding import demanding_rows
 from trainer.data.reading import is_elsewhere
@@ -129,6 +131,7 @@ def _estimate(subject: Subject) -> Finding:
     if not can_estimate(job):
         return Finding(f"unknown: {_why_no_estimate(job)}")
     facts = estimated(job)
+    size = _right_size(job, facts)
     memory, time = facts["memory_gb"], facts["seconds"]
     # Loading, evaluations and checkpoints come on top.
     took = f"about {duration(time)}" if time is not None else f"unknown ({facts['time_note']})"
@@ -138,8 +141,25 @@ def _estimate(subject: Subject) -> Finding:
         f"{' '.join(facts['told'])} {facts['trainable_parameters']:,} of {facts['parameters']:,} parameters trained, "
         f"{facts['tokens']:,} tokens, {facts['steps']:,} steps of {facts['batch']}; "
         f"{facts['memory_kind']} peak {memory['peak']:.2f} GB{fits}{saved}; training {took}"
+        f"{f'; {size}' if size else ''}"
     )
-    return Finding(text, facts)
+    return Finding(text, {**facts, "right_size": size})
+
+
+def _right_size(job: TrainingJob, facts: dict[str, Any]) -> str | None:
+    """Return which machine is large enough; None where none is hired for its GPU."""
+    if not facts["gpu_memory"]:
+        return None
+    from flows.renting.market import market
+    from flows.renting.right_size import advice
+
+    async def asked() -> str | None:
+        return await advice((await market(job, facts)).choices, job, facts)
+
+    try:
+        return asyncio.run(asked())
+    except OrchestratorError:  # the check of the machine says what is wrong
+        return None
 
 
 def _proof(subject: Subject) -> Finding:

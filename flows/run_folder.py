@@ -46,6 +46,8 @@ class RunFolder:
         """What a terminal that follows the run has to show."""
         self.report = self.root / "report.json"
         self.journal = self.root / "machines.json"
+        self.estimate = self.root / "estimate.json"
+        """What the job was estimated to take; see `flows.renting.cost_estimate`."""
         self.contact = self.root / "contact.json"
         """When our last word reached its machines; see `flows.renting.contact`."""
         self.checkpoints = self.root / "checkpoints"

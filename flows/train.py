@@ -19,12 +19,14 @@ from blocks.models import Instance
 from blocks.task_scope import TaskScope, all_of
 from flows import outcome
 from flows.announcing import announce, announcing, pause_was_asked
+from flows.full_disk import save_anyway
 from flows.job_file import on_this_computer
 from flows.owner import claim
 from flows.prefect_api import deployment_id, make_engine_patient
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
+from flows.renting.right_size import would_have_done
 from flows.renting.writing_off import write_off
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
@@ -95,6 +97,9 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
                 hurry = isinstance(ended, BudgetExceeded)
                 await settle_run(job, run, cause, hurry=hurry)
                 return outcome.of_error(run, ended)
+            if report:  # the machine is given back: this takes nobody's money
+                report["cheaper"] = await would_have_done(job, report)
+                save_anyway(run.report, report)
             await tell_rest(job, run, report)
         if report is None:
             return await outcome.of_unfinished(job, run, status)

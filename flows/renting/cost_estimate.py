@@ -9,7 +9,7 @@ Fine-tuning usually gets a third of the GPU's peak. Expect it to be right within
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+from typing import Any, NamedTuple
 
 from blocks.models import Offer
 from blocks.providers.gpu_names import matches
@@ -57,6 +57,14 @@ def can_estimate(job: TrainingJob) -> bool:
     return ours and importlib.util.find_spec("torch") is not None
 
 
+def decides(job: TrainingJob) -> bool:
+    """Whether an estimate decides something before a machine is hired: it takes some ten seconds.
+
+    Offers are then ranked by what the job is expected to cost, and else by their price.
+    """
+    return job.limits.max_cost is not None or job.resources.spot is not False
+
+
 def estimated(job: TrainingJob) -> dict[str, Any]:
     """Return what `trainer.training.estimate` finds out, in a process of its own. It blocks.
 
@@ -93,12 +101,42 @@ def seconds_on(offer: Offer, job: TrainingJob, facts: dict[str, Any]) -> float |
 def cost_on(
     offer: Offer, job: TrainingJob, facts: dict[str, Any], *, share: float = 1.0
 ) -> float | None:
-    """Return the USD that a share of the training costs on an offer's machines, set up anew."""
+    """Return the USD that a share of the training costs on an offer's machines, set up anew.
+
+    Without interruptions: see `flows.renting.expected_cost`.
+    """
     seconds = seconds_on(offer, job, facts)
     whole = offer.whole_per_hour
     if seconds is None or whole is None:
         return None
-    return job.resources.nodes * whole * (seconds * share + SETUP_SECONDS) / 3600
+    traffic = sent_home(job, facts).total(share) / 1e9 * offer.traffic_price
+    return job.resources.nodes * whole * (seconds * share + SETUP_SECONDS) / 3600 + traffic
+
+
+class SentHome(NamedTuple):
+    """Bytes that come home from a machine, as far as they can be foreseen."""
+
+    checkpoint: float
+    checkpoints: float
+    output: float
+
+    def total(self, share: float = 1.0) -> float:
+        """Return the bytes of a share of the training, with its output."""
+        return self.checkpoint * self.checkpoints * share + self.output
+
+
+def sent_home(job: TrainingJob, facts: dict[str, Any]) -> SentHome:
+    """Return what comes home of a training.
+
+    Args:
+        job: what is trained.
+        facts: as `estimated` returns them.
+    """
+    # A checkpoint has the trained weights and what the optimizer keeps of each, as a rule 2 numbers.
+    weights = 4.0 * facts["trainable_parameters"]
+    merged = 2.0 * facts["parameters"] if job.training.merge else 0.0
+    checkpoints = facts["steps"] / job.training.save_steps
+    return SentHome(3 * weights, max(1.0, checkpoints), weights + merged)
 
 
 def refuse_risk(job: TrainingJob, facts: dict[str, Any] | None, seconds: float | None) -> None:

@@ -71,6 +71,8 @@ class Hire:
     """How long it was billed until `metered_at`."""
     unattended_seconds: float | None = None
     """It ends itself, and its bill, within so long after our last word; None: it does not."""
+    set_up_seconds: float | None = None
+    """How long it had been billed when the training on it was started; None: it was not."""
     withheld_seconds: float = 0.0
     """How long nobody metered it after it must have ended itself: billed should it be there still."""
     metered_at: str = ""

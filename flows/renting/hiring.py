@@ -47,6 +47,7 @@ from trainer.contract.errors import (
     OrchestratorError,
     RateLimited,
 )
+from trainer.contract.files import read_json
 
 FRESH_SECONDS = 60.0  # older offers are asked for again before one is taken
 SHUTDOWN_SECONDS = 60.0  # for a machine whose lease has run out to be gone
@@ -172,7 +173,7 @@ class Hiring:
         Raises:
             RateLimited: nothing is known of it, because a provider asks to wait.
         """
-        offers = await market(self._job)
+        offers = await market(self._job, read_json(self._journal.run.estimate))
         limited = [one for one in offers.problems.values() if isinstance(one, RateLimited)]
         if limited and not offers.choices:
             raise limited[0]

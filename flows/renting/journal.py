@@ -162,6 +162,13 @@ class Journal:
             hire.reprice(price_per_hour)
             self.save()
 
+    def training_began(self, hire: Hire | None) -> None:
+        """Note how long it took from a machine's order to its first training."""
+        # One that was taken over was set up by another job.
+        if hire and hire.may_exist and hire.set_up_seconds is None:
+            hire.set_up_seconds = hire.seconds()
+            self.save()
+
     def came_home(self, hire: Hire | None, size: int) -> None:
         """Note how many bytes came from a machine: some providers bill them."""
         if hire and size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from blocks.models import Offer
 from blocks.providers.base import Provider
@@ -16,6 +17,7 @@ from blocks.registry import (
     provider_names,
 )
 from flows.renting.bad_hosts import is_bad
+from flows.renting.expected_cost import History, ranked
 from trainer.config import Limits, Resources, TrainingJob
 from trainer.contract.errors import CapacityError, ConfigError, OrchestratorError
 
@@ -57,11 +59,17 @@ class Market:
         return CapacityError(f"No provider has a machine for this job: {causes}")
 
 
-async def market(job: TrainingJob) -> Market:
+async def market(job: TrainingJob, facts: dict[str, Any] | None = None) -> Market:
     """Ask all providers of a job at once.
 
     Providers come in the job's order, the offers of each cheapest first; with `any` the cheapest
-    of all comes first.
+    of all comes first. The cheapest is the one by which the job is expected to cost least
+    (`flows.renting.expected_cost`); where its time is not known, the one with the lowest price,
+    interruptions reckoned in.
+
+    Args:
+        job: the job.
+        facts: as `flows.renting.cost_estimate.estimated` returns them, where they are known.
 
     Raises:
         ConfigError: a provider is not known, or none is set up.
@@ -78,9 +86,22 @@ async def market(job: TrainingJob) -> Market:
             found.problems[provider.label] = answer
         else:
             found.choices += [Choice(provider, offer) for offer in answer]
+    history = History()
     if ANY in job.providers:
-        found.choices.sort(key=lambda choice: choice.offer.rank_price)
+        found.choices = _ranked(found.choices, job, facts, history)
+    else:
+        each = [
+            [one for one in found.choices if one.provider is provider] for provider in providers
+        ]
+        found.choices = [one for some in each for one in _ranked(some, job, facts, history)]
     return found
+
+
+def _ranked(
+    choices: list[Choice], job: TrainingJob, facts: dict[str, Any] | None, history: History
+) -> list[Choice]:
+    offers = [(choice.provider.label, choice.offer) for choice in choices]
+    return [choices[place] for place in ranked(offers, job, facts, history)]
 
 
 async def providers_of(job: TrainingJob) -> list[Provider]:

@@ -120,6 +120,8 @@ def _run(report: Mapping[str, Any]) -> dict[str, str]:
         rows["peak memory"] = f"{used} GB (predicted {expected} GB)"
     if report["machines"]:
         rows["machine"] = "; ".join(map(_machine, report["machines"]))
+    if report.get("cheaper"):
+        rows["a cheaper machine would have done"] = report["cheaper"]
     if report["lost_machines"]:
         lost, steps = number(report["lost_machines"]), number(report["lost_steps"])
         rows["lost machines"] = f"{lost}; {steps} steps were trained again"
@@ -177,7 +179,10 @@ def _machines(journal: Journal) -> dict[str, Any]:
     names = ("provider", "instance_type", "region", "spot", "price_per_hour")
     return {
         "machines": [
-            {name: getattr(hire, name) for name in names}
+            {
+                **{name: getattr(hire, name) for name in names},
+                **{name: hire.machine.get(name) for name in ("gpu_type", "gpu_count")},
+            }
             for hire in journal.hires
             if hire.attempt == last
         ],

@@ -7,8 +7,16 @@ import asyncio
 from prefect import get_run_logger
 
 from flows.artifact_folder import check_artifact_folder
+from flows.full_disk import save_anyway
 from flows.preflight import JOB, subject_of
-from flows.renting.cost_estimate import can_estimate, cost_on, estimated, refuse_risk, seconds_on
+from flows.renting.cost_estimate import (
+    can_estimate,
+    decides,
+    estimated,
+    refuse_risk,
+    seconds_on,
+)
+from flows.renting.expected_cost import History, expected_on
 from flows.renting.journal import Journal
 from flows.renting.market import market, providers_of
 from flows.run_folder import RunFolder
@@ -55,7 +63,7 @@ async def _refuse_waste(job: TrainingJob, run: RunFolder, spent: float) -> None:
     Counting the steps takes a process with torch and some ten seconds, so it is done only where
     it decides something.
     """
-    if job.limits.max_cost is None and job.resources.spot is False:
+    if not decides(job):
         return
     facts, found = None, await market(job)
     if can_estimate(job) and found.choices:
@@ -64,13 +72,19 @@ async def _refuse_waste(job: TrainingJob, run: RunFolder, spent: float) -> None:
         except TrainingFailed as error:
             # An estimate that fails refuses nothing: the job may well train.
             get_run_logger().warning("no estimate: %s", error.message)
+    # By it the offers are ranked, now and when a machine is lost.
+    save_anyway(run.estimate, facts or {})
     if facts is None:
         refuse_risk(job, None, None)
         return
     seconds = [seconds_on(choice.offer, job, facts) for choice in found.choices]
     refuse_risk(job, facts, min((s for s in seconds if s is not None), default=None))
     left = 1.0 - min(1.0, saved_step(run) / max(1, facts["steps"]))
-    costs = [cost_on(choice.offer, job, facts, share=left) for choice in found.choices]
+    history = History()
+    costs = [
+        expected_on(choice.provider.label, choice.offer, job, facts, history, share=left).usd
+        for choice in found.choices
+    ]
     cheapest = min((cost for cost in costs if cost is not None), default=None)
     if cheapest is None:
         return

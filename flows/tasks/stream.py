@@ -128,6 +128,7 @@ class _Following:
             mirror = CheckpointMirror(workplace, self._run.checkpoints, came)
             training = self._training(workplace, mirror)
             await training.start_or_attach()
+            self._journal.training_began(hire)
             self._contact.made()
             # From here on a cancellation, or the cap, lets it save and stop.
             self._hearing.training_hears = True

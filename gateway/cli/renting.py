@@ -15,10 +15,12 @@ from prefect.exceptions import ObjectNotFound
 
 from blocks.registry import configured_providers, how_to_set_up, provider_class
 from flows.reconcile import reconcile_once
-from flows.renting.cost_estimate import can_estimate, cost_on, estimated, seconds_on
+from flows.renting.cost_estimate import can_estimate, cost_on, decides, estimated, seconds_on
+from flows.renting.expected_cost import History, expected_on
 from flows.renting.hire import Hire
 from flows.renting.journal import Journal
 from flows.renting.market import Choice, market
+from flows.renting.right_size import Need, advice, holds, need_of
 from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
 from flows.shown import short_id
@@ -32,7 +34,10 @@ from gateway.view import NOTHING, duration, printable
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 
-OFFERS = ("PROVIDER", "MACHINE", "GPU", "VRAM", "REGION", "SPOT", "USD/H", "TIME", "USD")
+OFFERS = (
+    *("PROVIDER", "MACHINE", "GPU", "VRAM", "FITS", "REGION", "SPOT"),
+    *("USD/H", "TIME", "USD", "EXPECTED"),
+)
 PARTS = {
     "machine_usd": "MACHINE",
     "storage_usd": "STORAGE",
@@ -50,16 +55,22 @@ def show_offers(file: Path, providers: str | None, *, limit: int, as_json: bool)
     # Before the estimate, which takes a while and is of no use without an offer.
     found = asyncio.run(market(job))
     facts = _facts(job) if found.choices else None
+    if facts and decides(job):  # as the job itself would rank them
+        found = asyncio.run(market(job, facts))
     for label, error in found.problems.items():
         note(f"{label}: {sentence(error)}")
     choices = found.choices[:limit]
+    history, need = History(), need_of(job, facts)
+    rows = [_offer(job, choice, facts, history, need) for choice in choices]
     if as_json:
-        say_json([_offer(job, choice, facts) for choice in choices])
+        say_json(rows)
     elif choices:
-        print_table(OFFERS, [_cells(job, choice, facts) for choice in choices])
+        print_table(OFFERS, [_cells(row) for row in rows])
         more = len(found.choices) - len(choices)
         if more:
             note(f"and {more} more; see --limit")
+        if words := asyncio.run(advice(found.choices, job, facts)):
+            say(words)
     if not found.choices:
         complain(sentence(found.why_empty()))
         return Exit.FAILED
@@ -183,31 +194,54 @@ def _facts(job: TrainingJob) -> dict[str, Any] | None:
         return None
 
 
-def _offer(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> dict[str, Any]:
-    offer = choice.offer
+def _offer(
+    job: TrainingJob,
+    choice: Choice,
+    facts: dict[str, Any] | None,
+    history: History,
+    need: Need | None,
+) -> dict[str, Any]:
+    offer, label = choice.offer, choice.provider.label
+    expected = expected_on(label, offer, job, facts, history)
+    met = expected.interruptions
     return {
         **offer.to_dict(),
-        "provider": choice.provider.label,
+        "provider": label,
+        "whole_per_hour": offer.whole_per_hour,
         "estimated_seconds": seconds_on(offer, job, facts) if facts else None,
         "estimated_usd": cost_on(offer, job, facts) if facts else None,
+        "expected_seconds": expected.seconds,
+        "expected_usd": expected.usd,
+        "expected_interruptions_per_hour": met.per_hour if met else 0.0,
+        "interruptions_known_by": met.source if met else None,
+        "holds_peak": holds(offer, need) if need else None,
+        "peak_gb": need.gb if need else None,
+        "peak_known_by": need.sure if need else None,
     }
 
 
-def _cells(job: TrainingJob, choice: Choice, facts: dict[str, Any] | None) -> tuple[str, ...]:
-    row = _offer(job, choice, facts)
-    offer = choice.offer
-    cost = row["estimated_usd"]
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    count = row["gpu_count"]
+    spot = "no"
+    if row["spot"]:
+        spot = f"{100 * row['expected_interruptions_per_hour']:.2g} %/h"
     return (
-        choice.provider.label,
-        printable(offer.instance_type),
-        f"{offer.gpu_count} x {printable(offer.gpu_type or '')}" if offer.gpu_count else "CPU",
-        f"{offer.vram_gb:.0f} GiB" if offer.gpu_count else NOTHING,
-        printable(offer.region),
-        "yes" if offer.spot else "no",
-        NOTHING if offer.price_per_hour is None else f"{offer.price_per_hour:.4g}",
+        row["provider"],
+        printable(row["instance_type"]),
+        f"{count} x {printable(row['gpu_type'] or '')}" if count else "CPU",
+        f"{row['vram_gb']:.0f} GiB" if count else NOTHING,
+        {True: "yes", False: "NO", None: NOTHING}[row["holds_peak"]],
+        printable(row["region"]),
+        spot,
+        _usd(row["whole_per_hour"]),
         duration(row["estimated_seconds"]),
-        NOTHING if cost is None else f"{cost:.4g}",
+        _usd(row["estimated_usd"]),
+        _usd(row["expected_usd"]),
     )
+
+
+def _usd(amount: float | None) -> str:
+    return NOTHING if amount is None else f"{amount:.4g}"
 
 
 def _hires() -> Iterable[tuple[str, Hire]]:

@@ -103,7 +103,20 @@ def memory_gb(
         model: the model, on whatever device; None: it is made without storage.
         processes: how many train together; all is of one of them.
     """
-    model = model or empty_model(config)
+    model, kind = model or empty_model(config), available_gb()[0]
+    return _parts(config, length, model, kind, divisor=divisor, processes=processes)[0]
+
+
+def _parts(
+    config: TrainingConfig,
+    length: int,
+    model: PreTrainedModel,
+    kind: str,
+    *,
+    divisor: int,
+    processes: int,
+) -> tuple[dict[str, float], bool]:
+    """Return what `memory_gb` returns, on a device of that kind, and whether it was traced."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     batch, accumulation = split_batch(
         config.per_device_train_batch_size, config.gradient_accumulation_steps, divisor
@@ -115,16 +128,52 @@ def memory_gb(
         "optimizer": trained * optimizer_bytes(config.optim),
     }
     # Models whose code cannot be traced get the formula: a rough answer is better than none.
-    passing = _traced(config, rows, length) or _reckoned(config, model, rows, length)
+    traced = _traced(config, rows, length)
+    passing = traced or _reckoned(config, model, rows, length)
     # The first gradients come when most activations are gone; with accumulation they stay.
     kept = parts["gradients"] if accumulation > 1 else 0.0
     parts["activations"] = max(0.0, passing + kept - parts["gradients"])
     held = shares(config, processes)
     found = {name: held.get(name, 1.0) * size / GB for name, size in parts.items()}
-    kind, _ = available_gb()
     found["activations"] *= CPU_SPARE if kind == "cpu" else 1.0
     found["overhead"] = OVERHEAD_GB[kind]
-    return {**found, "peak": sum(found.values())}
+    return {**found, "peak": sum(found.values())}, traced is not None
+
+
+def on_a_gpu(config: TrainingConfig, longest: int, *, processes: int = 1) -> dict[str, Any]:
+    """Return what each GPU of a machine elsewhere holds at most, whatever there is here.
+
+    Returns:
+        `least_gb` and `most_gb` of 1e9 bytes, which differ where gradient checkpointing is left to
+        the trainer; `sure`: computed, or guessed where the model cannot be traced; `room`: the share
+        of a GPU that may be used up by what is predicted.
+    """
+    length = longest_sequence(config, longest)
+    wanted = config.gradient_checkpointing
+    if config.peft and not config.peft.allows_gradient_checkpointing:
+        wanted = False
+    # What auto stands for on every GPU of the last years.
+    dtype = "bfloat16" if config.dtype == "auto" else config.dtype
+    config = config.model_copy(update={"dtype": dtype})
+    model = empty_model(config)
+    found = [
+        _parts(
+            config.model_copy(update={"gradient_checkpointing": choice}),
+            length,
+            model,
+            "cuda",
+            divisor=1,
+            processes=processes,
+        )
+        for choice in ([True, False] if wanted == "auto" else [wanted])
+    ]
+    peaks = [parts["peak"] for parts, _ in found]
+    return {
+        "least_gb": round(min(peaks), 4),
+        "most_gb": round(max(peaks), 4),
+        "sure": "computed" if all(traced for _, traced in found) else "guessed",
+        "room": ROOM,
+    }
 
 
 def available_gb(processes: int = 1) -> tuple[str, float]:

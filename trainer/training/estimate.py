@@ -23,7 +23,7 @@ from trainer.data.mixing import rows_of_epoch
 from trainer.data.tally import mix_told, remarks, told, warning_about
 from trainer.engine.arguments import training_arguments
 from trainer.engine.limits import check_limits
-from trainer.engine.memory_prediction import available_gb, empty_model, predicted
+from trainer.engine.memory_prediction import available_gb, empty_model, on_a_gpu, predicted
 from trainer.engine.model import load_tokenizer, parameters
 from trainer.engine.trackers import hide_unused
 from trainer.results.summary import batch_in_words
@@ -50,8 +50,12 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         model = empty_model(config)
         warnings = check_limits(model, tokenizer, config, data["facts"])
         processes = job.processes_per_machine
+        wanted = config
         config, memory = predicted(config, data["longest"], model=model, processes=processes)
         kind, available = available_gb(processes)
+        # Beyond this computer other GPUs are asked for; tracing them takes a second or two.
+        elsewhere = job.providers != ["local"] and job.resources.gpu_count != 0
+        gpu = on_a_gpu(wanted, data["longest"], processes=processes) if elsewhere else None
         steps = total_steps(config, data, processes)
         trained, total = parameters(model)
         per_step, note = probe(config, total, Path(folder))
@@ -70,6 +74,7 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         "memory_gb": {name: round(value, 4) for name, value in memory.items()},
         "available_gb": round(available, 2),
         "fits": memory["peak"] <= available,
+        "gpu_memory": gpu,
         "seconds_per_step": per_step,
         "seconds": None if per_step is None else per_step * steps,
         "time_note": note,

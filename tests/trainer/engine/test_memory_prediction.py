@@ -5,7 +5,7 @@ import pytest
 from tests.trainer.jobs import TINY_LLAMA
 from trainer.config import TrainingConfig
 from trainer.engine import memory_prediction as memory
-from trainer.engine.memory_prediction import memory_gb, predicted
+from trainer.engine.memory_prediction import memory_gb, on_a_gpu, predicted
 
 pytestmark = pytest.mark.xdist_group("torch")
 
@@ -75,3 +75,20 @@ def test_a_model_that_cannot_be_traced_is_reckoned(monkeypatch):
 
     assert reckoned["weights"] == traced["weights"]
     assert traced["activations"] / 3 < reckoned["activations"] < 3 * traced["activations"]
+
+
+def test_what_a_gpu_elsewhere_holds_is_predicted_without_one(monkeypatch):
+    job = config(dtype="bfloat16")
+    model = memory.empty_model(job)
+    here, _ = memory._parts(job, 64, model, "cpu", divisor=1, processes=1)
+
+    found = on_a_gpu(config(), 64)  # dtype auto
+
+    late = here["activations"] * (1 - 1 / memory.CPU_SPARE)  # what a CPU gives back late
+    context = memory.OVERHEAD_GB["cuda"] - memory.OVERHEAD_GB["cpu"]
+    assert found["least_gb"] == pytest.approx(here["peak"] - late + context, abs=1e-3)
+    assert (found["most_gb"], found["sure"]) == (found["least_gb"], "computed")
+    monkeypatch.setattr(memory, "_trace", lambda *args, **kwargs: 1 / 0)
+    unsure = on_a_gpu(config(gradient_checkpointing="auto"), 512)
+    assert unsure["least_gb"] < unsure["most_gb"]
+    assert unsure["sure"] == "guessed"
