@@ -13,7 +13,6 @@ from pathlib import Path
 from blocks.home import home, private_folder
 from blocks.workplaces.base import FileFacts, Parcel
 from trainer.config import FOREIGN_DATA, TrainingConfig
-from trainer.config.adapter_files import SETTINGS, WEIGHTS
 from trainer.config.chat_templates import is_file
 from trainer.config.code_references import references, split_reference
 from trainer.config.model_files import check_model_files
@@ -111,7 +110,10 @@ def _adapter(config: TrainingConfig) -> list[Item]:
     if not config.adapter or not Path(config.adapter).expanduser().exists():
         return []
     whole = _as_it_is(ADAPTER, config.adapter)
-    wanted = {n: path for n, path in whole.files.items() if n in (SETTINGS, WEIGHTS)}
+    # With its tokenizer, whose tokens and template it was trained with, and the manifest of its classes.
+    beside = (*NO_PART_OF_A_MODEL, *OTHER_WEIGHTS, "README.md")
+    names = [n for n in whole.files if "/" not in n and not _matches(n, beside)]
+    wanted = {n: whole.files[n] for n in names}
     return [replace(whole, files=wanted)]
 
 

@@ -11,19 +11,23 @@ from trainer.config.model_files import check_model_files, looks_like_path
 from trainer.config.peft import PeftSettings, kind_of
 from trainer.contract.errors import ConfigError, ModelNotFound
 from trainer.contract.files import read_json
+from trainer.contract.manifest import MANIFEST
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FIELD = "training.adapter"
+WRITES, SCORES = "CAUSAL_LM", "SEQ_CLS"
+"""What PEFT calls what an adapter is for."""
 LISTS = {"target_modules", "exclude_modules", "feedforward_modules", "modules_to_save"}
 
 
-def check_adapter(adapter: str, base: str) -> str:
+def check_adapter(adapter: str, base: str, *, scores: bool) -> str:
     """Return what is known of an adapter in a few words; of one on the Hub, that it is there.
 
     Args:
         adapter: a folder or a repository of the Hub.
         base: the model that it is to be put on.
+        scores: whether it is to give scores, or classes, and not to write text.
 
     Raises:
         ModelNotFound: there is no such adapter.
@@ -40,6 +44,7 @@ def check_adapter(adapter: str, base: str) -> str:
             "OFT and VeRA can be trained further.",
             "Merge it into its base model and train that, or start a new adapter.",
         )
+    check_task(adapter, settings.get("task_type"), scores=scores)
     if not (folder / WEIGHTS).is_file():
         raise ModelNotFound(
             f"{FIELD}: {folder} has no {WEIGHTS}: weights in other formats could run code.",
@@ -49,6 +54,32 @@ def check_adapter(adapter: str, base: str) -> str:
     other = f"; trained on {named}, here put on {base}" if _is_another(named, base) else ""
     rank = f", rank {settings['r']}" if settings.get("r") else f", {kind}"
     return f"{adapter}{rank}{other}"
+
+
+def check_task(adapter: str, task: str | None, *, scores: bool) -> None:
+    """Refuse an adapter that was trained to give scores where one is to write.
+
+    One that writes can learn to give scores: its layers go on, and the head is new.
+
+    Raises:
+        ConfigError: naming the task.
+    """
+    if task not in {WRITES, None, *({SCORES} if scores else ())}:
+        raise ConfigError(
+            f"{FIELD}: {adapter} was trained for {task}, and is to "
+            f"{'give scores' if scores else 'write text'} here.",
+            "Start a new adapter, or name one of a method that does the same.",
+        )
+
+
+def classes_of(adapter: str) -> tuple[list[str] | None, bool | None]:
+    """Return the classes of an artifact of classify, and whether several fit; None: it does not say."""
+    manifest = read_json(Path(adapter).expanduser() / MANIFEST) or {}
+    made = manifest.get("training")
+    labels = made.get("labels") if isinstance(made, dict) else None
+    if not isinstance(made, dict) or not isinstance(labels, list):
+        return None, None
+    return [str(label) for label in labels], bool(made.get("several_labels"))
 
 
 def settings_here(adapter: str) -> dict[str, Any] | None:

@@ -98,11 +98,6 @@ def check_adapter(config: TrainingFields) -> None:
     given = config.peft.model_fields_set if config.peft else set()
     if config.peft != default or (given and len(given) < len(type(default).model_fields)):
         raise ValueError("adapter: its own settings hold: leave peft out")
-    if config.method == "ppo" or METHODS[config.method].is_classifier:
-        raise ValueError(
-            f"adapter: {config.method} cannot go on with one: merge it into its base model "
-            "(merge: true) and name that as model"
-        )
 
 
 def check_new_tokens(config: TrainingFields) -> None:

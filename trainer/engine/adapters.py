@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.config import PeftSettings, PromptTuningConfig, TrainingConfig
-from trainer.config.adapter_files import as_settings, check_adapter, goes_on
+from trainer.config.adapter_files import (
+    SCORES,
+    WRITES,
+    as_settings,
+    check_adapter,
+    check_task,
+    goes_on,
+)
 from trainer.config.methods import METHODS
 from trainer.config.peft import ALL_LINEAR
 from trainer.contract.errors import ConfigError
@@ -36,6 +43,7 @@ from trainer.engine.vocabulary import (
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 HEADS = ("score", "classifier")
@@ -71,7 +79,7 @@ def add_adapters(
     settings = _peft_config(config)
     # PEFT adds the usual heads, `score` and `classifier`, by itself.
     if others := sorted(name for name in fresh if name.rpartition(".")[2] not in HEADS):
-        settings.modules_to_save = [*(settings.modules_to_save or []), *others]
+        settings.modules_to_save = [*dict.fromkeys([*(settings.modules_to_save or []), *others])]
     if config.adapter is None and not settings.is_prompt_learning:
         unfit = unfit_targets(model) if settings.target_modules == ALL_LINEAR else {}
         _leave_out(settings, [*unfit, *beside_text(model)], model)
@@ -273,19 +281,36 @@ def load_adapter_settings(config: TrainingConfig) -> PeftSettings:
     return as_settings({**settings.to_dict(), "peft_type": str(settings.peft_type.value)})
 
 
+def adapter_task(config: TrainingConfig) -> str | None:
+    """Return what the adapter to go on with was trained for, in PEFT's word; None: it does not say.
+
+    Raises:
+        ModelNotFound: it cannot be loaded.
+    """
+    import peft
+
+    task = loaded_adapter(peft.PeftConfig.from_pretrained, config).task_type
+    return None if task is None else str(getattr(task, "value", task))
+
+
 def _own_settings(config: TrainingConfig) -> PeftConfig:
     import peft
 
-    check_adapter(str(config.adapter), config.model)
+    scores = METHODS[config.method].is_classifier
+    check_adapter(str(config.adapter), config.model, scores=scores)
     settings: PeftConfig = loaded_adapter(peft.PeftConfig.from_pretrained, config)
-    wanted = "SEQ_CLS" if METHODS[config.method].is_classifier else "CAUSAL_LM"
     kind = str(settings.peft_type.value)
-    if not goes_on(kind) or settings.task_type not in {wanted, None}:
+    if not goes_on(kind):  # of one on the Hub that is seen here only
         raise ConfigError(
-            f"training.adapter: {config.adapter} is an adapter of type {kind} for "
-            f"{settings.task_type}; {config.method} needs one in the layers of a {wanted}.",
+            f"training.adapter: {config.adapter} is an adapter of type {kind}, which cannot be trained "
+            "further.",
             "Start a new adapter, or merge that one into its base model.",
         )
+    check_task(str(config.adapter), settings.task_type, scores=scores)
+    settings.task_type = SCORES if scores else WRITES
+    if scores:  # PEFT adds the usual heads once more
+        others = [name for name in settings.modules_to_save or () if name not in HEADS]
+        settings.modules_to_save = others or None
     settings.inference_mode = False
     return settings
 
@@ -297,9 +322,13 @@ def load_adapter(model: PreTrainedModel, config: TrainingConfig) -> None:
         ModelNotFound: it cannot be loaded.
         ConfigError: it does not fit the model.
     """
-    from peft import load_peft_weights, set_peft_model_state_dict
+    from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     weights = loaded_adapter(load_peft_weights, config, device="cpu")
+    if METHODS[config.method].is_classifier:
+        _refuse_other_head(weights, config)
+        # One that wrote has no head of scores, which begins as it is.
+        weights = get_peft_model_state_dict(model, save_embedding_layers=False) | weights
     try:
         left = set_peft_model_state_dict(model, weights)
     except RuntimeError as error:  # other shapes
@@ -312,6 +341,25 @@ def load_adapter(model: PreTrainedModel, config: TrainingConfig) -> None:
         path = next(path for path, layer in model.named_modules() if layer is table)
         if not any(name.startswith(f"{path}.") and ROWS not in name for name in weights):
             save_rows_alone(model)
+
+
+def _refuse_other_head(weights: Mapping[str, Tensor], config: TrainingConfig) -> None:
+    """Refuse a head that gives another number of scores.
+
+    Raises:
+        ConfigError: naming both numbers.
+    """
+    wanted = len(config.labels or "1")
+    for name, tensor in weights.items():
+        layer, _, kind = name.rpartition(".")
+        # Of a head of several layers the last gives the scores.
+        is_head = kind == "weight" and layer.endswith((*HEADS, "classifier.out_proj"))
+        if is_head and len(tensor) != wanted:
+            raise ConfigError(
+                f"training.adapter: {config.adapter} gives {len(tensor)} scores, and "
+                f"{config.method} needs {wanted} here.",
+                "Name one that was trained on the same classes, or start a new adapter.",
+            )
 
 
 def brings_tokenizer(config: TrainingConfig) -> bool:
@@ -359,7 +407,7 @@ def _peft_config(config: TrainingConfig) -> PeftConfig:
         return _own_settings(config)
     settings = config.peft
     assert settings is not None  # noqa: S101 - for the type checker: callers have looked
-    task = "SEQ_CLS" if METHODS[config.method].is_classifier else "CAUSAL_LM"
+    task = SCORES if METHODS[config.method].is_classifier else WRITES
     given = settings.model_dump() | {"peft_type": settings.peft_type.upper(), "task_type": task}
     if isinstance(settings, PromptTuningConfig):
         given["prompt_tuning_init"] = settings.prompt_tuning_init.upper()

@@ -302,7 +302,8 @@ def build_online(
         kind,
         mixin=mixin,
         trainer_options={
-            "reward_funcs": rewards_of(config, columns, device, cache=cache, counts=counts)
+            "reward_funcs": rewards_of(config, columns, device, cache=cache, counts=counts),
+            **options.pop("trainer_options", {}),
         },
         **generation_arguments(config),
         **options,

@@ -14,4 +14,5 @@ from trainer.methods.ppo_parts.trainer import PPOTrainer
 
 def build(run: TrainingRun) -> Trainer:
     """Return the trainer for one run; its data are prompts, and columns for the rewards."""
-    return build_online(run, PPOTrainer, RolloutTrainer)
+    goes_on = {"goes_on": run.config.adapter is not None}
+    return build_online(run, PPOTrainer, RolloutTrainer, trainer_options=goes_on)

@@ -51,7 +51,8 @@ def _model(subject: Subject) -> Finding:
 
 def _adapter(subject: Subject) -> Finding:
     config = subject.config
-    return Finding(check_adapter(str(config.adapter), config.model))
+    scores = METHODS[config.method].is_classifier
+    return Finding(check_adapter(str(config.adapter), config.model, scores=scores))
 
 
 def _chat_template(subject: Subject) -> Finding:

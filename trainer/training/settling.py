@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.config import TrainingConfig
+from trainer.config.adapter_files import SCORES, classes_of
 from trainer.config.methods import METHODS, SEEING_MODEL
 from trainer.contract.errors import ConfigError, DataError
 from trainer.data.classes import check_classes, refuse_unknown
 from trainer.data.labelled import in_order
 from trainer.data.problems import listed
 from trainer.data.turns import ONLY_TEXT
+from trainer.engine.adapters import adapter_task
 from trainer.engine.model import class_of, load_architecture
 from trainer.engine.stream import Stream
 from trainer.engine.vocabulary import extend
@@ -139,17 +141,25 @@ def with_classes(config: TrainingConfig, facts: Mapping[str, Any]) -> TrainingCo
         return config
     found, evaluation = facts["labels"], facts.get("evaluation") or {}
     check_classes(config, found, facts["kept"], evaluation.get("labels"))
-    own = _own_classes(config)
+    own, together = _own_classes(config)
+    who = str(config.adapter or config.model)
     if own and config.labels and own != config.labels:
         raise ConfigError(
-            f"training.labels: {config.model} is a classifier of {', '.join(own)}, in this order.",
+            f"training.labels: {who} is a classifier of {', '.join(own)}, in this order.",
             "Leave labels out, or start from a model that is no classifier yet.",
         )
     if own:
-        refuse_unknown(found, own, f"{config.model} is a classifier of")
+        refuse_unknown(found, own, f"{who} is a classifier of")
     labels = config.labels or own or in_order(found)
     lists = bool(facts["several"] or evaluation.get("several"))
-    several = lists if config.several_labels is None else config.several_labels
+    usual = lists if together is None else together
+    several = usual if config.several_labels is None else config.several_labels
+    if together is not None and several != together:
+        raise ConfigError(
+            f"training.several_labels: {who} was trained on "
+            f"{'several classes' if together else 'one class'} a row.",
+            "Leave it out, or start a new adapter.",
+        )
     if lists and not several:
         raise ConfigError(
             "training.several_labels: false, and labels of rows are lists.", "Remove it."
@@ -162,26 +172,37 @@ def with_classes(config: TrainingConfig, facts: Mapping[str, Any]) -> TrainingCo
     return config.model_copy(update={"labels": labels, "several_labels": several})
 
 
-def _own_classes(config: TrainingConfig) -> list[str]:
-    """Return the classes of a model that is a classifier already; empty: it is none.
+def _own_classes(config: TrainingConfig) -> tuple[list[str], bool | None]:
+    """Return the classes of what is a classifier already, and whether several fit, where it says so.
+
+    No classes: neither the adapter that is gone on with nor the model is one.
 
     Raises:
         ConfigError: its classes have no names, and the job does not give them.
     """
+    if config.adapter is not None:
+        labels, several = classes_of(config.adapter)
+        if labels is not None:
+            return labels, several
+        if adapter_task(config) == SCORES and config.labels is None:
+            raise ConfigError(
+                f"training.labels: {config.adapter} is an adapter of classes without names.",
+                "Name them in the order of its scores, as the manifest of its artifact has them.",
+            )
     plain = config.model_copy(update={"labels": None})
     architecture = load_architecture(plain)
     kinds = architecture.architectures or []
     if config.init == "random" or not any("SequenceClassification" in kind for kind in kinds):
-        return []
+        return [], None
     names = [str(architecture.id2label[i]) for i in range(architecture.num_labels)]
     if names != [f"LABEL_{i}" for i in range(len(names))]:
-        return names
+        return names, None
     if config.labels is None or len(config.labels) != len(names):
         raise ConfigError(
             f"training.labels: {config.model} is a classifier of {len(names)} classes without names.",
             "Name them in the order of its scores, or start from a model that is no classifier yet.",
         )
-    return list(config.labels)
+    return list(config.labels), None
 
 
 def found_in_rows(config: TrainingConfig) -> dict[str, Any]:

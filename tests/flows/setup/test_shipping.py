@@ -398,16 +398,17 @@ async def test_a_reward_adapter_whose_base_stays_here_goes_along_merged_or_not_a
     assert files_below(there.reward_model) == ["config.json"]
 
 
-async def test_of_an_adapter_to_go_on_with_go_its_settings_and_weights(tmp_path, base):
+async def test_of_an_adapter_to_go_on_with_goes_what_it_was_trained_with(tmp_path, base):
     adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "README.md"):
+    (adapter / "merged").mkdir(parents=True)
+    wanted = ["MANIFEST.json", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
+    for name in (*wanted, "optimizer.pt", "README.md", "merged/model.safetensors"):
         (adapter / name).write_text(name)
 
     there = await ship(at_work(LocalMachine(), base), config(adapter=str(adapter)), print)
 
     assert there.adapter is not None
-    assert files_below(there.adapter) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(files_below(there.adapter)) == sorted(wanted)
 
 
 async def test_a_chat_template_goes_along_and_the_name_of_one_stays(tmp_path, base):

@@ -67,6 +67,91 @@ def test_the_reference_of_dpo_is_the_adapter_as_it_was(first, tmp_path, make_job
     assert job.metrics[2]["eval_rewards/margins"] != 0
 
 
+def test_the_reference_of_ppo_is_the_adapter_as_it_was_and_it_resumes_exactly(
+    first, tmp_path, make_job
+):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"token {n}"}) + "\n" for n in range(8)))
+    (tmp_path / "own.py").write_text(
+        "def varied(completions, **_):\n    return [len(set(said)) for said in completions]\n"
+    )
+    settings = {
+        "method": "ppo",
+        "adapter": str(first.directory.output),
+        "data": {"path": str(prompts)},
+        "reward_functions": [f"{tmp_path / 'own.py'}:varied"],
+        "max_completion_length": 8,
+        "max_steps": 6,
+        "save_steps": 3,
+        "learning_rate": 0.01,
+    }
+    whole, paused = (make_job(tmp_path / name, **settings) for name in ("whole", "paused"))
+    assert whole.train() is JobState.COMPLETED
+
+    # Against the base model it would be far from it before the first step.
+    kl = [record["kl"] for record in whole.metrics.values() if "kl" in record]
+    assert kl[0] == pytest.approx(0, abs=1e-5)
+    assert abs(kl[-1]) > 1e-4
+    assert [path.name for path in whole.directory.output.rglob("*.safetensors")] == [
+        "adapter_model.safetensors"
+    ]
+    assert paused.train(PausesAfter(paused.directory, 3)) is JobState.PAUSED
+    paused.directory.request(Desired.RUN)
+    assert paused.train() is JobState.COMPLETED
+    assert paused.weights == whole.weights
+
+
+def test_a_reward_model_goes_on_from_what_wrote_and_from_what_scored(
+    first, tmp_path, make_job, pairs
+):
+    data = {"path": str(pairs), "eval_path": str(pairs)}
+    settings = {"method": "reward", "data": data, "max_steps": 3, "learning_rate": 0.01}
+    scorer = make_job(tmp_path / "scorer", adapter=str(first.directory.output), **settings)
+    assert scorer.train() is JobState.COMPLETED
+    further = make_job(tmp_path / "further", adapter=str(scorer.directory.output), **settings)
+    assert further.train() is JobState.COMPLETED
+
+    before, begun, after = (
+        load_file(job.directory.output / "adapter_model.safetensors")
+        for job in (first, scorer, further)
+    )
+    assert before.keys() < begun.keys()
+    assert begun.keys() == after.keys()
+    assert further.evaluations[0] == pytest.approx(scorer.evaluations[3], abs=1e-6)
+    made = json.loads((further.directory.output / "adapter_config.json").read_text())
+    assert (made["task_type"], made["modules_to_save"]) == ("SEQ_CLS", ["classifier", "score"])
+    with pytest.raises(ConfigError, match="was trained for SEQ_CLS, and is to write text here"):
+        make_job(tmp_path / "writes", adapter=str(scorer.directory.output)).train()
+
+
+def test_classes_are_those_of_the_adapter(tmp_path, make_job):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"text": f"token {n}", "label": "ba"[n % 2]} for n in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"method": "classify", "data": {"path": str(path), "eval_path": str(path)}}
+    first = make_job(tmp_path / "first", labels=["b", "a", "c"], max_steps=2, **settings)
+    assert first.train() is JobState.COMPLETED
+    adapter = first.directory.output
+
+    further = make_job(tmp_path / "further", adapter=str(adapter), max_steps=1, **settings)
+    assert further.train() is JobState.COMPLETED
+
+    assert further.evaluations[0] == pytest.approx(first.evaluations[2], abs=1e-6)
+    manifest = json.loads((further.directory.output / "MANIFEST.json").read_text())
+    assert manifest["training"]["labels"] == ["b", "a", "c"]
+
+    def refusal(name, **given):
+        with pytest.raises(ConfigError) as caught:
+            make_job(tmp_path / name, adapter=str(adapter), **{**settings, **given}).train()
+        return str(caught.value)
+
+    assert "is a classifier of b, a, c, in this order" in refusal("order", labels=["a", "b", "c"])
+    assert "was trained on one class a row" in refusal("several", several_labels=True)
+    (adapter / "MANIFEST.json").unlink()
+    assert "is an adapter of classes without names" in refusal("nameless")
+    assert "gives 3 scores, and classify needs 2 here" in refusal("two", labels=["a", "b"])
+
+
 def test_it_resumes_exactly(first, tmp_path, make_job):
     settings = {"adapter": str(first.directory.output), "max_steps": 4, "learning_rate": 0.01}
     whole, paused = (make_job(tmp_path / name, **settings) for name in ("whole", "paused"))

@@ -161,7 +161,6 @@ WRONG = {
         "class_weights": "balanced",
     },
     "labels does not apply to method sft": {"labels": ["a", "b"]},
-    "adapter: classify cannot go on with one": {"method": "classify", "adapter": "a"},
     "export: gguf is for models that write text, and classify": {
         "export": ["gguf"],
         "method": "classify",
@@ -341,7 +340,6 @@ def test_a_schedule_that_would_never_change_the_rate_is_refused():
         ({"peft": {"r": 4}}, "its own settings hold: leave peft out"),
         ({"peft": {"r": 16, "lora_alpha": 32}}, "its own settings hold: leave peft out"),
         ({"peft": None}, "its own settings hold: leave peft out"),
-        ({"method": "ppo"}, "adapter: ppo cannot go on with one"),
     ],
 )
 def test_what_contradicts_going_on_with_an_adapter_is_refused(settings, words):

@@ -18,6 +18,7 @@ from trl.trainer.utils import (
     disable_dropout_in_model,
     shuffle_sequence_dict,
     split_tensor_dict,
+    use_adapter,
 )
 
 from trainer.methods.online import joined, only_given_samplers
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from trainer.methods.ppo_parts.config import PPOConfig
     from trainer.rewards.checked import Reward
 
+REFERENCE = "ref"
 VALUE_HEAD = "value_head.safetensors"
 
 
@@ -63,8 +65,23 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
     """See `RolloutTrainer`."""
 
     def __init__(
-        self, model: Any, args: PPOConfig, reward_funcs: list[Reward], **kwargs: Any
+        self,
+        model: Any,
+        args: PPOConfig,
+        reward_funcs: list[Reward],
+        *,
+        goes_on: bool = False,
+        **kwargs: Any,
     ) -> None:
+        """Take the model.
+
+        Args:
+            model: the policy, with or without adapters.
+            args: of the training.
+            reward_funcs: what scores answers.
+            goes_on: whether its adapter has been trained before.
+            kwargs: what transformers' trainer takes besides.
+        """
         disable_dropout_in_model(model)  # what is learnt from must be what was generated
         hidden_size = model.config.get_text_config().hidden_size
         super().__init__(model=model, args=args, data_collator=list, **kwargs)
@@ -77,8 +94,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         torch.nn.init.zeros_(self.value_head.bias)
         # Its gradient is of another scale, and must not shrink that of the policy.
         self.clipped_apart = list(self.value_head.parameters())
-        # With adapters the reference is the model without them, and costs no memory.
-        self._reference = None if hasattr(model, "disable_adapter") else _frozen_copy(self.model)
+        # With adapters the reference is the model without them, and costs no memory; of one that is
+        # gone on with, the adapter as it was, under the name that TRL gives it.
+        has_adapter = hasattr(model, "disable_adapter")
+        if has_adapter and goes_on:
+            model.add_adapter(REFERENCE, model.peft_config["default"])
+        self._reference = None if has_adapter else _frozen_copy(self.model)
         self._step = 0
         self._begins_step = True
         self._buffered_inputs: list[dict[str, Tensor]] | None = None
@@ -177,11 +198,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
     @contextmanager
     def _as_reference(self) -> Iterator[Any]:
-        """Yield the model as it was before training: without its adapters, or a copy."""
+        """Yield the model as it was before training: by its first adapter, without any, or a copy."""
         if self._reference is not None:
             yield self._reference
             return
-        with self.accelerator.unwrap_model(self.model).disable_adapter():
+        model = self.accelerator.unwrap_model(self.model)
+        with use_adapter(model, REFERENCE if REFERENCE in model.peft_config else None):
             yield self.model
 
     def _answers(self, prompts: list[Any]) -> tuple[dict[str, Tensor], Tensor]:
