@@ -22,7 +22,7 @@ ALLOWED = {
     "gateway": {"gateway", "deployments", "flows", "blocks", "trainer"},
 }
 ROOMS = (
-    *("contract", "config", "supervision", "engine", "data", "rewards", "methods"),
+    *("contract", "courier", "config", "supervision", "engine", "data", "rewards", "methods"),
     *("presets", "results", "preflight", "training", "command"),
 )
 """The trainer's folders; each imports what stands before it, and itself."""
@@ -35,6 +35,7 @@ STOREYS = ("stores", "machines", "workplaces", "providers")
 """The folders of the blocks, in the same order."""
 FOR_ALL = {
     "contract",
+    "courier",
     "config",
     "data",
     "preflight",
@@ -44,7 +45,7 @@ FOR_ALL = {
     "supervision",
 }
 """The rooms that an orchestrator may import; none of them imports torch by being imported."""
-STANDARD_LIBRARY_ONLY = ("contract", "supervision")
+STANDARD_LIBRARY_ONLY = ("contract", "courier", "supervision")
 
 
 def modules(*packages: str) -> dict[str, Path]:

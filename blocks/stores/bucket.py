@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from blocks.stores.access import Access, make_store
@@ -26,6 +28,9 @@ Content = bytes | memoryview | mmap.mmap
 """A mapped file is not copied into memory; it must not shrink meanwhile, which would end us."""
 SMALL_SECONDS = 60.0  # for a call that moves little
 SLOWEST = 256 << 10  # bytes per second; what is slower than this is as good as away
+PIECE = 256 << 10  # bytes of a long read at once
+PART_BYTES = 64 << 20  # of an upload in parts: ten thousand are allowed
+PARTS = 4  # on their way at once
 SIGNING = frozenset({"s3", "gs", "az"})
 LONGEST_LIST = 1000  # entries in one answer of a store
 
@@ -44,15 +49,19 @@ class Entry:
 class Bucket:
     """What lies below one address, such as s3://models/team: keys begin there."""
 
-    def __init__(self, url: StoreUrl, store: ObjectStore) -> None:
+    def __init__(
+        self, url: StoreUrl, store: ObjectStore, reader: ObjectStore | None = None
+    ) -> None:
         """Use a store of the library; see `blocks.stores.opening` for one by its address.
 
         Args:
             url: what it is called in messages.
             store: the library's store, whose prefix is the path of `url`.
+            reader: the same for long reads; see `make_store`.
         """
         self.url = url
         self._store = store
+        self._reader = reader or store
 
     @classmethod
     def at(cls, url: StoreUrl, access: Access | None = None) -> Bucket:
@@ -63,7 +72,8 @@ class Bucket:
             ConfigError: a setting cannot be used.
             StoreError: the folder cannot be made.
         """
-        return cls(url, make_store(url, access or Access()))
+        given = access or Access()
+        return cls(url, make_store(url, given), make_store(url, given, reads=True))
 
     @property
     def is_folder(self) -> bool:
@@ -90,21 +100,26 @@ class Bucket:
             found = await self._store.get_async(key)
             return bytes(await found.bytes_async()), found.meta["e_tag"] or ""
 
-    async def stream(self, key: str) -> AsyncIterator[Any]:
-        """Yield an object's content in pieces that have the buffer protocol; see `get`.
+    def read_into(self, key: str, take: Callable[[Any], None], stop: Event) -> None:
+        """Give an object's content to `take`, piece by piece; for a thread.
 
-        Each piece, and not the whole, is limited in time.
+        Args:
+            key: of the object.
+            take: gets pieces that have the buffer protocol.
+            stop: ends it early when it is set.
+
+        Raises:
+            FileNotFoundError: there is none.
+            StoreError: it cannot be read, or nothing has come for a minute.
         """
-        async with self._trouble(Right.READ, key):
-            found = await self._store.get_async(key)
-            pieces = aiter(found.stream(min_chunk_size=1 << 20))
-        while True:
-            async with self._trouble(Right.READ, key):
-                try:
-                    piece = await anext(pieces)
-                except StopAsyncIteration:
-                    return
-            yield piece
+        with self._explained(Right.READ, key):
+            pieces = iter(self._reader.get(key).stream(min_chunk_size=PIECE))
+        while not stop.is_set():
+            with self._explained(Right.READ, key):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            take(piece)
 
     async def head(self, key: str) -> Entry | None:
         """Return what is known of an object, or None if there is none.
@@ -126,6 +141,20 @@ class Bucket:
         """
         async with self._trouble(Right.WRITE, key, size=memoryview(content).nbytes):
             await self._store.put_async(key, content, use_multipart=False)
+
+    async def put_in_parts(self, key: str, path: Path) -> None:
+        """Write a file that is too large for one request.
+
+        Whoever dies meanwhile leaves parts behind, which the store bills until a rule removes them.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        size = path.stat().st_size  # noqa: ASYNC240 - a moment
+        async with self._trouble(Right.WRITE, key, size=size):
+            await self._store.put_async(
+                key, path, use_multipart=True, chunk_size=PART_BYTES, max_concurrency=PARTS
+            )
 
     async def create(self, key: str, content: Content) -> bool:
         """Write an object unless there is one; return whether it was written.
@@ -241,12 +270,17 @@ class Bucket:
         self, right: Right, key: str = "", *, size: int = 0, patience: float = 1.0
     ) -> AsyncIterator[None]:
         """Limit a call in time, and turn what the library raises into errors of ours."""
-        from obstore import exceptions
-
         seconds = SMALL_SECONDS * patience + size / SLOWEST
-        try:
+        with self._explained(right, key, seconds):
             async with asyncio.timeout(seconds):
                 yield
+
+    @contextmanager
+    def _explained(self, right: Right, key: str, seconds: float = 0.0) -> Iterator[None]:
+        from obstore import exceptions
+
+        try:
+            yield
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise
         except FileNotFoundError as error:

@@ -19,7 +19,8 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── IntegrityError           stop: bytes are not what the manifest says
     ├── ConnectionLost           retry: the machine may still be well
     ├── StoreError               stop: an object store refuses: no such bucket, no right, a wrong key
-    │   └── StoreAway            retry: it does not answer, or asks to slow down
+    │   ├── StoreAway            retry: it does not answer, or asks to slow down
+    │   └── LinkExpired          retry: a signed address no longer permits what it did
     ├── MachineLost              elsewhere: continue from the newest checkpoint
     │   └── HostKeyChanged       elsewhere: what answers is not the machine we hired
     └── ProviderError
@@ -170,6 +171,11 @@ class StoreError(OrchestratorError):
 class StoreAway(StoreError):
     action = Action.RETRY
     default_suggestion = "It is tried again; look at the network and the store's status page."
+
+
+class LinkExpired(StoreError):
+    action = Action.RETRY
+    default_suggestion = "Another one is signed."
 
 
 class MachineLost(OrchestratorError):

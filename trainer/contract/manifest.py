@@ -59,22 +59,39 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         IntegrityError: it is missing, is not a manifest, or names a file outside the folder.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = (folder / MANIFEST).read_bytes()
     except FileNotFoundError:
         raise IntegrityError(f"{folder} has no {MANIFEST}: it was never finished.") from None
-    except (OSError, *NOT_JSON) as error:
+    except OSError as error:
         raise IntegrityError(f"{folder / MANIFEST} cannot be read: {error}.") from error
+    return parse_manifest(content, str(folder / MANIFEST))
+
+
+def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
+    """Return a manifest after checking its shape and its names.
+
+    Args:
+        content: of the file.
+        where: it is, for messages.
+
+    Raises:
+        IntegrityError: it is not a manifest, or names a file outside the folder.
+    """
+    try:
+        manifest = json.loads(content.decode())
+    except NOT_JSON as error:
+        raise IntegrityError(f"{where} cannot be read: {error}.") from error
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict) or len(files) > MAX_FILES:
-        raise IntegrityError(f"{folder / MANIFEST} is not a manifest.")
+        raise IntegrityError(f"{where} is not a manifest.")
     for name, facts in files.items():
         check_name(name)
         if not _is_usable(facts):
-            raise IntegrityError(f"{folder / MANIFEST} says nothing usable about {name!r}.")
+            raise IntegrityError(f"{where} says nothing usable about {name!r}.")
     parents = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     # Fetching such a manifest would have to create one name twice, and fail in the middle.
     if both := parents & files.keys():
-        raise IntegrityError(f"{folder / MANIFEST} names {min(both)!r} as a file and a folder.")
+        raise IntegrityError(f"{where} names {min(both)!r} as a file and a folder.")
     return dict(manifest)
 
 

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import mmap
 from datetime import UTC, datetime, timedelta
+from threading import Event
 
 import httpx
 import pytest
-from obstore.store import MemoryStore
 
-from blocks.stores.bucket import Bucket
 from blocks.stores.opening import open_bucket
-from tests.clouds.s3 import S3Server
 from tests.clouds.store_wire import StoreFault
-from trainer.config.store_urls import parse_store_url
 from trainer.contract.errors import ConfigError, StoreAway, StoreError
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
-
-
-@pytest.fixture(params=["memory", "folder", "s3"])
-async def bucket(request, tmp_path):
-    if request.param == "memory":
-        return Bucket(parse_store_url("s3://memory"), MemoryStore())
-    if request.param == "folder":
-        return await open_bucket(str(tmp_path / "store"))
-    request.getfixturevalue("s3")
-    return await open_bucket("s3://models/team a/ünits")
 
 
 async def test_it_gives_back_what_was_put_there(bucket):
@@ -48,7 +26,9 @@ async def test_it_gives_back_what_was_put_there(bucket):
     ]
     assert [entry.key for entry in await bucket.entries("a")] == ["a/one"]
     assert await bucket.folders() == ["a"]
-    assert b"".join([bytes(piece) async for piece in bucket.stream("a/one")]) == b"one"
+    pieces = []
+    bucket.read_into("a/one", pieces.append, Event())
+    assert b"".join(map(bytes, pieces)) == b"one"
     assert (await bucket.head("b")).bytes == 0
 
 
@@ -70,11 +50,11 @@ async def test_the_first_to_create_wins(bucket):
 
 async def test_a_mapped_file_is_sent_as_it_is(bucket, tmp_path):
     path = tmp_path / "big"
-    path.write_bytes(b"0123456789" * 100_000)
+    path.write_bytes(b"0123456789" * 10_000)
     with path.open("rb") as stream:
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     assert await bucket.create("big", mapped)
-    assert (await bucket.head("big")).bytes == 1_000_000
+    assert (await bucket.head("big")).bytes == 100_000
 
 
 async def test_of_two_that_replace_one_version_one_succeeds(s3):

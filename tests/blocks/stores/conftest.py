@@ -1,0 +1,32 @@
+"""Stores to try everything on."""
+
+from __future__ import annotations
+
+import pytest
+from obstore.store import MemoryStore
+
+from blocks.stores.bucket import Bucket
+from blocks.stores.opening import open_bucket
+from tests.clouds.s3 import S3Server
+from trainer.config.store_urls import parse_store_url
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """S3 on loopback, and the environment set for it."""
+    with S3Server() as server:
+        for name, value in server.environ().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        assert server.errors == []
+
+
+@pytest.fixture(params=["memory", "folder", "s3"])
+async def bucket(request, tmp_path):
+    """A bucket of each kind that costs little."""
+    if request.param == "memory":
+        return Bucket(parse_store_url("s3://memory"), MemoryStore())
+    if request.param == "folder":
+        return await open_bucket(str(tmp_path / "store"))
+    request.getfixturevalue("s3")
+    return await open_bucket("s3://models/team a/ünits")

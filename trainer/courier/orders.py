@@ -1,0 +1,152 @@
+"""Orders to carry the files of a folder, and what became of them. Standard library only.
+
+store/<name>.json          in    what goes where; removed as soon as it has been read, for its
+                                 addresses permit whoever has them
+store/<name>.result.json   out   working, done or failed, with the bytes so far; replaced atomically
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.contract.errors import ConfigError, OrchestratorError
+from trainer.contract.files import read_json, replace_json
+from trainer.contract.manifest import check_name
+from trainer.courier.carrying import Stopped, receive, send
+
+FOLDER = "store"
+PARALLEL = 4  # files on their way at once
+BEAT_SECONDS = 1.0  # between two results while it works
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What goes where."""
+
+    verb: str
+    """put or get."""
+    folder: str
+    """In the job directory."""
+    files: Mapping[str, Mapping[str, Any]]
+    """By name: bytes, sha256, and the url that takes or gives it."""
+    headers: Mapping[str, str]
+    """That go along with what is put."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is written to its file."""
+        return {
+            "verb": self.verb,
+            "folder": self.folder,
+            "files": {name: dict(facts) for name, facts in self.files.items()},
+            "headers": dict(self.headers),
+        }
+
+
+def order_name(name: str) -> str:
+    """Return where an order is in the job directory."""
+    return f"{FOLDER}/{name}.json"
+
+
+def result_name(name: str) -> str:
+    """Return where its result is."""
+    return f"{FOLDER}/{name}.result.json"
+
+
+def take(job: Path, name: str) -> Order:
+    """Return an order, and remove its file.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = job / order_name(name)
+    record = read_json(path)
+    path.unlink(missing_ok=True)
+    if record is None:
+        raise ConfigError(f"{path} is not there, or is not JSON.")
+    order = Order(record["verb"], record["folder"], record["files"], record["headers"])
+    for file in (order.folder, *order.files):
+        check_name(file)
+    return order
+
+
+def carry_out(job: Path, name: str, order: Order) -> bool:
+    """Carry every file, and leave a result; return whether all went well.
+
+    Args:
+        job: the job directory.
+        name: of the order.
+        order: what it says.
+    """
+    work = _Work(job, name)
+    with ThreadPoolExecutor(PARALLEL + 1) as pool:
+        beat = pool.submit(work.beat)
+        try:
+            carried = [pool.submit(work.carry, order, file) for file in order.files]
+            for one in carried:
+                one.result()
+        except (OrchestratorError, OSError) as error:
+            work.over.set()
+            beat.result()
+            work.note("failed", error)
+            return False
+        finally:
+            work.over.set()
+        beat.result()
+    work.note("done")
+    return True
+
+
+class _Work:
+    """One order on its way."""
+
+    def __init__(self, job: Path, name: str) -> None:
+        self.over = threading.Event()
+        self._job = job
+        self._name = name
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._beats = 0
+
+    def carry(self, order: Order, file: str) -> None:
+        """Carry one file."""
+        path, facts = self._job / order.folder / file, order.files[file]
+        if self.over.is_set():
+            return
+        try:
+            if order.verb == "put":
+                send(path, facts, facts["url"], order.headers, self._moved)
+            else:
+                receive(path, facts, facts["url"], self._moved)
+        except Stopped:  # another file has failed
+            return
+
+    def beat(self) -> None:
+        """Show that it goes on, until it is over."""
+        while not self.over.wait(BEAT_SECONDS):
+            self.note("working")
+
+    def note(self, state: str, error: Exception | None = None) -> None:
+        """Replace the result."""
+        self._beats += 1
+        if isinstance(error, OSError):
+            error = ConfigError(f"{error.filename or self._name}: {error.strerror}.")
+        result = {
+            "state": state,
+            "bytes": self._bytes,
+            "beat": self._beats,
+            "at": time.time(),
+            "error": error.to_dict() if isinstance(error, OrchestratorError) else None,
+        }
+        replace_json(self._job / result_name(self._name), result, durable=False)
+
+    def _moved(self, size: int) -> None:
+        if self.over.is_set():
+            raise Stopped
+        with self._lock:
+            self._bytes += size
