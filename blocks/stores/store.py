@@ -25,7 +25,7 @@ from blocks.stores.bucket import Bucket, Content, Entry
 from blocks.task_scope import all_of
 from blocks.threads import in_thread
 from trainer.contract.errors import IntegrityError
-from trainer.contract.files import fsync_directory
+from trainer.contract.files import fsync_directory, sha256_of
 from trainer.contract.manifest import MANIFEST, parse_manifest, read_manifest
 
 OBJECTS = "objects"
@@ -293,8 +293,7 @@ def _content(path: Path, facts: Mapping[str, Any]) -> Content:
 def _is_there(path: Path, facts: Mapping[str, Any]) -> bool:
     if not path.is_file() or path.stat().st_size != facts["bytes"]:
         return False
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"]
+    return sha256_of(path) == str(facts["sha256"])
 
 
 def _write_last(path: Path, content: bytes) -> None:

@@ -90,7 +90,7 @@ def receive(
     raise IntegrityError(f"{target.name} arrived with another SHA-256 than its manifest says.")
 
 
-def _checked(path: Path, facts: Mapping[str, Any], progress: Progress) -> Iterator[memoryview]:
+def _checked(path: Path, facts: Mapping[str, Any], progress: Progress) -> Iterator[Any]:
     """Yield what a file holds; the last piece only if the whole has its hash."""
     digest, size = hashlib.sha256(), 0
     # Two, so that a piece can wait until the one after it has been read.
