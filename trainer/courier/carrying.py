@@ -31,7 +31,7 @@ TROUBLE = (OSError, http.client.HTTPException)
 Progress = Callable[[int], None]
 
 
-class Stopped(Exception):
+class Unwanted(Exception):
     """Whoever asked for it does not want it any more."""
 
 
@@ -49,7 +49,7 @@ def send(
         facts: its `bytes` and `sha256`.
         url: takes it by PUT.
         headers: that go along.
-        progress: called with the bytes of each piece that was sent; it may raise `Stopped`.
+        progress: called with the bytes of each piece that was sent; it may raise `Unwanted`.
 
     Raises:
         IntegrityError: the file does not have this size and hash; the store does not have it.

@@ -18,7 +18,7 @@ from typing import Any
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.files import read_json, replace_json
 from trainer.contract.manifest import check_name
-from trainer.courier.carrying import Stopped, receive, send
+from trainer.courier.carrying import Unwanted, receive, send
 
 FOLDER = "store"
 PARALLEL = 4  # files on their way at once
@@ -26,7 +26,7 @@ BEAT_SECONDS = 1.0  # between two results while it works
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class CarryingOrder:
     """What goes where."""
 
     verb: str
@@ -58,7 +58,7 @@ def result_name(name: str) -> str:
     return f"{FOLDER}/{name}.result.json"
 
 
-def take(job: Path, name: str) -> Order:
+def take(job: Path, name: str) -> CarryingOrder:
     """Return an order, and remove its file.
 
     Raises:
@@ -69,13 +69,13 @@ def take(job: Path, name: str) -> Order:
     path.unlink(missing_ok=True)
     if record is None:
         raise ConfigError(f"{path} is not there, or is not JSON.")
-    order = Order(record["verb"], record["folder"], record["files"], record["headers"])
+    order = CarryingOrder(record["verb"], record["folder"], record["files"], record["headers"])
     for file in (order.folder, *order.files):
         check_name(file)
     return order
 
 
-def carry_out(job: Path, name: str, order: Order) -> bool:
+def carry_out(job: Path, name: str, order: CarryingOrder) -> bool:
     """Carry every file, and leave a result; return whether all went well.
 
     Args:
@@ -113,7 +113,7 @@ class _Work:
         self._bytes = 0
         self._beats = 0
 
-    def carry(self, order: Order, file: str) -> None:
+    def carry(self, order: CarryingOrder, file: str) -> None:
         """Carry one file."""
         path, facts = self._job / order.folder / file, order.files[file]
         if self.over.is_set():
@@ -123,7 +123,7 @@ class _Work:
                 send(path, facts, facts["url"], order.headers, self._moved)
             else:
                 receive(path, facts, facts["url"], self._moved)
-        except Stopped:  # another file has failed
+        except Unwanted:  # another file has failed
             return
 
     def beat(self) -> None:
@@ -147,6 +147,6 @@ class _Work:
 
     def _moved(self, size: int) -> None:
         if self.over.is_set():
-            raise Stopped
+            raise Unwanted
         with self._lock:
             self._bytes += size

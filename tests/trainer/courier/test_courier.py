@@ -18,7 +18,7 @@ from tests.waiting import until
 from trainer.contract.errors import ConfigError
 from trainer.contract.files import read_json
 from trainer.courier import carrying
-from trainer.courier.orders import Order, carry_out, order_name, result_name, take
+from trainer.courier.orders import CarryingOrder, carry_out, order_name, result_name, take
 
 FILES = {"a.bin": b"a" * 3_000_000, "sub/b": b"b", "empty": b""}
 
@@ -51,7 +51,7 @@ async def order(verb, folder="checkpoints/checkpoint-4", seconds=60, files=FILES
         name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest(), "url": url}
         for (name, content), url in zip(files.items(), urls, strict=True)
     }
-    return Order(verb, folder, facts, {})
+    return CarryingOrder(verb, folder, facts, {})
 
 
 def result(job):
@@ -144,7 +144,7 @@ async def test_a_flipped_bit_is_caught_on_the_machine(s3, job):
 
 
 def test_an_order_names_no_file_outside_the_job_directory(job):
-    sent = Order("get", "../elsewhere", {}, {}).to_dict()
+    sent = CarryingOrder("get", "../elsewhere", {}, {}).to_dict()
     (job / order_name("one")).write_text(json.dumps(sent))
 
     with pytest.raises(Exception, match="not the name of a file inside"):
