@@ -7,6 +7,7 @@ import sys
 
 # Prefect finds our block types by importing this package (entry point prefect.collections).
 if "prefect" in sys.modules:
+    from blocks.providers.gcp import GoogleCloud as GoogleCloud
     from blocks.providers.lambda_cloud import LambdaCloud as LambdaCloud
     from blocks.providers.local import Local as Local
     from blocks.providers.runpod import RunPod as RunPod

@@ -19,6 +19,7 @@ GROUP = "training_orchestrator.providers"
 """The entry point group by which another package adds a provider: name = module:Class."""
 
 PROVIDERS = {
+    "gcp": "blocks.providers.gcp:GoogleCloud",
     "lambda": "blocks.providers.lambda_cloud:LambdaCloud",
     "local": "blocks.providers.local:Local",
     "runpod": "blocks.providers.runpod:RunPod",

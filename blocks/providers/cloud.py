@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field, SecretStr
@@ -75,6 +76,12 @@ class CloudProvider(Provider):
             # A digest, so that no key becomes the key of a dictionary that a traceback could show.
             account=hashlib.sha256(key.encode()).hexdigest(),
         )
+
+
+def one_line(path: Path) -> str:
+    """Return a script of sh as one line, without the comments that are lines of their own."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return " ".join(line for line in lines if line and not line.startswith("#"))
 
 
 @contextmanager

@@ -39,6 +39,7 @@ class Choosing:
         self._nodes = nodes
         self._most = most
         self._ruled_out: set[_Place] = set()
+        self._named: set[_Place] = set()  # where a provider says that it has what it lacked
         self._kinds: set[tuple[str, str]] = set()
         self._failed_boots: Counter[str] = Counter()
         self._stories: list[str] = []
@@ -47,6 +48,7 @@ class Choosing:
     def next(self, market: Market) -> list[Choice]:
         """Return the offers for the next attempt's machines; none when too few are left."""
         left = [choice for choice in market.choices if self._is_left(choice)]
+        left.sort(key=lambda choice: not any(place.holds(choice) for place in self._named))
         while left:
             # A provider whose machines do not boot comes last: every try costs the whole deadline.
             boots = (c for c in left if self._failed_boots[c.provider.label] < MANY)
@@ -76,6 +78,9 @@ class Choosing:
         label = choice.provider.label
         scope = error.scope if isinstance(error, ProviderError) else Scope.OFFER
         self._ruled_out |= {_place(choice, scope), _place(choice, Scope.OFFER)}
+        if isinstance(error, ProviderError):
+            kind = choice.offer.instance_type
+            self._named |= {_Place(label, zone=zone, kind=kind) for zone in error.zones}
         # Zones that are sold out one after the other are one kind of machine that is not to be had.
         self._kinds.add((label, choice.offer.id or choice.offer.instance_type))
         self._stories.append(f"{label} {choice.offer.instance_type}: {cause}")

@@ -31,6 +31,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar, Self
 
@@ -194,9 +195,17 @@ class ProviderError(OrchestratorError):
     scope: Scope = Scope.OFFER
     """What it rules out; a provider that knows better sets it with `ruling_out`."""
 
+    zones: tuple[str, ...] = ()
+    """Where its provider says that what it lacks is to be had; those are tried first."""
+
     def ruling_out(self, scope: Scope) -> Self:
         """Return this error, with another scope."""
         self.scope = scope
+        return self
+
+    def pointing_to(self, zones: Iterable[str]) -> Self:
+        """Return this error, naming zones that have what was asked for."""
+        self.zones = tuple(zones)
         return self
 
     def to_dict(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from blocks.models import Instance, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Api, Unanswered
 from blocks.providers.base import counted
-from blocks.providers.cloud import CloudProvider
+from blocks.providers.cloud import CloudProvider, one_line
 from blocks.providers.lost_answer import came_of
 from blocks.providers.runpod.answers import (
     HOST_VARIABLE,
@@ -35,12 +35,6 @@ LIST_SECONDS = 2.0  # how old the list of pods may be
 CATALOG_SECONDS = 5.0  # how old what is for hire may be
 PAGE = 1000
 MOST_PAGES = 1000  # a cursor that never ends must not be followed for ever
-_SHUTDOWN = Path(__file__).with_name("shutdown.sh")
-
-
-def _one_line(script: str) -> str:
-    lines = (line.strip() for line in script.splitlines())
-    return " ".join(line for line in lines if line and not line.startswith("#"))
 
 
 class RunPod(CloudProvider):
@@ -57,7 +51,7 @@ class RunPod(CloudProvider):
     set_key: ClassVar[str] = SET_KEY
     api_class: ClassVar[type[Api]] = RunPodApi
     boot_minutes: ClassVar[float] = 15.0
-    shutdown_command: ClassVar[str] = _one_line(_SHUTDOWN.read_text(encoding="utf-8"))
+    shutdown_command: ClassVar[str] = one_line(Path(__file__).with_name("shutdown.sh"))
 
     image: str = Field(
         default="runpod/pytorch:1.0.2-cu1281-torch280-ubuntu2404",

@@ -84,3 +84,13 @@ def test_an_unknown_price_comes_last_and_is_not_within_a_cap():
     assert sorted([unknown, known], key=lambda offer: offer.rank_price) == [known, unknown]
     assert unknown.rank_price > 1e9
     assert "an unknown price" in str(Choice(PROVIDER, unknown))
+
+
+def test_the_zones_that_a_provider_names_come_next_for_that_kind():
+    choosing = Choosing(1, 10)
+    [first] = choosing.next(Market(list(EVERYTHING)))
+    sold_out = CapacityError("sold out").pointing_to(["west-b", "nowhere"])
+
+    choosing.failed(first, sold_out, "sold out")
+
+    assert left(choosing)[:2] == [("small", "west-b"), ("small", "east-b")]

@@ -13,8 +13,9 @@ from types import ModuleType
 import pytest
 
 from blocks.models import Offer
-from blocks.providers import lambda_cloud, runpod, vast
+from blocks.providers import gcp, lambda_cloud, runpod, vast
 from blocks.providers.base import Provider
+from blocks.providers.gcp import GoogleCloud
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.local import Local
 from blocks.providers.runpod import RunPod
@@ -22,6 +23,7 @@ from blocks.providers.ssh import SshHost
 from blocks.providers.vast import VastAI
 from flows.renting import giving_back
 from tests.clouds.cloud import Cloud
+from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
 from tests.clouds.machines import SshdMachine
 from tests.clouds.plain import PlainCloud
@@ -64,6 +66,7 @@ class Case:
 
 
 CASES = {
+    "gcp": (LocalGoogle, GoogleCloud, Resources(gpu_count=1)),
     "lambda": (LocalLambda, LambdaCloud, Resources(gpu_count=1)),
     "plain": (PlainCloud, from_the_page(), Resources(gpu_count=0)),
     "runpod": (RunPodCloud, RunPod, Resources(gpu_count=0)),
@@ -107,6 +110,8 @@ def _hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
         *((lambda_cloud, name) for name in ("TYPES_SECONDS", "INSTANCES_SECONDS")),
         *((vast, name) for name in ("SEARCH_SECONDS", "INSTANCES_SECONDS")),
         (runpod, "LIST_SECONDS"),
+        *((gcp, name) for name in ("INSTANCES_SECONDS", "QUOTA_SECONDS")),
+        *((gcp.compute, name) for name in ("ROW_SECONDS", "POLL_SECONDS")),
     ]:
         monkeypatch.setattr(module, name, 0.0)
 

@@ -1,0 +1,296 @@
+"""Google Cloud: virtual machines of Compute Engine, by its REST API v1."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import quote
+from uuid import uuid4
+
+from blocks.marks import Mark
+from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers.absence import absent
+from blocks.providers.api import Answer, Unanswered
+from blocks.providers.base import counted
+from blocks.providers.cloud import as_described, one_line
+from blocks.providers.gcp.account import GoogleAccount
+from blocks.providers.gcp.answers import (
+    LABEL,
+    Failure,
+    error_of,
+    failed,
+    failure_of,
+    instance_of,
+    meaning,
+)
+from blocks.providers.gcp.compute import TITLE, Listing, data_of
+from blocks.providers.gcp.offers import fitting, offers_of, within
+from blocks.providers.gcp.operations import Story
+from blocks.providers.gcp.orders import order, request_id
+from blocks.providers.gcp.table import PRICES_OF
+from blocks.providers.lost_answer import came_of
+from trainer.config import Limits, Resources
+from trainer.contract.errors import (
+    ConfigError,
+    OrchestratorError,
+    ProviderError,
+    QuotaError,
+    Scope,
+)
+
+ORDER_SECONDS = 60.0  # of silence that an order is allowed
+FOLLOW_SECONDS = 5.0  # that an order is followed before it is left to `describe`
+LABEL_SECONDS = 20.0  # that a change of labels may take
+LABEL_TRIES = 3  # somebody else may change labels at the same time
+INSTANCES_SECONDS = 2.0  # how old the list of instances may be
+QUOTA_SECONDS = 60.0  # how old quotas may be
+FULL_SECONDS = 3600.0  # for which a refusal for the whole project counts
+IDLE_DISK_SECONDS = 600.0  # that a disk may be without a machine: one that is being made is
+ENDING = {InstanceStatus.STOPPING, InstanceStatus.LOST}
+
+
+class GoogleCloud(GoogleAccount):
+    """Hires virtual machines of Compute Engine, billed by the second until they are deleted."""
+
+    _block_type_name = "Google Cloud"
+    _block_type_slug = "training-orchestrator-gcp"
+
+    provider_name: ClassVar[str] = "gcp"
+    boot_minutes: ClassVar[float] = 15.0
+    settle_seconds: ClassVar[float] = 60.0
+    has_network: ClassVar[bool] = True
+    """Machines of one network and region reach each other."""
+    takes_first_script: ClassVar[bool] = True
+    shutdown_command: ClassVar[str] = one_line(Path(__file__).with_name("shutdown.sh"))
+    notice_command: ClassVar[str] = one_line(Path(__file__).with_name("notice.sh"))
+    _full: ClassVar[dict[str, float]] = {}
+    """When a machine, by its id, was refused for the whole project's quota."""
+
+    async def check(self) -> str:
+        """Verify credentials, API, quota, network and images, and spend nothing."""
+        compute = self._compute()
+        quotas = await compute.quotas(0.0)
+        images = [f"/{self._image(count)}" for count in (1, 0)]
+        networks = [] if self._set("subnetwork") else [compute.path(f"/{self._network()}")]
+        for path in [*images, *networks]:
+            answer = await compute.api.call("GET", path)
+            if not answer.ok:
+                raise error_of(answer)
+        compute.api.forget("instances")
+        found = [one for one in await self.instances() if one.mark]
+        words = [compute.project, counted(len(found), "instance"), quotas.summary()]
+        return ", ".join([*(word for word in words if word), f"prices of {PRICES_OF}"])
+
+    async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
+        """Return one offer per kind and zone within the quotas; see `Provider.offers`."""
+        found = offers_of(
+            fitting(resources),
+            resources,
+            places=self._places(),
+            disk_gb=self.disk_gb,
+            public=self.public_ip,
+        )
+        return within(found, limits, await self._compute().quotas(QUOTA_SECONDS))
+
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
+        """Insert an instance, and follow the order for some seconds; see `Provider.launch`."""
+        if ssh_public_key is None:
+            raise ConfigError(f"{TITLE} hires out no machine without an SSH key.")
+        # An earlier attempt of this very launch may have succeeded without our hearing of it.
+        if instance := await self.find(mark):
+            return instance
+        compute, cidr = self._compute(), self._set("ssh_cidr")
+        tag = await compute.firewall(self._network(), cidr, self._port()) if cidr else ""
+        body = order(offer, mark, ssh_public_key, first_script, self._settings(offer, tag))
+        try:
+            answer = await compute.call(
+                "POST",
+                f"/zones/{quote(offer.zone, safe='')}/instances",
+                params={"requestId": request_id(offer.zone, str(mark))},
+                body=body,
+                once=True,
+                read_seconds=ORDER_SECONDS,
+            )
+            return await self._ordered(offer, mark, answer)
+        except Unanswered as error:
+            return await came_of(self, mark, error)
+        finally:
+            compute.api.forget("instances")
+
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the instance that bears the label; see `Provider.find`."""
+        self._api().forget("instances")  # what was hired a moment ago may be in the next list
+        listing = await self._listing()
+        for instance in self._instances(listing):
+            if instance.mark == mark:
+                return instance
+        listing.whole()
+        return None
+
+    async def describe(self, id: str) -> Instance:
+        """Return the instance as listed or asked for, with what operations tell; see `Provider`."""
+        if "/" not in id:
+            return absent(self.provider_name, id)
+        # A list with gaps still shows what the other zones have.
+        listed = self._instances(await self._listing())
+        seen = next((one for one in listed if one.id == id), None)
+        # Absent from the list is not yet gone: a fresh instance, or its zone, may not be listed.
+        seen = seen or await self._asked_for(id)
+        if seen is not None and seen.status not in ENDING:
+            return seen
+        operations = await self._compute().operations(id)
+        with as_described(TITLE, "GET operations"):
+            story = Story.of(operations)
+        instance = story.told_of(id, seen)
+        if instance is None:
+            return absent(self.provider_name, id)
+        if story.failure is None:
+            return instance
+        return dataclasses.replace(instance, failure=self._meant(story.failure, id))
+
+    async def terminate(self, id: str) -> bool:
+        """Delete the instance, its disk with it; see `Provider.terminate`."""
+        compute = self._compute()
+        if "/" not in id:
+            return False
+        # An id of its own for every request: one that repeats another's is answered with that one's
+        # fate, also when it was accepted and nothing came of it.
+        params = {"requestId": str(uuid4())}
+        answer = await compute.api.call("DELETE", compute.at(id), params=params)
+        compute.api.forget("instances")
+        if answer.status == 404:
+            return False
+        data_of(answer)
+        return True
+
+    async def instances(self) -> list[Instance]:
+        """Return what bears a label of ours, of whatever installation; see `Provider.instances`.
+
+        Raises:
+            ConnectionLost: a zone cannot be asked: what is there is not known.
+        """
+        listing = await self._listing()
+        listing.whole()
+        return self._instances(listing)
+
+    async def remark(self, id: str, mark: Mark) -> bool:
+        """Change the label; False when the instance is gone."""
+        compute = self._compute()
+        if "/" not in id:
+            return False
+        for _ in range(LABEL_TRIES):
+            answer = await compute.api.call("GET", compute.at(id))
+            if answer.status == 404:
+                return False
+            row = data_of(answer)
+            body = {
+                "labels": {**(row.get("labels") or {}), LABEL: str(mark)},
+                # Else labels that somebody else has just set would be lost.
+                "labelFingerprint": str(row.get("labelFingerprint") or ""),
+            }
+            answer = await compute.api.call("POST", f"{compute.at(id)}/setLabels", body=body)
+            if answer.status == 404:
+                return False
+            if answer.status == 412:
+                continue
+            zone = id.partition("/")[0]
+            operation = await compute.followed(zone, data_of(answer), LABEL_SECONDS)
+            compute.api.forget("instances")
+            if failure := failed(operation):
+                raise self._meant(failure, id)
+            return True
+        raise ProviderError(f"The labels of {id} change all the time; it keeps its mark.")
+
+    async def sweep(self) -> None:
+        """Delete disks of ours that no machine has; see `Provider.sweep`."""
+        await self._compute().sweep(IDLE_DISK_SECONDS)
+
+    async def _listing(self) -> Listing:
+        compute = self._compute()
+        return await compute.api.shared(
+            "instances", INSTANCES_SECONDS, lambda: compute.everywhere("instances")
+        )
+
+    def _instances(self, listing: Listing) -> list[Instance]:
+        with as_described(TITLE, "GET aggregated/instances"):
+            return [self._instance(row, zone) for zone, row in listing.rows]
+
+    def _instance(self, row: Mapping[str, Any], zone: str) -> Instance:
+        return instance_of(row, zone, user=self._user(), port=self._port())
+
+    async def _asked_for(self, id: str) -> Instance | None:
+        compute = self._compute()
+        row = await compute.row(compute.at(id))
+        with as_described(TITLE, "GET instance"):
+            return None if row is None else self._instance(row, id.partition("/")[0])
+
+    async def _ordered(self, offer: Offer, mark: Mark, answer: Answer) -> Instance:
+        """Return what came of an order that was answered.
+
+        Raises:
+            Unanswered: something may have come of it.
+            OrchestratorError: nothing has.
+        """
+        id = f"{offer.zone}/{mark}"
+        failure = failure_of(answer)
+        if failure and failure.status == 409:
+            return await self._that_exists(id, mark, failure)
+        if not answer.ok:
+            raise self._meant(failure, id) if failure else error_of(answer)
+        with as_described(TITLE, "POST instances", Unanswered):
+            operation = {**answer.data, "name": answer.data["name"]}
+        accepted = offer.as_instance(id, mark, user=self._user(), port=self._port())
+        # From here on it is ordered, and no error may say that it is not.
+        try:
+            followed = await self._compute().followed(offer.zone, operation, FOLLOW_SECONDS)
+            failure = failed(followed)
+        except OrchestratorError:
+            return accepted
+        if failure is None:
+            return accepted
+        return await self._after(failure, accepted)
+
+    async def _that_exists(self, id: str, mark: Mark, failure: Failure) -> Instance:
+        """Return the instance that has the name of an order, if it is that order's."""
+        try:
+            found = await self._asked_for(id)
+        except OrchestratorError as error:
+            raise Unanswered(f"{error.message} It may be ordered already.") from error
+        if found is None or found.mark != mark:
+            raise meaning(failure)
+        return found
+
+    async def _after(self, failure: Failure, accepted: Instance) -> Instance:
+        """Return the instance that an order left which was accepted, and then failed.
+
+        Raises:
+            OrchestratorError: it left none.
+        """
+        error = self._meant(failure, accepted.id)
+        try:
+            found = await self._asked_for(accepted.id)
+        except OrchestratorError:  # it may be there: whoever asked for it gives it back
+            return dataclasses.replace(accepted, failure=error)
+        if found is None:
+            raise error
+        # What it did not find was not itself: it runs all the same.
+        if failure.has("resourcenotfound") and found.status not in ENDING:
+            return found
+        return dataclasses.replace(found, failure=error)
+
+    def _meant(self, failure: Failure, id: str) -> OrchestratorError:
+        """Return what the failure of an order means, as far as others have shown."""
+        error = meaning(failure)
+        if not (isinstance(error, QuotaError) and error.scope is Scope.ACCOUNT):
+            return error
+        # A zone without machines has been seen to say this, so another is asked before it is
+        # believed.
+        now = time.monotonic()
+        same = [one for one, at in self._full.items() if one != id and now - at < FULL_SECONDS]
+        self._full[id] = now
+        return error if same else error.ruling_out(Scope.ZONE)
