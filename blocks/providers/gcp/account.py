@@ -13,7 +13,7 @@ from blocks.models import Offer
 from blocks.providers.base import Provider
 from blocks.providers.gcp.access import GoogleApi, GoogleToken, project_of, source_of
 from blocks.providers.gcp.compute import TITLE, Compute
-from blocks.providers.gcp.orders import Settings
+from blocks.providers.gcp.orders import OrderSettings
 from trainer.contract.errors import CredentialsError
 
 URL = "https://compute.googleapis.com/compute/v1"
@@ -133,8 +133,8 @@ class GoogleAccount(Provider):
     def _port(self) -> int:
         return int(self._set("ssh_port") or 22)
 
-    def _settings(self, offer: Offer, tag: str) -> Settings:
-        return Settings(
+    def _settings(self, offer: Offer, tag: str) -> OrderSettings:
+        return OrderSettings(
             user=self._user(),
             image=self._image(offer.gpu_count),
             network=self._network(),

@@ -9,7 +9,7 @@ from typing import Any
 from blocks.models import Offer
 from blocks.providers.cloud import ALLOW_MORE
 from blocks.providers.gcp.answers import ASK_QUOTA
-from blocks.providers.gcp.table import KINDS, Kind, extras_of, price_in, region_of, zones_of
+from blocks.providers.gcp.table import KINDS, MachineKind, extras_of, price_in, region_of, zones_of
 from blocks.providers.gpu_names import matches
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, QuotaError, Scope
@@ -18,7 +18,7 @@ LEAST_DISK_GB = 30.0
 """An image with drivers and Python needs as much."""
 
 
-def fitting(resources: Resources) -> dict[str, Kind]:
+def fitting(resources: Resources) -> dict[str, MachineKind]:
     """Return the kinds of machines that are what is asked for.
 
     Raises:
@@ -44,7 +44,7 @@ def fitting(resources: Resources) -> dict[str, Kind]:
 
 
 def offers_of(
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, MachineKind],
     resources: Resources,
     *,
     places: Collection[str],
@@ -87,7 +87,7 @@ def offers_of(
     ]
 
 
-def _zones(kind: Kind, places: Collection[str]) -> list[str]:
+def _zones(kind: MachineKind, places: Collection[str]) -> list[str]:
     """Return where a kind is to be had, of the places that are set."""
     zones = zones_of(kind)
     return [zone for zone in zones if not places or {zone, region_of(zone)} & {*places}]
@@ -114,7 +114,7 @@ class Quotas:
         ]
         return next(iter(needs), "")
 
-    def _gpus(self, offer: Offer, kind: Kind) -> Iterator[str]:
+    def _gpus(self, offer: Offer, kind: MachineKind) -> Iterator[str]:
         if not kind.count:
             return
         yield from self._lacks(self._project, "", {"GPUS_ALL_REGIONS": kind.count})

@@ -19,7 +19,7 @@ NOTICE_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class OrderSettings:
     """What the account is set up with."""
 
     user: str
@@ -43,7 +43,7 @@ def request_id(zone: str, name: str) -> str:
 
 
 def order(
-    offer: Offer, mark: Mark, ssh_public_key: str, first_script: str, settings: Settings
+    offer: Offer, mark: Mark, ssh_public_key: str, first_script: str, settings: OrderSettings
 ) -> dict[str, Any]:
     """Return the body of an insert."""
     kind = KINDS[offer.instance_type]
@@ -85,7 +85,7 @@ def order(
     return body
 
 
-def _face(offer: Offer, settings: Settings) -> dict[str, Any]:
+def _face(offer: Offer, settings: OrderSettings) -> dict[str, Any]:
     face: dict[str, Any] = (
         {"subnetwork": f"regions/{offer.region}/subnetworks/{settings.subnetwork}"}
         if settings.subnetwork
@@ -96,7 +96,7 @@ def _face(offer: Offer, settings: Settings) -> dict[str, Any]:
     return face
 
 
-def _metadata(key: str, first_script: str, settings: Settings) -> list[dict[str, str]]:
+def _metadata(key: str, first_script: str, settings: OrderSettings) -> list[dict[str, str]]:
     values = {
         "ssh-keys": f"{settings.user}:{key}",
         # Where the project has OS Login switched on, keys of metadata are not looked at.

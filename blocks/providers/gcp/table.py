@@ -22,7 +22,7 @@ TYPE_OF_DISK = {"a3-ultragpu": "hyperdisk-balanced"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class MachineKind:
     """A kind of machine, GPUs included."""
 
     machine: str
@@ -43,11 +43,11 @@ class Kind:
     """The type of GPU to attach; empty where the machine type has its own."""
 
 
-KINDS = {name: Kind(**row) for name, row in _TABLE["kinds"].items()}
+KINDS = {name: MachineKind(**row) for name, row in _TABLE["kinds"].items()}
 """By our word for them: the machine type, with the GPUs that are attached to it."""
 
 
-def zones_of(kind: Kind) -> list[str]:
+def zones_of(kind: MachineKind) -> list[str]:
     """Return the zones that have some, by the table."""
     regions: Mapping[str, str] = _TABLE["zones"][kind.place]
     return [f"{region}-{letter}" for region, letters in regions.items() for letter in letters]
@@ -58,7 +58,7 @@ def region_of(zone: str) -> str:
     return zone.rpartition("-")[0]
 
 
-def price_in(kind: Kind, region: str, *, spot: bool) -> float | None:
+def price_in(kind: MachineKind, region: str, *, spot: bool) -> float | None:
     """Return USD per hour, without disk and address; None where the table does not say."""
     base, factor = kind.spot_usd if spot else kind.usd, _TABLE["factors"].get(region)
     return None if base is None or factor is None else round(base * factor, 5)
