@@ -19,6 +19,7 @@ GROUP = "training_orchestrator.providers"
 """The entry point group by which another package adds a provider: name = module:Class."""
 
 PROVIDERS = {
+    "aws": "blocks.providers.aws:AWS",
     "gcp": "blocks.providers.gcp:GoogleCloud",
     "lambda": "blocks.providers.lambda_cloud:LambdaCloud",
     "local": "blocks.providers.local:Local",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from blocks.providers.api import Unanswered
@@ -92,9 +93,19 @@ class Amazon:
             CredentialsError: there are no credentials, or they do not suffice.
             DependencyError: botocore is not installed.
         """
-        return await asyncio.to_thread(
-            partial(self._call, service, operation, arguments or {}, once=once)
-        )
+        abandoned = threading.Event()
+
+        def call() -> dict[str, Any]:
+            # A thread that begins late must not order what nobody waits for any more.
+            if abandoned.is_set():
+                raise ConnectionLost(f"Nobody waits for {service}:{operation} any more.")
+            return self._call(service, operation, arguments or {}, once=once)
+
+        try:
+            return await asyncio.to_thread(call)
+        except asyncio.CancelledError:
+            abandoned.set()
+            raise
 
     def known_region(self) -> str:
         """Return the region that is asked in; empty if none is set.
@@ -152,7 +163,17 @@ def _session(provider: str, profile: str) -> Any:
         from botocore.session import Session
     except ImportError as error:
         raise _missing(provider) from error
-    return Session(profile=profile or None)
+    session = Session(profile=profile or None)
+    # The descriptions of services take a quarter of a second to read, and never change.
+    session.register_component("data_loader", _loader())
+    return session
+
+
+@cache
+def _loader() -> Any:
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _region(account: Amazon, session: Any) -> str:
@@ -196,7 +217,14 @@ def _refused(name: str, response: Mapping[str, Any], *, once: bool) -> Orchestra
     if code in CREDENTIALS or status == 401:
         return CredentialsError(message, SET_KEYS)
     if code in FORBIDDEN or (status == 403 and not code.strip("0123456789")):
-        return CredentialsError(message, f"Allow {name} in the policy of the user or role.")
+        # What is missing may be another one than that of the call, such as iam:PassRole.
+        named = re.search(r"to perform:? ([\w-]+:\w+)", message)
+        missing = named[1] if named else name
+        return CredentialsError(
+            # What follows is encoded, long, and says nothing to a person.
+            message.partition(" Encoded authorization failure message")[0],
+            f"Allow {missing} in the policy of the user or role.",
+        )
     if code in SLOWER or status == 429:
         return RateLimited(message)
     # A lack of capacity is a 500 too, and has a code of its own.

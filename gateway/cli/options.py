@@ -29,7 +29,7 @@ Detach = Annotated[bool, typer.Option("--detach", help="Run in the background at
 Providers = Annotated[
     str | None,
     typer.Option(
-        help="Where: local, ssh, gcp, runpod, lambda, vast; several in order, with commas; or any."
+        help="Where: local, ssh, aws, gcp, runpod, lambda, vast; several in order, with commas; or any."
     ),
 ]
 Keep = Annotated[

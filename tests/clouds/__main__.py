@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 CLOUDS = {
+    "aws": "tests.clouds.aws:AwsCloud",
     "gcp": "tests.clouds.gcp:GoogleCloud",
     "lambda": "tests.clouds.lambda_cloud:LambdaCloud",
     "runpod": "tests.clouds.runpod:RunPodCloud",

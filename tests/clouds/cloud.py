@@ -130,6 +130,13 @@ class Cloud:
     async def gate(self, request: Request) -> Response | None:
         """Return a refusal, such as of a wrong key, or None; called before every route."""
 
+    def named(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> tuple[str, str]:
+        """Return method and path by which a request is logged and troubled."""
+        del headers, body
+        return method, path
+
     def finish(self, request: Request, response: Response) -> None:
         """Add what every answer has, such as headers."""
 
@@ -181,6 +188,10 @@ class Cloud:
     def billing(self) -> list[tuple[str, str, float, float]]:
         """Return (id, name, seconds billed, USD) of every instance there ever was."""
         return [(r.id, r.name, s := self._billed(r), r.price_per_hour * s / 3600) for r in self.all]
+
+    def left_over(self) -> list[str]:
+        """Return what stands in the account beside machines, such as the names of SSH keys."""
+        return []
 
     def alive(self) -> list[str]:
         """Return the ids of the instances that cost money."""

@@ -36,7 +36,8 @@ class Wire:
         if scope["type"] != "http":
             return
         body = await Request(scope, receive).body()
-        method, path = scope["method"], scope["path"]
+        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
+        method, path = self._cloud.named(scope["method"], scope["path"], headers, body)
         logged = Logged(method, path, scope["query_string"].decode())
         self._cloud.requests.append(logged)
         fault = self._cloud.faults.take(method, path)

@@ -79,7 +79,7 @@ class TrainingJob(Settings):
     training: TrainingConfig
     """What to train."""
     provider: Text | list[Text] = "local"
-    """Where the machine comes from: local (this computer), ssh, gcp, runpod, lambda, vast; a list in
+    """Where the machine comes from: local (this computer), ssh, aws, gcp, runpod, lambda, vast; a list in
     order of preference; or any, the cheapest of all that are set up."""
     resources: Resources = Resources()
     """What the machine must have."""

@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 from blocks.models import Offer
-from blocks.providers import gcp, lambda_cloud, runpod, vast
+from blocks.providers import aws, boto, gcp, lambda_cloud, runpod, vast
+from blocks.providers.aws import AWS
 from blocks.providers.base import Provider
 from blocks.providers.gcp import GoogleCloud
 from blocks.providers.lambda_cloud import LambdaCloud
@@ -22,6 +23,7 @@ from blocks.providers.runpod import RunPod
 from blocks.providers.ssh import SshHost
 from blocks.providers.vast import VastAI
 from flows.renting import giving_back
+from tests.clouds.aws import AwsCloud
 from tests.clouds.cloud import Cloud
 from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
@@ -62,10 +64,12 @@ class Case:
     def left_over(self) -> list[str]:
         """Return what stands in the account beside machines, such as the names of SSH keys."""
         keys = getattr(self.cloud, "keys", {})
-        return [str(key["name"]) for key in keys.values()]
+        beside = self.cloud.left_over() if self.cloud else []
+        return [*beside, *(str(key["name"]) for key in keys.values())]
 
 
 CASES = {
+    "aws": (AwsCloud, AWS, Resources(gpu_count=1)),
     "gcp": (LocalGoogle, GoogleCloud, Resources(gpu_count=1)),
     "lambda": (LocalLambda, LambdaCloud, Resources(gpu_count=1)),
     "plain": (PlainCloud, from_the_page(), Resources(gpu_count=0)),
@@ -74,6 +78,8 @@ CASES = {
 }
 """A local server, the block that speaks with it, and what to ask for."""
 CLOUDS = pytest.mark.parametrize("case", sorted(CASES), indirect=True)
+OF_JSON = pytest.mark.parametrize("case", sorted(CASES.keys() - {"aws"}), indirect=True)
+"""Those whose answers are JSON, read by `Api`."""
 EVERYWHERE = pytest.mark.parametrize("case", [*sorted(CASES), "local", "ssh"], indirect=True)
 
 
@@ -98,6 +104,7 @@ def case(
             cloud.rates.factor = 0.0
         for name, value in cloud.environ().items():
             monkeypatch.setenv(name, value)
+        boto.forget()  # clients of another account
         yield Case(block(), cloud, resources)
         assert cloud.errors == []
 
@@ -112,6 +119,7 @@ def _hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
         (runpod, "LIST_SECONDS"),
         *((gcp, name) for name in ("INSTANCES_SECONDS", "QUOTA_SECONDS")),
         *((gcp.compute, name) for name in ("ROW_SECONDS", "POLL_SECONDS")),
+        (aws, "INSTANCES_SECONDS"),
     ]:
         monkeypatch.setattr(module, name, 0.0)
 

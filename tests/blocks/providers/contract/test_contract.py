@@ -26,7 +26,7 @@ from trainer.contract.errors import (
 )
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE0 test"
-CREATE = r"(/pods|/machines|/launch|/asks/\d+/|/zones/[^/]+/instances)$"
+CREATE = r"(/pods|/machines|/launch|/asks/\d+/|/zones/[^/]+/instances|/RunInstances)$"
 
 
 async def launched(case: Case, own: Mark | None = None):

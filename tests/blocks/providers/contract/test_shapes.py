@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from blocks.providers import api
 from blocks.providers.api import Api
-from tests.blocks.providers.contract.conftest import CLOUDS, Case
+from tests.blocks.providers.contract.conftest import OF_JSON, Case
 from tests.blocks.providers.contract.test_contract import launched
 from tests.blocks.providers.rented_account import mark
 from trainer.config import Limits, Resources
@@ -62,7 +62,7 @@ def broken(tree: Any, path: tuple, junk: Any) -> Any:
     return tree
 
 
-@CLOUDS
+@OF_JSON
 async def test_an_answer_of_another_shape_is_an_error_of_ours(case, monkeypatch):
     monkeypatch.setattr(api, "PAUSES", ())
     machine = await launched(case)

@@ -1,0 +1,400 @@
+"""AWS: virtual machines of EC2, on demand or spot, by its own SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from blocks.marks import Mark
+from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers.absence import absent
+from blocks.providers.api import Unanswered
+from blocks.providers.aws import prices
+from blocks.providers.aws.answers import LIVE, instance_of, name_of
+from blocks.providers.aws.checking import examined
+from blocks.providers.aws.client import INTERVALS, Aws
+from blocks.providers.aws.errors import MISMATCH, NO_INSTANCE, error_of
+from blocks.providers.aws.kinds import table_price
+from blocks.providers.aws.network import Network, group_in, places_in
+from blocks.providers.aws.offers import offers_in, used_vcpus
+from blocks.providers.aws.ordering import first_boot, has_gpu, image_for, order_for
+from blocks.providers.aws.sweeping import sweep_region
+from blocks.providers.base import Provider, counted
+from blocks.providers.boto import Amazon, Refusal
+from blocks.providers.cloud import ALLOW_MORE, as_described
+from blocks.providers.lost_answer import came_of
+from blocks.task_scope import all_of
+from trainer.config import Limits, Resources
+from trainer.contract.errors import (
+    CapacityError,
+    ConfigError,
+    ConnectionLost,
+    OrchestratorError,
+    QuotaError,
+    RateLimited,
+    Scope,
+)
+
+logger = logging.getLogger(__name__)
+
+INSTANCES_SECONDS = 2.0  # how old the list of instances may be
+# 404 until about two minutes before. Every question needs a token; and an answer that never comes must
+# not hold up the next one.
+SPOT_NOTICE = (
+    'imds="${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}"; imds="${imds%/}/latest"; '
+    "until token=$(curl -sf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "
+    '"$imds/api/token") && curl -sf -m 5 -o /dev/null -H "X-aws-ec2-metadata-token: $token" '
+    '"$imds/meta-data/spot/instance-action"; do sleep 2; done'
+)
+
+
+class AWS(Provider):
+    """Hires virtual machines of EC2, billed by the second until they are terminated."""
+
+    _block_type_name = "AWS"
+    _block_type_slug = "training-orchestrator-aws"
+
+    provider_name: ClassVar[str] = "aws"
+    set_up_by: ClassVar[str] = "AWS_PROVIDER"
+    boot_minutes: ClassVar[float] = 15.0
+    settle_seconds: ClassVar[float] = 90.0
+    has_network: ClassVar[bool] = True
+    """Machines of one region stand in one VPC, and their security group lets them reach each other."""
+    takes_first_script: ClassVar[bool] = True
+    notice_command: ClassVar[str] = SPOT_NOTICE
+    intervals: ClassVar[Mapping[str, float]] = INTERVALS
+
+    profile: str | None = Field(
+        default=None, description="Of ~/.aws/config. Empty: by the environment."
+    )
+    regions: list[str] = Field(
+        default_factory=list, description="Empty: AWS_REGIONS, or AWS_REGION, or the profile's."
+    )
+    image: str | None = Field(
+        default=None,
+        description="AMI, SSM parameter, or pattern of names. Empty: AWS_IMAGE, or NVIDIA's on Ubuntu.",
+    )
+    instance_profile: str | None = Field(
+        default=None, description="Name or ARN, for what the machine itself may do."
+    )
+    vpc: str | None = Field(default=None, description="Id or name. Empty: AWS_VPC, or the default.")
+    subnet: str | None = Field(default=None, description="Id. Empty: AWS_SUBNET, or any that fits.")
+    security_group: str | None = Field(
+        default=None, description="Id. Empty: AWS_SECURITY_GROUP, or one of our own."
+    )
+    ssh_cidr: str | None = Field(
+        default=None, description="From where SSH is let in. Empty: AWS_SSH_CIDR."
+    )
+    ssh_user: str | None = Field(
+        default=None, description="Whom to log in as. Empty: AWS_SSH_USER, or ubuntu."
+    )
+    ssh_port: int | None = Field(
+        default=None, description="Port of sshd. Empty: AWS_SSH_PORT, or 22."
+    )
+
+    def is_configured(self) -> bool:
+        """Whether AWS was chosen on purpose: credentials for it lie about on many computers."""
+        chosen = os.environ.get(self.set_up_by, "").strip().lower()
+        return bool(self._block_document_name) or chosen not in {"", "0", "false", "no"}
+
+    async def check(self) -> str:
+        """Ask whether everything that a job needs is permitted; see `Provider.check`."""
+        regions = await self._regions()
+        found = await all_of(self._examined(region) for region in regions)
+        instances = counted(sum(number for number, _ in found), "instance")
+        return "; ".join([instances, *(words for _, words in found)])
+
+    async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
+        """Return one offer per type and zone of the regions that answer; see `Provider.offers`."""
+        regions = await self._regions()
+        allowed = [r for r in regions if not resources.regions or r in resources.regions]
+        if not allowed:
+            raise CapacityError(
+                f"resources.regions = {resources.regions}: AWS is set up for {', '.join(regions)}.",
+                "Add one of them to AWS_REGIONS, or allow another region.",
+            )
+        tried = [self._offers_in(region, resources, limits) for region in allowed]
+        found = await asyncio.gather(*tried, return_exceptions=True)
+        offers: list[Offer] = []
+        errors: list[OrchestratorError] = []
+        for region, result in zip(allowed, found, strict=True):
+            if isinstance(result, OrchestratorError):
+                logger.warning("AWS in %s is left out: %s", region, result.message)
+                errors.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                offers += result[0]
+                errors += result[1]
+        if offers:
+            return sorted(offers, key=lambda offer: (offer.rank_price, offer.id))
+        raise _none(errors, allowed, limits)
+
+    async def launch(
+        self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
+    ) -> Instance:
+        """Order one machine in one zone; see `Provider.launch`."""
+        if ssh_public_key is None:
+            raise ConfigError("AWS hires out no machine without an SSH key.")
+        # An earlier attempt of this very launch may have succeeded without our hearing of it.
+        if instance := await self.find(mark):
+            return instance
+        aws = self._in(offer.region)
+        request = await self._request(aws, offer, mark, first_boot(ssh_public_key, first_script))
+        try:
+            answer = await aws.ask("ec2", "RunInstances", request, once=True, expected={MISMATCH})
+            instance = self._hired(answer, offer, mark)
+        except Unanswered as error:
+            return await came_of(self, mark, error)
+        # An earlier attempt reached AWS with what has changed since, such as a newer image.
+        except Refusal as refusal:
+            return await came_of(self, mark, Unanswered(error_of(refusal, offer.region).message))
+        finally:
+            aws.forget("instances")
+        return instance
+
+    async def find(self, mark: Mark) -> Instance | None:
+        """Return the instance whose name is the mark, in whatever region; see `Provider.find`."""
+        regions = await self._regions()
+        looks = [self._named(self._in(region), mark) for region in regions]
+        found = await asyncio.gather(*looks, return_exceptions=True)
+        # What is seen is there, though another region cannot be asked.
+        for result in found:
+            if isinstance(result, list) and result:
+                return await self._priced(result[0])
+        for result in found:
+            if isinstance(result, BaseException):
+                raise result
+        return None
+
+    async def describe(self, id: str) -> Instance:
+        """Return the instance as listed; what is not listed is asked for; see `Provider`."""
+        region, _, plain = id.rpartition("/")
+        if not region:
+            return absent(self.provider_name, id)
+        aws = self._in(region)
+        listed = [row for row in await self._rows(aws) if row["InstanceId"] == plain]
+        row = listed[0] if listed else await self._asked_for(aws, plain)
+        if row is None:
+            return absent(self.provider_name, id)
+        return await self._priced(self._instance(row, region))
+
+    async def terminate(self, id: str) -> bool:
+        """Terminate the instance, its disk with it; see `Provider.terminate`."""
+        region, _, plain = id.rpartition("/")
+        if not region:
+            return False
+        aws = self._in(region)
+        try:
+            # One a call: one id that AWS does not know fails all that are named with it.
+            request = {"InstanceIds": [plain]}
+            await aws.ask("ec2", "TerminateInstances", request, expected=NO_INSTANCE)
+        except Refusal:
+            return False
+        finally:
+            aws.forget("instances")
+        return True
+
+    async def instances(self) -> list[Instance]:
+        """Return every instance of the regions; one that fails is unknown, never empty."""
+        regions = await self._regions()
+        lists = await all_of(self._rows(self._in(region)) for region in regions)
+        found = [
+            self._instance(row, region)
+            for region, rows in zip(regions, lists, strict=True)
+            for row in rows
+        ]
+        return await all_of(self._priced(instance) for instance in found)
+
+    async def remark(self, id: str, mark: Mark) -> bool:
+        """Give the instance another name; False when it is gone."""
+        region, _, plain = id.rpartition("/")
+        if not region:
+            return False
+        aws = self._in(region)
+        request = {"Resources": [plain], "Tags": [{"Key": "Name", "Value": str(mark)}]}
+        try:
+            await aws.ask("ec2", "CreateTags", request, expected=NO_INSTANCE)
+        except Refusal:
+            return False
+        finally:
+            aws.forget("instances")
+        return True
+
+    async def sweep(self) -> None:
+        """Remove disks and spot requests of ours that no instance has; see `Provider.sweep`."""
+        for region in await self._regions():
+            try:
+                await sweep_region(self._in(region))
+            except OrchestratorError as error:  # the next sweep takes them
+                logger.info("What may be left in %s is not known: %s", region, error.message)
+
+    # Settings -----------------------------------------------------------------------------------
+
+    def _in(self, region: str) -> Aws:
+        return Aws(region, self._setting("profile", ""), self.intervals)
+
+    def _setting(self, field: str, variable: str, otherwise: str = "") -> str:
+        given = getattr(self, field)
+        return str(given or os.environ.get(variable, "")).strip() or otherwise
+
+    def _network(self) -> Network:
+        return Network(
+            vpc=self._setting("vpc", "AWS_VPC"),
+            subnet=self._setting("subnet", "AWS_SUBNET"),
+            group=self._setting("security_group", "AWS_SECURITY_GROUP"),
+            cidr=self._setting("ssh_cidr", "AWS_SSH_CIDR"),
+        )
+
+    async def _regions(self) -> list[str]:
+        """Return the regions that are used, the first choice first.
+
+        Raises:
+            ConfigError: none is set.
+        """
+        listed = self.regions or os.environ.get("AWS_REGIONS", "").replace(",", " ").split()
+        if not listed:
+            amazon = Amazon(provider="aws", profile=self._setting("profile", ""))
+            listed = [await asyncio.to_thread(amazon.known_region)]
+        regions = list(dict.fromkeys(region.strip() for region in listed if region.strip()))
+        if not regions:
+            raise ConfigError(
+                "provider aws needs a region, and none is set.",
+                "Set AWS_REGION, or AWS_REGIONS to several: AWS_REGIONS=us-east-1,us-west-2.",
+            )
+        return regions
+
+    # Answers ------------------------------------------------------------------------------------
+
+    async def _rows(self, aws: Aws) -> list[dict[str, Any]]:
+        """Return what is live in a region, as EC2 describes it."""
+
+        async def fetch() -> list[dict[str, Any]]:
+            live = {
+                "Filters": [{"Name": "instance-state-name", "Values": LIVE}],
+                "MaxResults": 1000,
+            }
+            return _flat(await aws.rows("DescribeInstances", live, "Reservations"))
+
+        return await aws.shared("instances", INSTANCES_SECONDS, fetch)
+
+    async def _named(self, aws: Aws, mark: Mark) -> list[Instance]:
+        """Return the live instances of a region that bear a mark, asked anew."""
+        aws.forget("instances")  # what was hired a moment ago may be in the next list
+        filters = {"tag:Name": [str(mark)], "instance-state-name": LIVE}
+        request = {"Filters": [{"Name": name, "Values": value} for name, value in filters.items()]}
+        rows = _flat(await aws.rows("DescribeInstances", request, "Reservations"))
+        return [self._instance(row, aws.region) for row in rows if name_of(row) == str(mark)]
+
+    async def _asked_for(self, aws: Aws, id: str) -> dict[str, Any] | None:
+        """Return one instance, ended or not; None: AWS does not find it."""
+        request = {"InstanceIds": [id]}
+        try:
+            found = await aws.rows(
+                "DescribeInstances", request, "Reservations", expected=NO_INSTANCE
+            )
+        except Refusal:
+            return None
+        rows = [row for row in _flat(found) if row["InstanceId"] == id]
+        return rows[0] if rows else None
+
+    def _instance(self, row: Mapping[str, Any], region: str) -> Instance:
+        user = self._setting("ssh_user", "AWS_SSH_USER", "ubuntu")
+        port = int(self._setting("ssh_port", "AWS_SSH_PORT", "22"))
+        return instance_of(row, region, user=user, port=port)
+
+    async def _priced(self, instance: Instance) -> Instance:
+        """Return an instance with what it is billed at now: no description of it says."""
+        if instance.mark is None or instance.status is InstanceStatus.GONE:
+            return instance
+        aws, kind = self._in(instance.region), instance.instance_type
+        try:
+            if instance.spot:
+                price = (await prices.spot(aws, [kind])).get((kind, instance.zone))
+            else:
+                price = (await prices.on_demand(aws, [kind]))[kind]
+        except OrchestratorError:  # what is there must be seen, whatever it costs
+            price = None if instance.spot else table_price(kind, instance.region)
+        return dataclasses.replace(instance, price_per_hour=price)
+
+    # Orders -------------------------------------------------------------------------------------
+
+    async def _offers_in(
+        self, region: str, resources: Resources, limits: Limits
+    ) -> tuple[list[Offer], list[QuotaError]]:
+        aws = self._in(region)
+        places = await places_in(aws, self._network())
+        used = used_vcpus(await self._rows(aws))
+        return await offers_in(aws, places, used, resources, limits)
+
+    async def _request(self, aws: Aws, offer: Offer, mark: Mark, user_data: str) -> dict[str, Any]:
+        """Return the order of a machine, after making sure of what it names."""
+        network = self._network()
+        places = await places_in(aws, network)
+        if offer.zone not in places.subnets:
+            raise CapacityError(
+                f"{offer.zone} has no subnet that leads to the Internet."
+            ).ruling_out(Scope.ZONE)
+        image = await image_for(aws, self._setting("image", "AWS_IMAGE"), gpu=has_gpu(offer))
+        return order_for(
+            offer,
+            mark,
+            image=image,
+            subnet=places.subnets[offer.zone],
+            group=await group_in(aws, network, places.vpc),
+            profile=self._setting("instance_profile", "AWS_INSTANCE_PROFILE"),
+            user_data=user_data,
+        )
+
+    def _hired(self, answer: Mapping[str, Any], offer: Offer, mark: Mark) -> Instance:
+        """Return what came of an order."""
+        with as_described("AWS", "ec2:RunInstances", Unanswered):
+            [row] = answer["Instances"]
+            said = self._instance(row, offer.region)
+            if not row["InstanceId"] or said.mark not in {mark, None}:
+                raise ValueError(f"{row['InstanceId']!r} is not what was ordered")
+        # With the disk and the price that were offered: an order that is repeated under its token
+        # gets the same machine, whatever state it is in by now.
+        return offer.as_instance(said.id, mark, user=said.user, port=said.port)
+
+    async def _examined(self, region: str) -> tuple[int, str]:
+        aws = self._in(region)
+        rows = await self._rows(aws)
+        network, image = self._network(), self._setting("image", "AWS_IMAGE")
+        profile = self._setting("instance_profile", "AWS_INSTANCE_PROFILE")
+        return len(rows), await examined(aws, network, image, profile, rows)
+
+
+def _flat(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the instances of reservations.
+
+    Raises:
+        ProviderError: one cannot be read: it could be ours.
+    """
+    with as_described("AWS", "ec2:DescribeInstances"):
+        rows = [row for reservation in reservations for row in reservation["Instances"]]
+        if not all(isinstance(row["InstanceId"], str) for row in rows):
+            raise ValueError("an instance without an id")
+    return rows
+
+
+def _none(errors: list[OrchestratorError], regions: list[str], limits: Limits) -> OrchestratorError:
+    """Return why there is no offer: what was refused says more than that there is none."""
+    for kind in (ConnectionLost, RateLimited):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    if errors:
+        return errors[0]
+    price = limits.max_price_per_hour
+    return CapacityError(
+        f"AWS has no machine for this job in {', '.join(regions)}"
+        f"{f' at limits.max_price_per_hour = {price:g}' if price else ''}.",
+        ALLOW_MORE,
+    )
