@@ -85,6 +85,11 @@ class Bucket:
         """Whether a kind of store has addresses that carry a permission; see `sign`."""
         return self.url.scheme in SIGNING
 
+    @property
+    def put_headers(self) -> dict[str, str]:
+        """What has to go along with a PUT to a signed address."""
+        return {"x-ms-blob-type": "BlockBlob"} if self.url.scheme == "az" else {}
+
     async def get(self, key: str) -> bytes:
         """Return what a small object holds.
 
