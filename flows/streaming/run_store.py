@@ -197,18 +197,31 @@ class RunStore:
         manifest = await self.store.manifest(name)
         if manifest is None:
             raise FileNotFoundError(f"{self.store.bucket.url} has no {name}")
+        if self._may_carry and workplace.carries:
+            try:
+                await carried(self.store, workplace, python, "get", folder, manifest["files"])
+            except StoreAway:
+                raise
+            except StoreError as error:
+                self._may_carry = False
+                logger().warning("%s goes through this computer: %s", folder, error)
+            else:
+                content = await self.store.bucket.get(f"{name}/{MANIFEST}")
+                await workplace.replace(f"{folder}/{MANIFEST}", content)
         if not (self._may_carry and workplace.carries):
-            arriving = self._run.checkpoints / f".checkpoint-{step}"
-            await self.store.get_folder(name, arriving)
-            for file in [*manifest["files"], MANIFEST]:
-                await workplace.put(arriving / file, f"{folder}/{file}")
-            shutil.rmtree(arriving, ignore_errors=True)
-            return True
-        await carried(self.store, workplace, python, "get", folder, manifest["files"])
-        content = await self.store.bucket.get(f"{name}/{MANIFEST}")
-        await workplace.replace(f"{folder}/{MANIFEST}", content)
+            await self._given_from_here(workplace, name, folder)
         logger().info("continuing from checkpoint-%d of %s", step, self.store.bucket.url)
         return True
+
+    async def _given_from_here(self, workplace: Workplace, name: str, folder: str) -> None:
+        """Put a checkpoint of the store into a job directory through this computer."""
+        arriving = self._run.root / ".from-store"
+        try:
+            manifest = await self.store.get_folder(name, arriving)
+            for file in [*manifest["files"], MANIFEST]:
+                await workplace.put(arriving / file, f"{folder}/{file}")
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
 
     async def _manifest_of(self, workplace: Workplace, folder: str) -> bytes:
         """Return a manifest that is on the machine, however much it says it is."""
