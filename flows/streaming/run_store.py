@@ -38,6 +38,9 @@ PATIENCE_SECONDS = 600.0  # of a store that is away while a machine waits for it
 PAUSE_SECONDS = 10.0
 LOOK_SECONDS = 2.0
 UNFINISHED = timedelta(days=30)  # for which the checkpoints of a job that did not complete are kept
+SWEPT = "swept"
+"""The key of the object whose age is that of the last sweep."""
+SWEEP_EVERY = timedelta(days=1)
 MAX_MANIFEST = 64 << 20  # bytes
 
 
@@ -160,6 +163,33 @@ class RunStore:
         await self.store.forget([self.name_of(f"checkpoint-{step}") for step in self.steps()])
         self._note([])
         return str(self.store.bucket.url.inside(name))
+
+    async def sweep(self) -> None:
+        """Remove what the store need not keep, once a day whoever asks; trouble is logged.
+
+        Checkpoints of jobs that did not complete go after a month, and then the objects that no
+        manifest names any more.
+        """
+        bucket, now = self.store.bucket, datetime.now(UTC)
+        try:
+            last = await bucket.head(SWEPT)
+            if last and now - last.modified < SWEEP_EVERY:
+                return
+            await bucket.put(SWEPT, now.isoformat().encode())
+            old = [
+                entry.key.rpartition("/")[0]
+                for entry in await bucket.entries(RUNS)
+                if entry.key.endswith(MANIFEST)
+                and "/checkpoint-" in entry.key
+                and now - entry.modified > UNFINISHED
+            ]
+            await self.store.forget(old)
+            removed = await self.store.sweep()
+        except (StoreError, IntegrityError) as error:
+            logger().warning("the store is not swept: %s", error)
+            return
+        size = sum(entry.bytes for entry in removed)
+        logger().info("swept %s: %.2f MB that nothing names", bucket.url, size / 1e6)
 
     # And back --------------------------------------------------------------------------------
 

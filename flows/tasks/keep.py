@@ -34,6 +34,7 @@ async def keep(job: TrainingJob, report: dict[str, Any]) -> dict[str, Any]:
         report = {**report, "missing": _joined(report.get("missing"), error.message)}
     else:
         get_run_logger().info("the artifact is in %s", report["store"])
+        await store.sweep()
     save_anyway(run.report, report)
     return report
 
