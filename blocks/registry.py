@@ -24,6 +24,7 @@ PROVIDERS = {
     "lambda": "blocks.providers.lambda_cloud:LambdaCloud",
     "local": "blocks.providers.local:Local",
     "runpod": "blocks.providers.runpod:RunPod",
+    "sagemaker": "blocks.providers.sagemaker:SageMaker",
     "ssh": "blocks.providers.ssh:SshHost",
     "vast": "blocks.providers.vast:VastAI",
 }

@@ -14,6 +14,7 @@ CLOUDS = {
     "gcp": "tests.clouds.gcp:GoogleCloud",
     "lambda": "tests.clouds.lambda_cloud:LambdaCloud",
     "runpod": "tests.clouds.runpod:RunPodCloud",
+    "sagemaker": "tests.clouds.sagemaker:SageMakerCloud",
     "vast": "tests.clouds.vast:VastCloud",
 }
 

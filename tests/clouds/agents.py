@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -52,12 +52,13 @@ class AgentMachine:
         }
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, agent: bytes = b"") -> None:
-        """Start the agent; it comes up by itself."""
-        self._file.write_bytes(agent or packed())
+    def start(self, command: Sequence[str] = ()) -> None:
+        """Start its first process, which is the agent unless another command is given."""
+        if not command:
+            self._file.write_bytes(packed())
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, self._file],
+                list(command) or [sys.executable, self._file],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,10 +72,14 @@ class AgentMachine:
         if self.process and self.process.poll() is None:
             self.process.send_signal(number)
 
+    def processes(self) -> list[int]:
+        """Return what runs on it."""
+        return sorted(with_variable(f"{MARKER}={self._marker}".encode()))
+
     def kill(self) -> None:
         """End every process of it."""
         deadline = time.monotonic() + SECONDS
-        while left := list(with_variable(f"{MARKER}={self._marker}".encode())):
+        while left := self.processes():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"processes {left} of the machine do not die")
             for pid in left:

@@ -127,6 +127,10 @@ class Cloud:
         """Return the API."""
         raise NotImplementedError
 
+    async def live(self, rented: Rented) -> None:
+        """Take an instance from its order to its end."""
+        await live(self, rented)
+
     async def gate(self, request: Request) -> Response | None:
         """Return a refusal, such as of a wrong key, or None; called before every route."""
 
@@ -251,7 +255,7 @@ class Cloud:
     def boot(self, rented: Rented) -> None:
         """Take an instance through its states; it has the first one at once."""
         rented.status, rented.ended = self.states[0][0], None
-        task = asyncio.get_running_loop().create_task(live(self, rented))
+        task = asyncio.get_running_loop().create_task(self.live(rented))
         self._boots.add(task)
         task.add_done_callback(self._booted)
 

@@ -59,9 +59,9 @@ async def live(cloud: Cloud, rented: Rented) -> None:
         if rented.ended is not None:
             return
         rented.status = word
-        await _pass(cloud, rented, share * cloud.boot_seconds)
+        await pass_time(cloud, rented, share * cloud.boot_seconds)
     rented.started = time.time()
-    await _pass(cloud, rented, cloud.sshd_delay)
+    await pass_time(cloud, rented, cloud.sshd_delay)
     if cloud.sshd_never or rented.ended is not None:
         return
     machine = await asyncio.to_thread(_make, cloud, rented)
@@ -70,7 +70,7 @@ async def live(cloud: Cloud, rented: Rented) -> None:
     off = install_shutdown(cloud.folder / rented.id)
     await asyncio.to_thread(_start, rented, machine)
     if cloud.bad_key is not None:
-        await _pass(cloud, rented, cloud.bad_key)
+        await pass_time(cloud, rented, cloud.bad_key)
         for key in rented.public_keys if rented.ended is None else ():
             machine.authorize(key)
     while rented.ended is None:
@@ -79,7 +79,7 @@ async def live(cloud: Cloud, rented: Rented) -> None:
             await cloud.power_off(rented)
         elif cloud.crash_loop:
             await asyncio.to_thread(machine.kill)
-            await _pass(cloud, rented, 4 * TICK)
+            await pass_time(cloud, rented, 4 * TICK)
             await asyncio.to_thread(_start, rented, machine)
         await asyncio.sleep(TICK)
 
@@ -105,7 +105,7 @@ def _make(cloud: Cloud, rented: Rented) -> SshdMachine:
     )
 
 
-async def _pass(cloud: Cloud, rented: Rented, seconds: float) -> None:
+async def pass_time(cloud: Cloud, rented: Rented, seconds: float) -> None:
     """Wait, unless the instance ends meanwhile; under `never_boot` time stands still."""
     until = time.monotonic() + seconds
     while rented.ended is None:

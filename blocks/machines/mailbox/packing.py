@@ -13,9 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from blocks.machines.mailbox.agent.saving import TAKEN_BACK
+from blocks.machines.shell import FOLDER
+
+HOME = f"~/{FOLDER}"
 PACKAGE = "blocks/machines/mailbox/agent"
 _DATE = (1980, 1, 1, 0, 0, 0)  # always the same, so that the same agent is the same file
 _RUN = f"import runpy\n\nrunpy.run_module('{PACKAGE.replace('/', '.')}.__main__', run_name='__main__')\n"
+
+
+SHUTDOWN_COMMAND = f"kill -USR1 $(cat {HOME}/agent.pid)"
+"""A line of sh by which a machine whose first process is the agent ends itself."""
+NOTICE_COMMAND = f"until [ -e {HOME}/{TAKEN_BACK} ]; do sleep 1; done"
+"""A line of sh that waits until such a machine is being taken back."""
 
 
 @cache
@@ -77,7 +87,7 @@ def start_script(url: str, options: Mapping[str, Any] | None = None) -> str:
     )
     text = base64.b64encode(packed()).decode()
     return (
-        f"mkdir -p -m 700 ~/.training-orchestrator && cd ~/.training-orchestrator && "
+        f"mkdir -p -m 700 {HOME} && cd {HOME} && "
         f"echo {text} | base64 -d >agent.pyz && "
         f"{{ {exports} nohup setsid python3 agent.pyz >agent.log 2>&1 </dev/null & }}"
     )

@@ -10,6 +10,6 @@ the bucket is in TRAINING_ORCHESTRATOR_MAILBOX. Below it:
 Commands are numbered without a gap: each is created at the first number that is free. The agent alone
 replaces one: what must not be done twice, or may hold a secret, is emptied before it is done.
 
-SIGTERM: the place is being taken back; jobs are asked to save, and commands are obeyed until what they
-saved has been fetched. SIGUSR1: the lease is over, so end.
+SIGTERM: the machine is being taken back; its supervisors hear of it and save, and commands are obeyed
+until no job is at work, or until the machine is gone. SIGUSR1: the lease is over, so end.
 """

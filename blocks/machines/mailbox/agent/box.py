@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -74,8 +75,9 @@ class ByBotocore(Box):
 
         self._bucket, _, prefix = url.removeprefix("s3://").partition("/")
         self._prefix = prefix.strip("/")
+        region = os.environ.get("AWS_REGION")  # which the library does not look at
         self._client = Session().create_client(
-            "s3", endpoint_url=options.get("endpoint"), region_name=options.get("region")
+            "s3", endpoint_url=options.get("endpoint"), region_name=region
         )
         self._error = ClientError
         self.errors = (BotoCoreError, ClientError, OSError)
@@ -98,7 +100,7 @@ class ByBotocore(Box):
         self._client.delete_object(**self._at(name))
 
     def _at(self, name: str) -> dict[str, str]:
-        return {"Box": self._bucket, "Key": f"{self._prefix}/{name}"}
+        return {"Bucket": self._bucket, "Key": f"{self._prefix}/{name}"}
 
 
 def opened(url: str, options: dict[str, Any], beside: Path) -> Box:

@@ -16,7 +16,7 @@ from blocks.machines.mailbox.agent.box import Box
 from blocks.machines.mailbox.agent.files import Answer
 from blocks.machines.mailbox.agent.processes import Process, spawn
 from blocks.machines.mailbox.agent.refused import Refused
-from blocks.machines.mailbox.agent.saving import ask_to_save, at_work, jobs
+from blocks.machines.mailbox.agent.saving import TAKEN_BACK, at_work, jobs, say_taken_back
 
 T = TypeVar("T")
 KEPT = 1000  # numbers after which a command and its answer are removed
@@ -50,13 +50,13 @@ class Postman:
         """Set it to end."""
 
     def work(self) -> None:
-        """Obey until it is over, or the machine is taken back and the jobs have saved."""
+        """Obey until it is over, or the machine is taken back and no job works there any more."""
         self._patiently(self._begin)
         leaving = False
         while not self.over.is_set():
             if self.taken_back.is_set() and not leaving:
                 leaving = True
-                ask_to_save(self._base)
+                say_taken_back(self._base)
             found = self._patiently(lambda: self._bucket.get(_name("in", self._next)))
             if found is not None:
                 self._take(found)
@@ -80,6 +80,7 @@ class Postman:
         return None
 
     def _begin(self) -> None:
+        (self._base / TAKEN_BACK).unlink(missing_ok=True)  # that of an earlier agent
         # After a restart of the machine what was begun before is not begun again.
         if said := self._bucket.get("alive"):
             before = json.loads(said)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import json
 import signal
 import subprocess
 import sys
@@ -15,7 +14,12 @@ import pytest
 from blocks.machines.mailbox import MailboxMachine, post
 from blocks.machines.mailbox.agent import processes
 from blocks.machines.mailbox.agent.processes import Process
-from blocks.machines.mailbox.packing import packed, start_script
+from blocks.machines.mailbox.packing import (
+    NOTICE_COMMAND,
+    SHUTDOWN_COMMAND,
+    packed,
+    start_script,
+)
 from blocks.machines.mailbox.post import Post
 from tests.clouds.agents import QUICK, Mailbox
 from tests.processes import is_running
@@ -98,22 +102,27 @@ async def test_no_secret_stays_in_the_bucket(own, tmp_path):
     assert (await running).stdout == "hf_secret\n"
 
 
-async def test_when_the_place_is_taken_back_jobs_save_and_are_fetched_before_the_agent_goes(own):
+async def test_when_the_place_is_taken_back_supervisors_hear_of_it_and_are_fetched_from(own):
     machine = own.machine()
     job = own.base / "jobs" / "one"
     await machine.write(f"{job}/status.json", b"{}")
+    hearing = asyncio.create_task(machine.run(["sh", "-c", NOTICE_COMMAND], timeout=60))
     with (job / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         own.agent.signal(signal.SIGTERM)
-        await until((job / "control.json").exists)
-        asked = json.loads(await machine.read(f"{job}/control.json"))
-        assert asked["desired"] == "stop"
-        assert asked["grace_seconds"] < 120
-        assert (await machine.run(["true"])).exit_code == 0
+        assert (await hearing).exit_code == 0
         (job / "checkpoint").write_bytes(b"saved")
 
     assert await machine.read(f"{job}/checkpoint") == b"saved"
     assert own.agent.process.poll() is None  # it may have to give more
+
+
+async def test_the_line_that_ends_a_machine_ends_its_agent(own):
+    machine = own.machine()
+
+    await machine.start(["sh", "-c", SHUTDOWN_COMMAND])
+
+    assert own.agent.process.wait(30) == 0
 
 
 async def test_without_a_job_the_agent_goes_at_once_and_when_the_lease_is_over(tmp_path):

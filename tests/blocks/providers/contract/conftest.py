@@ -13,13 +13,14 @@ from types import ModuleType
 import pytest
 
 from blocks.models import Offer
-from blocks.providers import aws, boto, gcp, lambda_cloud, runpod, vast
+from blocks.providers import aws, boto, gcp, lambda_cloud, runpod, sagemaker, vast
 from blocks.providers.aws import AWS
 from blocks.providers.base import Provider
 from blocks.providers.gcp import GoogleCloud
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.local import Local
 from blocks.providers.runpod import RunPod
+from blocks.providers.sagemaker import SageMaker
 from blocks.providers.ssh import SshHost
 from blocks.providers.vast import VastAI
 from flows.renting import giving_back
@@ -30,6 +31,7 @@ from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
 from tests.clouds.machines import SshdMachine
 from tests.clouds.plain import PlainCloud
 from tests.clouds.runpod import RunPodCloud
+from tests.clouds.sagemaker import SageMakerCloud
 from tests.clouds.vast import VastCloud
 from trainer.config import Limits, Resources
 
@@ -74,12 +76,13 @@ CASES = {
     "lambda": (LocalLambda, LambdaCloud, Resources(gpu_count=1)),
     "plain": (PlainCloud, from_the_page(), Resources(gpu_count=0)),
     "runpod": (RunPodCloud, RunPod, Resources(gpu_count=0)),
+    "sagemaker": (SageMakerCloud, SageMaker, Resources(gpu_count=1)),
     "vast": (VastCloud, VastAI, Resources(gpu_count=1)),
 }
 """A local server, the block that speaks with it, and what to ask for."""
 CLOUDS = pytest.mark.parametrize("case", sorted(CASES), indirect=True)
 OF_JSON = pytest.mark.parametrize("case", sorted(CASES.keys() - {"aws"}), indirect=True)
-"""Those whose answers are JSON, read by `Api`."""
+"""Those whose answers are JSON."""
 EVERYWHERE = pytest.mark.parametrize("case", [*sorted(CASES), "local", "ssh"], indirect=True)
 
 
@@ -120,6 +123,7 @@ def _hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
         *((gcp, name) for name in ("INSTANCES_SECONDS", "QUOTA_SECONDS")),
         *((gcp.compute, name) for name in ("ROW_SECONDS", "POLL_SECONDS")),
         (aws, "INSTANCES_SECONDS"),
+        (sagemaker, "DESCRIBE_SECONDS"),
     ]:
         monkeypatch.setattr(module, name, 0.0)
 

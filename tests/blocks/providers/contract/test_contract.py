@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from blocks.marks import Mark
-from blocks.models import InstanceStatus
+from blocks.models import Instance, InstanceStatus
 from blocks.providers import lost_answer
 from blocks.providers.absence import found_or_absent
 from blocks.providers.api import Unanswered
@@ -26,7 +26,9 @@ from trainer.contract.errors import (
 )
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE0 test"
-CREATE = r"(/pods|/machines|/launch|/asks/\d+/|/zones/[^/]+/instances|/RunInstances)$"
+CREATE = (
+    r"(/pods|/machines|/launch|/asks/\d+/|/zones/[^/]+/instances|/RunInstances|/CreateTrainingJob)$"
+)
 
 
 async def launched(case: Case, own: Mark | None = None):
@@ -130,9 +132,17 @@ async def test_what_is_sold_out_is_a_lack_of_capacity(case):
     case.cloud.no_capacity = True
 
     with pytest.raises(CapacityError):
-        await case.provider.launch(offer, mark(), KEY)
+        await what_comes_of(case, await case.provider.launch(offer, mark(), KEY))
     assert await case.provider.instances() == []
     assert case.left_over() == []
+
+
+async def what_comes_of(case: Case, ordered: Instance) -> None:
+    """Raise the failure of an order that the provider accepts, and fails afterwards."""
+    while (now := await case.provider.describe(ordered.id)).failure is None:
+        assert now.status is InstanceStatus.PROVISIONING
+        await asyncio.sleep(0.02)
+    raise now.failure
 
 
 @CLOUDS

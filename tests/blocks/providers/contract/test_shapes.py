@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from blocks.providers import api
 from blocks.providers.api import Api
+from blocks.providers.boto import Amazon, Refusal
 from tests.blocks.providers.contract.conftest import OF_JSON, Case
 from tests.blocks.providers.contract.test_contract import launched
 from tests.blocks.providers.rented_account import mark
@@ -93,8 +94,16 @@ async def true_answers(asked, monkeypatch) -> dict[tuple[str, str], Any]:
             seen[request.method, request.path] = response.json()
         return response
 
+    call = Amazon._call
+
+    def record_amazon(self, service, operation, arguments, *, once):
+        seen[service, operation] = call(self, service, operation, arguments, once=once)
+        seen[service, operation].pop("ResponseMetadata")
+        return seen[service, operation]
+
     with monkeypatch.context() as patched:
         patched.setattr(Api, "_exchange", record)
+        patched.setattr(Amazon, "_call", record_amazon)
         for ask in asked.values():
             with suppress(OrchestratorError):
                 await ask()
@@ -113,9 +122,19 @@ async def ask_all(asked, answers, *, may_be_empty: bool) -> None:
             request=httpx.Request(request.method, "http://x/"),
         )
 
+    def answer_of_amazon(self, service, operation, arguments, *, once):
+        del self, arguments, once
+        if (service, operation) not in answers:
+            refusal = Refusal("Requested resource not found.")
+            refusal.code = "ResourceNotFound"
+            raise refusal
+        found = answers[service, operation]
+        return found if isinstance(found, dict) else {}  # the library sees to that
+
     api._shared.clear()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Api, "_exchange", answer)
+        patched.setattr(Amazon, "_call", answer_of_amazon)
         for name, ask in asked.items():
             with suppress(OrchestratorError):
                 found = await ask()
