@@ -16,6 +16,7 @@ gradient checkpointing a layer's input each and one whole layer; and the logits 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -226,6 +227,8 @@ def _traced(config: TrainingConfig, rows: int, length: int) -> float | None:
     """Return the bytes of one pass besides weights; None where the model cannot be traced."""
     try:
         layers: int = load_architecture(config).get_text_config().num_hidden_layers
+        if layers <= 2:
+            return _trace(config, rows, length, layers=layers)
         # Two layers, since the first shares the embeddings and the head with the rest: their
         # difference is what each further layer adds.
         one, two = (_trace(config, rows, length, layers=count) for count in (1, 2))
@@ -241,7 +244,7 @@ def _trace(config: TrainingConfig, rows: int, length: int, *, layers: int) -> fl
 
     half = BYTES[precision(config)] == 2
     model = empty_model(config, layers)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
+    with FakeTensorMode(allow_non_fake_inputs=True):
         _give_shapes(model)
         model.train()
         if config.gradient_checkpointing is True:
@@ -290,9 +293,12 @@ def _give_shapes(model: PreTrainedModel) -> None:
 
 def living_storages() -> Any:
     """Return a mode under which the bytes of the storages that are made are counted: `most`."""
+    import torch
     from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
     from torch.utils.weak import WeakIdKeyDictionary
+
+    # Most calls only ask where a tensor is.
+    asks_device = torch.ops.prim.device.default
 
     class Living(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch's own
         def __init__(self) -> None:
@@ -303,19 +309,16 @@ def living_storages() -> Any:
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            if function is asks_device:
+                return function(*args)
+            kwargs = kwargs or {}
             # What goes in was made outside, or is known already.
-            for tensor in self._tensors((args, kwargs)):
+            for tensor in _tensors((*args, *kwargs.values())):
                 self._seen.setdefault(tensor.untyped_storage(), 0)  # type: ignore[no-untyped-call]
-            out = function(*args, **(kwargs or {}))
-            for tensor in self._tensors(out):
+            out = function(*args, **kwargs)
+            for tensor in _tensors((out,)):
                 self._count(tensor.untyped_storage())
             return out
-
-        @staticmethod
-        def _tensors(values: Any) -> list[Any]:
-            import torch
-
-            return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
         def _count(self, storage: Any) -> None:
             if storage in self._seen:
@@ -331,6 +334,16 @@ def living_storages() -> Any:
             self.now -= size
 
     return Living()
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    import torch
+
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _reckoned(config: TrainingConfig, model: PreTrainedModel, rows: int, length: int) -> float:

@@ -8,6 +8,7 @@ class alone, such as routers that return more than a product.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import textwrap
@@ -184,9 +185,10 @@ def _is_more(forward: Callable[..., object]) -> bool:
 def _read_past(kind: type[nn.Module]) -> set[str]:
     """Return the names of layers whose weights a class computes with, instead of calling them."""
     uses = r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|requires_grad)|\[)"
-    return set(re.findall(uses, _source(kind)))
+    return set(re.findall(uses, _source(kind)))  # type: ignore[arg-type] # classes are hashable
 
 
+@functools.cache
 def _source(code: Callable[..., object]) -> str:
     """Return the code of a class or function; nothing where there is none to read."""
     try:
