@@ -10,7 +10,6 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from trainer.config import TrainingConfig
@@ -21,7 +20,6 @@ from trainer.contract.manifest import write_manifest
 
 PROJECT = "training-orchestrator"
 TAG = "training_orchestrator.job"  # by which an MLflow run is found again: MLflow chooses its id
-OWN_CODE = ("callbacks", "formatting", "reward_functions")
 RUN_ID = "run-id"  # the file in reports/ where job.json names no run
 
 
@@ -43,21 +41,6 @@ def start_trackers(directory: JobDirectory, config: TrainingConfig) -> None:
         _start_wandb(directory, name)
     if "mlflow" in config.report_to:
         _start_mlflow(directory, name)
-
-
-def hide_unused(config: Any) -> None:
-    """Hide the trackers that the job does not report to; for a process that trains once.
-
-    TRL imports every one that is installed: three seconds of CPU for mlflow and wandb.
-
-    Args:
-        config: the training config as job.json has it.
-    """
-    if not isinstance(config, dict) or any(config.get(name) for name in OWN_CODE):
-        return  # the user's own code may import them
-    for name in ("mlflow", "wandb"):
-        if name not in (config.get("report_to") or []):
-            sys.modules.setdefault(name, None)  # type: ignore[arg-type] # None: it cannot be found
 
 
 def end_trackers(directory: JobDirectory, config: TrainingConfig) -> None:

@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from trainer.config.rewards import JudgeConfig
 from trainer.contract.errors import ConfigError
 from trainer.rewards.counts import COST, Counts
+
+if TYPE_CHECKING:
+    import httpx
 
 FIELD = "training.reward_judge"
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 520, 522, 524, 529})
@@ -86,6 +87,8 @@ class ChatApi:
     async def _ask_all(
         self, requests: Sequence[str], done: Callable[[int, Opinion | NoOpinion], None]
     ) -> None:
+        import httpx  # here: most trainings ask nobody
+
         free = asyncio.Semaphore(self._settings.concurrency)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         # Redirects are not followed: the key would go along.
@@ -132,6 +135,8 @@ class ChatApi:
         raise AssertionError("the last try returns or raises")
 
     async def _once(self, client: httpx.AsyncClient, request: str) -> Opinion:
+        import httpx
+
         body = {
             **self._settings.parameters,
             "model": self._settings.model,

@@ -13,6 +13,13 @@ from trainer.config import TrainingJob
 from trainer.config.explain import validated
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
+from trainer.training.starting import start_lightly
+
+
+def start_alone(path: str) -> None:
+    """Start the process of a question about the job in a JSON file; nothing of it is reported."""
+    config = (read_json(Path(path)) or {}).get("training")
+    start_lightly({**config, "report_to": []} if isinstance(config, dict) else config)
 
 
 def answer(path: str, question: Callable[[TrainingJob], dict[str, Any]]) -> int:

@@ -25,9 +25,8 @@ from trainer.engine.arguments import training_arguments
 from trainer.engine.limits import check_limits
 from trainer.engine.memory_prediction import available_gb, empty_model, on_a_gpu, predicted
 from trainer.engine.model import load_tokenizer, parameters
-from trainer.engine.trackers import hide_unused
 from trainer.results.summary import batch_in_words
-from trainer.training.answering import answer
+from trainer.training.answering import answer, start_alone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -185,5 +184,5 @@ def main(path: str) -> int:
 
 
 if __name__ == "__main__":
-    hide_unused({})  # a few steps are reported nowhere
+    start_alone(sys.argv[1])
     sys.exit(main(sys.argv[1]))

@@ -11,7 +11,7 @@ from typing import Any
 from trainer.config import TrainingJob
 from trainer.data.picture import pictures
 from trainer.engine.model import load_tokenizer
-from trainer.training.answering import answer
+from trainer.training.answering import answer, start_alone
 
 
 def main(path: str, first: str, count: str) -> int:
@@ -26,4 +26,5 @@ def main(path: str, first: str, count: str) -> int:
 
 
 if __name__ == "__main__":
+    start_alone(sys.argv[1])
     sys.exit(main(*sys.argv[1:]))

@@ -7,7 +7,6 @@ is said is what the log of the training says.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -17,9 +16,9 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.job_directory import JobDirectory
 from trainer.engine.adapters import load_adapter_settings
-from trainer.engine.trackers import hide_unused
-from trainer.training.answering import answer
-from trainer.training.train import ENVIRONMENT, prepare
+from trainer.training.answering import answer, start_alone
+from trainer.training.starting import set_environment
+from trainer.training.train import prepare
 
 ROWS = 500  # more than a proof needs, for packing and for a rollout
 
@@ -55,10 +54,10 @@ def _without_side_effects(config: TrainingConfig) -> TrainingConfig:
 
 def main(path: str) -> int:
     """Print what was proven, or the error as a record, of the job in a JSON file."""
-    os.environ.update({**ENVIRONMENT, **os.environ})  # before the libraries are imported
+    set_environment()
     return answer(path, lambda job: {"proofs": prove(job.training)})
 
 
 if __name__ == "__main__":
-    hide_unused({})
+    start_alone(sys.argv[1])
     sys.exit(main(sys.argv[1]))

@@ -26,6 +26,7 @@ from trainer.contract import checkpoints
 from trainer.contract.errors import ConfigError, PeerLost
 from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
+from trainer.contract.garbage import leave_out_imports
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.world import own_rank
 from trainer.data.tally import remarks, told_at_start, warning_about
@@ -40,7 +41,7 @@ from trainer.engine.limits import check_limits
 from trainer.engine.malloc import keep_freed_memory
 from trainer.engine.model import load_model, load_tokenizer, parameters
 from trainer.engine.parallelism import agreed_end_state, check_parallelism, full_weights
-from trainer.engine.trackers import end_trackers, fail_trackers, hide_unused, start_trackers
+from trainer.engine.trackers import end_trackers, fail_trackers, start_trackers
 from trainer.preflight.table import Needs, Subject, refuse
 from trainer.preflight.training import TRAINING
 from trainer.results.gguf import refuse_export
@@ -51,24 +52,12 @@ from trainer.results.summary import batch_in_words
 from trainer.supervision.log import outlive_full_disks
 from trainer.supervision.ranks import record_failure
 from trainer.training.inputs import inputs_of, refuse_changes
-from trainer.training.settling import found_in_rows, sees, settled, unlearned
+from trainer.training.starting import set_environment, start_lightly
 
 if TYPE_CHECKING:
     from trainer.engine.callbacks import Evaluation, Obedience
     from trainer.engine.job_trainer import TrainingRun
     from trainer.training.usage import Usage
-
-ENVIRONMENT = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # TRL reports every trainer otherwise
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the log is a file
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    # Threads that spin while they wait make each other wait: on two shared cores training was
-    # five times slower without this.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "WANDB_ERROR_REPORTING": "false",
-}
 
 
 def main(job_directory: str) -> int:
@@ -76,9 +65,7 @@ def main(job_directory: str) -> int:
     # The stack of a crash in C (a segmentation fault, say) goes to the log.
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # the watchdog asks for the stacks
-    for name, value in ENVIRONMENT.items():
-        # Before torch and the libraries are imported: most read these only then.
-        os.environ.setdefault(name, value)
+    set_environment()
     keep_freed_memory()
     directory = JobDirectory(job_directory)
     control_reader = ControlReader(directory)
@@ -124,6 +111,8 @@ def _train(
     directory: JobDirectory, config: TrainingConfig, control_reader: ControlReader
 ) -> JobState:
     """Do everything that needs torch, and all processes where there are several."""
+    from trainer.training.settling import found_in_rows
+
     run, data, usage = prepare(directory, config)
     config = config.model_copy(update=found_in_rows(run.config))
     trainer, obedience, evaluation = _assemble(run, control_reader)
@@ -217,8 +206,10 @@ def prepare(
     from trainer.engine.job_trainer import TrainingRun
     from trainer.engine.memory_prediction import predicted
     from trainer.training.first_row import tell_first_row
+    from trainer.training.settling import settled, unlearned
     from trainer.training.usage import Usage
 
+    leave_out_imports()
     directory.cache.mkdir(exist_ok=True)
     directory.checkpoints.mkdir(exist_ok=True)
     _say(f"loading {config.model}")
@@ -269,6 +260,8 @@ def prepare(
 
 def _made(run: TrainingRun) -> dict[str, Any]:
     """Return what was decided here, for the report: the job leaves it to the trainer."""
+    from trainer.training.settling import sees
+
     trained, total = parameters(run.model)
     return {
         "parameters": total,
@@ -393,5 +386,5 @@ def _say(line: str) -> None:
 if __name__ == "__main__":
     # Before anything prints: it replaces the streams.
     outlive_full_disks()
-    hide_unused((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
+    start_lightly((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
     sys.exit(main(sys.argv[1]))
