@@ -139,6 +139,9 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
     output = value.get("output_dir")
     if isinstance(output, str) and output:
         value = {**value, "output_dir": str(_absolute(output, folder))}
+    store = value.get("store")
+    if isinstance(store, str) and store and "://" not in store:
+        value = {**value, "store": str(_absolute(store, folder))}
     return value
 
 

@@ -15,8 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from blocks.stores.looking import check_usable
+from blocks.stores.opening import open_bucket
 from flows.artifact_folder import check_artifact_folder
 from flows.renting.cost_estimate import can_estimate, estimated
+from flows.renting.store_cost import in_words, store_cost
 from flows.trainer_process import ask_trainer
 from trainer.config import TrainingJob
 from trainer.config.chat_templates import is_file
@@ -143,7 +146,9 @@ def _estimate(subject: Subject) -> Finding:
         f"{facts['memory_kind']} peak {memory['peak']:.2f} GB{fits}{saved}; training {took}"
         f"{f'; {size}' if size else ''}"
     )
-    return Finding(text, {**facts, "right_size": size})
+    if cost := store_cost(job, facts):
+        text += f"; {in_words(cost)}"
+    return Finding(text, {**facts, "right_size": size, "store": cost})
 
 
 def _right_size(job: TrainingJob, facts: dict[str, Any]) -> str | None:
@@ -202,6 +207,16 @@ def _why_no_estimate(job: TrainingJob) -> str:
     return "torch is not installed here"
 
 
+def _store(subject: Subject) -> Finding:
+    address = str(_job(subject).store)
+
+    async def look() -> str:
+        bucket = await open_bucket(address)
+        return f"{bucket.url} {await check_usable(bucket)}"
+
+    return Finding(asyncio.run(look()))
+
+
 JOB = (
     Check(
         name="trainer",
@@ -225,6 +240,13 @@ JOB = (
         look=_output,
         applies=lambda s: bool(_job(s).output_dir),
         needs=frozenset({Needs.KEEPER}),
+    ),
+    Check(
+        name="store",
+        look=_store,
+        applies=lambda s: bool(_job(s).store),
+        needs=frozenset({Needs.KEEPER}),
+        notice="asking the store",
     ),
 )
 """What is looked at of a job, besides its training config."""

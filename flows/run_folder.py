@@ -54,6 +54,8 @@ class RunFolder:
         """Checkpoints of machines elsewhere, whole and verified."""
         self.reports = self.root / "reports"
         """What TensorBoard, wandb and mlflow wrote on the machine."""
+        self.stored = self.root / "stored.json"
+        """What of it lies in the job's store; see `flows.streaming.run_store`."""
         self.rescued = self.root / "rescued"
         """An output that came home from a machine whose flow had ended."""
         self.lock = self.root / LOCK

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flows.run_folder import RunFolder
 from trainer.contract.checkpoints import all_checkpoints, step_of
+from trainer.contract.files import read_json
 from trainer.contract.job_directory import Status
 from trainer.contract.metrics import read_metrics
 
@@ -12,7 +13,7 @@ STOPPED = "Stopped"
 
 
 def saved(run: RunFolder) -> str:
-    """Return `saved at step 7 of 9`, by the newest checkpoint on this computer."""
+    """Return `saved at step 7 of 9`, by the newest checkpoint here or in the store."""
     directory = run.job_directory()
     status = directory.read_status() if directory else Status()
     step = saved_step(run)
@@ -23,13 +24,20 @@ def saved(run: RunFolder) -> str:
     return as_sentence(step, total, max(status.step, *records, 0))
 
 
+def stored_steps(run: RunFolder) -> list[int]:
+    """Return the steps of the run's checkpoints in its store, the newest first, as they were noted."""
+    noted = (read_json(run.stored) or {}).get("steps")
+    return sorted(map(int, noted), reverse=True) if isinstance(noted, list) else []
+
+
 def saved_step(run: RunFolder) -> int:
-    """Return the step of the newest checkpoint on this computer; 0: there is none."""
+    """Return the step of the newest checkpoint on this computer or in the store; 0: there is none."""
     # A job of this computer has its checkpoints in the job directory, others in the mirror; one
     # that moved has both.
     directory = run.job_directory()
     folders = [run.checkpoints, *([directory.checkpoints] if directory else [])]
-    return max((step_of(path) for folder in folders for path in all_checkpoints(folder)), default=0)
+    here = (step_of(path) for folder in folders for path in all_checkpoints(folder))
+    return max([*here, *stored_steps(run)], default=0)
 
 
 def as_sentence(step: int, total: int, reached: int) -> str:

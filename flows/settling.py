@@ -30,6 +30,7 @@ from flows.saved import saved_step
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.file_mirror import fetch_rest, missing
 from flows.streaming.outputs import fetch_output
+from flows.streaming.run_store import RunStore
 from flows.streaming.telling import tell_rest
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConnectionLost, IntegrityError, OrchestratorError
@@ -193,7 +194,8 @@ async def _bring_home(workplace: Workplace, home: _Home, came: Callable[[int], N
     """Fetch what only the machine holds: records, the newest checkpoint, and a finished output."""
     run = home.run
     await _bring_records_home(workplace, run)
-    await CheckpointMirror(workplace, run.checkpoints, came).sync(last=True)
+    store = await RunStore.of(home.job, run)
+    await CheckpointMirror(workplace, run.checkpoints, came, store=store).sync(last=True)
     if (await workplace.status()).state is not JobState.COMPLETED:
         return
     seconds = home.job.limits.stop_grace_seconds if home.hurry and saved_step(run) else None

@@ -39,6 +39,7 @@ from flows.streaming.telling import tell_rest
 from flows.suspending import suspending_means_pausing
 from flows.tasks.download import at_home, download
 from flows.tasks.install import install
+from flows.tasks.keep import keep
 from flows.tasks.place import place
 from flows.tasks.provision import adopt, provision
 from flows.tasks.stream import stream
@@ -97,13 +98,21 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
                 hurry = isinstance(ended, BudgetExceeded)
                 await settle_run(job, run, cause, hurry=hurry)
                 return outcome.of_error(run, ended)
-            if report:  # the machine is given back: this takes nobody's money
-                report["cheaper"] = await would_have_done(job, report)
-                save_anyway(run.report, report)
+            if report:
+                report = await _afterwards(job, run, report)
             await tell_rest(job, run, report)
         if report is None:
             return await outcome.of_unfinished(job, run, status)
         return await outcome.of_completed(run, report)
+
+
+async def _afterwards(job: TrainingJob, run: RunFolder, report: dict[str, Any]) -> dict[str, Any]:
+    """Add to the report what takes nobody's money: the machine is given back."""
+    if job.store:
+        report = await keep(job, report)
+    report["cheaper"] = await would_have_done(job, report)
+    save_anyway(run.report, report)
+    return report
 
 
 async def _to_its_end(

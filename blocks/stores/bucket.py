@@ -50,7 +50,11 @@ class Bucket:
     """What lies below one address, such as s3://models/team: keys begin there."""
 
     def __init__(
-        self, url: StoreUrl, store: ObjectStore, reader: ObjectStore | None = None
+        self,
+        url: StoreUrl,
+        store: ObjectStore,
+        reader: ObjectStore | None = None,
+        access: Access | None = None,
     ) -> None:
         """Use a store of the library; see `blocks.stores.opening` for one by its address.
 
@@ -58,10 +62,12 @@ class Bucket:
             url: what it is called in messages.
             store: the library's store, whose prefix is the path of `url`.
             reader: the same for long reads; see `make_store`.
+            access: what it was opened with.
         """
         self.url = url
         self._store = store
         self._reader = reader or store
+        self.access = access or Access()
 
     @classmethod
     def at(cls, url: StoreUrl, access: Access | None = None) -> Bucket:
@@ -73,7 +79,7 @@ class Bucket:
             StoreError: the folder cannot be made.
         """
         given = access or Access()
-        return cls(url, make_store(url, given), make_store(url, given, reads=True))
+        return cls(url, make_store(url, given), make_store(url, given, reads=True), given)
 
     @property
     def is_folder(self) -> bool:
@@ -84,6 +90,11 @@ class Bucket:
     def can_sign(self) -> bool:
         """Whether a kind of store has addresses that carry a permission; see `sign`."""
         return self.url.scheme in SIGNING
+
+    @property
+    def put_headers(self) -> dict[str, str]:
+        """What has to go along with a PUT to a signed address."""
+        return {"x-ms-blob-type": "BlockBlob"} if self.url.scheme == "az" else {}
 
     async def get(self, key: str) -> bytes:
         """Return what a small object holds.

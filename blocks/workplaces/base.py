@@ -128,6 +128,8 @@ class Workplace(ABC):
 
     is_home: ClassVar[bool] = False
     """Whether the job directory is on this computer, with the user's own files in their place."""
+    carries: ClassVar[bool] = False
+    """Whether the machine can carry files to and from a store by itself; see `trainer.courier`."""
 
     notice_command: str = ""
     """One line of sh by which the place learns that it is taken back, as `Provider` has it."""

@@ -38,6 +38,8 @@ SMALL_SECONDS = 60.0  # for what takes a moment, on a disk that is busy
 class MachineWorkplace(Workplace):
     """A job directory on a machine, by the machine's verbs."""
 
+    carries: ClassVar[bool] = True
+
     def __init__(
         self,
         machine: Machine,
@@ -232,6 +234,7 @@ class HomeWorkplace(MachineWorkplace):
     """A job directory on this computer, whose Python has the trainer already."""
 
     is_home: ClassVar[bool] = True
+    carries: ClassVar[bool] = False  # what is here is put into a store from here
 
     async def install(self, needed: Needed, log: Log) -> str:
         """Check that what the job needs is there; see `Workplace.install`."""

@@ -7,6 +7,7 @@ from flows.logger import logger
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
+from flows.saved import stored_steps
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import newest_valid, step_of
 from trainer.contract.errors import MachineLost
@@ -63,5 +64,5 @@ async def write_off(
 def _steps_beyond_checkpoint(run: RunFolder) -> int:
     steps, _ = read_metrics(run.metrics)
     checkpoint, _ = newest_valid(run.checkpoints)
-    saved = step_of(checkpoint) if checkpoint else 0
+    saved = max([step_of(checkpoint) if checkpoint else 0, *stored_steps(run)])
     return max(0, max(steps, default=0) - saved)

@@ -11,12 +11,12 @@ from blocks.task_scope import TaskScope
 from blocks.workplaces.base import Workplace
 from flows.logger import logger
 from flows.streaming.fetching import fetch_folder
+from flows.streaming.run_store import CHECKPOINTS, RunStore
 from trainer.contract.checkpoints import all_checkpoints, check, step_of
 from trainer.contract.errors import HomeDiskFull, IntegrityError
 from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import MANIFEST, read_manifest
 
-CHECKPOINTS = "checkpoints"
 NOTICE = "notice.json"
 LOOK_SECONDS = 2.0
 FULL_SECONDS = 30.0  # the same while there is no room here
@@ -31,17 +31,27 @@ class CheckpointMirror:
     """Fetches the newest whole checkpoint of a job directory, again and again."""
 
     def __init__(
-        self, workplace: Workplace, home: Path, came: Callable[[int], None] = lambda size: None
+        self,
+        workplace: Workplace,
+        home: Path,
+        came: Callable[[int], None] = lambda size: None,
+        *,
+        store: RunStore | None = None,
+        python: str = "",
     ) -> None:
         """Prepare to fetch.
 
         Args:
             workplace: where the checkpoints are.
             home: the folder here.
-            came: called with the bytes of each that came.
+            came: called with the bytes of each that came, or that the machine sent to the store.
+            store: keeps them too, and instead of this computer where the machine can bring them there.
+            python: the one there that has the trainer; empty: nothing is started there.
         """
         self._workplace = workplace
         self._came = came
+        self._store = store
+        self._python = python
         self._home = home
         self._refused: set[int] = set()
         self._overtaking: set[int] = set()
@@ -78,6 +88,7 @@ class CheckpointMirror:
 
     async def _sync(self, last: bool) -> None:  # noqa: FBT001 - of `sync`
         have = {step_of(path) for path in all_checkpoints(self._home)}
+        have |= set(self._store.steps() if self._store else ())
         # Newest first. An older one is fetched only when the newer is incomplete or refused.
         for step in await self._steps():
             if step in have:
@@ -117,6 +128,8 @@ class CheckpointMirror:
         # Hidden until it is verified: `all_checkpoints` must never offer half of one.
         arriving = self._home / f".{name}"
         try:
+            if await self._carried(step):
+                return True
             fetched = await fetch_folder(
                 self._workplace,
                 f"{CHECKPOINTS}/{name}",
@@ -150,6 +163,18 @@ class CheckpointMirror:
         logger().info("%s is home, %.2f MB of it fetched", name, fetched / 1e6)
         for path in all_checkpoints(self._home)[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)
+        if self._store:
+            await self._store.keep(self._home / name)
+        return True
+
+    async def _carried(self, step: int) -> bool:
+        """Let the machine bring a checkpoint to the store; return whether it is there."""
+        if self._store is None:
+            return False
+        sent = await self._store.carry(self._workplace, self._python, step)
+        if sent is None:
+            return False
+        self._came(sent)
         return True
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from blocks.models import Instance
 from blocks.workplaces.base import CommandResult
-from flows.streaming.checkpoint_mirror import CHECKPOINTS, put_back
+from flows.streaming.checkpoint_mirror import put_back
+from flows.streaming.run_store import CHECKPOINTS
 from flows.streaming.training import RemoteTraining
 from trainer.contract.checkpoints import step_of
 from trainer.contract.errors import OrchestratorError, TrainerKilled, TrainingFailed

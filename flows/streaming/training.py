@@ -18,8 +18,9 @@ from flows.run_folder import RunFolder
 from flows.setup.secrets import secrets
 from flows.setup.shipping import ship
 from flows.streaming.checkpoint_mirror import put_back
+from flows.streaming.run_store import RunStore
 from trainer.config import TrainingConfig, TrainingJob
-from trainer.contract.checkpoints import newest_valid
+from trainer.contract.checkpoints import newest_valid, step_of
 from trainer.contract.errors import (
     ConnectionLost,
     DiskFull,
@@ -93,6 +94,10 @@ class Lead:
                 _with_last_line_ended(records)
                 await training.workplace.put(records, records.name)
         checkpoint, _ = newest_valid(self._run.checkpoints)
+        store = await RunStore.of(training.job, self._run)
+        home = step_of(checkpoint) if checkpoint else 0
+        if store and await store.give(training.workplace, training.python, home):
+            return
         if checkpoint:
             logger().info("continuing from %s", checkpoint.name)
             await put_back(training.workplace, checkpoint)

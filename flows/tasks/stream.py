@@ -30,6 +30,7 @@ from flows.streaming.gang import GangTraining
 from flows.streaming.log_shipper import LogShipper
 from flows.streaming.nodes import Node
 from flows.streaming.requests import Hearing, heard, watch_budget, watch_requests
+from flows.streaming.run_store import CHECKPOINTS, RunStore
 from flows.streaming.training import RemoteTraining, Training
 from flows.tasks.step import step
 from trainer.config import TrainingJob
@@ -125,7 +126,14 @@ class _Following:
         async with self._provider.workplace(where, compress=compress) as workplace:
             hire = self._journal.of_instance(where)
             came = functools.partial(self._journal.came_home, hire)
-            mirror = CheckpointMirror(workplace, self._run.checkpoints, came)
+            store = await RunStore.of(self._job, self._run)
+            mirror = CheckpointMirror(
+                workplace,
+                self._run.checkpoints,
+                came,
+                store=store,
+                python=self._nodes[0].python,
+            )
             training = self._training(workplace, mirror)
             await training.start_or_attach()
             self._journal.training_began(hire)
@@ -133,7 +141,7 @@ class _Following:
             # From here on a cancellation, or the cap, lets it save and stop.
             self._hearing.training_hears = True
             try:
-                status = await self._follow(training, mirror)
+                status = await self._follow(training, mirror, store)
             except asyncio.CancelledError:
                 # SIGTERM comes as a cancellation too, for instance when the computer shuts down;
                 # then the training must go on.
@@ -146,6 +154,8 @@ class _Following:
             completed = parse_status(status).state is JobState.COMPLETED
             if not self._provider.is_home and not completed:
                 await mirror.sync(last=True)
+            elif store and not completed:
+                await store.keep_newest(Path(workplace.folder) / CHECKPOINTS)
         return {**status, "missing": await self._missing(status)}
 
     def _training(self, workplace: Workplace, mirror: CheckpointMirror) -> Training:
@@ -157,7 +167,9 @@ class _Following:
             )
         return RemoteTraining(job, first.instance, workplace, run, python=first.python)
 
-    async def _follow(self, training: Training, mirror: CheckpointMirror) -> dict[str, Any]:
+    async def _follow(
+        self, training: Training, mirror: CheckpointMirror, store: RunStore | None
+    ) -> dict[str, Any]:
         run, run_id = self._run, this_run_id()
         async with prefect_client() as client:
             shipper = LogShipper(client, run_id, run)
@@ -176,6 +188,8 @@ class _Following:
             ]
             if not self._provider.is_home:
                 helpers.append(mirror.run())
+            elif store:
+                helpers.append(store.follow(Path(training.workplace.folder) / CHECKPOINTS))
             async with TaskScope() as scope:
                 for helper in helpers:
                     scope.start(helper)

@@ -64,12 +64,27 @@ def reconcile(
 
 
 @renting_commands.command()
-def check(json: AsJson = False) -> None:  # noqa: FBT002
-    """Verify the credentials of all providers that are set up. Nothing is hired.
+def check(
+    store: Annotated[
+        str | None, typer.Option(help="Look at an object store instead, such as s3://BUCKET/PATH.")
+    ] = None,
+    set_rule: Annotated[  # noqa: FBT002
+        bool,
+        typer.Option("--set-rule", help="Let the store remove uploads that nobody finished."),
+    ] = False,
+    json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Verify the credentials of all providers that are set up, or of a store. Nothing is hired.
 
-    Example: trainctl check
+    Example: trainctl check --store s3://models/team
     """
     with reported():
+        if store is not None:
+            from gateway.cli.stores import check_store
+
+            raise typer.Exit(check_store(store, set_rule=set_rule, as_json=json))
+        if set_rule:
+            raise typer.BadParameter("--set-rule needs --store.")
         from gateway.cli import renting
 
         raise typer.Exit(renting.check_providers(as_json=json))

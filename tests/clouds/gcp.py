@@ -107,14 +107,14 @@ class GoogleCloud(Cloud):
 
     def start(self) -> None:
         super().start()
-        self.identity.write_key(self._key_file, f"{self._base}/token", self.project)
+        self.identity.write_key(self.key_file, f"{self._base}/token", self.project)
 
     def environ(self) -> dict[str, str]:
         """Return the variables that point the product here."""
         return {
             "GCP_PROVIDER": "1",
             self.url_variable: self.url,
-            self.key_variable: str(self._key_file),
+            self.key_variable: str(self.key_file),
             "GOOGLE_CLOUD_PROJECT": self.project,
             "GCP_REGIONS": "us-central1,europe-west4",
             "GCP_SSH_PORT": str(self.ssh_port),
@@ -340,7 +340,8 @@ class GoogleCloud(Cloud):
         return self.url.removesuffix(API)
 
     @property
-    def _key_file(self) -> Path:
+    def key_file(self) -> Path:
+        """The key of the service account."""
         return self.folder / "service-account.json"
 
     def _known(self, request: Request) -> Rented | None:

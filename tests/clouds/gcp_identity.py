@@ -45,9 +45,12 @@ class Identity:
         """How many were given out."""
         self.unavailable = 0
         """How many of the next reads of metadata are answered with 503."""
+        self.waiting = 0
+        """How many reads of metadata wait for a change now."""
 
     def routes(self) -> list[Route]:
         return [
+            Route("/", self._ping),
             Route("/token", self._token, methods=["POST"]),
             Route(f"{METADATA}/{{path:path}}", self._project_metadata),
             Route(f"/vm/{{zone}}/{{name}}{METADATA}/{{path:path}}", self._metadata),
@@ -93,6 +96,9 @@ class Identity:
         token = {"access_token": f"ya29.{key}", "expires_in": self.token_seconds}
         return JSONResponse({**token, "token_type": "Bearer"})
 
+    async def _ping(self, request: Request) -> Response:
+        return _text("computeMetadata/")
+
     async def _project_metadata(self, request: Request) -> Response:
         """Answer as on a machine that the orchestrator itself runs on."""
         return await self._answer(request, None)
@@ -133,10 +139,12 @@ class Identity:
         query = request.query_params
         before = rented.facts.get("notice", False)
         until = time.monotonic() + float(query.get("timeout_sec", 3600))
+        self.waiting += 1
         while query.get("wait_for_change") and time.monotonic() < until and rented.ended is None:
             if rented.facts.get("notice", False) != before:
                 break
             await asyncio.sleep(TICK)
+        self.waiting -= 1
         return _text("TRUE" if rented.facts.get("notice") else "FALSE")
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from trainer.config.methods import METHODS
 from trainer.config.settings import JobName, Settings, Text
+from trainer.config.store_urls import parse_store_url
 from trainer.config.training import TrainingConfig
 
 MAX_NODES = 128
+
+
+def _of_a_store(text: str) -> str:
+    parse_store_url(text)
+    return text
 
 
 class Resources(Settings):
@@ -94,6 +100,10 @@ class TrainingJob(Settings):
     """Keep a rented machine this long after the job, for the next job of the same shape."""
     output_dir: Text | None = None
     """Where the verified result goes. null: artifacts/ in the orchestrator's home folder."""
+
+    store: Annotated[Text, AfterValidator(_of_a_store)] | None = None
+    """Where checkpoints and the result are kept too: s3://BUCKET/PATH, gs://BUCKET/PATH,
+    az://CONTAINER/PATH, block://NAME for a saved block, or a folder."""
 
     @model_validator(mode="after")
     def _several_machines(self) -> TrainingJob:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from trainer.contract.errors import IntegrityError
 from trainer.contract.files import fsync_directory
@@ -83,7 +84,15 @@ def check(checkpoint: Path) -> None:
     Raises:
         IntegrityError: naming the file that is missing or differs.
     """
-    manifest = verify(checkpoint)
+    check_names(verify(checkpoint), str(checkpoint))
+
+
+def check_names(manifest: Mapping[str, Any], where: str) -> None:
+    """Refuse a checkpoint by its manifest when it lacks what resuming needs.
+
+    Raises:
+        IntegrityError: naming the files that are missing.
+    """
     if manifest.get("trainer", "builtin") != "builtin":
         return
     names = set(manifest["files"])
@@ -93,7 +102,7 @@ def check(checkpoint: Path) -> None:
         if known <= names:
             optimizer = known
     if missing := sorted((NEEDED | optimizer | _rng_states(manifest.get("processes", 1))) - names):
-        raise IntegrityError(f"{checkpoint} lacks {', '.join(missing)}.")
+        raise IntegrityError(f"{where} lacks {', '.join(missing)}.")
 
 
 def processes_of(checkpoint: Path) -> int:

@@ -70,8 +70,7 @@ class GoogleToken(httpx.Auth):
         """Begin.
 
         Args:
-            given: JSON of a service account's key, or of another credential; empty: Google's
-                standard chain.
+            given: JSON of a service account's key; empty: Google's standard chain.
         """
         self._given = given
         self._account = _accounts.setdefault(source_of(given), _Account())
@@ -102,7 +101,7 @@ class GoogleToken(httpx.Auth):
             from google.auth.transport.requests import Request as Transport
         except ImportError as error:
             raise DependencyError(
-                "provider gcp needs google-auth.", "pip install 'training-orchestrator[gcp]'"
+                "provider gcp needs google-auth: pip install 'training-orchestrator[gcp]'."
             ) from error
         try:
             with self._account.lock:
@@ -120,7 +119,8 @@ class GoogleToken(httpx.Auth):
             raise CredentialsError(
                 f"Google Cloud's credentials cannot be used: {_words(error)}.", SET_CREDENTIALS
             ) from error
-        except (ValueError, OSError) as error:  # a key that is damaged, or a file that is away
+        # A key file that is away, or holds something else: google-auth takes its shape for granted.
+        except (AttributeError, LookupError, TypeError, ValueError, OSError) as error:
             raise CredentialsError(
                 f"Google Cloud's credentials cannot be read: {type(error).__name__}.",
                 SET_CREDENTIALS,
@@ -129,11 +129,12 @@ class GoogleToken(httpx.Auth):
 
 def _loaded(given: str) -> Any:
     import google.auth
+    from google.oauth2 import service_account
 
     if given:
-        credentials, _ = google.auth.load_credentials_from_dict(json.loads(given), scopes=SCOPES)
-    else:
-        credentials, _ = google.auth.default(scopes=SCOPES)
+        key = json.loads(given)
+        return service_account.Credentials.from_service_account_info(key, scopes=SCOPES)
+    credentials, _ = google.auth.default(scopes=SCOPES)
     return credentials
 
 

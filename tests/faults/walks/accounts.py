@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
-from blocks.providers import lambda_cloud, runpod, vast
+from blocks.providers import gcp, lambda_cloud, runpod, vast
 from blocks.providers.base import Provider
+from blocks.providers.gcp import compute
 from tests.clouds.cloud import Cloud, Rented
+from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.vast import VastCloud
@@ -21,30 +23,51 @@ class Account:
 
     server: type[Cloud]
     block: type[Provider]
-    module: ModuleType
-    """Where its seconds are."""
-    hurry: Mapping[str, float] = field(default_factory=dict)
-    """Seconds of that module, for a walk in which seconds are tenths."""
+    hurry: Sequence[tuple[ModuleType, Mapping[str, float]]]
+    """Seconds of its modules, for a walk in which seconds are tenths."""
 
 
 ACCOUNTS = {
+    "gcp": Account(
+        server=LocalGoogle,
+        block=gcp.GoogleCloud,
+        hurry=[
+            (
+                gcp,
+                {
+                    "ORDER_SECONDS": 0.5,
+                    "FOLLOW_SECONDS": 1.0,
+                    "LABEL_SECONDS": 1.0,
+                    "INSTANCES_SECONDS": 0.1,
+                    "QUOTA_SECONDS": 0.5,
+                    "FULL_SECONDS": 0.5,
+                    "IDLE_DISK_SECONDS": 2.0,
+                },
+            ),
+            (compute, {"POLL_SECONDS": 0.05, "ROW_SECONDS": 0.1}),
+        ],
+    ),
     "lambda": Account(
         server=LocalLambda,
         block=lambda_cloud.LambdaCloud,
-        module=lambda_cloud,
-        hurry={"LAUNCH_SECONDS": 0.3, "TYPES_SECONDS": 0.1, "INSTANCES_SECONDS": 0.1},
+        hurry=[
+            (
+                lambda_cloud,
+                {"LAUNCH_SECONDS": 0.3, "TYPES_SECONDS": 0.1, "INSTANCES_SECONDS": 0.1},
+            )
+        ],
     ),
     "runpod": Account(
         server=RunPodCloud,
         block=runpod.RunPod,
-        module=runpod,
-        hurry={"LIST_SECONDS": 0.1, "CREATE_SECONDS": 0.3},
+        hurry=[(runpod, {"LIST_SECONDS": 0.1, "CREATE_SECONDS": 0.3})],
     ),
     "vast": Account(
         server=VastCloud,
         block=vast.VastAI,
-        module=vast,
-        hurry={"SEARCH_SECONDS": 0.1, "INSTANCES_SECONDS": 0.1, "EXITED_SECONDS": 1.0},
+        hurry=[
+            (vast, {"SEARCH_SECONDS": 0.1, "INSTANCES_SECONDS": 0.1, "EXITED_SECONDS": 1.0}),
+        ],
     ),
 }
 

@@ -24,8 +24,14 @@ from trainer.contract.job_directory import Desired, JobState, utc_now
 from trainer.contract.manifest import write_manifest
 
 TICK_SECONDS = 0.01
+
 WEIGHTS = struct.pack("<Q", 2) + b"{}"
 """A safetensors file without tensors."""
+
+
+def folder_name(id: str) -> str:
+    """Return what the folder of a machine is called: an id may be a path in its account."""
+    return id.replace("/", "~")
 
 
 @dataclass
@@ -63,6 +69,7 @@ class Machines:
         """In the order in which they started."""
         self.finishing: set[str] = set()
         """The runs whose trainings shall complete."""
+        self._ids: dict[str, str] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._train, daemon=True)
@@ -73,19 +80,21 @@ class Machines:
         return [one for one in self.trainings if one.run == run]
 
     def begin(self, id: str) -> None:
-        (self.there / id).mkdir()
-        (self.there / id / "on").touch()
+        self._ids[folder_name(id)] = id
+        (self.there / folder_name(id)).mkdir()
+        (self.there / folder_name(id) / "on").touch()
 
     def end(self, id: str) -> None:
         """End a machine at once, with whatever trains on it."""
+        name = folder_name(id)
         with self._lock:
-            if not (self.there / id).exists():
+            if not (self.there / name).exists():
                 return
             for training in self.trainings:
                 if training.machine == id and training.alive:
                     training.alive = False
                     self._harmed(training.run, f"{id} was ended")
-            (self.there / id).rename(self._ended / id)
+            (self.there / name).rename(self._ended / name)
 
     def close(self) -> None:
         self._over.set()
@@ -106,7 +115,7 @@ class Machines:
             run = str((read_json(folder / "job.json") or {})["run_id"])
             log = folder / "train.log"
             begins = log.stat().st_size if log.exists() else 0
-            training = Training(folder, folder.parent.parent.name, run, begins)
+            training = Training(folder, self._ids[folder.parent.parent.name], run, begins)
             self.trainings.append(training)
         training.alive = True
         self._say(training, JobState.RUNNING)
@@ -130,7 +139,7 @@ class Machines:
                 self._write(training, random.randint(1, 80))  # noqa: S311 - no secret
         except FileNotFoundError:
             training.alive = False
-            self._harmed(training.run, f"{folder} was removed")
+            self._harmed(training.run, f"{training.machine}: {folder} was removed")
 
     def _write(self, training: Training, size: int) -> None:
         """Write so many bytes of numbered lines, of which the last may end in its middle."""

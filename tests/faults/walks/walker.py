@@ -47,6 +47,7 @@ from flows.sole_owner import own
 from flows.streaming import checkpoint_mirror, fetching, file_mirror, requests, training
 from gateway.control import ask_cancel
 from tests.faults.walks.accounts import ACCOUNTS
+from tests.faults.walks.machines import folder_name
 from tests.faults.walks.place import Place, Reached
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
@@ -57,7 +58,7 @@ MACHINES = "WALK_MACHINES"
 """The variable that says where the machines are."""
 
 HURRY: list[tuple[ModuleType, dict[str, Any]]] = [
-    *((account.module, dict(account.hurry)) for account in ACCOUNTS.values()),
+    *((module, dict(values)) for one in ACCOUNTS.values() for module, values in one.hurry),
     (api, {"PAUSES": (0.02, 0.05)}),
     (absence, {"PAUSE": 0.1}),
     (giving_back, {"LOOK_SECONDS": 0.1, "AGAIN_SECONDS": 0.3, "PATIENCE_SECONDS": 3.0}),
@@ -106,7 +107,7 @@ def workplace(provider: Provider, instance: Instance, *, compress: bool = False)
     del compress
     # As for a connection of its own: a machine is taken over only where its keys are known.
     MachineKeys.of(provider.provider_name, instance.id, instance.mark)
-    return Place(Reached(Path(os.environ[MACHINES]) / instance.id), instance.workspace)
+    return Place(Reached(Path(os.environ[MACHINES]) / folder_name(instance.id)), instance.workspace)
 
 
 async def nowhere_else(job: TrainingJob) -> None:

@@ -1,0 +1,186 @@
+"""Checkpoints between a machine and the job's store, and what happens when the store does not take them."""
+
+from __future__ import annotations
+
+import sys
+from uuid import uuid4
+
+import pytest
+
+from blocks.machines.local import LocalMachine
+from blocks.stores.store import Store
+from blocks.workplaces.machine import MachineWorkplace
+from flows.run_folder import RunFolder
+from flows.saved import saved_step, stored_steps
+from flows.streaming import carrying
+from flows.streaming.checkpoint_mirror import CheckpointMirror
+from flows.streaming.run_store import RunStore
+from tests.clouds.s3 import S3Server
+from tests.clouds.store_wire import StoreFault
+from trainer.config import TrainingJob
+from trainer.contract import checkpoints
+from trainer.contract.checkpoints import all_checkpoints, step_of
+from trainer.contract.manifest import verify
+from trainer.courier.orders import FOLDER
+
+FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    with S3Server() as server:
+        for name, value in server.environ().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        assert server.errors == []
+
+
+@pytest.fixture
+def run(home):
+    return RunFolder(uuid4())
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch):
+    monkeypatch.setattr(carrying, "LOOK_SECONDS", 0.05)
+
+
+def machine_at(folder):
+    (folder / "jobs/one").mkdir(parents=True, exist_ok=True)
+    return MachineWorkplace(LocalMachine(), str(folder / "jobs/one"))
+
+
+def save(folder, step):
+    staged = folder / checkpoints.STAGING / f"checkpoint-{step}"
+    staged.mkdir(parents=True)
+    for name in (*FILES, "trainer_state.json"):
+        (staged / name).write_bytes(f"{name} of {step}".encode() * 9)
+    (staged / "tokenizer.json").write_bytes(b"the same in all")
+    return checkpoints.commit(staged, folder)
+
+
+async def store_of(run, store="s3://models/team"):
+    job = TrainingJob.model_validate(
+        {"name": "x", "store": store, "training": {"model": "m", "dataset": {"path": "d"}}}
+    )
+    return await RunStore.of(job, run)
+
+
+async def mirrored(run, folder, **changes):
+    """Mirror what a machine has, once."""
+    mirror = CheckpointMirror(
+        machine_at(folder),
+        run.checkpoints,
+        store=await store_of(run, **changes),
+        python=sys.executable,
+    )
+    await mirror.sync()
+
+
+async def test_a_machine_brings_its_checkpoint_to_the_store_and_the_next_one_gets_it_from_there(
+    s3, run, tmp_path
+):
+    saved = save(tmp_path / "first/jobs/one/checkpoints", 10)
+
+    await mirrored(run, tmp_path / "first")
+
+    assert stored_steps(run) == [10]
+    assert saved_step(run) == 10
+    assert all_checkpoints(run.checkpoints) == []
+    store = await store_of(run)
+    assert await store.give(machine_at(tmp_path / "second"), sys.executable, beyond=0)
+    given = tmp_path / "second/jobs/one/checkpoints/checkpoint-10"
+    checkpoints.check(given)
+    assert verify(given) == verify(saved)
+    # Nothing that permits anything stays on a machine.
+    left = [
+        path.name
+        for at in ("first", "second")
+        for path in (tmp_path / at / "jobs/one" / FOLDER).iterdir()
+    ]
+    assert left == ["courier.log", "courier.log"]
+
+
+async def test_only_the_newest_two_stay_and_equal_files_are_sent_once(s3, run, tmp_path):
+    for step in (10, 20, 30):
+        save(tmp_path / "job/jobs/one/checkpoints", step)
+        await mirrored(run, tmp_path / "job")
+
+    assert stored_steps(run) == [30, 20]
+    manifests = [name for name in s3.names() if name.endswith("MANIFEST.json")]
+    assert [name.split("/")[-2] for name in manifests] == ["checkpoint-20", "checkpoint-30"]
+    assert s3.count("PUT", "/objects/") == 3 * 5 + 1
+
+
+async def test_one_that_the_store_refuses_comes_home(s3, run, tmp_path):
+    save(tmp_path / "job/jobs/one/checkpoints", 10)
+    s3.denied = {"PUT"}
+
+    await mirrored(run, tmp_path / "job")
+
+    assert [step_of(path) for path in all_checkpoints(run.checkpoints)] == [10]
+    assert stored_steps(run) == []
+
+
+async def test_a_damaged_file_on_the_machine_gets_neither_there_nor_home(s3, run, tmp_path):
+    saved = save(tmp_path / "job/jobs/one/checkpoints", 10)
+    (saved / "optimizer.pt").write_bytes(b"x" * (saved / "optimizer.pt").stat().st_size)
+
+    await mirrored(run, tmp_path / "job")
+
+    assert stored_steps(run) == []
+    assert all_checkpoints(run.checkpoints) == []
+    assert [name for name in s3.names() if name.endswith("MANIFEST.json")] == []
+
+
+async def test_an_address_that_expires_on_the_way_is_signed_anew(s3, run, tmp_path):
+    save(tmp_path / "job/jobs/one/checkpoints", 10)
+    expired = s3.refused(403, "AccessDenied", "Request has expired")
+    s3.faults.append(StoreFault("PUT", "/objects/", answer=expired))
+
+    await mirrored(run, tmp_path / "job")
+
+    assert stored_steps(run) == [10]
+
+
+async def test_a_checkpoint_that_is_damaged_in_the_store_is_passed_over(s3, run, tmp_path):
+    for step in (10, 20):
+        saved = save(tmp_path / "job/jobs/one/checkpoints", step)
+        await mirrored(run, tmp_path / "job")
+    sha256 = verify(saved)["files"]["optimizer.pt"]["sha256"]
+    s3.flip(f"team/objects/{sha256}")
+
+    store = await store_of(run)
+
+    assert await store.give(machine_at(tmp_path / "next"), sys.executable, beyond=0)
+    assert stored_steps(run) == [10]
+    checkpoints.check(tmp_path / "next/jobs/one/checkpoints/checkpoint-10")
+    whole, _ = checkpoints.newest_valid(tmp_path / "next/jobs/one/checkpoints")
+    assert step_of(whole) == 10
+
+
+async def test_with_a_folder_as_store_checkpoints_go_there_through_home(run, tmp_path):
+    save(tmp_path / "job/jobs/one/checkpoints", 10)
+
+    await mirrored(run, tmp_path / "job", store=str(tmp_path / "store"))
+
+    assert stored_steps(run) == [10]
+    assert [step_of(path) for path in all_checkpoints(run.checkpoints)] == [10]
+    store = await store_of(run, str(tmp_path / "store"))
+    assert await store.give(machine_at(tmp_path / "next"), sys.executable, beyond=0)
+    checkpoints.check(tmp_path / "next/jobs/one/checkpoints/checkpoint-10")
+
+
+async def test_the_result_takes_the_place_of_the_checkpoints(s3, run, tmp_path):
+    saved = save(tmp_path / "job/jobs/one/checkpoints", 10)
+    await mirrored(run, tmp_path / "job")
+    before = s3.count("PUT", "/objects/")
+    store = await store_of(run)
+
+    where = await store.keep_result(saved)
+
+    assert where == f"s3://models/team/runs/{run.run_id}/output"
+    assert s3.count("PUT", "/objects/") == before
+    assert stored_steps(run) == []
+    assert await store.store.names("runs") == [f"runs/{run.run_id}/output"]
+    assert await Store(store.store.bucket).sweep() == []

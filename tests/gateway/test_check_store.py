@@ -1,0 +1,72 @@
+"""What `trainctl check --store` says of a store."""
+
+from __future__ import annotations
+
+import json
+
+import boto3
+import pytest
+from typer.testing import CliRunner
+
+from gateway.cli import app
+from tests.clouds.s3 import S3Server
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    with S3Server() as server:
+        for name, value in server.environ().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        assert server.errors == []
+
+
+def checked(*words):
+    return CliRunner().invoke(app, ["check", "--store", *words])
+
+
+def test_it_shows_access_retention_and_the_rule_that_it_set(s3, home):
+    client = boto3.client("s3")
+    theirs = {
+        "ID": "theirs",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "logs/"},
+        "Expiration": {"Days": 9},
+    }
+    client.put_bucket_lifecycle_configuration(
+        Bucket="models", LifecycleConfiguration={"Rules": [theirs]}
+    )
+
+    before = checked("s3://models/team")
+    after = checked("s3://models/team", "--set-rule")
+    again = checked("s3://models/team", "--set-rule", "--json")
+
+    assert (before.exit_code, after.exit_code) == (0, 0), before.output + after.output
+    assert "unfinished uploads stay, and are billed: set a rule with --set-rule" in before.stdout
+    assert "unfinished uploads are removed after 1 day\n" in after.stdout
+    assert "can be written, read and listed" in after.stdout
+    assert "results for ever" in after.stdout
+    assert all(row["ok"] for row in json.loads(again.stdout).values())
+    rules = client.get_bucket_lifecycle_configuration(Bucket="models")["Rules"]
+    assert sorted(rule["ID"] for rule in rules) == [
+        "theirs",
+        "training-orchestrator-unfinished-uploads",
+    ]
+
+
+def test_a_missing_right_is_named_and_is_no_success(s3, home):
+    s3.denied = {"PUT"}
+
+    found = checked("s3://models/team")
+
+    assert found.exit_code == 1
+    assert "cannot write tried: AccessDenied" in found.stdout
+    assert "Allow s3:PutObject on s3://models/team" in found.stdout
+    assert checked("s4://models").exit_code == 2
+
+
+def test_a_folder_is_a_store_too(home, tmp_path):
+    found = checked(str(tmp_path / "store"))
+
+    assert found.exit_code == 0, found.output
+    assert "a folder has no unfinished uploads" in found.stdout
