@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 import httpx
 
 from blocks.providers.base import Provider
+from blocks.secrets.reading import is_elsewhere, refresh
 from trainer.contract.errors import ConfigError, DependencyError, OrchestratorError
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ async def load_provider(label: str) -> Provider:
     kind = provider_class(label)
     _, _, document = label.partition("/")
     if not document:
-        return kind()
+        return await _ready(kind())
     known = _loaded.get(label)
     try:
         # Of one that was loaded before the newest is wanted, but a machine is not kept waiting by a
@@ -100,7 +101,7 @@ async def load_provider(label: str) -> Provider:
             f"{document!r}.",
             "Save one in Prefect's UI under Blocks, or name another.",
         ) from error
-    return _loaded[label]
+    return await _ready(_loaded[label])
 
 
 async def configured_providers() -> list[Provider]:
@@ -120,9 +121,20 @@ async def configured_providers() -> list[Provider]:
         # one may be set up without the other.
         default = kind()
         if default.is_configured():
-            found.append(default)
+            found.append(await _ready(default))
         found += [await load_provider(f"{name}/{document}") for document in await _saved(kind)]
     return found
+
+
+async def _ready(provider: Provider) -> Provider:
+    """Return a provider once its secrets are at hand, or are known not to be readable."""
+    elsewhere = [
+        (name, given) for name, given in provider.secrets().items() if is_elsewhere(name, given)
+    ]
+    # Off the loop, since vaults are asked; what goes wrong is raised when the secret is used.
+    for name, given in elsewhere:
+        await asyncio.to_thread(refresh, name, given)
+    return provider
 
 
 async def _saved(kind: type[Provider]) -> list[str]:

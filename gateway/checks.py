@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.job_file import load_job
 from flows.preflight import ESTIMATE, PREFLIGHT, PROOF, seen_from_here, subject_of
+from flows.setup.secrets import have_tokens, named_in
 from gateway.exits import note, sentence
 from trainer.config import FOREIGN_DATA, TrainingJob
 from trainer.contract.errors import ConfigError, OrchestratorError
@@ -58,6 +59,8 @@ def checked_job(
         job = job.model_copy(update={"keep_minutes": _minutes(keep)})
     if providers is not None:
         job = job.model_copy(update={"provider": _names(providers)})
+    if not for_worker:  # a worker has secrets of its own
+        have_tokens(named_in(job))
     subject = subject_of(job, for_worker=for_worker)
     for field, name in subject.away.items():
         note(f"{field}: {name} is not on this computer; the worker must have it")
@@ -75,6 +78,7 @@ def examine(path: Path, say: Callable[[str], None], *, prove: bool = False) -> l
     """
     try:
         job = load_job(path)
+        have_tokens(named_in(job))
     except OrchestratorError as error:
         return [_shown(Result("job", None, error))]
     theirs = job.training.trainer in FOREIGN_DATA

@@ -21,6 +21,7 @@ from blocks.home import home
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.files import NO_ROOM
 from trainer.contract.job_directory import JobState
+from trainer.contract.redaction import redacted
 
 
 class Exit(IntEnum):
@@ -152,12 +153,12 @@ def make_printable() -> None:
 
 def unexpected(error: Exception) -> str:
     """Return a line about an error that is a mistake of ours; its traceback goes to a file."""
-    text = " ".join(str(error).split())[:300]
+    text = redacted(" ".join(str(error).split()))[:300]
     # Kept (delete=False): the line on the screen names it, for a report.
     with NamedTemporaryFile(
         "w", prefix="trainctl-", suffix=".log", delete=False, encoding="utf-8", errors="replace"
     ) as file:
-        traceback.print_exception(error, file=file)
+        file.write(redacted("".join(traceback.format_exception(error))))
     return (
         f"trainctl failed unexpectedly: {type(error).__name__}: {text}. "
         f"The traceback is in {file.name}; please report it."

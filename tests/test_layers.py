@@ -31,7 +31,7 @@ CHAPTERS = ("scheduling", "setup", "renting", "reporting", "streaming", "tasks")
 
 The modules beside them, directly in flows/, may import any of them, and any of them those.
 """
-STOREYS = ("stores", "machines", "workplaces", "providers")
+STOREYS = ("secrets", "stores", "machines", "workplaces", "providers")
 """The folders of the blocks, in the same order."""
 FOR_ALL = {
     "contract",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from prefect.blocks.core import Block
@@ -71,6 +71,14 @@ class Provider(Block, ABC):
     def is_configured(self) -> bool:
         """Whether there are credentials, so that it is worth asking for offers."""
         return True
+
+    def secrets(self) -> Mapping[str, str]:
+        """Return the secrets that it needs: variable → what a block has in its place, or nothing.
+
+        They are read, wherever they are kept, before it is asked for anything; from then on
+        `blocks.secrets.reading.secret` does not block.
+        """
+        return {}
 
     async def check(self) -> str:
         """Verify the credentials without spending, and say in a few words what was found.

@@ -16,6 +16,7 @@ from blocks.marks import ours
 from blocks.models import Instance, InstanceStatus
 from blocks.providers.api import Api
 from blocks.providers.base import Provider
+from blocks.secrets.reading import is_set, secret
 from trainer.contract.errors import CredentialsError, OrchestratorError, ProviderError
 
 ALLOW_MORE = "Allow more in resources or limits, choose another provider, or wait."
@@ -47,18 +48,29 @@ class CloudProvider(Provider):
 
     def is_configured(self) -> bool:
         """Whether there is an API key."""
-        return bool(self._key())
+        return is_set(self.set_up_by, self._given())
+
+    def secrets(self) -> Mapping[str, str]:
+        """Return the API key's variable."""
+        return {self.set_up_by: self._given()}
+
+    def _given(self) -> str:
+        return self.api_key.get_secret_value() if self.api_key else ""
 
     def _key(self) -> str:
-        given = self.api_key.get_secret_value() if self.api_key else ""
-        # A key that is pasted often brings a line break with it.
-        return (given or os.environ.get(self.set_up_by, "")).strip()
+        """Return the API key.
+
+        Raises:
+            OrchestratorError: it cannot be read where it is kept.
+        """
+        return secret(self.set_up_by, self._given())
 
     def _api(self) -> Api:
         """Return the account's API.
 
         Raises:
             CredentialsError: there is no key, or one that no HTTP header can carry.
+            OrchestratorError: it cannot be read where it is kept.
         """
         key = self._key()
         # httpx would raise an error of its own for such a header, and could quote the key in it.

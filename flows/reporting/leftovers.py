@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ async def deliver_leftovers() -> None:
     A receiver that is down is not tried again for the next run. What is older than three days is
     given up with a warning.
     """
-    platform = Platform.of_environment()
+    platform = await asyncio.to_thread(Platform.of_environment)
     if not (platform.metrics or platform.alerts):
         return
     deadline = time.monotonic() + AT_MOST_SECONDS

@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from blocks.secrets.reading import secret
+from trainer.contract.errors import OrchestratorError
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -48,7 +51,10 @@ class Platform:
 
     @classmethod
     def of_environment(cls) -> Platform:
-        """Return what the environment says; what cannot be used is off, and `problems` says why."""
+        """Return what the environment says; what cannot be used is off, and `problems` says why.
+
+        It may block: a key may be kept in a vault.
+        """
         problems: list[str] = []
         metrics = _address(
             "METRICS_API_URL", "JOB_TOKEN", ("Authorization", "Bearer "), "metrics", problems
@@ -82,9 +88,13 @@ def _address(
 
     Values are not quoted: a key may have been pasted into the wrong variable.
     """
-    url, key = _value(variable), _value(key_variable)
-    problem = ""
+    url, problem = _value(variable), ""
     if not url:
+        return None
+    try:
+        key = secret(key_variable)
+    except OrchestratorError as error:
+        problems.append(f"{error.message.rstrip('.')}: no {what} are reported. {error.suggestion}")
         return None
     if not _is_web(url):
         problem = (

@@ -37,7 +37,8 @@ async def reporting(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
     Trouble with it is logged and never fails the job. What cannot be delivered by the end stays
     in the run's folder, and reconcile goes on with it.
     """
-    reporter = _reporter(job, run)
+    # Off the loop: a key may be kept in a vault.
+    reporter = _reporter(job, run, await asyncio.to_thread(Platform.of_environment))
     if reporter is None:
         yield
         return
@@ -61,9 +62,8 @@ async def reporting(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
         await asyncio.wait({running}, timeout=CANCELLED_SECONDS)
 
 
-def _reporter(job: TrainingJob, run: RunFolder) -> Reporter | None:
+def _reporter(job: TrainingJob, run: RunFolder, platform: Platform) -> Reporter | None:
     """Return what reports this run; None when no platform is set up, or that of another job."""
-    platform = Platform.of_environment()
     for problem in platform.problems:
         logger().warning("%s", problem)
     if not (platform.metrics or platform.alerts):

@@ -29,6 +29,7 @@ from flows.prefect_api import CREATE_SECONDS, asking_once, persistently, prefect
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
 from trainer.contract.files import read_json, replace_json
+from trainer.contract.redaction import redacted
 from trainer.contract.tail import TailReader
 
 INTERVAL_SECONDS = 0.4
@@ -200,5 +201,5 @@ def shown(line: bytes) -> str:
     # A character of UTF-8 has up to 4 bytes; a chunk cut in the middle of one shows a replacement.
     text = line[: 4 * LINE_CHARACTERS].decode("utf-8", errors="replace")
     # Of a progress bar that redraws itself, only what follows the last carriage return was seen.
-    text = _UNSHOWABLE.sub("", text.rstrip("\r\n").rpartition("\r")[2])
+    text = redacted(_UNSHOWABLE.sub("", text.rstrip("\r\n").rpartition("\r")[2]))
     return text if len(text) <= LINE_CHARACTERS else f"{text[:LINE_CHARACTERS]}… (cut)"

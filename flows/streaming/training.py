@@ -15,7 +15,7 @@ from flows.announcing import announce
 from flows.logger import logger
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
-from flows.setup.secrets import secrets
+from flows.setup.secrets import kept_elsewhere, named_in, secrets
 from flows.setup.shipping import ship
 from flows.streaming.checkpoint_mirror import put_back
 from flows.streaming.run_store import RunStore
@@ -292,9 +292,8 @@ class RemoteTraining:
         """Return what the trainer finds in its environment: its GPUs, its threads, our tokens."""
         # Tokens go by the environment of one command, never into a file of a rented machine. In a
         # thread: a login to the Hub that runs out is renewed over the network.
-        judge = self.job.training.reward_judge
-        named = [judge.api_key_variable] if judge and judge.api_key_variable else []
-        tokens = {} if self.workplace.is_home else await asyncio.to_thread(secrets, named)
+        read = kept_elsewhere if self.workplace.is_home else secrets
+        tokens = await asyncio.to_thread(read, named_in(self.job))
         given = {**self.variables, **tokens, **accepted_changes()}
         instance, threads = self.instance, self.job.resources.cpu_threads
         # Empty for a job without GPUs, which hides them all: others may be using them.

@@ -21,6 +21,7 @@ from flows.renting.journal import Journal
 from flows.renting.market import market, providers_of
 from flows.run_folder import RunFolder
 from flows.saved import saved_step
+from flows.setup.secrets import have_tokens, named_in
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError, TrainingFailed
@@ -39,6 +40,7 @@ async def place(job: TrainingJob) -> None:
     """
     run = RunFolder.of_this_run()
     journal = Journal.of(run)
+    await asyncio.to_thread(have_tokens, named_in(job))
     providers = await providers_of(job)
     labels = [provider.label for provider in providers]
     at_home = all(provider.is_home for provider in providers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from blocks.home import runs
+from flows.setup.secrets import have_tokens
 from flows.shown import ShownRun
 from gateway.cli.download import report_of
 from gateway.jobs import job_of
@@ -34,6 +35,7 @@ def push(run: ShownRun, repository: str | None) -> str:
         config = validated(type(config), settings, "--to")
     if config.push_to_hub is None:
         raise ConfigError("The job names no repository.", "Name one: --to owner/name.")
+    have_tokens()
     check_hub(config)
     warning = push_output(Path(report["path"]), config, runs() / str(run.id) / "uploaded.json")
     if warning:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import stat
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blocks.home import home, keys
+from blocks.home import home
 from blocks.marks import Mark, installation_id
 from blocks.providers.runpod import RunPod
 from blocks.registry import load_provider
@@ -22,7 +21,6 @@ from flows.reconcile import reconcile_once
 from flows.run_folder import RunFolder
 from flows.setup.shipping import ship
 from flows.verdict import Act
-from tests.faults.canaries import Canaries
 from tests.faults.hostile import hostile_machine
 from tests.flows.flow_runs import make_job
 from tests.waiting import until
@@ -252,49 +250,6 @@ async def test_a_file_of_any_name_is_refused_or_brought_under_that_name(tmp_path
             assert await hostile.machine.read(there.dataset.path) == (data / name).read_bytes()
 
     assert not list(tmp_path.rglob("CANARY"))
-
-
-# 44: secrets.
-
-
-@pytest.mark.thorough
-@pytest.mark.fault(44, "secrets")
-async def test_the_secrets_of_a_run_are_where_they_belong_alone(scene, survived, shared):
-    """The search itself is that of `scene`, after this test as after every other."""
-    setup = ['test -n "$HF_TOKEN" || exit 9', "echo token $HF_TOKEN >/dev/null"]
-
-    run = await scene.run(scene.job(setup=setup))
-    scene.injected(run)
-    # Filed by the mark of its order at first, and by the machine's id from then on.
-    private_key = await until(lambda: next(keys().glob("runpod-*/id_ed25519"), None))
-    mode = stat.S_IMODE(private_key.stat().st_mode)
-    canaries = Canaries(scene.clouds)
-    canaries.look()
-    await survived(run)
-
-    assert mode == 0o600
-    assert len(canaries.secrets) == 4  # two tokens, the account's key, the machine's
-    assert list((shared / "prefect").rglob("*.db"))
-
-
-@pytest.mark.fault(44, "secrets")
-async def test_a_secret_in_an_open_file_or_an_argument_is_found(tmp_path):
-    canaries = Canaries([])
-    canaries.secrets = {word := uuid4().hex}
-    private, open_to_all = tmp_path / "private", tmp_path / "open"
-    for path, mode in ((private, 0o600), (open_to_all, 0o640)):
-        path.write_text(f"the key is {word}")
-        path.chmod(mode)
-    process = await asyncio.create_subprocess_exec("sleep", "60", env={"KEY": word})
-    teller = await asyncio.create_subprocess_exec("sh", "-c", "read line", word, stdin=-1)
-
-    canaries.look()
-
-    for started in (process, teller):
-        started.kill()
-        await started.communicate()
-    assert canaries.leaks(tmp_path) == [open_to_all]
-    assert len(canaries.told) == 1
 
 
 # 45: money.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 
 from blocks.machines.local import LocalMachine
 from blocks.workplaces.machine import MachineWorkplace
-from flows.setup.secrets import secrets
+from flows.setup.secrets import HUB, SECRETS, have_tokens, kept_elsewhere, secrets
 from flows.tasks.install import SETUP_DONE, run_setup
 from tests.flows.sshd import over_ssh
 from trainer.contract.errors import DependencyError
+from trainer.contract.redaction import redacted
 
 
 def here(folder):
@@ -54,6 +56,26 @@ def test_a_judges_key_is_passed_on_where_the_job_names_it(monkeypatch):
     assert "JUDGE_KEY" not in secrets()
     assert secrets(["JUDGE_KEY", "JUDGE_OTHER"]).items() >= {"JUDGE_KEY": "judge_canary"}.items()
     assert "JUDGE_OTHER" not in secrets(["JUDGE_OTHER"])
+
+
+def test_tokens_may_be_kept_in_files_and_the_libraries_here_find_them(tmp_path, monkeypatch):
+    for name in (HUB, *SECRETS):
+        monkeypatch.delenv(name, raising=False)
+    for name in (HUB, "WANDB_API_KEY"):
+        (tmp_path / name).write_text(f"{name}-canary\n")
+        (tmp_path / name).chmod(0o600)
+    monkeypatch.setenv("HF_TOKEN_FILE", str(tmp_path / HUB))
+    monkeypatch.setenv("WANDB_API_KEY", f"secret://file{tmp_path}/WANDB_API_KEY")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "in-the-environment")
+    kept = {HUB: "HF_TOKEN-canary", "WANDB_API_KEY": "WANDB_API_KEY-canary"}
+
+    assert secrets() == kept | {"MLFLOW_TRACKING_TOKEN": "in-the-environment"}
+    assert kept_elsewhere() == kept  # a trainer here has the others already
+    with monkeypatch.context() as patched:
+        patched.setattr("os.environ", dict(os.environ))
+        have_tokens()
+        assert os.environ.items() >= kept.items()
+    assert redacted("HF_TOKEN-canary in-the-environment") == "*** ***"
 
 
 def test_a_stored_login_to_the_hub_is_passed_on_where_the_environment_has_no_token(

@@ -34,6 +34,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.manifest import verify
+from trainer.contract.redaction import redacted_bytes, remember_environment
 from trainer.engine.control import ControlReader
 from trainer.engine.failures import named_by, translate
 
@@ -265,6 +266,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _write(chunk: bytes) -> None:
+    chunk = redacted_bytes(chunk)
     while chunk:
         # Not print(): the bytes go through as they are, and write(2) may take only a part.
         chunk = chunk[os.write(1, chunk) :]
@@ -275,4 +277,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    remember_environment()
     sys.exit(main(sys.argv[1]))

@@ -35,6 +35,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar, Self
 
+from trainer.contract.redaction import redacted
+
 
 class Action(StrEnum):
     """What a caller does about an error."""
@@ -64,9 +66,10 @@ class OrchestratorError(Exception):
     default_suggestion: ClassVar[str] = "Read the log above this line for the cause."
 
     def __init__(self, message: str, suggestion: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.suggestion = suggestion or self.default_suggestion
+        # A provider's answer, or a library's error, may quote the key that was sent.
+        self.message = redacted(message)
+        super().__init__(self.message)
+        self.suggestion = redacted(suggestion or self.default_suggestion)
 
     def __str__(self) -> str:
         return f"{self.message} {self.suggestion}"

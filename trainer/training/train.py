@@ -28,6 +28,7 @@ from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
 from trainer.contract.garbage import leave_out_imports
 from trainer.contract.job_directory import JobDirectory, JobState
+from trainer.contract.redaction import redact_output, remember_environment
 from trainer.contract.world import own_rank
 from trainer.data.tally import remarks, told_at_start, warning_about
 from trainer.engine.adapters import load_adapter_settings
@@ -386,5 +387,7 @@ def _say(line: str) -> None:
 if __name__ == "__main__":
     # Before anything prints: it replaces the streams.
     outlive_full_disks()
+    remember_environment()
+    redact_output()
     start_lightly((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
     sys.exit(main(sys.argv[1]))

@@ -26,7 +26,7 @@ async def test_the_key_goes_by_the_environment_and_into_no_file(monkeypatch, var
         reward_judge={"model": "judge-1", "api_key_variable": variable},
     )
     machine = Instance(provider="runpod", id="pod", mark=None, status=InstanceStatus.RUNNING)
-    away = SimpleNamespace(is_home=False)
+    away = SimpleNamespace(is_home=False, notice_command="")
     training = RemoteTraining(job, machine, away, RunFolder(uuid4()), python="python3")
 
     given = await training.environment()
