@@ -62,6 +62,7 @@ class Life(Base):
         if rented.ended is not None or not any("sleep" in " ".join(c) for c in commands):
             return
         folder = self.folder / rented.id
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
         off = install_shutdown(folder)
         for name, line in NO_SYSTEMD.items():
             (folder / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from blocks.providers import gcp, lambda_cloud, runpod, vast
+from blocks.providers import aws, gcp, lambda_cloud, runpod, vast
+from blocks.providers.aws import offers as aws_offers
+from blocks.providers.aws import prices as aws_prices
+from blocks.providers.aws import sweeping as aws_sweeping
 from blocks.providers.base import Provider
 from blocks.providers.gcp import compute
+from tests.clouds.aws import AwsCloud as LocalAWS
 from tests.clouds.cloud import Cloud, Rented
 from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
@@ -28,6 +32,16 @@ class Account:
 
 
 ACCOUNTS = {
+    "aws": Account(
+        server=LocalAWS,
+        block=aws.AWS,
+        hurry=[
+            (aws, {"INSTANCES_SECONDS": 0.1}),
+            (aws_offers, {"OFFERINGS_SECONDS": 0.5, "QUOTA_SECONDS": 0.5}),
+            (aws_prices, {"SPOT_SECONDS": 0.1}),
+            (aws_sweeping, {"IDLE_SECONDS": 2.0}),
+        ],
+    ),
     "gcp": Account(
         server=LocalGoogle,
         block=gcp.GoogleCloud,

@@ -381,4 +381,4 @@ class Walk(RuleBasedStateMachine):
         rows = [f"{h.mark} {h.instance_id} {h.ended_at} {h.cause}" for h in self._hires()]
         machines = [(r.id, r.name, r.status, r.ended) for r in self.cloud.all]
         log = self.zygote.log.read_bytes()[self.said_before :].decode(errors="replace")
-        return f"machines {machines}\nrows {rows}\nharmed {self.harmed}\n{log}"
+        return f"machines {machines}\nrows {rows}\nharmed {self.harmed}\ncloud {self.cloud.errors}\n{log}"
