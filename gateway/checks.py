@@ -12,6 +12,7 @@ from flows.job_file import load_job
 from flows.preflight import ESTIMATE, PREFLIGHT, PROOF, seen_from_here, subject_of
 from flows.setup.secrets import have_tokens, named_in
 from gateway.exits import note, sentence
+from gateway.other_names import answers
 from trainer.config import FOREIGN_DATA, TrainingJob
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.preflight.table import Needs, Result, refuse, walk
@@ -61,6 +62,8 @@ def checked_job(
         job = job.model_copy(update={"provider": _names(providers)})
     if not for_worker:  # a worker has secrets of its own
         have_tokens(named_in(job))
+    for words in answers(job.providers):
+        note(words)
     subject = subject_of(job, for_worker=for_worker)
     for field, name in subject.away.items():
         note(f"{field}: {name} is not on this computer; the worker must have it")
@@ -81,6 +84,8 @@ def examine(path: Path, say: Callable[[str], None], *, prove: bool = False) -> l
         have_tokens(named_in(job))
     except OrchestratorError as error:
         return [_shown(Result("job", None, error))]
+    for words in answers(job.providers):
+        say(words)
     theirs = job.training.trainer in FOREIGN_DATA
     kind = f"trainer {job.training.trainer}" if theirs else f"method {job.training.method}"
     subject, have = subject_of(job), seen_from_here(job) | {Needs.MARKET, Needs.PROBE}

@@ -59,6 +59,9 @@ class Provider(Block, ABC):
     machine back, and then exits with 0; empty: it announces nothing there. It runs as the user we
     log in as, beside the training, which saves a checkpoint at once; one that fails is started
     again after half a minute."""
+    instead: ClassVar[Mapping[str, str]] = {}
+    """Environment variables, beginning with the provider's name in capitals, by which other programs
+    are set up for it, and that are not used here: what to use instead, as half a sentence."""
     takes_first_script: ClassVar[bool] = False
     """Whether a machine runs `first_script` by itself, before anybody has reached it."""
 

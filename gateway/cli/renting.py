@@ -28,6 +28,7 @@ from flows.verdict import Act
 from gateway.checks import checked_job
 from gateway.cli.table import print_table
 from gateway.exits import Exit, complain, note, say, say_json, sentence
+from gateway.other_names import answers, answers_of_any_program
 from gateway.prefect.full_client import asking, call
 from gateway.prefect.keeper import last_reconcile
 from gateway.view import NOTHING, duration, printable
@@ -169,6 +170,8 @@ def check_providers(*, as_json: bool) -> Exit:
     results, kept = call(all_of)
     for problem in Platform.of_environment().problems:
         note(f"reporting: {problem}")
+    for words in (*answers(), *answers_of_any_program()):
+        note(words)
     if as_json:
         say_json([*results, {"provider": None, "check": "reconcile", **kept}])
     else:

@@ -195,7 +195,7 @@ class RunPodCloud(Cloud):
 
     def _ordered(self, asked: CreatePod, kind: Gpu | Cpu, center: str) -> Rented:
         env = dict(asked.env)
-        keys = [env["PUBLIC_KEY"]] if "PUBLIC_KEY" in env else []
+        keys = env.get("PUBLIC_KEY", "").splitlines()
         return Rented(
             id=secrets.token_hex(7),
             name=asked.name,

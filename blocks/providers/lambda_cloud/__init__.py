@@ -57,6 +57,10 @@ class LambdaCloud(CloudProvider):
     boot_minutes: ClassVar[float] = 20.0
     settle_seconds: ClassVar[float] = 180.0
     shutdown_ends_bill: ClassVar[bool] = False
+    instead: ClassVar[Mapping[str, str]] = {
+        "LAMBDA_SSH_KEY_NAME": "Lambda Cloud gives a machine one key, and each gets a key pair of "
+        "its own, which is removed with it"
+    }
     has_network: ClassVar[bool] = True
     """Machines of one region share a private network."""
     intervals: ClassVar[Mapping[str, float]] = {"": 1.0, "launch": 12.0}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import quote
@@ -28,8 +30,10 @@ from blocks.providers.runpod.answers import (
 )
 from blocks.providers.runpod.offers import CPU_CLOUD, cpu_offers, gpu_offers
 from trainer.config import Limits, Resources
-from trainer.contract.errors import CapacityError, ProviderError
+from trainer.contract.errors import CapacityError, ConfigError, ProviderError
 
+GPU_VARIABLE, KEY_VARIABLE = "RUNPOD_GPU_TYPE", "RUNPOD_SSH_PUBLIC_KEY"
+PUBLIC_KEY = re.compile(r"(ssh|ecdsa|sk)-[\w@.-]+ [A-Za-z0-9+/=]+( [^\r\n]*)?", re.ASCII)
 CREATE_SECONDS = 60.0  # of silence that a create is allowed
 LIST_SECONDS = 2.0  # how old the list of pods may be
 CATALOG_SECONDS = 5.0  # how old what is for hire may be
@@ -50,6 +54,10 @@ class RunPod(CloudProvider):
     set_up_by: ClassVar[str] = "RUNPOD_API_KEY"
     set_key: ClassVar[str] = SET_KEY
     api_class: ClassVar[type[Api]] = RunPodApi
+    instead: ClassVar[Mapping[str, str]] = {
+        "RUNPOD_SSH_PRIVATE_KEY_PATH": "each pod gets a key pair of its own, which is removed with "
+        f"it; to log in by a key of yours, set {KEY_VARIABLE} to its public half"
+    }
     boot_minutes: ClassVar[float] = 15.0
     shutdown_command: ClassVar[str] = one_line(Path(__file__).with_name("shutdown.sh"))
 
@@ -84,6 +92,17 @@ class RunPod(CloudProvider):
             raise CapacityError(
                 "RunPod has no spot pods.", "Set resources.spot: false, or choose another provider."
             )
+        wanted = os.environ.get(GPU_VARIABLE, "").strip()
+        if wanted and not resources.gpu_types and resources.gpu_count != 0:
+            named = resources.model_copy(update={"gpu_types": [wanted]})
+            try:
+                return await self._offers(named, limits)
+            except CapacityError as error:
+                words = f"{error.message} {GPU_VARIABLE} = {wanted!r} asks for that GPU."
+                raise CapacityError(words, error.suggestion) from None
+        return await self._offers(resources, limits)
+
+    async def _offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         kinds, params = (
             ("cpus", {}) if resources.gpu_count == 0 else ("gpus", self._gpu_query(resources))
         )
@@ -199,7 +218,7 @@ class RunPod(CloudProvider):
         # The API does not say on which computer a pod is; this variable comes back with the pod.
         env = {HOST_VARIABLE: offer.host}
         if ssh_public_key:
-            env["PUBLIC_KEY"] = ssh_public_key
+            env["PUBLIC_KEY"] = "\n".join([ssh_public_key.strip(), *_users_key()])
         return {
             "name": str(mark),
             "image": self.image,
@@ -245,6 +264,21 @@ class RunPod(CloudProvider):
         if instance is None:
             raise Unanswered("RunPod's answer does not say which pod it made or changed.")
         return instance
+
+
+def _users_key() -> list[str]:
+    """Return the user's own public key, by which pods let in who holds the private one.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if key and PUBLIC_KEY.fullmatch(key) is None:
+        raise ConfigError(
+            f"{KEY_VARIABLE}: is no public key.",
+            "Set it to the one line of a file such as ~/.ssh/id_ed25519.pub, or unset it.",
+        )
+    return [key] if key else []
 
 
 def _path(id: str) -> str:

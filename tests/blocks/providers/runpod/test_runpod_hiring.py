@@ -40,6 +40,32 @@ async def test_gpus_are_offered_cheapest_first_at_the_price_of_the_pod(provider)
     assert offers[1].host == "NVIDIA GeForce RTX 4090@SECURE"
 
 
+async def test_the_kind_of_gpu_may_be_set_by_a_variable_and_a_job_outweighs_it(
+    provider, monkeypatch
+):
+    monkeypatch.setenv("RUNPOD_GPU_TYPE", "NVIDIA GeForce RTX 4090")
+
+    async def kinds(**asked):
+        return [one.instance_type for one in await provider.offers(Resources(**asked), Limits())]
+
+    assert await kinds() == ["NVIDIA GeForce RTX 4090"]
+    assert await kinds(gpu_types=["L4"]) == ["NVIDIA L4"]
+    assert await kinds(gpu_count=0) == ["cpu3c-4", "cpu3g-4", "cpu3m-4"]
+    monkeypatch.setenv("RUNPOD_GPU_TYPE", "RTX 9999")
+    with pytest.raises(CapacityError, match="RUNPOD_GPU_TYPE = 'RTX 9999' asks for that GPU"):
+        await kinds()
+
+
+async def test_a_pod_lets_in_the_users_own_key_too(provider, cloud, monkeypatch):
+    own = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+    monkeypatch.setenv("RUNPOD_SSH_PUBLIC_KEY", f"{own} ada@home\n")
+
+    await launched(provider)
+
+    assert cloud.all[0].public_keys[-1] == f"{own} ada@home"
+    assert len(cloud.all[0].public_keys) == 2
+
+
 @pytest.mark.parametrize(
     ("wanted", "types"),
     [
