@@ -104,9 +104,12 @@ class GoogleCloud(GoogleAccount):
         # An earlier attempt of this very launch may have succeeded without our hearing of it.
         if instance := await self.find(mark):
             return instance
-        compute, cidr = self._compute(), self._set("ssh_cidr")
+        compute, cidr = self._compute(), self._cidr()
         tag = await compute.firewall(self._network(), cidr, self._port()) if cidr else ""
         body = order(offer, mark, ssh_public_key, first_script, self._settings(offer, tag))
+        ordered = offer.as_instance(
+            f"{offer.zone}/{mark}", mark, user=self._user(), port=self._port()
+        )
         try:
             answer = await compute.call(
                 "POST",
@@ -116,7 +119,7 @@ class GoogleCloud(GoogleAccount):
                 once=True,
                 read_seconds=ORDER_SECONDS,
             )
-            return await self._ordered(offer, mark, answer)
+            return await self._accepted(ordered, mark, answer)
         except Unanswered as error:
             return await came_of(self, mark, error)
         finally:
@@ -229,31 +232,27 @@ class GoogleCloud(GoogleAccount):
         with as_described(TITLE, "GET instance"):
             return None if row is None else self._instance(row, id.partition("/")[0])
 
-    async def _ordered(self, offer: Offer, mark: Mark, answer: Answer) -> Instance:
+    async def _accepted(self, ordered: Instance, mark: Mark, answer: Answer) -> Instance:
         """Return what came of an order that was answered.
 
         Raises:
             Unanswered: something may have come of it.
             OrchestratorError: nothing has.
         """
-        id = f"{offer.zone}/{mark}"
         failure = failure_of(answer)
         if failure and failure.status == 409:
-            return await self._that_exists(id, mark, failure)
+            return await self._that_exists(ordered.id, mark, failure)
         if not answer.ok:
-            raise self._meant(failure, id) if failure else error_of(answer)
+            raise self._meant(failure, ordered.id) if failure else error_of(answer)
         with as_described(TITLE, "POST instances", Unanswered):
             operation = {**answer.data, "name": answer.data["name"]}
-        accepted = offer.as_instance(id, mark, user=self._user(), port=self._port())
         # From here on it is ordered, and no error may say that it is not.
         try:
-            followed = await self._compute().followed(offer.zone, operation, FOLLOW_SECONDS)
+            followed = await self._compute().followed(ordered.zone, operation, FOLLOW_SECONDS)
             failure = failed(followed)
         except OrchestratorError:
-            return accepted
-        if failure is None:
-            return accepted
-        return await self._after(failure, accepted)
+            return ordered
+        return await self._after(failure, ordered) if failure else ordered
 
     async def _that_exists(self, id: str, mark: Mark, failure: Failure) -> Instance:
         """Return the instance that has the name of an order, if it is that order's."""
@@ -265,17 +264,17 @@ class GoogleCloud(GoogleAccount):
             raise meaning(failure)
         return found
 
-    async def _after(self, failure: Failure, accepted: Instance) -> Instance:
+    async def _after(self, failure: Failure, ordered: Instance) -> Instance:
         """Return the instance that an order left which was accepted, and then failed.
 
         Raises:
             OrchestratorError: it left none.
         """
-        error = self._meant(failure, accepted.id)
+        error = self._meant(failure, ordered.id)
         try:
-            found = await self._asked_for(accepted.id)
+            found = await self._asked_for(ordered.id)
         except OrchestratorError:  # it may be there: whoever asked for it gives it back
-            return dataclasses.replace(accepted, failure=error)
+            return dataclasses.replace(ordered, failure=error)
         if found is None:
             raise error
         # What it did not find was not itself: it runs all the same.

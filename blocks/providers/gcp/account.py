@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,8 +15,10 @@ from blocks.providers.base import Provider
 from blocks.providers.gcp.access import GoogleApi, GoogleToken, project_of, source_of
 from blocks.providers.gcp.compute import TITLE, Compute
 from blocks.providers.gcp.orders import OrderSettings
-from trainer.contract.errors import CredentialsError
+from blocks.secrets.reading import is_set, secret
+from trainer.contract.errors import ConfigError, CredentialsError
 
+KEY_VARIABLE = "GCP_CREDENTIALS"
 URL = "https://compute.googleapis.com/compute/v1"
 GPU_IMAGE = (
     "projects/deeplearning-platform-release/global/images/family/"
@@ -36,7 +39,8 @@ class GoogleAccount(Provider):
     )
     credentials_json: SecretStr | None = Field(
         default=None,
-        description="JSON of a service account's key. Empty: Google's standard credentials.",
+        description="JSON of a service account's key, or its address. Empty: GCP_CREDENTIALS, or "
+        "Google's standard credentials.",
     )
     zones: list[str] = Field(
         default=[],
@@ -84,11 +88,18 @@ class GoogleAccount(Provider):
     )
 
     def is_configured(self) -> bool:
-        """Whether it was set up on purpose: by a saved block, or by GCP_PROVIDER."""
-        # Credentials alone do not say that machines may be hired with them.
-        return bool(self._block_document_name or self.credentials_json) or os.environ.get(
-            self.set_up_by, ""
-        ).lower() not in {"", "0", "false", "no"}
+        """Whether it was set up on purpose: by a saved block, GCP_PROVIDER or GCP_CREDENTIALS."""
+        # Google's own credentials alone do not say that machines may be hired with them.
+        switch = os.environ.get(self.set_up_by, "").lower()
+        return (
+            switch not in {"", "0", "false", "no"}
+            or bool(self._block_document_name)
+            or is_set(KEY_VARIABLE, self._key())
+        )
+
+    def secrets(self) -> Mapping[str, str]:
+        """Return the variable of the key."""
+        return {KEY_VARIABLE: self._key()}
 
     @property
     def shutdown_ends_bill(self) -> bool:  # type: ignore[override] # elsewhere it never depends
@@ -98,8 +109,11 @@ class GoogleAccount(Provider):
     def _set(self, name: str) -> str:
         return str(getattr(self, name) or os.environ.get(f"GCP_{name.upper()}") or "")
 
-    def _given(self) -> str:
+    def _key(self) -> str:
         return self.credentials_json.get_secret_value() if self.credentials_json else ""
+
+    def _given(self) -> str:
+        return secret(KEY_VARIABLE, self._key())
 
     def _project(self) -> str:
         """Return the project.
@@ -131,7 +145,24 @@ class GoogleAccount(Provider):
         return self._set("ssh_user") or "trainer"
 
     def _port(self) -> int:
-        return int(self._set("ssh_port") or 22)
+        text = self._set("ssh_port") or "22"
+        if not (text.isdecimal() and 0 < int(text) < 65536):
+            raise ConfigError(f"GCP_SSH_PORT = {text!r}: is no port.", "Set a number, such as 22.")
+        return int(text)
+
+    def _cidr(self) -> str:
+        """Return who may reach our machines; empty: the network's own rules count.
+
+        Raises:
+            ConfigError: it is no range of addresses.
+        """
+        text = self._set("ssh_cidr")
+        try:
+            return str(ipaddress.ip_network(text)) if text else ""
+        except ValueError as error:
+            raise ConfigError(
+                f"GCP_SSH_CIDR = {text!r}: {error}.", "Write it as in 203.0.113.7/32."
+            ) from error
 
     def _settings(self, offer: Offer, tag: str) -> OrderSettings:
         return OrderSettings(

@@ -89,7 +89,8 @@ async def test_a_block_brings_its_own_key(cloud, monkeypatch, tmp_path):
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
     assert await GoogleCloud(credentials_json=text).check()
-    assert await GoogleCloud(credentials_json=text).instances() == []
+    monkeypatch.setenv("GCP_CREDENTIALS", f"secret://file{cloud.key_file}")  # or its address
+    assert await GoogleCloud().check()
 
 
 async def test_a_token_serves_many_calls_and_is_replaced_before_it_ends(cloud, provider):
@@ -148,3 +149,18 @@ async def test_a_token_endpoint_that_is_away_is_a_lost_connection(cloud, provide
     cloud.faults.clear()
 
     assert await provider.instances() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GCP_SSH_PORT", "ssh"), ("GCP_SSH_PORT", "70000"), ("GCP_SSH_CIDR", "203.0.113.7/8")],
+)
+async def test_a_setting_that_is_none_is_named_and_nothing_is_ordered(
+    cloud, provider, key, monkeypatch, name, value
+):
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(ConfigError, match=f"{name} = '{value}'"):
+        await launched(provider, key)
+
+    assert cloud.all == []
