@@ -21,6 +21,7 @@ GROUP = "training_orchestrator.providers"
 
 PROVIDERS = {
     "aws": "blocks.providers.aws:AWS",
+    "azure": "blocks.providers.azure:Azure",
     "gcp": "blocks.providers.gcp:GoogleCloud",
     "lambda": "blocks.providers.lambda_cloud:LambdaCloud",
     "local": "blocks.providers.local:Local",

@@ -69,6 +69,7 @@ class Request:
     read_seconds: float
     buckets: tuple[str, ...]
     once: bool
+    headers: Mapping[str, str] | None = None
 
 
 # Of the process and not of an `Api`: providers make a new one for every call.
@@ -118,6 +119,7 @@ class Api:
         bucket: str = "",
         once: bool = False,
         read_seconds: float = READ_SECONDS,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send a request and return the answer, whatever its status below 500 but 429.
 
@@ -129,6 +131,7 @@ class Api:
             bucket: a further bucket that this call takes from.
             once: it must not be sent again when its fate is unknown.
             read_seconds: how long the provider may be silent.
+            headers: of this call alone.
 
         Raises:
             Unanswered: with `once`; it was sent, and its fate is unknown.
@@ -140,7 +143,7 @@ class Api:
         while True:
             buckets = tuple({bucket, ""})
             waited += await self._turn(buckets, waited)
-            request = Request(method, path, params, body, read_seconds, buckets, once)
+            request = Request(method, path, params, body, read_seconds, buckets, once, headers)
             trouble, answer, sent = await self._send(request)
             # Not counted as a try, and repeated even for a call that is sent once: a 429 says that
             # nothing was done.
@@ -256,7 +259,9 @@ class Api:
             return f"HTTP {response.status_code}", answer, True
         if answer.ok and isinstance(answer.data, str):
             return "an answer that is not JSON", answer, True
-        if answer.ok and answer.data is None and response.status_code != NO_CONTENT:
+        # What is deleted, or will be, need not be shown once more.
+        needs_content = request.method != "DELETE" and response.status_code != NO_CONTENT
+        if answer.ok and answer.data is None and needs_content:
             return "an answer without content", answer, True
         return "", answer, True
 
@@ -273,7 +278,7 @@ class Api:
                 self.base_url + request.path,
                 params=request.params,
                 json=request.body,
-                headers=self._headers,
+                headers={**self._headers, **(request.headers or {})},
                 auth=self._auth,
                 timeout=httpx.Timeout(request.read_seconds, connect=CONNECT_SECONDS),
                 extensions={"trace": trace},

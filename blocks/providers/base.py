@@ -173,6 +173,20 @@ class Provider(Block, ABC):
         del id, mark
         return False
 
+    async def renew(self, id: str, seconds: float) -> None:
+        """Have the provider itself end an instance when nobody has called this for so long.
+
+        A switch that the provider holds works where the machine's own cannot, because it was never
+        reached, or because shutting it down does not end its bill. It is called with every renewal
+        of the lease, so one that is renewed already costs no call. Nothing happens where a provider
+        has no such switch.
+
+        Args:
+            id: the instance.
+            seconds: from now; a provider may take a little longer.
+        """
+        del id, seconds
+
     async def sweep(self) -> None:
         """Remove from the account what is ours, belongs to no instance and is needed no longer."""
 

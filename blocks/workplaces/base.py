@@ -52,6 +52,11 @@ class Lease:
         """Return the lease that a job's limits ask for."""
         return cls(term_seconds=limits.lease_minutes * 60, grace_seconds=limits.stop_grace_seconds)
 
+    @property
+    def whole_seconds(self) -> float:
+        """After which nothing trains there any more."""
+        return self.term_seconds + self.grace_seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:

@@ -247,6 +247,7 @@ class Hiring:
         hire.instance_id = instance.id
         self._journal.billed(hire, instance)
         self._journal.save()
+        await _renewed(provider, instance, term)
         return instance
 
     async def _all_ready(
@@ -298,8 +299,7 @@ class Hiring:
         ready = dataclasses.replace(ready, provider=hire.provider)
         hire.workspace, hire.held, hire.machine = ready.workspace, {}, ready.to_dict()
         # Its lease runs from now on.
-        lease = Lease.of(self._job.limits)
-        whole = lease.term_seconds + lease.grace_seconds
+        whole = Lease.of(self._job.limits).whole_seconds
         hire.unattended_seconds = _ends_itself_within(provider, whole)
         note_contact(self._journal.run)
         self._journal.save()
@@ -328,6 +328,14 @@ def _ends_itself_within(provider: Provider, seconds: float) -> float | None:
     if provider.is_home or not provider.shutdown_ends_bill:
         return None
     return seconds + SHUTDOWN_SECONDS
+
+
+async def _renewed(provider: Provider, instance: Instance, seconds: float) -> None:
+    """Move the switch that the provider holds, where it can be asked."""
+    try:
+        await provider.renew(instance.id, seconds)
+    except OrchestratorError as error:  # the lease of a machine that is ready renews it again
+        logger().warning("%s cannot be renewed at its provider: %s", instance.id, error)
 
 
 async def _insisted(waiting: Coroutine[Any, Any, Instance | None]) -> Instance:

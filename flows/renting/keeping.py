@@ -50,6 +50,7 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
             # The next job must not find this one's files. Before the change of mark: from then on
             # no flow owns it, and only the lease ends it.
             await workplace.vacate(seconds)
+        await provider.renew(instance.id, seconds)
         if not await provider.remark(instance.id, mark):
             return False
     except OrchestratorError as error:

@@ -45,5 +45,7 @@ async def _renew(limits: Limits, run: RunFolder, instance: Instance) -> None:
                 async with asyncio.timeout(term):
                     await workplace.renew(lease)
                     note_contact(run)
+                    # After the machine's own: the provider ends one that has ceased to renew it.
+                    await provider.renew(instance.id, lease.whole_seconds)
             # At least five times a term, so that one or two that fail do not end a training.
             await asyncio.sleep(min(MOST_SECONDS, term / 5))

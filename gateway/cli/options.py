@@ -29,8 +29,8 @@ Detach = Annotated[bool, typer.Option("--detach", help="Run in the background at
 Providers = Annotated[
     str | None,
     typer.Option(
-        help="Where: local, ssh, aws, gcp, runpod, lambda, sagemaker, vast; several in order, with "
-        "commas; or any."
+        help="Where: local, ssh, aws, azure, gcp, runpod, lambda, sagemaker, vast; several in order, "
+        "with commas; or any."
     ),
 ]
 Keep = Annotated[

@@ -11,6 +11,7 @@ from pathlib import Path
 
 CLOUDS = {
     "aws": "tests.clouds.aws:AwsCloud",
+    "azure": "tests.clouds.azure:AzureCloud",
     "gcp": "tests.clouds.gcp:GoogleCloud",
     "lambda": "tests.clouds.lambda_cloud:LambdaCloud",
     "runpod": "tests.clouds.runpod:RunPodCloud",

@@ -108,14 +108,20 @@ class Wire:
 class Server:
     """A uvicorn server in a thread of its own, which starts and stops without delay."""
 
-    def __init__(self, app: ASGIApp, port: int) -> None:
+    def __init__(self, app: ASGIApp, port: int, **tls: str) -> None:
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind(("127.0.0.1", port))
         self.port: int = self._socket.getsockname()[1]
         self._server = _Uvicorn(
             uvicorn.Config(
-                app, http="h11", ws="none", lifespan="off", log_config=None, proxy_headers=False
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                proxy_headers=False,
+                **tls,
             )
         )
         self._thread = threading.Thread(

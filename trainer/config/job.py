@@ -29,7 +29,7 @@ class Resources(Settings):
     """How many processes train together without a GPU (gpu_count: 0). null: one."""
     nodes: int = Field(default=1, ge=1, le=MAX_NODES)
     """How many machines train the job together, each with that many GPUs or processes: of one provider
-    and region, hired, started and replaced as one. For gcp, lambda and ssh, whose machines reach
+    and region, hired, started and replaced as one. For azure, gcp, lambda and ssh, whose machines reach
     each other."""
     min_vram_gb: float | None = Field(default=None, gt=0)
     """Free memory that each GPU must have, in GiB."""
@@ -85,7 +85,7 @@ class TrainingJob(Settings):
     training: TrainingConfig
     """What to train."""
     provider: Text | list[Text] = "local"
-    """Where the machine comes from: local (this computer), ssh, aws, gcp, runpod, lambda, sagemaker,
+    """Where the machine comes from: local (this computer), ssh, aws, azure, gcp, runpod, lambda, sagemaker,
     vast; a list in order of preference; or any, the cheapest of all that are set up."""
     resources: Resources = Resources()
     """What the machine must have."""

@@ -15,6 +15,7 @@ import pytest
 from blocks.models import Offer
 from blocks.providers import aws, boto, gcp, lambda_cloud, runpod, sagemaker, vast
 from blocks.providers.aws import AWS
+from blocks.providers.azure import Azure, market, network, reading
 from blocks.providers.base import Provider
 from blocks.providers.gcp import GoogleCloud
 from blocks.providers.lambda_cloud import LambdaCloud
@@ -25,6 +26,7 @@ from blocks.providers.ssh import SshHost
 from blocks.providers.vast import VastAI
 from flows.renting import giving_back
 from tests.clouds.aws import AwsCloud
+from tests.clouds.azure import AzureCloud
 from tests.clouds.cloud import Cloud
 from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
@@ -72,6 +74,7 @@ class Case:
 
 CASES = {
     "aws": (AwsCloud, AWS, Resources(gpu_count=1)),
+    "azure": (AzureCloud, Azure, Resources(gpu_count=1)),
     "gcp": (LocalGoogle, GoogleCloud, Resources(gpu_count=1)),
     "lambda": (LocalLambda, LambdaCloud, Resources(gpu_count=1)),
     "plain": (PlainCloud, from_the_page(), Resources(gpu_count=0)),
@@ -124,6 +127,9 @@ def _hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
         *((gcp.compute, name) for name in ("ROW_SECONDS", "POLL_SECONDS")),
         (aws, "INSTANCES_SECONDS"),
         (sagemaker, "DESCRIBE_SECONDS"),
+        (reading, "LIST_SECONDS"),
+        (market, "QUOTA_SECONDS"),
+        (network, "LOOK_SECONDS"),
     ]:
         monkeypatch.setattr(module, name, 0.0)
 

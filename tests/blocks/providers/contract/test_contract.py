@@ -27,7 +27,8 @@ from trainer.contract.errors import (
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE0 test"
 CREATE = (
-    r"(/pods|/machines|/launch|/asks/\d+/|/zones/[^/]+/instances|/RunInstances|/CreateTrainingJob)$"
+    r"(/pods|/machines|/launch|/asks/\d+/|/zones/[^/]+/instances|/RunInstances|/CreateTrainingJob"
+    r"|/virtualMachines/[^/]+)$"
 )
 
 

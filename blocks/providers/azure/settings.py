@@ -1,0 +1,189 @@
+"""Which account of Azure, and how machines are ordered there: by a saved block or the environment."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from abc import ABC
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from blocks.marks import installation_id
+from blocks.providers.api import Api
+from blocks.providers.azure.login import Identity, login_of
+from blocks.providers.azure.resources import Group
+from blocks.providers.base import Provider
+from trainer.config import Resources
+from trainer.contract.errors import ConfigError
+
+URL = "https://management.azure.com"
+PRICES_URL = "https://prices.azure.com"
+IMAGE = "microsoft-dsvm:ubuntu-hpc:2204:latest"
+"""With NVIDIA's driver for data centres, CUDA and NCCL; of generation 2, as the sizes are."""
+
+
+class AzureAccount(Provider, ABC):
+    """The settings of the provider azure; those left empty come from the environment."""
+
+    title: ClassVar[str] = "Azure"
+    set_up_by: ClassVar[str] = "AZURE_PROVIDER"
+    intervals: ClassVar[Mapping[str, float]] = {}
+
+    subscription_id: str = Field(default="", description="Empty: AZURE_SUBSCRIPTION_ID.")
+    resource_group: str = Field(
+        default="",
+        description="Where everything is made. Empty: AZURE_RESOURCE_GROUP, or one of this "
+        "installation.",
+    )
+    locations: list[str] = Field(
+        default_factory=list, description="Such as westeurope. Empty: AZURE_LOCATIONS."
+    )
+    zones: list[str] = Field(
+        default_factory=list,
+        description="Only these zones, such as 1. Empty: any, which has more chances.",
+    )
+    ssh_from: list[str] = Field(
+        default_factory=list,
+        description="Networks that may reach port 22, such as 203.0.113.0/24. Empty: "
+        "AZURE_SSH_FROM.",
+    )
+    ssh_user: str = Field(default="", description="Empty: AZURE_SSH_USER, or azureuser.")
+    ssh_port: int | None = Field(default=None, description="Empty: AZURE_SSH_PORT, or 22.")
+    image: str = Field(
+        default="", description=f"publisher:offer:sku:version. Empty: AZURE_IMAGE, or {IMAGE}."
+    )
+    disk_gb: int = Field(default=128, ge=64, description="GiB where a job asks for less.")
+    identity: str = Field(
+        default="",
+        description="Resource id of the managed identity by which machines delete themselves. "
+        "Empty: AZURE_MACHINE_IDENTITY, or none.",
+    )
+    tenant_id: str = Field(default="", description="Empty: by azure-identity's standard chain.")
+    client_id: str = Field(default="", description="Of the app registration that logs in.")
+    client_secret: SecretStr | None = Field(default=None, description="Its secret.")
+    authority: str = Field(default="", description="Empty: AZURE_AUTHORITY_HOST, or the public.")
+    api_url: str = Field(default="", description=f"Empty: AZURE_API_URL, or {URL}.")
+    prices_url: str = Field(default="", description=f"Empty: AZURE_PRICES_URL, or {PRICES_URL}.")
+
+    def is_configured(self) -> bool:
+        """Whether it was set up on purpose: many a computer is logged in to Azure for other ends."""
+        on = os.environ.get("AZURE_PROVIDER", "").strip().lower()
+        return bool(self._block_document_name) or on in {"1", "true", "yes", "on"}
+
+    def _group(self) -> Group:
+        """Return the resource group of this installation.
+
+        Raises:
+            ConfigError: the subscription is not set.
+        """
+        subscription = _set(self.subscription_id, "AZURE_SUBSCRIPTION_ID")
+        if not subscription or "/" in subscription:
+            raise ConfigError(
+                f"Azure: subscription_id = {subscription!r} is not a subscription.",
+                "Set AZURE_SUBSCRIPTION_ID, as `az account show --query id` prints it.",
+            )
+        own = f"training-orchestrator-{installation_id()}"
+        name = _set(self.resource_group, "AZURE_RESOURCE_GROUP") or own
+        if "/" in name:
+            raise ConfigError(
+                f"Azure: resource_group = {name!r} is not a name.",
+                "Set AZURE_RESOURCE_GROUP to the name alone, without the path.",
+            )
+        return Group(subscription, name)
+
+    def _url(self) -> str:
+        return _set(self.api_url, "AZURE_API_URL", URL).rstrip("/")
+
+    def _api(self) -> Api:
+        secret = self.client_secret.get_secret_value() if self.client_secret else ""
+        identity = Identity(
+            tenant_id=self.tenant_id,
+            client_id=self.client_id,
+            client_secret=secret.strip(),
+            authority=self.authority,
+        )
+        return Api(
+            self.title,
+            self._url(),
+            {},
+            self.intervals,
+            account=f"{identity.digest()} {self._group().subscription}",
+            auth=login_of(identity, f"{self._url()}/.default"),
+        )
+
+    def _prices_api(self) -> Api:
+        url = _set(self.prices_url, "AZURE_PRICES_URL", PRICES_URL)
+        return Api("Azure's price list", url, {}, account="retail")
+
+    def _locations(self, resources: Resources | None = None) -> list[str]:
+        """Return where to look for machines, of what is set and what a job asks for.
+
+        Raises:
+            ConfigError: neither says anything.
+        """
+        given = self.locations or _listed("AZURE_LOCATIONS")
+        allowed = [location.strip().lower() for location in given]
+        wanted = [region.strip().lower() for region in resources.regions] if resources else []
+        if not allowed and not wanted:
+            raise ConfigError(
+                "Azure: no location is set.",
+                "Set AZURE_LOCATIONS, such as westeurope,swedencentral, or resources.regions.",
+            )
+        # A machine goes nowhere but where it was allowed, whatever a job asks for.
+        return [one for one in wanted or allowed if not allowed or one in allowed]
+
+    def _ssh_from(self) -> list[str]:
+        """Return the networks from which machines may be reached.
+
+        Raises:
+            ConfigError: there is none, or one is no network.
+        """
+        given = self.ssh_from or _listed("AZURE_SSH_FROM")
+        for one in given:
+            try:
+                ipaddress.ip_network(one)
+            except ValueError as error:
+                raise ConfigError(
+                    f"Azure: ssh_from = {one!r} is not a network: {error}.",
+                    "Write it as 203.0.113.0/24.",
+                ) from error
+        if not given:
+            raise ConfigError(
+                "Azure: AZURE_SSH_FROM is not set, so nobody could reach a machine.",
+                "Set it to the network of this computer, such as 203.0.113.0/24; 0.0.0.0/0 is any.",
+            )
+        return given
+
+    def _user(self) -> str:
+        return _set(self.ssh_user, "AZURE_SSH_USER", "azureuser")
+
+    def _port(self) -> int:
+        return self.ssh_port or int(os.environ.get("AZURE_SSH_PORT") or 22)
+
+    def _identity(self) -> str:
+        return _set(self.identity, "AZURE_MACHINE_IDENTITY")
+
+    def _image(self) -> dict[str, str]:
+        """Return the image as an order has it.
+
+        Raises:
+            ConfigError: it is not named in four parts.
+        """
+        name = _set(self.image, "AZURE_IMAGE", IMAGE)
+        parts = name.split(":")
+        if len(parts) != 4 or not all(parts):
+            raise ConfigError(
+                f"Azure: image = {name!r} is not publisher:offer:sku:version.",
+                f"Write it as {IMAGE}.",
+            )
+        return dict(zip(("publisher", "offer", "sku", "version"), parts, strict=True))
+
+
+def _set(given: str, variable: str, otherwise: str = "") -> str:
+    return given.strip() or os.environ.get(variable, "").strip() or otherwise
+
+
+def _listed(variable: str) -> list[str]:
+    return [one.strip() for one in os.environ.get(variable, "").split(",") if one.strip()]
