@@ -84,8 +84,8 @@ class AwsCloud(InstanceAnswers, MarketAnswers, NetworkAnswers, Life, Cloud):
     def routes(self) -> list[Route]:
         everything = ["GET", "POST", "PUT"]
         return [
-            Route("/imds/{id}/latest/api/token", self._imds_token, methods=["PUT"]),
-            Route("/imds/{id}/latest/meta-data/{path:path}", self._imds),
+            Route("/imds/{region}/{id}/latest/api/token", self._imds_token, methods=["PUT"]),
+            Route("/imds/{region}/{id}/latest/meta-data/{path:path}", self._imds),
             Route("/{path:path}", self._aws, methods=everything),
         ]
 

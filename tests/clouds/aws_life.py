@@ -150,8 +150,9 @@ class Life(Base):
     async def _imds(self, request: Request) -> Response:
         if request.headers.get("x-aws-ec2-metadata-token") != TOKEN:
             return Response(status_code=401)
-        rented = self.account.get(request.path_params["id"])
-        if request.path_params["path"] != "spot/instance-action" or rented is None:
+        asked = request.path_params
+        rented = self.account.get(f"{asked['region']}/{asked['id']}")
+        if asked["path"] != "spot/instance-action" or rented is None:
             return Response(status_code=404)
         at = rented.facts.get("notice")
         if at is None:

@@ -135,12 +135,13 @@ def first_boot(public_key: str, first_script: str) -> str:
         "systemctl mask --now unattended-upgrades apt-daily.timer apt-daily-upgrade.timer"
     ]
     if first_script:
-        # A unit of its own: what cloud-init starts may end with cloud-init.
-        run = f"sh -c {shlex.quote(first_script)}"
-        begin.append(
-            f"systemd-run --no-block --collect --setenv=HOME=/root {run} 2>/dev/null"
-            f" || setsid {run} </dev/null >/dev/null 2>&1 &"
-        )
+        # From a file, because systemd would expand variables in arguments; and as a unit of its own,
+        # because what cloud-init starts may end with cloud-init.
+        begin += [
+            f'script=$(mktemp) && printf %s {shlex.quote(first_script)} >"$script"',
+            'systemd-run --no-block --collect --setenv=HOME=/root sh "$script" 2>/dev/null'
+            ' || setsid sh "$script" </dev/null >/dev/null 2>&1 &',
+        ]
     # JSON is YAML. The commands run at each boot, before anything else of ours can.
     config = {
         "ssh_authorized_keys": [public_key.strip()],
