@@ -210,7 +210,7 @@ class TrainingFields(Settings):
     save_total_limit: int = Field(default=2, ge=1)
     """Keep this many checkpoints; the newest valid one and the best are never removed."""
     async_save: bool = True
-    """Keep training while a checkpoint is written, from a copy in memory if there is room for it."""
+    """Keep training while a checkpoint is copied and written, if memory has room for the copy."""
     eval_steps: int | None = Field(default=None, ge=1)
     """Evaluate every this many steps. null: at the end of each epoch."""
     eval_on_start: bool = True

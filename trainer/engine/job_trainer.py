@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from trainer.config import TrainingConfig
@@ -95,6 +95,17 @@ class TrainingRun:
         return work()
 
 
+class CopiesFirst(TrainerCallback):  # type: ignore[misc] # transformers is not checked
+    """Lets the optimizer wait until what it is about to change is copied."""
+
+    def __init__(self, copies: saving.Copies) -> None:
+        self._copies = copies
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        """Wait."""
+        self._copies.wait()
+
+
 class JobTrainer(InParts, BySource):
     """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.contract.checkpoints`."""
 
@@ -102,12 +113,13 @@ class JobTrainer(InParts, BySource):
         self.run = run
         self.tokens_seen: Any = 0  # a tensor on the GPU: no synchronisation until it is logged
         self.samples_seen: Any = 0  # see tokens_seen
-        self.saves = saving.Saves()
+        self.saves, self.copies = saving.Saves(), saving.Copies()
         self.heartbeat = Heartbeat(run.directory.pulse)
         # Set by a trainer of which a part has gradients of another scale.
         self.clipped_apart: list[torch.nn.Parameter] = []
         self.recent = Recent(kwargs["args"].gradient_accumulation_steps)
         super().__init__(**kwargs)
+        self.add_callback(CopiesFirst(self.copies))  # type: ignore[attr-defined] # mixin
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; whichever way it ends, the last save is over by then."""
@@ -196,7 +208,7 @@ class JobTrainer(InParts, BySource):
         return str(self.run.directory.checkpoints / checkpoints.STAGING)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save; with `async_save` this returns as soon as there is a copy in memory."""
+        """Save; with `async_save` this returns when what else could change it first is copied."""
         self._refuse_broken_weights()
         # One staging folder, one thread: the save before must be in its place.
         self.saves.wait()
@@ -216,7 +228,8 @@ class JobTrainer(InParts, BySource):
             # The first process of each machine has emptied the folder before any other writes into
             # it.
             wait_for_all()
-            with saving.writes_put_off(0 if waits else saving.memory_for_copies()) as writes:
+            budget = 0 if waits else saving.memory_for_copies()
+            with saving.writes_put_off(budget, self.copies, self._steady()) as writes:
                 # Not TRL's own, which writes a model card at every checkpoint.
                 Trainer._save_checkpoint(self, model, trial)
             return writes
@@ -233,6 +246,12 @@ class JobTrainer(InParts, BySource):
         self.saves.begin(partial(self._finish_save, self.state.global_step, writes))
         if waits:
             self.saves.wait()
+
+    def _steady(self) -> set[int]:
+        """Return where the memory is that nothing changes before the next step of the optimizer."""
+        if self.run.config.callbacks:  # the user's may do what they like to the weights
+            return set()
+        return saving.steady_memory(self.model, self.optimizer)  # type: ignore[attr-defined] # mixin
 
     def _finish_save(self, step: int, writes: list[saving.Write]) -> None:
         """Write what was put off, and let the checkpoint take its place; in the background."""

@@ -1,15 +1,16 @@
-"""Saving while training goes on: training waits for a copy in memory, a thread does the rest.
+"""Saving while training goes on: threads copy what is saved, and write the copies.
 
 transformers, TRL and PEFT save as they always do. Only their last step, which writes tensors into
 a file, is put off: the tensors are copied, and the copies are written, synced and hashed beside
-the next steps.
+the next steps. Weights and the optimizer's state are copied beside the next forward and backward
+pass, which only read them; before they change, training waits for the copies.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 import psutil
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 Write = Callable[[], object]
 
@@ -31,7 +32,9 @@ WRITERS = (
 )
 """The functions that write tensors, by the module that calls them; any other writes at once."""
 SHARE = 0.5  # of the free memory, which a copy may take
-COPYING_THREADS = 4
+COPYING_THREADS = (
+    4  # one core alone does not use what the memory can carry; torch has let the GIL go
+)
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -72,13 +75,94 @@ class Saves:
             last.result()
 
 
+class Copies:
+    """Copies in this computer's memory, of which some are made while training goes on."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(COPYING_THREADS, thread_name_prefix="copy")
+        self._asked: list[tuple[torch.Tensor, Future[torch.Tensor]]] = []
+        self._under_way: list[Future[None]] = []
+
+    def of(self, content: Any, steady: Collection[int]) -> Callable[[], Any]:
+        """Return what gives a copy of nested containers, once it is there.
+
+        Args:
+            content: holds tensors, arrays, numbers and words. What is not steady is copied when
+                this returns, and later changes do not matter.
+            steady: addresses of memory that nobody changes before `start`, and then `wait`, have
+                returned.
+        """
+        leaves, layout = tree_flatten(content)
+        # By id: what occurs twice, such as a code book, is saved once.
+        tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, torch.Tensor)}
+        copies: dict[int, Any] = {
+            key: Future() for key, tensor in tensors.items() if _address(tensor) in steady
+        }
+        self._asked += [(tensors[key], copy) for key, copy in copies.items()]
+        now = [key for key in tensors if key not in copies]
+        copies |= zip(now, self._pool.map(_copy_of, [tensors[key] for key in now]), strict=True)
+        arrays = (leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves)
+        held = [copies.get(id(leaf), leaf) for leaf in arrays]
+
+        def copied() -> Any:
+            found = [leaf.result() if isinstance(leaf, Future) else leaf for leaf in held]
+            return tree_unflatten(found, layout)
+
+        return copied
+
+    def start(self) -> None:
+        """Begin to copy what is steady; not before, for the cores have enough to do."""
+        asked, self._asked = self._asked, []
+        self._under_way += [self._pool.submit(_copy_into, *one) for one in asked]
+
+    def forget(self) -> None:
+        """Copy nothing of what was asked for and not begun."""
+        self._asked = []
+
+    def wait(self) -> None:
+        """Wait until everything is copied; raise what a copy failed with, such as lack of memory."""
+        under_way, self._under_way = self._under_way, []
+        for copy in under_way:
+            copy.result()
+
+
+def _copy_into(tensor: torch.Tensor, place: Future[torch.Tensor]) -> None:
+    try:
+        place.set_result(_copy_of(tensor))
+    except BaseException as error:
+        place.set_exception(error)  # whoever writes waits for it
+        raise
+
+
+def steady_memory(model: torch.nn.Module, optimizer: Any) -> set[int]:
+    """Return the addresses of the memory that only the optimizer's next step changes.
+
+    Others than PyTorch's own optimizers may change weights during the backward pass.
+    """
+    inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+    if not type(inner).__module__.startswith("torch.optim"):
+        return set()
+    state = tree_leaves(list(inner.state.values()))
+    tensors = [leaf for leaf in state if isinstance(leaf, torch.Tensor)]
+    # Not the buffers, which a forward pass may change.
+    return {_address(tensor) for tensor in [*model.parameters(), *tensors]} - {0}
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
 @contextmanager
-def writes_put_off(budget: int) -> Iterator[list[Write]]:
+def writes_put_off(
+    budget: int, copies: Copies, steady: Collection[int] = ()
+) -> Iterator[list[Write]]:
     """Yield the list that takes up the writes of tensors asked for meanwhile, each to be called.
 
     Args:
         budget: bytes that the copies may take. What is larger is written at once, and so is what
             holds anything but plain tensors, numbers and words.
+        copies: makes them.
+        steady: see `Copies.of`.
     """
     writes: list[Write] = []
     left = budget
@@ -90,7 +174,8 @@ def writes_put_off(budget: int) -> Iterator[list[Write]]:
             write(content, *args, **kwargs)
         else:
             left -= size
-            writes.append(functools.partial(write, copy_in_memory(content), *args, **kwargs))
+            copied = copies.of(content, steady)
+            writes.append(lambda: write(copied(), *args, **kwargs))
 
     # Patched where they are called from: "from x import save_file" binds the name at import.
     modules = [(importlib.import_module(module), name) for module, name in WRITERS]
@@ -100,7 +185,9 @@ def writes_put_off(budget: int) -> Iterator[list[Write]]:
         setattr(module, name, functools.partial(put_off, write))
     try:
         yield writes
+        copies.start()
     finally:
+        copies.forget()
         for (module, name), write in zip(modules, originals, strict=True):
             setattr(module, name, write)
 
@@ -126,22 +213,6 @@ def size_in_memory(content: Any) -> int | None:
         elif not isinstance(leaf, bool | int | float | str | bytes | None | np.ndarray):
             return None
     return size
-
-
-def copy_in_memory(content: Any) -> Any:
-    """Return nested containers with copies of their tensors in this computer's memory."""
-    # By id: what occurs twice, such as a code book, is saved once.
-    tensors = {id(leaf): leaf for leaf in tree_leaves(content) if isinstance(leaf, torch.Tensor)}
-    # One core alone does not use what the memory can carry; torch copies without the GIL.
-    with ThreadPoolExecutor(COPYING_THREADS) as pool:
-        copies = dict(zip(tensors, pool.map(_copy_of, tensors.values()), strict=True))
-
-    def copied(leaf: Any) -> Any:
-        if isinstance(leaf, torch.Tensor):
-            return copies[id(leaf)]
-        return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
-
-    return tree_map(copied, content)
 
 
 def _copy_of(tensor: torch.Tensor) -> torch.Tensor:

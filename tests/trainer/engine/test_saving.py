@@ -38,7 +38,7 @@ def test_what_is_written_later_is_what_was_so_before(saving, tmp_path):
     import torch
 
     state, weights = content(), {"w": torch.ones(3)}
-    with saving.writes_put_off(WIDE) as writes:
+    with saving.writes_put_off(WIDE, saving.Copies()) as writes:
         torch.save(state, tmp_path / "optimizer.pt")
         safetensors.torch.save_file(weights, tmp_path / "w.safetensors", metadata={"a": "b"})
     assert list(tmp_path.iterdir()) == []
@@ -56,6 +56,57 @@ def test_what_is_written_later_is_what_was_so_before(saving, tmp_path):
     assert safetensors.torch.load_file(tmp_path / "w.safetensors")["w"].tolist() == [1, 1, 1]
 
 
+def test_what_only_the_optimizer_changes_is_copied_before_it_does(saving, tmp_path):
+    import torch
+
+    model = torch.nn.BatchNorm1d(3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.5)
+    model(torch.randn(4, 3)).square().sum().backward()
+    optimizer.step()
+    expected = [{n: each.clone() for n, each in model.state_dict().items()}]
+    expected += [each["exp_avg"].clone() for each in optimizer.state.values()]
+    copies, steady = saving.Copies(), saving.steady_memory(model, optimizer)
+    with saving.writes_put_off(WIDE, copies, steady) as writes:
+        torch.save(model.state_dict(), tmp_path / "model.pt")
+        torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+
+    model(torch.randn(4, 3)).square().sum().backward()  # which changes what is no parameter
+    copies.wait()
+    optimizer.step()
+    for write in writes:
+        write()
+
+    assert len(steady) == 8, "two parameters, and of each three of the optimizer's"
+    written, state = (torch.load(tmp_path / f"{name}.pt") for name in ("model", "optimizer"))
+    found = [written, *(each["exp_avg"] for each in state["state"].values())]
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_copy_that_fails_is_told_to_who_waits_and_to_who_writes(saving, monkeypatch):
+    import torch
+
+    copies, weight = saving.Copies(), torch.ones(3)
+    copied = copies.of([weight], {weight.untyped_storage().data_ptr()})
+    monkeypatch.setattr(saving, "_copy_of", lambda _: 1 / 0)
+    copies.start()
+
+    for ask in (copies.wait, copied):
+        with pytest.raises(ZeroDivisionError):
+            ask()
+    copies.wait()
+
+
+def test_an_optimizer_that_may_change_weights_meanwhile_is_not_relied_on(saving):
+    import torch
+
+    class Layerwise(torch.optim.AdamW):
+        """One of another library."""
+
+    model = torch.nn.Linear(2, 2)
+
+    assert saving.steady_memory(model, Layerwise(model.parameters())) == set()
+
+
 def test_a_file_written_later_is_the_same_to_the_last_bit(saving, tmp_path):
     import torch
 
@@ -66,7 +117,7 @@ def test_a_file_written_later_is_the_same_to_the_last_bit(saving, tmp_path):
     (tmp_path / "later").mkdir()
 
     torch.save(state, tmp_path / "at-once" / "optimizer.pt")
-    with saving.writes_put_off(WIDE) as writes:
+    with saving.writes_put_off(WIDE, saving.Copies()) as writes:
         torch.save(state, tmp_path / "later" / "optimizer.pt")
     writes[0]()
 
@@ -77,7 +128,7 @@ def test_a_file_written_later_is_the_same_to_the_last_bit(saving, tmp_path):
 def test_what_does_not_fit_or_cannot_be_copied_is_written_at_once(saving, tmp_path):
     import torch
 
-    with saving.writes_put_off(100) as writes:
+    with saving.writes_put_off(100, saving.Copies()) as writes:
         torch.save(torch.zeros(20), tmp_path / "fits.pt")
         torch.save(torch.zeros(20), tmp_path / "no-longer-fits.pt")
         torch.save(torch.zeros(2, 2).to_sparse(), tmp_path / "sparse.pt")
@@ -92,7 +143,7 @@ def test_afterwards_writers_are_what_they_were(saving, tmp_path):
     import torch
 
     before = torch.save
-    with pytest.raises(ZeroDivisionError), saving.writes_put_off(WIDE):
+    with pytest.raises(ZeroDivisionError), saving.writes_put_off(WIDE, saving.Copies()):
         1 / 0  # noqa: B018
 
     assert torch.save is before
@@ -144,7 +195,7 @@ def test_a_save_that_failed_is_told_once_and_hides_no_other_failure(saving):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory, make_job) -> tuple[Job, Job]:
+def both(tmp_path_factory: pytest.TempPathFactory, make_job, saving) -> tuple[Job, Job]:
     """The same job, with saves at once, and with saves that are held up until later steps."""
     root = tmp_path_factory.mktemp("saving")
     settings = {"peft": None, "max_steps": 8, "save_steps": 4, "save_total_limit": 9}
@@ -162,6 +213,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, make_job) -> tuple[Job, Job]:
     went_on, held_up = threading.Event(), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", slow_sync)
+        _copy_as_late_as_can_be(saving, patch)
         watcher = threading.Thread(target=_tell_of_step, args=(beside, 6, went_on))
         watcher.start()
         assert beside.train() is JobState.COMPLETED
@@ -169,6 +221,22 @@ def both(tmp_path_factory: pytest.TempPathFactory, make_job) -> tuple[Job, Job]:
     assert held_up
     assert all(held_up), "training did not go on while the first checkpoint was written"
     return at_once, beside
+
+
+def _copy_as_late_as_can_be(saving, patch: pytest.MonkeyPatch) -> None:
+    """Let nothing be copied before the optimizer waits for it, or the training is over."""
+    waited, start = threading.Event(), saving.Copies.start
+    copy_into, wait, end = saving._copy_into, saving.Copies.wait, saving.Saves.__exit__
+
+    def copy_late(*args):
+        waited.wait(PATIENCE)
+        waited.set()  # or each tensor would take as long
+        copy_into(*args)
+
+    patch.setattr(saving, "_copy_into", copy_late)
+    patch.setattr(saving.Copies, "start", lambda self: waited.clear() or start(self))
+    patch.setattr(saving.Copies, "wait", lambda self: waited.set() or wait(self))
+    patch.setattr(saving.Saves, "__exit__", lambda self, *why: waited.set() or end(self, *why))
 
 
 def _tell_of_step(job: Job, step: int, event: threading.Event) -> None:
