@@ -27,6 +27,7 @@ from blocks.home import runs
 from blocks.providers.local import Local
 from deployments.pools import CLOUD_POOL
 from flows.locks import is_held
+from trainer.contract.garbage import search_seldom
 from trainer.contract.job_directory import JobDirectory
 from trainer.contract.own_python import own_python
 
@@ -219,6 +220,7 @@ def die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
+    search_seldom()
     name, most, supervisor = sys.argv[1:]
     die_with(int(supervisor))
     asyncio.run(serve(name, int(most) or None))

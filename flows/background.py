@@ -24,6 +24,7 @@ from flows.run_folder import RunFolder
 from flows.run_state import force_state
 from flows.shown import REVIVING, is_over
 from trainer.contract.errors import OrchestratorError
+from trainer.contract.garbage import search_seldom
 
 
 async def revive(run: FlowRun) -> None:
@@ -74,4 +75,5 @@ def main(run_id: str, inherited: str | None = None, asked: str = "") -> int:
 
 
 if __name__ == "__main__":
+    search_seldom()
     sys.exit(main(*sys.argv[1:]))

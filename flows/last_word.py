@@ -18,6 +18,7 @@ from prefect.states import Cancelled
 
 from flows.attended import start_beside
 from flows.saved import STOPPED
+from trainer.contract.garbage import search_seldom
 
 POLL_SECONDS = 0.3
 # Prefect's `cancelling_timeout_seconds`: by then the server ends what no worker has cancelled.
@@ -47,4 +48,5 @@ async def speak(run_id: UUID, message: str) -> None:
 
 
 if __name__ == "__main__":
+    search_seldom()
     asyncio.run(speak(UUID(sys.argv[1]), sys.argv[2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import gc
@@ -33,6 +34,10 @@ os.environ.update(
 )
 for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_KEY"):
     os.environ.pop(_name, None)
+
+# Until all tests are collected: what they import is no garbage.
+gc.disable()
+atexit.register(gc.freeze)
 
 # Every process of ours would compile all that it imports again, which takes as long as the import.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -82,9 +87,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Spare every collection of garbage the search through what lives as long as the tests."""
+    """Spare every search for garbage what lives as long as the tests."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def _name_group(item: pytest.Item) -> None:

@@ -40,6 +40,7 @@ from gateway.exits import (
     say_json,
     unexpected,
 )
+from trainer.contract.garbage import search_seldom
 from trainer.contract.job_directory import JobState
 from trainer.contract.own_python import forget_working_folder
 
@@ -368,6 +369,7 @@ def version() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run `trainctl`: a mistake in its use is one line too, with exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    search_seldom()
     forget_working_folder()
     # Before anything is written: a stream may be closed, or unable to encode a name.
     make_printable()

@@ -21,6 +21,7 @@ from blocks.home import home, instances, runs
 from flows.attended import MARK, is_left, is_marked, is_worked_on
 from flows.locks import is_held
 from trainer.contract.files import read_json
+from trainer.contract.garbage import search_seldom
 from trainer.contract.own_python import own_python
 
 SECONDS = "TRAINING_ORCHESTRATOR_ATTEND_SECONDS"
@@ -183,4 +184,5 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    search_seldom()
     sys.exit(main())

@@ -26,6 +26,8 @@ EXECUTE = (
     "import asyncio, sys, uuid\n"
     "from prefect.exceptions import Pause\n"
     "from flows.execute import execute\n"
+    "from trainer.contract.garbage import search_seldom\n"
+    "search_seldom()\n"
     "async def main():\n"
     "    await asyncio.gather(*(execute(uuid.UUID(id)) for id in sys.argv[1:]))\n"
     "try: asyncio.run(main())\n"
