@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from flows.setup.staging import staged_job
 from trainer.config import TrainingJob
 from trainer.contract.errors import TrainingFailed, from_dict
 from trainer.contract.own_python import own_python
@@ -22,6 +23,7 @@ def ask_trainer(what: str, job: TrainingJob, *words: str) -> dict[str, Any]:
     Raises:
         OrchestratorError: the job is wrong, or the question has no answer.
     """
+    job = staged_job(job)
     threads = job.resources.cpu_threads
     environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     with tempfile.TemporaryDirectory() as folder:

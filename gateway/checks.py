@@ -11,6 +11,7 @@ from typing import Any
 from flows.job_file import load_job
 from flows.preflight import ESTIMATE, PREFLIGHT, PROOF, seen_from_here, subject_of
 from flows.setup.secrets import have_tokens, named_in
+from flows.setup.staging import staged_job
 from gateway.exits import note, sentence
 from gateway.other_names import answers
 from trainer.config import FOREIGN_DATA, TrainingJob
@@ -64,7 +65,8 @@ def checked_job(
         have_tokens(named_in(job))
     for words in answers(job.providers):
         note(words)
-    subject = subject_of(job, for_worker=for_worker)
+    # A worker fetches from object stores itself: its keys may be others than ours.
+    subject = subject_of(job if for_worker else staged_job(job, note), for_worker=for_worker)
     for field, name in subject.away.items():
         note(f"{field}: {name} is not on this computer; the worker must have it")
     refuse(PREFLIGHT, subject, seen_from_here(job, for_worker=for_worker))
@@ -82,13 +84,14 @@ def examine(path: Path, say: Callable[[str], None], *, prove: bool = False) -> l
     try:
         job = load_job(path)
         have_tokens(named_in(job))
+        here = staged_job(job, say)
     except OrchestratorError as error:
         return [_shown(Result("job", None, error))]
     for words in answers(job.providers):
         say(words)
     theirs = job.training.trainer in FOREIGN_DATA
     kind = f"trainer {job.training.trainer}" if theirs else f"method {job.training.method}"
-    subject, have = subject_of(job), seen_from_here(job) | {Needs.MARKET, Needs.PROBE}
+    subject, have = subject_of(here), seen_from_here(job) | {Needs.MARKET, Needs.PROBE}
     found = [
         Shown("job", ok=True, text=f"{job.name}, {kind}", facts={}),
         *map(_shown, walk(PREFLIGHT, subject, have, say)),

@@ -17,6 +17,7 @@ from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.setup.secrets import kept_elsewhere, named_in, secrets
 from flows.setup.shipping import ship
+from flows.setup.staging import staged
 from flows.streaming.checkpoint_mirror import put_back
 from flows.streaming.run_store import RunStore
 from trainer.config import TrainingConfig, TrainingJob
@@ -173,7 +174,7 @@ class RemoteTraining:
         """
         if await self.workplace.read("job.json") is not None:
             return False
-        config = self.job.training
+        config = await staged(self.job.training, logger().info)
         if not self.workplace.is_home:
             config = await ship(self.workplace, config, logger().info)
             # On the other machines logs start anew, and the checkpoint comes when all start.

@@ -22,6 +22,7 @@ from flows.renting.market import market, providers_of
 from flows.run_folder import RunFolder
 from flows.saved import saved_step
 from flows.setup.secrets import have_tokens, named_in
+from flows.setup.staging import staged_job
 from flows.tasks.step import step
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError, TrainingFailed
@@ -48,7 +49,8 @@ async def place(job: TrainingJob) -> None:
     if not journal.hires:
         # Read the rows before paying for a machine; at home the trainer reads them within seconds.
         have = {Needs.KEEPER, Needs.TRAINER if at_home else Needs.ROWS}
-        subject = subject_of(job, for_worker=True)
+        here = await asyncio.to_thread(staged_job, job)
+        subject = subject_of(here, for_worker=True)
         await asyncio.to_thread(refuse, (*JOB, *TRAINING), subject, have)
     check_artifact_folder(run.artifact(job.name, job.output_dir))
     if not at_home:

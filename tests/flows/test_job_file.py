@@ -37,7 +37,7 @@ def refusal(tmp_path, content: str | bytes) -> str:
             "is not a training method; there are: classify, cpt, dpo, ",
         ),
         (GOOD.replace("m,", "m, peft: {rank: 8},"), "training.peft.rank is not a field"),
-        (GOOD.replace("d.jsonl", "s3://a/b"), "dataset.path = 's3://a/b': s3:// is not read"),
+        (GOOD.replace("d.jsonl", "oss://a/b"), "dataset.path = 'oss://a/b': oss:// is not read"),
         ("name: a\ntraining: {model: m}\n", "job.yaml: training.dataset is missing."),
         ("x" * (2 << 20), "job.yaml: is larger than 1 MiB"),
     ],

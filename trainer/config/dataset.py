@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from trainer.config.settings import MAX_NAME, JobName, MaybeText, Settings, Text
+from trainer.config.store_urls import REMOTE, parse_store_url
 
 Format = Literal[
     "messages",
@@ -50,7 +51,8 @@ class SourceConfig(Settings):
     """One data set, and how to read it."""
 
     path: Text
-    """A file (JSONL, JSON, CSV, Parquet, …), a folder of such files, or a dataset on the Hub."""
+    """A file (JSONL, JSON, CSV, Parquet, …), a folder of such files, here or in a store (s3://…, gs://…,
+    az://…), or a dataset on the Hub."""
     name: JobName | None = None
     """What the data set is called in the log and in eval_<name>_loss, where it is one of several. null:
     after its path."""
@@ -132,10 +134,16 @@ def check_place(field: str, path: str, sha256: str | None) -> None:
         raise ValueError(f"{named}: write {scheme}://{rest}")
     if scheme == "hf" and not rest.startswith("datasets/"):
         raise ValueError(f"{named}: a dataset is hf://datasets/OWNER/NAME")
+    if scheme in REMOTE:
+        try:
+            parse_store_url(path)
+        except ValueError as error:
+            raise ValueError(f"dataset.{field} = {error}") from None
+        return
     if scheme not in {"hf", "https", "http"}:
         raise ValueError(
             f"{named}: {scheme}:// is not read; fetch the files and name them here, or give "
-            "https://… or hf://datasets/…"
+            "https://…, s3://…, gs://…, az://… or hf://datasets/…"
         )
     if page := OF_HUB.match(path):
         raise ValueError(f"{named} is a page of the Hub: write {page[1]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.config.store_urls import is_store_url
 from trainer.contract.errors import ModelNotFound
 
 MODEL = ("config.json",)
@@ -65,4 +66,6 @@ def check_writes(model: str, architectures: Sequence[str]) -> None:
 
 def looks_like_path(model: str) -> bool:
     """Return whether a name can only mean a folder, whether it is there or not."""
+    if is_store_url(model):
+        return False
     return model.startswith((".", "/", "~")) or model.count("/") > 1

@@ -276,7 +276,7 @@ def test_a_file_here_may_have_a_checksum_too(tmp_path):
         ("https://example.org/rows.jsonl", "needs sha256, the SHA-256 of the file"),
         ({"path": "a", "eval_path": "https://example.org/r.jsonl"}, "needs eval_sha256"),
         (["https://example.org/rows.jsonl"], "needs sha256"),
-        ("s3://bucket/rows.jsonl", "path = 's3://bucket/rows.jsonl': s3:// is not read"),
+        ("oss://bucket/rows.jsonl", "path = 'oss://bucket/rows.jsonl': oss:// is not read"),
         ("file:///rows.jsonl", "file:// is not read"),
         ("hf://openai/gsm8k", "a dataset is hf://datasets/OWNER/NAME"),
         (
