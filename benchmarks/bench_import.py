@@ -43,7 +43,10 @@ PROGRAMS = {
     "import prefect": "import prefect, prefect.flows, prefect.tasks, prefect.blocks.core",
     "a local job": JOB,
 }
-PAIRS = {"help": ("trainctl --help", "import typer"), "local_job": ("a local job", "import prefect")}
+PAIRS = {
+    "help": ("trainctl --help", "import typer"),
+    "local_job": ("a local job", "import prefect"),
+}
 MOST = {"help": (1.7, 1.4), "local_job": (2.0, 1.4)}
 """How many times the time and the memory of its reference each may take."""
 

@@ -13,16 +13,14 @@ import pytest
 
 from blocks.machines.local import LocalMachine
 from blocks.workplaces import delivery
-from blocks.workplaces.machine import MachineWorkplace
 from flows.setup import files_here
 from flows.setup.shipping import ship
+from tests.flows.setup.shipping import ROWS, at, at_work, config, files_below
 from tests.flows.sshd import over_ssh
 from tests.waiting import PATIENCE
 from trainer.config import TrainingConfig
 from trainer.contract.errors import ConfigError, DataError, IntegrityError, ModelNotFound
 from trainer.data.reading import open_training
-
-ROWS = b'{"text": "one"}\n{"text": "two"}\n'
 
 
 class Watched(LocalMachine):
@@ -43,45 +41,15 @@ class Watched(LocalMachine):
         return transfer
 
 
-@pytest.fixture
-def base(tmp_path):
-    return str(tmp_path / "there" / ".training-orchestrator")
+def write(path, content):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
 
 
-@pytest.fixture
-def model(tmp_path):
-    folder = tmp_path / "here" / "model"
-    (folder / "checkpoint-5").mkdir(parents=True)
-    (folder / ".git").mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin"):
-        (folder / name).write_text(name)
-    for name in ("optimizer.pt", "checkpoint-5/model.safetensors", ".git/HEAD"):
-        (folder / name).write_text(name)
-    return folder
-
-
-@pytest.fixture
-def rows(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(ROWS)
-    return path
-
-
-def config(model="org/model", data="org/data", **more):
-    return TrainingConfig.model_validate({"model": str(model), "dataset": str(data), **more})
-
-
-def at_work(machine, base):
-    return MachineWorkplace(machine, f"{base}/jobs/one")
-
-
-def files_below(folder):
-    root = Path(folder)
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
-
-
-def at(path):
-    return Path(path).read_bytes()
+def files_below_key(base, place):
+    prefix = Path(place).relative_to(base)
+    return [str(prefix / name) for name in files_below(place)]
 
 
 async def test_names_on_the_hub_and_paths_of_the_machine_stay_as_they_are(base):
@@ -324,100 +292,3 @@ async def test_over_ssh_it_arrives_and_is_found_there_again(tmp_path, model, row
     assert at(there.dataset.path) == ROWS
     assert files_below(there.model) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert sum(line.startswith("uploading") for line in log) == 2
-
-
-def write(path, content):
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-def files_below_key(base, place):
-    prefix = Path(place).relative_to(base)
-    return [str(prefix / name) for name in files_below(place)]
-
-
-async def test_a_commands_own_files_go_along_and_its_data_as_it_is(tmp_path, base):
-    (tmp_path / "tools").mkdir()
-    for name in ("train.py", "tools/a.py", "data.tar"):
-        (tmp_path / name).write_text(name)
-    files = [str(tmp_path / "train.py"), str(tmp_path / "tools")]
-    command = {"run": ["python", "train.py"], "files": files}
-    asked = TrainingConfig.model_validate(
-        {"trainer": "command", "dataset": str(tmp_path / "data.tar"), "command": command}
-    )
-
-    there = await ship(at_work(LocalMachine(), base), asked, print)
-
-    assert there.command is not None
-    assert [Path(place).name for place in there.command.files] == ["train.py", "tools"]
-    assert at(there.command.files[0]) == b"train.py"
-    assert files_below(there.command.files[1]) == ["a.py"]
-    assert at(there.dataset.path) == b"data.tar"
-    assert there.model == "none"
-    gone = asked.model_dump() | {"command": {**command, "files": ["gone.py"]}}
-    with pytest.raises(ConfigError, match="there is no such file"):
-        await ship(at_work(LocalMachine(), base), TrainingConfig.model_validate(gone), print)
-
-
-async def test_the_users_own_code_and_reward_model_go_along(tmp_path, base):
-    code, scorer = tmp_path / "mine.py", tmp_path / "scorer"
-    code.write_text("def short(**_): ...\ndef clean(row): return row\n")
-    scorer.mkdir()
-    (scorer / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
-    asked = config(
-        method="rloo",
-        reward_functions=[f"{code}:short", "json"],
-        formatting=f"{code}:clean",
-        reward_model=str(scorer),
-    )
-
-    there = await ship(at_work(LocalMachine(), base), asked, print)
-
-    file, _, name = there.reward_functions[0].rpartition(":")
-    assert (at(file), name, there.reward_functions[1]) == (code.read_bytes(), "short", "json")
-    assert there.formatting == f"{file}:clean"
-    assert file.startswith(base)
-    assert files_below(there.reward_model) == ["adapter_config.json"]
-
-
-async def test_a_reward_adapter_whose_base_stays_here_goes_along_merged_or_not_at_all(
-    tmp_path, base
-):
-    scorer = tmp_path / "scorer"
-    (scorer / "merged").mkdir(parents=True)
-    (scorer / "adapter_config.json").write_text('{"base_model_name_or_path": "/models/base"}')
-    asked = config(method="rloo", reward_model=str(scorer))
-
-    with pytest.raises(ConfigError, match=r"exists only on this computer.*merge: true"):
-        await ship(at_work(LocalMachine(), base), asked, print)
-
-    (scorer / "merged" / "config.json").write_text("{}")
-    there = await ship(at_work(LocalMachine(), base), asked, print)
-
-    assert files_below(there.reward_model) == ["config.json"]
-
-
-async def test_of_an_adapter_to_go_on_with_goes_what_it_was_trained_with(tmp_path, base):
-    adapter = tmp_path / "adapter"
-    (adapter / "merged").mkdir(parents=True)
-    wanted = ["MANIFEST.json", "adapter_config.json", "adapter_model.safetensors", "tokenizer.json"]
-    for name in (*wanted, "optimizer.pt", "README.md", "merged/model.safetensors"):
-        (adapter / name).write_text(name)
-
-    there = await ship(at_work(LocalMachine(), base), config(adapter=str(adapter)), print)
-
-    assert there.adapter is not None
-    assert sorted(files_below(there.adapter)) == sorted(wanted)
-
-
-async def test_a_chat_template_goes_along_and_the_name_of_one_stays(tmp_path, base):
-    path = tmp_path / "mine.jinja"
-    path.write_text("{{ messages }}")
-
-    there = await ship(at_work(LocalMachine(), base), config(chat_template=str(path)), print)
-    named = await ship(at_work(LocalMachine(), base), config(chat_template="qwen3"), print)
-
-    assert there.chat_template is not None
-    assert at(there.chat_template) == b"{{ messages }}"
-    assert named.chat_template == "qwen3"
