@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from blocks.secrets.reading import is_address, secret
 from trainer.config.store_urls import StoreUrl
 from trainer.contract.errors import ConfigError, DependencyError, StoreError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+GOOGLE_KEY = "GOOGLE_APPLICATION_CREDENTIALS"
 CONNECT = "10s"
 SILENCE = "60s"
 WHOLE = "24h"
@@ -92,13 +94,15 @@ def _s3(
         "region": access.region or _first("AWS_REGION", "AWS_DEFAULT_REGION"),
         # By this name, which outweighs the variable of this name.
         "aws_endpoint_url_s3": endpoint,
-        "access_key_id": access.key_id,
-        "secret_access_key": access.secret,
-        "session_token": access.session_token,
     }
     credentials: Any = None
-    known = access.key_id or os.environ.get("AWS_ACCESS_KEY_ID")
-    if not known and _first("AWS_SKIP_SIGNATURE").lower() not in {"1", "true"}:
+    if key_id := access.key_id or secret("AWS_ACCESS_KEY_ID"):
+        config["access_key_id"] = key_id
+        config["secret_access_key"] = secret("AWS_SECRET_ACCESS_KEY", access.secret)
+        # One of the environment belongs to the key of the environment.
+        token = access.session_token or ("" if access.key_id else secret("AWS_SESSION_TOKEN"))
+        config["session_token"] = token
+    elif _first("AWS_SKIP_SIGNATURE").lower() not in {"1", "true"}:
         credentials, region = _aws_chain()
         config["region"] = config["region"] or region
     # The library would ask Amazon where a bucket lies in vain; without a region it is this one.
@@ -145,19 +149,22 @@ def _google(
     endpoint = access.endpoint or _first("STORAGE_EMULATOR_HOST", "GOOGLE_BASE_URL")
     if endpoint and "://" not in endpoint:
         endpoint = f"http://{endpoint}"  # as Google's own libraries read STORAGE_EMULATOR_HOST
-    config = {"service_account_key": access.secret, "base_url": endpoint}
+    key = (
+        secret(GOOGLE_KEY, access.secret) if access.secret or is_address(_first(GOOGLE_KEY)) else ""
+    )
+    config = {"service_account_key": key, "base_url": endpoint}
     return kind(
         url.bucket,
         prefix=url.path or None,
         config=_given(config),
-        credential_provider=None if access.secret else _google_chain(),
+        credential_provider=None if key else _google_chain(),
         client_options=_client(endpoint, silence),
     )
 
 
 def _google_chain() -> Any:
     """Return what Google's own library makes of a credential file that only it understands."""
-    named = _first("GOOGLE_APPLICATION_CREDENTIALS")
+    named = _first(GOOGLE_KEY)
     if not named:
         return None
     try:
@@ -183,13 +190,14 @@ def _google_chain() -> Any:
 def _azure(
     url: StoreUrl, access: Access, kind: Callable[..., ObjectStore], silence: str
 ) -> ObjectStore:
-    joined = {} if access.key_id else _connection(_first("AZURE_STORAGE_CONNECTION_STRING"))
+    joined = {} if access.key_id else _connection(secret("AZURE_STORAGE_CONNECTION_STRING"))
     account = access.key_id or joined.get("AccountName", "")
     account = account or _first("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
     endpoint = access.endpoint or joined.get("BlobEndpoint", "")
     endpoint = endpoint or _first("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
-    key = access.secret or joined.get("AccountKey", "") or _first("AZURE_STORAGE_KEY")
-    shared = joined.get("SharedAccessSignature", "")
+    given = access.secret or joined.get("AccountKey", "")
+    key = secret("AZURE_STORAGE_KEY", given)
+    shared = joined.get("SharedAccessSignature", "") or secret("AZURE_STORAGE_SAS_TOKEN")
     if key.startswith(("?", "sv=")):
         key, shared = "", key
     config = {

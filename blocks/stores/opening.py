@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import cast
 
 from blocks.stores.access import Access
@@ -31,7 +32,8 @@ async def open_bucket(address: str, *, field: str = "store") -> Bucket:
     access = Access()
     if url.scheme == "block":
         url, access = await _saved(url, field)
-    return Bucket.at(url, access)
+    # In a thread: keepers of secrets are asked over the network, and so is who we are in a cloud.
+    return await asyncio.to_thread(Bucket.at, url, access)
 
 
 async def _saved(url: StoreUrl, field: str) -> tuple[StoreUrl, Access]:

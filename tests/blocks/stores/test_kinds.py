@@ -14,6 +14,7 @@ from blocks.stores.block import StoreBlock
 from blocks.stores.bucket import Bucket
 from blocks.stores.opening import open_bucket
 from tests.clouds.blob import ACCOUNT, KEY, BlobServer
+from tests.clouds.s3 import SECRET
 from tests.clouds.store_wire import StoreFault
 from trainer.config.store_urls import parse_store_url
 from trainer.contract.errors import LinkExpired, StoreError
@@ -157,6 +158,31 @@ async def test_a_block_holds_address_endpoint_and_key(azure, monkeypatch):
     assert azure.content("team/x") == b"1"
     with pytest.raises(ValueError, match="cannot name another one"):
         StoreBlock(url="block://other")
+
+
+async def test_keys_are_read_wherever_secrets_are_kept(s3, tmp_path, monkeypatch):
+    key = tmp_path / "key"
+    key.write_text(SECRET)
+    key.chmod(0o600)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY_FILE", str(key))
+    await (await open_bucket("s3://models")).put("x", b"1")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY_FILE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"secret://file{key}")
+
+    await (await open_bucket("s3://models")).put("y", b"1")
+
+    assert s3.names() == ["x", "y"]
+
+
+async def test_a_key_of_google_is_read_wherever_secrets_are_kept(google, tmp_path, monkeypatch):
+    key = tmp_path / "google.json"
+    key.chmod(0o600)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", f"secret://file{key}")
+
+    await (await open_bucket("gs://models")).put("x", b"1")
+
+    assert google.names() == ["x"]
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
