@@ -24,6 +24,7 @@ from flows.streaming.carrying import carried
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import all_checkpoints, check_names, step_of
 from trainer.contract.errors import (
+    ConfigError,
     IntegrityError,
     OrchestratorError,
     StoreAway,
@@ -37,6 +38,7 @@ KEPT = 2  # checkpoints of a run that is under way, as at home
 PATIENCE_SECONDS = 600.0  # of a store that is away while a machine waits for its checkpoint
 PAUSE_SECONDS = 10.0
 LOOK_SECONDS = 2.0
+TRIES = 2  # for a machine to reach the store
 UNFINISHED = timedelta(days=30)  # for which the checkpoints of a job that did not complete are kept
 SWEPT = "swept"
 """The key of the object whose age is that of the last sweep."""
@@ -58,6 +60,9 @@ class RunStore:
         self.store = store
         self._run = run
         self._alone = alone
+        self._away = 0
+        """How often in a row the machine did not reach the store."""
+        self._refused: set[str] = set()
         self._may_carry = alone and store.bucket.can_sign
 
     @classmethod
@@ -113,13 +118,17 @@ class RunStore:
                 raise StoreAway(f"{left[0]} of {folder} did not arrive.")  # noqa: TRY301
             await self._commit(step, content)
         except StoreAway as error:
+            # Away from here it is tried again; that a machine never reaches it is another matter.
+            self._away += 1
+            self._may_carry = self._away < TRIES
             logger().warning("checkpoint-%d comes home: %s", step, error)
             return None
-        except StoreError as error:
+        except (StoreError, ConfigError) as error:
             # It would be refused again and again.
             self._may_carry = False
             logger().warning("checkpoints come home, and go to the store from here: %s", error)
             return None
+        self._away = 0
         sent = sum(int(facts["bytes"]) for facts in wanted.values())
         where = self.store.bucket.url
         logger().info("checkpoint-%d is in %s, %.2f MB of it sent", step, where, sent / 1e6)
@@ -128,13 +137,15 @@ class RunStore:
     async def keep(self, checkpoint: Path) -> None:
         """Put a checkpoint of this computer into the store, unless it is there; trouble is logged."""
         step = step_of(checkpoint)
-        if step in self.steps():
+        if step in self.steps() or checkpoint.name in self._refused:
             return
         try:
             sent = await self.store.put_folder(checkpoint, self.name_of(checkpoint.name))
             await self._noted(step)
         except (StoreError, IntegrityError, OSError) as error:
             logger().warning("%s is not in the store: %s", checkpoint.name, error)
+            # Not again and again: the next one may fare better.
+            self._refused.add(checkpoint.name)
             return
         where = self.store.bucket.url
         logger().info("%s is in %s, %.2f MB of it sent", checkpoint.name, where, sent / 1e6)

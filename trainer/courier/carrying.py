@@ -18,11 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trainer.contract.errors import IntegrityError, LinkExpired, StoreAway, StoreError
+from trainer.contract.errors import DiskFull, IntegrityError, LinkExpired, StoreAway, StoreError
 
 CHUNK = 1 << 20  # bytes
 SILENCE_SECONDS = 60.0  # without a byte: the line is dead
-PATIENCE_SECONDS = 600.0  # of trouble in all that one file is tried again
+PATIENCE_SECONDS = 180.0  # of trouble in all that one file is tried again: home is waiting
 LONGEST_PAUSE = 30.0  # seconds between two tries
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 PART = ".part"
@@ -54,7 +54,7 @@ def send(
     Raises:
         IntegrityError: the file does not have this size and hash; the store does not have it.
         LinkExpired: the address does not permit it, or not any more.
-        StoreAway: the store did not take it for ten minutes.
+        StoreAway: the store did not take it for three minutes.
         StoreError: the store refuses it.
     """
     given = {**headers, "Content-Length": str(facts["bytes"]), "Content-Type": ""}
@@ -80,7 +80,8 @@ def receive(
     Raises:
         IntegrityError: what arrives is something else, a second time too.
         LinkExpired: the address does not permit it, or not any more.
-        StoreAway: the store did not give it for ten minutes.
+        StoreAway: the store did not give it for three minutes.
+        DiskFull: there is no room for it.
         StoreError: the store refuses it, or does not have it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +93,13 @@ def receive(
 
 def _checked(path: Path, facts: Mapping[str, Any], progress: Progress) -> Iterator[Any]:
     """Yield what a file holds; the last piece only if the whole has its hash."""
+    try:
+        yield from _pieces(path, facts, progress)
+    except OSError as error:  # the trainer may have removed the checkpoint meanwhile
+        raise IntegrityError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _pieces(path: Path, facts: Mapping[str, Any], progress: Progress) -> Iterator[Any]:
     digest, size = hashlib.sha256(), 0
     # Two, so that a piece can wait until the one after it has been read.
     buffers = (memoryview(bytearray(CHUNK)), memoryview(bytearray(CHUNK)))
@@ -126,9 +134,7 @@ def _received(target: Path, facts: Mapping[str, Any], url: str, progress: Progre
         while size <= facts["bytes"] and (count := answer.readinto(buffer)):
             size += count
             digest.update(buffer[:count])
-            rest = buffer[:count]
-            while rest:
-                rest = rest[stream.write(rest) :]
+            _write(stream, buffer[:count], part)
             progress(count)
     if size < facts["bytes"]:
         raise http.client.IncompleteRead(b"", facts["bytes"] - size)
@@ -137,6 +143,15 @@ def _received(target: Path, facts: Mapping[str, Any], url: str, progress: Progre
         return False
     part.replace(target)
     return True
+
+
+def _write(stream: Any, rest: memoryview, path: Path) -> None:
+    try:
+        while rest:
+            rest = rest[stream.write(rest) :]
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise DiskFull(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _open(request: urllib.request.Request) -> Any:
@@ -168,6 +183,10 @@ def _patiently(attempt: Callable[[], Any]) -> Any:
                 trouble = _refusal(error)
             if not isinstance(trouble, StoreAway):
                 raise trouble from None
+        except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise StoreError(f"The store cannot be trusted: {_reason(error)}.") from None
+            trouble = StoreAway(f"The store cannot be reached: {_reason(error)}.")
         except TROUBLE as error:
             trouble = StoreAway(f"The store cannot be reached: {_reason(error)}.")
         if time.monotonic() + pause > until:

@@ -96,6 +96,25 @@ async def test_what_is_not_what_it_should_be_never_gets_there(s3, job):
     assert s3.content("team/objects/a.bin") is None
 
 
+async def test_a_checkpoint_that_was_removed_meanwhile_is_given_up_at_once(s3, job):
+    (job / "checkpoints/checkpoint-4/a.bin").unlink()
+
+    assert not carry_out(job, "one", await order("put"))
+
+    assert result(job)["error"]["class"] == "IntegrityError"
+    assert "No such file" in result(job)["error"]["message"]
+
+
+async def test_a_full_disk_is_said_to_be_full(s3, job):
+    carry_out(job, "one", await order("put"))
+    (job / "back").mkdir()
+    (job / "back/a.bin.part").symlink_to("/dev/full")
+
+    assert not carry_out(job, "one", await order("get", "back"))
+
+    assert result(job)["error"]["class"] == "DiskFull"
+
+
 async def test_a_busy_store_and_a_broken_line_are_tried_again(s3, job, monkeypatch):
     monkeypatch.setattr(carrying.random, "uniform", lambda low, high: 0.01)
     s3.faults += [
