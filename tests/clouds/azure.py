@@ -127,18 +127,22 @@ class AzureCloud(AzureRoutes):
         super().kill_machine(id)
         self._let_go(self.account[id])
 
+    def announce(self, id: str, seconds: float = 30.0) -> None:
+        """Let the metadata service announce the end of a machine, in so many seconds."""
+        self.account[id].facts["event"] = time.time() + seconds
+
     def evict(self, id: str, *, notice: float | None = None) -> None:
         """Take a spot machine back.
 
         Args:
             id: which.
-            notice: seconds before, in which the metadata service announces it; None: no word.
+            notice: seconds before, in which it is announced; None: no word, and at once.
         """
         rented = self.account[id]
         if notice is None:
             self._evicted(rented)
             return
-        rented.facts["event"] = time.time() + notice
+        self.announce(id, notice)
         timer = threading.Timer(notice, self._evicted, [rented])
         timer.daemon = True
         timer.start()

@@ -292,7 +292,7 @@ async def test_the_notice_is_heard_on_the_machine_it_is_for(cloud, provider, key
     heard = asyncio.create_task(asked(provider.notice_command, cloud, own.id))
     await eventually(lambda: len([r for r in cloud.requests if "scheduledevents" in r.path]) >= 2)
 
-    cloud.evict(own.id, notice=30)
+    cloud.announce(own.id)
 
     assert await heard == 0
     assert not deaf.done()
