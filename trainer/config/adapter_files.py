@@ -51,7 +51,7 @@ def check_adapter(adapter: str, base: str, *, scores: bool) -> str:
             "Load it once with PEFT and save it again with save_pretrained.",
         )
     named = str(settings.get("base_model_name_or_path") or "")
-    other = f"; trained on {named}, here put on {base}" if _is_another(named, base) else ""
+    other = f"; trained on {named}, here put on {base}" if is_another(named, base) else ""
     rank = f", rank {settings['r']}" if settings.get("r") else f", {kind}"
     return f"{adapter}{rank}{other}"
 
@@ -127,7 +127,9 @@ def is_adapter(folder: Path) -> bool:
     return (folder / SETTINGS).is_file() and not (folder / "config.json").is_file()
 
 
-def _is_another(named: str, base: str) -> bool:
+def is_another(named: str, base: str) -> bool:
+    """Whether an adapter of one model is put on another; not where one of them is unknown."""
+
     # A folder may have been moved, so of paths only the last name counts.
     def name(model: str) -> str:
         return Path(model).name if looks_like_path(model) else model
