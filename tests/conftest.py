@@ -21,6 +21,7 @@ from hypothesis import settings
 
 from gateway.prefect.server import answers
 from tests.waiting import until_now
+from trainer.contract import redaction
 
 # Before anything imports torch or Prefect: two cores are shared by the workers of xdist, and
 # nothing here may reach the network or the developer's own Prefect.
@@ -115,6 +116,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("TRAINING_ORCHESTRATOR_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_remembered() -> Iterator[None]:
+    """Forget what a test's process has read as a secret: the next test may use such words."""
+    yield
+    redaction.forget()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator
 
+from blocks.secrets.reading import secret
 from blocks.stores.access import Access
 from trainer.config.store_urls import StoreUrl, parse_store_url
 
@@ -27,7 +28,8 @@ class StoreBlock(Block):
     secret: SecretStr | None = Field(
         default=None,
         description="S3: the secret access key. Google: a service account's key, as JSON. Azure: the "
-        "account's key, or a shared access signature. Empty: by the environment.",
+        "account's key, or a shared access signature; or where it is kept, such as "
+        "secret://aws/NAME. Empty: by the environment.",
     )
 
     @field_validator("url")
@@ -38,9 +40,12 @@ class StoreBlock(Block):
         return value
 
     def place(self) -> tuple[StoreUrl, Access]:
-        """Return where it is, and what it is opened with."""
-        secret = self.secret.get_secret_value() if self.secret else ""
-        access = Access(
-            endpoint=self.endpoint, region=self.region, key_id=self.key_id, secret=secret.strip()
-        )
+        """Return where it is, and what it is opened with; it may block, where a vault has the secret.
+
+        Raises:
+            OrchestratorError: the secret cannot be read where it is kept.
+        """
+        given = self.secret.get_secret_value() if self.secret else ""
+        kept = secret(f"block://{self._block_document_name or ''}: secret", given) if given else ""
+        access = Access(endpoint=self.endpoint, region=self.region, key_id=self.key_id, secret=kept)
         return parse_store_url(self.url), access

@@ -47,5 +47,5 @@ async def _saved(url: StoreUrl, field: str) -> tuple[StoreUrl, Access]:
             f"{url.bucket!r}.",
             "Save one in Prefect's UI under Blocks, or name another.",
         ) from None
-    place, access = block.place()
+    place, access = await asyncio.to_thread(block.place)
     return place.inside(url.path), access

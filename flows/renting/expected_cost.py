@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blocks.models import Offer
+from blocks.providers.base import Provider
 from flows.renting.cost_estimate import SETUP_SECONDS, seconds_on, sent_home
 from flows.renting.hire import HOUR, Hire
 from flows.renting.journal import Journal
@@ -31,6 +32,7 @@ KNOWN_HOURS = 1.0  # of them from which on history is worth naming
 LINE_BYTES = 25e6  # a second that come home of a checkpoint
 UNSAVED_SECONDS = 600.0  # between two checkpoints, where a step's time is not known
 RUNS = 200  # of this computer that are looked at, those that hired last
+NOTICED_SECONDS = 30.0  # the shortest warning that a provider gives
 LOST = "MachineLost"  # how the cause of a row begins whose machine was taken back
 
 
@@ -111,7 +113,7 @@ def _rows() -> Iterable[Hire]:
 
 
 def expected_on(
-    label: str,
+    provider: Provider,
     offer: Offer,
     job: TrainingJob,
     facts: dict[str, Any] | None,
@@ -122,7 +124,7 @@ def expected_on(
     """Return what a job is expected to take at an offer.
 
     Args:
-        label: its provider's.
+        provider: whose it is.
         offer: of a machine, or each of several.
         job: what is trained.
         facts: as `flows.renting.cost_estimate.estimated` returns them; None: not known.
@@ -132,6 +134,7 @@ def expected_on(
     seconds = seconds_on(offer, job, facts) if facts else None
     if seconds is None and not offer.spot:
         return Expected(seconds=None, usd=None, factor=1.0, interruptions=None)
+    label = provider.label
     set_up = history.set_up_seconds(label, offer)
     met = history.interruptions(label, offer) if offer.spot else None
     unsaved, coming = UNSAVED_SECONDS, 0.0
@@ -139,6 +142,10 @@ def expected_on(
         steps = max(1, facts["steps"])
         unsaved = seconds * min(job.training.save_steps, steps) / steps
         coming = sent_home(job, facts).checkpoint / LINE_BYTES
+    # Where the end is announced, a checkpoint is saved at once; one that is too large to get home
+    # in time was saved in vain.
+    if provider.notice_command and coming <= NOTICED_SECONDS:
+        unsaved, coming = min(unsaved, NOTICED_SECONDS), 0.0
     # Several machines are lost as soon as one of them is.
     rate = met.per_hour * job.resources.nodes / HOUR if met else 0.0
     factor = longer(rate, unsaved, set_up + coming)
@@ -171,7 +178,7 @@ def longer(rate: float, unsaved: float, again: float) -> float:
 
 
 def ranked(
-    offers: Sequence[tuple[str, Offer]],
+    offers: Sequence[tuple[Provider, Offer]],
     job: TrainingJob,
     facts: dict[str, Any] | None,
     history: History,
@@ -181,15 +188,15 @@ def ranked(
     Those of which that is not known come last, by price, with interruptions reckoned in.
 
     Args:
-        offers: each with its provider's label.
+        offers: each with its provider.
         job: what is trained.
         facts: see `expected_on`.
         history: see `expected_on`.
     """
 
     def rank(place: int) -> tuple[bool, float, float]:
-        label, offer = offers[place]
-        found = expected_on(label, offer, job, facts, history)
+        provider, offer = offers[place]
+        found = expected_on(provider, offer, job, facts, history)
         dear = offer.rank_price * found.factor
         return found.usd is None, found.usd or 0.0, dear
 

@@ -100,7 +100,7 @@ async def market(job: TrainingJob, facts: dict[str, Any] | None = None) -> Marke
 def _ranked(
     choices: list[Choice], job: TrainingJob, facts: dict[str, Any] | None, history: History
 ) -> list[Choice]:
-    offers = [(choice.provider.label, choice.offer) for choice in choices]
+    offers = [(choice.provider, choice.offer) for choice in choices]
     return [choices[place] for place in ranked(offers, job, facts, history)]
 
 

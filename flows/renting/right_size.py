@@ -91,7 +91,7 @@ def right_sized(
     able = [choice for choice in choices if holds(choice.offer, need)]
     if not able:
         return None
-    offers = [(choice.provider.label, choice.offer) for choice in able]
+    offers = [(choice.provider, choice.offer) for choice in able]
     return able[ranked(offers, job, facts, History())[0]]
 
 

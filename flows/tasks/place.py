@@ -86,7 +86,7 @@ async def _refuse_waste(job: TrainingJob, run: RunFolder, spent: float) -> None:
     left = 1.0 - min(1.0, saved_step(run) / max(1, facts["steps"]))
     history = History()
     costs = [
-        expected_on(choice.provider.label, choice.offer, job, facts, history, share=left).usd
+        expected_on(choice.provider, choice.offer, job, facts, history, share=left).usd
         for choice in found.choices
     ]
     cheapest = min((cost for cost in costs if cost is not None), default=None)

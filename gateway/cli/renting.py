@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flows.renting.market import Choice, market
 from flows.renting.right_size import Need, advice, holds, need_of
 from flows.reporting.platform import Platform
 from flows.run_folder import RunFolder, run_folders
+from flows.setup.secrets import have_tokens
 from flows.shown import short_id
 from flows.verdict import Act
 from gateway.checks import checked_job
@@ -168,9 +169,7 @@ def check_providers(*, as_json: bool) -> Exit:
         return results, kept
 
     results, kept = call(all_of)
-    for problem in Platform.of_environment().problems:
-        note(f"reporting: {problem}")
-    for words in (*answers(), *answers_of_any_program()):
+    for words in _remarks():
         note(words)
     if as_json:
         say_json([*results, {"provider": None, "check": "reconcile", **kept}])
@@ -183,6 +182,18 @@ def check_providers(*, as_json: bool) -> Exit:
             note(f"no provider of rented machines is set up. {how_to_set_up()}")
     # A late reconcile is shown and not an exit code: scripts ask whether the keys work.
     return Exit.OK if all(result["ok"] for result in results) else Exit.FAILED
+
+
+def _remarks() -> Iterator[str]:
+    """Yield what is wrong with the environment, or of no use in it, beside the providers."""
+    for problem in Platform.of_environment().problems:
+        yield f"reporting: {problem}"
+    try:
+        have_tokens()
+    except OrchestratorError as error:
+        yield sentence(error)
+    yield from answers()
+    yield from answers_of_any_program()
 
 
 def _facts(job: TrainingJob) -> dict[str, Any] | None:
@@ -205,7 +216,7 @@ def _offer(
     need: Need | None,
 ) -> dict[str, Any]:
     offer, label = choice.offer, choice.provider.label
-    expected = expected_on(label, offer, job, facts, history)
+    expected = expected_on(choice.provider, offer, job, facts, history)
     met = expected.interruptions
     return {
         **offer.to_dict(),

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 from urllib.parse import quote
 
-SHORTEST = 6  # characters; a shorter one would blank out ordinary words
+SHORTEST = 8  # characters; a shorter one would blank out ordinary words
 SHOWN = "***"
 
 _IS_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY)$|^JUDGE_", re.IGNORECASE)
@@ -28,7 +28,7 @@ def remember(value: str) -> str:
     """Keep a secret out of what is written from now on, and return it.
 
     Args:
-        value: the secret; one that is shorter than 6 characters cannot be kept out.
+        value: the secret; one that is shorter than 8 characters cannot be kept out.
     """
     global _pattern
     if len(value) < SHORTEST or value in _known:
@@ -41,6 +41,13 @@ def remember(value: str) -> str:
     _pattern = re.compile("|".join(map(re.escape, sorted(_known, key=len, reverse=True))))
     _redact_records()
     return value
+
+
+def forget() -> None:
+    """Forget every secret; for a process that lives longer than what it works on."""
+    global _pattern
+    _known.clear()
+    _pattern = None
 
 
 def remember_variables(names: Iterable[str]) -> None:

@@ -11,6 +11,7 @@ from blocks.providers.runpod import RunPod
 from blocks.registry import load_provider
 from blocks.secrets import reading
 from blocks.secrets.reading import is_set, refresh, secret
+from blocks.stores.block import StoreBlock
 from tests.clouds.vaults import Vaults
 from trainer.contract.errors import ConfigError, CredentialsError, OrchestratorError
 
@@ -225,3 +226,12 @@ async def test_a_block_of_prefect_keeps_secrets(prefect_api):
     assert secret(NAME, "secret://prefect/own-token") == "prefect-canary"  # on the loop, too
     with pytest.raises(ConfigError, match="there is no Secret block of this name"):
         await asyncio.to_thread(secret, NAME, "secret://prefect/none")
+
+
+def test_the_key_of_a_store_may_lie_in_a_file(tmp_path):
+    path = private(tmp_path / "key")
+
+    _, access = StoreBlock(url="s3://own", key_id="id", secret=f"secret://file{path}").place()
+
+    assert access.secret.startswith("file-canary")
+    assert not StoreBlock(url="s3://own").place()[1].secret

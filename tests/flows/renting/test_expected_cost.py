@@ -46,6 +46,8 @@ DEMAND = Offer(
 )
 SPOT = dataclasses.replace(DEMAND, spot=True, price_per_hour=1.0)
 NOTHING_KNOWN = History(list)
+CLOUD = SimpleNamespace(label="cloud", notice_command="")
+WARNS = SimpleNamespace(label="cloud", notice_command="wait for it")
 
 
 @pytest.fixture(autouse=True)
@@ -87,19 +89,31 @@ def test_without_interruptions_nothing_takes_longer_and_with_too_many_it_never_e
 
 
 def test_a_spot_machine_is_the_first_choice_only_while_what_it_loses_is_cheap():
-    offers = [("cloud", DEMAND), ("cloud", dataclasses.replace(SPOT, interruptions_per_hour=0.6))]
+    offers = [(CLOUD, DEMAND), (CLOUD, dataclasses.replace(SPOT, interruptions_per_hour=0.6))]
     often, rarely = make_job(save_steps=50), make_job(save_steps=10_000)
 
     assert ranked(offers, often, FACTS, NOTHING_KNOWN) == [1, 0]
     assert ranked(offers, rarely, FACTS, NOTHING_KNOWN) == [0, 1]
-    spot = expected_on("cloud", offers[1][1], rarely, FACTS, NOTHING_KNOWN)
+    spot = expected_on(CLOUD, offers[1][1], rarely, FACTS, NOTHING_KNOWN)
     assert spot.seconds is not None
-    assert spot.usd > expected_on("cloud", DEMAND, rarely, FACTS, NOTHING_KNOWN).usd
+    assert spot.usd > expected_on(CLOUD, DEMAND, rarely, FACTS, NOTHING_KNOWN).usd
+
+
+def test_a_warning_saves_what_was_trained_since_the_last_checkpoint_unless_that_is_too_large():
+    risky = dataclasses.replace(SPOT, interruptions_per_hour=0.6)
+    job = make_job(save_steps=10_000)
+    large = {**FACTS, "trainable_parameters": 8_000_000_000}
+
+    def factor(provider, facts=FACTS):
+        return expected_on(provider, risky, job, facts, NOTHING_KNOWN).factor
+
+    assert factor(WARNS) < 1.1 < 3 < factor(CLOUD)
+    assert factor(WARNS, large) == factor(CLOUD, large)
 
 
 def test_a_dearer_machine_that_is_faster_may_cost_less():
     slow = dataclasses.replace(DEMAND, instance_type="t4", gpu_type="T4", price_per_hour=0.9)
-    offers = [("cloud", slow), ("cloud", DEMAND)]
+    offers = [(CLOUD, slow), (CLOUD, DEMAND)]
 
     assert ranked(offers, make_job(), FACTS, NOTHING_KNOWN) == [1, 0]
     assert ranked(offers, make_job(), None, NOTHING_KNOWN) == [0, 1]  # by price: no time is known
@@ -112,7 +126,7 @@ def test_what_is_billed_beside_a_machine_is_expected_too():
     job = make_job(save_steps=5000)
 
     bare, whole = (
-        expected_on("cloud", offer, job, FACTS, NOTHING_KNOWN) for offer in (DEMAND, beside)
+        expected_on(CLOUD, offer, job, FACTS, NOTHING_KNOWN) for offer in (DEMAND, beside)
     )
 
     hours = whole.seconds / HOUR
@@ -155,7 +169,7 @@ def test_how_long_a_machine_takes_to_be_ready_is_learned_too():
 class Shop(SimpleNamespace):
     """A provider by what it offers."""
 
-    may_be_free, gang_offers = False, Provider.gang_offers
+    may_be_free, gang_offers, notice_command = False, Provider.gang_offers, ""
 
     async def offers(self, resources, limits):
         return self.found

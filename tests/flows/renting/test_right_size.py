@@ -48,7 +48,8 @@ SMALL, RIGHT, LARGE = offer("T4", 14.7, 0.2), offer("A10", 22.5, 0.6), offer("H1
 class Shop(SimpleNamespace):
     """A provider by what it offers, of the GPUs that are asked for."""
 
-    label, may_be_free, gang_offers = "cloud", False, Provider.gang_offers
+    label, notice_command = "cloud", ""
+    may_be_free, gang_offers = False, Provider.gang_offers
 
     async def offers(self, resources, limits):
         wanted = resources.gpu_types
