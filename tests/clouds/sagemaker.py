@@ -120,6 +120,10 @@ class SageMakerCloud(Cloud):
         rented = self.account[id]
         rented.status, rented.facts["pool"] = "Completed", "Available"
 
+    def stopped_by_others(self, id: str) -> None:
+        """Stop a job, as somebody does in the console; its own loop sees to it."""
+        self.account[id].facts["asked to stop"] = True
+
     # A job's life.
 
     async def live(self, rented: Rented) -> None:
@@ -176,6 +180,8 @@ class SageMakerCloud(Cloud):
         assert process
         until = time.time() + asked["StoppingCondition"]["MaxRuntimeInSeconds"] / self.clock_rate
         while process.poll() is None and rented.ended is None:
+            if rented.facts.get("asked to stop"):
+                self._begin_to_stop(rented)
             if time.time() > until and not rented.facts.get("stopping"):
                 rented.facts["stopping"] = "MaxRuntimeExceeded"
                 machine.signal(signal.SIGTERM)
@@ -217,6 +223,14 @@ class SageMakerCloud(Cloud):
         rented.facts["reason"] = reason
         await self.end(rented, "Failed")
 
+    def _begin_to_stop(self, rented: Rented) -> None:
+        if rented.facts.get("stopping"):
+            return
+        rented.facts["stopping"] = "Stopped"
+        task = asyncio.get_running_loop().create_task(self._stop(rented))
+        self._boots.add(task)
+        task.add_done_callback(self._booted)
+
     async def _stop(self, rented: Rented) -> None:
         """SIGTERM, some time to save, SIGKILL; billed until the process is gone."""
         rented.facts.setdefault("stopping", "Stopped")
@@ -226,8 +240,8 @@ class SageMakerCloud(Cloud):
         else:
             process = machine.process  # type: ignore[attr-defined]
             machine.signal(signal.SIGTERM)  # type: ignore[attr-defined]
-            until = time.monotonic() + self.stop_seconds
-            while process.poll() is None and time.monotonic() < until:
+            since = time.monotonic()
+            while process.poll() is None and time.monotonic() < since + self.stop_seconds:
                 await asyncio.sleep(TICK)
         if rented.status not in ENDED:
             await self.end(rented, "Stopped")
@@ -309,11 +323,8 @@ class SageMakerCloud(Cloud):
             )
         if self.refuses():
             return error("ConflictException", "The job cannot be stopped now.")
-        if not self.ignores() and not rented.facts.get("stopping"):
-            rented.facts["stopping"] = "Stopped"
-            task = asyncio.get_running_loop().create_task(self._stop(rented))
-            self._boots.add(task)
-            task.add_done_callback(self._booted)
+        if not self.ignores():
+            self._begin_to_stop(rented)
         return Response(status_code=200)
 
     def _update(self, asked: Mapping[str, Any]) -> Response:

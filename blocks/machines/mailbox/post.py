@@ -101,7 +101,11 @@ class Post:
         return int(json.loads(alive)["next"])
 
     async def _id_of(self, name: str) -> str:
-        return str(json.loads(await self._get(name) or b"{}").get("id"))
+        head = (await self._get(name) or b"").partition(b"\n")[0]
+        try:
+            return str(json.loads(head)["id"])
+        except (LookupError, TypeError, ValueError):  # not written by any of us
+            return ""
 
     async def _create(self, name: str, content: bytes) -> bool:
         return await self._reached(self._bucket.create(name, content))

@@ -168,6 +168,7 @@ class SageMaker(Provider):
         self._known.pop(id, None)
         try:
             if str(row.get("TrainingJobStatus")) not in ENDED:
+                await self._say_over(id)
                 await self._amazon("stop_training_job", {"TrainingJobName": id})
             elif pool_of(row) == POOL_THAT_WAITS:
                 ended = {"KeepAlivePeriodInSeconds": 0}
@@ -361,6 +362,13 @@ class SageMaker(Provider):
         except (OrchestratorError, AttributeError, LookupError, TypeError) as error:
             logger.info("the log of %s cannot be read: %s", name, error)
         return ""
+
+    async def _say_over(self, name: str) -> None:
+        """Let the job's agent know that it need not wait: what its machine holds is at home."""
+        try:
+            await self._bucket().put(f"{name}/over", b"")
+        except OrchestratorError as error:  # it takes some seconds longer then, which are billed
+            logger.info("the agent of %s cannot be told: %s", name, error)
 
     async def _remove_mailbox(self, name: str, *, without_job: bool = False) -> None:
         """Remove what is left of a job in the bucket."""

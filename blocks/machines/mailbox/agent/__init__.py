@@ -6,6 +6,7 @@ the bucket is in TRAINING_ORCHESTRATOR_MAILBOX. Below it:
     alive            {"next": 7, "beat": 31}: which command comes next, and a number that changes
     in/0000000007    a command: one line of JSON, a line break, and bytes
     out/0000000007   its answer, in the same form
+    over             nobody wants anything more: at SIGTERM end at once
 
 Commands are numbered without a gap: each is created at the first number that is free. The agent alone
 replaces one: what must not be done twice, or may hold a secret, is emptied before it is done.

@@ -56,6 +56,8 @@ class Postman:
         while not self.over.is_set():
             if self.taken_back.is_set() and not leaving:
                 leaving = True
+                if self._patiently(lambda: self._bucket.get("over")) is not None:
+                    return
                 say_taken_back(self._base)
             found = self._patiently(lambda: self._bucket.get(_name("in", self._next)))
             if found is not None:
@@ -102,8 +104,12 @@ class Postman:
             self._patiently(lambda: self._bucket.remove(_name("in", old)))
             self._patiently(lambda: self._bucket.remove(_name("out", old)))
         head, _, payload = content.partition(b"\n")
-        wanted = json.loads(head)
-        if wanted.get("done"):
+        try:
+            wanted = json.loads(head)
+            if wanted.get("done"):
+                return
+            wanted = {"do": str(wanted["do"]), "id": str(wanted["id"]), **wanted}
+        except (AttributeError, LookupError, TypeError, ValueError):  # not written by us
             return
         if wanted["do"] not in REPEATABLE:
             done = _line(id=wanted["id"], done=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import json
 import signal
 import subprocess
 import sys
@@ -63,8 +64,10 @@ async def test_a_command_whose_acceptance_was_not_heard_of_runs_once(
 
     for _ in range(2):
         await machine.run(["sh", "-c", f"echo once >>{tmp_path}/runs"])
+        await machine.write(f"{tmp_path}/file", b"\n{")
 
     assert (tmp_path / "runs").read_text() == "once\nonce\n"
+    assert (tmp_path / "file").read_bytes() == b"\n{"
 
 
 async def test_nobody_has_come_up_yet_is_said_at_once(tmp_path):
@@ -87,6 +90,18 @@ async def test_an_agent_that_is_dead_is_noticed_and_its_successor_repeats_nothin
     own.agent.start()
 
     assert (await machine.run(["cat", f"{tmp_path}/runs"])).stdout == "once\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null\n", b'{"do": 5}', b'{"id": "x"}'])
+async def test_what_is_no_command_is_passed_over(mailbox, content):
+    machine = mailbox.machine()
+    bucket = mailbox.bucket()
+    alive = json.loads(await bucket.get("alive"))
+    number = alive["next"]
+    while not await bucket.create(f"in/{number:010}", content):
+        number += 1
+
+    assert (await machine.run(["echo", "on"])).stdout == "on\n"
 
 
 async def test_no_secret_stays_in_the_bucket(own, tmp_path):

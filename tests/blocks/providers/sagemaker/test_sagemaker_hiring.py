@@ -179,6 +179,17 @@ async def test_a_name_that_is_taken_by_a_job_that_ended_hires_nothing(cloud, pro
     assert cloud.alive() == []
 
 
+async def test_a_name_that_is_in_use_is_the_order_whose_answer_was_lost(cloud, provider):
+    first = await launched(provider)
+    cloud.look_lag = cloud.list_lag = time.time() - cloud.account[first.id].created + 0.3
+
+    again = await launched(provider)
+
+    assert again.id == first.id
+    assert cloud.calls()["POST", "/CreateTrainingJob"] == 2
+    assert cloud.alive() == [first.id]
+
+
 async def test_mailboxes_that_no_job_uses_are_swept_when_they_are_old(cloud, provider):
     running = await launched(provider)
     foreign = "jobs/to-deadbeef-" + "0" * 32 + "-1/start/agent.pyz"

@@ -42,35 +42,38 @@ async def ready(workplace, lease=LEASE):
     return found
 
 
-async def test_a_stop_leaves_time_to_save_and_to_fetch_what_was_saved(cloud, provider, running):
+async def test_a_stop_by_others_leaves_time_to_save_and_to_fetch_what_was_saved(
+    cloud, provider, running
+):
     instance, workplace, found = running
     await workplace.write("status.json", {})
     folder = cloud.folder / instance.id
     assert found.jobs.startswith(str(folder / "tmp" / "training-orchestrator"))
     with open(f"{workplace.folder}/.lock", "w") as lock:  # noqa: ASYNC230, PTH123
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert await provider.terminate(instance.id)
+        cloud.stopped_by_others(instance.id)
         taken = folder / "tmp/training-orchestrator/.training-orchestrator/taken-back"
         await until(taken.exists)
         assert (await provider.describe(instance.id)).status is InstanceStatus.STOPPING
         await workplace.write("status.json", {"step": 3})
         assert (await workplace.status()).step == 3
-        cloud.stop_seconds = 0.1  # what does not end by itself is killed
-        await workplace.remove([""])
+        cloud.stop_seconds = 0.0  # what is still there when its time is up is killed
     await in_status(provider, instance.id, InstanceStatus.GONE)
     assert cloud.machines == {}
 
 
-async def test_a_deaf_container_is_killed_when_its_time_is_up(cloud, provider, running):
+async def test_a_stop_of_ours_waits_for_nobody(cloud, provider, running):
     instance, workplace, _ = running
     await workplace.write("status.json", {})
-    cloud.stop_seconds = 0.3
+    process = cloud.machines[instance.id].process
     with open(f"{workplace.folder}/.lock", "w") as lock:  # noqa: ASYNC230, PTH123
-        fcntl.flock(lock, fcntl.LOCK_EX)  # it waits for the job to save
-        await provider.terminate(instance.id)
-        await in_status(provider, instance.id, InstanceStatus.GONE)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as if a training went on
 
-    assert cloud.account[instance.id].ended
+        assert await provider.terminate(instance.id)
+
+        await in_status(provider, instance.id, InstanceStatus.GONE)
+    assert process.returncode == 0  # by itself, and not killed
+    assert cloud.s3.keys() == []
 
 
 async def test_a_lease_that_nobody_renews_completes_the_job(cloud, provider, running):
