@@ -201,20 +201,21 @@ def _rows(
     """Yield the rows of a page, and note where nobody could look.
 
     Raises:
-        LookupError, TypeError: a part of it is not as described: it could hide a machine.
+        AttributeError, LookupError, TypeError: a part of it is not as described, and could hide a
+            machine.
     """
     items = answer["items"] if first else answer.get("items") or {}
+    parts = {name: part for name, part in items.items() if name.startswith("zones/")}
     # Every zone is named, the empty ones with a warning that says so.
-    if not isinstance(items, dict) or (first and not items):
+    if first and not parts:
         raise TypeError("it names no zones")
-    for scope, part in items.items():
-        where, _, zone = scope.partition("/")
-        rows = part.get(kind) if isinstance(part, dict) else None
-        if rows is None:
-            if part["warning"]["code"] != EMPTY:
-                gaps.append(zone or scope)
-        elif where == "zones":
+    for scope, part in parts.items():
+        zone = scope.partition("/")[2]
+        rows = part.get(kind)
+        if rows is not None:
             yield from ((zone, row) for row in rows_in(TITLE, f"GET aggregated/{kind}", rows))
+        elif part["warning"]["code"] != EMPTY:
+            gaps.append(zone)
     away = answer.get("unreachables") or []
     if not isinstance(away, Collection) or isinstance(away, str):
         raise TypeError("unreachables is no list")

@@ -11,7 +11,7 @@ from blocks.providers import api
 from blocks.registry import load_provider
 from flows.renting import giving_back, liveness
 from tests.clouds.cloud import Fault
-from tests.faults.api.api_trouble import EVERYWHERE, orders
+from tests.faults.api.api_trouble import ELSEWHERE, EVERYWHERE, orders
 from tests.waiting import until
 from trainer.contract.errors import (
     BootError,
@@ -41,7 +41,7 @@ async def test_an_offer_that_is_sold_out_leads_to_the_next_and_the_table_tells_w
 
 @pytest.mark.thorough
 @pytest.mark.fault(7, "no capacity, quota, price")
-@EVERYWHERE
+@ELSEWHERE
 async def test_when_everything_is_sold_out_the_error_names_every_offer(scene, hunt):
     scene.cloud.no_capacity = True
     hunt.wants(limits={"max_offers": 3})
@@ -114,7 +114,7 @@ async def test_a_bad_key_stops_everything_at_once(scene, hunt, trouble, monkeypa
 
 @pytest.mark.thorough
 @pytest.mark.fault(8, "bad key, no funds")
-@EVERYWHERE
+@ELSEWHERE
 async def test_an_account_that_cannot_pay_is_asked_once(scene, hunt):
     scene.cloud.no_funds = True
 
@@ -154,6 +154,7 @@ async def test_fields_that_nobody_knows_are_passed_over(scene, hunt):
 
 
 FIELDS = {
+    "gcp": ("status", "labels", "networkInterfaces", "machineType", "scheduling", "disks", "zone"),
     "runpod": ("status", "name", "ssh", "cost", "gpu", "cpu", "dataCenterId", "env", "pagination"),
     "lambda": ("status", "name", "ip", "region", "instance_type", "price_cents_per_hour", "tags"),
     "vast": ("actual_status", "label", "ports", "ssh_host", "dph_total", "extra_env", "gpu_name"),
@@ -186,7 +187,7 @@ async def test_an_instance_that_is_told_in_part_is_never_called_gone(scene, hunt
 @pytest.mark.fault(10, "terminate refused or ignored")
 @pytest.mark.parametrize(
     "scene",
-    ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("lambda", "vast"))],
+    ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("gcp", "lambda", "vast"))],
     indirect=True,
 )
 async def test_a_machine_that_refuses_to_go_is_asked_until_it_is_gone(scene, hunt, monkeypatch):
@@ -304,12 +305,17 @@ async def test_a_machine_that_becomes_dearer_than_the_job_allows_is_left(scene, 
 @pytest.mark.fault(62, "an order that never went out")
 @pytest.mark.parametrize(
     "scene",
-    ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("lambda", "vast"))],
+    ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("gcp", "lambda", "vast"))],
     indirect=True,
 )
 async def test_an_order_that_never_went_out_bills_nothing(scene, hunt, monkeypatch):
     monkeypatch.setattr(api, "PAUSES", (0.01, 0.01))
-    lists = {"runpod": "/pods$", "lambda": "/instances$", "vast": "/instances/$"}
+    lists = {
+        "runpod": "/pods$",
+        "gcp": "/aggregated/instances$",
+        "lambda": "/instances$",
+        "vast": "/instances/$",
+    }
     away = Fault(kind="status", status=503, path=lists[scene.provider], times=math.inf)
     scene.cloud.faults.add(away)
 
