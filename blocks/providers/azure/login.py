@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from blocks.secrets.reading import secret
 from blocks.threads import in_thread
 from trainer.contract.errors import (
     ConfigError,
@@ -69,6 +70,7 @@ class Identity:
         Raises:
             ImportError: azure-identity is not installed.
             ValueError: it is not complete, or the authority is none.
+            OrchestratorError: the secret cannot be read where it is kept.
         """
         # Half a second, for those who need it.
         from azure.identity import ClientSecretCredential, DefaultAzureCredential
@@ -79,11 +81,15 @@ class Identity:
         options: dict[str, Any] = {"authority": authority, "retry_total": 0}
         if authority not in AUTHORITIES:
             options["disable_instance_discovery"] = True
-        if self.client_secret:
+        tenant = self.tenant_id or os.environ.get("AZURE_TENANT_ID", "")
+        client = self.client_id or os.environ.get("AZURE_CLIENT_ID", "")
+        # Wherever it is kept; the standard chain reads it from the variable alone.
+        key = secret("AZURE_CLIENT_SECRET", self.client_secret)
+        if key and (self.client_secret or (tenant and client)):
             return ClientSecretCredential(
-                self.tenant_id or os.environ.get("AZURE_TENANT_ID", ""),
-                self.client_id or os.environ.get("AZURE_CLIENT_ID", ""),
-                self.client_secret,
+                tenant,
+                client,
+                key,
                 **options,
             )
         return DefaultAzureCredential(**options)

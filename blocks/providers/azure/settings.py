@@ -30,6 +30,9 @@ class AzureAccount(Provider, ABC):
     title: ClassVar[str] = "Azure"
     set_up_by: ClassVar[str] = "AZURE_PROVIDER"
     intervals: ClassVar[Mapping[str, float]] = {}
+    instead: ClassVar[Mapping[str, str]] = {
+        "AZURE_SSH_KEY_NAME": "each machine gets a key pair of its own, which is removed with it"
+    }
 
     subscription_id: str = Field(default="", description="Empty: AZURE_SUBSCRIPTION_ID.")
     resource_group: str = Field(

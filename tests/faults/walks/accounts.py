@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from blocks.providers import aws, gcp, lambda_cloud, runpod, vast
+from blocks.providers import aws, azure, gcp, lambda_cloud, runpod, vast
 from blocks.providers.aws import offers as aws_offers
 from blocks.providers.aws import prices as aws_prices
 from blocks.providers.aws import sweeping as aws_sweeping
+from blocks.providers.azure import market as azure_market
+from blocks.providers.azure import network as azure_network
+from blocks.providers.azure import reading as azure_reading
 from blocks.providers.base import Provider
 from blocks.providers.gcp import compute
 from tests.clouds.aws import AwsCloud as LocalAWS
+from tests.clouds.azure import AzureCloud as LocalAzure
 from tests.clouds.cloud import Cloud, Rented
 from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
@@ -40,6 +44,16 @@ ACCOUNTS = {
             (aws_offers, {"OFFERINGS_SECONDS": 0.5, "QUOTA_SECONDS": 0.5}),
             (aws_prices, {"SPOT_SECONDS": 0.1}),
             (aws_sweeping, {"IDLE_SECONDS": 2.0}),
+        ],
+    ),
+    "azure": Account(
+        server=LocalAzure,
+        block=azure.Azure,
+        hurry=[
+            (azure, {"ORDER_SECONDS": 0.5, "SPENT_SECONDS": 0.5, "ORPHAN_SECONDS": 2.0}),
+            (azure_market, {"SIZES_SECONDS": 0.5, "QUOTA_SECONDS": 0.5}),
+            (azure_network, {"LOOK_SECONDS": 0.05}),
+            (azure_reading, {"LIST_SECONDS": 0.1}),
         ],
     ),
     "gcp": Account(

@@ -77,6 +77,16 @@ async def test_a_saved_account_logs_in_by_its_own_secret(cloud, monkeypatch):
     assert cloud.key not in repr(saved)
 
 
+async def test_the_secret_may_be_kept_in_a_file(cloud, provider, monkeypatch, tmp_path):
+    kept = tmp_path / "secret"
+    kept.touch(0o600)
+    kept.write_text(f"{cloud.key}\n")
+    monkeypatch.delenv("AZURE_CLIENT_SECRET")
+    monkeypatch.setenv("AZURE_CLIENT_SECRET_FILE", str(kept))
+
+    assert await provider.instances() == []
+
+
 async def test_entra_that_is_away_is_waited_for_and_nothing_is_ordered_meanwhile(
     cloud, provider, monkeypatch
 ):
