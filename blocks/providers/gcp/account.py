@@ -81,7 +81,7 @@ class GoogleAccount(Provider):
         default=None, description="Port of sshd. Empty: GCP_SSH_PORT, or 22."
     )
     disk_gb: float = Field(
-        default=100.0, ge=30, description="GB of disk where a job asks for none."
+        default=100.0, ge=30, description="GB of disk, where a job asks for no more."
     )
     api_url: str | None = Field(
         default=None, description="Base URL. Empty: GCP_API_URL, or Google's own."

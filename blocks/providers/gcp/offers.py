@@ -30,6 +30,7 @@ def fitting(resources: Resources) -> dict[str, MachineKind]:
         for name, kind in KINDS.items()
         if kind.count == count
         and kind.ram_gb >= (resources.min_ram_gb or 0)
+        and not (kind.spot_only and resources.spot is False)
         and (not count or kind.vram_gb >= (resources.min_vram_gb or 0))
         and (not count or matches(resources.gpu_types, kind.gpu))
     }
@@ -83,7 +84,7 @@ def offers_of(
         for name, kind in kinds.items()
         for zone in _zones(kind, places)
         for spot in ([False, True] if resources.spot is None else [resources.spot])
-        if not wanted or {zone, region_of(zone)} & wanted
+        if (spot or not kind.spot_only) and (not wanted or {zone, region_of(zone)} & wanted)
     ]
 
 

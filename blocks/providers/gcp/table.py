@@ -34,6 +34,8 @@ class MachineKind:
     usd: float
     """Per hour in the region whose factor is 1."""
     spot_usd: float | None
+    spot_only: bool = False
+    """Whether Google hires it out as a machine that may be taken back, and not otherwise."""
     gpu: str | None = None
     count: int = 0
     vram_gb: float = 0.0

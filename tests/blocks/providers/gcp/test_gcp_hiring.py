@@ -54,6 +54,15 @@ async def test_offers_are_filtered(provider, resources, limits, kinds):
     assert {offer.instance_type for offer in offers} == kinds
 
 
+async def test_kinds_that_are_spot_only_are_offered_as_such(provider):
+    one_h100 = {"gpu_types": ["H100"], "gpu_count": 1}
+
+    assert {offer.spot for offer in await offered(provider, **one_h100, spot=None)} == {True}
+    with pytest.raises(CapacityError, match="no kind of machine that fits"):
+        await offered(provider, **one_h100)
+    assert await offered(provider, gpu_types=["H100"], gpu_count=8)
+
+
 async def test_what_is_in_no_place_that_is_allowed_is_a_lack_of_capacity(provider, monkeypatch):
     with pytest.raises(CapacityError, match="no zone or region that is allowed"):
         await offered(provider, regions=["mars-north1"])
