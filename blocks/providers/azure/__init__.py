@@ -74,7 +74,7 @@ class Azure(AzureReading):
     async def check(self) -> str:
         """Verify login, rights and settings without spending; see `Provider.check`."""
         group = self._group()
-        self._image(), self._ssh_from()
+        self._image(), self._ssh_from(), self._user(), self._port()
         locations = self._locations()
         await check_account(self._api(), group)
         for location in locations:

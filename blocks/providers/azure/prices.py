@@ -14,6 +14,7 @@ from trainer.contract.errors import OrchestratorError
 logger = logging.getLogger(__name__)
 
 DAY = 86_400.0  # seconds for which a price is believed
+AWAY_SECONDS = 300.0  # for which a list that did not answer is left alone
 PATH = "/api/retail/prices"
 AT_ONCE = 15  # sizes that one question names: its filter is a part of the URL
 
@@ -24,8 +25,12 @@ _known: dict[str, tuple[float, dict[Key, float]]] = {}
 """What was read of a list, by URL and location, and when, as `uptime`."""
 
 
+_away: dict[str, float] = {}
+"""When a list did not answer, as `uptime`, by the same names."""
+
+
 async def prices_in(api: Api, location: str, sizes: Sequence[str]) -> dict[Key, float]:
-    """Return USD per hour by size, of a location; what nobody says is missing.
+    """Return USD per hour by size, of a location; what nobody says is missing or 0.
 
     A price list that cannot be read keeps nobody from hiring: what it costs counts as unknown.
     """
@@ -34,13 +39,15 @@ async def prices_in(api: Api, location: str, sizes: Sequence[str]) -> dict[Key, 
     missing = [size for size in sizes if (location, size, False) not in known]
     if uptime() - since > DAY:
         known, missing = {}, list(sizes)
-    if not missing:
+    if not missing or uptime() - _away.get(name, -AWAY_SECONDS) < AWAY_SECONDS:
         return known
     try:
         for at in range(0, len(missing), AT_ONCE):
             known = known | await _asked(api, location, missing[at : at + AT_ONCE])
     except OrchestratorError as error:
         logger.warning("Azure's prices are not known: %s", error.message)
+        # Not asked for again at once: every search would wait for what does not answer.
+        _away[name] = uptime()
         return known
     _known[name] = uptime(), known
     return known
@@ -55,7 +62,8 @@ async def _asked(api: Api, location: str, sizes: Sequence[str]) -> dict[Key, flo
             f"and armRegionName eq '{location}' and ({named})"
         ),
     }
-    found: dict[Key, float] = {}
+    # What the list does not have is not asked for again today either.
+    found: dict[Key, float] = {(location, size, False): 0.0 for size in sizes}
     rows = await pages(api, PATH, params, items="Items", link="NextPageLink")
     for row in rows:
         if price := _price(row):

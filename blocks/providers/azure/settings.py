@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from abc import ABC
 from collections.abc import Mapping
 from typing import ClassVar
@@ -20,6 +21,8 @@ from trainer.contract.errors import ConfigError
 
 URL = "https://management.azure.com"
 PRICES_URL = "https://prices.azure.com"
+LOCATION = re.compile(r"[a-z0-9]{2,40}")
+LOGIN = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 IMAGE = "microsoft-dsvm:ubuntu-hpc:2204:latest"
 """With NVIDIA's driver for data centres, CUDA and NCCL; of generation 2, as the sizes are."""
 
@@ -128,7 +131,17 @@ class AzureAccount(Provider, ABC):
         """
         given = self.locations or _listed("AZURE_LOCATIONS")
         allowed = [location.strip().lower() for location in given]
-        wanted = [region.strip().lower() for region in resources.regions] if resources else []
+        for name in allowed:
+            if not LOCATION.fullmatch(name):
+                raise ConfigError(
+                    f"Azure: location {name!r} is not a name such as westeurope.",
+                    "Write it as `az account list-locations --query [].name` prints it.",
+                )
+        regions = [region.strip().lower() for region in resources.regions] if resources else []
+        # A job that may go to several providers names the regions of all.
+        wanted = [region for region in regions if LOCATION.fullmatch(region)]
+        if regions and not wanted:
+            return []
         if not allowed and not wanted:
             raise ConfigError(
                 "Azure: no location is set.",
@@ -160,10 +173,21 @@ class AzureAccount(Provider, ABC):
         return given
 
     def _user(self) -> str:
-        return _set(self.ssh_user, "AZURE_SSH_USER", "azureuser")
+        name = _set(self.ssh_user, "AZURE_SSH_USER", "azureuser")
+        if not LOGIN.fullmatch(name):
+            raise ConfigError(
+                f"Azure: ssh_user = {name!r} is not a login name.",
+                "Set AZURE_SSH_USER to lower-case letters and digits, such as azureuser.",
+            )
+        return name
 
     def _port(self) -> int:
-        return self.ssh_port or int(os.environ.get("AZURE_SSH_PORT") or 22)
+        given = os.environ.get("AZURE_SSH_PORT", "").strip() or "22"
+        if not self.ssh_port and not (given.isdecimal() and 0 < int(given) < 65_536):
+            raise ConfigError(
+                f"Azure: AZURE_SSH_PORT = {given!r} is not a port.", "Set a number up to 65535."
+            )
+        return self.ssh_port or int(given)
 
     def _identity(self) -> str:
         return _set(self.identity, "AZURE_MACHINE_IDENTITY")

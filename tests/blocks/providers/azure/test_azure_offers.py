@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from blocks.providers.azure import rights
+from blocks.providers.azure import prices, rights
 from tests.blocks.providers.azure.azure_account import launched, offers
 from tests.blocks.providers.rented_account import mark
 from tests.clouds.cloud import Fault
@@ -109,7 +109,7 @@ async def test_a_quota_that_was_refused_spares_the_orders_of_its_whole_family(cl
     assert (await provider.launch(other, mark(3), key)).mark == mark(3)
 
 
-async def test_a_price_list_that_is_away_keeps_nobody_from_hiring(cloud, provider):
+async def test_a_price_list_that_is_away_keeps_nobody_from_hiring(cloud, provider, monkeypatch):
     cloud.faults.add(Fault(kind="status", status=503, path="/api/retail", times=99))
 
     [first, *_] = await offers(provider)
@@ -117,8 +117,28 @@ async def test_a_price_list_that_is_away_keeps_nobody_from_hiring(cloud, provide
     assert first.price_per_hour is None
     with pytest.raises(CapacityError, match="unknown price"):
         await provider.offers(Resources(gpu_count=1), Limits(max_price_per_hour=9))
+    asked = [one for one in cloud.requests if one.path == "/api/retail/prices"]
+    assert len(asked) == 6  # three tries in each of two locations, and none for the next search
     cloud.faults.clear()
+    monkeypatch.setattr(prices, "AWAY_SECONDS", 0.0)
     assert (await offers(provider))[0].price_per_hour == 0.526
+
+
+async def test_a_size_without_a_price_is_not_asked_for_again(cloud, provider, monkeypatch):
+    monkeypatch.setattr(type(cloud.sizes[T4]), "prices", lambda *_: iter(()))
+
+    assert {one.price_per_hour for one in await offers(provider)} == {None}
+    await offers(provider)
+
+    assert len([one for one in cloud.requests if one.path == "/api/retail/prices"]) == 2
+
+
+async def test_regions_of_other_providers_are_passed_over(cloud, provider):
+    found = await offers(provider, regions=["us-east-1", "swedencentral"])
+    assert {one.region for one in found} == {"swedencentral"}
+
+    with pytest.raises(CapacityError, match="in the regions"):
+        await offers(provider, regions=["us-east-1", "../x"])
 
 
 async def test_prices_are_asked_for_once_a_day_and_without_the_token(cloud, provider):
