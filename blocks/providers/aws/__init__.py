@@ -16,28 +16,26 @@ from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Unanswered
 from blocks.providers.aws import prices
-from blocks.providers.aws.answers import LIVE, instance_of, name_of
+from blocks.providers.aws.answers import LIVE, instance_of
 from blocks.providers.aws.checking import examined
 from blocks.providers.aws.client import INTERVALS, Aws
 from blocks.providers.aws.errors import MISMATCH, NO_INSTANCE, error_of
 from blocks.providers.aws.kinds import table_price
 from blocks.providers.aws.network import Network, group_in, places_in
-from blocks.providers.aws.offers import offers_in, used_vcpus
+from blocks.providers.aws.offers import no_offer, offers_in, used_vcpus
 from blocks.providers.aws.ordering import first_boot, has_gpu, image_for, order_for
 from blocks.providers.aws.sweeping import sweep_region
 from blocks.providers.base import Provider, counted
 from blocks.providers.boto import Amazon, Refusal
-from blocks.providers.cloud import ALLOW_MORE, as_described
+from blocks.providers.cloud import as_described
 from blocks.providers.lost_answer import came_of
 from blocks.task_scope import all_of
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,
     ConfigError,
-    ConnectionLost,
     OrchestratorError,
     QuotaError,
-    RateLimited,
     Scope,
 )
 
@@ -134,7 +132,7 @@ class AWS(Provider):
                 errors += result[1]
         if offers:
             return sorted(offers, key=lambda offer: (offer.rank_price, offer.id))
-        raise _none(errors, allowed, limits)
+        raise no_offer(errors, allowed, limits)
 
     async def launch(
         self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
@@ -231,7 +229,8 @@ class AWS(Provider):
         """Remove disks and spot requests of ours that no instance has; see `Provider.sweep`."""
         for region in await self._regions():
             try:
-                await sweep_region(self._in(region))
+                with as_described("AWS", "what is left over"):
+                    await sweep_region(self._in(region))
             except OrchestratorError as error:  # the next sweep takes them
                 logger.info("What may be left in %s is not known: %s", region, error.message)
 
@@ -290,7 +289,8 @@ class AWS(Provider):
         filters = {"tag:Name": [str(mark)], "instance-state-name": LIVE}
         request = {"Filters": [{"Name": name, "Values": value} for name, value in filters.items()]}
         rows = _flat(await aws.rows("DescribeInstances", request, "Reservations"))
-        return [self._instance(row, aws.region) for row in rows if name_of(row) == str(mark)]
+        found = [self._instance(row, aws.region) for row in rows]
+        return [instance for instance in found if instance.mark == mark]
 
     async def _asked_for(self, aws: Aws, id: str) -> dict[str, Any] | None:
         """Return one instance, ended or not; None: AWS does not find it."""
@@ -342,12 +342,14 @@ class AWS(Provider):
                 f"{offer.zone} has no subnet that leads to the Internet."
             ).ruling_out(Scope.ZONE)
         image = await image_for(aws, self._setting("image", "AWS_IMAGE"), gpu=has_gpu(offer))
+        with as_described("AWS", "ec2:DescribeSecurityGroups"):
+            group = await group_in(aws, network, places.vpc)
         return order_for(
             offer,
             mark,
             image=image,
             subnet=places.subnets[offer.zone],
-            group=await group_in(aws, network, places.vpc),
+            group=group,
             profile=self._setting("instance_profile", "AWS_INSTANCE_PROFILE"),
             user_data=user_data,
         )
@@ -368,7 +370,8 @@ class AWS(Provider):
         rows = await self._rows(aws)
         network, image = self._network(), self._setting("image", "AWS_IMAGE")
         profile = self._setting("instance_profile", "AWS_INSTANCE_PROFILE")
-        return len(rows), await examined(aws, network, image, profile, rows)
+        with as_described("AWS", "a dry run"):
+            return len(rows), await examined(aws, network, image, profile, rows)
 
 
 def _flat(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -382,19 +385,3 @@ def _flat(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not all(isinstance(row["InstanceId"], str) for row in rows):
             raise ValueError("an instance without an id")
     return rows
-
-
-def _none(errors: list[OrchestratorError], regions: list[str], limits: Limits) -> OrchestratorError:
-    """Return why there is no offer: what was refused says more than that there is none."""
-    for kind in (ConnectionLost, RateLimited):
-        for error in errors:
-            if isinstance(error, kind):
-                return error
-    if errors:
-        return errors[0]
-    price = limits.max_price_per_hour
-    return CapacityError(
-        f"AWS has no machine for this job in {', '.join(regions)}"
-        f"{f' at limits.max_price_per_hour = {price:g}' if price else ''}.",
-        ALLOW_MORE,
-    )

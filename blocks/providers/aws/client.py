@@ -6,14 +6,15 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from blocks.providers import api, boto
-from blocks.providers.api import Api
+from blocks.providers.api import Api, T
 from blocks.providers.aws.errors import error_of
 from blocks.providers.aws.kinds import PRICING_REGION
 from blocks.providers.boto import Amazon, Refusal
+from blocks.providers.cloud import as_described
 from trainer.contract.errors import CredentialsError, ProviderError, RateLimited
 
 INTERVALS: Mapping[str, float] = {
@@ -38,6 +39,15 @@ class Aws(Api):
         super().__init__("AWS", region, {}, intervals, account=self.identity)
         self.region = region
         self._profile = profile
+
+    async def shared(self, name: str, seconds: float, fetch: Callable[[], Awaitable[T]]) -> T:
+        """See `Api.shared`; an answer of another shape than AWS describes is an error of ours."""
+
+        async def described() -> T:
+            with as_described("AWS", name):
+                return await fetch()
+
+        return await super().shared(name, seconds, described)
 
     async def ask(
         self,

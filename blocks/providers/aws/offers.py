@@ -23,9 +23,16 @@ from blocks.providers.aws.kinds import (
 )
 from blocks.providers.aws.network import Places
 from blocks.providers.aws.ordering import DISK_GIB, IMAGE_GIB, volume_gib
+from blocks.providers.cloud import ALLOW_MORE
 from blocks.providers.gpu_names import matches
 from trainer.config import Limits, Resources
-from trainer.contract.errors import OrchestratorError, QuotaError
+from trainer.contract.errors import (
+    CapacityError,
+    ConnectionLost,
+    OrchestratorError,
+    QuotaError,
+    RateLimited,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +156,24 @@ def _offer(
     )
 
 
+def no_offer(
+    errors: list[OrchestratorError], regions: list[str], limits: Limits
+) -> OrchestratorError:
+    """Return why there is no offer: what was refused says more than that there is none."""
+    for kind in (ConnectionLost, RateLimited):
+        for error in errors:
+            if isinstance(error, kind):
+                return error
+    if errors:
+        return errors[0]
+    price = limits.max_price_per_hour
+    return CapacityError(
+        f"AWS has no machine for this job in {', '.join(regions)}"
+        f"{f' at limits.max_price_per_hour = {price:g}' if price else ''}.",
+        ALLOW_MORE,
+    )
+
+
 # Quotas ---------------------------------------------------------------------------------------
 
 
@@ -157,7 +182,7 @@ def used_vcpus(rows: Rows) -> Counter[tuple[str, bool]]:
     used: Counter[tuple[str, bool]] = Counter()
     for row in rows:
         state = row.get("State")
-        if isinstance(state, dict) and state.get("Name") in {"pending", "running"}:
+        if isinstance(state, dict) and str(state.get("Name")) in {"pending", "running"}:
             spot = row.get("InstanceLifecycle") == "spot"
             used[family_of(str(row.get("InstanceType"))), spot] += vcpus_of(row)
     return used

@@ -70,7 +70,8 @@ async def _listed(aws: Aws, name: str) -> float | None:
     request = {"ServiceCode": "AmazonEC2", "Filters": filters}
     answer = await aws.ask("pricing", "GetProducts", request)
     found: list[float] = []
-    for text in answer.get("PriceList") or ():
+    products = answer.get("PriceList")
+    for text in products if isinstance(products, list) else []:
         try:
             found += _in_product(json.loads(text))
         except (AttributeError, LookupError, TypeError, ValueError):
