@@ -24,6 +24,8 @@ SILENCE_SECONDS = 90.0  # without a sign of the courier: it is dead
 LEAST_SECONDS = 3600.0  # that an address is good for
 SLOWEST = 1 << 20  # bytes per second that it has to be good for
 LONGEST_SECONDS = 7 * 86_400.0 - 60  # the most that stores allow
+BIG = 64 << 20  # bytes; the progress of more is logged
+REPORT_SECONDS = 10.0  # between two lines about it
 SIGNINGS = 3  # of addresses, where they expire before their files are through
 Verb = Literal["put", "get"]
 
@@ -98,14 +100,15 @@ async def _carried_once(
         if result.exit_code:
             why = result.stderr.strip().rpartition("\n")[2][-300:]
             raise StoreError(f"The courier cannot be started on the machine: {why}.")
-        await _until_done(workplace, name)
+        await _until_done(workplace, name, f"{folder}: ", size)
     finally:
         # Whatever became of it: the order's addresses permit whoever reads them.
         await _removed(workplace, name)
 
 
-async def _until_done(workplace: Workplace, name: str) -> None:
+async def _until_done(workplace: Workplace, name: str, what: str, size: int) -> None:
     beat, since = None, time.monotonic()
+    said = since
     while True:
         result = _parsed(await workplace.read(result_name(name)))
         if result.get("state") == "done":
@@ -115,6 +118,10 @@ async def _until_done(workplace: Workplace, name: str) -> None:
             raise from_dict(error if isinstance(error, dict) else {})
         if result.get("beat") != beat:
             beat, since = result.get("beat"), time.monotonic()
+            moved = result.get("bytes")
+            if size > BIG and isinstance(moved, int) and since - said > REPORT_SECONDS:
+                said = since
+                logger().info("%s%.0f of %.0f MB", what, moved / 1e6, size / 1e6)
         elif time.monotonic() - since > SILENCE_SECONDS:
             raise StoreAway(f"Nothing was heard of the courier for {SILENCE_SECONDS:g} s.")
         await asyncio.sleep(LOOK_SECONDS)
