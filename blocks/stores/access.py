@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 GOOGLE_KEY = "GOOGLE_APPLICATION_CREDENTIALS"
+METADATA_SECONDS = 1.0
 CONNECT = "10s"
 SILENCE = "60s"
 WHOLE = "24h"
@@ -131,13 +133,16 @@ def _aws_chain() -> tuple[Any, str]:
                 "pip install 'training-orchestrator[aws]', or set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY.",
             ) from None
+        given = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+        if not _first(*given, "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+            _in_a_cloud("s3", "169.254.169.254")
         return None, ""
     from botocore.exceptions import BotoCoreError
 
     try:
         provider = Boto3CredentialProvider()
-    except ValueError:  # there are none; the library then looks at the metadata services
-        return None, ""
+    except ValueError:  # it has looked everywhere
+        raise _no_credentials("s3") from None
     except BotoCoreError as error:
         raise ConfigError(f"AWS credentials: {error}.", _HOW["s3"]) from None
     return provider, str(provider.config.get("region") or "")
@@ -166,6 +171,9 @@ def _google_chain() -> Any:
     """Return what Google's own library makes of a credential file that only it understands."""
     named = _first(GOOGLE_KEY)
     if not named:
+        logged_in = Path("~/.config/gcloud/application_default_credentials.json").expanduser()
+        if not _first("GOOGLE_SKIP_SIGNATURE", "GOOGLE_BEARER_TOKEN") and not logged_in.exists():
+            _in_a_cloud("gs", _first("GCE_METADATA_HOST") or "metadata.google.internal")
         return None
     try:
         kind = json.loads(Path(named).expanduser().read_text(encoding="utf-8"))["type"]
@@ -222,8 +230,29 @@ def _azure_chain() -> Any:
     try:
         from obstore.auth.azure import AzureCredentialProvider
     except ImportError:
+        if not _first("AZURE_CLIENT_ID", "AZURE_STORAGE_CLIENT_ID", "AZURE_USE_AZURE_CLI"):
+            _in_a_cloud("az", "169.254.169.254")
         return None  # the library knows the environment and managed identities
     return AzureCredentialProvider()
+
+
+def _in_a_cloud(scheme: str, host: str) -> None:
+    """Refuse to look for the identity of a machine in a cloud where there is none.
+
+    The library would ask for minutes, and then say that nothing answers.
+
+    Raises:
+        StoreError: there is no such service here, so no credentials are set.
+    """
+    name, _, port = host.partition(":")
+    try:
+        socket.create_connection((name, int(port or 80)), timeout=METADATA_SECONDS).close()
+    except OSError:
+        raise _no_credentials(scheme) from None
+
+
+def _no_credentials(scheme: str) -> StoreError:
+    return StoreError(f"{scheme}://: no credentials are set.", _HOW[scheme])
 
 
 _AZURE_OWN = (

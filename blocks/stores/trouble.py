@@ -97,7 +97,9 @@ def explained(error: Exception, url: StoreUrl, right: Right, key: str = "") -> S
         return StoreError(f"{what}: the key is refused: {said}.", how_to_set_up(url.scheme))
     if status == 403 or type(error).__name__ == "PermissionDeniedError":
         return StoreError(f"{what}: {said}.", _grant(url, right))
-    if status in {301, 307, 400} and ("region" in text or code == "PermanentRedirect"):
+    if "configured region" in text or (
+        status in {301, 307, 400} and ("region" in text or code == "PermanentRedirect")
+    ):
         return StoreError(
             f"{what}: the bucket lies in another region: {said}.",
             "Set AWS_REGION to the bucket's region.",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import sys
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -185,8 +187,37 @@ async def test_a_key_of_google_is_read_wherever_secrets_are_kept(google, tmp_pat
     assert google.names() == ["x"]
 
 
+def nobody(*_: object, **__: object) -> None:
+    raise ConnectionRefusedError
+
+
+@KINDS
+async def test_without_credentials_it_says_so_at_once(kind, monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("GCE_METADATA_HOST", "127.0.0.1:9")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", ACCOUNT)
+    monkeypatch.setitem(sys.modules, "obstore.auth.azure", None)
+    monkeypatch.setattr("blocks.stores.access.socket.create_connection", nobody)
+
+    with pytest.raises(StoreError, match="no credentials are set") as caught:
+        await open_bucket(ADDRESSES[kind])
+    assert caught.value.suggestion.startswith("Set A" if kind != "google" else "Set GOOGLE")
+
+
+async def test_a_bucket_in_another_region_is_said_to_be_there(s3):
+    bucket = await open_bucket("s3://models")
+    s3.faults.append(StoreFault("PUT", "/x", answer=s3.refused(301, "PermanentRedirect")))
+
+    with pytest.raises(StoreError, match="the bucket lies in another region") as caught:
+        await bucket.put("x", b"1")
+    assert "AWS_REGION" in caught.value.suggestion
+
+
 def test_without_the_library_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "obstore", None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
 
     with pytest.raises(Exception, match=r"training-orchestrator\[store\]"):
         Bucket.at(parse_store_url("s3://models"), Access())
