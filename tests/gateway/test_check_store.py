@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from tests.clouds.s3 import S3Server
+from tests.flows.flow_runs import make_job
 
 
 @pytest.fixture
@@ -63,6 +64,23 @@ def test_a_missing_right_is_named_and_is_no_success(s3, home):
     assert "cannot write tried: AccessDenied" in found.stdout
     assert "Allow s3:PutObject on s3://models/team" in found.stdout
     assert checked("s4://models").exit_code == 2
+
+
+def test_validate_names_the_right_that_is_missing_before_anything_is_paid_for(s3, home, tmp_path):
+    path = tmp_path / "job.json"
+    job = make_job().model_dump(mode="json")
+    s3.denied = {"PUT"}
+    path.write_text(json.dumps({**job, "store": "s3://models/team"}))
+    refused = CliRunner().invoke(app, ["validate", str(path)])
+    path.write_text(json.dumps({**job, "store": "s5://models/team"}))
+    wrong = CliRunner().invoke(app, ["validate", str(path)])
+
+    assert refused.exit_code == 2, refused.output
+    assert "s3://models/team: cannot write tried: AccessDenied" in refused.output
+    assert "Allow s3:PutObject on s3://models/team" in refused.output
+    assert wrong.exit_code == 2
+    assert "store" in wrong.output
+    assert "s5:// is no kind of store. Write it as s3://BUCKET/PATH" in wrong.output
 
 
 def test_a_folder_is_a_store_too(home, tmp_path):
