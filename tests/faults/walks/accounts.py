@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-from blocks.providers import aws, azure, gcp, lambda_cloud, runpod, vast
+from blocks.providers import aws, azure, gcp, lambda_cloud, runpod, sagemaker, vast
 from blocks.providers.aws import offers as aws_offers
 from blocks.providers.aws import prices as aws_prices
 from blocks.providers.aws import sweeping as aws_sweeping
@@ -21,6 +21,7 @@ from tests.clouds.cloud import Cloud, Rented
 from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
 from tests.clouds.runpod import RunPodCloud
+from tests.clouds.sagemaker import SageMakerCloud
 from tests.clouds.vast import VastCloud
 from tests.faults.walks.machines import Machines
 
@@ -89,6 +90,11 @@ ACCOUNTS = {
         server=RunPodCloud,
         block=runpod.RunPod,
         hurry=[(runpod, {"LIST_SECONDS": 0.1, "CREATE_SECONDS": 0.3})],
+    ),
+    "sagemaker": Account(
+        server=SageMakerCloud,
+        block=sagemaker.SageMaker,
+        hurry=[(sagemaker, {"DESCRIBE_SECONDS": 0.1})],
     ),
     "vast": Account(
         server=VastCloud,
