@@ -108,6 +108,17 @@ async def test_google_ends_a_machine_that_has_run_as_long_as_it_may(cloud, provi
     assert cloud.alive() == []
 
 
+async def test_a_machine_that_was_stopped_is_not_ended_by_the_time_it_may_run(cloud, provider, key):
+    cloud.run_factor = 0.001
+    instance = await launched(provider, key, seconds=600.0)
+    cloud.preempt(instance.id)
+
+    await true(lambda: not cloud._boots)  # nothing more happens by itself
+
+    assert (await provider.describe(instance.id)).status is InstanceStatus.LOST
+    assert cloud.alive() == [instance.id]
+
+
 async def test_the_time_that_it_may_run_is_set_by_the_order_alone(cloud, provider, key):
     instance = await running(cloud, provider, key, seconds=60.0)
     await provider.remark(instance.id, mark(2))
@@ -160,6 +171,8 @@ def test_while_a_machine_is_seen_its_status_is_believed_and_not_its_operations()
     )
 
     assert Story.of(rows).told_of("z/a", seen).status is InstanceStatus.STOPPING
+    taken = [{"operationType": "compute.instances.preempted", "status": "RUNNING"}]
+    assert Story.of(taken).told_of("z/a", seen).status is InstanceStatus.LOST
     assert Story.of(rows).told_of("z/a", None).status is InstanceStatus.GONE
     assert Story.of(rows[:1]).told_of("z/a", None) is None
     assert Story.of([]).told_of("z/a", None) is None
@@ -204,6 +217,12 @@ async def test_labels_that_somebody_changes_meanwhile_are_read_again(cloud, prov
     cloud.faults.add(Fault(kind="status", status=412, path="/setLabels$", times=3, body=body))
     with pytest.raises(ProviderError, match="change all the time"):
         await provider.remark(instance.id, mark(3))
+    stale = {"labels": {}, "labelFingerprint": "b2xk"}
+    headers = {"Authorization": f"Bearer ya29.{cloud.key}"}
+    path = f"{cloud.url}/projects/local-project/zones/{instance.id.replace('/', '/instances/')}"
+    async with httpx.AsyncClient() as client:
+        answer = await client.post(f"{path}/setLabels", json=stale, headers=headers)
+    assert (answer.status_code, cloud.account[instance.id].name) == (412, str(mark(2)))
 
 
 async def test_disks_of_ours_that_no_machine_has_are_swept(cloud, provider, key):
