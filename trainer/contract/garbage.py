@@ -24,9 +24,8 @@ def search_seldom() -> None:
 def leave_out_imports() -> None:
     """Leave what is there out of every later search, and search as often as Python usually does.
 
-    Call it when all that is large is imported. Nothing is left out where something was before: garbage
-    that is there would stay.
+    Call it when all that is large is imported. Only the first call after `search_seldom` does anything.
     """
-    if gc.get_freeze_count() == 0:
+    if gc.get_threshold() != USUAL:
         gc.freeze()
-    gc.set_threshold(*USUAL)
+        gc.set_threshold(*USUAL)

@@ -8,6 +8,8 @@ import atexit, gc, weakref
 from trainer.contract.garbage import USUAL, leave_out_imports, search_seldom
 class Node: pass
 atexit.register(lambda: print("at the end", gc.get_freeze_count() > frozen))
+leave_out_imports()
+print("unasked", gc.get_freeze_count() == 0)
 search_seldom()
 print("seldom", gc.get_threshold() > USUAL and gc.isenabled())
 leave_out_imports()
@@ -28,6 +30,7 @@ def test_garbage_is_found_though_imports_are_left_out_and_at_the_end_nothing_is_
     )
 
     assert done.stdout.splitlines() == [
+        "unasked True",
         "seldom True",
         "left out True True",
         "once True",
