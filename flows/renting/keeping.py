@@ -18,6 +18,7 @@ from blocks.providers.base import Provider
 from blocks.registry import load_provider
 from flows.locks import locked
 from flows.logger import logger
+from flows.renting.budget import Budget
 from flows.renting.hire import Hire
 from flows.renting.journal import Journal
 from flows.renting.unknown_price import price_of
@@ -41,7 +42,7 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
     it when it does not.
     """
     provider = await load_provider(hire.provider)
-    seconds = job.keep_minutes * 60
+    seconds = seconds_kept(job, journal)
     if seconds <= 0 or provider.is_home or job.resources.nodes > 1:
         return False
     mark = Mark.kept(time.time() + seconds, shape(provider, job))
@@ -56,7 +57,7 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
     except OrchestratorError as error:
         logger().warning("the machine cannot be kept: %s", error.message)
         return False
-    logger().info("kept %s for %g minutes", instance.id, job.keep_minutes)
+    logger().info("kept %s for %g minutes", instance.id, round(seconds / 60, 1))
     journal.keep(hire, mark, ends_bill=provider.shutdown_ends_bill)
     await journal.publish()
     return True
@@ -81,6 +82,15 @@ async def claim(
             if hire := await _claimed(provider, now, journal, price):
                 return hire, dataclasses.replace(now, mark=hire.mark)
     return None
+
+
+def seconds_kept(job: TrainingJob, journal: Journal) -> float:
+    """Return how long a machine waits for the next job: this one pays, as far as its money goes."""
+    wanted = job.keep_minutes * 60
+    paid_for = Budget(job, journal).seconds_left()
+    if paid_for >= wanted:
+        return wanted
+    return paid_for if paid_for > MARGIN_SECONDS else 0.0
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from flows.renting import budget as budgeting
 from flows.renting import hire as hiring
 from flows.renting.budget import Budget
 from flows.renting.journal import Journal
+from flows.renting.keeping import seconds_kept
 from flows.run_folder import RunFolder
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded
@@ -133,6 +134,14 @@ def test_a_kept_machine_is_paid_until_its_bill_ends(journal, monkeypatch, ends_b
     let_pass(monkeypatch, 3 * 3600)
 
     assert hire.seconds() / 3600 == pytest.approx(hours, rel=0.01)
+
+
+@pytest.mark.parametrize(("left", "minutes"), [(100.0, 60), (0.5, 30), (0.001, 0)])
+def test_a_machine_is_kept_as_long_as_the_job_can_pay_for_it(journal, left, minutes):
+    journal.begin(dataclasses.replace(OFFER, price_per_hour=1.0), "runpod").order()
+    job = job_with(left).model_copy(update={"keep_minutes": 60.0})
+
+    assert seconds_kept(job, journal) / 60 == pytest.approx(minutes, abs=0.5)
 
 
 def test_an_attempt_of_which_nothing_came_costs_nothing(journal, monkeypatch):
