@@ -29,6 +29,7 @@ from trainer.contract.errors import (
     from_dict,
 )
 from trainer.contract.job_directory import JobState
+from trainer.contract.redaction import redacted
 
 # Ten years: the server fails a paused run when its time is over, and ours should never be.
 PAUSE_SECONDS = 10 * 365 * 24 * 3600
@@ -83,7 +84,7 @@ def of_crash(error: Exception) -> State[Any]:
         message = error.message
     else:
         get_run_logger().error("the flow broke off", exc_info=error)
-        message = str(error)
+        message = redacted(str(error))
     return Crashed(message=f"{type(error).__name__}: {message}")
 
 
