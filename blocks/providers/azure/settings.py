@@ -16,12 +16,14 @@ from blocks.providers.api import Api
 from blocks.providers.azure.login import Identity, login_of
 from blocks.providers.azure.resources import Group
 from blocks.providers.base import Provider
+from blocks.secrets.reading import secret
 from trainer.config import Resources
 from trainer.contract.errors import ConfigError
 
 URL = "https://management.azure.com"
 PRICES_URL = "https://prices.azure.com"
 LOCATION = re.compile(r"[a-z0-9]{2,40}")
+SECRET_VARIABLE = "AZURE_CLIENT_SECRET"  # noqa: S105 - its name
 LOGIN = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 IMAGE = "microsoft-dsvm:ubuntu-hpc:2204:latest"
 """With NVIDIA's driver for data centres, CUDA and NCCL; of generation 2, as the sizes are."""
@@ -78,6 +80,11 @@ class AzureAccount(Provider, ABC):
         on = os.environ.get("AZURE_PROVIDER", "").strip().lower()
         return bool(self._block_document_name) or on in {"1", "true", "yes", "on"}
 
+    def secrets(self) -> Mapping[str, str]:
+        """Return the secret of a block; what stands in the environment is azure-identity's affair."""
+        given = self.client_secret.get_secret_value() if self.client_secret else ""
+        return {SECRET_VARIABLE: given} if given else {}
+
     def _group(self) -> Group:
         """Return the resource group of this installation.
 
@@ -103,11 +110,11 @@ class AzureAccount(Provider, ABC):
         return _set(self.api_url, "AZURE_API_URL", URL).rstrip("/")
 
     def _api(self) -> Api:
-        secret = self.client_secret.get_secret_value() if self.client_secret else ""
+        given = self.secrets().get(SECRET_VARIABLE, "")
         identity = Identity(
             tenant_id=self.tenant_id,
             client_id=self.client_id,
-            client_secret=secret.strip(),
+            client_secret=secret(SECRET_VARIABLE, given) if given else "",
             authority=self.authority,
         )
         return Api(
