@@ -26,12 +26,22 @@ from tests.clouds.machines import Profile, write_nvidia_smi
 from tests.clouds.plain_s3 import PlainS3
 from tests.clouds.rented import TICK, pass_time
 from tests.clouds.s3 import KEY, SECRET
-from tests.clouds.sagemaker_jobs import KINDS, described, order_trouble, summary, tags_of
+from tests.clouds.sagemaker_jobs import (
+    KINDS,
+    REGION,
+    action_of,
+    arn,
+    described,
+    error,
+    missing,
+    order_trouble,
+    permitted,
+    summary,
+    tags_of,
+)
 from tests.clouds.shutdown import install_shutdown
 
-PAGE = Path(__file__).parents[2] / "docs" / "sagemaker.md"
 ROLE = "arn:aws:iam::123456789012:role/training"
-REGION = "us-east-1"
 BUCKET = "models"
 READS = ("Describe", "List", "Get")
 ENDED = {"Completed", "Failed", "Stopped"}
@@ -58,6 +68,8 @@ class SageMakerCloud(Cloud):
         self.s3 = PlainS3(BUCKET)
         self._permitted = permitted()
         self.quota_exceeded = False
+        self.role_trouble = ""
+        """Why orders are refused because of their role."""
         self.stop_seconds = 120.0
         """From SIGTERM to SIGKILL."""
         self.stopping_seconds = 0.1
@@ -269,7 +281,7 @@ class SageMakerCloud(Cloud):
 
     def _create(self, asked: Mapping[str, Any]) -> Response:
         name = asked["TrainingJobName"]
-        if wrong := order_trouble(asked):
+        if wrong := order_trouble(asked) or self.role_trouble:
             return error("ValidationException", wrong)
         if self.quota_exceeded:
             kind = asked["ResourceConfig"]["InstanceType"]
@@ -379,33 +391,3 @@ class SageMakerCloud(Cloud):
         lines = log.read_text(errors="replace").splitlines()[-asked.get("limit", 10_000) :]
         events = [{"timestamp": int(time.time() * 1000), "message": line} for line in lines]
         return JSONResponse({"events": events, "nextForwardToken": "f/1"})
-
-
-def permitted() -> set[str]:
-    """Return what the least policy of the page permits whoever hires."""
-    text = re.findall(r"```json\n(\{.*?\})\n```", PAGE.read_text(), re.DOTALL)[0]
-    found: set[str] = set()
-    for statement in json.loads(text)["Statement"]:
-        actions = statement["Action"]
-        found.update([actions] if isinstance(actions, str) else actions)
-    return found
-
-
-def action_of(request: Request) -> str:
-    """Return the operation that is asked for."""
-    return request.headers.get("x-amz-target", "").rpartition(".")[2]
-
-
-def arn(name: str) -> str:
-    """Return a job's ARN."""
-    return f"arn:aws:sagemaker:{REGION}:123456789012:training-job/{name}"
-
-
-def error(code: str, message: str) -> Response:
-    """Return an error as the API has it."""
-    return JSONResponse({"__type": code, "message": message}, 400)
-
-
-def missing() -> Response:
-    """Return what is said of a job that does not exist."""
-    return error("ValidationException", "Requested resource not found.")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from tests.clouds.rented import Rented
 
+PAGE = Path(__file__).parents[2] / "docs" / "sagemaker.md"
+REGION = "us-east-1"
 NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 KINDS = {
     "ml.m5.large": (0.115, "", 0),
@@ -36,7 +43,7 @@ def order_trouble(asked: Mapping[str, Any]) -> str:
     if not NAME.fullmatch(asked["TrainingJobName"]):
         return "TrainingJobName does not match."
     if resources["InstanceType"] not in KINDS:
-        return f"{resources['InstanceType']} is not supported in this region."
+        return f"The instance type {resources['InstanceType']} is not supported in this region."
     if spot and wait is None:
         return "MaxWaitTimeInSeconds is needed when EnableManagedSpotTraining is set."
     if wait is not None and not spot:
@@ -63,8 +70,6 @@ def status_of(rented: Rented, word: str) -> str:
 
 def summary(rented: Rented, word: str) -> dict[str, Any]:
     """Return a job as a list has it."""
-    from tests.clouds.sagemaker import arn
-
     return {
         "TrainingJobName": rented.id,
         "TrainingJobArn": arn(rented.id),
@@ -96,3 +101,33 @@ def described(rented: Rented, word: str) -> dict[str, Any]:
         **({"TrainingEndTime": rented.ended} if rented.ended else {}),
         **({"BillableTimeInSeconds": max(1, seconds)} if rented.ended else {}),
     }
+
+
+def permitted() -> set[str]:
+    """Return what the least policy of the page permits whoever hires."""
+    text = re.findall(r"```json\n(\{.*?\})\n```", PAGE.read_text(), re.DOTALL)[0]
+    found: set[str] = set()
+    for statement in json.loads(text)["Statement"]:
+        actions = statement["Action"]
+        found.update([actions] if isinstance(actions, str) else actions)
+    return found
+
+
+def action_of(request: Request) -> str:
+    """Return the operation that is asked for."""
+    return request.headers.get("x-amz-target", "").rpartition(".")[2]
+
+
+def arn(name: str) -> str:
+    """Return a job's ARN."""
+    return f"arn:aws:sagemaker:{REGION}:123456789012:training-job/{name}"
+
+
+def error(code: str, message: str) -> Response:
+    """Return an error as the API has it."""
+    return JSONResponse({"__type": code, "message": message}, 400)
+
+
+def missing() -> Response:
+    """Return what is said of a job that does not exist."""
+    return error("ValidationException", "Requested resource not found.")

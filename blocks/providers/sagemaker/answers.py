@@ -45,11 +45,17 @@ def meaning(error: Refusal) -> OrchestratorError:
         # Each kind has a quota of its own, and managed spot another one.
         remedy = "Ask for more in the Service Quotas console, under Amazon SageMaker."
         return QuotaError(error.message, remedy).ruling_out(Scope.OFFER)
+    if error.code == "ValidationException" and "instancetype" in _letters(error.message):
+        return CapacityError(error.message)  # a kind that this region does not have
     if error.code == "ValidationException":
         return ConfigError(
             error.message, "Correct the settings of the provider; see docs/sagemaker.md."
         )
     return ProviderError(error.message)
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalpha, text)).lower()
 
 
 def status_of(row: Mapping[str, Any]) -> InstanceStatus:

@@ -24,7 +24,8 @@ from tests.blocks.providers.sagemaker.sagemaker_account import (
     in_status,
     launched,
 )
-from tests.clouds.sagemaker import BUCKET, permitted
+from tests.clouds.sagemaker import BUCKET
+from tests.clouds.sagemaker_jobs import permitted
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     BootError,
@@ -119,6 +120,17 @@ async def test_a_quota_of_none_rules_out_that_kind_alone(cloud, provider):
         await launched(provider)
 
     assert caught.value.scope is Scope.OFFER
+    assert cloud.s3.keys() == []
+
+
+async def test_a_kind_that_the_region_lacks_is_a_lack_of_capacity_and_other_mistakes_are_ours(
+    cloud, provider
+):
+    with pytest.raises(CapacityError, match="not supported in this region"):
+        await launched(provider, gpu_count=1, gpu_types=["H100"])
+    cloud.role_trouble = "Could not assume role arn:aws:iam::123456789012:role/training."
+    with pytest.raises(ConfigError, match=r"assume role.*docs/sagemaker\.md"):
+        await launched(provider)
     assert cloud.s3.keys() == []
 
 
