@@ -8,7 +8,7 @@ import pytest
 
 from flows.run_folder import RunFolder
 from flows.saved import stored_steps
-from tests.clouds.s3 import S3Server
+from tests.clouds.s3 import SECRET, S3Server
 from tests.clouds.store_wire import StoreFault
 from tests.faults.scene import MEDIUM
 from trainer.contract.checkpoints import all_checkpoints
@@ -54,6 +54,10 @@ async def test_the_next_machine_reads_its_checkpoint_from_the_store(scene, survi
     assert all_checkpoints(RunFolder(run.id).checkpoints) == []
     assert "is home" not in log(scene)
     result_of(run, s3)
+    # No key left home, and what permitted anything on the machine is gone.
+    there = [path for path in scene.directory(run).root.rglob("*") if path.is_file()]
+    for secret in (SECRET.encode(), b"X-Amz-Signature"):
+        assert [path for path in there if secret in path.read_bytes()] == []
     # Checkpoints of a completed job are taken out; what they shared with the result stays.
     assert [name for name in s3.names() if "checkpoint-" in name] == []
 

@@ -15,6 +15,8 @@ from flows.saved import saved_step, stored_steps
 from flows.streaming import carrying
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.run_store import RunStore
+from tests.clouds.blob import BlobServer
+from tests.clouds.gcs import GoogleStoreServer
 from tests.clouds.s3 import S3Server
 from tests.clouds.store_wire import StoreFault
 from trainer.config import TrainingJob
@@ -99,6 +101,27 @@ async def test_a_machine_brings_its_checkpoint_to_the_store_and_the_next_one_get
         for path in (tmp_path / at / "jobs/one" / FOLDER).iterdir()
     ]
     assert left == ["courier.log", "courier.log"]
+
+
+@pytest.mark.parametrize("scheme", ["gs", "az"])
+async def test_so_it_does_at_google_and_azure(scheme, run, tmp_path, monkeypatch):
+    saved = save(tmp_path / "first/jobs/one/checkpoints", 10)
+    with (GoogleStoreServer if scheme == "gs" else BlobServer)() as server:
+        if isinstance(server, BlobServer):
+            monkeypatch.setenv(*next(iter(server.environ().items())))
+        else:
+            (tmp_path / "google.json").write_text(server.credentials())
+            monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "google.json"))
+            monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        await mirrored(run, tmp_path / "first", store=f"{scheme}://models/team")
+        assert stored_steps(run) == [10]
+        assert all_checkpoints(run.checkpoints) == []
+
+        store = await store_of(run, f"{scheme}://models/team")
+        assert await store.give(machine_at(tmp_path / "second"), sys.executable, beyond=0)
+
+        assert verify(tmp_path / "second/jobs/one/checkpoints/checkpoint-10") == verify(saved)
+        assert server.errors == []
 
 
 async def test_only_the_newest_two_stay_and_equal_files_are_sent_once(s3, run, tmp_path):
