@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from blocks.stores.opening import open_bucket
-from blocks.stores.store import Store
+from blocks.stores.store import LARGEST, Store
 from tests.clouds.store_wire import StoreFault
 from trainer.contract.errors import IntegrityError, StoreError
 from trainer.contract.manifest import MANIFEST, verify, write_manifest
@@ -113,6 +113,18 @@ async def test_an_answer_that_is_lost_is_no_second_object(in_s3, s3, folder):
     await in_s3.put_folder(folder, NAME)
 
     assert len(await objects(in_s3)) == 3
+
+
+async def test_what_is_too_large_for_one_request_goes_up_in_parts(
+    in_s3, s3, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(LARGEST, "s3", 10_000)
+
+    await in_s3.put_folder(folder, NAME)
+
+    assert s3.count("POST", "objects/") == 2  # begun and completed
+    assert s3.unfinished() == 0
+    await in_s3.get_folder(NAME, tmp_path / "back")
 
 
 async def test_a_flipped_bit_in_the_store_is_caught(in_s3, s3, folder, tmp_path):
