@@ -60,6 +60,8 @@ class AzureCloud(AzureRoutes):
         """Whether machines never get a public address."""
         self.deleting_seconds = 0.1
         """How long a machine that is deleted is still listed."""
+        self.schedule_looks = 0
+        """How often it was looked whether a schedule is due."""
         self.clock_ahead = 0.0
         """Seconds by which the clock of the schedules is ahead."""
         self.entra = Entra(lambda: None if self.expired else self.key)
@@ -261,6 +263,7 @@ class AzureCloud(AzureRoutes):
     async def _scheduler(self, rented: Rented) -> None:
         """Deallocate a machine when its schedule says so, if it is still on or was shut down."""
         while not rented.gone and rented.ended is None:
+            self.schedule_looks += 1
             found = self.schedules.get(f"shutdown-computevm-{self._name(rented)}")
             if found and time.time() + self.clock_ahead >= found.due:
                 await self.end(rented, "deallocated")

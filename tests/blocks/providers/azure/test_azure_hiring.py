@@ -304,3 +304,18 @@ async def test_a_location_that_cannot_be_asked_hides_no_other(cloud, provider):
     provider.locations = ["atlantis"]
     with pytest.raises((ConfigError, ProviderError)):
         await offers(provider)
+
+
+async def test_a_machine_that_hangs_in_creating_is_given_up_at_our_own_deadline(
+    cloud, provider, key
+):
+    cloud.never_boot = True
+    instance = await launched(provider, key)
+    assert (await provider.describe(instance.id)).status is InstanceStatus.PROVISIONING
+
+    cloud.account[instance.id].created -= 3000
+
+    hung = await provider.describe(instance.id)
+    assert (hung.status, type(hung.failure)) == (InstanceStatus.LOST, BootError)
+    assert await provider.terminate(instance.id)
+    assert cloud.alive() == []
