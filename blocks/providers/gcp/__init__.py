@@ -191,11 +191,10 @@ class GoogleCloud(GoogleAccount):
             if answer.status == 404:
                 return False
             row = data_of(answer)
-            body = {
-                "labels": {**(row.get("labels") or {}), LABEL: str(mark)},
-                # Else labels that somebody else has just set would be lost.
-                "labelFingerprint": str(row.get("labelFingerprint") or ""),
-            }
+            with as_described(TITLE, "GET instance"):
+                labels = {**(row.get("labels") or {}), LABEL: str(mark)}
+            # With the fingerprint: else labels that somebody else has just set would be lost.
+            body = {"labels": labels, "labelFingerprint": str(row.get("labelFingerprint") or "")}
             answer = await compute.api.call("POST", f"{compute.at(id)}/setLabels", body=body)
             if answer.status == 404:
                 return False

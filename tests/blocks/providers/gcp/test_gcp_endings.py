@@ -225,6 +225,16 @@ async def test_labels_that_somebody_changes_meanwhile_are_read_again(cloud, prov
     assert (answer.status_code, cloud.account[instance.id].name) == (412, str(mark(2)))
 
 
+@pytest.mark.parametrize("body", [{"labels": "x"}, {"labels": [5]}, []], ids=str)
+async def test_labels_that_are_none_are_an_error_of_ours(cloud, provider, key, body):
+    instance = await launched(provider, key)
+    path = f"/{instance.id.partition('/')[2]}$"
+    cloud.faults.add(Fault(kind="status", status=200, method="GET", path=path, body=body))
+
+    with pytest.raises(ProviderError):
+        await provider.remark(instance.id, mark(2))
+
+
 async def test_disks_of_ours_that_no_machine_has_are_swept(cloud, provider, key):
     instance = await launched(provider, key)
     cloud.account[instance.id].facts["asked"]["disks"][0]["autoDelete"] = False
