@@ -341,6 +341,7 @@ class VastCloud(Cloud):
             "ports": {"22/tcp": mapped} if direct else None,
             "direct_port_count": ask.direct_port_count,
             "dph_total": rented.price_per_hour,
+            "inet_up_cost": ask.inet_up_cost,
             "is_bid": "price" in asked,
             "disk_space": asked["disk"],
             "start_date": rented.created,

@@ -37,6 +37,8 @@ class Ask:
     num_gpus: int = 1
     machine_id: int = 0
     storage_cost: float = 0.15
+    inet_up_cost: float = 0.003
+    """USD for a GB that leaves the host."""
     """USD per GB and month."""
     disk_space: float = 500.0
     reliability: float = 0.995
@@ -74,6 +76,7 @@ class Ask:
             "storage_cost": self.storage_cost,
             "storage_total_cost": storage,
             "inet_up": 500.0,
+            "inet_up_cost": self.inet_up_cost,
             "inet_down": self.inet_down,
             "reliability": self.reliability,
             "reliability2": self.reliability,

@@ -114,6 +114,7 @@ def offer_of(row: Mapping[str, Any], *, disk_gb: float | None, gpu_count: int, s
         region=str(row.get("geolocation") or ""),
         host=f"machine {row.get('machine_id')}",
         price_per_hour=price if spot else number(row.get("dph_total")),
+        traffic_price=number(row.get("inet_up_cost")),
         spot=spot,
         gpu_type=str(row.get("gpu_name")) if gpu_count else None,
         gpu_count=gpu_count,
@@ -168,6 +169,7 @@ def _instance(row: Mapping[str, Any], user: str) -> Instance:
         host=f"machine {row.get('machine_id')}",
         spot=bool(row.get("is_bid")),
         price_per_hour=number(row.get("dph_total")) or None,
+        traffic_price=number(row.get("inet_up_cost")),
         gpu_type=str(row.get("gpu_name")) if gpus else None,
         gpu_count=gpus,
     )

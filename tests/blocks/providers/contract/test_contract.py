@@ -71,6 +71,8 @@ async def test_what_is_hired_bears_its_mark_and_is_found_by_it_and_by_its_id(cas
     assert described.mark == mark()
     assert described.instance_type == instance.instance_type
     assert described.price_per_hour != 0 or not case.cloud
+    # Whoever adopts it knows what else is billed of it.
+    assert described.extras == instance.extras == (await case.offer()).extras
     await gone(case, mark(), instance.id)
 
 
