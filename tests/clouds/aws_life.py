@@ -118,9 +118,9 @@ class Life(Base):
             rented.status.partition(" ")[0],
         )
         rented.facts["reason"] = rented.facts["reason"] or reason
+        self._tidy(rented)
         await self.end(rented, state)
         rented.facts["ended_at"] = time.time()
-        self._tidy(rented)
 
     def _tidy(self, rented: Rented) -> None:
         id = rented.id.rpartition("/")[2]
