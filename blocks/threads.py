@@ -1,10 +1,11 @@
-"""Work off the event loop that ends before whoever waits for it goes on."""
+"""Work off the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from threading import Event
+from concurrent.futures import Future
+from threading import Event, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,3 +25,23 @@ async def in_thread(work: Callable[[Event], T]) -> T:
         stop.set()
         await asyncio.gather(running, return_exceptions=True)
         raise
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Run `work` in a thread that nobody has to wait for; when cancelled, leave it to itself.
+
+    The threads of the loop's own pool are waited for when a program ends, for as long as a service
+    that hangs keeps them; and there are only a few. What has not begun by then never does.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        if not outcome.set_running_or_notify_cancel():
+            return
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(outcome)

@@ -6,16 +6,16 @@ addresses (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_EC2 …).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from blocks.providers.api import Unanswered
+from blocks.threads import aside
 from trainer.contract.errors import (
     ConfigError,
     ConnectionLost,
@@ -93,19 +93,7 @@ class Amazon:
             CredentialsError: there are no credentials, or they do not suffice.
             DependencyError: botocore is not installed.
         """
-        abandoned = threading.Event()
-
-        def call() -> dict[str, Any]:
-            # A thread that begins late must not order what nobody waits for any more.
-            if abandoned.is_set():
-                raise ConnectionLost(f"Nobody waits for {service}:{operation} any more.")
-            return self._call(service, operation, arguments or {}, once=once)
-
-        try:
-            return await asyncio.to_thread(call)
-        except asyncio.CancelledError:
-            abandoned.set()
-            raise
+        return await aside(partial(self._call, service, operation, arguments or {}, once=once))
 
     def known_region(self) -> str:
         """Return the region that is asked in; empty if none is set.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import time
+
 import pytest
 
 from blocks.providers import boto
@@ -78,3 +82,18 @@ async def test_a_profile_that_does_not_exist_and_a_region_that_is_not_set_are_sa
     assert Amazon(provider="aws").known_region() == ""
     with pytest.raises(ConfigError, match="AWS_REGION"):
         await Amazon(provider="aws").call("sagemaker", "list_training_jobs")
+
+
+def test_a_service_that_hangs_holds_up_no_end(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+        async def ask() -> None:
+            call = Amazon(provider="aws").call("sagemaker", "list_training_jobs")
+            await asyncio.wait_for(call, 0.5)
+
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            asyncio.run(ask())
+
+        assert time.monotonic() - began < boto.READ_SECONDS / 2
