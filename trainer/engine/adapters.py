@@ -54,8 +54,9 @@ REFUSED_HERE = (
     "You have requested `ensure_weight_tying`",
     "Model has `tie_word_embeddings=True`",
     "fan_in_fan_out is set to",
+    "The PEFT config's `base_model_name_or_path` was renamed",
 )
-"""What PEFT warns of, and is refused here or of no account."""
+"""What PEFT warns of, and is refused or said here, or of no account."""
 
 
 def add_adapters(

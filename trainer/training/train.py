@@ -100,6 +100,8 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
         if result.name == "dataset" and result.found:
             facts = result.found.facts
             _say(f"dataset {config.dataset.title}: {facts['rows']} rows, format {facts['format']}")
+        if result.name == "adapter" and result.found:  # it says so where that is of another model
+            _say(f"goes on with {result.found.text}")
     if config.adapter:  # from here on they say what is trained
         config = config.model_copy(update={"peft": load_adapter_settings(config)})
     if rank.is_first:

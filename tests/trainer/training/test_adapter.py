@@ -37,12 +37,13 @@ def pairs(tmp_path):
     return path
 
 
-def test_it_begins_where_the_adapter_ended_and_has_its_settings(first, tmp_path, make_job):
+def test_it_begins_where_the_adapter_ended_and_has_its_settings(first, tmp_path, make_job, capsys):
     adapter = str(first.directory.output)
     job = make_job(tmp_path / "job", adapter=adapter, data=HELD_OUT, max_steps=3)
 
     assert job.train() is JobState.COMPLETED
 
+    assert f"goes on with {adapter}, rank 4\n" in capsys.readouterr().out
     assert job.evaluations[0] == pytest.approx(first.evaluations[6], abs=1e-6)
     assert job.evaluations[3] != job.evaluations[0]
     made = json.loads((job.directory.output / "adapter_config.json").read_text())
@@ -163,6 +164,17 @@ def test_it_resumes_exactly(first, tmp_path, make_job):
 
     assert paused.weights == whole.weights
     assert paused.curve == whole.curve
+
+
+def test_one_of_another_model_is_said_to_be(first, tmp_path, make_job, capsys):
+    folder = shutil.copytree(first.directory.output, tmp_path / "adapter")
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text()) | {"base_model_name_or_path": "org/other"}
+    path.write_text(json.dumps(settings))
+
+    assert make_job(tmp_path / "job", adapter=str(folder), max_steps=1).train()
+
+    assert f"{folder}, rank 4; trained on org/other, here put on " in capsys.readouterr().out
 
 
 def test_an_adapter_that_does_not_fit_or_cannot_be_trained_further_is_refused(
