@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.logger import logger
-from trainer.contract.errors import HomeDiskFull
+from trainer.contract.errors import HomeDiskFull, StoreAway
 from trainer.contract.files import replace_json
 
 _BLOCK = 512  # bytes, in which stat counts the room of a file whatever its file system's blocks
@@ -18,7 +18,7 @@ _said: dict[str, float] = {}
 SAID_FOR = 3600.0  # seconds, after which the same trouble is reported once more
 
 
-def say_once(error: OSError | HomeDiskFull, then: str) -> None:
+def say_once(error: OSError | HomeDiskFull | StoreAway, then: str) -> None:
     """Report trouble of this computer, each kind once an hour."""
     words = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
     now = time.monotonic()

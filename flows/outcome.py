@@ -25,6 +25,8 @@ from trainer.contract.errors import (
     OrchestratorError,
     ProviderError,
     RateLimited,
+    StoreAway,
+    StoreError,
     TrainingFailed,
     from_dict,
 )
@@ -65,13 +67,13 @@ def is_undecided(error: Exception, journal: Journal) -> bool:
     """
     if isinstance(error, BudgetExceeded):
         return False
-    # A provider that rejects us says nothing of a machine that we have, and may be training.
+    # Neither a provider nor a store that rejects us says anything of a training that goes on.
     trains = any(hire.is_open and hire.workspace for hire in journal.hires)
-    if isinstance(error, ProviderError) and trains:
+    if isinstance(error, ProviderError | StoreError) and trains:
         return True
-    return isinstance(error, ConnectionLost | RateLimited | HomeDiskFull) or not isinstance(
-        error, OrchestratorError
-    )
+    return isinstance(
+        error, ConnectionLost | RateLimited | HomeDiskFull | StoreAway
+    ) or not isinstance(error, OrchestratorError)
 
 
 def of_crash(error: Exception) -> State[Any]:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import httpx
+
 from blocks.stores.access import Access
 from blocks.stores.bucket import Bucket
 from trainer.config.store_urls import StoreUrl, parse_store_url
-from trainer.contract.errors import ConfigError
+from trainer.contract.errors import ConfigError, StoreAway
+
+_loaded: dict[str, tuple[StoreUrl, Access]] = {}
+"""What saved blocks said last, by their names."""
 
 
 async def open_bucket(address: str, *, field: str = "store") -> Bucket:
@@ -23,7 +28,7 @@ async def open_bucket(address: str, *, field: str = "store") -> Bucket:
     Raises:
         ConfigError: it is no address, no block is saved under that name, or a setting cannot be used.
         DependencyError: a library that it needs is not installed.
-        StoreError: the folder cannot be made.
+        StoreError: the folder cannot be made, or Prefect, which has the block, cannot be reached.
     """
     try:
         url = parse_store_url(address)
@@ -41,11 +46,16 @@ async def _saved(url: StoreUrl, field: str) -> tuple[StoreUrl, Access]:
 
     try:
         block = cast("StoreBlock", await StoreBlock.aload(url.bucket))
+        _loaded[url.bucket] = await asyncio.to_thread(block.place)
+    except httpx.HTTPError as error:
+        # Prefect is away: what it said before will do.
+        if url.bucket not in _loaded:
+            raise StoreAway(f"{field} = '{url}': Prefect cannot be reached: {error}.") from None
     except ValueError:  # what Prefect raises for a document that does not exist
         raise ConfigError(
             f"{field} = '{url}': no {StoreBlock.get_block_type_slug()} block is saved as "
             f"{url.bucket!r}.",
             "Save one in Prefect's UI under Blocks, or name another.",
         ) from None
-    place, access = await asyncio.to_thread(block.place)
+    place, access = _loaded[url.bucket]
     return place.inside(url.path), access

@@ -18,7 +18,13 @@ from flows.logger import logger
 from flows.renting.journal import Journal
 from flows.renting.prices import give_up_dearer
 from trainer.config import Limits, TrainingJob
-from trainer.contract.errors import ConnectionLost, HomeDiskFull, MachineLost, OrchestratorError
+from trainer.contract.errors import (
+    ConnectionLost,
+    HomeDiskFull,
+    MachineLost,
+    OrchestratorError,
+    StoreAway,
+)
 
 T = TypeVar("T")
 LOOK_SECONDS = 5.0
@@ -203,8 +209,8 @@ async def in_time(limits: Limits, work: Callable[[], T]) -> T:
             await trouble_here(error)
 
 
-async def trouble_here(error: OSError | HomeDiskFull) -> None:
-    """Wait before another try at what this computer prevented: its disk may be full.
+async def trouble_here(error: OSError | HomeDiskFull | StoreAway) -> None:
+    """Wait before another try at what this computer or a store prevented: a disk may be full.
 
     The machine, and a training there, go on meanwhile.
     """

@@ -163,7 +163,8 @@ class CheckpointMirror:
         logger().info("%s is home, %.2f MB of it fetched", name, fetched / 1e6)
         for path in all_checkpoints(self._home)[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)
-        if self._store:
+        # A machine that only waits to be given back does not wait for this: home has it.
+        if self._store and self._python:
             await self._store.keep(self._home / name)
         return True
 

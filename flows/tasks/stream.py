@@ -34,7 +34,7 @@ from flows.streaming.run_store import CHECKPOINTS, RunStore
 from flows.streaming.training import RemoteTraining, Training
 from flows.tasks.step import step
 from trainer.config import TrainingJob
-from trainer.contract.errors import ConnectionLost, HomeDiskFull
+from trainer.contract.errors import ConnectionLost, HomeDiskFull, StoreAway
 from trainer.contract.job_directory import Desired, JobState, parse_status
 
 SHIP_SECONDS = 5.0  # for the end of the log to get to Prefect while the machine is still paid for
@@ -111,7 +111,7 @@ class _Following:
                 if self._is_over:
                     self._contact.fruitless(bytes_in(self._run.root), error)
                 await self._contact.lost(error)  # MachineLost: there is nothing to return to
-            except (OSError, HomeDiskFull) as error:
+            except (OSError, HomeDiskFull, StoreAway) as error:
                 self._hearing.training_hears = False
                 if self._is_over:  # for as long as a lease lasts a machine waits for room here
                     self._held_since = self._held_since or time.monotonic()

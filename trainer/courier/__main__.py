@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.own_python import own_python
 from trainer.courier.orders import FOLDER, carry_out, take
+
+NICE = 10  # training comes first
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(json.dumps({"pid": process.pid}) + "\n")
         process.returncode = 0  # nobody waits for it here
         return 0
+    os.nice(NICE)
     try:
         return 0 if carry_out(job, options.name, take(job, options.name)) else 1
     except OrchestratorError as error:

@@ -19,7 +19,7 @@ from tests.clouds.blob import ACCOUNT, KEY, BlobServer
 from tests.clouds.s3 import SECRET
 from tests.clouds.store_wire import StoreFault
 from trainer.config.store_urls import parse_store_url
-from trainer.contract.errors import LinkExpired, StoreError
+from trainer.contract.errors import LinkExpired, StoreAway, StoreError
 from trainer.courier.carrying import receive, send
 
 ADDRESSES = {"s3": "s3://models/team", "google": "gs://models/team", "azure": "az://models/team"}
@@ -160,6 +160,29 @@ async def test_a_block_holds_address_endpoint_and_key(azure, monkeypatch):
     assert azure.content("team/x") == b"1"
     with pytest.raises(ValueError, match="cannot name another one"):
         StoreBlock(url="block://other")
+
+
+async def test_a_block_is_remembered_while_prefect_is_away(azure, monkeypatch):
+    block = StoreBlock(
+        url="az://models/team", endpoint=f"{azure.url}/{ACCOUNT}", key_id=ACCOUNT, secret=KEY
+    )
+    monkeypatch.setattr("blocks.stores.opening._loaded", {})
+
+    async def away(name: str) -> StoreBlock:
+        raise httpx.ConnectError("refused")
+
+    async def there(name: str) -> StoreBlock:
+        return block
+
+    monkeypatch.setattr(StoreBlock, "aload", away)
+    with pytest.raises(StoreAway, match="block://mine/runs': Prefect cannot be reached"):
+        await open_bucket("block://mine/runs")
+    monkeypatch.setattr(StoreBlock, "aload", there)
+    await open_bucket("block://mine/runs")
+    monkeypatch.setattr(StoreBlock, "aload", away)
+    await (await open_bucket("block://mine/runs")).put("x", b"1")
+
+    assert azure.names() == ["team/runs/x"]
 
 
 async def test_keys_are_read_wherever_secrets_are_kept(s3, tmp_path, monkeypatch):
