@@ -12,7 +12,7 @@ from trainer.contract.errors import (
     ProviderError,
 )
 
-SECONDS = 10.0  # of silence that the service is allowed
+SECONDS = 5.0  # of silence that the service is allowed
 LOG_IN = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role."
 )
@@ -46,7 +46,7 @@ def fetch(place: str, name: str) -> str:
             f"{what}: reading it needs boto3.", "pip install 'training-orchestrator[aws]'"
         ) from error
     settings = Config(
-        connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 3}
+        connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 2}
     )
     # An ARN names its region: arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME.
     region = place.split(":")[3] if place.startswith("arn:") and place.count(":") > 3 else None

@@ -37,7 +37,7 @@ class Ask:
     num_gpus: int = 1
     machine_id: int = 0
     storage_cost: float = 0.15
-    inet_up_cost: float = 0.003
+    inet_up_cost: float = 0.0
     """USD for a GB that leaves the host."""
     """USD per GB and month."""
     disk_space: float = 500.0

@@ -6,7 +6,7 @@ import pytest
 
 from blocks.models import InstanceStatus
 from blocks.providers.vast import VastAI
-from blocks.providers.vast.answers import address_of, instance_of, status_of
+from blocks.providers.vast.answers import address_of, instance_of, offer_of, status_of
 from tests.blocks.providers.rented_account import mark
 from tests.blocks.providers.vast.vast_account import ASKS, answered, launched, offered
 from tests.clouds.cloud import Fault
@@ -248,3 +248,12 @@ async def test_a_list_without_a_list_is_not_an_empty_account(cloud, provider, ke
 
     with pytest.raises(ProviderError, match="GET /api/v1/instances/"):
         await provider.instances()
+
+
+def test_the_traffic_that_a_host_bills_is_known_of_its_offers_and_its_machines():
+    row = {"id": 7, "num_gpus": 1, "gpu_name": "RTX 4090", "inet_up_cost": 0.003}
+
+    offer = offer_of(row, disk_gb=None, gpu_count=1, spot=False)
+
+    assert offer.traffic_price == instance_of(row, "root").traffic_price == 0.003
+    assert offer.extra_per_hour == 0  # its disk is in its price
