@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -75,13 +74,13 @@ def _job_file(path: Path, steps: int) -> Path:
 
 def _row(here: Place, job: Path, provider: str, measure: Any) -> tuple[Any, bool]:
     """Train at one provider and print its row; return what was learned, and whether all is well."""
-    with _account(here, provider) as left_over:
+    with _account(here, provider) as (variables, left_over):
         began = time.monotonic()
         known = set(runs().glob("*"))
-        here.environment.update(os.environ)
-        here.start([TRAINCTL, "run", job, "--provider", provider], f"{provider}.log").finished()
+        words = [TRAINCTL, "run", job, "--provider", provider]
+        here.start(words, f"{provider}.log", **variables).finished()
         seconds = time.monotonic() - began
-        here.start([TRAINCTL, "reconcile"], f"{provider}.log").finished()
+        here.start([TRAINCTL, "reconcile"], f"{provider}.log", **variables).finished()
         rest = left_over()
     [made] = set(runs().glob("*")) - known
     run = RunFolder(made.name)
@@ -100,23 +99,27 @@ def _row(here: Place, job: Path, provider: str, measure: Any) -> tuple[Any, bool
     return (losses, sha256), same and not rest
 
 
+Account = tuple[dict[str, str], Callable[[], list[str]]]
+
+
 @contextmanager
-def _account(here: Place, provider: str) -> Iterator[Callable[[], list[str]]]:
-    """Open what a provider is tried on; give what asks it for whatever is left there."""
+def _account(here: Place, provider: str) -> Iterator[Account]:
+    """Open what a provider is tried on.
+
+    Gives the variables that set it up, and what asks the account for whatever is left there.
+    """
     if provider == "local":
-        yield list
+        yield {}, list
     elif provider == "ssh":
         keys = MachineKeys("own")
         with SshdMachine(here.folder / "host", public_keys=[keys.public_key()]) as machine:
-            os.environ["SSH_KEY_FILE"] = str(keys.private_key)
-            os.environ["SSH_HOSTS"] = f"{machine.user}@{machine.address}:{machine.port}"
-            yield list
+            host = f"{machine.user}@{machine.address}:{machine.port}"
+            yield {"SSH_KEY_FILE": str(keys.private_key), "SSH_HOSTS": host}, list
     elif provider in CLOUDS:
         module, _, name = CLOUDS[provider].partition(":")
         with getattr(import_module(module), name)(here.folder / provider) as cloud:
             cloud.boot_seconds = BOOT_SECONDS
-            os.environ.update(cloud.environ())
-            yield cloud.alive
+            yield cloud.environ(), cloud.alive
     else:
         fail(f"there is no provider {provider} here; there are: local, ssh, {', '.join(CLOUDS)}")
 
