@@ -23,7 +23,13 @@ from blocks.providers.aws.errors import MISMATCH, NO_INSTANCE, error_of
 from blocks.providers.aws.kinds import table_price
 from blocks.providers.aws.network import Network, group_in, places_in
 from blocks.providers.aws.offers import no_offer, offers_in, used_vcpus
-from blocks.providers.aws.ordering import first_boot, has_gpu, image_for, order_for
+from blocks.providers.aws.ordering import (
+    first_boot,
+    has_gpu,
+    image_for,
+    last_moment,
+    order_for,
+)
 from blocks.providers.aws.sweeping import sweep_region
 from blocks.providers.base import Provider, counted
 from blocks.providers.boto import Amazon, Refusal
@@ -48,7 +54,7 @@ SPOT_NOTICE = (
     'imds="${AWS_EC2_METADATA_SERVICE_ENDPOINT:-http://169.254.169.254}"; imds="${imds%/}/latest"; '
     "until token=$(curl -sf -m 5 -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 300' "
     '"$imds/api/token") && curl -sf -m 5 -o /dev/null -H "X-aws-ec2-metadata-token: $token" '
-    '"$imds/meta-data/spot/instance-action"; do sleep 2; done'
+    '"$imds/meta-data/spot/instance-action"; do sleep 5; done'
 )
 
 
@@ -144,7 +150,9 @@ class AWS(Provider):
         if instance := await self.find(mark):
             return instance
         aws = self._in(offer.region)
-        request = await self._request(aws, offer, mark, first_boot(ssh_public_key, first_script))
+        last = last_moment(offer.lives_seconds, self.shutdown_command)
+        user_data = first_boot(ssh_public_key, first_script, last)
+        request = await self._request(aws, offer, mark, user_data)
         try:
             answer = await aws.ask("ec2", "RunInstances", request, once=True, expected={MISMATCH})
             instance = self._hired(answer, offer, mark)

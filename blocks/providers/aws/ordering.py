@@ -9,6 +9,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from blocks.first_script import AGAIN_SECONDS
 from blocks.marks import Mark
 from blocks.models import Offer
 from blocks.providers.aws.answers import DISK_TAG
@@ -124,8 +125,8 @@ def _first(found: list[dict[str, Any]], what: str, region: str) -> Image:
 _CORRECT = "Set AWS_IMAGE to an AMI, an SSM parameter or a pattern of names, or remove it."
 
 
-def first_boot(public_key: str, first_script: str) -> str:
-    """Return user data for cloud-init: who may log in, and what runs in the first second.
+def first_boot(public_key: str, *scripts: str) -> str:
+    """Return user data for cloud-init: who may log in, and what runs from the first second on.
 
     Raises:
         ProviderError: it is longer than AWS takes.
@@ -134,11 +135,11 @@ def first_boot(public_key: str, first_script: str) -> str:
         # An upgrade of the driver under a running job would end it.
         "systemctl mask --now unattended-upgrades apt-daily.timer apt-daily-upgrade.timer"
     ]
-    if first_script:
+    for script in filter(None, scripts):
         # From a file, because systemd would expand variables in arguments; and as a unit of its own,
         # because what cloud-init starts may end with cloud-init.
         begin += [
-            f'script=$(mktemp) && printf %s {shlex.quote(first_script)} >"$script"',
+            f'script=$(mktemp) && printf %s {shlex.quote(script)} >"$script"',
             'systemd-run --no-block --collect --setenv=HOME=/root sh "$script" 2>/dev/null'
             ' || setsid sh "$script" </dev/null >/dev/null 2>&1 &',
         ]
@@ -153,6 +154,14 @@ def first_boot(public_key: str, first_script: str) -> str:
     if len(text.encode()) > MOST_USER_DATA:
         raise ProviderError(f"The machine's first script has more than {MOST_USER_DATA} bytes.")
     return text
+
+
+def last_moment(seconds: float | None, shutdown_command: str) -> str:
+    """Return sh that ends its machine after so many seconds, whatever becomes of everybody."""
+    if seconds is None:
+        return ""
+    again = f"while :; do {shutdown_command}; sleep {AGAIN_SECONDS}; done"
+    return f"sleep {math.ceil(seconds)}; {again}"
 
 
 def token_of(offer: Offer, mark: Mark) -> str:

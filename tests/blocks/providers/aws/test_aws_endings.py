@@ -22,7 +22,7 @@ def _one_region(cloud, monkeypatch):
 async def test_the_notice_is_heard_on_the_machine(provider, cloud, key, monkeypatch):
     instance = await launched(provider, key, spot=True)
     environment = cloud.environment(cloud.account[instance.id])
-    line = provider.notice_command.replace("sleep 2", "sleep 0.05")
+    line = provider.notice_command.replace("sleep 5", "sleep 0.05")
     listening = await asyncio.create_subprocess_exec(
         "sh", "-c", line, env={"PATH": "/usr/bin:/bin", **environment}
     )

@@ -1,6 +1,7 @@
 """Orders at AWS: what is in them, that they are never doubled, and what a refusal means."""
 
 import asyncio
+import dataclasses
 
 import pytest
 import yaml
@@ -83,6 +84,18 @@ async def test_a_machine_that_nobody_reaches_ends_itself_and_its_bill(provider, 
     script = f"sleep 0.1; {provider.shutdown_command}"
 
     instance = await launched(provider, key, script=script)
+
+    await until(provider, instance.id, InstanceStatus.GONE)
+    assert cloud.left_over() == cloud.alive() == []
+
+
+@pytest.mark.thorough
+async def test_no_machine_outlives_its_job_whatever_becomes_of_us(provider, cloud, key):
+    [offer, *_] = await offered(provider)
+    offer = dataclasses.replace(offer, lives_seconds=0.5)
+
+    # Somebody has reached it, and renews its lease for ever.
+    instance = await provider.launch(offer, mark(), key, "sleep 600")
 
     await until(provider, instance.id, InstanceStatus.GONE)
     assert cloud.left_over() == cloud.alive() == []
