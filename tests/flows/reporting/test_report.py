@@ -127,6 +127,7 @@ def test_a_rented_machine_its_price_and_its_losses_are_named(run):
     for _ in range(2):
         hire = journal.begin(RENTED, "runpod")
         hire.instance_id, hire.metered_seconds = "abc", 3600.0
+        hire.machine = {"gpu_type": "RTX 4090", "gpu_count": 1}
         journal.end(hire, "completed")
     journal.lost_machines, journal.lost_steps = 1, 17
     journal.save()
@@ -139,6 +140,10 @@ def test_a_rented_machine_its_price_and_its_losses_are_named(run):
     assert cells["lost machines"] == "1; 17 steps were trained again"
     assert cells["cost"] == "0.7 USD until the result was verified"
     assert report["cost"] == pytest.approx(0.7, rel=1e-3)
+    # By this it is known that the peak was measured on a GPU.
+    assert report["machines"][0]["gpu_count"] == 1
+    named = rows(as_markdown(job, report | {"cheaper": "runpod L4 at 0.2 USD/h"}))
+    assert named["a cheaper machine would have done"] == "runpod L4 at 0.2 USD/h"
 
 
 def test_what_costs_nothing_has_no_price(run):
