@@ -51,6 +51,8 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
             # The next job must not find this one's files. Before the change of mark: from then on
             # no flow owns it, and only the lease ends it.
             await workplace.vacate(seconds)
+        # A switch that the provider holds would else end it a lease's term from now.
+        await provider.renew(instance.id, seconds)
         await provider.renew(instance.id, seconds)
         if not await provider.remark(instance.id, mark):
             return False

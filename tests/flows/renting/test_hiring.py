@@ -103,11 +103,18 @@ async def test_a_kept_machine_of_another_shape_is_left_for_others(cloud):
     assert second.id != first.id
 
 
-async def test_who_keeps_a_machine_pays_for_it_and_no_longer_than_it_lasts(cloud):
+async def test_who_keeps_a_machine_pays_for_it_and_no_longer_than_it_lasts(cloud, monkeypatch):
     job = job_on("runpod", keep_minutes=5)
     journal, instance = await hired(job)
     [hire] = journal.hires
+    renewed = []
+
+    async def renew(self, id, seconds):
+        renewed.append((id, seconds))
+
+    monkeypatch.setattr(RunPod, "renew", renew)
     assert await keep(job, journal, hire, instance)
+    assert renewed == [(instance.id, 300.0)]  # where the provider holds a switch, too
     before = hire.seconds()
     record = read_json(journal.run.journal)
     record["machines"][0]["metered_at"] = "2026-01-01T00:00:00+00:00"  # nobody looked for long
