@@ -15,12 +15,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from gateway.prefect.server import answers
 from tests.waiting import until_now
+
+if TYPE_CHECKING:
+    from tests.clouds.s3 import S3Server
 from trainer.contract import redaction
 
 # Before anything imports torch or Prefect: two cores are shared by the workers of xdist, and
@@ -216,3 +220,15 @@ def _await_health(url: str, folder: Path) -> None:
     except TimeoutError:
         log = (folder / "server.log").read_text()
         pytest.fail(f"the Prefect server did not start:\n{log[-2000:]}")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """S3 on loopback, and the environment set for it."""
+    from tests.clouds.s3 import S3Server
+
+    with S3Server() as server:
+        for name, value in server.environ().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        assert server.errors == []

@@ -34,6 +34,7 @@ LARGEST = {"s3": 5 << 30, "az": 5000 << 20}
 """Bytes that one request may bring; Google takes five terabytes."""
 PART = ".part"
 HASH = re.compile(r"[0-9a-f]{64}")
+KEPT = 2  # checkpoints of a run that is under way, as at home
 GRACE = timedelta(days=1)
 """For how long an object that no manifest names is kept: its manifest may be about to be written."""
 REFRESH = GRACE / 2

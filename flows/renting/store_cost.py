@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from blocks.stores.prices import EGRESS, STORAGE
+from blocks.stores.store import KEPT
 from flows.renting.cost_estimate import sent_home
 from trainer.config import TrainingJob
 from trainer.config.store_urls import parse_store_url
-
-KEPT = 2  # checkpoints at once
-# USD per GB out of the cloud to another place, and USD per GB and month, at the first tier of list
-# prices of 2026; what an account pays may differ.
-EGRESS = {"s3": 0.09, "gs": 0.12, "az": 0.087}
-STORAGE = {"s3": 0.023, "gs": 0.020, "az": 0.018}
 
 
 def store_cost(job: TrainingJob, facts: dict[str, Any]) -> dict[str, float] | None:

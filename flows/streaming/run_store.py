@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from blocks.stores.opening import open_bucket
-from blocks.stores.store import Store
+from blocks.stores.store import KEPT, Store
 from blocks.workplaces.base import Workplace
 from flows.full_disk import save_anyway
 from flows.logger import logger
 from flows.run_folder import RunFolder
 from flows.saved import stored_steps
 from flows.streaming.carrying import carried
+from flows.streaming.fetching import MAX_MANIFEST
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import all_checkpoints, check_names, step_of
 from trainer.contract.errors import (
@@ -34,7 +35,6 @@ from trainer.contract.manifest import MANIFEST, parse_manifest
 
 CHECKPOINTS = "checkpoints"
 RUNS = "runs"
-KEPT = 2  # checkpoints of a run that is under way, as at home
 PATIENCE_SECONDS = 600.0  # of a store that is away while a machine waits for its checkpoint
 PAUSE_SECONDS = 10.0
 LOOK_SECONDS = 2.0
@@ -43,7 +43,6 @@ UNFINISHED = timedelta(days=30)  # for which the checkpoints of a job that did n
 SWEPT = "swept"
 """The key of the object whose age is that of the last sweep."""
 SWEEP_EVERY = timedelta(days=1)
-MAX_MANIFEST = 64 << 20  # bytes
 
 
 class RunStore:

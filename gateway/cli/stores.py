@@ -8,8 +8,8 @@ from typing import Any
 from blocks.stores.bucket import Bucket
 from blocks.stores.looking import check_usable, set_rule, unfinished_uploads
 from blocks.stores.opening import open_bucket
-from blocks.stores.store import OBJECTS
-from flows.streaming.run_store import KEPT, RUNS, UNFINISHED
+from blocks.stores.store import KEPT, OBJECTS
+from flows.streaming.run_store import RUNS, UNFINISHED
 from gateway.exits import Exit, say, say_json, sentence
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.manifest import MANIFEST

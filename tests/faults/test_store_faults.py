@@ -8,7 +8,7 @@ import pytest
 
 from flows.run_folder import RunFolder
 from flows.saved import stored_steps
-from tests.clouds.s3 import SECRET, S3Server
+from tests.clouds.s3 import SECRET
 from tests.clouds.store_wire import StoreFault
 from tests.faults.scene import MEDIUM
 from trainer.contract.checkpoints import all_checkpoints
@@ -16,15 +16,6 @@ from trainer.contract.files import read_json
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 STORE = "s3://models/team"
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
 
 
 def log(scene) -> str:

@@ -12,7 +12,6 @@ from blocks.stores.store import Store
 from flows.execute import create_run
 from flows.run_folder import RunFolder
 from flows.shown import job_state
-from tests.clouds.s3 import S3Server
 from tests.flows.flow_runs import EXAMPLES, make_job
 from trainer.config import TrainingJob
 from trainer.contract.files import read_json
@@ -20,15 +19,6 @@ from trainer.contract.job_directory import JobState
 from trainer.contract.manifest import verify
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow, pytest.mark.thorough]
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
 
 
 async def test_a_job_here_reads_from_a_store_and_keeps_its_result_there(

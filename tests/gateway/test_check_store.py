@@ -5,21 +5,10 @@ from __future__ import annotations
 import json
 
 import boto3
-import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from tests.clouds.s3 import S3Server
 from tests.flows.flow_runs import make_job
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
 
 
 def checked(*words):

@@ -9,18 +9,7 @@ from blocks.stores.bucket import Bucket
 from blocks.stores.opening import open_bucket
 from tests.clouds.blob import BlobServer
 from tests.clouds.gcs import GoogleStoreServer
-from tests.clouds.s3 import S3Server
 from trainer.config.store_urls import parse_store_url
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    """S3 on loopback, and the environment set for it."""
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
 
 
 @pytest.fixture

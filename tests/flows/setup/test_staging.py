@@ -14,7 +14,6 @@ from blocks.stores.opening import open_bucket
 from flows.setup import staging
 from flows.setup.staging import staged
 from gateway.cli import app
-from tests.clouds.s3 import S3Server
 from tests.clouds.store_wire import StoreFault
 from tests.flows.flow_runs import EXAMPLES, make_job
 from trainer.contract.errors import ConfigError, IntegrityError, StoreError
@@ -22,13 +21,9 @@ from trainer.contract.errors import ConfigError, IntegrityError, StoreError
 ROWS = EXAMPLES / "quickstart.jsonl"
 
 
-@pytest.fixture
-def s3(monkeypatch, home):
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
+@pytest.fixture(autouse=True)
+def _at_home(home):
+    """Fetch into a home of its own."""
 
 
 async def put(address, folder):

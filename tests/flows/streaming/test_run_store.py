@@ -17,7 +17,6 @@ from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.run_store import RunStore
 from tests.clouds.blob import BlobServer
 from tests.clouds.gcs import GoogleStoreServer
-from tests.clouds.s3 import S3Server
 from tests.clouds.store_wire import StoreFault
 from trainer.config import TrainingJob
 from trainer.contract import checkpoints
@@ -26,15 +25,6 @@ from trainer.contract.manifest import verify
 from trainer.courier.orders import FOLDER
 
 FILES = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
 
 
 @pytest.fixture

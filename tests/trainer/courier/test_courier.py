@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from blocks.stores.opening import open_bucket
-from tests.clouds.s3 import KEY, SECRET, S3Server
+from tests.clouds.s3 import KEY, SECRET
 from tests.clouds.store_wire import StoreFault
 from tests.waiting import until
 from trainer.contract.errors import ConfigError
@@ -21,15 +21,6 @@ from trainer.courier import carrying
 from trainer.courier.orders import CarryingOrder, carry_out, order_name, result_name, take
 
 FILES = {"a.bin": b"a" * 3_000_000, "sub/b": b"b", "empty": b""}
-
-
-@pytest.fixture
-def s3(monkeypatch):
-    with S3Server() as server:
-        for name, value in server.environ().items():
-            monkeypatch.setenv(name, value)
-        yield server
-        assert server.errors == []
 
 
 @pytest.fixture
