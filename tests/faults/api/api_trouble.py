@@ -6,16 +6,20 @@ import re
 
 import pytest
 
+from blocks.providers.azure import Azure
 from blocks.providers.gcp import GoogleCloud
 from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.runpod import RunPod
 from blocks.providers.vast import VastAI
 
-EVERYWHERE = pytest.mark.parametrize("scene", ["runpod", "gcp", "lambda", "vast"], indirect=True)
+EVERYWHERE = pytest.mark.parametrize(
+    "scene", ["runpod", "azure", "gcp", "lambda", "vast"], indirect=True
+)
 ELSEWHERE = pytest.mark.parametrize("scene", ["runpod", "lambda", "vast"], indirect=True)
 """Where a kind is tried in one place, and an account has funds."""
 
 CREATES = {
+    "azure": ("PUT", "/virtualMachines/[^/]+$"),
     "gcp": ("POST", "/zones/[^/]+/instances$"),
     "runpod": ("POST", "/v2/pods$"),
     "lambda": ("POST", "/launch$"),
@@ -23,7 +27,13 @@ CREATES = {
 }
 
 
-LEDGERS = {"gcp": GoogleCloud, "runpod": RunPod, "lambda": LambdaCloud, "vast": VastAI}
+LEDGERS = {
+    "azure": Azure,
+    "gcp": GoogleCloud,
+    "runpod": RunPod,
+    "lambda": LambdaCloud,
+    "vast": VastAI,
+}
 
 
 def orders(scene):

@@ -26,7 +26,10 @@ RUNPOD_FIRST = pytest.mark.parametrize(
     "scene",
     [
         "runpod",
-        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("gcp", "lambda", "vast")),
+        *(
+            pytest.param(name, marks=pytest.mark.thorough)
+            for name in ("azure", "gcp", "lambda", "vast")
+        ),
     ],
     indirect=True,
 )

@@ -154,6 +154,15 @@ async def test_fields_that_nobody_knows_are_passed_over(scene, hunt):
 
 
 FIELDS = {
+    "azure": (
+        "properties",
+        "tags",
+        "instanceView",
+        "hardwareProfile",
+        "statuses",
+        "nextLink",
+        "ipAddress",
+    ),
     "gcp": ("status", "labels", "networkInterfaces", "machineType", "scheduling", "disks", "zone"),
     "runpod": ("status", "name", "ssh", "cost", "gpu", "cpu", "dataCenterId", "env", "pagination"),
     "lambda": ("status", "name", "ip", "region", "instance_type", "price_cents_per_hour", "tags"),
@@ -187,7 +196,10 @@ async def test_an_instance_that_is_told_in_part_is_never_called_gone(scene, hunt
 @pytest.mark.fault(10, "terminate refused or ignored")
 @pytest.mark.parametrize(
     "scene",
-    ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("gcp", "lambda", "vast"))],
+    [
+        "runpod",
+        *(pytest.param(n, marks=pytest.mark.thorough) for n in ("azure", "gcp", "lambda", "vast")),
+    ],
     indirect=True,
 )
 async def test_a_machine_that_refuses_to_go_is_asked_until_it_is_gone(scene, hunt, monkeypatch):
@@ -305,13 +317,17 @@ async def test_a_machine_that_becomes_dearer_than_the_job_allows_is_left(scene, 
 @pytest.mark.fault(62, "an order that never went out")
 @pytest.mark.parametrize(
     "scene",
-    ["runpod", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("gcp", "lambda", "vast"))],
+    [
+        "runpod",
+        *(pytest.param(n, marks=pytest.mark.thorough) for n in ("azure", "gcp", "lambda", "vast")),
+    ],
     indirect=True,
 )
 async def test_an_order_that_never_went_out_bills_nothing(scene, hunt, monkeypatch):
     monkeypatch.setattr(api, "PAUSES", (0.01, 0.01))
     lists = {
         "runpod": "/pods$",
+        "azure": "/virtualMachines$",
         "gcp": "/aggregated/instances$",
         "lambda": "/instances$",
         "vast": "/instances/$",

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from blocks.providers import api, lambda_cloud, runpod
+from blocks.providers import api, azure, lambda_cloud, runpod
 from blocks.providers.api import Api
 from tests.clouds.cloud import Fault
 from tests.faults.api.api_trouble import CREATES, EVERYWHERE, LEDGERS, orders
@@ -202,6 +202,7 @@ async def test_a_provider_that_cannot_be_reached_does_not_keep_another_from_serv
 async def test_a_machine_whose_order_was_not_answered_is_adopted(scene, hunt, kind, monkeypatch):
     monkeypatch.setattr(runpod, "CREATE_SECONDS", 1.0)
     monkeypatch.setattr(lambda_cloud, "LAUNCH_SECONDS", 1.0)
+    monkeypatch.setattr(azure, "ORDER_SECONDS", 1.0)
     monkeypatch.setitem(Api.call.__kwdefaults__, "read_seconds", 1.0)
     scene.cloud.faults.add(create_of(scene, kind, seconds=30))
     scene.cloud.list_lag = 0.7
