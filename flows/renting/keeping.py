@@ -53,7 +53,6 @@ async def keep(job: TrainingJob, journal: Journal, hire: Hire, instance: Instanc
             await workplace.vacate(seconds)
         # A switch that the provider holds would else end it a lease's term from now.
         await provider.renew(instance.id, seconds)
-        await provider.renew(instance.id, seconds)
         if not await provider.remark(instance.id, mark):
             return False
     except OrchestratorError as error:
