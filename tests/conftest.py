@@ -93,7 +93,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Spare every search for garbage what lives as long as the tests."""
-    gc.collect()
     gc.freeze()
     gc.enable()
 

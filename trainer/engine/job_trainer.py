@@ -123,14 +123,15 @@ class JobTrainer(InParts, BySource):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; whichever way it ends, the last save is over by then."""
-        with self.heartbeat, self.saves, self._walking_less():
+        with self.heartbeat, self.saves, self._sparing():
             return super().train(*args, **kwargs)  # type: ignore[misc] # mixin
 
     @contextmanager
-    def _walking_less(self) -> Iterator[None]:
-        """Spare two walks over all modules per step, which transformers takes.
+    def _sparing(self) -> Iterator[None]:
+        """Spare each step two walks over all modules, and each save the card that PEFT writes.
 
-        With adapters there are many modules, and few of their parameters have gradients.
+        With adapters there are many modules, and few of their parameters have gradients. No checkpoint
+        keeps the card.
         """
         model: Any = self.model  # type: ignore[attr-defined] # mixin
 
@@ -141,13 +142,14 @@ class JobTrainer(InParts, BySource):
         model.train = train
         # The optimizer has exactly the parameters that have gradients; the model has all of them.
         model.zero_grad = lambda: self.optimizer.zero_grad()  # type: ignore[attr-defined] # mixin
+        model.create_or_update_model_card = lambda _folder: None
         try:
             yield
         finally:
-            del model.train, model.zero_grad
+            del model.train, model.zero_grad, model.create_or_update_model_card
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Clip what the optimizer has, where that is all there is: see `_walking_less`."""
+        """Clip what the optimizer has, where that is all there is: see `_sparing`."""
         if self.args.parallel_mode.name != "NOT_PARALLEL":
             return super()._clip_grad_norm(model)  # type: ignore[misc] # mixin
         groups = self.optimizer.param_groups  # type: ignore[attr-defined] # mixin

@@ -1,7 +1,6 @@
 """A reward model scores the very tokens that it has learned from."""
 
 import pytest
-from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from trainer.data.tokenization import prepare_datasets
 from trainer.rewards.scorer import Scorer
@@ -31,6 +30,9 @@ def said(text):
 def test_what_is_scored_is_what_was_learned(
     tmp_path, make_config, write_rows, build_tokenizer, prompt, chosen, rejected, adds_bos
 ):
+    import torch
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
     tokenizer = build_tokenizer(adds_bos=adds_bos, template=TEMPLATE)
     path = write_rows([{"prompt": prompt, "chosen": chosen, "rejected": rejected}])
     config = make_config(path, method="reward")
@@ -46,8 +48,6 @@ def test_what_is_scored_is_what_was_learned(
         pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.2,  # so that other tokens have a clearly different score
     )
-    import torch
-
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(tiny).eval()
     model.save_pretrained(tmp_path / "scorer")
