@@ -194,7 +194,6 @@ def offer_of(
     gpu = gpu_of(size.name) if size.gpus else None
     return Offer(
         provider="azure",
-        id=str(disk),  # what is ordered beside the size
         instance_type=size.name,
         region=size.location,
         zone=zone,

@@ -113,7 +113,7 @@ def machine(
                 "name": f"{place.name}-disk",
                 "createOption": "FromImage",
                 "deleteOption": "Delete",
-                "diskSizeGB": int(offer.id),
+                "diskSizeGB": int(offer.storage_gb),
                 "managedDisk": {"storageAccountType": "StandardSSD_LRS"},
             },
         },

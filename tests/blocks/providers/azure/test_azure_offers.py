@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from blocks.providers.azure import prices, rights
+from flows.renting.choosing import Choosing
+from flows.renting.market import Choice, Market
 from tests.blocks.providers.azure.azure_account import launched, offers
 from tests.blocks.providers.rented_account import mark
 from tests.clouds.cloud import Fault
@@ -47,12 +49,26 @@ async def test_what_a_job_asks_for_decides(provider):
     assert await kinds(gpu_count=0) == {"Standard_D4s_v5"}
 
 
-async def test_a_disk_is_as_large_as_a_job_asks_beside_the_image(provider):
+async def test_a_disk_is_as_large_as_a_job_asks_beside_the_image(cloud, provider, key):
     [usual, *_] = await offers(provider)
     [large, *_] = await offers(provider, disk_gb=500)
 
     assert (usual.storage_gb, large.storage_gb) == (128, 548)
     assert large.disk_gb == 500
+    hired = await provider.launch(large, mark(), key)
+    assert (await provider.describe(hired.id)).storage_gb == 548
+
+
+async def test_each_size_is_a_kind_of_its_own_and_each_location_a_place_for_it(provider):
+    """By `limits.max_offers` so many kinds are tried, each wherever it is to be had."""
+    found = Market(choices=[Choice(provider, offer) for offer in await offers(provider)])
+    choosing, tried = Choosing(nodes=1, most=2), []
+    while chosen := choosing.next(found):
+        tried.append(chosen[0].offer.instance_type)
+        choosing.failed(chosen[0], CapacityError("sold out"), "sold out")
+
+    assert len(tried) == 4
+    assert set(tried) == {T4, "Standard_NC8as_T4_v3"}
 
 
 async def test_spot_machines_have_their_own_price_and_quota(cloud, provider):
