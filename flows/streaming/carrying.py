@@ -15,7 +15,16 @@ from uuid import uuid4
 from blocks.stores.store import Store, object_key
 from blocks.workplaces.base import Workplace
 from flows.logger import logger
-from trainer.contract.errors import ConnectionLost, LinkExpired, StoreAway, StoreError, from_dict
+from trainer.contract.errors import (
+    ConnectionLost,
+    DiskFull,
+    IntegrityError,
+    LinkExpired,
+    OrchestratorError,
+    StoreAway,
+    StoreError,
+    from_dict,
+)
 from trainer.contract.files import NOT_JSON
 from trainer.courier.orders import FOLDER, CarryingOrder, order_name, result_name
 
@@ -24,6 +33,7 @@ SILENCE_SECONDS = 90.0  # without a sign of the courier: it is dead
 LEAST_SECONDS = 3600.0  # that an address is good for
 SLOWEST = 1 << 20  # bytes per second that it has to be good for
 LONGEST_SECONDS = 7 * 86_400.0 - 60  # the most that stores allow
+LONGEST = 500  # characters of a message that a machine wrote
 BIG = 64 << 20  # bytes; the progress of more is logged
 REPORT_SECONDS = 10.0  # between two lines about it
 SIGNINGS = 3  # of addresses, where they expire before their files are through
@@ -114,8 +124,7 @@ async def _until_done(workplace: Workplace, name: str, what: str, size: int) -> 
         if result.get("state") == "done":
             return
         if result.get("state") == "failed":
-            error = result.get("error")
-            raise from_dict(error if isinstance(error, dict) else {})
+            raise _of_courier(result.get("error"))
         if result.get("beat") != beat:
             beat, since = result.get("beat"), time.monotonic()
             moved = result.get("bytes")
@@ -125,6 +134,15 @@ async def _until_done(workplace: Workplace, name: str, what: str, size: int) -> 
         elif time.monotonic() - since > SILENCE_SECONDS:
             raise StoreAway(f"Nothing was heard of the courier for {SILENCE_SECONDS:g} s.")
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _of_courier(record: Any) -> OrchestratorError:
+    """Return what a courier failed with; a machine may write anything, but ends no job by it."""
+    texts = isinstance(record, dict) and all(isinstance(text, str) for text in record.values())
+    error = from_dict(record if texts else {})
+    if isinstance(error, StoreError | IntegrityError | DiskFull):
+        return error
+    return StoreError(f"The courier failed: {error.message[:LONGEST]}")
 
 
 async def _removed(workplace: Workplace, name: str) -> None:

@@ -26,6 +26,7 @@ from trainer.config import TrainingJob
 from trainer.contract.checkpoints import all_checkpoints, check_names, step_of
 from trainer.contract.errors import (
     ConfigError,
+    DiskFull,
     IntegrityError,
     OrchestratorError,
     StoreAway,
@@ -122,7 +123,7 @@ class RunStore:
             self._may_carry = self._away < TRIES
             logger().warning("checkpoint-%d comes home: %s", step, error)
             return None
-        except (StoreError, ConfigError) as error:
+        except (StoreError, ConfigError, DiskFull) as error:
             # It would be refused again and again.
             self._may_carry = False
             logger().warning("checkpoints come home, and go to the store from here: %s", error)

@@ -21,6 +21,7 @@ from tests.clouds.store_wire import StoreFault
 from trainer.config import TrainingJob
 from trainer.contract import checkpoints
 from trainer.contract.checkpoints import all_checkpoints, step_of
+from trainer.contract.errors import StoreError
 from trainer.contract.manifest import verify
 from trainer.courier.orders import FOLDER
 
@@ -170,6 +171,20 @@ async def test_a_checkpoint_that_is_damaged_in_the_store_is_passed_over(s3, run,
     checkpoints.check(tmp_path / "next/jobs/one/checkpoints/checkpoint-10")
     whole, _ = checkpoints.newest_valid(tmp_path / "next/jobs/one/checkpoints")
     assert step_of(whole) == 10
+
+
+@pytest.mark.parametrize(
+    "record",
+    [{"class": "BudgetExceeded", "message": "x"}, {"class": 1}, None, "x"],
+    ids=["another class", "no text", "none", "no object"],
+)
+async def test_a_machine_ends_no_job_by_what_its_courier_says(run, tmp_path, record):
+    machine = machine_at(tmp_path)
+    (tmp_path / "jobs/one/store").mkdir()
+    await machine.write("store/x.result.json", {"state": "failed", "error": record})
+
+    with pytest.raises(StoreError):
+        await carrying._until_done(machine, "x", "", 0)
 
 
 async def test_with_a_folder_as_store_checkpoints_go_there_through_home(run, tmp_path):
