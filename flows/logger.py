@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
-
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_run_logger
 
 RUN_LOGGERS = ("prefect.flow_runs", "prefect.task_runs")
 # What Prefect warns of whenever a process ends before its queue is sent; it waits for that anyway.
@@ -38,7 +36,11 @@ class OneLine(logging.Handler):
 
 def logger() -> logging.Logger | logging.LoggerAdapter[Any]:
     """Return the logger of the flow or task run that calls; the process's own outside of one."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger("training_orchestrator")
+    # Whoever only looks on has not imported Prefect, and is in no run.
+    if "prefect" in sys.modules:
+        from prefect.exceptions import MissingContextError
+        from prefect.logging import get_run_logger
+
+        with suppress(MissingContextError):
+            return get_run_logger()
+    return logging.getLogger("training_orchestrator")
