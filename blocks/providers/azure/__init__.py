@@ -16,6 +16,7 @@ from blocks.providers.azure.ending import NOTICE, delete_itself
 from blocks.providers.azure.machines import Piece
 from blocks.providers.azure.market import search, sizes_of
 from blocks.providers.azure.network import have_network
+from blocks.providers.azure.offers import SPOT_QUOTA
 from blocks.providers.azure.reading import AzureReading
 from blocks.providers.azure.resources import MACHINES, SCHEDULES, MachineId, version
 from blocks.providers.azure.rights import check_account
@@ -272,7 +273,7 @@ class Azure(AzureReading):
             OrchestratorError: the error; nothing is hired then.
             Unanswered: something is left, or may be.
         """
-        if isinstance(error, QuotaError):
+        if isinstance(error, QuotaError) and error.scope is Scope.OFFER:
             self._spent[await self._family(offer)] = uptime()
         if isinstance(error, RateLimited):  # it is sent again
             raise error
@@ -286,6 +287,8 @@ class Azure(AzureReading):
         raise error
 
     async def _family(self, offer: Offer) -> tuple[str, str, str]:
+        if offer.spot:  # they have one quota, whatever their family
+            return self._group().subscription, offer.region, SPOT_QUOTA
         sizes = await sizes_of(self._api(), self._group(), offer.region)
         family = next((one.family for one in sizes if one.name == offer.instance_type), "")
         return self._group().subscription, offer.region, family or offer.instance_type
@@ -298,7 +301,7 @@ class Azure(AzureReading):
         """
         family = await self._family(offer)
         since = self._spent.get(family)
-        if since is not None and uptime() - since < SPENT_SECONDS and not offer.spot:
+        if since is not None and uptime() - since < SPENT_SECONDS:
             raise QuotaError(f"Azure's quota {family[2]} in {offer.region} is used up.").ruling_out(
                 Scope.OFFER
             )

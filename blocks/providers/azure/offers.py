@@ -194,6 +194,8 @@ def offer_of(
     gpu = gpu_of(size.name) if size.gpus else None
     return Offer(
         provider="azure",
+        # What is sold out for spot machines may be there for others.
+        id=f"{size.name} spot" if spot else size.name,
         instance_type=size.name,
         region=size.location,
         zone=zone,

@@ -125,6 +125,25 @@ async def test_a_quota_that_was_refused_spares_the_orders_of_its_whole_family(cl
     assert (await provider.launch(other, mark(3), key)).mark == mark(3)
 
 
+async def test_the_quota_of_spot_machines_rules_out_spot_machines_alone(cloud, provider, key):
+    found = await offers(provider, spot=None, gpu_types=["T4"], regions=["westeurope"])
+    first, second, firm, _ = found
+    assert (first.spot, second.spot, firm.spot) == (True, True, False)
+    cloud.limits["westeurope"]["lowPriorityCores"] = 0
+    with pytest.raises(QuotaError, match="LowPriorityCores"):
+        await provider.launch(first, mark(1), key)
+    ordered = len([one for one in cloud.requests if one.method == "PUT"])
+    with pytest.raises(QuotaError, match="lowPriorityCores"):
+        await provider.launch(second, mark(2), key)
+    assert len([one for one in cloud.requests if one.method == "PUT"]) == ordered
+
+    assert (await provider.launch(firm, mark(3), key)).mark == mark(3)
+    choosing = Choosing(nodes=1, most=9)
+    choosing.failed(Choice(provider, first), CapacityError("sold out"), "sold out")
+    [left] = choosing.next(Market(choices=[Choice(provider, one) for one in (first, firm)]))
+    assert not left.offer.spot
+
+
 async def test_a_price_list_that_is_away_keeps_nobody_from_hiring(cloud, provider, monkeypatch):
     cloud.faults.add(Fault(kind="status", status=503, path="/api/retail", times=99))
 
