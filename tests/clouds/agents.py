@@ -114,7 +114,7 @@ class Mailbox:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the agent does not come up: {self.agent.log.read_text()}")
             time.sleep(0.01)
-        return MailboxMachine(self.bucket(), linger=0.0, longest_poll=2 * LOOK_SECONDS)
+        return MailboxMachine(self.bucket(), linger=0.0, longest_poll=0.1)
 
     def __enter__(self) -> Self:
         self.agent.start()
