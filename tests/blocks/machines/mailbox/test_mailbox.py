@@ -132,10 +132,12 @@ async def test_when_the_place_is_taken_back_supervisors_hear_of_it_and_are_fetch
     assert own.agent.process.poll() is None  # it may have to give more
 
 
-async def test_the_line_that_ends_a_machine_ends_its_agent(own):
+async def test_the_line_that_ends_a_machine_ends_its_agent(own, tmp_path):
     machine = own.machine()
+    wait = f"until [ -e {tmp_path}/go ]; do sleep 0.02; done"
 
-    await machine.start(["sh", "-c", SHUTDOWN_COMMAND])
+    await machine.start(["sh", "-c", f"{wait}; {SHUTDOWN_COMMAND}"])
+    (tmp_path / "go").touch()
 
     assert own.agent.process.wait(30) == 0
 

@@ -134,6 +134,7 @@ async def test_a_kind_that_the_region_lacks_is_a_lack_of_capacity_and_other_mist
     assert cloud.s3.keys() == []
 
 
+@pytest.mark.thorough
 async def test_a_container_that_fails_says_its_last_words_once_its_log_is_there(cloud, monkeypatch):
     monkeypatch.setattr("blocks.providers.sagemaker.packed", lambda: b"raise SystemExit('no disk')")
     cloud.sshd_never = False
@@ -173,6 +174,7 @@ async def test_a_warm_pool_that_was_left_is_billed_listed_and_ended(cloud, provi
     assert cloud.alive() == []
 
 
+@pytest.mark.thorough
 async def test_every_page_of_the_list_is_read(cloud, provider):
     cloud.page = 1
     for attempt in (1, 2, 3):
@@ -181,6 +183,7 @@ async def test_every_page_of_the_list_is_read(cloud, provider):
     assert {one.mark for one in await provider.instances()} == {mark(1), mark(2), mark(3)}
 
 
+@pytest.mark.thorough
 async def test_a_name_that_is_taken_by_a_job_that_ended_hires_nothing(cloud, provider):
     first = await launched(provider)
     await until_gone(provider, mark(), first.id)
@@ -272,6 +275,7 @@ async def test_nothing_is_configured_without_a_role(cloud, monkeypatch):
     assert SageMaker(role="arn:aws:iam::1:role/x").is_configured()
 
 
+@pytest.mark.thorough
 async def test_a_tag_that_changes_outweighs_the_name(cloud, provider):
     instance = await launched(provider)
     kept = Mark.kept(2_000_000_000, "0badcafe")

@@ -76,6 +76,7 @@ async def test_a_stop_of_ours_waits_for_nobody(cloud, provider, running):
     assert cloud.s3.keys() == []
 
 
+@pytest.mark.thorough
 async def test_a_lease_that_nobody_renews_completes_the_job(cloud, provider, running):
     instance, workplace, _ = running
 
@@ -85,6 +86,7 @@ async def test_a_lease_that_nobody_renews_completes_the_job(cloud, provider, run
     assert cloud.account[instance.id].status == "Completed"
 
 
+@pytest.mark.thorough
 async def test_a_machine_that_nobody_ever_reaches_ends_itself(cloud, provider):
     cloud.sshd_never = False
     script = f"sleep 0.1; until [ -e nothing ]; do {provider.shutdown_command}; sleep 0.2; done"
@@ -95,6 +97,7 @@ async def test_a_machine_that_nobody_ever_reaches_ends_itself(cloud, provider):
     assert cloud.account[instance.id].status == "Completed"
 
 
+@pytest.mark.thorough
 async def test_what_a_job_is_given_for_its_trainer_stays_nowhere_in_the_account(
     cloud, provider, running
 ):
