@@ -49,7 +49,7 @@ class AwsCloud(InstanceAnswers, MarketAnswers, NetworkAnswers, Life, Cloud):
     name = "aws"
     key_variable = "AWS_SECRET_ACCESS_KEY"
     url_variable = "AWS_ENDPOINT_URL"
-    states = (("pending", 0.4), ("pending without address", 0.6), ("running", 0.0))
+    states = (("pending", 0.4), ("running without address", 0.6), ("running", 0.0))
     lost_word = "shutting-down"
 
     def __init__(self, folder: Path, port: int = 0) -> None:

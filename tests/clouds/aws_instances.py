@@ -227,7 +227,7 @@ class InstanceAnswers(Base):
         until, before = facts["changed"]
         state = before if time.time() < until else self.word(rented)
         told = {"PublicIpAddress": rented.address, "PrivateIpAddress": rented.address}
-        if rented.status in {"pending", "terminated"}:
+        if rented.status in {"pending", "running without address", "terminated"}:
             told = {}
         reason = {"Code": facts["reason"], "Message": facts["reason"]} if facts["reason"] else None
         return {
