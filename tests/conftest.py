@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from gateway.prefect.server import answers
 from tests.waiting import until_now
@@ -70,9 +70,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
     So nobody's change is blamed for what another drawing has found.
     """
-    settings.register_profile("same examples", derandomize=True)
-    if not config.getoption("thorough") and not config.getoption("--hypothesis-profile"):
-        settings.load_profile("same examples")
+    # On a computer that is busy with other things an example takes as long as it does.
+    patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("new examples", patient)
+    settings.register_profile("same examples", patient, derandomize=True)
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("new examples" if config.getoption("thorough") else "same examples")
 
 
 def pytest_xdist_auto_num_workers() -> int:
