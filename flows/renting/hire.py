@@ -195,7 +195,8 @@ class Hire:
 
     def reprice(self, price_per_hour: float) -> None:
         """Bill from now on at another price; what was billed before stays as it is."""
-        self.cost_before, self.seconds_before = self.cost(), self.seconds()
+        # Of the machine alone: what is billed beside it is counted by all of its time.
+        self.cost_before, self.seconds_before = self.compute_cost(), self.seconds()
         self.price_per_hour = price_per_hour
 
 

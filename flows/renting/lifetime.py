@@ -29,7 +29,7 @@ def lifetime(
         return WEEK_SECONDS
     limits = job.limits
     training = (limits.max_runtime_minutes or math.inf) * 60
-    paid_for = usd_left / price_per_hour * HOUR if price_per_hour > 0 else math.inf
+    paid_for = max(0.0, usd_left) / price_per_hour * HOUR if price_per_hour > 0 else math.inf
     longest = min(training, paid_for)
     if math.isinf(longest):
         return WEEK_SECONDS

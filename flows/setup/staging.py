@@ -2,6 +2,7 @@
 
     staged/<key>/<name>     a file or a folder, complete
     staged/.<key>/          one on its way, continued after an interruption
+    staged/.<key>.lock      held by who fetches it; another one waits
 
 The key changes with the address and with the version of any object, so what changed is fetched anew.
 """
@@ -13,21 +14,23 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
+from uuid import uuid4
 
 from blocks.home import home, private_folder
 from blocks.stores.bucket import Bucket, Entry
 from blocks.stores.opening import open_bucket
 from blocks.task_scope import all_of
 from blocks.threads import in_thread
+from flows.locks import locked
 from flows.logger import logger
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.config.store_urls import StoreUrl, is_store_url, parse_store_url
 from trainer.contract.errors import ConfigError, HomeDiskFull, StoreAway
 from trainer.contract.files import fsync_directory, read_json, replace_json
-from trainer.contract.manifest import check_name
+from trainer.contract.manifest import MANIFEST, MAX_FILES, check_name
 
 PARALLEL = 4  # files at once
 KEY_DIGITS = 16  # hexadecimal
@@ -97,27 +100,40 @@ async def _fetched(field: str, address: str, say: Say) -> Path:
     key = _key_of(address, files)
     target = place / key / name
     replace_json(noted, {"address": address, "key": key}, durable=False)
-    if target.exists():
-        return target
+    # Jobs that are started together often name the same.
+    async with locked(place / f".{key}.lock"):
+        if not target.exists():
+            await _fetch_all(field, address, bucket, files, place / f".{key}" / name, say)
+            # What was read may be newer than what the key was made of, and of two versions.
+            if _key_of(address, (await _found(field, url))[1]) != key:
+                shutil.rmtree(place / f".{key}", ignore_errors=True)
+                raise StoreAway(f"{address} changed while it was fetched.")
+            # Under its own name it is complete.
+            target.parent.mkdir(exist_ok=True)
+            (place / f".{key}" / name).rename(target)
+            fsync_directory(target.parent)
+            shutil.rmtree(place / f".{key}", ignore_errors=True)
+    return target
+
+
+async def _fetch_all(
+    field: str, address: str, bucket: Bucket, files: dict[str, Entry], arriving: Path, say: Say
+) -> None:
+    place = arriving.parent.parent
     size = sum(entry.bytes for entry in files.values())
     if size > shutil.disk_usage(place).free - SPARE:
         raise HomeDiskFull(f"{field}: {address} has {size} bytes, and {place} has no room for it.")
     say(f"fetching {field} {address}: {len(files)} files, {size / 1e6:.1f} MB")
-    arriving = place / f".{key}" / name
     waiting = iter(files.items())
 
     async def some() -> None:
         for inner, entry in waiting:
-            await _fetch(bucket, entry, arriving / inner if inner else arriving)
+            # Beside the folder, so that none that was broken off becomes a part of it; and under a
+            # name of its own, for a thread that was left to itself may write a little more.
+            part = arriving.parent / f"{uuid4().hex}{PART}"
+            await _fetch(bucket, entry, arriving / inner if inner else arriving, part)
 
     await all_of(some() for _ in range(PARALLEL))
-    target.parent.mkdir(exist_ok=True)
-    # Under its own name it is complete; of two that fetch the same, one puts it there.
-    if not target.exists():
-        arriving.rename(target)
-        fsync_directory(target.parent)
-    shutil.rmtree(arriving.parent, ignore_errors=True)
-    return target
 
 
 async def _found(field: str, url: StoreUrl) -> tuple[Bucket, dict[str, Entry]]:
@@ -132,8 +148,21 @@ async def _found(field: str, url: StoreUrl) -> tuple[Bucket, dict[str, Entry]]:
         for entry in await bucket.entries(last)
         if entry.key.startswith(prefix)  # but not the object that consoles make for a folder
     }
-    for name in found:
+    for name in found.keys() - {MANIFEST}:  # which an artifact of ours has
         check_name(name)
+    if len(found) > MAX_FILES:
+        raise ConfigError(
+            f"{field} = '{url}': there are {len(found)} objects below it, and {MAX_FILES} is the most.",
+            "Name the folder that holds the files alone.",
+        )
+    # Nor those of the folders in it, which are empty.
+    folders = {str(parent) for name in found for parent in PurePosixPath(name).parents}
+    found = {name: entry for name, entry in found.items() if name not in folders or entry.bytes}
+    if both := folders & found.keys():
+        raise ConfigError(
+            f"{field} = '{url}': {min(both)!r} is an object, and there are others below it.",
+            "No folder can hold both: rename one of them.",
+        )
     if found:
         return bucket, found
     raise ConfigError(
@@ -148,16 +177,14 @@ def _key_of(address: str, files: dict[str, Entry]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
 
 
-async def _fetch(bucket: Bucket, entry: Entry, target: Path) -> None:
+async def _fetch(bucket: Bucket, entry: Entry, target: Path, part: Path) -> None:
     if target.exists():  # noqa: ASYNC240 - a moment
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    await in_thread(lambda stop: _receive(bucket, entry, target, stop))
+    await in_thread(lambda stop: _receive(bucket, entry, target, part, stop))
 
 
-def _receive(bucket: Bucket, entry: Entry, target: Path, stop: Event) -> None:
-    # By process: two that fetch the same must not write to one file.
-    part = target.with_name(f"{target.name}.{os.getpid()}{PART}")
+def _receive(bucket: Bucket, entry: Entry, target: Path, part: Path, stop: Event) -> None:
     with part.open("wb") as stream:
 
         def keep(piece: Any) -> None:

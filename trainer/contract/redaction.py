@@ -87,7 +87,7 @@ def _redact_records() -> None:
         record = make(*args, **kwargs)
         try:
             text = record.getMessage()
-        except (TypeError, ValueError):  # whoever formats it reports the mistake
+        except Exception:  # noqa: BLE001 - somebody's __str__; whoever formats it reports the mistake
             return record
         if (shown := redacted(text)) != text:
             record.msg, record.args = shown, None

@@ -99,7 +99,7 @@ def carry_out(job: Path, name: str, order: CarryingOrder) -> bool:
             work.over.set()
         beat.result()
     work.note("done")
-    return True
+    return not work.unwanted
 
 
 class _Work:
@@ -107,6 +107,8 @@ class _Work:
 
     def __init__(self, job: Path, name: str) -> None:
         self.over = threading.Event()
+        self.unwanted = False
+        """Whether home has taken the result away: nobody waits for it any more."""
         self._job = job
         self._name = name
         self._lock = threading.Lock()
@@ -127,12 +129,19 @@ class _Work:
             return
 
     def beat(self) -> None:
-        """Show that it goes on, until it is over."""
+        """Show that it goes on, until it is over, or home has taken the result away."""
+        self.note("working")
         while not self.over.wait(BEAT_SECONDS):
+            if not (self._job / result_name(self._name)).exists():
+                self.unwanted = True  # and what is carried instead needs the line
+                self.over.set()
+                return
             self.note("working")
 
     def note(self, state: str, error: Exception | None = None) -> None:
-        """Replace the result."""
+        """Replace the result, as long as somebody wants it."""
+        if self.unwanted:
+            return
         self._beats += 1
         if isinstance(error, OSError):
             error = ConfigError(f"{error.filename or self._name}: {error.strerror}.")

@@ -144,8 +144,15 @@ def steady_memory(model: torch.nn.Module, optimizer: Any) -> set[int]:
         return set()
     state = tree_leaves(list(inner.state.values()))
     tensors = [leaf for leaf in state if isinstance(leaf, torch.Tensor)]
+    if any(map(_changes_in_passing, model.modules())):
+        return set()
     # Not the buffers, which a forward pass may change.
     return {_address(tensor) for tensor in [*model.parameters(), *tensors]} - {0}
+
+
+def _changes_in_passing(module: torch.nn.Module) -> bool:
+    """Whether a forward pass changes weights: PEFT's OFT with `coft`, tables with a largest norm."""
+    return bool(getattr(module, "coft", False) or getattr(module, "max_norm", None))
 
 
 def _address(tensor: torch.Tensor) -> int:

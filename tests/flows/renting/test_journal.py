@@ -117,6 +117,22 @@ def test_disk_address_and_traffic_are_paid_as_long_as_the_bundle_is_there(journa
     assert row.cost() == pytest.approx(row.compute_cost() + 3.0, rel=0.01)
 
 
+def test_another_price_bills_nothing_twice(journal, monkeypatch):
+    offer = dataclasses.replace(
+        OFFER, storage_gb=100.0, storage_price=7.3, beside_per_hour=0.5, traffic_price=0.25
+    )
+    hire = journal.begin(offer, "runpod")
+    hire.order()
+    journal.came_home(hire, 2 * 10**9)
+    let_pass(monkeypatch, 3600)
+    before = hire.cost()
+
+    for price in (1800.0, 900.0):  # as those of spot machines move
+        hire.reprice(price)
+
+    assert hire.cost() == pytest.approx(before, rel=1e-4)
+
+
 def test_the_budget_reckons_with_what_is_billed_beside_a_machine(journal):
     offer = dataclasses.replace(OFFER, price_per_hour=1.0, beside_per_hour=1.0)
     journal.begin(offer, "runpod").order()

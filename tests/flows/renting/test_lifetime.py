@@ -18,9 +18,10 @@ SLACK = 600 + 60 + TEARDOWN_SECONDS  # to boot, one lease, and to bring home wha
         ({}, {"max_cost": 9.0}, 2.0, 4.0, 2 * 3600 + SLACK),
         ({}, {"max_cost": 9.0, "max_runtime_minutes": 30}, 2.0, 4.0, 30 * 60 + SLACK),
         ({}, {"max_cost": 9.0}, 0.0, 4.0, WEEK_SECONDS),
+        ({}, {"max_cost": 9.0}, 0.1, -4.0, SLACK),
         ({"keep_minutes": 10}, {"max_runtime_minutes": 30}, 1.0, 4.0, WEEK_SECONDS),
     ],
-    ids=["no limit", "time", "money", "both", "free", "kept for others"],
+    ids=["no limit", "time", "money", "both", "free", "spent", "kept for others"],
 )
 def test_it_is_what_the_jobs_time_and_money_allow_else_a_week(
     changes, limits, price, left, seconds

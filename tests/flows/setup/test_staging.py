@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 
 import boto3
@@ -16,7 +17,7 @@ from flows.setup.staging import staged
 from gateway.cli import app
 from tests.clouds.store_wire import StoreFault
 from tests.flows.flow_runs import EXAMPLES, make_job
-from trainer.contract.errors import ConfigError, IntegrityError, StoreError
+from trainer.contract.errors import ConfigError, IntegrityError, StoreAway, StoreError
 
 ROWS = EXAMPLES / "quickstart.jsonl"
 
@@ -79,6 +80,75 @@ async def test_what_changed_there_is_fetched_anew(s3):
 
     assert content(first.dataset.path) == b"1\n"
     assert content(second.dataset.path) == b"2\n"
+
+
+async def test_an_artifact_of_ours_and_folders_as_consoles_make_them_come_here(s3):
+    bucket = await open_bucket("s3://models/data")
+    for name in ("MANIFEST.json", "part/rows.jsonl"):
+        await bucket.put(name, ROWS.read_bytes())
+    boto3.client("s3").put_object(Bucket="models", Key="data/part/", Body=b"")
+    asked = make_job(dataset={"path": "s3://models/data"}).training
+
+    found = await staged(asked)
+
+    assert names_in(found.dataset.path) == ["MANIFEST.json", "part"]
+    assert content(found.dataset.path, "part/rows.jsonl") == ROWS.read_bytes()
+
+
+async def test_what_no_folder_can_hold_is_named(s3, monkeypatch):
+    bucket = await open_bucket("s3://models")
+    for name in ("data/part", "data/part/rows.jsonl"):
+        await bucket.put(name, b"1")
+    asked = make_job(dataset={"path": "s3://models/data"}).training
+
+    with pytest.raises(ConfigError, match="'part' is an object, and there are others below it"):
+        await staged(asked)
+    monkeypatch.setattr(staging, "MAX_FILES", 1)
+    with pytest.raises(ConfigError, match="there are 2 objects below it, and 1 is the most"):
+        await staged(asked)
+
+
+async def test_two_that_start_together_fetch_it_once(s3):
+    bucket = await open_bucket("s3://models")
+    await bucket.put("rows.jsonl", b"x" * 100_000)
+    asked = make_job(dataset={"path": "s3://models/rows.jsonl"}).training
+
+    first, second = await asyncio.gather(staged(asked), staged(asked))
+
+    assert first == second
+    assert s3.count("GET", "rows") == 1
+
+
+async def test_what_changes_while_it_is_fetched_is_not_taken_for_what_it_was(s3, monkeypatch):
+    bucket = await open_bucket("s3://models")
+    await bucket.put("rows.jsonl", b"1\n")
+    asked = make_job(dataset={"path": "s3://models/rows.jsonl"}).training
+    fetch = staging._fetch
+
+    async def meanwhile(*args):
+        await bucket.put("rows.jsonl", b"2\n")
+        await fetch(*args)
+
+    monkeypatch.setattr(staging, "_fetch", meanwhile)
+
+    with pytest.raises(StoreAway, match=r"rows\.jsonl changed while it was fetched"):
+        await staged(asked)
+
+
+async def test_what_was_broken_off_becomes_no_part_of_a_folder(s3):
+    bucket = await open_bucket("s3://models/data")
+    await bucket.put("rows.jsonl", b"x" * 100_000)
+    asked = make_job(dataset={"path": "s3://models/data"}).training
+    s3.faults.append(StoreFault("GET", "rows", cut_after=1000))
+    s3.faults.append(StoreFault("GET", "rows", times=99, answer=s3.refused(403, "AccessDenied")))
+    with pytest.raises(StoreError):
+        await staged(asked)
+    s3.faults.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 1)  # another process goes on with it
+        found = await staged(asked)
+
+    assert names_in(found.dataset.path) == ["rows.jsonl"]
 
 
 async def test_what_is_missing_is_named(s3):

@@ -77,6 +77,18 @@ def test_no_log_record_has_it_in_its_words_its_arguments_or_its_traceback():
     assert "ValueError: invalid literal for int() with base 10: '***'" in text
 
 
+def test_a_mistake_in_a_log_call_ends_nothing(capsys, monkeypatch):
+    remember(CANARY)
+    log = logging.getLogger("redaction-test")
+    monkeypatch.setattr(log, "propagate", False)  # pytest's own handlers raise it
+    log.addHandler(handler := logging.StreamHandler(io.StringIO()))
+
+    log.warning("%(absent)s", {"key": 1})  # a KeyError, which logging itself only prints
+
+    log.removeHandler(handler)
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
 def test_output_is_written_without_it_and_is_a_stream_otherwise():
     remember(CANARY)
     stream = io.StringIO()

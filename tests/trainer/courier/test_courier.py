@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,7 +18,7 @@ from tests.clouds.store_wire import StoreFault
 from tests.waiting import until
 from trainer.contract.errors import ConfigError
 from trainer.contract.files import read_json
-from trainer.courier import carrying
+from trainer.courier import carrying, orders
 from trainer.courier.orders import CarryingOrder, carry_out, order_name, result_name, take
 
 FILES = {"a.bin": b"a" * 3_000_000, "sub/b": b"b", "empty": b""}
@@ -76,6 +77,20 @@ async def test_it_is_started_beside_the_training_with_the_standard_library_alone
     everything = b"".join(path.read_bytes() for path in (job / "store").iterdir())
     assert b"X-Amz-Signature" not in everything
     assert not (job / order_name("one")).exists()
+
+
+async def test_one_that_nobody_waits_for_any_more_gives_up(job, s3, monkeypatch):
+    def slowly(path, facts, url, headers, progress):
+        for _ in range(1000):
+            result(job) and (job / result_name("one")).unlink()  # as home does
+            time.sleep(0.01)
+            progress(1)
+
+    monkeypatch.setattr(orders, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(orders, "send", slowly)
+
+    assert not await asyncio.to_thread(carry_out, job, "one", await order("put", files={"a": b"a"}))
+    assert result(job) is None
 
 
 async def test_what_is_not_what_it_should_be_never_gets_there(s3, job):

@@ -107,6 +107,26 @@ def test_an_optimizer_that_may_change_weights_meanwhile_is_not_relied_on(saving)
     assert saving.steady_memory(model, Layerwise(model.parameters())) == set()
 
 
+def test_layers_that_change_their_weights_in_passing_are_not_relied_on(saving):
+    import peft
+    import torch
+
+    plain = torch.nn.Sequential(torch.nn.Linear(8, 8))
+    config = peft.OFTConfig(target_modules=["0"], oft_block_size=4, coft=True, eps=1e-3)
+    rotated = peft.get_peft_model(plain, config)
+    optimizer = torch.optim.AdamW([p for p in rotated.parameters() if p.requires_grad], lr=0.5)
+    rotated(torch.ones(1, 8)).sum().backward()
+    optimizer.step()
+    before = [p.detach().clone() for p in optimizer.param_groups[0]["params"]]
+    steady = saving.steady_memory(rotated, optimizer)
+
+    rotated(torch.ones(1, 8))
+
+    after = optimizer.param_groups[0]["params"]
+    assert any((a != b).any() for a, b in zip(after, before, strict=True)), "then it may be steady"
+    assert steady == set()
+
+
 def test_a_file_written_later_is_the_same_to_the_last_bit(saving, tmp_path):
     import torch
 
