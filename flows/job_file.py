@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from flows.earlier_jobs import adapter_of, may_be_job
 from trainer.config import TrainingJob
 from trainer.config.adapter_files import base_of
 from trainer.config.chat_templates import is_file
@@ -124,6 +125,7 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
         _resolve(training, "reward_model", folder, looks_like_path)
         _resolve(training, "adapter", folder, looks_like_path)
         _resolve(training, "chat_template", folder, is_file)
+        _resolve_job(training)
         adapter = training.get("adapter")
         if "model" not in training and isinstance(adapter, str) and (base := base_of(adapter)):
             training["model"] = base
@@ -153,6 +155,21 @@ def _resolve(
         path = _absolute(text, folder)
         if path.exists() or is_path(text):
             settings[name] = str(path)
+
+
+def _resolve_job(training: dict[str, Any]) -> None:
+    """Put the artifact of a completed job in the place of its id or name.
+
+    What cannot be resolved stays as it is: `flows.preflight` says why on the computer that executes the
+    job. Here it is said only where the adapter has to name the model.
+    """
+    adapter = training.get("adapter")
+    if isinstance(adapter, str) and may_be_job(adapter):
+        try:
+            training["adapter"] = str(adapter_of(adapter))
+        except ConfigError:
+            if "model" not in training:
+                raise
 
 
 def _resolve_dataset(settings: dict[str, Any], name: str, folder: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from blocks.stores.looking import check_usable
 from blocks.stores.opening import open_bucket
 from flows.artifact_folder import check_artifact_folder
+from flows.earlier_jobs import adapter_of, may_be_job
 from flows.renting.cost_estimate import can_estimate, estimated
 from flows.renting.store_cost import in_words, store_cost
 from flows.trainer_process import ask_trainer
@@ -66,6 +67,7 @@ def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
     if config.reward_model:
         named.append(("training.reward_model", config.reward_model))
     yield from ((f, name) for f, name in named if looks_like_path(name) and not _is_here(name))
+    yield from ((f, name) for f, name in named if f == "training.adapter" and may_be_job(name))
     for field, name in config.dataset.files():
         if not is_elsewhere(name) and not _is_here(name):
             yield f"training.dataset.{field}", name
@@ -98,6 +100,10 @@ def _provider(subject: Subject) -> Finding:
         if label != ANY:
             refuse_apart(job, label)
     return Finding(", ".join(job.providers))
+
+
+def _earlier_job(subject: Subject) -> Finding:
+    return Finding(str(adapter_of(str(subject.config.adapter))))
 
 
 def _token(subject: Subject) -> Finding:
@@ -223,6 +229,13 @@ JOB = (
         look=_trainer,
         applies=lambda s: s.config.trainer != "builtin",
         reads=("training.command",),
+    ),
+    Check(
+        name="earlier",
+        look=_earlier_job,
+        # One that was found had its folder put in its place when the job was read.
+        applies=lambda s: s.config.adapter is not None and may_be_job(s.config.adapter),
+        needs=frozenset({Needs.KEEPER}),
     ),
     Check(
         name="provider",

@@ -48,6 +48,8 @@ class RunFolder:
         self.journal = self.root / "machines.json"
         self.estimate = self.root / "estimate.json"
         """What the job was estimated to take; see `flows.renting.cost_estimate`."""
+        self.adapter = self.root / "adapter.json"
+        """Which folder `training.adapter` meant at first, where it named a job; see `flows.train`."""
         self.contact = self.root / "contact.json"
         """When our last word reached its machines; see `flows.renting.contact`."""
         self.checkpoints = self.root / "checkpoints"

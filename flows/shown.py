@@ -55,6 +55,8 @@ STATE_OF_TYPE = {
 """The job's state by Prefect's type of state, as its API writes it."""
 
 SHORT = 8
+LEAST = 4  # characters of an id; fewer fit too many jobs
+PART = re.compile(r"[0-9a-fA-F-]{1,36}")
 PICTURE = re.compile(r"!\[[^\]]*\]\([^)]*\)\n*")
 
 
@@ -136,3 +138,9 @@ def short_id(run_id: UUID | str) -> str:
 def without_pictures(markdown: str) -> str:
     """Return a report for a terminal, which shows no pictures."""
     return PICTURE.sub("", markdown)
+
+
+def is_part(run_id: UUID | str, text: str) -> bool:
+    """Whether a text is a run's id, or enough of its beginning or its end."""
+    whole, part = str(run_id), text.lower()
+    return len(part) >= LEAST and (whole.startswith(part) or whole.endswith(part))

@@ -19,6 +19,7 @@ from blocks.models import Instance
 from blocks.task_scope import TaskScope, all_of
 from flows import outcome
 from flows.announcing import announce, announcing, pause_was_asked
+from flows.earlier_jobs import may_be_job
 from flows.full_disk import save_anyway
 from flows.job_file import on_this_computer
 from flows.owner import claim
@@ -47,6 +48,7 @@ from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
 from trainer.config import TrainingJob
 from trainer.contract.errors import BudgetExceeded, MachineLost, OrchestratorError
+from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState
 
 PAUSED: dict[str, Any] = {"state": JobState.PAUSED, "reason": "paused"}
@@ -68,7 +70,7 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     run = RunFolder.of_this_run()
     # Jobs from a form have not been through `job_file`, which makes paths absolute.
     if deployment_id():
-        job = on_this_computer(job)
+        job = await asyncio.to_thread(_resolved, job, run)
     make_engine_patient()
     # Reporting is outermost, so that it delivers the alert of whatever ends the rest. A suspension
     # is turned into a request while we still wait for our turn, or the server would fail the run.
@@ -104,6 +106,18 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
         if report is None:
             return await outcome.of_unfinished(job, run, status)
         return await outcome.of_completed(run, report)
+
+
+def _resolved(job: TrainingJob, run: RunFolder) -> TrainingJob:
+    """Return a job of a form with its paths; the job whose adapter it names stays the same one."""
+    if known := read_json(run.adapter):
+        settings = job.training.model_copy(update={"adapter": str(known["adapter"])})
+        return on_this_computer(job.model_copy(update={"training": settings}))
+    named, here = job.training.adapter, on_this_computer(job)
+    # A name means the newest job of that name, and a resumed run may come after a newer one.
+    if named and may_be_job(named) and here.training.adapter != named:
+        save_anyway(run.adapter, {"adapter": here.training.adapter})
+    return here
 
 
 async def _afterwards(job: TrainingJob, run: RunFolder, report: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flows.shown import (
     FLOW,
+    LEAST,
     METRICS,
+    PART,
     PAUSING,
     REPORT,
     TRAINS,
     ShownRun,
+    is_part,
     job_state,
     short_id,
 )
@@ -33,8 +35,6 @@ PHRASES = {
     TRAINS,
 }
 """Messages, of Prefect's own and one of ours, which say nothing that the state does not."""
-LEAST = 4  # characters of an id; fewer fit too many jobs
-PART = re.compile(r"[0-9a-fA-F-]{1,36}")
 
 
 def find(client: LightClient, text: str) -> JobRun:
@@ -67,13 +67,8 @@ def _by_part(client: LightClient, text: str) -> JobRun:
             f"There is no job named {text!r}, and an id needs at least {LEAST} characters.",
             "'trainctl list' shows all jobs.",
         )
-    part = text.lower()
-    found = [
-        # Prefect cannot filter by a part of an id, so all runs are looked through.
-        run
-        for run in runs(client)
-        if str(run.id).startswith(part) or str(run.id).endswith(part)
-    ]
+    # Prefect cannot filter by a part of an id, so all runs are looked through.
+    found = [run for run in runs(client) if is_part(run.id, text)]
     if len(found) > 1:
         ids = ", ".join(str(run.id) for run in found[:5])
         more = ", …" if len(found) > 5 else ""

@@ -12,6 +12,7 @@ from blocks.models import Instance
 from blocks.workplaces.base import NoAnswer, Workplace
 from flows.accepted_changes import accepted_changes
 from flows.announcing import announce
+from flows.earlier_jobs import job_of
 from flows.logger import logger
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
@@ -284,6 +285,7 @@ class RemoteTraining:
                 "dataset": dict(data.files()) if data.sources else data.path,
                 "adapter": training.adapter,
             },
+            "continues": training.adapter and job_of(Path(training.adapter)),
             "limits": limits,
             "world": {"processes": self.job.processes_per_machine},
             "notice": self.workplace.notice_command,

@@ -109,8 +109,9 @@ class TrainingFields(Settings):
     """Tokens such as <|sql|> that the model is to learn. The tokenizer reads each as one; their embeddings
     begin as the mean of all others and are trained, with LoRA these rows alone."""
     adapter: Text | None = None
-    """Go on with this adapter instead of a new one: a folder, such as an artifact, or a repository
-    of the Hub. Its own settings hold, so leave `peft` out; `model` may be left out of a job file too."""
+    """Go on with this adapter instead of a new one: a folder, such as an artifact, a repository of the
+    Hub, or a completed job of this computer by its id or name. Its own settings hold, so leave `peft` out;
+    `model` may be left out of a job file too."""
     quantization: QuantizationConfig | None = None
     """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,
     {load_in_8bit: true} is more exact. null: not at all."""

@@ -146,6 +146,7 @@ TRAINING = (
         name="adapter",
         look=_adapter,
         applies=lambda s: s.config.adapter is not None,
+        after="earlier",
         reads=("training.adapter",),
     ),
     Check(

@@ -156,6 +156,7 @@ def _train(
         if config.adapter:
             facts["continues"] = {
                 "adapter": named.adapter,
+                "job": (read_json(directory.job) or {}).get("continues"),
                 "sha256": run.inputs.get("training.adapter"),
             }
         write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)

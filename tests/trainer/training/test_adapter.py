@@ -40,6 +40,7 @@ def pairs(tmp_path):
 def test_it_begins_where_the_adapter_ended_and_has_its_settings(first, tmp_path, make_job, capsys):
     adapter = str(first.directory.output)
     job = make_job(tmp_path / "job", adapter=adapter, data=HELD_OUT, max_steps=3)
+    job.write(config=job.config, continues="the-id-of-its-job")
 
     assert job.train() is JobState.COMPLETED
 
@@ -53,6 +54,7 @@ def test_it_begins_where_the_adapter_ended_and_has_its_settings(first, tmp_path,
     assert "'target_modules': ['q_proj', 'v_proj']" in card
     manifest = json.loads((job.directory.output / "MANIFEST.json").read_text())
     assert manifest["continues"]["adapter"] == adapter
+    assert manifest["continues"]["job"] == "the-id-of-its-job"
     assert len(manifest["continues"]["sha256"]) == 64
 
 
