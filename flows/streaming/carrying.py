@@ -128,7 +128,8 @@ async def _until_done(workplace: Workplace, name: str, what: str, size: int) -> 
         if result.get("beat") != beat:
             beat, since = result.get("beat"), time.monotonic()
             moved = result.get("bytes")
-            if size > BIG and isinstance(moved, int) and since - said > REPORT_SECONDS:
+            is_due = size > BIG and since - said > REPORT_SECONDS
+            if is_due and isinstance(moved, int) and 0 <= moved <= size:
                 said = since
                 logger().info("%s%.0f of %.0f MB", what, moved / 1e6, size / 1e6)
         elif time.monotonic() - since > SILENCE_SECONDS:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from blocks.stores.bucket import Bucket
 from trainer.contract.errors import ConnectionLost, StoreError
+from trainer.contract.files import NOT_JSON
 
 T = TypeVar("T")
 BEAT_SECONDS = 45.0  # within which the agent says several times that it is there
@@ -91,14 +92,28 @@ class Post:
         head, _, payload = content.partition(b"\n")
         if len(payload) > HEAVY:
             await self._reached(self._bucket.delete([name]))
-        return json.loads(head), payload
+        return self._facts_of(head), payload
 
     async def _first(self) -> int:
         """Return a number that is not before the agent's next one by much, and never after it."""
         alive = await self._get("alive")
         if alive is None:
             raise self._lost("its agent has not come up yet")
-        return int(json.loads(alive)["next"])
+        number = self._facts_of(alive).get("next")
+        # Of ten digits, as the names of commands have them.
+        if type(number) is not int or not 0 <= number < 10**10:
+            raise self._lost("its agent does not say which command is next")
+        return number
+
+    def _facts_of(self, content: bytes) -> dict[str, Any]:
+        """Return what an agent says; the machine may write anything."""
+        try:
+            facts = json.loads(content)
+        except NOT_JSON:
+            facts = None
+        if not isinstance(facts, dict):
+            raise self._lost("its agent does not answer in JSON")
+        return facts
 
     async def _id_of(self, name: str) -> str:
         head = (await self._get(name) or b"").partition(b"\n")[0]

@@ -187,6 +187,22 @@ async def test_a_machine_ends_no_job_by_what_its_courier_says(run, tmp_path, rec
         await carrying._until_done(machine, "x", "", 0)
 
 
+async def test_a_number_that_no_courier_counts_to_ends_no_job(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(carrying, "REPORT_SECONDS", -1)
+    machine = machine_at(tmp_path / "machine")
+    working = b'{"state": "working", "beat": 1, "bytes": 1' + b"0" * 400 + b"}"
+    said = iter([working, b'{"state": "done"}'])
+
+    async def read(name):
+        return next(said)
+
+    monkeypatch.setattr(machine, "read", read)
+
+    await carrying._until_done(machine, "x", "", carrying.BIG + 1)
+
+    assert next(said, None) is None
+
+
 async def test_with_a_folder_as_store_checkpoints_go_there_through_home(run, tmp_path):
     save(tmp_path / "job/jobs/one/checkpoints", 10)
 

@@ -77,6 +77,25 @@ async def test_nobody_has_come_up_yet_is_said_at_once(tmp_path):
         await MailboxMachine(mailbox.bucket(), where="pod-1").run(["true"])
 
 
+@pytest.mark.parametrize(
+    ("alive", "answer", "why"),
+    [
+        (b"{", b"", "its agent does not answer in JSON"),
+        (b"[1]", b"", "its agent does not answer in JSON"),
+        (b"{}", b"", "its agent does not say which command is next"),
+        (b'{"next": 1e400}', b"", "its agent does not say which command is next"),
+        (b'{"next": 3}', b"\xff\n", "its agent does not answer in JSON"),
+    ],
+)
+async def test_what_no_agent_of_ours_would_say_is_a_lost_connection(tmp_path, alive, answer, why):
+    mailbox = Mailbox(tmp_path)
+    await mailbox.bucket().put("alive", alive)
+    await mailbox.bucket().put("out/0000000003", answer)
+
+    with pytest.raises(ConnectionLost, match=why):
+        await MailboxMachine(mailbox.bucket(), where="pod-1").run(["true"])
+
+
 async def test_an_agent_that_is_dead_is_noticed_and_its_successor_repeats_nothing(
     own, tmp_path, monkeypatch
 ):
