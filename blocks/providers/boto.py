@@ -54,9 +54,6 @@ class Refusal(ProviderError):
     code: str = ""
     """Such as InsufficientInstanceCapacity."""
 
-    def __reduce__(self) -> tuple[type[OrchestratorError], tuple[str, str]]:
-        return ProviderError, (self.message, self.suggestion)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amazon:

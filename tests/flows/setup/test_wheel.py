@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -33,8 +34,17 @@ def test_equal_content_gives_equal_bytes_and_name(tmp_path):
 
     assert first.name == second.name
     assert first.read_bytes() == second.read_bytes()
-    assert first.stat().st_size < 440_000
     assert [path.name for path in (tmp_path / "a").iterdir()] == [first.name]
+
+
+def test_it_holds_nothing_but_the_source_and_packs_that(tmp_path):
+    """Every machine is sent it: a data file that got into the package would go along each time."""
+    wheel = trainer_wheel(tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        ours = [one for one in archive.infolist() if one.filename.startswith("trainer/")]
+    assert {Path(one.filename).suffix for one in ours} == {".py"}
+    assert wheel.stat().st_size < 0.4 * sum(one.file_size for one in ours)
+    assert max(one.file_size for one in ours) < 32_000
 
 
 def test_other_content_gives_another_version(tmp_path, copied_package):

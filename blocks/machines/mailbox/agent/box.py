@@ -108,7 +108,7 @@ def opened(url: str, options: dict[str, Any], beside: Path) -> Box:
     sys.path.append(str(beside))  # last: what the machine has goes before it
     with contextlib.suppress(ImportError):
         return ByObstore(url, options)
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(beside), OBSTORE]
+    pip = [sys.executable, "-P", "-m", "pip", "install", "-q", "--target", str(beside), OBSTORE]
     # Its own folder, so that nothing which a trainer uses changes.
     installed = subprocess.run(pip, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
     if installed.returncode and url.startswith("s3://"):  # a network without a package index
