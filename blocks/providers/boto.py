@@ -30,11 +30,12 @@ CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0  # of silence
 TRIES = 4  # of what may be repeated
 SET_KEYS = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run: aws sso login."
+OPT_IN = "Enable the region or service for the account, or take the region out of the settings."
 CREDENTIALS = {
     *("AuthFailure", "InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId"),
     *("ExpiredToken", "ExpiredTokenException", "RequestExpired", "SignatureDoesNotMatch"),
     *("InvalidSignatureException", "MissingAuthenticationToken", "IncompleteSignature"),
-    *("OptInRequired", "PendingVerification", "Blocked"),
+    *("PendingVerification", "Blocked"),
 }
 FORBIDDEN = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 SLOWER = {
@@ -199,6 +200,8 @@ def _refused(name: str, response: Mapping[str, Any], *, once: bool) -> Orchestra
     code = str(error.get("Code") or "")
     message = f"Amazon says to {name}: {str(error.get('Message') or code).rstrip('.')} ({code})."
     status = int((response.get("ResponseMetadata") or {}).get("HTTPStatusCode") or 0)
+    if code == "OptInRequired":
+        return CredentialsError(message, OPT_IN)
     if code in CREDENTIALS or status == 401:
         return CredentialsError(message, SET_KEYS)
     if code in FORBIDDEN or (status == 403 and not code.strip("0123456789")):

@@ -17,7 +17,7 @@ from blocks.models import Instance, InstanceStatus
 from blocks.providers.api import Api
 from blocks.providers.base import Provider
 from blocks.secrets.reading import is_set, secret
-from trainer.contract.errors import CredentialsError, OrchestratorError, ProviderError
+from trainer.contract.errors import ConfigError, CredentialsError, OrchestratorError, ProviderError
 
 ALLOW_MORE = "Allow more in resources or limits, choose another provider, or wait."
 """What to do when nothing for hire fits."""
@@ -88,6 +88,26 @@ class CloudProvider(Provider):
             # A digest, so that no key becomes the key of a dictionary that a traceback could show.
             account=hashlib.sha256(key.encode()).hexdigest(),
         )
+
+
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable says yes to a provider that credentials alone do not set up."""
+    return os.environ.get(variable, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def port_of(variable: str, given: int | None, usual: int = 22) -> int:
+    """Return the port of sshd, by a block's field, a variable, or as is usual.
+
+    Raises:
+        ConfigError: it is no port.
+    """
+    text = str(given or os.environ.get(variable, "").strip() or usual)
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 65_536):
+        raise ConfigError(
+            f"{variable} = {text!r} is not a port.",
+            f"Set it, or ssh_port of the block, to a number from 1 to 65535, such as {usual}.",
+        )
+    return int(text)
 
 
 def one_line(path: Path) -> str:

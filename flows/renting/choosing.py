@@ -19,6 +19,7 @@ class _Place(NamedTuple):
     zone: str | None = None
     kind: str | None = None
     offer: str | None = None
+    spot: bool | None = None
 
     def holds(self, choice: Choice) -> bool:
         """Whether an offer is ruled out by it; an id of its own may change with every search."""
@@ -123,4 +124,7 @@ def _place(choice: Choice, scope: Scope) -> _Place:
         case Scope.ZONE:
             return _Place(label, offer.region, offer.zone)
         case Scope.OFFER:
-            return _Place(label, offer.region, offer.zone, offer.instance_type, offer.id)
+            # What is lacking for spot machines, such as their quota, may be there for others.
+            return _Place(
+                label, offer.region, offer.zone, offer.instance_type, offer.id, offer.spot
+            )

@@ -37,7 +37,7 @@ from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 
 OFFERS = (
-    *("PROVIDER", "MACHINE", "GPU", "VRAM", "FITS", "REGION", "SPOT"),
+    *("PROVIDER", "MACHINE", "GPU", "VRAM", "FITS", "PLACE", "SPOT"),
     *("USD/H", "TIME", "USD", "EXPECTED"),
 )
 PARTS = {
@@ -245,13 +245,18 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{count} x {printable(row['gpu_type'] or '')}" if count else "CPU",
         f"{row['vram_gb']:.0f} GiB" if count else NOTHING,
         {True: "yes", False: "NO", None: NOTHING}[row["holds_peak"]],
-        printable(row["region"]),
+        printable(_place(row["region"], row["zone"])),
         spot,
         _usd(row["whole_per_hour"]),
         duration(row["estimated_seconds"]),
         _usd(row["estimated_usd"]),
         _usd(row["expected_usd"]),
     )
+
+
+def _place(region: str, zone: str) -> str:
+    """Return where an offer is; most zones begin with the name of their region."""
+    return zone if zone.startswith(region) else f"{region} {zone}".strip()
 
 
 def _usd(amount: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.cli.renting import _place
 from gateway.cli.table import cells_of, cut, print_table, shortened, without
 
 HEAD = ("ID", "NAME", "STATE", "PROVIDER", "TOOK")
@@ -40,3 +41,15 @@ def test_without_a_terminal_a_name_is_whole(capsys: pytest.CaptureFixture[str]):
     print_table(("ID", "NAME"), [("1", "x" * 200)], named=1, least=())
 
     assert capsys.readouterr().out == f"ID  NAME\n1   {'x' * 200}\n"
+
+
+@pytest.mark.parametrize(
+    ("region", "zone", "place"),
+    [
+        ("us-east-1", "us-east-1a", "us-east-1a"),
+        ("westeurope", "2", "westeurope 2"),
+        ("westeurope", "", "westeurope"),
+    ],
+)
+def test_offers_of_two_zones_are_told_apart(region, zone, place):
+    assert _place(region, zone) == place

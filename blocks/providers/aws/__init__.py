@@ -33,7 +33,7 @@ from blocks.providers.aws.ordering import (
 from blocks.providers.aws.sweeping import sweep_region
 from blocks.providers.base import Provider, counted
 from blocks.providers.boto import Amazon, Refusal
-from blocks.providers.cloud import as_described
+from blocks.providers.cloud import as_described, port_of, switched_on
 from blocks.providers.lost_answer import came_of
 from blocks.task_scope import all_of
 from trainer.config import Limits, Resources
@@ -104,8 +104,7 @@ class AWS(Provider):
 
     def is_configured(self) -> bool:
         """Whether AWS was chosen on purpose: credentials for it lie about on many computers."""
-        chosen = os.environ.get(self.set_up_by, "").strip().lower()
-        return bool(self._block_document_name) or chosen not in {"", "0", "false", "no"}
+        return bool(self._block_document_name) or switched_on(self.set_up_by)
 
     async def check(self) -> str:
         """Ask whether everything that a job needs is permitted; see `Provider.check`."""
@@ -251,8 +250,12 @@ class AWS(Provider):
         given = getattr(self, field)
         return str(given or os.environ.get(variable, "")).strip() or otherwise
 
+    def _port(self) -> int:
+        return port_of("AWS_SSH_PORT", self.ssh_port)
+
     def _network(self) -> Network:
         return Network(
+            port=self._port(),
             vpc=self._setting("vpc", "AWS_VPC"),
             subnet=self._setting("subnet", "AWS_SUBNET"),
             group=self._setting("security_group", "AWS_SECURITY_GROUP"),
@@ -314,8 +317,7 @@ class AWS(Provider):
 
     def _instance(self, row: Mapping[str, Any], region: str) -> Instance:
         user = self._setting("ssh_user", "AWS_SSH_USER", "ubuntu")
-        port = int(self._setting("ssh_port", "AWS_SSH_PORT", "22"))
-        return instance_of(row, region, user=user, port=port)
+        return instance_of(row, region, user=user, port=self._port())
 
     async def _priced(self, instance: Instance) -> Instance:
         """Return an instance with what it is billed at now: no description of it says."""

@@ -11,6 +11,7 @@ from trainer.contract.errors import (
     OrchestratorError,
     ProviderError,
     QuotaError,
+    Scope,
 )
 
 NO_INSTANCE = {"InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed"}
@@ -23,8 +24,10 @@ _CAPACITY = {
     *("InsufficientCapacity", "Unsupported", "SpotMaxPriceTooLow", "UnfulfillableCapacity"),
     *("InsufficientFreeAddressesInSubnet", "IdempotentInstanceTerminated", MISMATCH),
 }
+_QUOTA_OF_A_KIND = {"VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded"}
+"""Families of types have quotas of their own, and spot machines others: the region has more."""
 _QUOTA = {
-    *("VcpuLimitExceeded", "MaxSpotInstanceCountExceeded", "InstanceLimitExceeded"),
+    *_QUOTA_OF_A_KIND,
     *("VolumeLimitExceeded", "AddressLimitExceeded", "MaxIOPSLimitExceeded"),
     *("NetworkInterfaceLimitExceeded", "SecurityGroupLimitExceeded"),
 }
@@ -51,9 +54,10 @@ def error_of(refusal: Refusal, region: str) -> OrchestratorError:
     if code in _CAPACITY:
         return CapacityError(message)
     if code in _QUOTA:
-        return QuotaError(
+        error = QuotaError(
             message, f"Ask for more at Service Quotas in {region}, or allow other regions."
         )
+        return error.ruling_out(Scope.OFFER) if code in _QUOTA_OF_A_KIND else error
     if code.startswith(_SETTINGS):
         return ConfigError(message, "Correct the AWS settings: docs/aws.md has them all.")
     return ProviderError(message)

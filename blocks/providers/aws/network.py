@@ -34,6 +34,8 @@ class Network:
     """Id of a security group; empty: one of our own."""
     cidr: str = ""
     """From where SSH is let in to our own group."""
+    port: int = 22
+    """Where sshd listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ async def group_in(aws: Aws, network: Network, vpc: str) -> str:
     found = await _group(aws, vpc) or await _made(aws, vpc)
     id = str(found["GroupId"])
     allowed = list(found.get("IpPermissions") or ())
-    for permission in _wanted(id, cidr):
+    for permission in _wanted(id, cidr, network.port):
         if not any(_covers(had, permission) for had in allowed):
             request = {"GroupId": id, "IpPermissions": [permission]}
             with suppress(Refusal):
@@ -200,8 +202,9 @@ def checked_cidr(cidr: str) -> str:
         ) from None
 
 
-def _wanted(group: str, cidr: str) -> list[dict[str, Any]]:
-    ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": cidr}]}
+def _wanted(group: str, cidr: str, port: int) -> list[dict[str, Any]]:
+    ports = {"FromPort": port, "ToPort": port}
+    ssh = {"IpProtocol": "tcp", **ports, "IpRanges": [{"CidrIp": cidr}]}
     # Machines that train one job together reach each other.
     among = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
     return [ssh, among]

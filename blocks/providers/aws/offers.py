@@ -140,7 +140,8 @@ def _offer(
         instance_type=kind.name,
         region=region,
         zone=zone,
-        id=f"{kind.name} {zone}{' spot' if spot else ''}",
+        # The zone stands beside it: all zones of a kind count as one kind that is tried.
+        id=f"{kind.name} spot" if spot else kind.name,
         host=host_of(kind.name, zone),
         price_per_hour=price,
         spot=spot,

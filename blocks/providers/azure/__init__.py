@@ -79,7 +79,11 @@ class Azure(AzureReading):
         locations = self._locations()
         await check_account(self._api(), group)
         for location in locations:
-            await sizes_of(self._api(), group, location)
+            if not await sizes_of(self._api(), group, location):
+                raise ConfigError(
+                    f"AZURE_LOCATIONS: {location!r} has no size that this subscription may have.",
+                    "Correct it as `az account list-locations --query [].name` prints it, or remove it.",
+                )
         self._forget(group)
         found = counted(len(await self.instances()), "machine")
         ends = "deleting themselves" if self._identity() else "stopped by a schedule"
@@ -257,11 +261,17 @@ class Azure(AzureReading):
 
         Raises:
             CapacityError: it bears another one.
+            Unanswered: it is there, and cannot be seen: it may be ours.
         """
         self._forget(place.group)
-        found = await self.describe(place.id)
+        try:
+            found = await self.describe(place.id)
+        except OrchestratorError as error:
+            raise Unanswered(f"{error.message} It may be ordered already.") from error
         if found.mark == mark:
             return found
+        if found.status is InstanceStatus.ABSENT:
+            raise Unanswered(f"Azure has a machine {place.name}, and does not show it yet.")
         raise CapacityError(f"Azure: the name {place.name} is taken by another machine.")
 
     async def _undo(

@@ -16,6 +16,7 @@ from blocks.providers.api import Api
 from blocks.providers.azure.login import Identity, login_of
 from blocks.providers.azure.resources import Group
 from blocks.providers.base import Provider
+from blocks.providers.cloud import port_of, switched_on
 from blocks.secrets.reading import secret
 from trainer.config import Resources
 from trainer.contract.errors import ConfigError
@@ -77,8 +78,7 @@ class AzureAccount(Provider, ABC):
 
     def is_configured(self) -> bool:
         """Whether it was set up on purpose: many a computer is logged in to Azure for other ends."""
-        on = os.environ.get("AZURE_PROVIDER", "").strip().lower()
-        return bool(self._block_document_name) or on in {"1", "true", "yes", "on"}
+        return bool(self._block_document_name) or switched_on(self.set_up_by)
 
     def secrets(self) -> Mapping[str, str]:
         """Return the secret of a block; what stands in the environment is azure-identity's affair."""
@@ -189,12 +189,7 @@ class AzureAccount(Provider, ABC):
         return name
 
     def _port(self) -> int:
-        given = os.environ.get("AZURE_SSH_PORT", "").strip() or "22"
-        if not self.ssh_port and not (given.isdecimal() and 0 < int(given) < 65_536):
-            raise ConfigError(
-                f"Azure: AZURE_SSH_PORT = {given!r} is not a port.", "Set a number up to 65535."
-            )
-        return self.ssh_port or int(given)
+        return port_of("AZURE_SSH_PORT", self.ssh_port)
 
     def _identity(self) -> str:
         return _set(self.identity, "AZURE_MACHINE_IDENTITY")

@@ -27,7 +27,7 @@ from blocks.providers.gcp.answers import (
     meaning,
 )
 from blocks.providers.gcp.compute import TITLE, Listing, data_of
-from blocks.providers.gcp.offers import fitting, offers_of, within
+from blocks.providers.gcp.offers import fitting, offers_of, places_without, within
 from blocks.providers.gcp.operations import Story
 from blocks.providers.gcp.orders import order, request_id
 from blocks.providers.gcp.table import PRICES_OF
@@ -72,6 +72,12 @@ class GoogleCloud(GoogleAccount):
     async def check(self) -> str:
         """Verify credentials, API, quota, network and images, and spend nothing."""
         compute = self._compute()
+        self._cidr(), self._port()
+        if nothing := places_without(self._places()):
+            raise ConfigError(
+                f"GCP_ZONES, GCP_REGIONS: no machine is known in {', '.join(nothing)}.",
+                "Write zones as us-central1-a and regions as us-central1, or remove them.",
+            )
         quotas = await compute.quotas(0.0)
         images = [f"/{self._image(count)}" for count in (1, 0)]
         networks = [] if self._set("subnetwork") else [compute.path(f"/{self._network()}")]

@@ -12,6 +12,7 @@ from pydantic import Field, SecretStr
 
 from blocks.models import Offer
 from blocks.providers.base import Provider
+from blocks.providers.cloud import port_of, switched_on
 from blocks.providers.gcp.access import GoogleApi, GoogleToken, project_of, source_of
 from blocks.providers.gcp.compute import TITLE, Compute
 from blocks.providers.gcp.orders import OrderSettings
@@ -90,9 +91,8 @@ class GoogleAccount(Provider):
     def is_configured(self) -> bool:
         """Whether it was set up on purpose: by a saved block, GCP_PROVIDER or GCP_CREDENTIALS."""
         # Google's own credentials alone do not say that machines may be hired with them.
-        switch = os.environ.get(self.set_up_by, "").lower()
         return (
-            switch not in {"", "0", "false", "no"}
+            switched_on(self.set_up_by)
             or bool(self._block_document_name)
             or is_set(KEY_VARIABLE, self._key())
         )
@@ -145,10 +145,7 @@ class GoogleAccount(Provider):
         return self._set("ssh_user") or "trainer"
 
     def _port(self) -> int:
-        text = self._set("ssh_port") or "22"
-        if not (text.isdecimal() and 0 < int(text) < 65536):
-            raise ConfigError(f"GCP_SSH_PORT = {text!r}: is no port.", "Set a number, such as 22.")
-        return int(text)
+        return port_of("GCP_SSH_PORT", self.ssh_port)
 
     def _cidr(self) -> str:
         """Return who may reach our machines; empty: the network's own rules count.

@@ -14,8 +14,8 @@ from blocks.providers.gpu_names import matches
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, QuotaError, Scope
 
-LEAST_DISK_GB = 30.0
-"""An image with drivers and Python needs as much."""
+IMAGE_GB = 50.0
+"""That an image with drivers takes: no disk may be smaller, and a job's own comes on top."""
 
 
 def fitting(resources: Resources) -> dict[str, MachineKind]:
@@ -58,11 +58,11 @@ def offers_of(
         kinds: by name; those of `fitting`.
         resources: what is asked for.
         places: the zones and regions that the account is set up for; empty: any.
-        disk_gb: of the boot disk, where the job asks for less.
+        disk_gb: of the boot disk, where image and job need less.
         public: whether machines get an address of their own.
     """
     wanted = set(resources.regions)
-    disk = float(math.ceil(max(disk_gb, resources.disk_gb or 0.0, LEAST_DISK_GB)))
+    disk = float(math.ceil(max(disk_gb, IMAGE_GB + (resources.disk_gb or 0.0))))
     return [
         Offer(
             provider="gcp",
@@ -77,7 +77,7 @@ def offers_of(
             gpu_type=kind.gpu,
             gpu_count=kind.count,
             vram_gb=kind.vram_gb,
-            disk_gb=disk,
+            disk_gb=disk - IMAGE_GB,
             ram_gb=kind.ram_gb,
             **extras_of(disk, spot=spot, public=public),
         )
@@ -92,6 +92,12 @@ def _zones(kind: MachineKind, places: Collection[str]) -> list[str]:
     """Return where a kind is to be had, of the places that are set."""
     zones = zones_of(kind)
     return [zone for zone in zones if not places or {zone, region_of(zone)} & {*places}]
+
+
+def places_without(places: Collection[str]) -> list[str]:
+    """Return the zones and regions, of those that are set, that have no kind of machine."""
+    zones = {zone for kind in KINDS.values() for zone in zones_of(kind)}
+    return sorted({*places} - zones - {region_of(zone) for zone in zones})
 
 
 class Quotas:

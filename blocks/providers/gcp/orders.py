@@ -60,7 +60,7 @@ def order(
                 "autoDelete": True,
                 "initializeParams": {
                     "sourceImage": settings.image,
-                    "diskSizeGb": str(int(offer.disk_gb or 0)),
+                    "diskSizeGb": str(int(offer.storage_gb)),
                     "diskType": f"zones/{offer.zone}/diskTypes/{disk_type}",
                     # By these a disk is found that something left behind all the same.
                     "labels": labels,

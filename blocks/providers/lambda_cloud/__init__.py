@@ -17,7 +17,7 @@ from blocks.marks import PREFIX, Mark, installation_id
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Unanswered
-from blocks.providers.cloud import ALLOW_MORE, CloudProvider, as_described, rows_in
+from blocks.providers.cloud import ALLOW_MORE, CloudProvider, as_described, port_of, rows_in
 from blocks.providers.lambda_cloud.answers import (
     ABSENT,
     SET_KEY,
@@ -174,7 +174,7 @@ class LambdaCloud(CloudProvider):
         return self.ssh_user or os.environ.get("LAMBDA_SSH_USER") or "ubuntu"
 
     def _port(self) -> int:
-        return self.ssh_port or int(os.environ.get("LAMBDA_SSH_PORT") or 22)
+        return port_of("LAMBDA_SSH_PORT", self.ssh_port)
 
     async def _call(self, method: str, path: str, **options: Any) -> Answer:
         return await self._api().call(method, path, **options)

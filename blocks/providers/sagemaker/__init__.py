@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, ClassVar
@@ -38,7 +39,7 @@ from blocks.providers.sagemaker.answers import (
 )
 from blocks.providers.sagemaker.kinds import BY_NAME, LISTED_REGIONS
 from blocks.providers.sagemaker.offers import offers_of
-from blocks.providers.sagemaker.order import TAG, Surroundings, image_in, order
+from blocks.providers.sagemaker.order import TAG, Surroundings, checked_role, image_in, order
 from blocks.stores.access import Access
 from blocks.stores.bucket import Bucket
 from trainer.config import Limits, Resources
@@ -93,6 +94,7 @@ class SageMaker(Provider):
 
     async def check(self) -> str:
         """Ask for the jobs, and write to the bucket; see `Provider.check`."""
+        checked_role(self._role())
         there = counted(len(await self.instances()), "instance")
         bucket = self._bucket()
         await bucket.put("check", b"")
@@ -114,7 +116,7 @@ class SageMaker(Provider):
         region = await asyncio.to_thread(self._region)
         image = self.image or os.environ.get("SAGEMAKER_IMAGE", "").strip() or image_in(region)
         surroundings = Surroundings(
-            role=self._role(),
+            role=checked_role(self._role()),
             image=image,
             subnets=self.subnets,
             security_groups=self.security_groups,
@@ -242,11 +244,10 @@ class SageMaker(Provider):
 
     def _url(self) -> StoreUrl:
         named = (self.bucket or os.environ.get("SAGEMAKER_BUCKET", "")).strip()
-        try:
+        url: StoreUrl | None = None
+        with suppress(ValueError):
             url = parse_store_url(named)
-        except ValueError as error:
-            raise ConfigError(f"SAGEMAKER_BUCKET = {error}.") from None
-        if not named or url.scheme != "s3":
+        if url is None or url.scheme != "s3":
             raise ConfigError(
                 f"SAGEMAKER_BUCKET = {named!r} names no bucket of S3.",
                 "Set it, or bucket of the block, to such as s3://models/jobs, in the jobs' region.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from blocks.models import Offer
@@ -34,7 +35,13 @@ def offers_of(
     """
     cap = limits.max_price_per_hour
     fitting = [kind for kind in KINDS if _fits(kind, resources)]
-    affordable = [kind for kind in fitting if cap is None or _at_most(prices[kind.name], cap)]
+    spots = (False, True) if resources.spot is None else (resources.spot,)
+    offers = [
+        _offer(kind, resources, region, prices[kind.name], spot=spot)
+        for kind in fitting
+        for spot in spots
+    ]
+    affordable = [offer for offer in offers if offer.rank_price <= (cap or math.inf)]
     elsewhere = bool(resources.regions) and region not in resources.regions
     if elsewhere or not affordable:
         why = f"its region is {region}" if elsewhere else "no kind of machine is what is asked for"
@@ -42,17 +49,7 @@ def offers_of(
             names = ", ".join(kind.name for kind in fitting)
             why = f"{names} cost more than limits.max_price_per_hour = {cap:g}, or are not priced"
         raise CapacityError(f"SageMaker has no machine for this job: {why}.", ALLOW_MORE)
-    spots = (False, True) if resources.spot is None else (resources.spot,)
-    offers = [
-        _offer(kind, resources, region, prices[kind.name], spot=spot)
-        for kind in affordable
-        for spot in spots
-    ]
-    return sorted(offers, key=lambda offer: (offer.rank_price, offer.instance_type, offer.spot))
-
-
-def _at_most(price: float | None, cap: float) -> bool:
-    return price is not None and price <= cap
+    return sorted(affordable, key=lambda offer: (offer.rank_price, offer.instance_type, offer.spot))
 
 
 def _fits(kind: MlType, resources: Resources) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from blocks.machines.mailbox.packing import variables
 from blocks.marks import Mark, installation_id
 from blocks.models import Offer
 from blocks.providers.sagemaker.kinds import BY_NAME, DEFAULT_DISK_GB
+from trainer.contract.errors import ConfigError
 
 TAG = "training-orchestrator"
 """Key of the tag that is the mark: a job's name is its first mark and never changes."""
@@ -33,12 +35,27 @@ ACCOUNTS = {
 }
 """Amazon's own accounts that have the image, where it is not the usual one."""
 USUAL_ACCOUNT = "763104351884"
+ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+")
 
 
 def image_in(region: str) -> str:
     """Return the image that jobs run in."""
     account = ACCOUNTS.get(region, USUAL_ACCOUNT)
     return f"{account}.dkr.ecr.{region}.amazonaws.com/{REPOSITORY}"
+
+
+def checked_role(role: str) -> str:
+    """Return the role of the jobs.
+
+    Raises:
+        ConfigError: it is not the ARN of one.
+    """
+    if not ROLE.fullmatch(role):
+        raise ConfigError(
+            f"SAGEMAKER_ROLE = {role!r} is not the ARN of a role.",
+            "Set it, or role of the block, to such as arn:aws:iam::123456789012:role/training.",
+        )
+    return role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

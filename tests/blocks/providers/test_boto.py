@@ -68,6 +68,15 @@ def test_a_forbidden_call_names_the_permission():
     assert "Allow ec2:RunInstances" in str(boto._refused("ec2:RunInstances", response, once=True))
 
 
+def test_a_region_that_is_not_enabled_is_no_matter_of_keys():
+    response = {"Error": {"Code": "OptInRequired", "Message": "You are not subscribed"}}
+
+    error = boto._refused("ec2:DescribeInstances", response, once=False)
+
+    assert type(error) is CredentialsError
+    assert "out of the settings" in error.suggestion
+
+
 async def test_what_was_never_sent_may_be_sent_again():
     with pytest.raises(ConnectionLost) as caught:
         await Amazon(provider="aws").call("sagemaker", "list_training_jobs", once=True)

@@ -94,3 +94,13 @@ def test_the_zones_that_a_provider_names_come_next_for_that_kind():
     choosing.failed(first, sold_out, "sold out")
 
     assert left(choosing)[:2] == [("small", "west-b"), ("small", "east-b")]
+
+
+def test_what_is_refused_of_a_spot_machine_rules_out_no_other():
+    usual = choice("small", "east", "east-a")
+    spot = Choice(PROVIDER, dataclasses.replace(usual.offer, spot=True))
+    choosing = Choosing(nodes=1, most=10)
+
+    choosing.failed(spot, QuotaError("no").ruling_out(Scope.OFFER), "no")
+
+    assert choosing.next(Market([spot, usual])) == [usual]

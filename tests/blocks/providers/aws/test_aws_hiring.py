@@ -208,16 +208,20 @@ async def test_trouble_of_its_own_may_have_made_a_machine(provider, cloud, key, 
 
 
 @pytest.mark.thorough
-async def test_a_quota_rules_out_its_region_and_no_capacity_its_offer_alone(provider, cloud, key):
-    cloud.faults.add(refusing("VcpuLimitExceeded"), refusing("InsufficientInstanceCapacity", 500))
+async def test_a_quota_of_a_kind_and_no_capacity_rule_out_an_offer_and_others_the_region(
+    provider, cloud, key
+):
+    codes = ("AddressLimitExceeded", "MaxSpotInstanceCountExceeded", "VcpuLimitExceeded")
+    refusals = [refusing(code) for code in codes]
+    cloud.faults.add(*refusals, refusing("InsufficientInstanceCapacity", 500))
 
     scopes = []
-    for attempt in (1, 2):
+    for attempt in (1, 2, 3, 4):
         with pytest.raises(ProviderError) as caught:
             await launched(provider, key, attempt)
         scopes.append(caught.value.scope)
 
-    assert scopes == [Scope.REGION, Scope.OFFER]
+    assert scopes == [Scope.REGION, Scope.OFFER, Scope.OFFER, Scope.OFFER]
 
 
 @pytest.mark.thorough
@@ -316,7 +320,7 @@ async def test_the_group_is_made_once_by_two_launches_at_once(provider, cloud, k
 
     [group] = cloud.regions[offer.region].groups.values()
     ssh, among = group["IpPermissions"]
-    assert (ssh["FromPort"], ssh["IpRanges"]) == (22, [{"CidrIp": "127.0.0.0/8"}])
+    assert (ssh["FromPort"], ssh["IpRanges"]) == (cloud.ssh_port, [{"CidrIp": "127.0.0.0/8"}])
     assert among["UserIdGroupPairs"] == [{"GroupId": group["GroupId"]}]
     assert len(cloud.alive()) == 2
 

@@ -111,6 +111,24 @@ async def test_an_order_of_a_name_that_is_there_changes_nothing(cloud, provider,
     assert [one.status for one in cloud.requests if one.method == "PUT"].count(412) == 1
 
 
+async def test_a_machine_that_is_there_and_cannot_be_seen_is_not_given_up(
+    cloud, provider, key, monkeypatch
+):
+    first = await launched(provider, key)
+    find, unseen = Azure.find, [None]
+
+    async def sees_nothing_at_first(self, own):
+        return unseen.pop() if unseen else await find(self, own)
+
+    async def away(*_):
+        raise ConnectionLost("Azure is away.")
+
+    monkeypatch.setattr(Azure, "find", sees_nothing_at_first)
+    monkeypatch.setattr(Azure, "describe", away)
+
+    assert (await launched(provider, key)).id == first.id
+
+
 async def test_a_name_that_is_anothers_leads_to_the_next_offer(cloud, provider, key, monkeypatch):
     instance = await launched(provider, key)
     await provider.remark(instance.id, mark(7))

@@ -126,6 +126,7 @@ def test_no_login_on_this_computer_is_said_in_one_sentence():
         ("AZURE_SSH_FROM", "10.0.0.1/8", "ssh_from = '10.0.0.1/8' is not a network"),
         ("AZURE_IMAGE", "ubuntu", "image = 'ubuntu' is not publisher:offer:sku:version"),
         ("AZURE_LOCATIONS", "West Europe", "location 'west europe' is not a name"),
+        ("AZURE_LOCATIONS", "nowhere", "AZURE_LOCATIONS: 'nowhere' has no size"),
         ("AZURE_SSH_USER", "a;b", "ssh_user = 'a;b'"),
         ("AZURE_SSH_PORT", "ssh", "AZURE_SSH_PORT = 'ssh'"),
         ("AZURE_AUTHORITY_HOST", "http://x", "http://x"),

@@ -151,6 +151,13 @@ async def test_a_token_endpoint_that_is_away_is_a_lost_connection(cloud, provide
     assert await provider.instances() == []
 
 
+async def test_a_zone_that_has_no_machine_is_named(provider, monkeypatch):
+    monkeypatch.setenv("GCP_ZONES", "us-central1-a,us-moon1-a")
+
+    with pytest.raises(ConfigError, match="no machine is known in us-moon1-a"):
+        await provider.check()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("GCP_SSH_PORT", "ssh"), ("GCP_SSH_PORT", "70000"), ("GCP_SSH_CIDR", "203.0.113.7/8")],
@@ -160,7 +167,8 @@ async def test_a_setting_that_is_none_is_named_and_nothing_is_ordered(
 ):
     monkeypatch.setenv(name, value)
 
-    with pytest.raises(ConfigError, match=f"{name} = '{value}'"):
-        await launched(provider, key)
+    for use in (provider.check(), launched(provider, key)):
+        with pytest.raises(ConfigError, match=f"{name} = '{value}'"):
+            await use
 
     assert cloud.all == []

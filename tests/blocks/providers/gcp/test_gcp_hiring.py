@@ -108,7 +108,7 @@ async def test_an_order_says_all_that_it_must(cloud, provider, key):
     items = {one["key"]: one["value"] for one in body["metadata"]["items"]}
     assert body["name"] == body["labels"]["to-name"] == str(mark())
     assert disk["autoDelete"] is True
-    assert disk["initializeParams"]["diskSizeGb"] == "150"
+    assert disk["initializeParams"]["diskSizeGb"] == "200"  # the image is on it too
     assert disk["initializeParams"]["labels"]["to-name"] == str(mark())
     assert body["scheduling"] == {
         "automaticRestart": False,

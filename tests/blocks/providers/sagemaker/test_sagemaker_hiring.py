@@ -275,6 +275,33 @@ async def test_nothing_is_configured_without_a_role(cloud, monkeypatch):
     assert SageMaker(role="arn:aws:iam::1:role/x").is_configured()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SAGEMAKER_BUCKET", "gs://x", "'gs://x' names no bucket of S3"),
+        ("SAGEMAKER_BUCKET", "", "'' names no bucket of S3"),
+        ("SAGEMAKER_ROLE", "training", "'training' is not the ARN of a role"),
+    ],
+)
+async def test_a_setting_that_cannot_be_used_is_named(provider, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+
+    for use in (provider.check(), launched(provider)):
+        with pytest.raises(ConfigError, match=f"{name} = {words}") as caught:
+            await use
+        assert name == "SAGEMAKER_ROLE" or "s3://models/jobs" in caught.value.suggestion
+
+
+async def test_a_disk_that_is_billed_beside_counts_for_the_highest_price(provider):
+    offer = await cheapest(provider)
+    assert offer.whole_per_hour > offer.price_per_hour
+
+    with pytest.raises(CapacityError, match="max_price_per_hour"):
+        await provider.offers(
+            Resources(gpu_count=0), Limits(max_price_per_hour=offer.price_per_hour)
+        )
+
+
 @pytest.mark.thorough
 async def test_a_tag_that_changes_outweighs_the_name(cloud, provider):
     instance = await launched(provider)
