@@ -251,7 +251,8 @@ class JobTrainer(InParts, BySource):
 
     def _steady(self) -> set[int]:
         """Return where the memory is that nothing changes before the next step of the optimizer."""
-        if self.run.config.callbacks:  # the user's may do what they like to the weights
+        # The user's own code, and a model's, may do what they like to the weights.
+        if self.run.config.callbacks or self.run.config.trust_remote_code:
             return set()
         return saving.steady_memory(self.model, self.optimizer)  # type: ignore[attr-defined] # mixin
 

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,6 +126,24 @@ def test_layers_that_change_their_weights_in_passing_are_not_relied_on(saving):
     after = optimizer.param_groups[0]["params"]
     assert any((a != b).any() for a, b in zip(after, before, strict=True)), "then it may be steady"
     assert steady == set()
+
+
+@pytest.mark.parametrize(
+    ("own_code", "steady"),
+    [({}, 2), ({"callbacks": ["x.py:y"]}, 0), ({"trust_remote_code": True}, 0)],
+    ids=["none", "callbacks", "of the model"],
+)
+def test_code_that_is_not_ours_may_change_weights_at_any_time(saving, own_code, steady):
+    import torch
+
+    from trainer.engine.job_trainer import JobTrainer
+
+    model = torch.nn.Linear(2, 2)
+    config = SimpleNamespace(**{"callbacks": [], "trust_remote_code": False, **own_code})
+    optimizer = torch.optim.AdamW(model.parameters())
+    trainer = SimpleNamespace(run=SimpleNamespace(config=config), model=model, optimizer=optimizer)
+
+    assert len(JobTrainer._steady(trainer)) == steady
 
 
 def test_a_file_written_later_is_the_same_to_the_last_bit(saving, tmp_path):
