@@ -27,7 +27,11 @@ class OneLine(logging.Handler):
         """Write one."""
         # Prefect logs there how a run or task failed, and the terminal shows that by itself.
         said_anyway = record.levelno > logging.WARNING and record.name in RUN_LOGGERS
-        first = record.getMessage().strip().partition("\n")[0]
+        try:
+            first = record.getMessage().strip().partition("\n")[0]
+        except Exception:  # noqa: BLE001 - a mistake in somebody's log call, which ends nothing
+            self.handleError(record)
+            return
         if not said_anyway and not first.startswith(SENDING):
             # A full disk must not turn a warning into the end of the run.
             with suppress(OSError):

@@ -5,7 +5,10 @@ A mirror is only ever appended to, so its size is the offset to go on from.
 
 from __future__ import annotations
 
+import heapq
 import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -90,6 +93,23 @@ class RunFolder:
 def run_folders() -> list[Path]:
     """Return the folders of all runs of this computer; anything else in there is skipped."""
     return [path for path in sorted(runs().iterdir()) if RUN_ID.fullmatch(path.name)]
+
+
+def newest(
+    folders: Iterable[RunFolder], most: int, file: Callable[[RunFolder], Path]
+) -> list[RunFolder]:
+    """Return the runs whose file of a kind was written last, the newest first; others have none.
+
+    Args:
+        folders: of the runs, of which some may be removed meanwhile.
+        most: how many at most.
+        file: returns a run's file.
+    """
+    times: list[tuple[float, RunFolder]] = []
+    for folder in folders:
+        with suppress(OSError):
+            times.append((file(folder).stat().st_mtime, folder))
+    return [folder for _, folder in heapq.nlargest(most, times, key=lambda pair: pair[0])]
 
 
 def _attempt(name: str) -> int:

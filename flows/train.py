@@ -22,6 +22,7 @@ from flows.announcing import announce, announcing, pause_was_asked
 from flows.earlier_jobs import may_be_job
 from flows.full_disk import save_anyway
 from flows.job_file import on_this_computer
+from flows.logger import logger
 from flows.owner import claim
 from flows.prefect_api import deployment_id, make_engine_patient
 from flows.renting.giving_back import give_back_all
@@ -122,9 +123,12 @@ def _resolved(job: TrainingJob, run: RunFolder) -> TrainingJob:
 
 async def _afterwards(job: TrainingJob, run: RunFolder, report: dict[str, Any]) -> dict[str, Any]:
     """Add to the report what takes nobody's money: the machine is given back."""
-    if job.store:
-        report = await keep(job, report)
-    report["cheaper"] = await would_have_done(job, report)
+    try:
+        if job.store:
+            report = await keep(job, report)
+        report["cheaper"] = await would_have_done(job, report)
+    except Exception as error:  # noqa: BLE001 - the job has completed, and its artifact is here
+        logger().error("the report is not complete", exc_info=error)
     save_anyway(run.report, report)
     return report
 

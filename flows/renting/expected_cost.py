@@ -12,9 +12,9 @@ is not trained less, but lost more). Without interruptions that is T.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from blocks.providers.base import Provider
 from flows.renting.cost_estimate import SETUP_SECONDS, seconds_on, sent_home
 from flows.renting.hire import HOUR, Hire
 from flows.renting.journal import Journal
-from flows.run_folder import RunFolder, run_folders
+from flows.run_folder import RunFolder, newest, run_folders
 from trainer.config import TrainingJob
 
 ASSUMED_PER_HOUR = 0.05  # interruptions, where nobody says anything: one in 20 hours
@@ -107,9 +107,10 @@ class History:
 def _rows() -> Iterable[Hire]:
     """Yield the machines of the runs that hired last."""
     runs = [RunFolder(folder.name) for folder in run_folders()]
-    journals = [(run.journal.stat().st_mtime, run) for run in runs if run.journal.exists()]
-    for _, run in heapq.nlargest(RUNS, journals, key=lambda it: it[0]):
-        yield from Journal.of(run).hires
+    for run in newest(runs, RUNS, lambda run: run.journal):
+        # A journal that cannot be understood is its own job's trouble, and not that of this one.
+        with suppress(AttributeError, LookupError, TypeError, ValueError):
+            yield from [hire for hire in Journal.of(run).hires if math.isfinite(hire.seconds())]
 
 
 def expected_on(

@@ -13,7 +13,7 @@ from flows.logger import logger
 from flows.prefect_api import UNANSWERED
 from flows.renting.expected_cost import History, ranked
 from flows.renting.market import Choice, market
-from flows.run_folder import RunFolder, run_folders
+from flows.run_folder import RunFolder, newest, run_folders
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
@@ -182,9 +182,6 @@ def _deciding(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reports() -> Iterable[dict[str, Any]]:
-    paths = [RunFolder(folder.name).report for folder in run_folders()]
-    newest = sorted(
-        (path for path in paths if path.exists()), key=lambda path: -path.stat().st_mtime
-    )
-    for path in newest[:RUNS]:
-        yield read_json(path) or {}
+    runs = [RunFolder(folder.name) for folder in run_folders()]
+    for run in newest(runs, RUNS, lambda run: run.report):
+        yield read_json(run.report) or {}

@@ -37,3 +37,14 @@ def test_what_prefect_still_sends_at_the_end_is_no_warning_and_all_else_is(caplo
 
     assert any("Still processing items" in message for message in caplog.messages)
     assert lines == ["warning: the disk is full"]
+
+
+def test_a_mistake_in_a_log_call_ends_nothing(monkeypatch, capsys):
+    log = logging.getLogger("one-line-test")
+    monkeypatch.setattr(log, "propagate", False)  # pytest's own handlers raise it
+    log.addHandler(handler := OneLine(print))
+
+    log.warning("%(absent)s", {"key": 1})
+
+    log.removeHandler(handler)
+    assert "--- Logging error ---" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from flows.renting.journal import Journal
 from flows.renting.market import market
 from flows.run_folder import RunFolder
 from tests.flows.flow_runs import make_job
+from trainer.contract.files import replace_json
 
 HOUR = 3600.0
 FACTS = {
@@ -155,6 +156,18 @@ def test_how_often_machines_are_taken_back_is_learned_from_those_that_were():
     assert found.source == "history"
     assert found.per_hour == pytest.approx((0.2 * 20 + 1) / 420, rel=0.01)
     assert History().interruptions("another", SPOT).source == "assumed"
+
+
+@pytest.mark.parametrize(
+    "machines",
+    ["none", [None], [{"name": 1}], [{"mark": "x", "metered_at": "yesterday", "may_exist": True}]],
+    ids=["no list", "no row", "fields missing", "no time"],
+)
+def test_a_journal_that_nobody_understands_hinders_no_other_job(machines):
+    used(True, 200.0, "completed")
+    replace_json(RunFolder(uuid4()).journal, {"machines": machines})
+
+    assert History().interruptions("cloud", SPOT).source == "history"
 
 
 def test_how_long_a_machine_takes_to_be_ready_is_learned_too():

@@ -10,13 +10,14 @@ import pytest
 
 from blocks.models import Offer
 from blocks.providers.base import Provider
+from flows import train as flow
 from flows.renting import market as markets
 from flows.renting.market import Choice
 from flows.renting.right_size import advice, need_of, would_have_done
 from flows.run_folder import RunFolder
 from tests.flows.flow_runs import make_job
 from trainer.config import TrainingJob
-from trainer.contract.files import replace_json
+from trainer.contract.files import read_json, replace_json
 
 FACTS = {
     "steps": 10,
@@ -144,3 +145,15 @@ async def test_after_a_run_a_cheaper_machine_that_would_have_held_it_is_named(sh
     assert await would_have_done(job, report(60.0, 2.5)) is None  # none is cheaper
     assert await would_have_done(job, report(14.6, 0.6)) is None
     assert await would_have_done(job, report(1.0, 2.5, gpus=0)) is None
+
+
+async def test_what_fails_after_a_job_has_completed_takes_nothing_from_it(shop, monkeypatch):
+    async def broken(job, report):
+        raise KeyError("price")
+
+    monkeypatch.setattr(flow, "would_have_done", broken)
+    run = RunFolder(uuid4())
+
+    report = await flow._afterwards(make_job(), run, {"path": "x"})
+
+    assert report == read_json(run.report) == {"path": "x"}
