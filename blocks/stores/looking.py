@@ -76,12 +76,13 @@ async def set_rule(bucket: Bucket) -> None:
 
 def _abort_days(bucket: Bucket) -> int | None:
     """Return after how many days unfinished uploads to this place are removed; None: never."""
+    keys = f"{bucket.url.path}/" if bucket.url.path else ""  # what ours begin with
     found = [
         int(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
         for rule in _rules(bucket)
         if rule.get("Status") == "Enabled"
         and "AbortIncompleteMultipartUpload" in rule
-        and bucket.url.path.startswith(_prefix(rule).rstrip("/"))
+        and keys.startswith(_prefix(rule))
     ]
     return min(found, default=None)
 

@@ -23,8 +23,14 @@ def test_it_shows_access_retention_and_the_rule_that_it_set(s3, home):
         "Filter": {"Prefix": "logs/"},
         "Expiration": {"Days": 9},
     }
+    another = {
+        "ID": "another folder's",
+        "Status": "Enabled",
+        "Filter": {"Prefix": "te/"},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1},
+    }
     client.put_bucket_lifecycle_configuration(
-        Bucket="models", LifecycleConfiguration={"Rules": [theirs]}
+        Bucket="models", LifecycleConfiguration={"Rules": [theirs, another]}
     )
 
     before = checked("s3://models/team")
@@ -39,6 +45,7 @@ def test_it_shows_access_retention_and_the_rule_that_it_set(s3, home):
     assert all(row["ok"] for row in json.loads(again.stdout).values())
     rules = client.get_bucket_lifecycle_configuration(Bucket="models")["Rules"]
     assert sorted(rule["ID"] for rule in rules) == [
+        "another folder's",
         "theirs",
         "training-orchestrator-unfinished-uploads",
     ]

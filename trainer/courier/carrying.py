@@ -129,7 +129,7 @@ def _received(target: Path, facts: Mapping[str, Any], url: str, progress: Progre
     part = target.with_name(target.name + PART)
     with (
         _open(urllib.request.Request(url)) as answer,  # noqa: S310 - home says where
-        part.open("wb", buffering=0) as stream,
+        _opened(part) as stream,
     ):
         while size <= facts["bytes"] and (count := answer.readinto(buffer)):
             size += count
@@ -143,6 +143,13 @@ def _received(target: Path, facts: Mapping[str, Any], url: str, progress: Progre
         return False
     part.replace(target)
     return True
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("wb", buffering=0)
+    except OSError as error:  # which the store has nothing to do with
+        raise DiskFull(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _write(stream: Any, rest: memoryview, path: Path) -> None:

@@ -121,6 +121,16 @@ async def test_a_full_disk_is_said_to_be_full(s3, job):
     assert result(job)["error"]["class"] == "DiskFull"
 
 
+async def test_a_disk_that_takes_no_file_is_no_trouble_of_the_store(s3, job, monkeypatch):
+    monkeypatch.setattr(carrying, "PATIENCE_SECONDS", 0.0)
+    carry_out(job, "one", await order("put"))
+    (job / "back/a.bin.part").mkdir(parents=True)
+
+    assert not carry_out(job, "one", await order("get", "back"))
+
+    assert result(job)["error"]["class"] == "DiskFull"
+
+
 async def test_a_busy_store_and_a_broken_line_are_tried_again(s3, job, monkeypatch):
     monkeypatch.setattr(carrying.random, "uniform", lambda low, high: 0.01)
     s3.faults += [
