@@ -33,7 +33,7 @@ async def open_bucket(address: str, *, field: str = "store") -> Bucket:
     try:
         url = parse_store_url(address)
     except ValueError as error:
-        raise ConfigError(f"{field} = {error}.") from None
+        raise ConfigError(f"{field} = {error}.", "Correct the address.") from None
     access = Access()
     if url.scheme == "block":
         url, access = await _saved(url, field)

@@ -171,7 +171,9 @@ def _made(make: Callable[[], Any]) -> Any:
             "pip install 'training-orchestrator[azure]'",
         ) from error
     except ValueError as error:
-        raise ConfigError(f"Azure cannot be logged in to: {error}", LOG_IN) from error
+        raise ConfigError(
+            f"Azure cannot be logged in to: {str(error).rstrip('.')}.", LOG_IN
+        ) from error
 
 
 def _asked(credential: Any, scope: str) -> Any:
@@ -187,7 +189,9 @@ def _asked(credential: Any, scope: str) -> Any:
     except AzureError as error:
         raise httpx.ConnectError(f"no token: {str(error).splitlines()[0]}") from error
     except ValueError as error:
-        raise ConfigError(f"Azure cannot be logged in to: {error}", LOG_IN) from error
+        raise ConfigError(
+            f"Azure cannot be logged in to: {str(error).rstrip('.')}.", LOG_IN
+        ) from error
 
 
 def _refused(words: str) -> OrchestratorError:

@@ -84,6 +84,22 @@ async def test_what_was_never_sent_may_be_sent_again():
     assert not isinstance(caught.value, Unanswered)
 
 
+@pytest.mark.parametrize("by_address", [True, False])
+def test_a_key_that_is_kept_in_a_file_is_read_there(monkeypatch, tmp_path, by_address):
+    path = tmp_path / "key"
+    path.write_text("kept-elsewhere\n")
+    path.chmod(0o600)
+    monkeypatch.delenv(boto.SECRET_KEY)
+    if by_address:
+        monkeypatch.setenv(boto.SECRET_KEY, f"secret://file{path}")
+    else:
+        monkeypatch.setenv(f"{boto.SECRET_KEY}_FILE", str(path))
+
+    found = boto._session("aws", "").get_credentials()
+
+    assert (found.access_key, found.secret_key) == ("AKIDEXAMPLE", "kept-elsewhere")
+
+
 async def test_a_profile_that_does_not_exist_and_a_region_that_is_not_set_are_said(monkeypatch):
     monkeypatch.delenv("AWS_REGION")
     with pytest.raises(CredentialsError, match="nobody"):
