@@ -36,7 +36,9 @@ from trainer.contract.manifest import MANIFEST, parse_manifest
 
 CHECKPOINTS = "checkpoints"
 RUNS = "runs"
-PATIENCE_SECONDS = 600.0  # of a store that is away while a machine waits for its checkpoint
+PATIENCE_SECONDS = (
+    600.0  # of a store that is away, or refuses, while a machine waits for its checkpoint
+)
 PAUSE_SECONDS = 10.0
 LOOK_SECONDS = 2.0
 TRIES = 2  # for a machine to reach the store
@@ -227,7 +229,8 @@ class RunStore:
         while True:
             try:
                 return await self._given(workplace, python, step)
-            except StoreAway as error:
+            # One that refuses too: a key that has run out is soon replaced, and the steps are not.
+            except StoreError as error:
                 if datetime.now(UTC) > until:
                     raise
                 logger().warning("waiting for the store: %s", error)

@@ -12,7 +12,7 @@ from blocks.stores.store import Store
 from blocks.workplaces.machine import MachineWorkplace
 from flows.run_folder import RunFolder
 from flows.saved import saved_step, stored_steps
-from flows.streaming import carrying
+from flows.streaming import carrying, run_store
 from flows.streaming.checkpoint_mirror import CheckpointMirror
 from flows.streaming.run_store import RunStore
 from tests.clouds.blob import BlobServer
@@ -171,6 +171,20 @@ async def test_a_checkpoint_that_is_damaged_in_the_store_is_passed_over(s3, run,
     checkpoints.check(tmp_path / "next/jobs/one/checkpoints/checkpoint-10")
     whole, _ = checkpoints.newest_valid(tmp_path / "next/jobs/one/checkpoints")
     assert step_of(whole) == 10
+
+
+async def test_a_refusal_for_a_moment_costs_no_step_of_what_is_there(
+    s3, run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_store, "PAUSE_SECONDS", 0.01)
+    save(tmp_path / "jobs/one/checkpoints", 10)
+    await mirrored(run, tmp_path)
+    store = await store_of(run)
+    refused = s3.refused(403, "ExpiredToken")
+    s3.faults.append(StoreFault("HEAD", "checkpoint-10", times=1, answer=refused))
+
+    assert await store.give(machine_at(tmp_path / "next"), sys.executable, beyond=0)
+    assert stored_steps(run) == [10]
 
 
 @pytest.mark.parametrize(
