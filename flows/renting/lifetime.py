@@ -11,6 +11,9 @@ from flows.renting.hire import HOUR
 from trainer.config import TrainingJob
 
 WEEK_SECONDS = 7 * 24 * HOUR  # where neither time nor money is limited
+SETUP_SECONDS = 6 * HOUR
+"""To install, and to bring data and model there, perhaps over a slow line: no limit of a job's counts
+it, and a machine that was ended meanwhile would only be followed by the next one."""
 TEARDOWN_SECONDS = HOUR  # to bring home what a machine holds when its time is up
 
 
@@ -28,7 +31,7 @@ def lifetime(
     if job.keep_minutes:  # other jobs come after this one
         return WEEK_SECONDS
     limits = job.limits
-    training = (limits.max_runtime_minutes or math.inf) * 60
+    training = SETUP_SECONDS + (limits.max_runtime_minutes or math.inf) * 60
     paid_for = max(0.0, usd_left) / price_per_hour * HOUR if price_per_hour > 0 else math.inf
     longest = min(training, paid_for)
     if math.isinf(longest):
