@@ -123,10 +123,8 @@ def with_absolute_paths(value: dict[str, Any], folder: Path) -> dict[str, Any]:
         training = dict(training)
         _resolve(training, "model", folder, looks_like_path)
         _resolve(training, "reward_model", folder, looks_like_path)
-        _resolve(training, "adapter", folder, looks_like_path)
         _resolve(training, "chat_template", folder, is_file)
-        _resolve_job(training)
-        adapter = training.get("adapter")
+        adapter = _resolve_adapter(training, folder)
         if "model" not in training and isinstance(adapter, str) and (base := base_of(adapter)):
             training["model"] = base
         for field in ("reward_functions", "callbacks", "formatting"):
@@ -157,19 +155,28 @@ def _resolve(
             settings[name] = str(path)
 
 
-def _resolve_job(training: dict[str, Any]) -> None:
-    """Put the artifact of a completed job in the place of its id or name.
+def _resolve_adapter(training: dict[str, Any], folder: Path) -> Any:
+    """Make the paths of adapters absolute, and put artifacts in the place of jobs; return the first.
 
     What cannot be resolved stays as it is: `flows.preflight` says why on the computer that executes the
     job. Here it is said only where the adapter has to name the model.
     """
     adapter = training.get("adapter")
-    if isinstance(adapter, str) and may_be_job(adapter):
-        try:
-            training["adapter"] = str(adapter_of(adapter))
-        except ConfigError:
-            if "model" not in training:
-                raise
+    named = adapter if isinstance(adapter, list) else [adapter]
+    entries = [{"adapter": each} for each in named]
+    for entry in entries:
+        _resolve(entry, "adapter", folder, looks_like_path)
+        text = entry["adapter"]
+        if isinstance(text, str) and may_be_job(text):
+            try:
+                entry["adapter"] = str(adapter_of(text))
+            except ConfigError:
+                if "model" not in training:
+                    raise
+    found = [entry["adapter"] for entry in entries]
+    if adapter is not None:
+        training["adapter"] = found if isinstance(adapter, list) else found[0]
+    return next(iter(found), None)
 
 
 def _resolve_dataset(settings: dict[str, Any], name: str, folder: Path) -> None:

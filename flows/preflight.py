@@ -62,12 +62,13 @@ def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
     named = [("training.model", config.model)] if config.trainer != "command" else []
     if config.chat_template and is_file(config.chat_template):
         named.append(("training.chat_template", config.chat_template))
-    if config.adapter:
-        named.append(("training.adapter", config.adapter))
+    fields = [f"training.adapter[{n}]" for n in range(len(config.adapters))]
+    fields = fields if len(fields) > 1 else ["training.adapter"]
+    named += zip(fields, config.adapters, strict=False)
     if config.reward_model:
         named.append(("training.reward_model", config.reward_model))
     yield from ((f, name) for f, name in named if looks_like_path(name) and not _is_here(name))
-    yield from ((f, name) for f, name in named if f == "training.adapter" and may_be_job(name))
+    yield from ((f, name) for f, name in named if "adapter" in f and may_be_job(name))
     for field, name in config.dataset.files():
         if not is_elsewhere(name) and not _is_here(name):
             yield f"training.dataset.{field}", name
@@ -103,7 +104,9 @@ def _provider(subject: Subject) -> Finding:
 
 
 def _earlier_job(subject: Subject) -> Finding:
-    return Finding(str(adapter_of(str(subject.config.adapter))))
+    return Finding(
+        ", ".join(str(adapter_of(name)) for name in subject.config.adapters if may_be_job(name))
+    )
 
 
 def _token(subject: Subject) -> Finding:
@@ -234,7 +237,7 @@ JOB = (
         name="earlier",
         look=_earlier_job,
         # One that was found had its folder put in its place when the job was read.
-        applies=lambda s: s.config.adapter is not None and may_be_job(s.config.adapter),
+        applies=lambda s: any(map(may_be_job, s.config.adapters)),
         needs=frozenset({Needs.KEEPER}),
     ),
     Check(

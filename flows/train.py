@@ -112,11 +112,11 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
 def _resolved(job: TrainingJob, run: RunFolder) -> TrainingJob:
     """Return a job of a form with its paths; the job whose adapter it names stays the same one."""
     if known := read_json(run.adapter):
-        settings = job.training.model_copy(update={"adapter": str(known["adapter"])})
+        settings = job.training.model_copy(update={"adapter": known["adapter"]})
         return on_this_computer(job.model_copy(update={"training": settings}))
-    named, here = job.training.adapter, on_this_computer(job)
+    named, here = job.training.adapters, on_this_computer(job)
     # A name means the newest job of that name, and a resumed run may come after a newer one.
-    if named and may_be_job(named) and here.training.adapter != named:
+    if any(map(may_be_job, named)) and here.training.adapters != named:
         save_anyway(run.adapter, {"adapter": here.training.adapter})
     return here
 

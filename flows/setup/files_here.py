@@ -106,15 +106,18 @@ def _reward_model(config: TrainingConfig) -> list[Item]:
 
 
 def _adapter(config: TrainingConfig) -> list[Item]:
-    """Return the folder of the adapter to go on with, where it is one here."""
-    if not config.adapter or not Path(config.adapter).expanduser().exists():
-        return []
-    whole = _as_it_is(ADAPTER, config.adapter)
+    """Return the folders of the adapters to go on with, as far as they are here."""
+    here = [name for name in config.adapters if Path(name).expanduser().exists()]
+    return [_adapters_files(name) for name in here]
+
+
+def _adapters_files(named: str) -> Item:
+    whole = _as_it_is(ADAPTER, named)
     # With its tokenizer, whose tokens and template it was trained with, and the manifest of its classes.
     beside = (*NO_PART_OF_A_MODEL, *OTHER_WEIGHTS, "README.md")
     names = [n for n in whole.files if "/" not in n and not _matches(n, beside)]
     wanted = {n: whole.files[n] for n in names}
-    return [replace(whole, files=wanted)]
+    return replace(whole, files=wanted)
 
 
 def _as_it_is(field: str, named: str) -> Item:

@@ -36,7 +36,7 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
         ConnectionLost: the place cannot be reached; what arrived is kept.
     """
     places = {}
-    files, code = [], {}
+    files, code, adapters = [], {}, {}
     for item in await asyncio.to_thread(items_of, config):
         try:
             place = await workplace.bring(await parcel_of(item), log)
@@ -48,6 +48,8 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
             files.append(place)
         elif item.field == CODE:
             code[item.path] = place
+        elif item.field == ADAPTER:
+            adapters[item.path] = place
         else:
             places[item.field] = place
     return config.model_copy(
@@ -58,7 +60,9 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
             ),
             "command": config.command and config.command.model_copy(update={"files": files}),
             "chat_template": places.get(TEMPLATE, config.chat_template),
-            "adapter": places.get(ADAPTER, config.adapter),
+            "adapter": config.with_adapters(
+                lambda name: adapters.get(Path(name).expanduser(), name)
+            ),
             "reward_model": places.get(REWARD_MODEL, config.reward_model),
             "reward_functions": [_moved(text, code) for text in config.reward_functions],
             "callbacks": [_moved(text, code) for text in config.callbacks],

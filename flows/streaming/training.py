@@ -285,7 +285,7 @@ class RemoteTraining:
                 "dataset": dict(data.files()) if data.sources else data.path,
                 "adapter": training.adapter,
             },
-            "continues": training.adapter and job_of(Path(training.adapter)),
+            "continues": training.with_adapters(lambda name: job_of(Path(name))),
             "limits": limits,
             "world": {"processes": self.job.processes_per_machine},
             "notice": self.workplace.notice_command,

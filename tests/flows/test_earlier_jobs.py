@@ -75,6 +75,26 @@ def test_a_job_file_gets_the_folder_and_its_base_but_a_folder_of_the_name_wins(c
     assert load_job(written(tmp_path, "by-hand")).training.adapter == str(own)
 
 
+def test_each_of_several_adapters_may_be_a_job(completed, tmp_path):
+    artifact = completed(FIRST)
+    named = "[aaaa, ./own, org/hub, nowhere]"
+
+    job = load_job(written(tmp_path, named, ", model: org/base"))
+
+    assert job.training.adapters == [str(artifact), str(tmp_path / "own"), "org/hub", "nowhere"]
+    away = {"training.adapter[1]": str(tmp_path / "own"), "training.adapter[3]": "nowhere"}
+    assert dict(preflight.not_here(job)) == away
+    assert load_job(written(tmp_path, "[aaaa, org/hub]")).training.model == "org/base"
+    assert load_job(written(tmp_path, "[aaaa]")).training.adapter == str(artifact)
+    for wrong, message in {
+        "[]": "names no adapter",
+        "[org/a, org/a]": "'org/a' is there twice",
+        "[org/a, 5]": r".1 = 5: must be a valid string",
+    }.items():
+        with pytest.raises(ConfigError, match=f"adapter.*{message}"):
+            load_job(written(tmp_path, wrong, ", model: org/base"))
+
+
 def gone(folder: Path) -> None:
     shutil.rmtree(folder)
 

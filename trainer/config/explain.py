@@ -13,7 +13,7 @@ from trainer.contract.errors import ConfigError
 
 MAX_PROBLEMS = 20
 _ORDER = re.compile(r"^\w+ should ")  # "Input should be", "String should have"
-_CHOICE = re.compile(r"literal\[|list\[|str$|[A-Z]\w*Config$")
+_CHOICE = re.compile(r"literal\[|list\[|str$|function-after\[|[A-Z]\w*Config$")
 ELSEWHERE = dict.fromkeys(("weight", "ratio", "proportion", "probability", "prob"), "share")
 """What other projects call a field of ours, where the words are not alike."""
 Model = TypeVar("Model", bound=BaseModel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -46,8 +47,17 @@ def _a_token(text: str) -> str:
 
 def _each_once(tokens: list[str]) -> list[str]:
     if twice := [token for token in tokens if tokens.count(token) > 1]:
-        raise ValueError(f"{twice[0]!r} is there twice: name each token once")
+        raise ValueError(f"{twice[0]!r} is there twice: name each once")
     return tokens
+
+
+def _one_or_several(named: str | list[str]) -> str | list[str]:
+    if isinstance(named, str):
+        return named
+    if not named:
+        raise ValueError("names no adapter: name one, or leave it out")
+    _each_once(named)
+    return named if len(named) > 1 else named[0]
 
 
 def _as_label(value: Any) -> Any:
@@ -108,10 +118,10 @@ class TrainingFields(Settings):
     new_tokens: NewTokens = Field(default_factory=list)
     """Tokens such as <|sql|> that the model is to learn. The tokenizer reads each as one; their embeddings
     begin as the mean of all others and are trained, with LoRA these rows alone."""
-    adapter: Text | None = None
+    adapter: Annotated[Text | list[Text], AfterValidator(_one_or_several)] | None = None
     """Go on with this adapter instead of a new one: a folder, such as an artifact, a repository of the
     Hub, or a completed job of this computer by its id or name. Its own settings hold, so leave `peft` out;
-    `model` may be left out of a job file too."""
+    `model` may be left out of a job file too. A list of LoRA adapters of one base is merged into one first."""
     quantization: QuantizationConfig | None = None
     """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,
     {load_in_8bit: true} is more exact. null: not at all."""
@@ -242,6 +252,16 @@ class TrainingFields(Settings):
     def packs(self) -> bool:
         """Whether sequences are filled up to max_length."""
         return self.packing if self.packing is not None else self.method == "cpt"
+
+    @property
+    def adapters(self) -> list[str]:
+        """The adapters to go on with, which are merged where there are several."""
+        return [self.adapter] if isinstance(self.adapter, str) else self.adapter or []
+
+    def with_adapters(self, change: Callable[[str], Any]) -> Any:
+        """Return `adapter` with every name changed, as it is written: one, a list of them, or None."""
+        changed = [change(name) for name in self.adapters]
+        return changed if isinstance(self.adapter, list) else next(iter(changed), None)
 
     @property
     def initial_learning_rate(self) -> float:

@@ -133,6 +133,8 @@ class JobDirectory:
         self.events = self.root / "events.jsonl"
         self.pulse = self.root / ".pulse"
         self.checkpoints = self.root / "checkpoints"
+        self.adapter = self.root / "adapter"
+        """Where several adapters to go on with are merged into one."""
         self.output = self.root / "output"
         self.cache = self.root / "cache"
         self.reports = self.root / "reports"

@@ -54,6 +54,19 @@ def loaded_adapter(load: Any, config: TrainingConfig, **options: Any) -> Any:
     return _loaded(load, "training.adapter", str(config.adapter), **options)
 
 
+def fetched_adapter(named: str, patterns: list[str]) -> Path:
+    """Return the folder of an adapter; one of the Hub is fetched, as far as its files match.
+
+    Raises:
+        ModelNotFound: it cannot be fetched.
+    """
+    if (folder := Path(named).expanduser()).is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    return Path(_loaded(snapshot_download, "training.adapter", named, allow_patterns=patterns))
+
+
 def _loaded(load: Any, field: str, named: str, **options: Any) -> Any:
     try:
         return load(place_of(named), **options)

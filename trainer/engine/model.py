@@ -11,9 +11,10 @@ from trainer.config.chat_templates import template_text
 from trainer.config.methods import METHODS, SEEING_MODEL, TEXT_MODEL
 from trainer.config.model_files import check_model_files, check_writes
 from trainer.contract.errors import ConfigError, ModelNotFound
-from trainer.engine.adapters import add_adapters, brings_tokenizer, load_adapter
+from trainer.engine.adapters import add_adapters
 from trainer.engine.arguments import precision
 from trainer.engine.attention import choose_attention
+from trainer.engine.going_on import brings_tokenizer, load_adapter
 from trainer.engine.loading import loaded, loaded_adapter
 from trainer.engine.masters import as_masters
 from trainer.engine.quantization import keep_differentiable, loading_options

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -271,3 +272,12 @@ def _cannot(config: TrainingConfig, why: str) -> ConfigError:
         if config.peft
         else "Add them to the model beforehand.",
     )
+
+
+def save_rows_alone(model: PreTrainedModel) -> None:
+    """Save the rows that are trained, and not the whole table beside them.
+
+    PEFT saves it where the base has fewer rows than the model. All new ones are trained, and
+    whoever loads the adapter gives the base as many.
+    """
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)

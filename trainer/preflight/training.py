@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trainer.config import FOREIGN_DATA
-from trainer.config.adapter_files import check_adapter
+from trainer.config.adapter_files import FIELD, check_adapter
 from trainer.config.chat_templates import template_text
 from trainer.config.code_references import check_code, code_hashes, references
 from trainer.config.extras import check_extras, check_trainer, extras_of
@@ -20,6 +20,7 @@ from trainer.data.problems import listed
 from trainer.data.reading import is_elsewhere
 from trainer.data.tally import ignored
 from trainer.preflight.table import Check, Finding, Needs, Subject
+from trainer.results.combining import check_addable, refused_as
 from trainer.results.gguf import check_export
 from trainer.results.hub import check_hub
 from trainer.rewards.assembly import check_columns
@@ -52,7 +53,12 @@ def _model(subject: Subject) -> Finding:
 def _adapter(subject: Subject) -> Finding:
     config = subject.config
     scores = METHODS[config.method].is_classifier
-    return Finding(check_adapter(str(config.adapter), config.model, scores=scores))
+    known = [check_adapter(name, config.model, scores=scores) for name in config.adapters]
+    here = [folder for name in config.adapters if (folder := Path(name).expanduser()).is_dir()]
+    if len(here) > 1:
+        with refused_as(FIELD):
+            check_addable(here)
+    return Finding(f"{' + '.join(known)}{', merged into one' if len(known) > 1 else ''}")
 
 
 def _chat_template(subject: Subject) -> Finding:

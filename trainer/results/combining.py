@@ -13,7 +13,8 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,7 @@ def combine(adapters: Sequence[Path], target: Path) -> None:
         raise ConfigError("Name two adapters or more.", "One alone is gone on with as it is.")
     if target.exists():
         raise ConfigError(f"{target} is there already.", "Name a folder that is not, or remove it.")
-    settings = [_settings(folder) for folder in adapters]
-    _check_alike(adapters, settings)
+    settings = check_addable(adapters)
     parts = [_weights(folder) for folder in adapters]
     whole, ranks = _added(adapters, settings, parts)
     source = _with_tokenizer(adapters)
@@ -78,6 +78,28 @@ def combine(adapters: Sequence[Path], target: Path) -> None:
         shutil.copy(path, target / path.name)
     made_of = [{"adapter": str(f), "sha256": sha256_of(f / WEIGHTS)} for f in adapters]
     write_manifest(target, combines=made_of)
+
+
+@contextmanager
+def refused_as(field: str) -> Iterator[None]:
+    """Put the field of a job before what is said of the adapters that it names."""
+    try:
+        yield
+    except OrchestratorError as error:
+        raise type(error)(f"{field}: {error.message}", error.suggestion) from error
+
+
+def check_addable(adapters: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the settings of adapters that can be added up, as far as these and their tokenizers say.
+
+    Raises:
+        ConfigError: they cannot be added up.
+        ModelNotFound: one is no adapter.
+    """
+    settings = [_settings(folder) for folder in adapters]
+    _check_alike(adapters, settings)
+    _with_tokenizer(adapters)
+    return settings
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -13,6 +14,7 @@ from trainer.config import TrainingJob
 from trainer.config.explain import validated
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
+from trainer.training.combined import with_one_adapter
 from trainer.training.starting import start_lightly
 
 
@@ -29,8 +31,11 @@ def answer(path: str, question: Callable[[TrainingJob], dict[str, Any]]) -> int:
         The exit code: 0, or 1 for an error.
     """
     try:
-        with redirect_stdout(sys.stderr):  # libraries print what they like
-            found = question(validated(TrainingJob, read_json(Path(path)), path))
+        # Libraries print what they like.
+        with redirect_stdout(sys.stderr), tempfile.TemporaryDirectory() as folder:
+            job = validated(TrainingJob, read_json(Path(path)), path)
+            training = with_one_adapter(job.training, Path(folder))
+            found = question(job.model_copy(update={"training": training}))
     except OrchestratorError as error:
         print(json.dumps(error.to_dict()))  # noqa: T201 - this is the answer
         return 1

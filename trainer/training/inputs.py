@@ -57,7 +57,7 @@ def inputs_of(
         "the tokenizer": _hash(json.dumps([backend, special], sort_keys=True)),
         "training.model": _model(config, architecture),
     }
-    if config.adapter and (folder := Path(config.adapter).expanduser()).is_dir():
+    if config.adapter and (folder := Path(str(config.adapter)).expanduser()).is_dir():
         found["training.adapter"] = _folder(folder)
     if config.reward_model and (folder := Path(config.reward_model).expanduser()).is_dir():
         found["training.reward_model"] = _folder(folder)

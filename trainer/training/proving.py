@@ -15,7 +15,7 @@ from typing import Any
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.job_directory import JobDirectory
-from trainer.engine.adapters import load_adapter_settings
+from trainer.engine.going_on import load_adapter_settings
 from trainer.training.answering import answer, start_alone
 from trainer.training.starting import set_environment
 from trainer.training.train import prepare

@@ -17,7 +17,7 @@ from trainer.data.classes import check_classes, refuse_unknown
 from trainer.data.labelled import in_order
 from trainer.data.problems import listed
 from trainer.data.turns import ONLY_TEXT
-from trainer.engine.adapters import adapter_task
+from trainer.engine.going_on import adapter_task
 from trainer.engine.model import class_of, load_architecture
 from trainer.engine.stream import Stream
 from trainer.engine.vocabulary import extend
@@ -181,7 +181,7 @@ def _own_classes(config: TrainingConfig) -> tuple[list[str], bool | None]:
         ConfigError: its classes have no names, and the job does not give them.
     """
     if config.adapter is not None:
-        labels, several = classes_of(config.adapter)
+        labels, several = classes_of(str(config.adapter))
         if labels is not None:
             return labels, several
         if adapter_task(config) == SCORES and config.labels is None:

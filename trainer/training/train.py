@@ -31,13 +31,13 @@ from trainer.contract.job_directory import JobDirectory, JobState
 from trainer.contract.redaction import redact_output, remember_environment
 from trainer.contract.world import own_rank
 from trainer.data.tally import remarks, told_at_start, warning_about
-from trainer.engine.adapters import load_adapter_settings
 from trainer.engine.arguments import precision
 from trainer.engine.collectives import first_here_first, highest, of_first, process_group
 from trainer.engine.control import ControlReader
 from trainer.engine.custom_code import load_callbacks
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.failures import translate
+from trainer.engine.going_on import load_adapter_settings
 from trainer.engine.limits import check_limits
 from trainer.engine.malloc import keep_freed_memory
 from trainer.engine.model import load_model, load_tokenizer, parameters
@@ -52,6 +52,7 @@ from trainer.results.output import is_whole, write_output
 from trainer.results.summary import batch_in_words
 from trainer.supervision.log import outlive_full_disks
 from trainer.supervision.ranks import record_failure
+from trainer.training.combined import continued, with_one_adapter
 from trainer.training.inputs import inputs_of, refuse_changes
 from trainer.training.starting import set_environment, start_lightly
 
@@ -102,6 +103,7 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
             _say(f"dataset {config.dataset.title}: {facts['rows']} rows, format {facts['format']}")
         if result.name == "adapter" and result.found:  # it says so where that is of another model
             _say(f"goes on with {result.found.text}")
+    config = with_one_adapter(config, directory.adapter)
     if config.adapter:  # from here on they say what is trained
         config = config.model_copy(update={"peft": load_adapter_settings(config)})
     if rank.is_first:
@@ -154,11 +156,8 @@ def _train(
         facts = {"data": data | run.streamed, "usage": usage.facts, "training": made}
         facts |= {"code": code} if code else {}
         if config.adapter:
-            facts["continues"] = {
-                "adapter": named.adapter,
-                "job": (read_json(directory.job) or {}).get("continues"),
-                "sha256": run.inputs.get("training.adapter"),
-            }
+            sha256 = run.inputs.get("training.adapter")
+            facts["continues"] = continued(directory, config, named, sha256)
         write_output(directory, config, named, trainer, run.tokenizer, facts, weights=weights)
     return _completed(directory, config)
 

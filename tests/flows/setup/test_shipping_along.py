@@ -87,6 +87,20 @@ async def test_of_an_adapter_to_go_on_with_goes_what_it_was_trained_with(tmp_pat
     assert sorted(files_below(there.adapter)) == sorted(wanted)
 
 
+async def test_of_several_adapters_each_that_is_here_goes_along(tmp_path, base):
+    for name in ("maths", "french"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(name)
+    named = [str(tmp_path / "maths"), "org/hub", str(tmp_path / "french")]
+
+    there = await ship(at_work(LocalMachine(), base), config(adapter=named), print)
+
+    first, on_hub, last = there.adapters
+    assert on_hub == "org/hub"
+    assert [at(f"{place}/adapter_config.json") for place in (first, last)] == [b"maths", b"french"]
+    assert first.startswith(base)
+
+
 async def test_a_chat_template_goes_along_and_the_name_of_one_stays(tmp_path, base):
     path = tmp_path / "mine.jinja"
     path.write_text("{{ messages }}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
-from tests.trainer.jobs import TINY_LLAMA
+from tests.trainer.jobs import TINY_LLAMA, PausesAfter
 from trainer.contract.errors import ConfigError
-from trainer.contract.job_directory import JobState
+from trainer.contract.files import sha256_of
+from trainer.contract.job_directory import Desired, JobState
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.results.combining import combine, main
 
@@ -78,6 +80,47 @@ def test_it_is_gone_on_with(made, tmp_path, make_job):
     settings = json.loads((job.directory.output / "adapter_config.json").read_text())
     assert (settings["r"], settings["lora_alpha"]) == (4, 4)
     assert sorted({*settings["rank_pattern"].values()}) == [2, 7]
+
+
+def test_a_job_that_names_several_goes_on_with_their_sum_and_resumes_exactly(
+    made, tmp_path, make_job, capsys
+):
+    combine(made, tmp_path / "both")
+    settings = {"model": str(TINY_LLAMA), "max_steps": 2, "learning_rate": 0.01}
+    whole = make_job(tmp_path / "whole", adapter=str(tmp_path / "both"), **settings)
+    parts = [str(folder) for folder in made]
+    paused = make_job(tmp_path / "paused", adapter=parts, **settings)
+
+    assert whole.train() is JobState.COMPLETED
+    assert paused.train(PausesAfter(paused.directory, 1)) is JobState.PAUSED
+    paused.directory.request(Desired.RUN)
+    # As on another machine, where the parts have other places and nothing is merged so far.
+    moved = [str(shutil.copytree(folder, tmp_path / folder.name)) for folder in made]
+    shutil.rmtree(paused.directory.adapter)
+    named = {"model": str(TINY_LLAMA), "dataset": None, "adapter": parts}
+    paused.write(
+        config=paused.config | {"adapter": moved}, named=named, continues=[None, "its-job"]
+    )
+    assert paused.train() is JobState.COMPLETED
+
+    assert paused.weights == whole.weights
+    said = capsys.readouterr().out
+    assert f"goes on with {parts[0]}, rank 4 + {parts[1]}, rank 3, merged into one" in said
+    manifest = json.loads((paused.directory.output / "MANIFEST.json").read_text())
+    continued = manifest["continues"]
+    assert (continued["adapter"], continued["job"]) == (parts, [None, "its-job"])
+    weights = [sha256_of(folder / "adapter_model.safetensors") for folder in made]
+    assert continued["combines_sha256"] == weights
+
+
+def test_a_job_refuses_what_cannot_be_added_up_before_it_trains(made, tmp_path, make_job):
+    other = shutil.copytree(made[1], tmp_path / "other")
+    settings = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(settings | {"use_dora": True}))
+    job = make_job(tmp_path / "job", model=str(TINY_LLAMA), adapter=[str(made[0]), str(other)])
+
+    with pytest.raises(ConfigError, match=r"^training\.adapter: .*other has use_dora = True, and"):
+        job.train()
 
 
 @pytest.mark.parametrize(
