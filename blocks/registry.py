@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import logging
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import entry_points
 
@@ -70,10 +71,20 @@ def provider_class(label: str) -> type[Provider]:
     return kind
 
 
-def how_to_set_up() -> str:
-    """Return, in one sentence, the remedy for a user who has set up no provider."""
-    variables = [kind.set_up_by for kind in map(provider_class, provider_names()) if kind.set_up_by]
-    return f"Set one of {', '.join(variables)}, or save a block in Prefect's UI."
+def how_to_set_up(labels: Iterable[str] = ()) -> str:
+    """Return, in one sentence, the remedy for a user who has set up none of some providers.
+
+    Args:
+        labels: theirs; empty: of all.
+    """
+    kinds = map(provider_class, list(labels) or provider_names())
+    variables = list(dict.fromkeys(kind.set_up_by for kind in kinds if kind.set_up_by))
+    which = f"one of {', '.join(variables)}" if len(variables) > 1 else "".join(variables)
+    return (
+        f"Set {which}, or save a block in Prefect's UI."
+        if which
+        else "Save a block in Prefect's UI."
+    )
 
 
 async def load_provider(label: str) -> Provider:

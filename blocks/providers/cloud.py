@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,13 @@ from blocks.models import Instance, InstanceStatus
 from blocks.providers.api import Api
 from blocks.providers.base import Provider
 from blocks.secrets.reading import is_set, secret
-from trainer.contract.errors import ConfigError, CredentialsError, OrchestratorError, ProviderError
+from trainer.contract.errors import (
+    CapacityError,
+    ConfigError,
+    CredentialsError,
+    OrchestratorError,
+    ProviderError,
+)
 
 ALLOW_MORE = "Allow more in resources or limits, choose another provider, or wait."
 """What to do when nothing for hire fits."""
@@ -108,6 +114,23 @@ def port_of(variable: str, given: int | None, usual: int = 22) -> int:
             f"Set it, or ssh_port of the block, to a number from 1 to 65535, such as {usual}.",
         )
     return int(text)
+
+
+def elsewhere(
+    title: str, wanted: Sequence[str], here: Iterable[str], variable: str
+) -> CapacityError:
+    """Return the error that a job allows none of the places that an account is set up for.
+
+    Args:
+        title: the provider's name.
+        wanted: `resources.regions`.
+        here: the places of the account; empty: any that the provider has.
+        variable: that sets them.
+    """
+    return CapacityError(
+        f"resources.regions = {[*wanted]}: {title} is set up for {', '.join(here) or 'others'}.",
+        f"Add one of them to {variable}, or allow another region.",
+    )
 
 
 def one_line(path: Path) -> str:

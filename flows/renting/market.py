@@ -128,7 +128,8 @@ async def providers_of(job: TrainingJob) -> list[Provider]:
     lacking = [provider for provider in providers if not provider.is_configured()]
     if lacking and len(lacking) == len(providers):
         names = ", ".join(provider.label for provider in lacking)
-        raise ConfigError(f"provider = {names}: no credentials are set.", how_to_set_up())
+        remedy = how_to_set_up(provider.provider_name for provider in lacking)
+        raise ConfigError(f"provider = {names}: not set up.", remedy)
     return [provider for provider in providers if provider.is_configured()]
 
 

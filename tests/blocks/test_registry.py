@@ -8,6 +8,7 @@ from blocks.providers.local import Local
 from blocks.registry import (
     PROVIDERS,
     configured_providers,
+    how_to_set_up,
     load_provider,
     provider_class,
     provider_names,
@@ -137,3 +138,10 @@ def test_home_and_models_do_not_import_prefect():
     code = "import sys, blocks.home, blocks.models; print({'prefect', 'torch'} & set(sys.modules))"
 
     assert run_python(code) == "set()\n"
+
+
+def test_the_remedy_names_what_sets_up_the_providers_in_question_and_no_other():
+    assert how_to_set_up(["aws"]).startswith("Set AWS_PROVIDER, or save")
+    assert how_to_set_up(["aws", "gcp"]).startswith("Set one of AWS_PROVIDER, GCP_PROVIDER, or")
+    assert how_to_set_up(["local"]).startswith("Save a block")
+    assert "VAST_API_KEY" in how_to_set_up()

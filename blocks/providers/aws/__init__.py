@@ -33,7 +33,7 @@ from blocks.providers.aws.ordering import (
 from blocks.providers.aws.sweeping import sweep_region
 from blocks.providers.base import Provider, counted
 from blocks.providers.boto import Amazon, Refusal
-from blocks.providers.cloud import as_described, port_of, switched_on
+from blocks.providers.cloud import as_described, elsewhere, port_of, switched_on
 from blocks.providers.lost_answer import came_of
 from blocks.task_scope import all_of
 from trainer.config import Limits, Resources
@@ -118,10 +118,7 @@ class AWS(Provider):
         regions = await self._regions()
         allowed = [r for r in regions if not resources.regions or r in resources.regions]
         if not allowed:
-            raise CapacityError(
-                f"resources.regions = {resources.regions}: AWS is set up for {', '.join(regions)}.",
-                "Add one of them to AWS_REGIONS, or allow another region.",
-            )
+            raise elsewhere("AWS", resources.regions, regions, "AWS_REGIONS")
         tried = [self._offers_in(region, resources, limits) for region in allowed]
         found = await asyncio.gather(*tried, return_exceptions=True)
         offers: list[Offer] = []

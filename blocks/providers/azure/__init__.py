@@ -21,7 +21,7 @@ from blocks.providers.azure.reading import AzureReading
 from blocks.providers.azure.resources import MACHINES, SCHEDULES, MachineId, version
 from blocks.providers.azure.rights import check_account
 from blocks.providers.base import Provider, counted
-from blocks.providers.cloud import ALLOW_MORE, as_described
+from blocks.providers.cloud import ALLOW_MORE, as_described, elsewhere
 from blocks.providers.lost_answer import came_of
 from blocks.uptime import uptime
 from trainer.config import Limits, Resources
@@ -92,6 +92,9 @@ class Azure(AzureReading):
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per size and location, or zone; see `Provider.offers`."""
         locations = self._locations(resources)
+        if not locations:
+            wanted, allowed = resources.regions, self._given_locations()
+            raise elsewhere(self.title, wanted, allowed, "AZURE_LOCATIONS")
         found = await search(
             self._api(),
             self._prices_api(),
@@ -114,7 +117,7 @@ class Azure(AzureReading):
         elif found.without_quota:
             why = " ".join(f"{name}: {said}" for name, said in found.without_quota.items())
         raise CapacityError(
-            f"Azure has no machine for this job in {', '.join(locations) or 'the regions'}: {why}.",
+            f"Azure has no machine for this job in {', '.join(locations)}: {why}.",
             ALLOW_MORE,
         )
 

@@ -130,14 +130,17 @@ class AzureAccount(Provider, ABC):
         url = _set(self.prices_url, "AZURE_PRICES_URL", PRICES_URL)
         return Api("Azure's price list", url, {}, account="retail")
 
+    def _given_locations(self) -> list[str]:
+        given = self.locations or _listed("AZURE_LOCATIONS")
+        return [location.strip().lower() for location in given]
+
     def _locations(self, resources: Resources | None = None) -> list[str]:
         """Return where to look for machines, of what is set and what a job asks for.
 
         Raises:
             ConfigError: neither says anything.
         """
-        given = self.locations or _listed("AZURE_LOCATIONS")
-        allowed = [location.strip().lower() for location in given]
+        allowed = self._given_locations()
         for name in allowed:
             if not LOCATION.fullmatch(name):
                 raise ConfigError(

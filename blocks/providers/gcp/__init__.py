@@ -15,7 +15,7 @@ from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.base import counted
-from blocks.providers.cloud import as_described, one_line
+from blocks.providers.cloud import as_described, elsewhere, one_line
 from blocks.providers.gcp.account import GoogleAccount
 from blocks.providers.gcp.answers import (
     LABEL,
@@ -99,6 +99,8 @@ class GoogleCloud(GoogleAccount):
             disk_gb=self.disk_gb,
             public=self.public_ip,
         )
+        if not found and resources.regions:
+            raise elsewhere(TITLE, resources.regions, self._places(), "GCP_ZONES or GCP_REGIONS")
         return within(found, limits, await self._compute().quotas(QUOTA_SECONDS))
 
     async def launch(

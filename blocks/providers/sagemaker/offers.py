@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from blocks.models import Offer
-from blocks.providers.cloud import ALLOW_MORE
+from blocks.providers.cloud import ALLOW_MORE, elsewhere
 from blocks.providers.gpu_names import matches
 from blocks.providers.sagemaker.kinds import (
     DEFAULT_DISK_GB,
@@ -42,10 +42,11 @@ def offers_of(
         for spot in spots
     ]
     affordable = [offer for offer in offers if offer.rank_price <= (cap or math.inf)]
-    elsewhere = bool(resources.regions) and region not in resources.regions
-    if elsewhere or not affordable:
-        why = f"its region is {region}" if elsewhere else "no kind of machine is what is asked for"
-        if fitting and not elsewhere:
+    if resources.regions and region not in resources.regions:
+        raise elsewhere("SageMaker", resources.regions, [region], "AWS_REGION")
+    if not affordable:
+        why = "no kind of machine is what is asked for"
+        if fitting:
             names = ", ".join(kind.name for kind in fitting)
             why = f"{names} cost more than limits.max_price_per_hour = {cap:g}, or are not priced"
         raise CapacityError(f"SageMaker has no machine for this job: {why}.", ALLOW_MORE)

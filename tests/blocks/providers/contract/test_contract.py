@@ -62,6 +62,14 @@ async def test_nothing_is_offered_above_the_cap(case):
         await case.provider.offers(case.resources, Limits(max_price_per_hour=cheapest / 2))
 
 
+@pytest.mark.parametrize("case", ["aws", "azure", "gcp", "sagemaker"], indirect=True)
+async def test_a_region_that_is_not_set_up_is_named(case):
+    far = case.resources.model_copy(update={"regions": ["mars"]})
+
+    with pytest.raises(CapacityError, match=r"resources.regions = \['mars'\]: .* is set up for"):
+        await case.provider.offers(far, Limits())
+
+
 @EVERYWHERE
 async def test_what_is_hired_bears_its_mark_and_is_found_by_it_and_by_its_id(case):
     instance = await launched(case)
