@@ -8,6 +8,7 @@ from typing import Any
 
 from blocks.marks import installation_id
 from blocks.providers.aws.client import Aws
+from trainer.contract.errors import ProviderError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,10 @@ async def sweep_region(aws: Aws) -> None:
             logger.info(
                 "disk %s in %s belongs to no machine: removed", volume["VolumeId"], aws.region
             )
-            await aws.ask("ec2", "DeleteVolume", {"VolumeId": volume["VolumeId"]})
+            try:
+                await aws.ask("ec2", "DeleteVolume", {"VolumeId": volume["VolumeId"]})
+            except ProviderError as error:  # one that stays hinders no other's end
+                logger.warning("disk %s stays for now: %s", volume["VolumeId"], error)
     requests = await _ours(
         aws, "DescribeSpotInstanceRequests", "state", ["open"], "SpotInstanceRequests"
     )

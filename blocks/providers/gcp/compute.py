@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -20,6 +21,8 @@ from blocks.providers.gcp.access import GoogleApi
 from blocks.providers.gcp.answers import DONE, LABEL, error_of
 from blocks.providers.gcp.offers import Quotas
 from trainer.contract.errors import ConnectionLost, ProviderError
+
+logger = logging.getLogger(__name__)
 
 TITLE = "Google Cloud"
 POLL_SECONDS = 0.5  # between two looks at an operation
@@ -178,8 +181,8 @@ class Compute:
         for zone, name in idle:
             path = f"/zones/{_part(zone)}/disks/{_part(name)}"
             answer = await self.call("DELETE", path, params={"requestId": str(uuid4())})
-            if answer.status != 404:
-                data_of(answer)
+            if not answer.ok and answer.status != 404:  # one that stays hinders no other's end
+                logger.warning("disk %s in %s stays for now: %s", name, zone, error_of(answer))
 
 
 def data_of(answer: Answer) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from blocks.models import InstanceStatus
 from blocks.providers.aws.network import tags
-from tests.blocks.providers.aws.aws_account import launched
+from tests.blocks.providers.aws.aws_account import launched, refusing
 from tests.blocks.providers.aws.test_aws_rights import forgotten_request
 from tests.blocks.providers.rented_account import mark, until
 from tests.waiting import PATIENCE
@@ -119,3 +119,16 @@ async def test_a_sweep_that_cannot_be_made_waits_for_the_next(provider, cloud, k
     await provider.sweep()
 
     assert len(cloud.volumes) == 1
+
+
+@pytest.mark.thorough
+async def test_a_disk_that_is_refused_keeps_no_other_from_its_end(provider, cloud, key):
+    stuck = cloud.forgotten_disk("us-east-1", tags("lost"), age=3600)
+    old = cloud.forgotten_disk("us-east-1", tags("lost"), age=3600)
+    cloud.spot_requests["sir-1"] = forgotten_request(tags("lost"))
+    cloud.faults.add(refusing("VolumeInUse", action="/DeleteVolume$"))
+
+    await provider.sweep()
+
+    assert len({stuck, old} & cloud.volumes.keys()) == 1
+    assert cloud.spot_requests["sir-1"]["State"] == "cancelled"

@@ -249,6 +249,16 @@ async def test_disks_of_ours_that_no_machine_has_are_swept(cloud, provider, key)
     assert [*cloud.disks] == [instance.id, "us-central1-a/web", "us-central1-a/theirs"]
 
 
+async def test_a_disk_that_is_refused_keeps_no_other(cloud, provider):
+    for name in ("stuck", "old"):
+        cloud.leave_disk(f"us-central1-a/{name}", str(mark(2)), age=3600.0)
+    cloud.faults.add(Fault(kind="status", path="/disks/stuck$", status=400, body="{}", times=1))
+
+    await provider.sweep()
+
+    assert [*cloud.disks] == ["us-central1-a/stuck"]
+
+
 async def test_offers_of_spot_machines_do_not_fall_with_those_at_full_price(cloud, provider):
     offers = await offered(GoogleCloud(), spot=None)
 
