@@ -59,8 +59,10 @@ async def said_before(scene, words: str) -> str:
 
 @pytest.mark.fault(81, "store refuses half-way")
 async def test_a_store_that_refuses_while_it_is_written_to_costs_no_step(scene, survived, s3):
-    # The first checkpoint gets there; then the key is taken away.
-    run = await scene.run(scene.job(**MEDIUM, store=STORE))
+    # The first checkpoint gets there; then the key is taken away. Each stays on its machine for
+    # longer than it takes to find that the store refuses it.
+    seldom = {"max_steps": 600, "eval_steps": 300, "save_steps": 100}
+    run = await scene.run(scene.job(**seldom, store=STORE))
     await scene.said(r"checkpoint-\d+ is in s3://models/team")
 
     scene.injected(run, "comes? home|is home")

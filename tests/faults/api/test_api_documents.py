@@ -32,6 +32,7 @@ async def test_a_machine_that_is_missing_from_the_list_is_not_asked_for_at_every
     scene.cloud.list_lag = math.inf
     for name in ("pods", "instances"):
         provider._api().forget(name)
+    await provider.find(instance.mark)  # it asks anew, and lists of before count no more
     asked = len(scene.cloud.requests)
 
     for _ in range(20):  # as often as a machine that boots is looked at, in five of ten seconds
