@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from blocks.providers.lost_answer import TURN_SECONDS
 from flows.logger import logger
 from trainer.contract.errors import RateLimited
 
-TURN_SECONDS = 15.0  # between two tries
 T = TypeVar("T")
 
 

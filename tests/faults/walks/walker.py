@@ -35,7 +35,7 @@ from prefect.states import Cancelled, Completed, Running
 
 from blocks.keys import MachineKeys
 from blocks.models import Instance
-from blocks.providers import absence, api
+from blocks.providers import absence, api, lost_answer
 from blocks.providers.base import Provider
 from blocks.registry import provider_class, provider_names
 from flows import reconcile as reconciling
@@ -65,6 +65,7 @@ HURRY: list[tuple[ModuleType, dict[str, Any]]] = [
     (booting, {"LOOK_SECONDS": 0.05, "LOST_SECONDS": 0.3}),
     (keeping, {"MARGIN_SECONDS": 0.0}),
     (budget, {"LOOK_SECONDS": 0.1}),
+    (lost_answer, {"TURN_SECONDS": 0.1}),
     (turns, {"TURN_SECONDS": 0.1}),
     (recalling, {"ASK_SECONDS": 1.0, "PAUSE_SECONDS": 0.1}),
     (liveness, {"LOOK_SECONDS": 0.1, "PAUSE_SECONDS": 0.1}),

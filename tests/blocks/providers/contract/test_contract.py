@@ -23,6 +23,7 @@ from trainer.contract.errors import (
     CredentialsError,
     OrchestratorError,
     ProviderError,
+    RateLimited,
 )
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE0 test"
@@ -127,6 +128,30 @@ async def test_an_order_of_which_nothing_can_be_learned_may_have_made_a_machine(
 
     with pytest.raises(Unanswered):
         await launched(case)
+
+
+@CLOUDS
+async def test_what_came_of_an_order_is_asked_for_as_long_as_the_provider_asks_to_wait(
+    case, monkeypatch
+):
+    """Else it would be ordered again, and be "certainly nothing" if the provider is away by then."""
+    asked, ask = [], lost_answer.found_or_absent
+
+    async def limited(*what):
+        asked.append(what)
+        if len(asked) < 3:
+            raise RateLimited("asks to wait")
+        return await ask(*what)
+
+    monkeypatch.setattr(lost_answer, "found_or_absent", limited)
+    monkeypatch.setattr(lost_answer, "TURN_SECONDS", 0.01)
+    for method in ("POST", "PUT"):
+        case.cloud.faults.add(Fault(kind="commit_then_drop", path=CREATE, method=method))
+
+    instance = await launched(case)
+
+    assert case.alive() == [instance.id]
+    assert len(asked) == 3
 
 
 @CLOUDS
