@@ -33,7 +33,11 @@ def main() -> None:
     kind = getattr(import_module(module), name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).absolute()
-        with kind(folder, arguments.port) as cloud:
+        try:
+            cloud = kind(folder, arguments.port)
+        except ModuleNotFoundError as error:
+            sys.exit(str(error))
+        with cloud:
             cloud.boot_seconds = arguments.boot_seconds
             values = " ".join(f"{name}={value}" for name, value in cloud.environ().items())
             print(f"export {values}", flush=True)  # noqa: T201

@@ -121,8 +121,11 @@ def _wrong_string(value: str, schema: Any, at: str) -> Iterator[str]:
 @cache
 def _read(name: str) -> Any:
     spec = find_spec("googleapiclient")
-    assert spec is not None, "google-api-python-client is not installed"
-    assert spec.origin
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            "the local Google Cloud needs google-api-python-client, whose document it is held to: "
+            "make .venv/installed-dev"
+        )
     path = Path(spec.origin).parent / "discovery_cache" / "documents" / name
     return json.loads(path.read_text(encoding="utf-8"))
 
