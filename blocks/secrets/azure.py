@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+from functools import partial
 
-import httpx
-
+from blocks.secrets.vault import asked, odd
 from trainer.contract.errors import (
     ConfigError,
-    ConnectionLost,
     CredentialsError,
     DependencyError,
     ProviderError,
@@ -19,7 +18,6 @@ from trainer.contract.errors import (
 URL_VARIABLE = "AZURE_KEY_VAULT_URL"
 """The base URL of the vault, instead of the one that its name makes."""
 DOMAIN, VERSION = "vault.azure.net", "7.4"
-SECONDS = 10.0  # of silence that the service is allowed
 LOG_IN = (
     "Set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run `az login`, or give this "
     "machine a managed identity."
@@ -49,26 +47,19 @@ def fetch(place: str, name: str) -> str:
     # The scope is the cloud's, and not the vault's own.
     token = _token(what, f"https://{host.partition('.')[2]}/.default")
     base = (os.environ.get(URL_VARIABLE) or f"https://{host}").rstrip("/")
+    found = asked(
+        f"{base}/secrets/{path}",
+        token,
+        what=what,
+        vault="the vault",
+        remedy="Check the vault's name, and whether its firewall lets this computer in.",
+        refused=partial(_refused, what, vault),
+        params={"api-version": VERSION},
+    )
     try:
-        answer = httpx.get(
-            f"{base}/secrets/{path}",
-            params={"api-version": VERSION},
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=SECONDS,
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ConnectionLost(
-            f"{what}: the vault does not answer ({type(error).__name__}).",
-            "Check the vault's name, and whether its firewall lets this computer in.",
-        ) from None
-    if answer.status_code != httpx.codes.OK:
-        raise _refused(what, vault, answer.status_code)
-    try:
-        return str(answer.json()["value"])
-    except (LookupError, TypeError, ValueError) as error:
-        raise ProviderError(
-            f"{what}: the vault's answer is not as it is described ({type(error).__name__})."
-        ) from None
+        return str(found["value"])
+    except (LookupError, TypeError) as error:
+        raise odd(what, "the vault", error) from None
 
 
 def _token(what: str, scope: str) -> str:

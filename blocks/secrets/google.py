@@ -9,8 +9,7 @@ import re
 from functools import partial
 from typing import Any
 
-import httpx
-
+from blocks.secrets.vault import SECONDS, asked, odd
 from trainer.contract.errors import (
     ConfigError,
     ConnectionLost,
@@ -21,7 +20,7 @@ from trainer.contract.errors import (
 
 URL, URL_VARIABLE = "https://secretmanager.googleapis.com", "SECRET_MANAGER_API_URL"
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
-SECONDS = 10.0  # of silence that the service is allowed
+VAULT = "Google Secret Manager"
 PROJECTS = ("GOOGLE_CLOUD_PROJECT", "GCP_PROJECT")
 LOG_IN = (
     "Set GOOGLE_APPLICATION_CREDENTIALS to the key file of a service account, or run: gcloud auth "
@@ -57,25 +56,18 @@ def fetch(place: str, name: str) -> str:
     if "/versions/" not in path:
         path += "/versions/latest"
     base = (os.environ.get(URL_VARIABLE) or URL).rstrip("/")
+    found = asked(
+        f"{base}/v1/{path}:access",
+        token,
+        what=what,
+        vault=VAULT,
+        remedy="Check the network.",
+        refused=partial(_refused, what, path),
+    )
     try:
-        answer = httpx.get(
-            f"{base}/v1/{path}:access",
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=SECONDS,
-        )
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ConnectionLost(
-            f"{what}: Google Secret Manager does not answer ({type(error).__name__}).",
-            "Check the network.",
-        ) from None
-    if answer.status_code != httpx.codes.OK:
-        raise _refused(what, path, answer.status_code)
-    try:
-        return base64.b64decode(answer.json()["payload"]["data"]).decode("utf-8")
+        return base64.b64decode(found["payload"]["data"]).decode("utf-8")
     except (LookupError, TypeError, ValueError, binascii.Error) as error:
-        raise ProviderError(
-            f"{what}: Google's answer is not as it is described ({type(error).__name__})."
-        ) from None
+        raise odd(what, VAULT, error) from None
 
 
 def _login(what: str) -> tuple[str, str]:
