@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 from blocks.machines.mailbox.packing import packed, variables
-from tests.clouds.machines import MARKER, SECONDS, SYSTEM_PATH, with_variable
+from tests.clouds.machines import MARKER, SECONDS, SYSTEM_PATH, kill_all, with_variable
 from trainer.config.store_urls import parse_store_url
 
 if TYPE_CHECKING:
@@ -78,14 +75,7 @@ class AgentMachine:
 
     def kill(self) -> None:
         """End every process of it."""
-        deadline = time.monotonic() + SECONDS
-        while left := self.processes():
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"processes {left} of the machine do not die")
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
+        kill_all(self.processes)
         if self.process:
             self.process.wait(SECONDS)
 

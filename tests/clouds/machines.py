@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,14 +117,7 @@ class SshdMachine:
     def kill(self) -> None:
         """End the machine as a power cut does: sshd and every process on it."""
         self.stop()
-        deadline = time.monotonic() + SECONDS
-        while left := self.processes():
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"processes {left} of the machine do not die")
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
+        kill_all(self.processes)
 
     def _cut(self, listener: psutil.Process) -> None:
         for process in listener.children(recursive=True):
@@ -222,6 +215,22 @@ def write_nvidia_smi(path: Path, gpus: Sequence[str]) -> None:
         f'else printf "%s\\n" {shlex.join(gpus)}; fi\n'
     )
     path.chmod(0o755)
+
+
+def kill_all(processes: Callable[[], Sequence[int]]) -> None:
+    """Kill processes until there is none.
+
+    Args:
+        processes: returns those that are there now: what dies may have started another one.
+    """
+    deadline = time.monotonic() + SECONDS
+    while left := processes():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {left} of the machine do not die")
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def with_variable(entry: bytes) -> Iterator[int]:

@@ -213,3 +213,4 @@ async def test_two_that_bring_the_same_at_once_both_succeed(store, folder, tmp_p
 
     for name in names:
         await store.get_folder(name, tmp_path / name)
+        assert verify(tmp_path / name) == verify(folder)
