@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from trainer.contract.errors import ConfigError
+
 HOUR = 3600.0
 
 
@@ -149,6 +151,18 @@ class Policy:
     """By project."""
     spent: Mapping[str, Spent] = field(default_factory=dict)
     """By project."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be divided by.
+
+        Raises:
+            ConfigError: naming the field and its value.
+        """
+        divisors = {"ageing": self.ageing, "half_life": self.half_life}
+        divisors |= {f"weights: {name}": weight for name, weight in self.weights.items()}
+        for name, value in divisors.items():
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name} = {value:g}: must be above 0.", "Correct it.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,41 +117,30 @@ def instance_of(
 ) -> Instance:
     """Return a description as an instance; one that cannot be read has the status unknown."""
     try:
-        return _instance(row, mark, region, mailbox, last_words, price)
+        resources = row.get("ResourceConfig") or {}
+        type = str(resources.get("InstanceType") or "")
+        kind = BY_NAME.get(type)
+        second = str(row.get("SecondaryStatus") or row.get("TrainingJobStatus") or "")
+        volume = 0.0 if kind and kind.own_disk_gb else float(resources.get("VolumeSizeInGB") or 0)
+        return Instance(
+            provider="sagemaker",
+            id=str(row["TrainingJobName"]),
+            mark=mark,
+            status=status_of(row),
+            detail=second,
+            failure=failure_of(row, last_words),
+            address=mailbox,
+            instance_type=type,
+            region=region,
+            host=f"{type} in {region}",
+            spot=bool(row.get("EnableManagedSpotTraining")),
+            price_per_hour=price,
+            gpu_type=kind.gpu_type if kind else None,
+            gpu_count=kind.gpu_count if kind else 0,
+            storage_gb=volume,
+            storage_price=STORAGE_PRICE,
+            traffic_price=TRAFFIC_PRICE,
+        )
     except (AttributeError, LookupError, TypeError, ValueError):
         name = str(row.get("TrainingJobName"))
         return not_as_described("sagemaker", TITLE, id=name, mark=str(mark or ""))
-
-
-def _instance(
-    row: Mapping[str, Any],
-    mark: Mark | None,
-    region: str,
-    mailbox: str,
-    last_words: str,
-    price: float | None,
-) -> Instance:
-    resources = row.get("ResourceConfig") or {}
-    type = str(resources.get("InstanceType") or "")
-    kind = BY_NAME.get(type)
-    second = str(row.get("SecondaryStatus") or row.get("TrainingJobStatus") or "")
-    volume = 0.0 if kind and kind.own_disk_gb else float(resources.get("VolumeSizeInGB") or 0)
-    return Instance(
-        provider="sagemaker",
-        id=str(row["TrainingJobName"]),
-        mark=mark,
-        status=status_of(row),
-        detail=second,
-        failure=failure_of(row, last_words),
-        address=mailbox,
-        instance_type=type,
-        region=region,
-        host=f"{type} in {region}",
-        spot=bool(row.get("EnableManagedSpotTraining")),
-        price_per_hour=price,
-        gpu_type=kind.gpu_type if kind else None,
-        gpu_count=kind.gpu_count if kind else 0,
-        storage_gb=volume,
-        storage_price=STORAGE_PRICE,
-        traffic_price=TRAFFIC_PRICE,
-    )

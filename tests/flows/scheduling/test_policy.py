@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -24,6 +25,7 @@ from flows.scheduling.pool import (
     Strategy,
 )
 from flows.scheduling.ranking import shares
+from trainer.contract.errors import ConfigError
 
 NOW = 1_000_000.0
 
@@ -203,3 +205,17 @@ def test_a_share_counts_less_the_longer_ago_it_was_and_by_what_one_is_entitled_t
     assert sum(found.values()) == pytest.approx(1)
     halved = shares([old, new], NOW, Policy(weights={"new": 2}), lambda stint: stint.user)
     assert halved["new"] == pytest.approx(found["new"] / 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"ageing": 0.0}, "ageing = 0"),
+        ({"half_life": -1.0}, "half_life = -1"),
+        ({"half_life": math.nan}, "half_life = nan"),
+        ({"weights": {"ada": 0.0}}, "weights: ada = 0"),
+    ],
+)
+def test_what_a_policy_would_divide_by_is_above_0(settings, name):
+    with pytest.raises(ConfigError, match=f"{name}: must be above 0"):
+        Policy(**settings)
