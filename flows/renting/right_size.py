@@ -17,9 +17,9 @@ from flows.run_folder import RunFolder, newest, run_folders
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import read_json
+from trainer.contract.memory import ROOM
 
 GB_PER_GIB = 2**30 / 1e9
-ROOM = 0.9  # the share of a GPU that may be used up
 CHEAPER = 0.95  # a machine that saves less than a twentieth is not worth naming
 PATIENCE_SECONDS = 30.0  # for the providers to make offers after a run
 RUNS = 200  # reports that are looked at, the newest first
@@ -35,8 +35,6 @@ class Need:
     """What each GPU of a job has to hold, in GB of 1e9 bytes."""
 
     gb: float
-    comfortable_gb: float
-    """The same without gradient checkpointing, which takes more time, where that is left open."""
     sure: str
     """measured: by a run of these settings; computed: by tracing the model; guessed: by a formula."""
 
@@ -52,11 +50,11 @@ def need_of(job: TrainingJob, facts: dict[str, Any] | None) -> Need | None:
         facts: as `flows.renting.cost_estimate.estimated` returns them; None: not known.
     """
     if (gb := _measured(job)) is not None:
-        return Need(gb=gb, comfortable_gb=gb, sure="measured")
+        return Need(gb=gb, sure="measured")
     gpu = (facts or {}).get("gpu_memory")
     if not gpu:
         return None
-    return Need(gb=gpu["least_gb"], comfortable_gb=gpu["most_gb"], sure=gpu["sure"])
+    return Need(gb=gpu["gb"], sure=gpu["sure"])
 
 
 def holds(offer: Offer, need: Need) -> bool | None:
@@ -143,7 +141,7 @@ async def would_have_done(job: TrainingJob, report: dict[str, Any]) -> str | Non
     peak, paid = report["usage"].get("memory_gb"), [one["price_per_hour"] for one in machines]
     if not peak or not machines or not all(paid):
         return None
-    need = Need(gb=peak, comfortable_gb=peak, sure="measured")
+    need = Need(gb=peak, sure="measured")
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             found = await market(any_size(job))

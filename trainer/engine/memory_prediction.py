@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
+from trainer.contract.memory import ROOM
 from trainer.engine.adapters import add_adapters
 from trainer.engine.arguments import precision, split_batch
 from trainer.engine.deprecations import deprecations_allowed
@@ -46,8 +47,6 @@ CPU_SPARE = 1.75
 on Llamas of 1 to 30 million parameters."""
 UNKNOWN = ("yes", "no")
 """The classes where rows have not been read yet; transformers' number of them."""
-ROOM = 0.9
-"""The share of the free memory that may be used up by what is predicted."""
 
 
 def predicted(
@@ -142,39 +141,23 @@ def _parts(
 
 
 def on_a_gpu(config: TrainingConfig, longest: int, *, processes: int = 1) -> dict[str, Any]:
-    """Return what each GPU of a machine elsewhere holds at most, whatever there is here.
+    """Return what each GPU of a machine elsewhere holds at the least, whatever there is here.
+
+    Gradient checkpointing that is left to the trainer is counted in: it is used where memory is short.
 
     Returns:
-        `least_gb` and `most_gb` of 1e9 bytes, which differ where gradient checkpointing is left to
-        the trainer; `sure`: computed, or guessed where the model cannot be traced; `room`: the share
-        of a GPU that may be used up by what is predicted.
+        `gb` of 1e9 bytes; `sure`: computed, or guessed where the model cannot be traced.
     """
     length = longest_sequence(config, longest)
-    wanted = config.gradient_checkpointing
+    checkpointing = bool(config.gradient_checkpointing)  # "auto" too
     if config.peft and not config.peft.allows_gradient_checkpointing:
-        wanted = False
+        checkpointing = False
     # What auto stands for on every GPU of the last years.
     dtype = "bfloat16" if config.dtype == "auto" else config.dtype
-    config = config.model_copy(update={"dtype": dtype})
+    config = config.model_copy(update={"dtype": dtype, "gradient_checkpointing": checkpointing})
     model = empty_model(config)
-    found = [
-        _parts(
-            config.model_copy(update={"gradient_checkpointing": choice}),
-            length,
-            model,
-            "cuda",
-            divisor=1,
-            processes=processes,
-        )
-        for choice in ([True, False] if wanted == "auto" else [wanted])
-    ]
-    peaks = [parts["peak"] for parts, _ in found]
-    return {
-        "least_gb": round(min(peaks), 4),
-        "most_gb": round(max(peaks), 4),
-        "sure": "computed" if all(traced for _, traced in found) else "guessed",
-        "room": ROOM,
-    }
+    parts, is_traced = _parts(config, length, model, "cuda", divisor=1, processes=processes)
+    return {"gb": round(parts["peak"], 4), "sure": "computed" if is_traced else "guessed"}
 
 
 def available_gb(processes: int = 1) -> tuple[str, float]:

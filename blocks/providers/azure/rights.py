@@ -55,8 +55,6 @@ IN_ACCOUNT = (
 """What is needed in the subscription, because a group has none of it. All of it only reads."""
 MAKE_GROUP = "Microsoft.Resources/subscriptions/resourceGroups/write"
 """In the subscription, unless the group is there."""
-ASSIGN_IDENTITY = "Microsoft.ManagedIdentity/userAssignedIdentities/assign/action"
-"""On the identity by which machines delete themselves, where there is one."""
 
 
 async def check_account(api: Api, group: Group) -> None:

@@ -27,7 +27,7 @@ FACTS = {
     "trainable_parameters": 10,
     "gradient_checkpointing": True,
     "seconds": None,
-    "gpu_memory": {"least_gb": 14.6, "most_gb": 30.0, "sure": "computed", "room": 0.9},
+    "gpu_memory": {"gb": 14.6, "sure": "computed"},
 }
 
 
