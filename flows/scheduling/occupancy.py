@@ -39,12 +39,14 @@ class MachineState:
         self.slots = {gpu.uuid: Slot(gpu, gpu.vram_gb) for gpu in machine.gpus}
         self.ram_gb = machine.ram_gb
         self.threads = machine.threads
+        self.disk_gb = machine.disk_gb
         self.running: list[tuple[float, Running]] = []
         """When each ends by the estimate."""
 
     def __copy__(self) -> MachineState:
         other = MachineState.__new__(MachineState)
-        other.machine, other.ram_gb, other.threads = self.machine, self.ram_gb, self.threads
+        other.machine = self.machine
+        other.ram_gb, other.threads, other.disk_gb = self.ram_gb, self.threads, self.disk_gb
         other.slots = {uuid: copy.copy(slot) for uuid, slot in self.slots.items()}
         other.running = list(self.running)
         return other
@@ -61,6 +63,8 @@ class MachineState:
         taken where the least is left.
         """
         if demand.ram_gb > self.ram_gb or demand.threads > self.threads:
+            return None
+        if demand.disk_gb > self.disk_gb:
             return None
         if demand.gpus == 0:
             return ()
@@ -84,6 +88,7 @@ class MachineState:
             slot.room_gb -= demand.vram_gb
         self.ram_gb -= demand.ram_gb
         self.threads -= demand.threads
+        self.disk_gb -= demand.disk_gb
         self.running.append((ends, running))
 
     def take(self, running: Running) -> None:
@@ -95,6 +100,7 @@ class MachineState:
             slot.room_gb += demand.vram_gb
         self.ram_gb += demand.ram_gb
         self.threads += demand.threads
+        self.disk_gb += demand.disk_gb
         self.running = [pair for pair in self.running if pair[1] is not running]
 
     def _slots(self, running: Running) -> Iterable[Slot]:

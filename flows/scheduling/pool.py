@@ -23,6 +23,8 @@ class PoolGpu:
     vram_gb: float
     """What jobs may use of its memory."""
     kind: str = ""
+    index: int | None = None
+    """The driver's number for it."""
     island: str = ""
     """GPUs of one island reach each other by a fast link, such as NVLink or one NUMA node."""
 
@@ -35,6 +37,7 @@ class PoolMachine:
     gpus: tuple[PoolGpu, ...]
     ram_gb: float = math.inf
     threads: float = math.inf
+    disk_gb: float = math.inf
     shares: bool = False
     """Whether jobs that ask for a part of a GPU's memory may share a GPU."""
 
@@ -52,6 +55,7 @@ class Demand:
     """Any of these; empty: any."""
     ram_gb: float = 0.0
     threads: float = 0.0
+    disk_gb: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
 from blocks.registry import configured_providers, how_to_set_up, provider_class
+from flows.asking import asking
 from flows.reconcile import reconcile_once
 from flows.renting.cost_estimate import can_estimate, cost_on, decides, estimated, seconds_on
 from flows.renting.expected_cost import History, expected_on
@@ -30,7 +31,7 @@ from gateway.checks import checked_job
 from gateway.cli.table import print_table
 from gateway.exits import Exit, complain, note, say, say_json, sentence
 from gateway.other_names import answers, answers_of_any_program
-from gateway.prefect.full_client import asking, call
+from gateway.prefect.full_client import call
 from gateway.prefect.keeper import last_reconcile
 from gateway.view import NOTHING, duration, printable
 from trainer.config import TrainingJob

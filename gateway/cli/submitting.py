@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from flows.scheduling.labels import of_submit
 from gateway import jobs
 from gateway.cli import looking
 from gateway.exits import ApiUnreachable, Exit, say, say_json
@@ -32,6 +33,7 @@ def submit(
         parameters={"job": job.model_dump(mode="json")},
         # Queues of these names are made by `trainctl deploy`, with priorities 1, 2 and 3.
         work_queue_name=priority,
+        labels=of_submit(project=job.project),
     )
     waiting = None
     with suppress(ApiUnreachable):  # the job is handed over; only the extra information is missing

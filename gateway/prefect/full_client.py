@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal, TypeVar, cast
+from typing import TypeVar
 
 import httpx
 from prefect import get_client
@@ -20,7 +20,6 @@ from flows.logger import OneLine
 from gateway.exits import note
 from gateway.prefect.connecting import PrefectApi, api_url, refused, silent
 from gateway.prefect.settings import PrefectSettings
-from gateway.prefect.waiting import AskApi
 
 T = TypeVar("T")
 
@@ -45,17 +44,6 @@ def call(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
     except PrefectHTTPStatusError as error:
         answer = error.response
         raise refused(url, PrefectSettings(), answer.status_code, answer.text) from None
-
-
-def asking(client: PrefectClient) -> AskApi:
-    """Return a function that asks the API for plain JSON."""
-
-    async def ask(path: str, body: dict[str, Any] | None) -> Any:
-        method: Literal["GET", "POST"] = "GET" if body is None else "POST"
-        answer = await client.request(method, cast("Any", path), json=body)
-        return answer.json()
-
-    return ask
 
 
 def connect() -> str:

@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from deployments.pools import CLOUD_POOL
+from flows.asking import AskApi
 from flows.reconcile import reconciled_at
 from gateway.prefect import attendant
-from gateway.prefect.waiting import AskApi, online_workers
+from gateway.prefect.waiting import online_workers
 
 FLOW = "reconcile"
 LATE_SECONDS = 300.0  # it runs every minute

@@ -6,16 +6,12 @@ All of it is plain JSON of Prefect's REST API; nothing here imports Prefect.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import quote
 
 from deployments.pools import LOCAL_POOL
+from flows.asking import AskApi, Json
 
-Json = dict[str, Any]
-AskApi = Callable[[str, Json | None], Awaitable[Any]]
-"""Ask the API for a path: GET without a body, POST with one; returns the JSON of the answer."""
 WAITING = ("SCHEDULED", "PENDING")
 AT_WORK = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
 

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from prefect import get_client
 
+from flows.asking import asking
 from flows.reconcile import reconcile
 from gateway.prefect import attendant, keeper
-from gateway.prefect.full_client import asking
 from trainer.contract.files import replace_json
 
 

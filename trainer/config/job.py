@@ -87,6 +87,11 @@ class TrainingJob(Settings):
     provider: Text | list[Text] = "local"
     """Where the machine comes from: local (this computer), ssh, aws, azure, gcp, runpod, lambda, sagemaker,
     vast; a list in order of preference; or any, the cheapest of all that are set up."""
+    priority: int | None = Field(default=None, ge=0, le=100)
+    """How urgent it is in the queue of its pool, 0 to 100; more goes first. null: as its work queue says:
+    high 80, default 50, low 20."""
+    project: JobName | None = None
+    """What it is a part of: the share of a pool and the quotas are counted by user and by project."""
     resources: Resources = Resources()
     """What the machine must have."""
     limits: Limits = Limits()

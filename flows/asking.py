@@ -1,0 +1,24 @@
+"""Prefect's REST API in plain JSON, for those who read many runs, or must not import Prefect."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+Json = dict[str, Any]
+AskApi = Callable[[str, Json | None], Awaitable[Any]]
+"""Ask the API for a path: GET without a body, POST with one; returns the JSON of the answer."""
+
+
+def asking(client: PrefectClient) -> AskApi:
+    """Return a function that asks the API of this client."""
+
+    async def ask(path: str, body: Json | None) -> Any:
+        method: Literal["GET", "POST"] = "GET" if body is None else "POST"
+        answer = await client.request(method, cast("Any", path), json=body)
+        return answer.json()
+
+    return ask

@@ -1,0 +1,103 @@
+"""The machines of a pool, as their workers announce them in Prefect: a variable for each computer.
+
+So whoever submits or looks from elsewhere knows what there is. Nothing here imports Prefect, but to write.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flows.asking import AskApi, Json
+from flows.scheduling.labels import moment, seconds
+from flows.scheduling.pool import PoolGpu, PoolMachine
+from flows.scheduling.settings import slug
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+VARIABLE = "training_orchestrator_machine_"
+EVERY_SECONDS = 30.0  # at least so often while its worker lives
+FRESH_SECONDS = 120.0  # a machine announced longer ago has no worker now
+KNOWN_SECONDS = 7 * 86400.0  # but it is still one of the pool's
+
+
+class Announcer:
+    """Announces this computer for one pool."""
+
+    def __init__(
+        self, client: PrefectClient, pool: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._client = client
+        self._pool = pool
+        self._clock = clock
+        self._said: PoolMachine | None = None
+        self._at = -math.inf
+
+    async def announce(self, machine: PoolMachine) -> None:
+        """Write what there is, where that is new, or was written a while ago."""
+        from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+        from prefect.exceptions import ObjectAlreadyExists
+
+        now = self._clock()
+        if machine == self._said and now - self._at < EVERY_SECONDS:
+            return
+        name = f"{VARIABLE}{slug(self._pool)}_{slug(machine.name)}"
+        value = {"pool": self._pool, "at": moment(now), **_packed(machine)}
+        try:
+            await self._client.create_variable(VariableCreate(name=name, value=value))
+        except ObjectAlreadyExists:
+            await self._client.update_variable(VariableUpdate(name=name, value=value))
+        self._said, self._at = machine, now
+
+
+async def announced(ask: AskApi, pool: str, *, within: float, now: float) -> list[PoolMachine]:
+    """Return the machines of a pool that were announced within so many seconds."""
+    body = {"variables": {"name": {"like_": f"{VARIABLE}{slug(pool)}_"}}, "limit": 200}
+    found = []
+    for variable in await ask("/variables/filter", body):
+        value = variable.get("value")
+        machine = _unpacked(value) if isinstance(value, dict) else None
+        at = seconds(value.get("at")) if machine else None
+        # The beginning of a name may be that of another pool.
+        if machine and value["pool"] == pool and at is not None and now - at <= within:
+            found.append(machine)
+    return found
+
+
+def _packed(machine: PoolMachine) -> Json:
+    """Return a machine in few characters: a variable holds 5000."""
+    kinds = sorted({gpu.kind for gpu in machine.gpus})
+    most = {"ram_gb": machine.ram_gb, "threads": machine.threads, "disk_gb": machine.disk_gb}
+    return {
+        "name": machine.name,
+        "kinds": kinds,
+        "gpus": [
+            [gpu.uuid, kinds.index(gpu.kind), round(gpu.vram_gb, 2), gpu.index, gpu.island]
+            for gpu in machine.gpus
+        ],
+        **{name: round(value, 1) for name, value in most.items() if math.isfinite(value)},
+    }
+
+
+def _unpacked(value: Json) -> PoolMachine | None:
+    """Return the machine; None where somebody has put something else into the variable."""
+    try:
+        gpus = tuple(
+            PoolGpu(
+                uuid=str(uuid),
+                vram_gb=float(vram),
+                kind=str(value["kinds"][kind]),
+                index=index,
+                island=str(island),
+            )
+            for uuid, kind, vram, index, island in value["gpus"]
+        )
+        most: dict[str, Any] = {
+            name: float(value[name]) for name in ("ram_gb", "threads", "disk_gb") if name in value
+        }
+        return PoolMachine(name=str(value["name"]), gpus=gpus, **most)
+    except (KeyError, TypeError, ValueError, IndexError):
+        return None

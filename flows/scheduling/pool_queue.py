@@ -1,0 +1,145 @@
+"""The queue of a work pool: what Prefect has of it, and what is to be done now.
+
+Nothing of it is kept anywhere else. Whoever reads the same runs decides the same, so a worker that
+dies loses nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+
+from flows.asking import asking
+from flows.scheduling.administration import Administration
+from flows.scheduling.announced import Announcer
+from flows.scheduling.labels import Allotment
+from flows.scheduling.measured import Measured
+from flows.scheduling.pool import Decision, PoolMachine, StartJob
+from flows.scheduling.reading import Reader
+from flows.scheduling.reasons import Reasons
+from flows.scheduling.seen import SeenRun
+from flows.scheduling.settings import PoolSettings
+from flows.scheduling.snapshot import FORGOTTEN, PoolRuns, Snapshot
+
+Held = Callable[[Iterable[SeenRun]], Awaitable[Mapping[str, str]]]
+"""Returns, by id, why runs may not start yet whatever is free, such as a job that one comes after."""
+
+
+class PoolQueue:
+    """Decides for a pool, on the computer of one of its workers."""
+
+    def __init__(
+        self,
+        client: PrefectClient,
+        pool: str,
+        machine: Callable[[], PoolMachine],
+        *,
+        limit: int | None = None,
+        held: Held | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Decide for a pool.
+
+        Args:
+            client: of the API.
+            pool: its name.
+            machine: returns this computer as it is now, without the GPUs that others hold; those that
+                jobs of the pool have are in it. It must not block.
+            limit: how many jobs may run on this pool at once, beside what its settings say.
+            held: says who waits for something else.
+            clock: seconds since the epoch.
+        """
+        self._client = client
+        self._machine = machine
+        self._limit = limit
+        self._held = held
+        self._clock = clock
+        ask = asking(client)
+        self._reader = Reader(ask, pool, clock)
+        self._administration = Administration(ask, pool, clock)
+        self._announcer = Announcer(client, pool, clock)
+        self._measured = Measured(ask)
+        self._reasons = Reasons(client)
+        self._taken: dict[str, SeenRun] = {}
+        """What we started, until Prefect shows it as begun with its GPUs."""
+        self._left: set[str] = set()
+        """What has let go of its GPUs, until Prefect shows it as ended."""
+        self.waiting: Mapping[str, SeenRun] = {}
+        """The runs that waited when it was decided last, by id."""
+
+    @property
+    def settings(self) -> PoolSettings:
+        """The pool's settings as they were read last."""
+        return self._administration.settings
+
+    async def decide(self) -> list[Decision]:
+        """Return what is to be done now: whom to start, whom to ask to pause, and why others wait.
+
+        A `StartJob` may name another machine: it is for the worker there.
+        """
+        machine = self._machine()
+        await self._announcer.announce(machine)
+        rules = await self._administration.read(machine)
+        runs = await self._runs(rules.settings)
+        self.waiting = runs.waiting
+        now = self._clock()
+        return Snapshot(runs, rules, now, here=machine.name, limit=self._limit).decide()
+
+    async def take(self, start: StartJob) -> Allotment:
+        """Note in Prefect, and here, that a run has its GPUs; to be called before it is started."""
+        run = self.waiting[start.job]
+        given = Allotment(
+            machine=start.machine, gpus=start.gpus, since=self._clock(), place=run.submitted
+        )
+        await self._client.update_flow_run_labels(UUID(start.job), given.labels())
+        self._taken[run.id] = run.with_allotment(given)
+        self._left.discard(run.id)
+        self._reader.forget(run.id)
+        return given
+
+    def left(self, job: str) -> None:
+        """Note that a run has let go of its GPUs: it ended, paused, or could not be started."""
+        self._taken.pop(job, None)
+        self._left.add(job)
+
+    async def tell(self, decisions: Iterable[Decision]) -> None:
+        """Write to the runs why they wait: to few at a time, and only what is new."""
+        await self._reasons.write(self.waiting, decisions)
+
+    async def _runs(self, settings: PoolSettings) -> PoolRuns:
+        since = self._clock() - horizon(settings)
+        # One after the other: what is read later has less to wait, and what began is active by then.
+        waiting = dict(await self._reader.waiting())
+        ended = await self._reader.ended(since)
+        active = self._corrected(await self._reader.active())
+        waiting = {id: run for id, run in waiting.items() if id not in active}
+        again = [run for run in waiting.values() if run.began is not None]
+        return PoolRuns(
+            waiting=waiting,
+            active=active,
+            # A run that was resumed goes on with what it had.
+            ended=[run for run in ended if run.id not in active and run.id not in waiting],
+            left=await self._measured.left([*active.values(), *again]),
+            held=await self._held(waiting.values()) if self._held else {},
+        )
+
+    def _corrected(self, active: Mapping[str, SeenRun]) -> dict[str, SeenRun]:
+        """Return what runs by Prefect and by what we know better."""
+        self._left &= active.keys()
+        known = {id: run for id, run in active.items() if id not in self._left}
+        # What Prefect shows with its GPUs need not be remembered any longer.
+        self._taken = {id: run for id, run in self._taken.items() if not _has_gpus(known.get(id))}
+        return known | self._taken
+
+
+def horizon(settings: PoolSettings) -> float:
+    """Return for how many seconds back it matters who had GPUs."""
+    counted = any(q.gpu_hours is not None or q.usd is not None for q in settings.quotas.values())
+    return max(FORGOTTEN * settings.half_life, settings.quota_period if counted else 0.0)
+
+
+def _has_gpus(run: SeenRun | None) -> bool:
+    return run is not None and run.allotment is not None
