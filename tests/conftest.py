@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from gateway.prefect.server import answers
+from tests.pretended_gpus import PretendedGpus
 from tests.waiting import until_now
 
 if TYPE_CHECKING:
@@ -121,7 +122,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test an orchestrator's home of its own."""
     folder = tmp_path / "home"
     monkeypatch.setenv("TRAINING_ORCHESTRATOR_HOME", str(folder))
+    # Nor may a job of this computer's users keep a test from its GPUs, or the other way round.
+    monkeypatch.setenv("TRAINING_ORCHESTRATOR_GPU_LOCKS", str(tmp_path / "gpu-locks"))
     return folder
+
+
+@pytest.fixture
+def pretended_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PretendedGpus:
+    """Let this computer have GPUs, for this process and those that it starts: at first four."""
+    gpus = PretendedGpus(tmp_path / "gpus.json")
+    gpus.set_up(4)
+    monkeypatch.setenv("TRAINING_ORCHESTRATOR_PRETENDED_GPUS", str(gpus.file))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return gpus
 
 
 @pytest.fixture(autouse=True)

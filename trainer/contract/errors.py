@@ -25,7 +25,9 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     │   └── HostKeyChanged       elsewhere: what answers is not the machine we hired
     └── ProviderError
         ├── CapacityError, QuotaError, BootError        elsewhere
+        │   └── GpusTaken                               elsewhere: on other GPUs, once there are some
         ├── RateLimited                                 retry
+        │   └── GpusBusy                                retry: none is free now
         └── CredentialsError, FundsError, BudgetExceeded    stop
 """
 
@@ -235,6 +237,18 @@ class BootError(ProviderError):
 class RateLimited(ProviderError):
     action = Action.RETRY
     default_suggestion = "The call is repeated after the pause that the provider asks for."
+
+
+class GpusTaken(CapacityError):
+    """Others have the GPUs that a job was to have."""
+
+    default_suggestion = "Other GPUs are tried; 'trainctl gpus' shows who has which."
+
+
+class GpusBusy(RateLimited):
+    """There are GPUs that would do, and others have all of them now."""
+
+    default_suggestion = "They are waited for; 'trainctl gpus' shows who has which."
 
 
 class CredentialsError(ProviderError):

@@ -20,7 +20,10 @@ from blocks.marks import Mark, ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider, counted
 from blocks.providers.gpu_names import matches
-from blocks.providers.local.gpus import GIB, Gpu, choose, gpus, grouped, visible
+from blocks.providers.local.allotted import allotted
+from blocks.providers.local.free_gpus import free_groups
+from blocks.providers.local.gpu import GIB, Gpu
+from blocks.providers.local.gpus import inventory, visible
 from blocks.providers.local.occupants import end_occupants
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, ConfigError, ProviderError
@@ -57,8 +60,12 @@ class Local(Provider):
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per group of GPUs that fits, or one for the CPU; see `Provider.offers`.
 
-        GPUs that no other job directory here uses come first, then those with the most free
-        memory, so that two jobs that start together do not meet on one GPU.
+        GPUs that others have, or that are out of use, are passed over. Those of no other job
+        directory come first, then those with the most free memory, so that two jobs that start
+        together do not meet on one GPU.
+
+        Raises:
+            GpusBusy: some would do, and jobs have them.
         """
         disk_gb = await asyncio.to_thread(self._free_disk_gb)
         if resources.disk_gb and disk_gb < resources.disk_gb:
@@ -70,7 +77,8 @@ class Local(Provider):
         _check_resources(resources)
         found: list[Gpu] = []
         if resources.gpu_count != 0:
-            found = visible(await asyncio.to_thread(gpus), os.environ.get("CUDA_VISIBLE_DEVICES"))
+            everything = await asyncio.to_thread(inventory)
+            found = visible(everything, os.environ.get("CUDA_VISIBLE_DEVICES"))
         # No GPU, and none asked for by number: the CPU does.
         if not found and not resources.gpu_count:
             return [_offer(disk_gb, ())]
@@ -78,11 +86,10 @@ class Local(Provider):
             found = [gpu for gpu in found if matches(resources.gpu_types, gpu.name)] or _wrong(
                 found, resources
             )
-        # One entry per job and not a set: of GPUs that are all in use, the one with the fewest
+        # One entry per job and not a set: of GPUs that jobs in waiting had, the one with the fewest
         # jobs comes first.
         taken = [uuid for instance in await self.instances() for uuid in instance.gpu_ids]
-        fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
-        groups = grouped(fitting, resources.gpu_count or 1)
+        groups = free_groups(found, resources, allotted.get(), taken)
         return [_offer(disk_gb, group) for group in groups]
 
     async def launch(

@@ -1,45 +1,48 @@
-"""The NVIDIA GPUs of this computer, asked of the driver through NVML."""
+"""The GPUs of this computer as they are now, and which of them a job may have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 
-from trainer.contract.errors import CapacityError
+from blocks.providers.local import nvml, pretended
+from blocks.providers.local.gpu import Gpu
+from trainer.contract import gpu_locks
+from trainer.contract.errors import CapacityError, ConfigError
+from trainer.contract.gpu_files import PRETENDED_VARIABLE, sickness
 
-GIB = 1 << 30
 
+def inventory() -> list[Gpu]:
+    """Return all GPUs of this computer, also those that are out of use or in use. It blocks.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
-    """A GPU as it is now."""
+    A GPU that is divided (MIG) is not among them, but its parts are. None without a driver.
 
-    index: int
-    """The driver's number for it, in the order of the PCI bus."""
-    uuid: str
-    name: str
-    free_gb: float
-    """GiB that no process uses."""
-
-    def __str__(self) -> str:
-        return f"GPU {self.index} ({self.name}) has {self.free_gb:.1f} GiB free"
+    Raises:
+        ConfigError: the file of pretended GPUs is not one.
+    """
+    file = os.environ.get(PRETENDED_VARIABLE)
+    found = pretended.read(file) if file else nvml.read()
+    return [_with_locks(gpu) for gpu in found]
 
 
 def gpus() -> list[Gpu]:
-    """Return the GPUs that work; none without a driver or its library. Blocks up to a second."""
+    """Return the GPUs that work, whoever has them; see `inventory`."""
+    return [gpu for gpu in inventory() if not gpu.sick]
+
+
+def _with_locks(gpu: Gpu) -> Gpu:
+    """Return a GPU with who has locked it, and why it is out of use."""
+    if not gpu.uuid:
+        return gpu
     try:
-        import pynvml
-    except ImportError:
-        return []
-    try:
-        # Fails without a driver or without its library; so it is asked here and not at import.
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return []
-    try:
-        return list(_working())
-    finally:
-        pynvml.nvmlShutdown()
+        return replace(
+            gpu,
+            holders=tuple(gpu_locks.holders(gpu.uuid)),
+            sick=gpu.sick or sickness(gpu.parent or gpu.uuid),
+        )
+    except ConfigError as error:
+        return replace(gpu, sick=error.message)
 
 
 def visible(found: Sequence[Gpu], setting: str | None) -> list[Gpu]:
@@ -88,45 +91,57 @@ def choose(found: Sequence[Gpu], *, min_vram_gb: float | None, taken: Sequence[s
     return sorted(fitting, key=lambda gpu: (taken.count(gpu.uuid), -gpu.free_gb))
 
 
-def grouped(fitting: Sequence[Gpu], count: int) -> list[tuple[Gpu, ...]]:
+def grouped(
+    fitting: Sequence[Gpu], count: int, wanted: Sequence[str] = ()
+) -> list[tuple[Gpu, ...]]:
     """Return the GPUs in groups of `count` of one kind, in the order in which they come.
+
+    Groups within one island come first: their GPUs reach each other fastest.
+
+    Args:
+        fitting: the GPUs.
+        count: how many train together.
+        wanted: UUIDs of GPUs that are to be one group.
 
     Raises:
         CapacityError: no kind has that many.
     """
+    if wanted and len(wanted) == count and len(fitting) == count:
+        return [tuple(fitting)]
     kinds: dict[str, list[Gpu]] = {}
     for gpu in fitting:
         kinds.setdefault(gpu.name, []).append(gpu)
-    groups = [
-        tuple(kind[start : start + count])
-        for kind in kinds.values()
-        # Only full groups. What is left over of a kind cannot train this job.
-        for start in range(0, len(kind) - count + 1, count)
-    ]
+    groups = [group for kind in kinds.values() for group in _of_kind(kind, count)]
     if not groups:
         raise CapacityError(
             f"resources.gpu_count asks for {count} GPUs of one kind: {'; '.join(map(str, fitting))}.",
             "Lower resources.gpu_count, or choose another provider.",
         )
-    return sorted(groups, key=lambda group: fitting.index(group[0]))
+    return sorted(groups, key=lambda group: (_is_torn(group), fitting.index(group[0])))
+
+
+def _of_kind(kind: Sequence[Gpu], count: int) -> list[tuple[Gpu, ...]]:
+    """Return full groups: what is left over of a kind cannot train this job."""
+    islands: dict[str, list[Gpu]] = {}
+    for gpu in kind:
+        islands.setdefault(gpu.island, []).append(gpu)
+    groups: list[tuple[Gpu, ...]] = []
+    left: list[Gpu] = []
+    for island in islands.values():
+        whole = len(island) - len(island) % count
+        groups += [tuple(island[start : start + count]) for start in range(0, whole, count)]
+        left += island[whole:]
+    groups += [
+        tuple(left[start : start + count]) for start in range(0, len(left) - count + 1, count)
+    ]
+    return groups
+
+
+def _is_torn(group: Sequence[Gpu]) -> bool:
+    return len({gpu.island for gpu in group}) > 1
 
 
 def _names(entry: str, gpu: Gpu) -> bool:
-    return entry == str(gpu.index) or (entry.startswith("GPU-") and gpu.uuid.startswith(entry))
-
-
-def _working() -> Iterator[Gpu]:
-    import pynvml
-
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        try:
-            # Each by itself, because one GPU that fails must not hide the others.
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            yield Gpu(
-                index=index,
-                uuid=pynvml.nvmlDeviceGetUUID(handle),
-                name=pynvml.nvmlDeviceGetName(handle),
-                free_gb=pynvml.nvmlDeviceGetMemoryInfo(handle).free / GIB,
-            )
-        except pynvml.NVMLError:  # fallen off the bus, for instance
-            continue
+    return entry == str(gpu.index) or (
+        entry.startswith(("GPU-", "MIG-")) and gpu.uuid.startswith(entry)
+    )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from blocks.machines.hardware import MIB_PER_GIB, Hardware, same_gpu
 from blocks.models import Instance, Offer
-from blocks.providers.local.gpus import Gpu, choose, grouped
+from blocks.providers.local.gpu import Gpu
+from blocks.providers.local.gpus import choose, grouped
 from blocks.providers.ssh.hosts import Host
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError

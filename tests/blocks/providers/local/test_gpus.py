@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from blocks.providers.local.gpus import Gpu, choose, gpus, grouped, visible
+from blocks.providers.local.gpu import Gpu
+from blocks.providers.local.gpus import choose, gpus, grouped, visible
 from trainer.contract.errors import CapacityError
 
 ROOT = Path(__file__).parents[3]
