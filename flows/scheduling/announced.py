@@ -38,18 +38,14 @@ class Announcer:
 
     async def announce(self, machine: PoolMachine) -> None:
         """Write what there is, where that is new, or was written a while ago."""
-        from prefect.client.schemas.actions import VariableCreate, VariableUpdate
-        from prefect.exceptions import ObjectAlreadyExists
+        from flows.variables import write_variable
 
         now = self._clock()
         if machine == self._said and now - self._at < EVERY_SECONDS:
             return
         name = f"{VARIABLE}{slug(self._pool)}_{slug(machine.name)}"
         value = {"pool": self._pool, "at": moment(now), **_packed(machine)}
-        try:
-            await self._client.create_variable(VariableCreate(name=name, value=value))
-        except ObjectAlreadyExists:
-            await self._client.update_variable(VariableUpdate(name=name, value=value))
+        await write_variable(self._client, name, value)
         self._said, self._at = machine, now
 
 
@@ -68,14 +64,22 @@ async def announced(ask: AskApi, pool: str, *, within: float, now: float) -> lis
 
 
 def _packed(machine: PoolMachine) -> Json:
-    """Return a machine in few characters: a variable holds 5000."""
+    """Return a machine in few characters: a variable holds 5000, with 24 of why a GPU is taken."""
     kinds = sorted({gpu.kind for gpu in machine.gpus})
     most = {"ram_gb": machine.ram_gb, "threads": machine.threads, "disk_gb": machine.disk_gb}
     return {
         "name": machine.name,
         "kinds": kinds,
+        "total": machine.total,
         "gpus": [
-            [gpu.uuid, kinds.index(gpu.kind), round(gpu.vram_gb, 2), gpu.index, gpu.island]
+            [
+                gpu.uuid,
+                kinds.index(gpu.kind),
+                round(gpu.vram_gb, 2),
+                gpu.index,
+                gpu.island,
+                gpu.taken[:24],
+            ]
             for gpu in machine.gpus
         ],
         **{name: round(value, 1) for name, value in most.items() if math.isfinite(value)},
@@ -92,12 +96,13 @@ def _unpacked(value: Json) -> PoolMachine | None:
                 kind=str(value["kinds"][kind]),
                 index=index,
                 island=str(island),
+                taken=str(taken),
             )
-            for uuid, kind, vram, index, island in value["gpus"]
+            for uuid, kind, vram, index, island, taken in value["gpus"]
         )
         most: dict[str, Any] = {
             name: float(value[name]) for name in ("ram_gb", "threads", "disk_gb") if name in value
         }
-        return PoolMachine(name=str(value["name"]), gpus=gpus, **most)
+        return PoolMachine(name=str(value["name"]), gpus=gpus, total=int(value["total"]), **most)
     except (KeyError, TypeError, ValueError, IndexError):
         return None

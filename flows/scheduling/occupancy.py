@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Slot:
 
     def takes(self, demand: Demand, *, may_share: bool) -> bool:
         """Whether it has room for a job."""
-        if self.whole or (self.jobs and not (demand.shared and may_share)):
+        if self.gpu.taken or self.whole or (self.jobs and not (demand.shared and may_share)):
             return False
         if demand.kinds and self.gpu.kind not in demand.kinds:
             return False
@@ -54,7 +55,7 @@ class MachineState:
     @property
     def free(self) -> int:
         """How many GPUs nobody is on."""
-        return sum(not slot.jobs for slot in self.slots.values())
+        return sum(not slot.jobs and not slot.gpu.taken for slot in self.slots.values())
 
     def fit(self, demand: Demand) -> tuple[str, ...] | None:
         """Return the GPUs that a job would have here now; None: it does not fit.
@@ -181,7 +182,7 @@ def _together(fitting: Sequence[Slot], count: int) -> tuple[str, ...]:
 
 def why_never(demand: Demand, machines: Sequence[PoolMachine]) -> str:
     """Return why no machine of a pool can hold a job even when it is empty; "" if one can."""
-    if any(MachineState(machine).fit(demand) is not None for machine in machines):
+    if any(MachineState(_emptied(machine)).fit(demand) is not None for machine in machines):
         return ""
     if not machines:
         return "the pool has no machine"
@@ -200,4 +201,18 @@ def why_never(demand: Demand, machines: Sequence[PoolMachine]) -> str:
         return (
             f"it needs {demand.vram_gb:g} GiB on a GPU, and none of the pool has more than {vram:g}"
         )
+    needs = (
+        ("GiB of main memory", demand.ram_gb, max(machine.ram_gb for machine in machines)),
+        ("CPU threads", demand.threads, max(machine.threads for machine in machines)),
+        ("GiB of disk", demand.disk_gb, max(machine.disk_gb for machine in machines)),
+    )
+    for what, needed, there in needs:
+        if needed > there:
+            return f"it needs {needed:g} {what}, and no machine of the pool has more than {there:g}"
     return "no machine of the pool has all that it needs at once"
+
+
+def _emptied(machine: PoolMachine) -> PoolMachine:
+    """Return a machine as it is once nobody else has any of its GPUs."""
+    gpus = tuple(dataclasses.replace(gpu, taken="") for gpu in machine.gpus)
+    return dataclasses.replace(machine, gpus=gpus)

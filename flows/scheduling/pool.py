@@ -27,6 +27,8 @@ class PoolGpu:
     """The driver's number for it."""
     island: str = ""
     """GPUs of one island reach each other by a fast link, such as NVLink or one NUMA node."""
+    taken: str = ""
+    """Why no further job can have it now, such as a process of somebody else's, or an error of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,13 @@ class PoolMachine:
     disk_gb: float = math.inf
     shares: bool = False
     """Whether jobs that ask for a part of a GPU's memory may share a GPU."""
+    total: int = 0
+    """How many GPUs it has, if that is more than jobs may have."""
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether it has GPUs at all: then a job that does not say otherwise takes one."""
+        return bool(self.gpus) or self.total > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

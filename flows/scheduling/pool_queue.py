@@ -22,7 +22,7 @@ from flows.scheduling.reading import Reader
 from flows.scheduling.reasons import Reasons
 from flows.scheduling.seen import SeenRun
 from flows.scheduling.settings import PoolSettings
-from flows.scheduling.snapshot import FORGOTTEN, PoolRuns, Snapshot
+from flows.scheduling.snapshot import PoolRuns, Snapshot, horizon
 
 Held = Callable[[Iterable[SeenRun]], Awaitable[Mapping[str, str]]]
 """Returns, by id, why runs may not start yet whatever is free, such as a job that one comes after."""
@@ -111,11 +111,11 @@ class PoolQueue:
 
     async def _runs(self, settings: PoolSettings) -> PoolRuns:
         since = self._clock() - horizon(settings)
-        # One after the other: what is read later has less to wait, and what began is active by then.
-        waiting = dict(await self._reader.waiting())
+        # In this order: what ended or began since it was read last does not wait any more.
         ended = await self._reader.ended(since)
         active = self._corrected(await self._reader.active())
-        waiting = {id: run for id, run in waiting.items() if id not in active}
+        found = await self._reader.waiting()
+        waiting = {id: run for id, run in found.items() if id not in active}
         again = [run for run in waiting.values() if run.began is not None]
         return PoolRuns(
             waiting=waiting,
@@ -133,12 +133,6 @@ class PoolQueue:
         # What Prefect shows with its GPUs need not be remembered any longer.
         self._taken = {id: run for id, run in self._taken.items() if not _has_gpus(known.get(id))}
         return known | self._taken
-
-
-def horizon(settings: PoolSettings) -> float:
-    """Return for how many seconds back it matters who had GPUs."""
-    counted = any(q.gpu_hours is not None or q.usd is not None for q in settings.quotas.values())
-    return max(FORGOTTEN * settings.half_life, settings.quota_period if counted else 0.0)
 
 
 def _has_gpus(run: SeenRun | None) -> bool:

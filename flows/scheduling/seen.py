@@ -152,7 +152,7 @@ class Demands:
 
     def __init__(self, machines: Sequence[PoolMachine]) -> None:
         self._kinds = sorted({gpu.kind for machine in machines for gpu in machine.gpus})
-        self._has_gpus = any(machine.gpus for machine in machines)
+        self._has_gpus = any(machine.has_gpus for machine in machines)
         self._shares = any(machine.shares for machine in machines)
         # A job on the CPU that names no threads takes as many as if there were one for each GPU: as
         # many such jobs at once as there are GPUs, or one.

@@ -7,9 +7,11 @@ Prefect.
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -125,6 +127,7 @@ class PoolSettings(Settings):
             threads=min(machine.threads, self.max_cpu_threads or math.inf),
             disk_gb=min(machine.disk_gb, self.max_disk or math.inf),
             shares=self.share_gpus,
+            total=max(machine.total, len(machine.gpus)),
         )
 
     def _may_use(self, gpu: PoolGpu) -> bool:
@@ -143,8 +146,11 @@ def variable_of(pool: str) -> str:
 
 
 def slug(name: str) -> str:
-    """Return a name as variables of Prefect may be called: small letters, digits and _."""
-    return re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "_"
+    """Return a name as variables of Prefect may be called: small letters, digits, - and _."""
+    if re.fullmatch(r"[a-z0-9_-]{1,100}", name):
+        return name
+    # The number keeps two names apart that differ only in what must go.
+    return f"{re.sub(r'[^a-z0-9_-]+', '-', name.lower())[:100]}-{zlib.crc32(name.encode()):08x}"
 
 
 def settings_of(value: Any, pool: str) -> PoolSettings:
@@ -186,6 +192,33 @@ def changed(value: Any, changes: Mapping[str, Any], pool: str) -> dict[str, Any]
             inner[last] = given
     checked = settings_of(new, pool)
     return checked.model_dump(mode="json", exclude_defaults=True)
+
+
+def assignments(given: Iterable[str]) -> dict[str, Any]:
+    """Return changes from texts such as strategy=fifo, gpus=[0, 1] and max_wait=, the default again.
+
+    Raises:
+        ConfigError: one has no name, or no =.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not all(name.split(".")):
+            raise ConfigError(
+                f"{text!r}: is not KEY=VALUE.", "Write, for example, strategy=fair_share."
+            )
+        found[name] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    """Return a number, true, a list and so on as JSON has them; anything else is a text."""
+    if not text:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _copied(value: Any) -> Any:

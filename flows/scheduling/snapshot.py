@@ -11,6 +11,7 @@ from flows.scheduling.policy import decide
 from flows.scheduling.pool import HOUR, Decision, ExplainWait, Job, Policy, Running, Spent, StartJob
 from flows.scheduling.ranking import Ranking
 from flows.scheduling.seen import Demands, SeenRun, job_of, stints
+from flows.scheduling.settings import PoolSettings
 from flows.shown import PAUSING, REVIVING
 
 FORGOTTEN = 6  # half-lives after which GPUs that somebody has had count for nothing
@@ -145,3 +146,9 @@ class Snapshot:
             )
             found[name] = Spent(gpu_hours=(ended + since) / HOUR, usd=usd)
         return found
+
+
+def horizon(settings: PoolSettings) -> float:
+    """Return for how many seconds back it matters who had GPUs."""
+    counted = any(q.gpu_hours is not None or q.usd is not None for q in settings.quotas.values())
+    return max(FORGOTTEN * settings.half_life, settings.quota_period if counted else 0.0)

@@ -27,6 +27,7 @@ from gateway.cli.options import (
     ShowLogs,
     Wait,
 )
+from gateway.cli.queue_commands import pools, queue_commands
 from gateway.cli.renting_commands import renting_commands
 from gateway.cli.server_commands import servers
 from gateway.exits import (
@@ -52,6 +53,8 @@ app = typer.Typer(
 )
 # Without a name Typer takes the commands into this level: `trainctl offers`, not `renting offers`.
 app.add_typer(renting_commands)
+app.add_typer(queue_commands)
+app.add_typer(pools, name="pool")
 app.add_typer(servers, name="server")
 
 
@@ -91,8 +94,9 @@ def submit(
     file: JobFile,
     deployment: Annotated[str, typer.Option(help="FLOW/NAME of the deployment.")] = "train/local",
     priority: Annotated[
-        str, typer.Option(help="high, default or low: the work queue.")
-    ] = "default",
+        str | None,
+        typer.Option(help="high, default, low, or 0 to 100; more goes first. Default: the job's."),
+    ] = None,
     follow: Follow = False,  # noqa: FBT002
     json: AsJson = False,  # noqa: FBT002
 ) -> None:
@@ -108,7 +112,8 @@ def submit(
 
         submitting.check_priority(priority)
         job = checks.checked_job(file, for_worker=True)
-        code = submitting.submit(job, deployment, priority, follow=follow, as_json=json)
+        job, queue = submitting.with_priority(job, priority)
+        code = submitting.submit(job, deployment, queue, follow=follow, as_json=json)
         raise typer.Exit(code)
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from contextlib import suppress
+from typing import Any
+from uuid import UUID
 
+from flows.scheduling.admission import refuse_impossible
 from flows.scheduling.labels import of_submit
+from flows.scheduling.seen import PRIORITY_OF_QUEUE
 from gateway import jobs
 from gateway.cli import looking
 from gateway.exits import ApiUnreachable, Exit, say, say_json
-from gateway.prefect.client import connected
+from gateway.prefect.client import LightClient, connected
 from gateway.view import printable
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
 
-PRIORITIES = ("high", "default", "low")
 
-
-def submit(
-    job: TrainingJob, deployment: str, priority: str, *, follow: bool, as_json: bool
-) -> Exit:
+def submit(job: TrainingJob, deployment: str, queue: str, *, follow: bool, as_json: bool) -> Exit:
     """Create a run of the deployment with this job as its parameter."""
     client = connected()
     target = client.deployment(deployment)
@@ -27,12 +29,14 @@ def submit(
             f"Prefect has no deployment {deployment!r}.",
             "Create it: run 'trainctl deploy'. Or train without one: trainctl run.",
         )
+    values = job.model_dump(mode="json")
+    asyncio.run(_refuse_impossible(client, target, values))
     created = client.run_of_deployment(
         target,
         name=job.name,
-        parameters={"job": job.model_dump(mode="json")},
+        parameters={"job": values},
         # Queues of these names are made by `trainctl deploy`, with priorities 1, 2 and 3.
-        work_queue_name=priority,
+        work_queue_name=queue,
         labels=of_submit(project=job.project),
     )
     waiting = None
@@ -49,13 +53,41 @@ def submit(
     return looking.follow(created.id) if follow else Exit.OK
 
 
-def check_priority(priority: str) -> None:
-    """Refuse a priority that has no queue.
+async def _refuse_impossible(client: LightClient, deployment: UUID, job: dict[str, Any]) -> None:
+    ask = client.asking()
+    found = await ask(f"/deployments/{deployment}", None)
+    if found and found.get("work_pool_name"):
+        await refuse_impossible(ask, found["work_pool_name"], [job])
+
+
+def check_priority(priority: str | None) -> None:
+    """Refuse a priority that is neither the name of a queue nor a number.
 
     Raises:
-        ConfigError: it is not one of the three.
+        ConfigError: it is not.
     """
-    if priority not in PRIORITIES:
+    if priority is None or priority in PRIORITY_OF_QUEUE:
+        return
+    if not (re.fullmatch(r"[0-9]{1,3}", priority) and int(priority) <= 100):
         raise ConfigError(
-            f"--priority = {priority!r}: must be one of {', '.join(PRIORITIES)}.", "Choose one."
+            f"--priority = {priority!r}: must be one of {', '.join(PRIORITY_OF_QUEUE)}, or a number "
+            "from 0 to 100.",
+            "Choose one.",
         )
+
+
+def with_priority(job: TrainingJob, priority: str | None) -> tuple[TrainingJob, str]:
+    """Return the job with the priority that was asked for, and the work queue that it belongs into.
+
+    Args:
+        job: as its file has it.
+        priority: the name of a queue, or 0 to 100; None: the job's own.
+    """
+    if priority in PRIORITY_OF_QUEUE:
+        return job.model_copy(update={"priority": None}), str(priority)
+    number = job.priority if priority is None else int(priority)
+    if number is None:
+        return job, "default"
+    # Workers of Prefect's own types know the queues only.
+    nearest = min(PRIORITY_OF_QUEUE, key=lambda name: abs(PRIORITY_OF_QUEUE[name] - number))
+    return job.model_copy(update={"priority": number}), nearest

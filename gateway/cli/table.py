@@ -30,7 +30,9 @@ def print_table(
     """
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if terminal else PLAIN_WIDTH
+    name = None if named is None else head[named]
     head, rows = without(head, rows, width, named=named, least=least)
+    named = None if name is None else head.index(name)
     # A pipe gets names in full: programs read them.
     if terminal and named is not None:
         rows = shortened(head, rows, width, named)
@@ -59,6 +61,8 @@ def without(
         if _total(widths) <= width:
             break
         gone = head.index(name)
+        if named is not None and gone < named:
+            named -= 1
         head = [cell for i, cell in enumerate(head) if i != gone]
         rows = [[cell for i, cell in enumerate(cells) if i != gone] for cells in rows]
     return head, rows

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
+from flows.asking import AskApi, Json
 from flows.shown import FLOW
 from gateway.prefect.connecting import PrefectApi, api_url
 from gateway.prefect.settings import PrefectSettings
@@ -135,11 +136,15 @@ class LightClient:
 
     def waiting(self, run: JobRun) -> dict[str, Any] | None:
         """Return where a run waits and for what; see `gateway.prefect.waiting`."""
+        return asyncio.run(waiting_for(self.asking(), run.value))
 
-        async def ask(path: str, body: dict[str, Any] | None) -> Any:
+    def asking(self) -> AskApi:
+        """Return a function that asks the API for plain JSON; what is not there is None."""
+
+        async def ask(path: str, body: Json | None) -> Any:
             return self._find(path.lstrip("/"), body)
 
-        return asyncio.run(waiting_for(ask, run.value))
+        return ask
 
     def logs(self, run_id: UUID, *, offset: int) -> list[dict[str, Any]]:
         """Return a page of a run's log records, the oldest first."""

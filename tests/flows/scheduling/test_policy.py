@@ -167,7 +167,10 @@ def test_nobody_is_paused_in_vain_or_for_an_equal():
         (Demand(gpus=3), "it needs 3 GPUs at once, and no machine of the pool has more than 2"),
         (Demand(vram_gb=80), "it needs 80 GiB on a GPU, and none of the pool has more than 24"),
         (Demand(kinds=("H100",)), "it needs H100, and the pool has L4"),
-        (Demand(ram_gb=999), "no machine of the pool has all that it needs at once"),
+        (
+            Demand(ram_gb=999),
+            "it needs 999 GiB of main memory, and no machine of the pool has more than 64",
+        ),
     ],
 )
 def test_what_no_machine_can_hold_is_named_and_in_nobodys_way(demand, reason):
