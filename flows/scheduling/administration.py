@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from flows.asking import AskApi, Json
@@ -40,6 +40,11 @@ class Rules:
     mistake: str = ""
     """What is wrong with the settings that somebody wrote; those before are in force."""
 
+    def beside(self, here: PoolMachine) -> Rules:
+        """Return the rules with a machine as its own worker sees it now."""
+        others = [machine for machine in self.machines if machine.name != here.name]
+        return replace(self, machines=(self.settings.limited(here), *others))
+
 
 class Administration:
     """The rules of one pool, read again every few seconds."""
@@ -56,27 +61,12 @@ class Administration:
         """Those in force."""
         return self._rules.settings
 
-    async def read(self, here: PoolMachine | None = None) -> Rules:
-        """Return the rules.
-
-        Args:
-            here: the machine of the worker that asks, which knows better what it has than what is
-                announced of it.
-        """
+    async def read(self) -> Rules:
+        """Return the rules, with the machines as they were announced."""
         if time.monotonic() >= self._again:
             self._rules = await self._read()
             self._again = time.monotonic() + AGAIN_SECONDS
-        rules = self._rules
-        found = [one for one in rules.machines if here is None or one.name != here.name]
-        every = [*([here] if here else []), *found]
-        return Rules(
-            settings=rules.settings,
-            machines=tuple(rules.settings.limited(machine) for machine in every),
-            paused=rules.paused,
-            limit=rules.limit,
-            queues=rules.queues,
-            mistake=rules.mistake,
-        )
+        return self._rules
 
     async def _read(self) -> Rules:
         path = f"/work_pools/{quote(self._pool)}"
@@ -90,7 +80,7 @@ class Administration:
         settings, mistake = self._settings(kept)
         return Rules(
             settings=settings,
-            machines=tuple(machines),
+            machines=tuple(settings.limited(machine) for machine in machines),
             paused=bool(pool["is_paused"]),
             limit=pool["concurrency_limit"],
             queues={

@@ -41,6 +41,7 @@ class MachineState:
         self.ram_gb = machine.ram_gb
         self.threads = machine.threads
         self.disk_gb = machine.disk_gb
+        self.cpu_jobs = machine.cpu_jobs
         self.running: list[tuple[float, Running]] = []
         """When each ends by the estimate."""
 
@@ -48,6 +49,7 @@ class MachineState:
         other = MachineState.__new__(MachineState)
         other.machine = self.machine
         other.ram_gb, other.threads, other.disk_gb = self.ram_gb, self.threads, self.disk_gb
+        other.cpu_jobs = self.cpu_jobs
         other.slots = {uuid: copy.copy(slot) for uuid, slot in self.slots.items()}
         other.running = list(self.running)
         return other
@@ -65,7 +67,7 @@ class MachineState:
         """
         if demand.ram_gb > self.ram_gb or demand.threads > self.threads:
             return None
-        if demand.disk_gb > self.disk_gb:
+        if demand.disk_gb > self.disk_gb or demand.cpu_jobs > self.cpu_jobs:
             return None
         if demand.gpus == 0:
             return ()
@@ -90,6 +92,7 @@ class MachineState:
         self.ram_gb -= demand.ram_gb
         self.threads -= demand.threads
         self.disk_gb -= demand.disk_gb
+        self.cpu_jobs -= demand.cpu_jobs
         self.running.append((ends, running))
 
     def take(self, running: Running) -> None:
@@ -102,6 +105,7 @@ class MachineState:
         self.ram_gb += demand.ram_gb
         self.threads += demand.threads
         self.disk_gb += demand.disk_gb
+        self.cpu_jobs += demand.cpu_jobs
         self.running = [pair for pair in self.running if pair[1] is not running]
 
     def _slots(self, running: Running) -> Iterable[Slot]:

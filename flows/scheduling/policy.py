@@ -33,6 +33,8 @@ from flows.scheduling.pool import (
 from flows.scheduling.ranking import Ranking
 from trainer.contract.words import time_taken
 
+NAMED = 2  # GPUs of others that a reason names one by one
+
 
 def decide(
     queue: Iterable[Job],
@@ -237,8 +239,19 @@ class _Round:
             return f"waits for {needs}"
         when = self._reserved[0]
         if math.isinf(when):
-            return f"is next, and waits for {needs}"
+            return f"is next, and waits for {needs}{self._taken()}"
         return f"is next, and will have {needs} in {time_taken(when - self._now)} at the latest"
+
+    def _taken(self) -> str:
+        """Return who has GPUs that is no job of the pool: nobody can say until when."""
+        found = [
+            f"{gpu.uuid} of {machine.name} is {gpu.taken}"
+            for machine in self._machines
+            for gpu in machine.gpus
+            if gpu.taken
+        ]
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        return f"; {'; '.join(found[:NAMED])}{more}" if found else ""
 
     def _would_delay(self) -> str:
         return f"would delay job {self._head.id if self._head else '?'}, which is next"
@@ -247,7 +260,7 @@ class _Round:
 def _words(demand: Demand) -> str:
     """Return what a job needs, as one says it."""
     if demand.gpus == 0:
-        return "memory or threads"
+        return "a place on the CPU" if demand.cpu_jobs else "its turn"
     gpus = "a GPU" if demand.gpus == 1 else f"{demand.gpus} GPUs of one machine"
     if demand.shared:
         gpus = "a part of a GPU"

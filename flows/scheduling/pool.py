@@ -40,6 +40,8 @@ class PoolMachine:
     ram_gb: float = math.inf
     threads: float = math.inf
     disk_gb: float = math.inf
+    cpu_jobs: float = math.inf
+    """How many jobs without a GPU may train on it at once."""
     shares: bool = False
     """Whether jobs that ask for a part of a GPU's memory may share a GPU."""
     total: int = 0
@@ -65,6 +67,8 @@ class Demand:
     ram_gb: float = 0.0
     threads: float = 0.0
     disk_gb: float = 0.0
+    cpu_jobs: int = 0
+    """1 for a job that trains on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

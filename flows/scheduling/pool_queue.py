@@ -7,7 +7,7 @@ dies loses nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -26,6 +26,9 @@ from flows.scheduling.snapshot import PoolRuns, Snapshot, horizon
 
 Held = Callable[[Iterable[SeenRun]], Awaitable[Mapping[str, str]]]
 """Returns, by id, why runs may not start yet whatever is free, such as a job that one comes after."""
+Look = Callable[[Mapping[str, Collection[str]]], Awaitable[PoolMachine]]
+"""Returns a computer as it is now. It is given the UUIDs of the GPUs that runs of the pool have, by the
+runs' ids: these are not taken, whoever else has one has taken it."""
 
 
 class PoolQueue:
@@ -35,7 +38,7 @@ class PoolQueue:
         self,
         client: PrefectClient,
         pool: str,
-        machine: Callable[[], PoolMachine],
+        machine: Look,
         *,
         limit: int | None = None,
         held: Held | None = None,
@@ -46,8 +49,7 @@ class PoolQueue:
         Args:
             client: of the API.
             pool: its name.
-            machine: returns this computer as it is now, without the GPUs that others hold; those that
-                jobs of the pool have are in it. It must not block.
+            machine: returns this computer as it is now; see `Look`.
             limit: how many jobs may run on this pool at once, beside what its settings say.
             held: says who waits for something else.
             clock: seconds since the epoch.
@@ -80,13 +82,16 @@ class PoolQueue:
 
         A `StartJob` may name another machine: it is for the worker there.
         """
-        machine = self._machine()
-        await self._announcer.announce(machine)
-        rules = await self._administration.read(machine)
+        rules = await self._administration.read()
         runs = await self._runs(rules.settings)
         self.waiting = runs.waiting
-        now = self._clock()
-        return Snapshot(runs, rules, now, here=machine.name, limit=self._limit).decide()
+        given = {run.id: run.allotment.gpus for run in runs.active.values() if run.allotment}
+        machine = await self._machine(given)
+        await self._announcer.announce(machine)
+        snapshot = Snapshot(
+            runs, rules.beside(machine), self._clock(), here=machine.name, limit=self._limit
+        )
+        return snapshot.decide()
 
     async def take(self, start: StartJob) -> Allotment:
         """Note in Prefect, and here, that a run has its GPUs; to be called before it is started."""

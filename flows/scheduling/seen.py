@@ -154,10 +154,6 @@ class Demands:
         self._kinds = sorted({gpu.kind for machine in machines for gpu in machine.gpus})
         self._has_gpus = any(machine.has_gpus for machine in machines)
         self._shares = any(machine.shares for machine in machines)
-        # A job on the CPU that names no threads takes as many as if there were one for each GPU: as
-        # many such jobs at once as there are GPUs, or one.
-        threads = [m.threads / max(1, len(m.gpus)) for m in machines if math.isfinite(m.threads)]
-        self._threads = min(threads, default=0.0)
         self._known: dict[Wishes, Demand] = {}
 
     def of(self, wishes: Wishes) -> Demand:
@@ -175,8 +171,9 @@ class Demands:
             return Demand(
                 gpus=0,
                 ram_gb=wishes.ram_gb,
-                threads=threads or self._threads,
+                threads=threads,
                 disk_gb=wishes.disk_gb,
+                cpu_jobs=1,
             )
         # What no GPU here is called stays as it was asked for, and is named in the reason.
         kinds = [kind for kind in self._kinds if matches(wishes.kinds, kind)]

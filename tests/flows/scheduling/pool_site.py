@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -33,7 +33,10 @@ class PoolSite:
         self._settings: dict[str, Any] = {}
 
     def queue(self, machine: PoolMachine = HOST, **more: Any) -> PoolQueue:
-        return PoolQueue(self.client, self.pool, lambda: machine, **more)
+        async def look(given: Mapping[str, Collection[str]]) -> PoolMachine:
+            return machine
+
+        return PoolQueue(self.client, self.pool, look, **more)
 
     async def submit(
         self, name: str, *, state: State[Any] | None = None, queue: str = "default", **job: Any
