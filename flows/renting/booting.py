@@ -109,10 +109,10 @@ async def _answering(
             why = error.message if isinstance(error, ConnectionLost) else said or "no response"
             if time.monotonic() >= deadline:
                 raise BootError(
-                    f"{instance.id} runs, but SSH did not answer within {minutes:g} minutes: {why}"
+                    f"{instance.id} runs, but was not reached within {minutes:g} minutes: {why}"
                 ) from error
             if why != said:  # once per reason: this loop turns every second
-                logger().info("%s runs, and SSH does not answer yet: %s", instance.id, why)
+                logger().info("%s runs, and is not reached yet: %s", instance.id, why)
                 said = why
         # Ports move while a machine starts, and it may vanish meanwhile.
         described = await _described(provider, instance)

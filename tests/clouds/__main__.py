@@ -11,8 +11,11 @@ from pathlib import Path
 
 CLOUDS = {
     "aws": "tests.clouds.aws:AwsCloud",
+    "aws-private": "tests.clouds.private:PrivateAws",
     "azure": "tests.clouds.azure:AzureCloud",
+    "azure-private": "tests.clouds.private:PrivateAzure",
     "gcp": "tests.clouds.gcp:GoogleCloud",
+    "gcp-private": "tests.clouds.private:PrivateGoogle",
     "lambda": "tests.clouds.lambda_cloud:LambdaCloud",
     "runpod": "tests.clouds.runpod:RunPodCloud",
     "sagemaker": "tests.clouds.sagemaker:SageMakerCloud",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from blocks.machines.mailbox import MailboxMachine
     from blocks.stores.bucket import Bucket
 
+MAILBOX = "TRAINING_ORCHESTRATOR_MAILBOX"
 LOOK_SECONDS = 0.02  # between two looks of agent and caller; a bucket far away is given longer
 QUICK = {"TRAINING_ORCHESTRATOR_POLL": f"{LOOK_SECONDS} {LOOK_SECONDS}"}
 
@@ -47,12 +50,13 @@ class AgentMachine:
             **QUICK,
             **environment,
         }
+        self._signed = environment.get(MAILBOX, "").startswith("http")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: Sequence[str] = ()) -> None:
         """Start its first process, which is the agent unless another command is given."""
         if not command:
-            self._file.write_bytes(packed())
+            self._file.write_bytes(packed(signed=self._signed))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 list(command) or [sys.executable, self._file],
@@ -86,8 +90,16 @@ class Mailbox:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "bucket"
         self._folder.mkdir(parents=True)
-        self.agent = AgentMachine(folder, variables(f"file://{self._folder}"))
+        self.agent = AgentMachine(folder, self.environment())
         self.base = self.agent.home / ".training-orchestrator"
+
+    def environment(self) -> Mapping[str, str]:
+        """Return what the agent is started with."""
+        return variables(f"file://{self._folder}")
+
+    def is_up(self) -> bool:
+        """Whether the agent has said that it is there."""
+        return (self._folder / "alive").exists()
 
     def bucket(self) -> Bucket:
         """Return the mailbox."""
@@ -100,7 +112,7 @@ class Mailbox:
         from blocks.machines.mailbox import MailboxMachine
 
         deadline = time.monotonic() + SECONDS
-        while not (self._folder / "alive").exists():
+        while not self.is_up():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the agent does not come up: {self.agent.log.read_text()}")
             time.sleep(0.01)
@@ -112,3 +124,38 @@ class Mailbox:
 
     def __exit__(self, *_: object) -> None:
         self.agent.kill()
+
+
+class SignedMailbox(Mailbox):
+    """A bucket of S3 to which the machine has no key."""
+
+    def __init__(self, folder: Path) -> None:
+        from tests.clouds.plain_s3 import PlainS3
+
+        self.s3 = PlainS3("models")
+        self.s3.__enter__()
+        super().__init__(folder)
+
+    def environment(self) -> Mapping[str, str]:
+        from blocks.machines.mailbox.grants import Grants
+
+        async def begin() -> str:
+            return await Grants(self.bucket()).begin()
+
+        with ThreadPoolExecutor() as pool:  # a test may have a loop of its own here
+            return variables(pool.submit(lambda: asyncio.run(begin())).result())
+
+    def is_up(self) -> bool:
+        return self.s3.content("mailboxes/one/alive") is not None
+
+    def bucket(self) -> Bucket:
+        from blocks.stores.access import Access
+        from blocks.stores.bucket import Bucket
+
+        key = {"key_id": self.s3.key_id, "secret": self.s3.secret}
+        access = Access(endpoint=self.s3.url, region="eu-west-1", **key)
+        return Bucket.at(parse_store_url("s3://models/mailboxes/one"), access)
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self.s3.__exit__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,8 @@ class Region:
     default_vpc: bool = True
     without_subnet: str = ""
     """Zones that have no subnet."""
+    way_out: Mapping[str, str] = field(default_factory=lambda: {"GatewayId": "igw-0a1"})
+    """What the default route of its subnets names."""
     without_route: str = ""
     """Zones whose subnet does not lead to the Internet."""
     groups: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -226,7 +226,10 @@ class InstanceAnswers(Base):
         facts, asked = rented.facts, rented.facts["asked"]
         until, before = facts["changed"]
         state = before if time.time() < until else self.word(rented)
-        told = {"PublicIpAddress": rented.address, "PrivateIpAddress": rented.address}
+        [card] = asked["NetworkInterfaces"]
+        public = {"PublicIpAddress": rented.address}
+        public = public if card["AssociatePublicIpAddress"] else {}
+        told = {**public, "PrivateIpAddress": rented.address}
         if rented.status in {"pending", "running without address", "terminated"}:
             told = {}
         reason = {"Code": facts["reason"], "Message": facts["reason"]} if facts["reason"] else None

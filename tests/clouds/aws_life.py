@@ -46,7 +46,7 @@ class Life(Base):
 
     def keys_in(self, asked: Mapping[str, Any]) -> list[str]:
         """Return who may log in, by the user data."""
-        return list(_config(asked).get("ssh_authorized_keys", ()))
+        return list(config_in(asked).get("ssh_authorized_keys", ()))
 
     def boot(self, rented: Rented) -> None:
         super().boot(rented)
@@ -58,7 +58,9 @@ class Life(Base):
         """Run what the user data says, and watch for an end from within where no sshd comes up."""
         while rented.started is None and rented.ended is None:
             await asyncio.sleep(TICK)
-        commands = _config(rented.facts["asked"]).get("bootcmd", ())
+        commands = config_in(rented.facts["asked"]).get("bootcmd", ())
+        if self.runs_first_words and not self.sshd_never:
+            return
         if rented.ended is not None or not any("sleep" in " ".join(c) for c in commands):
             return
         folder = self.folder / rented.id
@@ -161,6 +163,7 @@ class Life(Base):
         return JSONResponse({"action": "terminate", "time": moment})
 
 
-def _config(asked: Mapping[str, Any]) -> dict[str, Any]:
+def config_in(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an order has for cloud-init."""
     text = base64.b64decode(asked.get("UserData", "")).decode()
     return yaml.safe_load(text) if text.startswith("#cloud-config") else {}

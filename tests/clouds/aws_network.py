@@ -54,7 +54,7 @@ class NetworkAnswers(Base):
     def do_DescribeRouteTables(self, region: str, asked: Asked) -> Asked:
         here = self._region(region)
         local = {"DestinationCidrBlock": "172.31.0.0/16", "GatewayId": "local", "State": "active"}
-        out = {"DestinationCidrBlock": "0.0.0.0/0", "GatewayId": "igw-0a1", "State": "active"}
+        out = {"DestinationCidrBlock": "0.0.0.0/0", **here.way_out, "State": "active"}
         closed = [here.subnet(letter) for letter in here.without_route]
         return {
             "RouteTables": [

@@ -26,7 +26,7 @@ from tests.clouds.machines import Profile, SshdMachine
 from tests.clouds.openapi import Contract
 from tests.clouds.rented import Rented as Rented
 from tests.clouds.rented import free_port as free_port
-from tests.clouds.rented import live
+from tests.clouds.rented import live, make_sshd
 from tests.clouds.serving import Server, Wire
 
 
@@ -55,6 +55,8 @@ class Cloud:
     states: ClassVar[Sequence[tuple[str, float]]] = ()
     """The provider's words while it boots, each with its share of `boot_seconds`; then the word
     for a machine that runs, with 0."""
+    runs_first_words: ClassVar[bool] = False
+    """Whether what is behind an instance runs the script of its order by itself."""
     lost_word: ClassVar[str] = ""
     """The provider's word for an instance that it took back."""
 
@@ -140,6 +142,10 @@ class Cloud:
         """Return method and path by which a request is logged and troubled."""
         del headers, body
         return method, path
+
+    def machine_for(self, rented: Rented) -> SshdMachine:
+        """Return what is behind an instance, before it is started."""
+        return make_sshd(self, rented)
 
     def finish(self, request: Request, response: Response) -> None:
         """Add what every answer has, such as headers."""

@@ -23,7 +23,8 @@ async def lived(cloud: GoogleCloud, rented: Rented) -> None:
     """Run the script of a machine once it runs, and end it when it has run long enough."""
     while rented.started is None and rented.ended is None:
         await asyncio.sleep(TICK)
-    off = await asyncio.to_thread(_run_script, cloud, rented)
+    itself = cloud.runs_first_words and not cloud.sshd_never
+    off = None if itself else await asyncio.to_thread(_run_script, cloud, rented)
     duration = rented.facts["asked"].get("scheduling", {}).get("maxRunDuration")
     seconds = int(duration["seconds"]) * cloud.run_factor if duration else math.inf
     until = time.monotonic() + seconds

@@ -44,7 +44,9 @@ def instance_json(cloud: GoogleCloud, rented: Rented) -> dict[str, Any]:
         for disk in asked["disks"]
     ]
     known = {
-        name: asked[name] for name in ("scheduling", "serviceAccounts", "tags") if name in asked
+        name: asked[name]
+        for name in ("metadata", "scheduling", "serviceAccounts", "tags")
+        if name in asked
     }
     if "guestAccelerators" in asked:
         known["guestAccelerators"] = [

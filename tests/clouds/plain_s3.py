@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from datetime import UTC, datetime
 from email.utils import formatdate
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
@@ -19,6 +20,7 @@ class PlainS3(S3Server):
         LocalStoreServer.__init__(self, port)
         self.bucket = bucket
         self.denied: set[str] = set()
+        self.now = lambda: datetime.now(UTC)
         self.objects: dict[str, tuple[bytes, float]] = {}
         """Content and time of change by key."""
 

@@ -64,7 +64,7 @@ async def live(cloud: Cloud, rented: Rented) -> None:
     await pass_time(cloud, rented, cloud.sshd_delay)
     if cloud.sshd_never or rented.ended is not None:
         return
-    machine = await asyncio.to_thread(_make, cloud, rented)
+    machine = await asyncio.to_thread(cloud.machine_for, rented)
     cloud.machines[rented.id] = machine
     cloud.made.append(machine)
     off = install_shutdown(cloud.folder / rented.id)
@@ -91,7 +91,8 @@ def _start(rented: Rented, machine: SshdMachine) -> None:
             machine.start()
 
 
-def _make(cloud: Cloud, rented: Rented) -> SshdMachine:
+def make_sshd(cloud: Cloud, rented: Rented) -> SshdMachine:
+    """Return a machine that is reached over SSH."""
     return SshdMachine(
         cloud.folder / rented.id,
         public_keys=rented.public_keys if cloud.bad_key is None else (),

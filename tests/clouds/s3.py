@@ -26,6 +26,8 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 class S3Server(LocalStoreServer):
     """One account with one key and one bucket."""
 
+    key_id, secret = KEY, SECRET
+
     def __init__(self, bucket: str = "models", port: int = 0) -> None:
         super().__init__(port)
         from moto.s3.models import s3_backends
@@ -41,8 +43,8 @@ class S3Server(LocalStoreServer):
         """Return the variables by which it is used."""
         return {
             "AWS_ENDPOINT_URL_S3": self.url,
-            "AWS_ACCESS_KEY_ID": KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_ACCESS_KEY_ID": self.key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
             "AWS_REGION": REGION,
         }
 
@@ -77,7 +79,7 @@ class S3Server(LocalStoreServer):
         signed = signature_of(asked)
         if signed is None:
             return self.refused(403, "AccessDenied", "Access Denied")
-        if signed["key"] != KEY:
+        if signed["key"] != self.key_id:
             return self.refused(
                 403,
                 "InvalidAccessKeyId",
@@ -88,7 +90,7 @@ class S3Server(LocalStoreServer):
             lasts = timedelta(seconds=int(asked.query["X-Amz-Expires"]))
             if self.now() > since + lasts:
                 return self.refused(403, "AccessDenied", "Request has expired")
-        if expected_signature(asked, signed, SECRET) != signed["signature"]:
+        if expected_signature(asked, signed, self.secret) != signed["signature"]:
             return self.refused(
                 403,
                 "SignatureDoesNotMatch",

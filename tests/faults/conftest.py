@@ -92,7 +92,7 @@ async def scene(
         monkeypatch.setenv(variable, token)
     canaries = Canaries([cloud] if cloud else [])
     watching = asyncio.create_task(canaries.watch())
-    found = Scene(provider, cloud, tmp_path, curves)
+    found = Scene(cloud.name if cloud else provider, cloud, tmp_path, curves)
     yield found
     watching.cancel()
     await found.close()

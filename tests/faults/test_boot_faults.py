@@ -123,7 +123,7 @@ async def test_a_machine_that_ssh_never_reaches_is_given_back(scene, hunt, switc
     first = hunt.outcomes()[0]
     if switch == "sshd_never":
         assert first.startswith("BootError: ")
-        assert "runs, but SSH did not answer within 0.05 minutes: 127.0.0.1:" in first
+        assert "runs, but was not reached within 0.05 minutes: 127.0.0.1:" in first
         assert words in first
         assert charged(hunt)
     assert len(scene.cloud.alive()) <= 1

@@ -29,8 +29,8 @@ NOTICE_COMMAND = f"until [ -e {HOME}/{TAKEN_BACK} ]; do sleep 1; done"
 
 
 @cache
-def packed() -> bytes:
-    """Return the agent."""
+def packed(*, signed: bool = False) -> bytes:
+    """Return the agent, for a bucket that it has a key to, or only signed addresses of."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
 
@@ -41,7 +41,10 @@ def packed() -> bytes:
         folder = Path(PACKAGE)
         for above in list(folder.parents)[:-1]:
             add(f"{above}/__init__.py", "")
+        needless = "libraries.py" if signed else "signed.py"
         for path in sorted((Path(__file__).parent / "agent").glob("*.py")):
+            if path.name == needless:
+                continue
             add(f"{PACKAGE}/{path.name}", _bare(path.read_text(encoding="utf-8")))
     return content.getvalue()
 
@@ -78,16 +81,21 @@ def variables(
 
 
 def start_script(url: str, options: Mapping[str, Any] | None = None) -> str:
-    """Return sh by which a virtual machine starts the agent, as part of its first script.
+    """Return sh by which a virtual machine runs the agent, as part of its first script, as root.
 
-    Its identity there, such as a role, must be allowed to read and write the mailbox.
+    It goes on for as long as the agent does, and starts it again should it die.
+
+    Args:
+        url: of the mailbox, to which the machine's identity, such as a role, must be allowed to read
+            and write; or what `Grants.begin` returned: then the machine needs no identity.
+        options: further settings of its store, such as an endpoint.
     """
     exports = " ".join(
         f"{name}={shlex.quote(text)}" for name, text in variables(url, options).items()
     )
-    text = base64.b64encode(packed()).decode()
+    text = base64.b64encode(packed(signed=url.startswith("http"))).decode()
     return (
-        f"mkdir -p -m 700 {HOME} && cd {HOME} && "
-        f"echo {text} | base64 -d >agent.pyz && "
-        f"{{ {exports} nohup setsid python3 agent.pyz >agent.log 2>&1 </dev/null & }}"
+        'export HOME="${HOME:-/root}"; '
+        f"mkdir -p -m 700 {HOME} && cd {HOME} && echo {text} | base64 -d >agent.pyz && "
+        f"until {exports} python3 agent.pyz >>agent.log 2>&1 </dev/null; do sleep 5; done"
     )

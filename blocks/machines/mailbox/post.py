@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from blocks.machines.mailbox.grants import Grants
 from blocks.stores.bucket import Bucket
 from trainer.contract.errors import ConnectionLost, StoreError
 from trainer.contract.files import NOT_JSON
@@ -35,6 +36,7 @@ class Post:
         self._longest_poll = longest_poll
         self._next: int | None = None
         self._one_by_one = asyncio.Lock()
+        self._grants: Grants | None = None
 
     async def ask(
         self, wanted: Mapping[str, Any], payload: bytes = b"", *, seconds: float
@@ -58,6 +60,7 @@ class Post:
         async with self._one_by_one:
             number = await self._first() if self._next is None else self._next
             while True:
+                await self._granted(number)
                 name = f"in/{number:010}"
                 # What is there may be ours: its answer was lost, and it was sent again.
                 if await self._create(name, content) or await self._id_of(name) == id:
@@ -80,6 +83,7 @@ class Post:
         beat, beat_by = "", time.monotonic() + BEAT_SECONDS
         while (content := await self._get(name)) is None:
             now = time.monotonic()
+            await self._granted(number)
             if until is not None and now >= until:
                 raise self._lost(f"no answer within {seconds:g} s")
             if now >= beat_by:
@@ -94,11 +98,17 @@ class Post:
             await self._reached(self._bucket.delete([name]))
         return self._facts_of(head), payload
 
+    async def _granted(self, number: int) -> None:
+        """See that an agent without a key has an address for a command and its answer."""
+        if self._grants:
+            await self._reached(self._grants.cover(number))
+
     async def _first(self) -> int:
         """Return a number that is not before the agent's next one by much, and never after it."""
         alive = await self._get("alive")
         if alive is None:
             raise self._lost("its agent has not come up yet")
+        self._grants = self._grants or await self._reached(Grants.of(self._bucket))
         number = self._facts_of(alive).get("next")
         # Of ten digits, as the names of commands have them.
         if type(number) is not int or not 0 <= number < 10**10:

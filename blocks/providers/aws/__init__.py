@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
-
-from pydantic import Field
 
 from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.absence import absent
 from blocks.providers.api import Unanswered
 from blocks.providers.aws import prices
-from blocks.providers.aws.answers import LIVE, instance_of
+from blocks.providers.aws.answers import LIVE, id_of, instance_of
 from blocks.providers.aws.checking import examined
-from blocks.providers.aws.client import INTERVALS, Aws
+from blocks.providers.aws.client import Aws
 from blocks.providers.aws.errors import MISMATCH, NO_INSTANCE, error_of
 from blocks.providers.aws.kinds import table_price
-from blocks.providers.aws.network import Network, group_in, places_in
+from blocks.providers.aws.network import group_in, places_in
 from blocks.providers.aws.offers import no_offer, offers_in, used_vcpus
 from blocks.providers.aws.ordering import (
     first_boot,
@@ -30,10 +27,11 @@ from blocks.providers.aws.ordering import (
     last_moment,
     order_for,
 )
+from blocks.providers.aws.settings import AwsAccount
 from blocks.providers.aws.sweeping import sweep_region
-from blocks.providers.base import Provider, counted
-from blocks.providers.boto import Amazon, Refusal
-from blocks.providers.cloud import as_described, elsewhere, port_of, switched_on
+from blocks.providers.base import counted
+from blocks.providers.boto import Refusal
+from blocks.providers.cloud import as_described, elsewhere
 from blocks.providers.lost_answer import came_of
 from blocks.task_scope import all_of
 from trainer.config import Limits, Resources
@@ -58,60 +56,27 @@ SPOT_NOTICE = (
 )
 
 
-class AWS(Provider):
+class AWS(AwsAccount):
     """Hires virtual machines of EC2, billed by the second until they are terminated."""
 
     _block_type_name = "AWS"
     _block_type_slug = "training-orchestrator-aws"
 
     provider_name: ClassVar[str] = "aws"
-    set_up_by: ClassVar[str] = "AWS_PROVIDER"
     boot_minutes: ClassVar[float] = 15.0
     settle_seconds: ClassVar[float] = 90.0
     has_network: ClassVar[bool] = True
     """Machines of one region stand in one VPC, and their security group lets them reach each other."""
     takes_first_script: ClassVar[bool] = True
     notice_command: ClassVar[str] = SPOT_NOTICE
-    intervals: ClassVar[Mapping[str, float]] = INTERVALS
-
-    profile: str | None = Field(
-        default=None, description="Of ~/.aws/config. Empty: by the environment."
-    )
-    regions: list[str] = Field(
-        default_factory=list, description="Empty: AWS_REGIONS, or AWS_REGION, or the profile's."
-    )
-    image: str | None = Field(
-        default=None,
-        description="AMI, SSM parameter, or pattern of names. Empty: AWS_IMAGE, or NVIDIA's on Ubuntu.",
-    )
-    instance_profile: str | None = Field(
-        default=None, description="Name or ARN, for what the machine itself may do."
-    )
-    vpc: str | None = Field(default=None, description="Id or name. Empty: AWS_VPC, or the default.")
-    subnet: str | None = Field(default=None, description="Id. Empty: AWS_SUBNET, or any that fits.")
-    security_group: str | None = Field(
-        default=None, description="Id. Empty: AWS_SECURITY_GROUP, or one of our own."
-    )
-    ssh_cidr: str | None = Field(
-        default=None, description="From where SSH is let in. Empty: AWS_SSH_CIDR."
-    )
-    ssh_user: str | None = Field(
-        default=None, description="Whom to log in as. Empty: AWS_SSH_USER, or ubuntu."
-    )
-    ssh_port: int | None = Field(
-        default=None, description="Port of sshd. Empty: AWS_SSH_PORT, or 22."
-    )
-
-    def is_configured(self) -> bool:
-        """Whether AWS was chosen on purpose: credentials for it lie about on many computers."""
-        return bool(self._block_document_name) or switched_on(self.set_up_by)
 
     async def check(self) -> str:
         """Ask whether everything that a job needs is permitted; see `Provider.check`."""
         regions = await self._regions()
         found = await all_of(self._examined(region) for region in regions)
         instances = counted(sum(number for number, _ in found), "instance")
-        return "; ".join([instances, *(words for _, words in found)])
+        words = [instances, *(words for _, words in found), await self._check_mailboxes()]
+        return "; ".join(filter(None, words))
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per type and zone of the regions that answer; see `Provider.offers`."""
@@ -140,18 +105,20 @@ class AWS(Provider):
         self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
     ) -> Instance:
         """Order one machine in one zone; see `Provider.launch`."""
-        if ssh_public_key is None:
+        if ssh_public_key is None and not self._by_store():
             raise ConfigError("AWS hires out no machine without an SSH key.")
         # An earlier attempt of this very launch may have succeeded without our hearing of it.
         if instance := await self.find(mark):
             return instance
         aws = self._in(offer.region)
         last = last_moment(offer.lives_seconds, self.shutdown_command)
-        user_data = first_boot(ssh_public_key, first_script, last)
-        request = await self._request(aws, offer, mark, user_data)
+        reached = await self._reached(mark)
+        key = "" if reached.mailbox else ssh_public_key or ""
+        user_data = first_boot(key, first_script, last, reached.script)
+        request = await self._request(aws, offer, mark, user_data, reached.mailbox)
         try:
             answer = await aws.ask("ec2", "RunInstances", request, once=True, expected={MISMATCH})
-            instance = self._hired(answer, offer, mark)
+            instance = self._hired(answer, offer, mark, reached.mailbox)
         except Unanswered as error:
             return await came_of(self, mark, error)
         # An earlier attempt reached AWS with what has changed since, such as a newer image.
@@ -180,11 +147,14 @@ class AWS(Provider):
         region, _, plain = id.rpartition("/")
         if not region:
             return absent(self.provider_name, id)
+        return await self._seen(await self._looked_for(region, plain))
+
+    async def _looked_for(self, region: str, plain: str) -> Instance:
         aws = self._in(region)
         listed = [row for row in await self._rows(aws) if row["InstanceId"] == plain]
         row = listed[0] if listed else await self._asked_for(aws, plain)
         if row is None:
-            return absent(self.provider_name, id)
+            return absent(self.provider_name, id_of(region, plain))
         return await self._priced(self._instance(row, region))
 
     async def terminate(self, id: str) -> bool:
@@ -230,52 +200,14 @@ class AWS(Provider):
         return True
 
     async def sweep(self) -> None:
-        """Remove disks and spot requests of ours that no instance has; see `Provider.sweep`."""
+        """Remove disks, spot requests and mailboxes that no instance has; see `Provider.sweep`."""
+        await self._sweep_mailboxes()
         for region in await self._regions():
             try:
                 with as_described("AWS", "what is left over"):
                     await sweep_region(self._in(region))
             except OrchestratorError as error:  # the next sweep takes them
                 logger.info("What may be left in %s is not known: %s", region, error.message)
-
-    # Settings -----------------------------------------------------------------------------------
-
-    def _in(self, region: str) -> Aws:
-        return Aws(region, self._setting("profile", ""), self.intervals)
-
-    def _setting(self, field: str, variable: str, otherwise: str = "") -> str:
-        given = getattr(self, field)
-        return str(given or os.environ.get(variable, "")).strip() or otherwise
-
-    def _port(self) -> int:
-        return port_of("AWS_SSH_PORT", self.ssh_port)
-
-    def _network(self) -> Network:
-        return Network(
-            port=self._port(),
-            vpc=self._setting("vpc", "AWS_VPC"),
-            subnet=self._setting("subnet", "AWS_SUBNET"),
-            group=self._setting("security_group", "AWS_SECURITY_GROUP"),
-            cidr=self._setting("ssh_cidr", "AWS_SSH_CIDR"),
-        )
-
-    async def _regions(self) -> list[str]:
-        """Return the regions that are used, the first choice first.
-
-        Raises:
-            ConfigError: none is set.
-        """
-        listed = self.regions or os.environ.get("AWS_REGIONS", "").replace(",", " ").split()
-        if not listed:
-            amazon = Amazon(provider="aws", profile=self._setting("profile", ""))
-            listed = [await asyncio.to_thread(amazon.known_region)]
-        regions = list(dict.fromkeys(region.strip() for region in listed if region.strip()))
-        if not regions:
-            raise ConfigError(
-                "provider aws needs a region, and none is set.",
-                "Set AWS_REGION, or AWS_REGIONS to several: AWS_REGIONS=us-east-1,us-west-2.",
-            )
-        return regions
 
     # Answers ------------------------------------------------------------------------------------
 
@@ -340,14 +272,16 @@ class AWS(Provider):
         used = used_vcpus(await self._rows(aws))
         return await offers_in(aws, places, used, resources, limits)
 
-    async def _request(self, aws: Aws, offer: Offer, mark: Mark, user_data: str) -> dict[str, Any]:
+    async def _request(
+        self, aws: Aws, offer: Offer, mark: Mark, user_data: str, mailbox: str
+    ) -> dict[str, Any]:
         """Return the order of a machine, after making sure of what it names."""
         network = self._network()
         places = await places_in(aws, network)
         if offer.zone not in places.subnets:
-            raise CapacityError(
-                f"{offer.zone} has no subnet that leads to the Internet."
-            ).ruling_out(Scope.ZONE)
+            raise CapacityError(f"{offer.zone} has no subnet that leads {places.way}.").ruling_out(
+                Scope.ZONE
+            )
         image = await image_for(aws, self._setting("image", "AWS_IMAGE"), gpu=has_gpu(offer))
         with as_described("AWS", "ec2:DescribeSecurityGroups"):
             group = await group_in(aws, network, places.vpc)
@@ -359,9 +293,10 @@ class AWS(Provider):
             group=group,
             profile=self._setting("instance_profile", "AWS_INSTANCE_PROFILE"),
             user_data=user_data,
+            mailbox=mailbox,
         )
 
-    def _hired(self, answer: Mapping[str, Any], offer: Offer, mark: Mark) -> Instance:
+    def _hired(self, answer: Mapping[str, Any], offer: Offer, mark: Mark, mailbox: str) -> Instance:
         """Return what came of an order."""
         with as_described("AWS", "ec2:RunInstances", Unanswered):
             [row] = answer["Instances"]
@@ -370,7 +305,7 @@ class AWS(Provider):
                 raise ValueError(f"{row['InstanceId']!r} is not what was ordered")
         # With the disk and the price that were offered: an order that is repeated under its token
         # gets the same machine, whatever state it is in by now.
-        return offer.as_instance(said.id, mark, user=said.user, port=said.port)
+        return offer.as_instance(said.id, mark, address=mailbox, user=said.user, port=said.port)
 
     async def _examined(self, region: str) -> tuple[int, str]:
         aws = self._in(region)

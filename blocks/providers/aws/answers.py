@@ -14,6 +14,8 @@ from trainer.contract.errors import OrchestratorError, QuotaError, Scope
 
 DISK_TAG = "disk-gib"
 """The tag that says how large an instance's disk is, which no description of it does."""
+MAILBOX_TAG = "mailbox"
+"""The tag of an instance without inbound network: the address of its mailbox."""
 LIVE = ["pending", "running", "shutting-down", "stopping", "stopped"]
 """The states in which an instance, or its disk, is billed."""
 STATUSES = {
@@ -49,7 +51,8 @@ def _instance(row: Mapping[str, Any], id: str, region: str, *, user: str, port: 
     reason = row.get("StateReason") or {}
     code = _text(reason.get("Code"))
     zone = _text((row.get("Placement") or {}).get("AvailabilityZone"))
-    address = _text(row.get("PublicIpAddress"))
+    mailbox = _tag(row, MAILBOX_TAG)
+    address = mailbox or _text(row.get("PublicIpAddress"))
     return Instance(
         provider="aws",
         id=id,
@@ -68,7 +71,7 @@ def _instance(row: Mapping[str, Any], id: str, region: str, *, user: str, port: 
         spot=row.get("InstanceLifecycle") == "spot",
         storage_gb=float(size) if (size := _tag(row, DISK_TAG)).isdecimal() else 0.0,
         storage_price=GB_MONTH,
-        beside_per_hour=PUBLIC_ADDRESS,
+        beside_per_hour=0.0 if mailbox else PUBLIC_ADDRESS,
         traffic_price=EGRESS_GB,
         gpu_type=kind.gpu if kind and kind.gpus else None,
         gpu_count=kind.gpus if kind else 0,

@@ -29,26 +29,29 @@ async def examined(
         ConfigError: naming the setting that is.
         OrchestratorError: AWS cannot be asked.
     """
-    if not network.group:
+    if not (network.group or network.private):
         checked_cidr(network.cidr)
     places = await places_in(aws, network)
     zone, subnet = min(places.subnets.items())
     offer = Offer(
         provider="aws", instance_type=TRIED, region=aws.region, zone=zone, price_per_hour=None
     )
+    group = network.group
+    if not (group or network.private):
+        group = await _group(aws, places.vpc)
     order = order_for(
         offer,
         Mark(installation=installation_id(), shape="00000000"),
         image=await image_for(aws, image, gpu=True),
         subnet=subnet,
-        group=network.group or await _group(aws, places.vpc),
+        group=group,
         profile=profile,
         user_data=first_boot("ssh-ed25519 AAAA none", ""),
+        mailbox="s3://bucket/mailbox" if network.private else "",
     )
-    if not order["NetworkInterfaces"][0]["Groups"][0]:
+    if not (group or network.private):
         # Of our own there is none yet, and then the first launch makes it.
         await _may(aws, "CreateSecurityGroup", group_request(places.vpc))
-        del order["NetworkInterfaces"][0]["Groups"]
     await _may(aws, "RunInstances", order)
     await _may_end(aws, rows)
     return f"{aws.region}: {len(places.subnets)} zones, {await _quotas(aws)}{await _prices(aws)}"

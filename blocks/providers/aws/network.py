@@ -36,15 +36,24 @@ class Network:
     """From where SSH is let in to our own group."""
     port: int = 22
     """Where sshd listens."""
+    private: bool = False
+    """Whether nothing connects to machines: they get no address of their own, and need no group."""
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where machines can be reached in a region."""
+    """Where machines can stand in a region."""
 
     vpc: str
     subnets: Mapping[str, str]
     """The id of one that will do, by zone."""
+    private: bool = False
+    """As in `Network`."""
+
+    @property
+    def way(self) -> str:
+        """Where such a subnet leads, for messages."""
+        return "to a NAT gateway or a store" if self.private else "to the Internet"
 
 
 async def places_in(aws: Aws, network: Network) -> Places:
@@ -59,16 +68,20 @@ async def places_in(aws: Aws, network: Network) -> Places:
         subnets = await _subnets(aws, network)
         vpc = str(subnets[0].get("VpcId") or "")
         tables = await aws.rows("DescribeRouteTables", _where(vpc_id=vpc), "RouteTables")
-        usable = [row for row in subnets if row.get("SubnetId") and _leads_out(row, tables)]
+        leads = _leads_to_store if network.private else _leads_out
+        # One that was named on purpose may lead to a store in a way that no table shows.
+        named = network.private and network.subnet
+        usable = [row for row in subnets if row.get("SubnetId") and (named or leads(row, tables))]
         # The one with most free addresses of each zone comes last, and stays.
         usable.sort(key=lambda row: int(row.get("AvailableIpAddressCount") or 0))
         places = {str(row["AvailabilityZone"]): str(row["SubnetId"]) for row in usable}
         if not places:
+            way = "a NAT gateway or an S3 endpoint" if network.private else "an Internet gateway"
             raise _nowhere(
-                f"No subnet of {vpc} in {aws.region} has a route to an Internet gateway.",
+                f"No subnet of {vpc} in {aws.region} has a route to {way}.",
                 "Add one to its route table, or set AWS_VPC or AWS_SUBNET to others.",
             )
-        return Places(vpc, places)
+        return Places(vpc, places, network.private)
 
     return await aws.shared(f"places {network}", PLACES_SECONDS, fetch)
 
@@ -104,15 +117,37 @@ async def _vpc(aws: Aws, wanted: str) -> str:
 
 def _leads_out(subnet: Mapping[str, Any], tables: list[dict[str, Any]]) -> bool:
     """Whether a subnet's own route table, or else the VPC's main one, has an Internet gateway."""
-    own = [t for t in tables if any(a.get("SubnetId") == subnet["SubnetId"] for a in _linked(t))]
-    main = [t for t in tables if any(a.get("Main") for a in _linked(t))]
     return any(
         str(route.get("GatewayId") or "").startswith("igw-")
         and route.get("DestinationCidrBlock") == ANYWHERE
-        and route.get("State", "active") == "active"
+        for route in _routes(subnet, tables)
+    )
+
+
+def _leads_to_store(subnet: Mapping[str, Any], tables: list[dict[str, Any]]) -> bool:
+    """Whether a machine without an address of its own gets from a subnet to a bucket."""
+    return any(
+        # An endpoint of S3; or whatever stands between the subnet and the Internet: an Internet
+        # gateway leads nobody out who has no public address.
+        str(route.get("GatewayId") or "").startswith("vpce-")
+        or (
+            route.get("DestinationCidrBlock") == ANYWHERE
+            and not str(route.get("GatewayId") or "").startswith("igw-")
+        )
+        for route in _routes(subnet, tables)
+    )
+
+
+def _routes(subnet: Mapping[str, Any], tables: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the routes that hold in a subnet."""
+    own = [t for t in tables if any(a.get("SubnetId") == subnet["SubnetId"] for a in _linked(t))]
+    main = [t for t in tables if any(a.get("Main") for a in _linked(t))]
+    return [
+        route
         for table in (own or main)
         for route in table.get("Routes") or ()
-    )
+        if route.get("State", "active") == "active"
+    ]
 
 
 def _linked(table: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -122,13 +157,16 @@ def _linked(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 async def group_in(aws: Aws, network: Network, vpc: str) -> str:
     """Return the id of the security group for machines in a VPC, after making it if need be.
 
+    Empty where nothing connects to them: they are in the VPC's default group then.
+
     There is one for a VPC and an installation, and it stays: it costs nothing.
 
     Raises:
         ConfigError: nothing says from where SSH is to be let in.
         OrchestratorError: AWS refuses.
     """
-    if network.group:
+    # Without a rule, the VPC's own group lets nobody in, and its machines reach each other.
+    if network.group or network.private:
         return network.group
     cidr = checked_cidr(network.cidr)
     found = await _group(aws, vpc) or await _made(aws, vpc)

@@ -91,7 +91,10 @@ async def offers_in(
         by_zone = await _prices(aws, allowed, zones, spot=spot)
         for (name, zone), price in by_zone.items():
             if zone in places.subnets:
-                offers.append(_offer(allowed[name], aws.region, zone, price, resources, spot=spot))
+                kind, private = allowed[name], places.private
+                offers.append(
+                    _offer(kind, aws.region, zone, price, resources, spot=spot, private=private)
+                )
     cap = limits.max_price_per_hour or math.inf
     return [offer for offer in offers if offer.rank_price <= cap], refused
 
@@ -133,6 +136,7 @@ def _offer(
     resources: Resources,
     *,
     spot: bool,
+    private: bool,
 ) -> Offer:
     disk = resources.disk_gb or DISK_GIB
     return Offer(
@@ -152,7 +156,7 @@ def _offer(
         ram_gb=kind.ram_gb,
         storage_gb=float(volume_gib(disk, IMAGE_GIB)),
         storage_price=GB_MONTH,
-        beside_per_hour=PUBLIC_ADDRESS,
+        beside_per_hour=0.0 if private else PUBLIC_ADDRESS,
         traffic_price=EGRESS_GB,
     )
 

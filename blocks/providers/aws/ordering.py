@@ -12,7 +12,7 @@ from typing import Any
 from blocks.first_script import AGAIN_SECONDS
 from blocks.marks import Mark
 from blocks.models import Offer
-from blocks.providers.aws.answers import DISK_TAG
+from blocks.providers.aws.answers import DISK_TAG, MAILBOX_TAG
 from blocks.providers.aws.client import Aws
 from blocks.providers.aws.kinds import KINDS
 from blocks.providers.aws.network import tags
@@ -128,6 +128,10 @@ _CORRECT = "Set AWS_IMAGE to an AMI, an SSM parameter or a pattern of names, or 
 def first_boot(public_key: str, *scripts: str) -> str:
     """Return user data for cloud-init: who may log in, and what runs from the first second on.
 
+    Args:
+        public_key: who may; empty: nobody.
+        scripts: of sh; empty ones are left out.
+
     Raises:
         ProviderError: it is longer than AWS takes.
     """
@@ -145,7 +149,7 @@ def first_boot(public_key: str, *scripts: str) -> str:
         ]
     # JSON is YAML. The commands run at each boot, before anything else of ours can.
     config = {
-        "ssh_authorized_keys": [public_key.strip()],
+        "ssh_authorized_keys": [key] if (key := public_key.strip()) else [],
         "package_update": False,
         "package_upgrade": False,
         "bootcmd": [["sh", "-c", "\n".join(begin)]],
@@ -183,8 +187,20 @@ def order_for(
     group: str,
     profile: str,
     user_data: str,
+    mailbox: str = "",
 ) -> dict[str, Any]:
-    """Return the request of RunInstances."""
+    """Return the request of RunInstances.
+
+    Args:
+        offer: what is ordered.
+        mark: whose it is.
+        image: what it starts from.
+        subnet: where it stands.
+        group: id of its security group; empty: the VPC's default one.
+        profile: name or ARN of its instance profile; empty: none.
+        user_data: for its first boot.
+        mailbox: by whose address it is reached; empty: by one of its own, over SSH.
+    """
     name = str(mark)
     disk = {
         "VolumeSize": volume_gib(offer.disk_gb, image.gib),
@@ -195,8 +211,8 @@ def order_for(
     card = {
         "DeviceIndex": 0,
         "SubnetId": subnet,
-        "Groups": [group],
-        "AssociatePublicIpAddress": True,
+        **({"Groups": [group]} if group else {}),
+        "AssociatePublicIpAddress": not mailbox,
         "DeleteOnTermination": True,
     }
     bear = ["instance", "volume", "network-interface"]
@@ -228,6 +244,8 @@ def order_for(
         key = "Arn" if profile.startswith("arn:") else "Name"
         request["IamInstanceProfile"] = {key: profile}
     told = [*tags(name), {"Key": DISK_TAG, "Value": str(disk["VolumeSize"])}]
+    if mailbox:
+        told.append({"Key": MAILBOX_TAG, "Value": mailbox})
     request["TagSpecifications"] = [{"ResourceType": kind, "Tags": told} for kind in bear]
     return request
 

@@ -75,7 +75,7 @@ class Azure(AzureReading):
     async def check(self) -> str:
         """Verify login, rights and settings without spending; see `Provider.check`."""
         group = self._group()
-        self._image(), self._ssh_from(), self._user(), self._port()
+        self._image(), self._ssh_from(), self._user(), self._port(), self._subnet()
         locations = self._locations()
         await check_account(self._api(), group)
         for location in locations:
@@ -87,7 +87,8 @@ class Azure(AzureReading):
         self._forget(group)
         found = counted(len(await self.instances()), "machine")
         ends = "deleting themselves" if self._identity() else "stopped by a schedule"
-        return f"{found} in {group.name}, {', '.join(locations)}; without us {ends}"
+        words = [f"{found} in {group.name}, {', '.join(locations)}", f"without us {ends}"]
+        return "; ".join(filter(None, [*words, await self._check_mailboxes()]))
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
         """Return one offer per size and location, or zone; see `Provider.offers`."""
@@ -104,6 +105,7 @@ class Azure(AzureReading):
             self.disk_gb,
             resources,
             limits,
+            public=not self._by_store(),
         )
         if found.offers:
             return sorted(found.offers, key=lambda offer: (offer.rank_price, offer.host))
@@ -125,7 +127,7 @@ class Azure(AzureReading):
         self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
     ) -> Instance:
         """Order the machine, then the schedule that ends it; see `Provider.launch`."""
-        if ssh_public_key is None:
+        if ssh_public_key is None:  # which Azure asks for, though nothing may connect
             raise ConfigError("Azure hires out no machine without an SSH key.")
         # An earlier attempt of this very launch may have succeeded without our hearing of it.
         instance = await self.find(mark)
@@ -147,6 +149,7 @@ class Azure(AzureReading):
         self._forget(place.group)
         if answer.ok and answer.status != 204:
             self._ended.add(place.id)
+            self._asked_to_end(place.id)
             return True
         if not answer.ok and not is_absent(answer):
             raise error_of(answer)
@@ -164,7 +167,7 @@ class Azure(AzureReading):
             # Not before: until it is gone, the schedule is what ends it without us.
             await self._unschedule(MachineId.read(id, self._group()))
             self._ended.discard(found.id)
-        return found
+        return await self._seen(found)
 
     async def remark(self, id: str, mark: Mark) -> bool:
         """Give the machine another tag; False when it is gone."""
@@ -200,7 +203,8 @@ class Azure(AzureReading):
         self._due[place.id] = due - 60
 
     async def sweep(self) -> None:
-        """Remove cards, addresses, disks and schedules of machines that are gone."""
+        """Remove cards, addresses, disks, schedules and mailboxes of machines that are gone."""
+        await self._sweep_mailboxes()
         group = self._group()
         self._forget(group)
         # The parts come before the machines: those of one that is ordered meanwhile are not seen.
@@ -221,7 +225,11 @@ class Azure(AzureReading):
         self, offer: Offer, mark: Mark, public_key: str, first_script: str
     ) -> Instance:
         await self._refuse_spent(offer)
-        await have_network(self._api(), self._group(), offer.region, self._ssh_from(), self._port())
+        subnet = self._subnet()
+        if not subnet:
+            sources, port = self._ssh_from(), self._port()
+            await have_network(self._api(), self._group(), offer.region, sources, port)
+        reached = await self._reached(mark)
         place = MachineId(self._group(), str(mark))
         body = orders.machine(
             place,
@@ -232,6 +240,8 @@ class Azure(AzureReading):
             first_script=first_script,
             image=self._image(),
             identity=self._identity(),
+            subnet=subnet,
+            reached=reached,
         )
         try:
             answer = await self._order(place, body)
@@ -245,7 +255,8 @@ class Azure(AzureReading):
         finally:
             self._forget(place.group)
         self._region[place.id] = offer.region
-        return offer.as_instance(place.id, mark, port=self._port(), user=self._user())
+        address, port, user = reached.mailbox, self._port(), self._user()
+        return offer.as_instance(place.id, mark, address=address, port=port, user=user)
 
     async def _order(self, place: MachineId, body: dict[str, Any]) -> Answer:
         return await self._api().call(

@@ -16,6 +16,7 @@ from blocks.providers.azure.orders import (
     BORN_TAG,
     GPUS_TAG,
     MACHINE_TAG,
+    MAILBOX_TAG,
     MARK_TAG,
     PRICE_TAG,
     own_prefix,
@@ -25,6 +26,7 @@ from blocks.providers.cloud import not_as_described
 from trainer.contract.errors import BootError, CapacityError, OrchestratorError, ProviderError
 
 CREATING_SECONDS = 2400.0  # 40 minutes: some sizes hang in Creating, and "may still start"
+WITHOUT_ADDRESS = "without an address yet"
 POWER = {
     "starting": InstanceStatus.PROVISIONING,
     "running": InstanceStatus.RUNNING,
@@ -40,6 +42,7 @@ class Reach(NamedTuple):
     """Where a machine is reached."""
 
     address: str
+    """From outside; empty where there is none."""
     private: str
 
 
@@ -57,7 +60,7 @@ def reach_of(cards: Collection[Any], addresses: Collection[Any]) -> dict[str, Re
         for inner in facts.get("ipConfigurations") or ():
             address = public.get(last(text(inner, "properties", "publicIPAddress", "id")), "")
             private = text(inner, "properties", "privateIPAddress")
-            if machine and address:
+            if machine and (address or private):
                 found[machine] = Reach(address, private)
     return found
 
@@ -92,8 +95,10 @@ def _instance(
 ) -> Instance:
     facts, tags = part(row, "properties"), part(row, "tags")
     status, detail, failure = state_of(facts)
-    if status is InstanceStatus.RUNNING and not reach:
-        status, detail = InstanceStatus.PROVISIONING, "without a public address yet"
+    mailbox = text(tags, MAILBOX_TAG)
+    address = mailbox or (reach.address if reach else "")
+    if status is InstanceStatus.RUNNING and not (address and reach):
+        status, detail = InstanceStatus.PROVISIONING, WITHOUT_ADDRESS
     kind, region = text(facts, "hardwareProfile", "vmSize"), text(row, "location").lower()
     zone = next((str(zone) for zone in row.get("zones") or ()), "")
     gpus = int(tags.get(GPUS_TAG) or 0)
@@ -107,7 +112,7 @@ def _instance(
         status=status,
         detail=detail,
         failure=failure,
-        address=reach.address if reach else "",
+        address=address,
         private_address=reach.private if reach else "",
         port=port,
         user=user,
@@ -117,7 +122,7 @@ def _instance(
         host=f"{kind} in {region}{f' zone {zone}' if zone else ''}",
         spot=facts.get("priority") == "Spot",
         price_per_hour=price if 0 < price < float("inf") else None,
-        **billed_beside(_disk_of(facts)),
+        **billed_beside(_disk_of(facts), public=not mailbox),
         gpu_type=gpu.name if gpu else None,
         gpu_count=gpus,
     )

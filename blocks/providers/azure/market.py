@@ -76,14 +76,18 @@ async def search(
     disk_gb: int,
     resources: Resources,
     limits: Limits,
+    *,
+    public: bool,
 ) -> ForHire:
-    """Return what is for hire in some locations.
+    """Return what is for hire in some locations, with public addresses or without.
 
     Raises:
         OrchestratorError: none of them can be asked.
     """
     found = ForHire()
-    look = partial(_look, api, prices_api, group, zones, disk_gb, resources, limits, found)
+    look = partial(
+        _look, api, prices_api, group, zones, disk_gb, resources, limits, found, public=public
+    )
     answers = await asyncio.gather(*map(look, locations), return_exceptions=True)
     # One location that cannot be asked hides no other.
     errors = [one for one in answers if isinstance(one, BaseException)]
@@ -103,6 +107,8 @@ async def _look(
     limits: Limits,
     found: ForHire,
     location: str,
+    *,
+    public: bool,
 ) -> None:
     sizes, quotas = await asyncio.gather(
         sizes_of(api, group, location), quotas_in(api, group, location)
@@ -120,7 +126,13 @@ async def _look(
             for zone in _zones(size, zones):
                 price = prices.get(_key(size, spot=spot))
                 offer = offer_of(
-                    size, spot=spot, zone=zone, price=price, resources=resources, disk=disk
+                    size,
+                    spot=spot,
+                    zone=zone,
+                    price=price,
+                    resources=resources,
+                    disk=disk,
+                    public=public,
                 )
                 if affordable(offer, limits):
                     found.offers.append(offer)

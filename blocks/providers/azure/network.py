@@ -25,6 +25,8 @@ async def have_network(
 ) -> None:
     """See that a location has its network, behind a firewall that lets SSH in from `sources`.
 
+    Without sources a firewall that is there stays as it is: other machines may be reached over SSH.
+
     Raises:
         OrchestratorError: it cannot be made.
         RateLimited: it is not made yet, or something else is at work there.
@@ -37,7 +39,7 @@ async def have_network(
     guard = group.of(FIREWALLS, name)
     found = await _found(api, FIREWALLS, guard)
     with as_described("Azure", f"GET {guard}"):
-        stale = found is None or _lets_in(found) != _lets_in(wanted)
+        stale = found is None or (bool(sources) and _lets_in(found) != _lets_in(wanted))
     if stale:  # the setting may have changed since it was made
         await _put(api, group, location, FIREWALLS, guard, wanted)
     net = group.of(NETWORKS, name)

@@ -164,22 +164,30 @@ def disk_gib(resources: Resources, usual: int) -> int:
     return max(usual, math.ceil(resources.disk_gb or 0) + IMAGE_GIB if resources.disk_gb else 0)
 
 
-def billed_beside(disk: float) -> dict[str, Any]:
+def billed_beside(disk: float, *, public: bool) -> dict[str, Any]:
     """Return what is billed beside a machine itself, as the fields of an offer or an instance.
 
     Args:
         disk: in GiB.
+        public: whether it has an address of its own.
     """
     return {
         "storage_gb": disk,
         "storage_price": DISK_PRICE,
-        "beside_per_hour": ADDRESS_PRICE,
+        "beside_per_hour": ADDRESS_PRICE if public else 0.0,
         "traffic_price": TRAFFIC_PRICE,
     }
 
 
 def offer_of(
-    size: Size, *, spot: bool, zone: str, price: float | None, resources: Resources, disk: int
+    size: Size,
+    *,
+    spot: bool,
+    zone: str,
+    price: float | None,
+    resources: Resources,
+    disk: int,
+    public: bool,
 ) -> Offer:
     """Return a size as an offer.
 
@@ -190,6 +198,7 @@ def offer_of(
         price: USD per hour of the machine itself.
         resources: what is asked for.
         disk: GiB to order.
+        public: whether it gets an address of its own.
     """
     gpu = gpu_of(size.name) if size.gpus else None
     return Offer(
@@ -201,7 +210,7 @@ def offer_of(
         zone=zone,
         host=f"{size.name} in {size.location}{f' zone {zone}' if zone else ''}",
         price_per_hour=price or None,
-        **billed_beside(disk),
+        **billed_beside(disk, public=public),
         spot=spot,
         gpu_type=gpu.name if gpu else None,
         gpu_count=size.gpus,

@@ -17,12 +17,14 @@ from blocks.providers.azure.resources import (
     Group,
     MachineId,
 )
+from blocks.providers.by_store import Reached
 
 MARK_TAG = "to-name"
 PRICE_TAG = "to-price"
 GPUS_TAG = "to-gpus"
 BORN_TAG = "to-born"
 MACHINE_TAG = "to-machine"
+MAILBOX_TAG = "to-mailbox"
 SUBNET = "machines"
 LONGEST_SECONDS = 23.5 * 3600  # a schedule is a time of day: in 24 hours it would mean today
 
@@ -47,7 +49,7 @@ def network_name(location: str) -> str:
 
 
 def firewall(location: str, sources: Sequence[str], port: int) -> dict[str, Any]:
-    """Return the order of a firewall that lets SSH in, from some networks only."""
+    """Return the order of a firewall that lets SSH in, from some networks only, or nothing at all."""
     rule = {
         "name": "ssh",
         "properties": {
@@ -61,7 +63,8 @@ def firewall(location: str, sources: Sequence[str], port: int) -> dict[str, Any]
             "destinationPortRange": str(port),
         },
     }
-    return {"location": location, "tags": own(), "properties": {"securityRules": [rule]}}
+    rules = [rule] if sources else []
+    return {"location": location, "tags": own(), "properties": {"securityRules": rules}}
 
 
 def network(group: Group, location: str) -> dict[str, Any]:
@@ -88,6 +91,8 @@ def machine(
     first_script: str,
     image: Mapping[str, str],
     identity: str,
+    subnet: str,
+    reached: Reached,
 ) -> dict[str, Any]:
     """Return the order of a machine, with its disk, its network card and its address.
 
@@ -100,10 +105,16 @@ def machine(
         first_script: sh that it runs as root.
         image: publisher, offer, sku and version.
         identity: the id of the managed identity by which it may end itself; empty: none.
+        subnet: the id of the one where it stands; empty: of our own network in its location.
+        reached: through what; with a mailbox it gets no address of its own.
     """
     born = {MACHINE_TAG: place.name, BORN_TAG: str(int(time.time()))}
     price = {} if offer.price_per_hour is None else {PRICE_TAG: f"{offer.price_per_hour:.6g}"}
-    tags = {MARK_TAG: str(mark), GPUS_TAG: str(offer.gpu_count), **price, **born}
+    box = {MAILBOX_TAG: reached.mailbox} if reached.mailbox else {}
+    tags = {MARK_TAG: str(mark), GPUS_TAG: str(offer.gpu_count), **price, **born, **box}
+    scripts = [script for script in (first_script, reached.script) if script]
+    net = subnet or f"{place.group.of(NETWORKS, network_name(offer.region))}/subnets/{SUBNET}"
+    card = own({MARK_TAG: str(mark), **born})
     properties: dict[str, Any] = {
         "hardwareProfile": {"vmSize": offer.instance_type},
         "storageProfile": {
@@ -117,8 +128,8 @@ def machine(
                 "managedDisk": {"storageAccountType": "StandardSSD_LRS"},
             },
         },
-        "osProfile": _system(place, user, public_key, first_script),
-        "networkProfile": _cards(place, offer.region, own({MARK_TAG: str(mark), **born})),
+        "osProfile": _system(place, user, public_key, scripts),
+        "networkProfile": _cards(place, net, card, public=not reached.mailbox),
         # Written out: with secure boot NVIDIA's modules would not load.
         "securityProfile": {"securityType": "Standard"},
     }
@@ -137,13 +148,13 @@ def machine(
     return body
 
 
-def _system(place: MachineId, user: str, public_key: str, first_script: str) -> dict[str, Any]:
+def _system(place: MachineId, user: str, public_key: str, scripts: Sequence[str]) -> dict[str, Any]:
     key = " ".join(public_key.split())
     path = f"/home/{user}/.ssh/authorized_keys"
     return {
         "computerName": place.name,
         "adminUsername": user,
-        "customData": base64.b64encode(_first_words(user, key, first_script).encode()).decode(),
+        "customData": base64.b64encode(_first_words(user, key, scripts).encode()).decode(),
         "linuxConfiguration": {
             "disablePasswordAuthentication": True,
             "ssh": {"publicKeys": [{"path": path, "keyData": key}]},
@@ -151,8 +162,8 @@ def _system(place: MachineId, user: str, public_key: str, first_script: str) -> 
     }
 
 
-def _first_words(user: str, key: str, first_script: str) -> str:
-    """Return what a machine runs as root when it starts; it holds no secret."""
+def _first_words(user: str, key: str, scripts: Sequence[str]) -> str:
+    """Return what a machine runs as root when it starts."""
     quoted = shlex.quote(key)
     # The key is given here too: Azure has dropped keys of some kinds in silence.
     lines = [
@@ -161,14 +172,14 @@ def _first_words(user: str, key: str, first_script: str) -> str:
         f"grep -qsF {quoted} $keys || {{ mkdir -p -m 700 $home/.ssh && echo {quoted} >>$keys",
         f"chmod 600 $keys; chown -R {user}: $home/.ssh; }}",
     ]
-    if first_script:
-        lines.append(f"(sh -c {shlex.quote(first_script)} </dev/null >/dev/null 2>&1 &)")
+    lines += [f"(sh -c {shlex.quote(one)} </dev/null >/dev/null 2>&1 &)" for one in scripts]
     return "\n".join([*lines, ""])
 
 
-def _cards(place: MachineId, location: str, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Return a card with an address, each of which goes with the machine."""
-    subnet = f"{place.group.of(NETWORKS, network_name(location))}/subnets/{SUBNET}"
+def _cards(
+    place: MachineId, subnet: str, tags: Mapping[str, str], *, public: bool
+) -> dict[str, Any]:
+    """Return a card, with an address unless that is left out; each goes with the machine."""
     address = {
         "name": f"{place.name}-ip",
         "sku": {"name": "Standard", "tier": "Regional"},
@@ -179,7 +190,7 @@ def _cards(place: MachineId, location: str, tags: Mapping[str, str]) -> dict[str
     inner = {
         "name": "ip",
         "properties": {"primary": True, "subnet": {"id": subnet}}
-        | {"publicIPAddressConfiguration": address},
+        | ({"publicIPAddressConfiguration": address} if public else {}),
     }
     card = {
         "name": f"{place.name}-nic",

@@ -16,6 +16,7 @@ from blocks.providers.absence import absent
 from blocks.providers.api import Unanswered
 from blocks.providers.azure.answers import GroupMissing, data_of, is_absent
 from blocks.providers.azure.machines import (
+    WITHOUT_ADDRESS,
     Piece,
     Reach,
     instance_of,
@@ -103,7 +104,7 @@ class AzureReading(AzureAccount, ABC):
         id = MachineId(group, name_of(row)).id
         found = self._instance_at(row, group)
         self._region[id] = found.region
-        if id in self._reach or found.detail != "without a public address yet":
+        if found.detail != WITHOUT_ADDRESS:
             return found
         if not found.mark:  # somebody else's, and not for us to reach
             return found

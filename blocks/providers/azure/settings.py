@@ -15,7 +15,7 @@ from blocks.marks import installation_id
 from blocks.providers.api import Api
 from blocks.providers.azure.login import Identity, login_of
 from blocks.providers.azure.resources import Group
-from blocks.providers.base import Provider
+from blocks.providers.by_store import ByStore
 from blocks.providers.cloud import port_of, switched_on
 from blocks.secrets.reading import secret
 from trainer.config import Resources
@@ -25,16 +25,22 @@ URL = "https://management.azure.com"
 PRICES_URL = "https://prices.azure.com"
 LOCATION = re.compile(r"[a-z0-9]{2,40}")
 SECRET_VARIABLE = "AZURE_CLIENT_SECRET"  # noqa: S105 - its name
+SUBNET = re.compile(
+    r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/virtualNetworks/[^/]+"
+    r"/subnets/[^/]+",
+    re.IGNORECASE,
+)
 LOGIN = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 IMAGE = "microsoft-dsvm:ubuntu-hpc:2204:latest"
 """With NVIDIA's driver for data centres, CUDA and NCCL; of generation 2, as the sizes are."""
 
 
-class AzureAccount(Provider, ABC):
+class AzureAccount(ByStore, ABC):
     """The settings of the provider azure; those left empty come from the environment."""
 
     title: ClassVar[str] = "Azure"
     set_up_by: ClassVar[str] = "AZURE_PROVIDER"
+    store_scheme: ClassVar[str] = "az"
     intervals: ClassVar[Mapping[str, float]] = {}
     instead: ClassVar[Mapping[str, str]] = {
         "AZURE_SSH_KEY_NAME": "each machine gets a key pair of its own, which is removed with it"
@@ -57,6 +63,11 @@ class AzureAccount(Provider, ABC):
         default_factory=list,
         description="Networks that may reach port 22, such as 203.0.113.0/24. Empty: "
         "AZURE_SSH_FROM.",
+    )
+    subnet: str = Field(
+        default="",
+        description="For the connection store: resource id of the subnet, in each location of "
+        "`locations`, that leads to the mailbox. Empty: AZURE_SUBNET, or one of our own.",
     )
     ssh_user: str = Field(default="", description="Empty: AZURE_SSH_USER, or azureuser.")
     ssh_port: int | None = Field(default=None, description="Empty: AZURE_SSH_PORT, or 22.")
@@ -161,11 +172,13 @@ class AzureAccount(Provider, ABC):
         return [one for one in wanted or allowed if not allowed or one in allowed]
 
     def _ssh_from(self) -> list[str]:
-        """Return the networks from which machines may be reached.
+        """Return the networks from which machines may be reached; none where nothing connects to them.
 
         Raises:
             ConfigError: there is none, or one is no network.
         """
+        if self._by_store():
+            return []
         given = self.ssh_from or _listed("AZURE_SSH_FROM")
         for one in given:
             try:
@@ -193,6 +206,20 @@ class AzureAccount(Provider, ABC):
 
     def _port(self) -> int:
         return port_of("AZURE_SSH_PORT", self.ssh_port)
+
+    def _subnet(self) -> str:
+        """Return the id of a subnet of the account's own; empty: by one of ours.
+
+        Raises:
+            ConfigError: it is no id.
+        """
+        given = _set(self.subnet, "AZURE_SUBNET").rstrip("/") if self._by_store() else ""
+        if given and not SUBNET.fullmatch(given):
+            raise ConfigError(
+                f"Azure: subnet = {given!r} is not the id of a subnet.",
+                "Set AZURE_SUBNET as `az network vnet subnet show --query id` prints it.",
+            )
+        return given
 
     def _identity(self) -> str:
         return _set(self.identity, "AZURE_MACHINE_IDENTITY")

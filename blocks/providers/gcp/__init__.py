@@ -88,6 +88,7 @@ class GoogleCloud(GoogleAccount):
         compute.api.forget("instances")
         found = [one for one in await self.instances() if one.mark]
         words = [compute.project, counted(len(found), "instance"), quotas.summary()]
+        words.append(await self._check_mailboxes())
         return ", ".join([*(word for word in words if word), f"prices of {PRICES_OF}"])
 
     async def offers(self, resources: Resources, limits: Limits) -> list[Offer]:
@@ -97,7 +98,7 @@ class GoogleCloud(GoogleAccount):
             resources,
             places=self._places(),
             disk_gb=self.disk_gb,
-            public=self.public_ip,
+            public=self._public(),
         )
         if not found and resources.regions:
             raise elsewhere(TITLE, resources.regions, self._places(), "GCP_ZONES or GCP_REGIONS")
@@ -107,16 +108,22 @@ class GoogleCloud(GoogleAccount):
         self, offer: Offer, mark: Mark, ssh_public_key: str | None, first_script: str = ""
     ) -> Instance:
         """Insert an instance, and follow the order for some seconds; see `Provider.launch`."""
-        if ssh_public_key is None:
+        if ssh_public_key is None and not self._by_store():
             raise ConfigError(f"{TITLE} hires out no machine without an SSH key.")
         # An earlier attempt of this very launch may have succeeded without our hearing of it.
         if instance := await self.find(mark):
             return instance
-        compute, cidr = self._compute(), self._cidr()
+        reached = await self._reached(mark)
+        compute, cidr = self._compute(), "" if reached.mailbox else self._cidr()
         tag = await compute.firewall(self._network(), cidr, self._port()) if cidr else ""
-        body = order(offer, mark, ssh_public_key, first_script, self._settings(offer, tag))
+        settings = self._settings(offer, tag, reached)
+        body = order(offer, mark, ssh_public_key or "", first_script, settings)
         ordered = offer.as_instance(
-            f"{offer.zone}/{mark}", mark, user=self._user(), port=self._port()
+            f"{offer.zone}/{mark}",
+            mark,
+            address=reached.mailbox,
+            user=self._user(),
+            port=self._port(),
         )
         try:
             answer = await compute.call(
@@ -147,6 +154,9 @@ class GoogleCloud(GoogleAccount):
         """Return the instance as listed or asked for, with what operations tell; see `Provider`."""
         if "/" not in id:
             return absent(self.provider_name, id)
+        return await self._seen(await self._looked_for(id))
+
+    async def _looked_for(self, id: str) -> Instance:
         # A list with gaps still shows what the other zones have.
         listed = self._instances(await self._listing())
         seen = next((one for one in listed if one.id == id), None)
@@ -177,6 +187,7 @@ class GoogleCloud(GoogleAccount):
         if answer.status == 404:
             return False
         data_of(answer)
+        self._asked_to_end(id)
         return True
 
     async def instances(self) -> list[Instance]:
@@ -217,7 +228,8 @@ class GoogleCloud(GoogleAccount):
         raise ProviderError(f"The labels of {id} change all the time; it keeps its mark.")
 
     async def sweep(self) -> None:
-        """Delete disks of ours that no machine has; see `Provider.sweep`."""
+        """Delete disks of ours, and mailboxes, that no machine has; see `Provider.sweep`."""
+        await self._sweep_mailboxes()
         await self._compute().sweep(IDLE_DISK_SECONDS)
 
     async def _listing(self) -> Listing:

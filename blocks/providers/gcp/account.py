@@ -11,7 +11,7 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr
 
 from blocks.models import Offer
-from blocks.providers.base import Provider
+from blocks.providers.by_store import ByStore, Reached
 from blocks.providers.cloud import port_of, switched_on
 from blocks.providers.gcp.access import GoogleApi, GoogleToken, project_of, source_of
 from blocks.providers.gcp.compute import TITLE, Compute
@@ -28,10 +28,11 @@ GPU_IMAGE = (
 CPU_IMAGE = "projects/ubuntu-os-cloud/global/images/family/ubuntu-2404-lts-amd64"
 
 
-class GoogleAccount(Provider):
+class GoogleAccount(ByStore):
     """A project, and who we are in it."""
 
     set_up_by: ClassVar[str] = "GCP_PROVIDER"
+    store_scheme: ClassVar[str] = "gs"
     intervals: ClassVar[Mapping[str, float]] = {"": 0.05}
     """Seconds between two calls of the account."""
 
@@ -161,15 +162,19 @@ class GoogleAccount(Provider):
                 f"GCP_SSH_CIDR = {text!r}: {error}.", "Write it as in 203.0.113.7/32."
             ) from error
 
-    def _settings(self, offer: Offer, tag: str) -> OrderSettings:
+    def _public(self) -> bool:
+        return self.public_ip and not self._by_store()
+
+    def _settings(self, offer: Offer, tag: str, reached: Reached) -> OrderSettings:
         return OrderSettings(
             user=self._user(),
             image=self._image(offer.gpu_count),
             network=self._network(),
             subnetwork=self._set("subnetwork"),
-            public=self.public_ip,
+            public=self.public_ip and not reached.mailbox,
             tag=tag,
             service_account=self._set("service_account"),
+            reached=reached,
         )
 
     def _api(self) -> GoogleApi:

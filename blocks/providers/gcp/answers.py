@@ -26,6 +26,8 @@ from trainer.contract.errors import (
 
 LABEL = "to-name"
 """Holds the text of the mark: an instance's own name cannot change while it runs."""
+MAILBOX = "training-orchestrator-mailbox"
+"""Metadata of an instance without inbound network: the address of its mailbox."""
 DONE = "DONE"
 STATUSES = {
     **dict.fromkeys(("PENDING", "PROVISIONING", "STAGING"), InstanceStatus.PROVISIONING),
@@ -196,7 +198,7 @@ def _instance(
         mark=ours(text),
         status=status,
         detail=" ".join(part for part in (word, str(row.get("statusMessage") or "")) if part),
-        address=outside or inside,
+        address=_mailbox(row) or outside or inside,
         private_address=inside,
         port=port,
         user=user,
@@ -233,6 +235,11 @@ def _addresses(row: Mapping[str, Any]) -> tuple[str, str]:
         next((str(face["networkIP"]) for face in faces if face.get("networkIP")), ""),
         next((str(address) for address in public if address), ""),
     )
+
+
+def _mailbox(row: Mapping[str, Any]) -> str:
+    items = _objects((row.get("metadata") or {}).get("items"))
+    return next((str(one.get("value") or "") for one in items if one.get("key") == MAILBOX), "")
 
 
 def _name(row: Mapping[str, Any]) -> str:

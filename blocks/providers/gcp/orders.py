@@ -8,7 +8,8 @@ from uuid import NAMESPACE_URL, uuid5
 
 from blocks.marks import Mark, installation_id
 from blocks.models import Offer
-from blocks.providers.gcp.answers import LABEL
+from blocks.providers.by_store import Reached
+from blocks.providers.gcp.answers import LABEL, MAILBOX
 from blocks.providers.gcp.table import KINDS, TYPE_OF_DISK
 
 LEAST_SECONDS = 30
@@ -35,6 +36,8 @@ class OrderSettings:
     """Network tag by which the firewall rule applies; empty: none."""
     service_account: str
     """Whose token machines get, to delete themselves; empty: none."""
+    reached: Reached
+    """How the machine is reached."""
 
 
 def request_id(zone: str, name: str) -> str:
@@ -80,8 +83,9 @@ def order(
         body["tags"] = {"items": [settings.tag]}
     # None unless it is configured: the default account's would give away the whole project.
     if settings.service_account:
-        scope = "https://www.googleapis.com/auth/compute"
-        body["serviceAccounts"] = [{"email": settings.service_account, "scopes": [scope]}]
+        names = ["compute", *(["devstorage.read_write"] if settings.reached.mailbox else [])]
+        scopes = [f"https://www.googleapis.com/auth/{name}" for name in names]
+        body["serviceAccounts"] = [{"email": settings.service_account, "scopes": scopes}]
     return body
 
 
@@ -97,13 +101,17 @@ def _face(offer: Offer, settings: OrderSettings) -> dict[str, Any]:
 
 
 def _metadata(key: str, first_script: str, settings: OrderSettings) -> list[dict[str, str]]:
+    # Beside each other: each goes on for as long as the machine lives.
+    agent = [f"({settings.reached.script}) &"] if settings.reached.script else []
+    scripts = [*agent, *filter(None, [first_script]), *(["wait"] if agent else [])]
     values = {
-        "ssh-keys": f"{settings.user}:{key}",
+        "ssh-keys": "" if settings.reached.mailbox else f"{settings.user}:{key}",
+        MAILBOX: settings.reached.mailbox,
         # Where the project has OS Login switched on, keys of metadata are not looked at.
         "enable-oslogin": "FALSE",
         "block-project-ssh-keys": "TRUE",
         "install-nvidia-driver": "True",
-        "startup-script": f"#!/bin/sh\n{first_script}\n" if first_script else "",
+        "startup-script": "\n".join(["#!/bin/sh", *scripts, ""]) if scripts else "",
     }
     return [{"key": name, "value": value} for name, value in values.items() if value]
 

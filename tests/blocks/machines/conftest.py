@@ -4,7 +4,7 @@ import asyncssh
 import pytest
 
 from blocks.machines.ssh import SshMachine
-from tests.clouds.agents import Mailbox
+from tests.clouds.agents import Mailbox, SignedMailbox
 from tests.clouds.machines import SshdMachine
 
 
@@ -46,4 +46,11 @@ def reach(key_folder):
 def mailbox(tmp_path_factory):
     """An agent on this computer, and the folder that is its mailbox."""
     with Mailbox(tmp_path_factory.mktemp("agent")) as mailbox:
+        yield mailbox
+
+
+@pytest.fixture(scope="session")
+def signed_mailbox(tmp_path_factory):
+    """An agent on this computer without a key, and the bucket in which its mailbox is."""
+    with SignedMailbox(tmp_path_factory.mktemp("agent")) as mailbox:
         yield mailbox

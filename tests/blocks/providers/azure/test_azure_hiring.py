@@ -278,7 +278,7 @@ async def test_a_machine_runs_once_it_has_an_address(cloud, provider, key):
 
     waiting = await provider.describe(instance.id)
     assert (waiting.status, waiting.address) == (InstanceStatus.PROVISIONING, "")
-    assert waiting.detail == "without a public address yet"
+    assert waiting.detail == "without an address yet"
     cloud.no_address = False
 
     ready = await until(provider, instance.id, InstanceStatus.RUNNING)

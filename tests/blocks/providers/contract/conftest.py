@@ -32,6 +32,7 @@ from tests.clouds.gcp import GoogleCloud as LocalGoogle
 from tests.clouds.lambda_cloud import LambdaCloud as LocalLambda
 from tests.clouds.machines import SshdMachine
 from tests.clouds.plain import PlainCloud
+from tests.clouds.private import PrivateAws, PrivateAzure, PrivateGoogle
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.sagemaker import SageMakerCloud
 from tests.clouds.vast import VastCloud
@@ -83,7 +84,14 @@ CASES = {
     "vast": (VastCloud, VastAI, Resources(gpu_count=1)),
 }
 """A local server, the block that speaks with it, and what to ask for."""
-CLOUDS = pytest.mark.parametrize("case", sorted(CASES), indirect=True)
+PRIVATE = {
+    "aws-private": (PrivateAws, AWS, Resources(gpu_count=1)),
+    "azure-private": (PrivateAzure, Azure, Resources(gpu_count=1)),
+    "gcp-private": (PrivateGoogle, GoogleCloud, Resources(gpu_count=1)),
+}
+"""The same with machines that are reached through a bucket."""
+_LONGER = [pytest.param(name, marks=pytest.mark.thorough) for name in PRIVATE]
+CLOUDS = pytest.mark.parametrize("case", [*sorted(CASES), *_LONGER], indirect=True)
 OF_JSON = pytest.mark.parametrize(
     "case",
     [
@@ -94,7 +102,9 @@ OF_JSON = pytest.mark.parametrize(
     indirect=True,
 )
 """All whose answers are trees: JSON, or what Amazon's library makes of XML."""
-EVERYWHERE = pytest.mark.parametrize("case", [*sorted(CASES), "local", "ssh"], indirect=True)
+EVERYWHERE = pytest.mark.parametrize(
+    "case", [*sorted(CASES), *_LONGER, "local", "ssh"], indirect=True
+)
 
 
 @pytest.fixture
@@ -110,8 +120,8 @@ def case(
         if request.param == "ssh":
             yield Case(_host(tmp_path, open_here, monkeypatch))
             return
-        server, block, resources = CASES[request.param]
-        _hurry(block, monkeypatch)
+        server, block, resources = {**CASES, **PRIVATE}[request.param]
+        hurry(block, monkeypatch)
         cloud = open_here.enter_context(server(tmp_path / "cloud"))
         cloud.boot_seconds, cloud.sshd_never = 0.1, True
         if hasattr(cloud, "rates"):
@@ -123,7 +133,8 @@ def case(
         assert cloud.errors == []
 
 
-def _hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
+def hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be waited for that only real services ask for."""
     monkeypatch.setattr(block, "settle_seconds", 0.6)
     monkeypatch.setattr(giving_back, "LOOK_SECONDS", 0.2)
     monkeypatch.setattr(block, "intervals", {}, raising=False)

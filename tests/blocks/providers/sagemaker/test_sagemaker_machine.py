@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from blocks.machines.mailbox.agent import box
+from blocks.machines.mailbox.agent import libraries
 from blocks.models import InstanceStatus
 from blocks.workplaces.base import Lease, Wanted
 from tests.blocks.providers.rented_account import mark
@@ -117,7 +117,7 @@ def test_a_mailbox_by_botocore_is_the_same_as_by_obstore(cloud, provider):
     url = "s3://models/jobs/one"
     assert KEY
     assert SECRET
-    for kind in (box.ByBotocore, box.ByObstore):
+    for kind in (libraries.ByBotocore, libraries.ByObstore):
         other = kind(url, options)
         assert other.get("in/1") is None
         other.put("in/1", b"x")
