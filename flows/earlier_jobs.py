@@ -1,7 +1,7 @@
 """The artifacts of jobs that were completed on this computer, by what people call these jobs.
 
-Only `training.adapter` may name one so far: whoever reads or checks a job here puts the folder of the
-artifact in its place, so that the trainer only ever sees a folder.
+`training.adapter` may name one, and a job of a batch the others by `${NAME.output}`: whoever reads or
+checks a job here puts the folder of the artifact in its place, so that the trainer only ever sees a folder.
 """
 
 from __future__ import annotations
@@ -38,6 +38,26 @@ def adapter_of(text: str) -> Path:
             gone, damaged or no adapter.
     """
     named = f"{FIELD} = {text!r}"
+    folder = artifact_of(text, named)
+    if not is_adapter(folder):
+        raise ConfigError(
+            f"{named}: the artifact of job {short_id(_report(text, named)['run_id'])}, {folder}, is a model and no adapter.",
+            "Name the folder as training.model to train it further, or a job with an adapter.",
+        )
+    return folder
+
+
+def artifact_of(text: str, named: str) -> Path:
+    """Return the verified artifact of a completed job, whatever it is.
+
+    Args:
+        text: the job; see `adapter_of`.
+        named: the field and its value, for messages.
+
+    Raises:
+        ConfigError: there is no such job here, several fit, it is not completed, or its artifact is
+            gone or damaged.
+    """
     report = _report(text, named)
     job, folder = short_id(report["run_id"]), Path(report["path"])
     if not folder.is_dir():
@@ -57,11 +77,6 @@ def adapter_of(text: str) -> Path:
         raise ConfigError(
             f"{named}: {folder} holds another artifact than that of job {job} by now.",
             "Name the job that wrote it last, or the folder.",
-        )
-    if not is_adapter(folder):
-        raise ConfigError(
-            f"{named}: the artifact of job {job}, {folder}, is a model and no adapter.",
-            "Name the folder as training.model to train it further, or a job with an adapter.",
         )
     return folder
 

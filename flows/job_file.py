@@ -1,8 +1,9 @@
-"""Read a job file: YAML (or JSON, which is YAML), checked, its paths made absolute."""
+"""Read a job file: YAML (or JSON, which is YAML) or TOML, checked, its paths made absolute."""
 
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from flows.batches.references import OUTPUT, has_reference, references
 from flows.earlier_jobs import adapter_of, may_be_job
 from trainer.config import TrainingJob
 from trainer.config.adapter_files import base_of
@@ -26,6 +28,7 @@ EXAMPLES = "examples:"
 REMEDY = "Start from the file that 'trainctl init' writes."
 
 
+TOML = ".toml"
 STANDARD_INPUT = Path("-")
 
 
@@ -41,7 +44,15 @@ def load_job(path: Path) -> TrainingJob:
     if isinstance(value, dict):
         folder = Path.cwd() if path == STANDARD_INPUT else path.expanduser().absolute().parent
         value = with_absolute_paths(value, folder)
-    return validated(TrainingJob, value, source_of(path))
+    job = validated(TrainingJob, value, source_of(path))
+    if taken := next((one for one in references(value) if one[2] == OUTPUT), None):
+        field, name, attribute = taken
+        raise ConfigError(
+            f"{source_of(path)}: {field} takes ${{{name}.{attribute}}}, and only a job of a batch can take "
+            "something from another.",
+            "Name a folder, or submit both as a batch: trainctl batch FILE.",
+        )
+    return job
 
 
 def source_of(path: Path) -> str:
@@ -50,12 +61,14 @@ def source_of(path: Path) -> str:
 
 
 def parse_job(path: Path) -> Any:
-    """Return the value in a YAML file.
+    """Return the value in a YAML file, or in one of TOML, whose name ends in .toml.
 
     Raises:
-        ConfigError: it cannot be read, or is not valid YAML; duplicate keys are refused.
+        ConfigError: it cannot be read, or is not valid YAML or TOML; duplicate keys are refused.
     """
     name = source_of(path)
+    if path.suffix.lower() == TOML:
+        return _parsed_toml(path)
     # "safe": a tag must not create objects. Pure Python, because the C loader reads YAML 1.1, in
     # which words such as `no` and `on` are booleans.
     try:
@@ -80,6 +93,21 @@ def parse_job(path: Path) -> Any:
         ) from None
     if value is None:
         raise ConfigError(f"{name}: is empty.", REMEDY)
+    return value
+
+
+def _parsed_toml(path: Path) -> dict[str, Any]:
+    try:
+        value = tomllib.loads(_text_of(path).replace("\r\n", "\n"))
+    except tomllib.TOMLDecodeError as error:
+        reason = str(error).rstrip(".")
+        raise ConfigError(
+            f"{path}: this is not valid TOML: {reason}.", "Correct that line."
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply.", REMEDY) from None
+    if not value:
+        raise ConfigError(f"{path}: is empty.", REMEDY)
     return value
 
 
@@ -149,7 +177,8 @@ def _resolve(
     settings: dict[str, Any], name: str, folder: Path, is_path: Callable[[str], bool]
 ) -> None:
     text = settings.get(name)
-    if isinstance(text, str) and text:
+    # What another job of a batch will have made has its place only when it starts.
+    if isinstance(text, str) and text and not has_reference(text):
         path = _absolute(text, folder)
         if path.exists() or is_path(text):
             settings[name] = str(path)
@@ -167,7 +196,7 @@ def _resolve_adapter(training: dict[str, Any], folder: Path) -> Any:
     for entry in entries:
         _resolve(entry, "adapter", folder, looks_like_path)
         text = entry["adapter"]
-        if isinstance(text, str) and may_be_job(text):
+        if isinstance(text, str) and may_be_job(text) and not has_reference(text):
             try:
                 entry["adapter"] = str(adapter_of(text))
             except ConfigError:

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused
 
+from flows.batches.retrying import try_again
 from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.renting.journal import Journal
 from flows.reporting import alerts
@@ -100,6 +101,16 @@ def of_error(run: RunFolder, error: OrchestratorError) -> State[Any]:
     return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
 
 
+async def of_failure(run: RunFolder, error: OrchestratorError) -> State[Any]:
+    """Return the failed state of a run that is not tried again; see `flows.batches.retrying`.
+
+    Raises:
+        Pause: it is, and is scheduled already.
+    """
+    await try_again(error)
+    return of_error(run, error)
+
+
 def of_cancelled(run: RunFolder) -> State[Any]:
     """Return the state of a job that was cancelled while no training ran that could save."""
     return _stopped(run, f"cancelled; {saved(run)}")
@@ -134,7 +145,7 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
         case JobState.STOPPED:
             return _stopped(run, _why(run, status))
         case JobState.FAILED if status.get("error"):
-            return of_error(run, from_dict(status["error"]))
+            return await of_failure(run, from_dict(status["error"]))
         case JobState.CREATED | JobState.INITIALIZING | JobState.RUNNING:
             pass
         case JobState.FAILED | JobState.COMPLETED:

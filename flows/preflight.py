@@ -18,6 +18,7 @@ from typing import Any
 from blocks.stores.looking import check_usable
 from blocks.stores.opening import open_bucket
 from flows.artifact_folder import check_artifact_folder
+from flows.batches.references import has_reference, texts
 from flows.earlier_jobs import adapter_of, may_be_job
 from flows.renting.cost_estimate import can_estimate, estimated
 from flows.renting.store_cost import in_words, store_cost
@@ -59,6 +60,8 @@ def seen_from_here(job: TrainingJob, *, for_worker: bool = False) -> set[Needs]:
 def not_here(job: TrainingJob) -> Iterator[tuple[str, str]]:
     """Yield field and name of the files and folders that a job names and that are not here."""
     config = job.training
+    settings = {"training": config.model_dump(mode="json", exclude_unset=True)}
+    yield from ((f, text) for f, text in texts(settings) if has_reference(text))
     named = [("training.model", config.model)] if config.trainer != "command" else []
     if config.chat_template and is_file(config.chat_template):
         named.append(("training.chat_template", config.chat_template))

@@ -53,6 +53,8 @@ class RunFolder:
         """What the job was estimated to take; see `flows.renting.cost_estimate`."""
         self.adapter = self.root / "adapter.json"
         """Which folder `training.adapter` meant at first, where it named a job; see `flows.train`."""
+        self.outputs = self.root / "outputs.json"
+        """Which folders `${NAME.output}` meant at first, by the names of jobs; see `flows.batches.outputs`."""
         self.contact = self.root / "contact.json"
         """When our last word reached its machines; see `flows.renting.contact`."""
         self.checkpoints = self.root / "checkpoints"

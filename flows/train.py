@@ -19,6 +19,7 @@ from blocks.models import Instance
 from blocks.task_scope import TaskScope, all_of
 from flows import outcome
 from flows.announcing import announce, announcing, pause_was_asked
+from flows.batches.outputs import with_outputs
 from flows.earlier_jobs import may_be_job
 from flows.full_disk import save_anyway
 from flows.job_file import on_this_computer
@@ -48,7 +49,7 @@ from flows.tasks.stream import stream
 from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
 from trainer.config import TrainingJob
-from trainer.contract.errors import BudgetExceeded, MachineLost, OrchestratorError
+from trainer.contract.errors import BudgetExceeded, ConfigError, MachineLost, OrchestratorError
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState
 
@@ -69,10 +70,11 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
         job: what to train, on what, where, and within which limits.
     """
     run = RunFolder.of_this_run()
-    # Jobs from a form have not been through `job_file`, which makes paths absolute.
-    if deployment_id():
-        job = await asyncio.to_thread(_resolved, job, run)
     make_engine_patient()
+    try:
+        job = await _prepared(job, run)
+    except ConfigError as error:
+        return outcome.of_error(run, error)
     # Reporting is outermost, so that it delivers the alert of whatever ends the rest. A suspension
     # is turned into a request while we still wait for our turn, or the server would fail the run.
     async with reporting(job, run), suspending_means_pausing():
@@ -100,13 +102,20 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
                 cause = f"{type(ended).__name__}: {ended.message}"
                 hurry = isinstance(ended, BudgetExceeded)
                 await settle_run(job, run, cause, hurry=hurry)
-                return outcome.of_error(run, ended)
+                return await outcome.of_failure(run, ended)
             if report:
                 report = await _afterwards(job, run, report)
             await tell_rest(job, run, report)
         if report is None:
             return await outcome.of_unfinished(job, run, status)
         return await outcome.of_completed(run, report)
+
+
+async def _prepared(job: TrainingJob, run: RunFolder) -> TrainingJob:
+    """Return a job with what it takes from others, and with its paths as they are here."""
+    job = await with_outputs(job, run)
+    # Jobs from a form have not been through `job_file`, which makes paths absolute.
+    return await asyncio.to_thread(_resolved, job, run) if deployment_id() else job
 
 
 def _resolved(job: TrainingJob, run: RunFolder) -> TrainingJob:

@@ -19,6 +19,8 @@ USER = f"{PREFIX}user"
 PROJECT = f"{PREFIX}project"
 BATCH = f"{PREFIX}batch"
 """The id of the batch that it belongs to."""
+BATCH_LIMIT = f"{PREFIX}batch-limit"
+"""How many jobs of its batch may run at once."""
 AFTER = f"{PREFIX}after"
 """What it comes after, as a batch writes it."""
 PLACE = f"{PREFIX}place"
@@ -103,6 +105,12 @@ def text(labels: Labels, name: str) -> str:
     """Return a label that is a text; empty where there is none."""
     value = labels.get(name)
     return value if isinstance(value, str) else ""
+
+
+def batch_limit(labels: Labels) -> int | None:
+    """Return how many jobs of its batch may run at once; None: any number."""
+    value = labels.get(BATCH_LIMIT)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def moment(at: float) -> str:

@@ -76,6 +76,7 @@ class _Round:
         self._state = PoolState(machines, running, now, policy.pause_seconds)
         self._jobs = len(running)
         self._gpus_of: dict[str, int] = {}
+        self._of_batch: dict[str, int] = {}
         for one in running:
             self._count(one.job)
         self._head: Job | None = None
@@ -115,6 +116,8 @@ class _Round:
             return f"can never start here: {reason}"
         if self._policy.max_jobs is not None and self._jobs >= self._policy.max_jobs:
             return f"the pool runs {self._policy.max_jobs} jobs at most"
+        if job.batch_limit is not None and self._of_batch.get(job.batch, 0) >= job.batch_limit:
+            return f"batch {job.batch} runs {job.batch_limit} jobs at most"
         return self._over_quota(job)
 
     def _over_quota(self, job: Job) -> str:
@@ -232,6 +235,7 @@ class _Round:
 
     def _count(self, job: Job) -> None:
         self._gpus_of[job.project] = self._gpus_of.get(job.project, 0) + job.demand.gpus
+        self._of_batch[job.batch] = self._of_batch.get(job.batch, 0) + 1
 
     def _waits_for(self, job: Job) -> str:
         needs = _words(job.demand)

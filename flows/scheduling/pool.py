@@ -87,6 +87,9 @@ class Job:
     """How long it will still run: measured, estimated, or else a guess."""
     held: str = ""
     """Why it may not start yet, whatever is free, such as a job that it comes after."""
+    batch: str = ""
+    batch_limit: int | None = None
+    """How many jobs of its batch may run at once; None: any number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

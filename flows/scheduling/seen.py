@@ -14,6 +14,7 @@ from typing import Any
 from blocks.providers.gpu_names import matches
 from flows.asking import Json
 from flows.scheduling.labels import (
+    BATCH,
     ESTIMATE,
     PREFIX,
     PROJECT,
@@ -21,6 +22,7 @@ from flows.scheduling.labels import (
     USER,
     Allotment,
     allotment,
+    batch_limit,
     seconds,
     text,
 )
@@ -209,6 +211,8 @@ def job_of(run: SeenRun, demand: Demand, *, left: float | None, held: str = "") 
         project=run.project,
         seconds_left=max(1.0, left),
         held=held,
+        batch=text(run.labels, BATCH),
+        batch_limit=batch_limit(run.labels),
     )
 
 

@@ -30,6 +30,7 @@ class RunState:
     type: str
     name: str | None = None
     message: str | None = None
+    timestamp: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,9 @@ class JobRun:
     created: datetime | None = None
     expected_start_time: datetime | None = None
     start_time: datetime | None = None
+    end_time: datetime | None = None
     estimated_run_time: timedelta = timedelta()
+    labels: dict[str, Any] = field(default_factory=dict)
     deployment_id: UUID | None = None
     work_pool_name: str | None = None
     work_queue_name: str | None = None
@@ -58,13 +61,18 @@ class JobRun:
         return cls(
             id=UUID(value["id"]),
             name=value["name"],
-            state=RunState(**{k: state.get(k) for k in ("type", "name", "message")})
+            state=RunState(
+                **{k: state.get(k) for k in ("type", "name", "message")},
+                timestamp=_time(state.get("timestamp")),
+            )
             if state
             else None,
             parameters=value.get("parameters") or {},
             created=_time(value.get("created")),
             expected_start_time=_time(value.get("expected_start_time")),
             start_time=_time(value.get("start_time")),
+            end_time=_time(value.get("end_time")),
+            labels=value.get("labels") or {},
             estimated_run_time=timedelta(seconds=value.get("estimated_run_time") or 0.0),
             deployment_id=UUID(deployment) if deployment else None,
             work_pool_name=value.get("work_pool_name"),
@@ -96,6 +104,7 @@ class LightClient:
     def __init__(self, api: PrefectApi) -> None:
         self._ask = api.ask
         self._find = api.find
+        self.ask_anything = api.ask_anything
 
     def read_flow_run(self, run_id: UUID, /) -> JobRun:
         """Return a run.
@@ -109,19 +118,28 @@ class LightClient:
             raise ConfigError(f"There is no job {run_id}.", "'trainctl list' shows all jobs.")
         return JobRun.of(answer)
 
-    def flow_runs(self, flow: str, *, limit: int, offset: int = 0, **of: Any) -> list[JobRun]:
+    def flow_runs(
+        self,
+        flow: str,
+        *,
+        limit: int,
+        offset: int = 0,
+        sort: str = "EXPECTED_START_TIME_DESC",
+        **of: Any,
+    ) -> list[JobRun]:
         """Return runs of a flow, the newest first.
 
         Args:
             flow: the flow's name.
             limit: how many at most.
             offset: how many to skip.
+            sort: another order, by Prefect's names.
             of: filters of runs, as the API takes them.
         """
         body = {
             "flows": {"name": {"any_": [flow]}},
             "flow_runs": of or None,
-            "sort": "EXPECTED_START_TIME_DESC",
+            "sort": sort,
             "limit": limit,
             "offset": offset,
         }
@@ -159,6 +177,11 @@ class LightClient:
 
     def deployment(self, name: str) -> UUID | None:
         """Return the id of the deployment FLOW/NAME, or None if it does not exist."""
+        found = self.deployment_facts(name)
+        return UUID(found["id"]) if found else None
+
+    def deployment_facts(self, name: str) -> dict[str, Any] | None:
+        """Return all that the API says of a deployment FLOW/NAME, or None if it does not exist."""
         flow, _, own = name.partition("/")
         # The API would answer 422, or 404 for another path; no such deployment is what both mean.
         if not flow or not own or not name.isprintable():
@@ -166,8 +189,13 @@ class LightClient:
         path = f"deployments/name/{quote(flow, safe='')}/{quote(own, safe='')}"
         # The name may hold a slash of its own: everything is quoted, and not only what a URL
         # forbids.
-        found = self._find(path)
-        return UUID(found["id"]) if found else None
+        found: dict[str, Any] | None = self._find(path)
+        return found
+
+    def work_pool(self, name: str) -> dict[str, Any] | None:
+        """Return all that the API says of a work pool, or None if it does not exist."""
+        found: dict[str, Any] | None = self._find(f"work_pools/{quote(name, safe='')}")
+        return found
 
     def create_run(self, name: str, parameters: dict[str, Any]) -> UUID:
         """Create a run of the training flow, once, without executing it; return its id."""
@@ -182,9 +210,9 @@ class LightClient:
         }
         return UUID(self._ask("POST", "flow_runs/", body)["id"])
 
-    def set_state(self, run_id: UUID, type: str, *, force: bool = False) -> None:
+    def set_state(self, run_id: UUID, type: str, *, force: bool = False, **state: Any) -> None:
         """Ask for a state of a run; Prefect may refuse it without an error, unless by force."""
-        body = {"state": {"type": type}, "force": force}
+        body = {"state": {"type": type, **state}, "force": force}
         self._ask("POST", f"flow_runs/{run_id}/set_state", body)
 
     def run_of_deployment(self, deployment: UUID, **values: Any) -> JobRun:
@@ -202,6 +230,33 @@ class LightClient:
         body = {"state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4()), **values}
         created = self._ask("POST", f"deployments/{deployment}/create_flow_run", body)
         return JobRun.of(created)
+
+    def runs_of_deployment(self, deployment: UUID, runs: list[dict[str, Any]]) -> list[Any]:
+        """Create up to 100 runs of a deployment in one call; return what became of each.
+
+        The answer as a whole is one of success even where single runs were not created. Every run
+        needs a key, so that it can be asked for again.
+        """
+        answer = self._ask("POST", f"deployments/{deployment}/create_flow_run/bulk", runs)
+        results: list[Any] = answer.get("results", [])
+        return results
+
+    def set_states(
+        self, run_ids: list[UUID], types: list[str], state: dict[str, Any], *, force: bool
+    ) -> list[Any]:
+        """Set the state of up to 50 runs in one call; return what became of each.
+
+        Args:
+            run_ids: which.
+            types: those whose state is none of these types by now are left as they are.
+            state: the new one.
+            force: past Prefect's rules.
+        """
+        runs = {"id": {"any_": list(map(str, run_ids))}, "state": {"type": {"any_": types}}}
+        body = {"flow_runs": runs, "state": state, "force": force}
+        answer = self._ask("POST", "flow_runs/bulk_set_state", body)
+        results: list[Any] = answer.get("results", [])
+        return results
 
 
 def _time(text: str | None) -> datetime | None:

@@ -80,6 +80,16 @@ class PrefectApi:
         """
         return self._value_of(self._patiently(method, path, body))
 
+    def ask_anything(self, method: str, path: str, body: Any = None) -> Any:
+        """Return the value of the answer, which may be empty: None.
+
+        Raises:
+            ApiUnreachable: the API does not answer, or refuses us.
+            ConfigError: the API does not take what was sent, or has nothing there.
+        """
+        answer = self._patiently(method, path, body)
+        return None if answer.status == 204 else self._value_of(answer)
+
     def find(self, path: str, body: Any = None) -> Any:
         """Return the value of the answer to a GET, with a body to a POST; None: no such object.
 

@@ -265,17 +265,18 @@ class BudgetExceeded(ProviderError):
     default_suggestion = "Raise limits.max_cost to go on; the newest checkpoint is kept."
 
 
-def _family(root: type[OrchestratorError]) -> dict[str, type[OrchestratorError]]:
+def family(root: type[OrchestratorError]) -> dict[str, type[OrchestratorError]]:
+    """Return an error and all that are of its kind, by name."""
     found = {root.__name__: root}
     for child in root.__subclasses__():
-        found |= _family(child)
+        found |= family(child)
     return found
 
 
 def from_dict(record: dict[str, str]) -> OrchestratorError:
     """Rebuild the error that `to_dict` wrote; an unknown class becomes `TrainingFailed`."""
     # Looked up among our own classes only: the record may come from a machine that we rented.
-    kind = _family(OrchestratorError).get(record.get("class", ""), TrainingFailed)
+    kind = family(OrchestratorError).get(record.get("class", ""), TrainingFailed)
     error = kind(record.get("message", "The trainer gave no reason."), record.get("suggestion"))
     if isinstance(error, ProviderError) and record.get("scope") in set(Scope):
         error.ruling_out(Scope(record["scope"]))
