@@ -28,7 +28,7 @@ from trainer.config.chat_templates import is_file
 from trainer.config.code_references import references
 from trainer.config.extras import check_trainer
 from trainer.config.model_files import looks_like_path
-from trainer.contract.errors import OrchestratorError
+from trainer.contract.errors import GpusBusy, OrchestratorError
 from trainer.contract.words import duration
 from trainer.data.demanding import demanding_rows
 from trainer.data.reading import is_elsewhere
@@ -128,7 +128,10 @@ def _machine(subject: Subject) -> Finding:
 
     found = asyncio.run(market(_job(subject)))
     if not found.choices:
-        raise found.why_empty()
+        why = found.why_empty()
+        if isinstance(why, GpusBusy):  # it will wait, which is no mistake in the job
+            return Finding(f"{why.message} The job waits for them.")
+        raise why
     first = found.choices[0].offer
     several = f"{first.gpu_count} × " if first.gpu_count > 1 else ""
     gpu = "CPU, no GPU"

@@ -29,8 +29,8 @@ from flows.prefect_api import deployment_id, make_engine_patient
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
+from flows.renting.other_gpus import move_on, refuse_sick
 from flows.renting.right_size import would_have_done
-from flows.renting.writing_off import write_off
 from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder, this_run_id
@@ -49,7 +49,13 @@ from flows.tasks.stream import stream
 from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
 from trainer.config import TrainingJob
-from trainer.contract.errors import BudgetExceeded, ConfigError, MachineLost, OrchestratorError
+from trainer.contract.errors import (
+    BudgetExceeded,
+    ConfigError,
+    GpusTaken,
+    MachineLost,
+    OrchestratorError,
+)
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState
 
@@ -183,7 +189,7 @@ async def _adopted(job: TrainingJob, run: RunFolder) -> list[dict[str, Any]]:
 async def _on_machines(
     job: TrainingJob, run: RunFolder, machines: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-    """Bring the training to its rest where it is placed; None when a machine was lost on the way.
+    """Bring the training to its rest where it is placed; None when a machine, or its GPUs, were lost.
 
     Of several machines the first holds the job: the others take part while it trains.
 
@@ -197,13 +203,14 @@ async def _on_machines(
                 pythons = await all_of(install(job, machine) for machine in machines)
             # While it trains, the training hears, and saves.
             status = await stream(job, machines, pythons)
+            refuse_sick(status)
             if status["state"] == JobState.COMPLETED:
                 async with heard(job, run):
                     folder = await download(job, first)
                     words = [str(status.get(name) or "") for name in ("warning", "missing")]
                     report = await verify(job, folder, *words)
-    except MachineLost as error:
-        await write_off(job, run, Instance.from_dict(first), error)
+    except (MachineLost, GpusTaken) as error:
+        await move_on(job, run, Instance.from_dict(first), error)
         return None
     # Only now, and never in a `finally`: what the machine holds is verified at home, or its job
     # came to rest with its checkpoint here.

@@ -7,6 +7,9 @@ What `job.json` may hold for the supervisor:
     world     how many processes train together, on which machines; see trainer.contract.world
     command   the trainer's command line as a list of words, instead of this package's trainer
     notice    a line of sh that ends well when the provider takes the machine back
+
+And `gpus.json`, where there is one: uuids of GPUs that are locked while the job trains; share_gb and
+vram_gb, where it has only so many GiB of each, of so many that are shared out.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.contract.errors import ConfigError
+from trainer.contract.errors import ConfigError, GpusTaken
+from trainer.contract.files import read_json
+from trainer.contract.gpu_locks import Held, Holder, read_allocation, take
 from trainer.contract.job_directory import Desired, JobDirectory, JobState
 from trainer.supervision.process import detach
 from trainer.supervision.restart_decision import Terms
@@ -28,6 +33,7 @@ from trainer.supervision.supervisor import Supervisor, job_terms, ownership
 BAD_USAGE = 2
 # Callers branch on these numbers: once released, they stay.
 NOT_OURS = 5
+GPUS_TAKEN = 6
 EXIT_CODES = {
     JobState.COMPLETED: 0,
     JobState.FAILED: 1,
@@ -42,6 +48,7 @@ exit codes:
   3  paused
   4  stopped
   5  somebody else owns the directory
+  6  others have its GPUs; nothing was started
 
 A request to pause or stop stays in control.json until --resume, and is obeyed by later starts too.
 SIGTERM and Ctrl-C stop the job with a checkpoint; a second one kills it.
@@ -58,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         _complain(str(error))
         return BAD_USAGE
+    except GpusTaken as error:
+        _complain(str(error))
+        return GPUS_TAKEN
     except OSError as error:
         _complain(f"{error.filename or job.root}: {error.strerror}.")
         # Not BAD_USAGE: the command was right, the file system was not.
@@ -73,7 +83,8 @@ def supervise(job: JobDirectory, terms: Terms) -> int:
             # known.
             _complain(f"{job.root} is in use by another process ({pid}); wait until it ends.")
             return NOT_OURS
-        state = Supervisor(job, terms, lock, echo=True).run()
+        with _gpus(job) as gpus:
+            state = Supervisor(job, terms, lock, gpus, echo=True).run()
     if state is not JobState.COMPLETED:
         status = job.read_status()
         why = str(status.exception() or status.reason or "see control.json.")
@@ -87,9 +98,14 @@ def supervise_detached(job: JobDirectory, terms: Terms) -> int:
         if lock is None:
             pid = job.read_status().pid
         else:
-            # The forked process inherits the descriptor, and with it the lock: no gap in which
-            # another supervisor could take the directory between our exit and the child's start.
-            pid = detach(functools.partial(_work, job, terms, lock), job.log)
+            try:
+                # The forked process inherits the descriptors, and with them the locks: no gap in
+                # which another could take directory or GPUs between our exit and its start.
+                with _gpus(job) as gpus:
+                    pid = detach(functools.partial(_work, job, terms, lock, gpus), job.log)
+            except GpusTaken as error:
+                _say({"pid": None, "already_running": False, "gpus_taken": error.message})
+                return GPUS_TAKEN
     _say({"pid": pid, "already_running": lock is None})
     return 0
 
@@ -117,8 +133,21 @@ def request(desired: Desired, job: JobDirectory, terms: Terms) -> int:
     return 0
 
 
-def _work(job: JobDirectory, terms: Terms, lock: int, announce: Callable[[], None]) -> int:
-    return EXIT_CODES[Supervisor(job, terms, lock, announce=announce).run()]
+def _work(
+    job: JobDirectory, terms: Terms, lock: int, gpus: Held, announce: Callable[[], None]
+) -> int:
+    gpus.sign(_holder(job))
+    return EXIT_CODES[Supervisor(job, terms, lock, gpus, announce=announce).run()]
+
+
+def _gpus(job: JobDirectory) -> Held:
+    """Take the GPUs that the job is to have."""
+    return take(read_allocation(read_json(job.gpus)), _holder(job))
+
+
+def _holder(job: JobDirectory) -> Holder:
+    record = read_json(job.job) or {}
+    return Holder.here(run=str(record.get("run_id") or ""), name=str(record.get("name") or ""))
 
 
 def _parser() -> argparse.ArgumentParser:

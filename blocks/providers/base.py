@@ -187,6 +187,20 @@ class Provider(Block, ABC):
         """
         del id, seconds
 
+    async def regroup(
+        self, instance: Instance, resources: Resources, limits: Limits
+    ) -> Instance | None:
+        """Give an instance other GPUs of its machine, which nobody has; None where that cannot be.
+
+        Only while nothing trains there. What the job directory holds stays.
+
+        Raises:
+            GpusBusy: some would do, and jobs have them.
+            CapacityError: none will do.
+        """
+        del instance, resources, limits
+        return None
+
     async def sweep(self) -> None:
         """Remove from the account what is ours, belongs to no instance and is needed no longer."""
 

@@ -236,6 +236,7 @@ class Workplace(ABC):
             env: variables for the trainer, tokens among them; they are never written to a file.
 
         Raises:
+            GpusTaken: others have GPUs that `gpus.json` names; nothing was started.
             NoAnswer: its command failed, which need not mean that nothing runs.
         """
 

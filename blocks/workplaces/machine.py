@@ -28,10 +28,11 @@ from blocks.workplaces.base import (
 from blocks.workplaces.delivery import deliver
 from blocks.workplaces.environment import prepare
 from trainer.config.extras import check_extras, check_trainer
-from trainer.contract.errors import ConnectionLost, MachineLost
+from trainer.contract.errors import ConnectionLost, GpusTaken, MachineLost
 from trainer.contract.own_python import own_python
 
 COMMAND_SECONDS = 90.0  # for one call of the supervisor: a Python starts, on a machine that is busy
+MAX_QUOTE = 500  # characters of what a machine says
 SMALL_SECONDS = 60.0  # for what takes a moment, on a disk that is busy
 
 
@@ -118,7 +119,10 @@ class MachineWorkplace(Workplace):
 
     async def start(self, python: str, env: Mapping[str, str]) -> bool:
         """Start the supervisor, which outlives the connection; see `Workplace.start`."""
-        return bool((await self._supervisor(python, env, "--detach"))["already_running"])
+        answer = await self._supervisor(python, env, "--detach")
+        if taken := answer.get("gpus_taken"):
+            raise GpusTaken(str(taken)[:MAX_QUOTE])
+        return bool(answer["already_running"])
 
     async def examine(self, python: str) -> dict[str, Any]:
         """Ask the supervisor's command line; see `Workplace.examine`."""

@@ -1,4 +1,4 @@
-"""Wait for a provider's rate limit to let a run through."""
+"""Wait for a provider's rate limit, or for a GPU that others have, to let a run through."""
 
 from __future__ import annotations
 
@@ -8,20 +8,29 @@ from typing import TypeVar
 
 from blocks.providers.lost_answer import TURN_SECONDS
 from flows.logger import logger
-from trainer.contract.errors import RateLimited
+from trainer.contract.errors import GpusBusy, RateLimited
+
+LOOK_SECONDS = 2.0  # between two looks at GPUs that others have; each costs milliseconds
 
 T = TypeVar("T")
 
 
 async def in_turn(call: Callable[[], Awaitable[T]]) -> T:
-    """Return what a call gives once the providers' rate limits let it through.
+    """Return what a call gives once the providers' rate limits, and who has the GPUs, let it through.
 
     However long that takes: many runs may wait for their turn at one account, and it says nothing
     about any of them. The run's cap, and whoever cancels it, are heard meanwhile.
     """
+    said = ""
     while True:
+        pause = TURN_SECONDS
         try:
             return await call()
+        except GpusBusy as error:
+            pause, reason = LOOK_SECONDS, error.message
         except RateLimited as error:
-            logger().info("waiting for our turn: %s", error.message)
-        await asyncio.sleep(TURN_SECONDS)
+            reason = error.message
+        if reason != said:
+            logger().info("waiting for our turn: %s", reason)
+            said = reason
+        await asyncio.sleep(pause)

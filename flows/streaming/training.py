@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ from flows.accepted_changes import accepted_changes
 from flows.announcing import announce
 from flows.earlier_jobs import job_of
 from flows.logger import logger
+from flows.renting.other_gpus import allocation_of, has_what_was_allotted, on_other_gpus
 from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.setup.secrets import kept_elsewhere, named_in, secrets
@@ -26,6 +28,7 @@ from trainer.contract.checkpoints import newest_valid, step_of
 from trainer.contract.errors import (
     ConnectionLost,
     DiskFull,
+    GpusTaken,
     MachineLost,
     OrchestratorError,
     TrainingFailed,
@@ -160,12 +163,31 @@ class RemoteTraining:
         logger().info("%s the training in %s", verb, self.workplace.folder)
 
     async def start(self) -> bool:
-        """Start the supervisor unless one is running; return whether one was."""
-        env = await self.environment()
-        was_running = await self._probed(lambda: self.workplace.start(self.python, env))
+        """Start the supervisor unless one is running; return whether one was.
+
+        Raises:
+            GpusTaken: others have its GPUs, and it can have no others there.
+        """
+        given = not self.workplace.is_home or has_what_was_allotted(self.instance)
+        if not given and not (await self.examine())["alive"]:
+            self.instance = await on_other_gpus(self.job, self.instance, None)
+        while True:
+            try:
+                was_running = await self._start()
+                break
+            except GpusTaken as error:
+                self.instance = await on_other_gpus(self.job, self.instance, error)
         if self._lead and not was_running:
             self._lead.started()
         return was_running
+
+    async def _start(self) -> bool:
+        allocation = allocation_of(self.instance)
+        # Also where it has none any more: an earlier start may have left some behind.
+        if allocation.uuids or await self.workplace.read("gpus.json") is not None:
+            await self.workplace.write("gpus.json", asdict(allocation))
+        env = await self.environment()
+        return await self._probed(lambda: self.workplace.start(self.python, env))
 
     async def move_in(self) -> bool:
         """Fill a new job directory; `job.json` is written last, so that a torn start is redone.

@@ -22,6 +22,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     │   ├── StoreAway            retry: it does not answer, or asks to slow down
     │   └── LinkExpired          retry: a signed address no longer permits what it did
     ├── MachineLost              elsewhere: continue from the newest checkpoint
+    │   ├── GpuSick              elsewhere: the GPU is broken, and taken out of use
     │   └── HostKeyChanged       elsewhere: what answers is not the machine we hired
     └── ProviderError
         ├── CapacityError, QuotaError, BootError        elsewhere
@@ -187,6 +188,14 @@ class LinkExpired(StoreError):
 class MachineLost(OrchestratorError):
     action = Action.ELSEWHERE
     default_suggestion = "The job continues on another machine from its newest checkpoint."
+
+
+class GpuSick(MachineLost):
+    """A GPU broke while a job had it; nobody else gets it until it is healed."""
+
+    default_suggestion = (
+        "The job continues on other GPUs. Reset this one, then: trainctl gpus heal UUID."
+    )
 
 
 class HostKeyChanged(MachineLost):

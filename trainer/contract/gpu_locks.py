@@ -22,7 +22,7 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -55,6 +55,11 @@ class Allocation:
     """GiB of the memory of each, the rest of which others may have; None: all of it, for itself."""
     vram_gb: float = 0.0
     """GiB of each that may be shared out in all; only for a share."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What lets a program see these GPUs alone; nothing where none are named."""
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.uuids)} if self.uuids else {}
 
     @property
     def mib(self) -> int:
@@ -183,13 +188,16 @@ def holders(uuid: str) -> list[Holder]:
     return []
 
 
-def read_allocation(record: Mapping[str, Any]) -> Allocation:
-    """Return the GPUs that a job directory's `gpus.json` names.
+def read_allocation(record: Mapping[str, Any] | None) -> Allocation:
+    """Return the GPUs that a job directory's `gpus.json` names; None: there is no such file.
 
     Raises:
         ConfigError: it is not what we wrote.
     """
-    uuids, share, vram = (record.get(name) for name in ("uuids", "share_gb", "vram_gb"))
+    if record is None:
+        return Allocation()
+    uuids, share = record.get("uuids"), record.get("share_gb")
+    vram = record.get("vram_gb") or None
     usable = (
         isinstance(uuids, list)
         and len(uuids) <= MAX_GPUS
@@ -330,9 +338,3 @@ def _note(uuid: str, start: int) -> Holder:
         user=text("user"),
         since=text("since"),
     )
-
-
-def free_to_inherit(descriptors: Sequence[int]) -> None:
-    """Let the program that is about to be executed keep these locks."""
-    for descriptor in descriptors:
-        os.set_inheritable(descriptor, True)  # noqa: FBT003  its only parameter

@@ -1,6 +1,7 @@
 """The folder through which orchestrator and trainer communicate. Standard library only.
 
     job.json         in    the training config, the run's id, the limits
+    gpus.json        in    which GPUs of this computer the job has, where others may want them
     control.json     in    what is wanted: run, pause or stop
     lease            in    touched by the orchestrator; a stale one means that it is gone
     notice.json      in    the provider takes the machine back: save a checkpoint at once
@@ -124,6 +125,7 @@ class JobDirectory:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         self.job = self.root / "job.json"
+        self.gpus = self.root / "gpus.json"
         self.control = self.root / "control.json"
         self.lease = self.root / "lease"
         self.notice = self.root / "notice.json"

@@ -72,7 +72,7 @@ class TrainerProcess:
         command: Sequence[str],
         *,
         log: Path,
-        lock: int,
+        locks: Sequence[int],
         group: int = 0,
         variables: Mapping[str, str] | None = None,
         silent: bool = False,
@@ -83,7 +83,7 @@ class TrainerProcess:
             command: the program and its arguments.
             log: what standard output and error are appended to, without a pipe between: it
                 goes on when the supervisor is gone.
-            lock: descriptor of the job directory's lock, which the trainer holds too.
+            locks: descriptors of the locks of job directory and GPUs, which the trainer holds too.
             group: the process group that it joins; 0: one of its own.
             variables: what is added to its environment.
             silent: discard standard output.
@@ -102,7 +102,7 @@ class TrainerProcess:
             _become(
                 command,
                 log=log,
-                lock=lock,
+                locks=locks,
                 gate=gate,
                 mask=mask,
                 group=group,
@@ -202,7 +202,7 @@ def _become(
     command: Sequence[str],
     *,
     log: Path,
-    lock: int,
+    locks: Sequence[int],
     gate: int,
     mask: set[int | signal.Signals],
     group: int,
@@ -221,9 +221,10 @@ def _become(
         # No byte means end of file: the supervisor died before its record of this pid was on disk.
         if os.read(gate, 1):
             _redirect(log, silent=silent)
-            # flock(2) belongs to the open file: with this copy the directory stays locked as long
-            # as the trainer lives, even if the supervisor is killed.
-            os.set_inheritable(lock, True)  # noqa: FBT003  its only parameter
+            # These locks belong to the open file: with this copy directory and GPUs stay locked as
+            # long as the trainer lives, even if the supervisor is killed.
+            for lock in locks:
+                os.set_inheritable(lock, True)  # noqa: FBT003  its only parameter
             settings = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
             os.execvpe(command[0], list(command), {**os.environ, **settings, **variables})  # noqa: S606  no shell is meant
     except OSError as error:

@@ -22,6 +22,7 @@ from trainer.contract.errors import (
     from_dict,
 )
 from trainer.contract.files import append_line, read_json, replace_json
+from trainer.contract.gpu_locks import Allocation
 from trainer.contract.job_directory import JobDirectory, JobState, Status
 from trainer.contract.tail import TailReader
 from trainer.contract.world import Rank, World
@@ -53,7 +54,8 @@ class Ranks:
         command: Sequence[str],
         *,
         job: JobDirectory,
-        lock: int,
+        locks: Sequence[int],
+        gpus: Allocation,
         world: World,
         stall_seconds: float,
     ) -> None:
@@ -62,13 +64,15 @@ class Ranks:
         Args:
             command: the program and its arguments.
             job: the job directory.
-            lock: descriptor of its lock, held.
+            locks: descriptors of the locks that they hold too.
+            gpus: what they see, where GPUs are named.
             world: who trains together.
             stall_seconds: see `World.variables`.
         """
         self._command = command
         self._job = job
-        self._lock = lock
+        self._locks = locks
+        self._gpus = gpus
         self._world = world
         self._stall_seconds = stall_seconds
         self._trainers: list[TrainerProcess] = []
@@ -94,11 +98,14 @@ class Ranks:
                 trainer = TrainerProcess(
                     self._command,
                     log=self._log(local_rank),
-                    lock=self._lock,
+                    locks=self._locks,
                     # The first leads the group, and the others join it while they wait at their
                     # gates.
                     group=self._trainers[0].pid if self._trainers else 0,
-                    variables=self._world.variables(local_rank, port, self._stall_seconds),
+                    variables={
+                        **self._gpus.variables,
+                        **self._world.variables(local_rank, port, self._stall_seconds),
+                    },
                     # All ranks print the same; one voice is enough. Their standard error is kept.
                     silent=local_rank > 0,
                 )

@@ -17,6 +17,7 @@ from dataclasses import replace
 from trainer.contract.errors import ConfigError
 from trainer.contract.events import note_event, write_held
 from trainer.contract.files import append_line, read_json
+from trainer.contract.gpu_locks import Held
 from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState, Status, utc_now
 from trainer.contract.own_python import own_python
 from trainer.supervision.log import Echo
@@ -81,6 +82,7 @@ class Supervisor:
         job: JobDirectory,
         terms: Terms,
         lock: int,
+        gpus: Held,
         *,
         echo: bool = False,
         announce: Callable[[], None] = _nothing,
@@ -91,12 +93,14 @@ class Supervisor:
             job: the directory.
             terms: what its `job.json` says.
             lock: descriptor of the directory's lock, held.
+            gpus: the job's GPUs, held.
             echo: show on standard output what is appended to the log.
             announce: called once, when the first trainer's start is on record.
         """
         self._job = job
         self._terms = terms
         self._lock = lock
+        self._gpus = gpus
         self._announce = announce
         self._book = _first_book(job.read_status(), terms)
         self._bell = Bell()
@@ -136,7 +140,8 @@ class Supervisor:
         with Ranks(
             self._command,
             job=self._job,
-            lock=self._lock,
+            locks=[self._lock, *self._gpus.descriptors],
+            gpus=self._gpus.allocation,
             world=self._terms.world,
             stall_seconds=self._terms.stall_seconds,
         ) as trainer:

@@ -7,12 +7,14 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
 import psutil
 from pydantic import Field
 
+from blocks.allotted import allotted
 from blocks.home import home as default_home
 from blocks.home import private_folder
 from blocks.machines.local import LocalMachine
@@ -20,7 +22,6 @@ from blocks.marks import Mark, ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider, counted
 from blocks.providers.gpu_names import matches
-from blocks.providers.local.allotted import allotted
 from blocks.providers.local.free_gpus import free_groups
 from blocks.providers.local.gpu import GIB, Gpu
 from blocks.providers.local.gpus import inventory, visible
@@ -144,6 +145,25 @@ class Local(Provider):
         """Return an instance per folder with a record; see `Provider.instances`."""
         folders = sorted(self._instances_folder().iterdir())
         return [instance for folder in folders if (instance := _recorded(folder))]
+
+    async def regroup(
+        self, instance: Instance, resources: Resources, limits: Limits
+    ) -> Instance | None:
+        """Note other GPUs in the record of the folder; see `Provider.regroup`."""
+        offer = (await self.offers(resources, limits))[0]
+        facts = {
+            "instance_type": offer.instance_type,
+            "gpu_type": offer.gpu_type,
+            "gpu_ids": offer.gpu_ids,
+            "gpu_count": offer.gpu_count,
+        }
+        folder = self._folder(str(instance.mark))
+        record = read_json(folder / RECORD)
+        if record is None:
+            raise ProviderError(f"{folder / RECORD} cannot be read.", "Run the job anew.")
+        record |= {**facts, "gpu_ids": list(offer.gpu_ids)}
+        await asyncio.to_thread(replace_json, folder / RECORD, record)
+        return replace(instance, **facts)
 
     def machine(self, instance: Instance, *, compress: bool = False) -> LocalMachine:
         """Return this computer."""

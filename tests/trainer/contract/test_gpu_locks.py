@@ -15,7 +15,6 @@ from trainer.contract.errors import ConfigError, GpusTaken
 from trainer.contract.gpu_locks import (
     Allocation,
     Holder,
-    free_to_inherit,
     holders,
     read_allocation,
     take,
@@ -70,8 +69,7 @@ def test_a_share_may_lie_in_several_pieces():
 
 def test_who_inherits_the_lock_holds_it():
     held = take(whole("GPU-0"), ME)
-    free_to_inherit(held.descriptors)
-    child = subprocess.Popen(["sleep", "600"], close_fds=False)
+    child = subprocess.Popen(["sleep", "600"], pass_fds=held.descriptors)
     held.close()
 
     with pytest.raises(GpusTaken):
@@ -97,8 +95,7 @@ def test_a_file_that_was_removed_excludes_nobody_and_is_made_anew():
     held.close()
 
 
-def test_the_files_are_for_all_users(monkeypatch):
-    monkeypatch.setattr(os, "umask", os.umask)
+def test_the_files_are_for_all_users():
     before = os.umask(0o077)
     try:
         take(whole("GPU-0"), ME).close()

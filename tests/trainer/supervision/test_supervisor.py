@@ -290,7 +290,7 @@ from pathlib import Path
 from trainer.supervision.process import TrainerProcess
 root = Path(sys.argv[1])
 command = ['touch', str(root / 'started')]
-trainer = TrainerProcess(command, log=root / 'log', lock=0)
+trainer = TrainerProcess(command, log=root / 'log', locks=[0])
 print(trainer.pid, flush=True)
 os._exit(0)
 """

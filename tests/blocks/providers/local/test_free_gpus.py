@@ -4,8 +4,8 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from blocks.allotted import allotted
 from blocks.providers.local import Local
-from blocks.providers.local.allotted import allotted
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError, GpusBusy
 from trainer.contract.gpu_locks import Allocation, Holder, take
