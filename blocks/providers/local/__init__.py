@@ -151,19 +151,20 @@ class Local(Provider):
     ) -> Instance | None:
         """Note other GPUs in the record of the folder; see `Provider.regroup`."""
         offer = (await self.offers(resources, limits))[0]
-        facts = {
-            "instance_type": offer.instance_type,
-            "gpu_type": offer.gpu_type,
-            "gpu_ids": offer.gpu_ids,
-            "gpu_count": offer.gpu_count,
-        }
         folder = self._folder(str(instance.mark))
-        record = read_json(folder / RECORD)
-        if record is None:
+        if _recorded(folder) is None:
             raise ProviderError(f"{folder / RECORD} cannot be read.", "Run the job anew.")
-        record |= {**facts, "gpu_ids": list(offer.gpu_ids)}
+        found = replace(
+            instance,
+            instance_type=offer.instance_type,
+            gpu_type=offer.gpu_type,
+            gpu_ids=offer.gpu_ids,
+            gpu_count=offer.gpu_count,
+        )
+        # In the record it bears the provider's name, whatever its block is called.
+        record = replace(found, provider=self.provider_name).to_dict()
         await asyncio.to_thread(replace_json, folder / RECORD, record)
-        return replace(instance, **facts)
+        return found
 
     def machine(self, instance: Instance, *, compress: bool = False) -> LocalMachine:
         """Return this computer."""
