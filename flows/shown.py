@@ -2,7 +2,7 @@
 
 | job state    | Prefect's type and name                    |
 | ------------ | ------------------------------------------ |
-| created      | SCHEDULED "Queued", PENDING                |
+| created      | SCHEDULED or PENDING, before the flow runs |
 | initializing | RUNNING "Initializing"; "Running" at first |
 | running      | RUNNING "Running", SCHEDULED "Reviving"    |
 | paused       | PAUSED "Paused"                            |
@@ -28,8 +28,6 @@ from trainer.contract.job_directory import JobState
 FLOW = "train"
 PAUSING = "Pausing"
 """The state's name by which a running job is asked to pause."""
-QUEUED = "Queued"
-"""The name of the state of a run that waits; its message says why."""
 INITIALIZING = "Initializing"
 RUNNING = "Running"
 TRAINS = "the training is followed"
@@ -38,10 +36,8 @@ REVIVING = "Reviving"
 """Of a run that waits for a worker to attach again: its training goes on meanwhile."""
 
 PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
-REPORT, MACHINES = "training-report", "training-machines"
+REPORT = "training-report"
 """The keys of a run's artifacts."""
-IN_USE = "in use"
-"""What the table of machines says of one that was not given back."""
 LOGGER = "train.log"
 """The name of the logger under which Prefect has the lines of the training log."""
 

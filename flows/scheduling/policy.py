@@ -114,19 +114,11 @@ class _Round:
             self._never[job.demand] = why_never(job.demand, self._machines)
         if reason := self._never[job.demand]:
             return f"can never start here: {reason}"
-        if reason := self._over_quota(job):
-            return reason
-        if self._is_full():
-            if self._head is None:  # others may be paused for it
-                self._head = job
+        if self._policy.max_jobs is not None and self._jobs >= self._policy.max_jobs:
             return f"the pool runs {self._policy.max_jobs} jobs at most"
         if job.batch_limit is not None and self._of_batch.get(job.batch, 0) >= job.batch_limit:
             return f"batch {job.batch} runs {job.batch_limit} jobs at most"
-        return ""
-
-    def _is_full(self, leaving: int = 0) -> bool:
-        """Whether no further job may run, once so many have gone."""
-        return self._policy.max_jobs is not None and self._jobs - leaving >= self._policy.max_jobs
+        return self._over_quota(job)
 
     def _over_quota(self, job: Job) -> str:
         quota = self._policy.quotas.get(job.project)
@@ -223,27 +215,22 @@ class _Round:
         ]
         may_go.sort(key=lambda one: (one.job.priority, -one.since))
         later, chosen = copy.copy(host), list[Running]()
-        leaving = [one for _, one in host.running if one.pausing]
-        for one in leaving:
-            later.take(one)
-
-        def suffice() -> bool:
-            is_full = self._is_full(len(leaving) + len(chosen))
-            return not is_full and later.fit(head.demand) is not None
-
+        for _, leaving in host.running:
+            if leaving.pausing:
+                later.take(leaving)
         for one in may_go:
-            if suffice():
+            if later.fit(head.demand) is not None:
                 break
             later.take(one)
             chosen.append(one)
-        if not suffice() or not chosen:
+        if later.fit(head.demand) is None or not chosen:
             return None
         for one in list(chosen):  # a large one that came last may have made a small one needless
             later.put(one, self._now)
-            chosen.remove(one)
-            if not suffice():
+            if later.fit(head.demand) is None:
                 later.take(one)
-                chosen.append(one)
+            else:
+                chosen.remove(one)
         return chosen
 
     def _count(self, job: Job) -> None:

@@ -18,6 +18,7 @@ from flows.scheduling.labels import (
     ESTIMATE,
     PREFIX,
     PROJECT,
+    USD,
     USER,
     Allotment,
     allotment,
@@ -41,8 +42,6 @@ class Wishes:
     here: bool = True
     """Whether it trains on a machine of the pool, and not on a rented one."""
     gpus: int | None = None
-    exact: bool = True
-    """Whether it goes on from a pause exactly where it was; a command saves when it likes."""
     processes: int = 1
     vram_gb: float = 0.0
     kinds: tuple[str, ...] = ()
@@ -85,6 +84,11 @@ class SeenRun:
     def allotment(self) -> Allotment | None:
         """The GPUs that it has, or had last."""
         return allotment(self.labels)
+
+    @property
+    def usd(self) -> float:
+        """What it has cost so far, where that is known."""
+        return _number(self.labels.get(USD), 0.0)
 
     def with_allotment(self, given: Allotment) -> SeenRun:
         """Return the run as it is once it has GPUs."""
@@ -135,7 +139,6 @@ def wishes_of(job: Any) -> Wishes:
     kinds = asked.get("gpu_types")
     return Wishes(
         here=first == HERE,
-        exact=_part(job, "training").get("trainer", "builtin") == "builtin",
         gpus=int(_number(gpus, 1)) if gpus is not None else None,
         processes=int(_number(asked.get("cpu_processes"), 1)),
         vram_gb=_number(asked.get("min_vram_gb"), 0.0),

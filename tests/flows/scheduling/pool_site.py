@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,14 +39,7 @@ class PoolSite:
         return PoolQueue(self.client, self.pool, look, **more)
 
     async def submit(
-        self,
-        name: str,
-        *,
-        state: State[Any] | None = None,
-        queue: str = "default",
-        labels: dict[str, Any] | None = None,
-        tags: Sequence[str] = (),
-        **job: Any,
+        self, name: str, *, state: State[Any] | None = None, queue: str = "default", **job: Any
     ) -> str:
         """Submit a job of these fields; without a training, which the queue does not look at."""
         run = await self.client.create_flow_run_from_deployment(
@@ -55,8 +48,7 @@ class PoolSite:
             parameters={"job": {"name": name, **job}},
             state=state or Scheduled(),
             work_queue_name=queue,
-            labels=of_submit(user=job.pop("user", "ada")) | (labels or {}),
-            tags=tags,
+            labels=of_submit(user=job.pop("user", "ada")),
         )
         return str(run.id)
 
