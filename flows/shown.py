@@ -2,7 +2,7 @@
 
 | job state    | Prefect's type and name                    |
 | ------------ | ------------------------------------------ |
-| created      | SCHEDULED or PENDING, before the flow runs |
+| created      | SCHEDULED "Queued", PENDING                |
 | initializing | RUNNING "Initializing"; "Running" at first |
 | running      | RUNNING "Running", SCHEDULED "Reviving"    |
 | paused       | PAUSED "Paused"                            |
@@ -28,6 +28,8 @@ from trainer.contract.job_directory import JobState
 FLOW = "train"
 PAUSING = "Pausing"
 """The state's name by which a running job is asked to pause."""
+QUEUED = "Queued"
+"""The name of the state of a run that waits; its message says why."""
 INITIALIZING = "Initializing"
 RUNNING = "Running"
 TRAINS = "the training is followed"

@@ -34,7 +34,8 @@ class Measured:
             found: runs that have GPUs, or had some.
         """
         if time.monotonic() >= self._again:
-            begun = [run for run in found if run.is_job and run.began is not None]
+            # Of a training on a rented machine no GPU of the pool waits to become free.
+            begun = [run for run in found if run.wishes.here and run.began is not None]
             self._known = await asyncio.to_thread(_of_this_computer, begun)
             elsewhere = [run for run in begun if run.id not in self._known]
             self._known |= await self._by_progress(elsewhere)

@@ -114,11 +114,19 @@ class _Round:
             self._never[job.demand] = why_never(job.demand, self._machines)
         if reason := self._never[job.demand]:
             return f"can never start here: {reason}"
-        if self._policy.max_jobs is not None and self._jobs >= self._policy.max_jobs:
+        if reason := self._over_quota(job):
+            return reason
+        if self._is_full():
+            if self._head is None:  # others may be paused for it
+                self._head = job
             return f"the pool runs {self._policy.max_jobs} jobs at most"
         if job.batch_limit is not None and self._of_batch.get(job.batch, 0) >= job.batch_limit:
             return f"batch {job.batch} runs {job.batch_limit} jobs at most"
-        return self._over_quota(job)
+        return ""
+
+    def _is_full(self, leaving: int = 0) -> bool:
+        """Whether no further job may run, once so many have gone."""
+        return self._policy.max_jobs is not None and self._jobs - leaving >= self._policy.max_jobs
 
     def _over_quota(self, job: Job) -> str:
         quota = self._policy.quotas.get(job.project)
@@ -215,22 +223,27 @@ class _Round:
         ]
         may_go.sort(key=lambda one: (one.job.priority, -one.since))
         later, chosen = copy.copy(host), list[Running]()
-        for _, leaving in host.running:
-            if leaving.pausing:
-                later.take(leaving)
+        leaving = [one for _, one in host.running if one.pausing]
+        for one in leaving:
+            later.take(one)
+
+        def suffice() -> bool:
+            is_full = self._is_full(len(leaving) + len(chosen))
+            return not is_full and later.fit(head.demand) is not None
+
         for one in may_go:
-            if later.fit(head.demand) is not None:
+            if suffice():
                 break
             later.take(one)
             chosen.append(one)
-        if later.fit(head.demand) is None or not chosen:
+        if not suffice() or not chosen:
             return None
         for one in list(chosen):  # a large one that came last may have made a small one needless
             later.put(one, self._now)
-            if later.fit(head.demand) is None:
+            chosen.remove(one)
+            if not suffice():
                 later.take(one)
-            else:
-                chosen.remove(one)
+                chosen.append(one)
         return chosen
 
     def _count(self, job: Job) -> None:

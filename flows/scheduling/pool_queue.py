@@ -69,8 +69,13 @@ class PoolQueue:
         """What we started, until Prefect shows it as begun with its GPUs."""
         self._left: set[str] = set()
         """What has let go of its GPUs, until Prefect shows it as ended."""
-        self.waiting: Mapping[str, SeenRun] = {}
+        self.snapshot: Snapshot | None = None
+        """What was decided about last."""
+
+    @property
+    def waiting(self) -> Mapping[str, SeenRun]:
         """The runs that waited when it was decided last, by id."""
+        return self.snapshot.runs.waiting if self.snapshot else {}
 
     @property
     def settings(self) -> PoolSettings:
@@ -84,14 +89,13 @@ class PoolQueue:
         """
         rules = await self._administration.read()
         runs = await self._runs(rules.settings)
-        self.waiting = runs.waiting
         given = {run.id: run.allotment.gpus for run in runs.active.values() if run.allotment}
         machine = await self._machine(given)
         await self._announcer.announce(machine)
-        snapshot = Snapshot(
+        self.snapshot = Snapshot(
             runs, rules.beside(machine), self._clock(), here=machine.name, limit=self._limit
         )
-        return snapshot.decide()
+        return self.snapshot.decide()
 
     async def take(self, start: StartJob) -> Allotment:
         """Note in Prefect, and here, that a run has its GPUs; to be called before it is started."""

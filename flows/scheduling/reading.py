@@ -1,7 +1,7 @@
 """Reads what waits, runs and ran in a pool from Prefect, in pages, and only what may have changed.
 
 A page of 200 runs takes Prefect's server a third of a second, so a long queue is read once. After that
-its news are: runs that became due lately, runs that waited before and do again, and runs that ended.
+its news are: runs that became due lately, runs that ended, and every few seconds runs that have run before.
 Where the number of those that wait is another than Prefect's, something else happened, such as a run
 that was deleted, and all is read again.
 """
@@ -16,7 +16,9 @@ from flows.scheduling.labels import moment
 from flows.scheduling.seen import SeenRun, seen
 
 PAGE = 200  # the most that one answer holds: PREFECT_SERVER_API_DEFAULT_LIMIT, 200 by default
+FEW = 20  # runs that wait, which are all read anew each time
 OVERLAP = 30.0  # seconds: what was written while we read is read the next time
+LOOK_SECONDS = 5.0  # between two looks for what is no news by its time
 AGAIN_SECONDS = 30.0  # the least between two readings of all of a long queue
 REST = 4.0  # the least pause between two such readings, as a multiple of the time that one took
 ACTIVE = ("PENDING", "RUNNING", "CANCELLING")
@@ -32,29 +34,39 @@ class Reader:
         self._clock = clock
         self._waiting: dict[str, SeenRun] = {}
         self._read_until: float | None = None
-        self._may_read_all = 0.0
+        self._may_look = self._may_read_all = self._may_read_active = 0.0
+        self._active: dict[str, SeenRun] = {}
         self._ended: dict[str, SeenRun] = {}
         self._ended_from = self._ended_until = 0.0
 
     async def waiting(self) -> dict[str, SeenRun]:
         """Return the runs that are due and wait, by id."""
-        now = self._clock()
-        if self._read_until is None or len(self._waiting) < PAGE:
+        now, may_look = self._clock(), time.monotonic() >= self._may_look
+        is_short = len(self._waiting) < (PAGE if may_look else FEW)
+        if may_look:
+            self._may_look = time.monotonic() + LOOK_SECONDS
+        if self._read_until is None or is_short:
             return await self._read_all(now)
         news = {"next_scheduled_start_time": _between(self._read_until - OVERLAP, now)}
-        again = {
-            "next_scheduled_start_time": _between(None, now),
-            "start_time": {"is_null_": False},
-        }
-        for which in (news, again):
-            async for run in self._runs(("SCHEDULED",), which):
-                self._waiting[run.id] = run
-        self._read_until = now
-        due = {"state": _of_types("SCHEDULED"), "next_scheduled_start_time": _between(None, now)}
-        count = await self._ask("/flow_runs/count", self._body(due))
+        async for run in self._runs(("SCHEDULED",), news):
+            self._take(run)
+        return await self._look(now) if may_look else self._waiting
+
+    async def _look(self, now: float) -> dict[str, SeenRun]:
+        """Find what is no news by its time: what waits again, and what has left no trace."""
+        due = {"next_scheduled_start_time": _between(None, now)}
+        async for run in self._runs(("SCHEDULED",), due | {"start_time": {"is_null_": False}}):
+            self._take(run)
+        counted = self._body({"state": _of_types("SCHEDULED"), **due})
+        count = await self._ask("/flow_runs/count", counted)
         if count != len(self._waiting) and time.monotonic() >= self._may_read_all:
             return await self._read_all(now)
         return self._waiting
+
+    def _take(self, run: SeenRun) -> None:
+        self._waiting[run.id] = run
+        # By the runs' own times: our clock may differ from that of the server.
+        self._read_until = max(self._read_until or 0.0, min(run.submitted, self._clock()))
 
     def forget(self, id: str) -> None:
         """Take a run off those that wait: it was started, or has ended."""
@@ -62,10 +74,15 @@ class Reader:
 
     async def active(self) -> dict[str, SeenRun]:
         """Return the runs that somebody executes, by id."""
-        found = {run.id: run async for run in self._runs(ACTIVE, {}, sort="ID_DESC")}
-        for id in found:
+        began = time.monotonic()
+        if began >= self._may_read_active:
+            found = {run.id: run async for run in self._runs(ACTIVE, {}, sort="ID_DESC")}
+            took = time.monotonic() - began
+            # A thousand of them take the server a second; whoever executes them knows of their ends.
+            self._active, self._may_read_active = found, began + (1 + REST) * took
+        for id in self._active:
             self.forget(id)
-        return found
+        return self._active
 
     async def ended(self, since: float) -> list[SeenRun]:
         """Return the runs that ended after a moment, as far as they ever began."""
@@ -84,8 +101,10 @@ class Reader:
     async def _read_all(self, now: float) -> dict[str, SeenRun]:
         began = time.monotonic()
         due = {"next_scheduled_start_time": _between(None, now)}
-        self._waiting = {run.id: run async for run in self._runs(("SCHEDULED",), due)}
-        self._read_until = now
+        found = [run async for run in self._runs(("SCHEDULED",), due)]
+        self._waiting, self._read_until = {}, 0.0
+        for run in found:
+            self._take(run)
         took = time.monotonic() - began
         self._may_read_all = began + max(AGAIN_SECONDS, (1 + REST) * took)
         return self._waiting

@@ -16,10 +16,10 @@ from prefect.states import Scheduled
 from flows.run_state import restore, set_meanwhile
 from flows.scheduling.pool import Decision, ExplainWait
 from flows.scheduling.seen import SeenRun
+from flows.shown import QUEUED
 
-QUEUED = "Queued"
-"""The name of the state of a run that waits: one named "Scheduled" would be shown as late."""
 AT_ONCE = 10  # runs that are written to at a time: each takes Prefect's server 50 ms
+FIRST = 100  # places in the queue; 'trainctl why' knows of all
 _NUMBER = re.compile(r"\d[\d:.,]*")
 
 
@@ -53,7 +53,7 @@ class Reasons:
         left = AT_ONCE
         for one in decisions:
             run = waiting.get(one.job)
-            if left == 0 or run is None or not isinstance(one, ExplainWait):
+            if left == 0 or run is None or not isinstance(one, ExplainWait) or one.place > FIRST:
                 continue
             known = self._written.get(run.id) or (run.message if run.state == QUEUED else None)
             # A time that is a second less is nothing new.

@@ -42,6 +42,8 @@ class Wishes:
     here: bool = True
     """Whether it trains on a machine of the pool, and not on a rented one."""
     gpus: int | None = None
+    exact: bool = True
+    """Whether it goes on from a pause exactly where it was; a command saves when it likes."""
     processes: int = 1
     vram_gb: float = 0.0
     kinds: tuple[str, ...] = ()
@@ -139,6 +141,7 @@ def wishes_of(job: Any) -> Wishes:
     kinds = asked.get("gpu_types")
     return Wishes(
         here=first == HERE,
+        exact=_part(job, "training").get("trainer", "builtin") == "builtin",
         gpus=int(_number(gpus, 1)) if gpus is not None else None,
         processes=int(_number(asked.get("cpu_processes"), 1)),
         vram_gb=_number(asked.get("min_vram_gb"), 0.0),

@@ -104,7 +104,7 @@ class Snapshot:
             machine=given.machine if given else "",
             gpus=given.gpus if given else (),
             since=given.since if given else run.began or self.now,
-            can_pause=run.type == "RUNNING",
+            can_pause=run.type == "RUNNING" and run.wishes.here and run.wishes.exact,
             pausing=run.state == PAUSING or run.type == "CANCELLING",
         )
 

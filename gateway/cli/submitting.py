@@ -11,6 +11,7 @@ from uuid import UUID
 from flows.scheduling.admission import refuse_impossible
 from flows.scheduling.labels import of_submit
 from flows.scheduling.seen import PRIORITY_OF_QUEUE
+from flows.shown import QUEUED
 from gateway import jobs
 from gateway.cli import looking
 from gateway.exits import ApiUnreachable, Exit, say, say_json
@@ -38,6 +39,8 @@ def submit(job: TrainingJob, deployment: str, queue: str, *, follow: bool, as_js
         # Queues of these names are made by `trainctl deploy`, with priorities 1, 2 and 3.
         work_queue_name=queue,
         labels=of_submit(project=job.project),
+        # Of this name from the beginning: one that is named "Scheduled" is soon shown as late.
+        state={"type": "SCHEDULED", "name": QUEUED},
     )
     waiting = None
     with suppress(ApiUnreachable):  # the job is handed over; only the extra information is missing

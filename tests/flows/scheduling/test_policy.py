@@ -152,6 +152,29 @@ def test_an_urgent_job_has_a_lesser_one_paused_which_keeps_its_place():
     assert starts(queue, one_machine(), [running[0]], [], NOW + 20, Policy()) == ["urgent"]
 
 
+def test_where_only_so_many_may_run_an_urgent_job_takes_the_place_of_a_lesser_one():
+    running = [on("a", "g0", priority=20), on("b", "g1", priority=90)]
+    queue = [job("urgent", priority=95), job("late", priority=20)]
+    made = decide(queue, one_machine(4), running, [], NOW, Policy(max_jobs=2))
+    assert made[0] == PauseJob(job="a", whom="urgent")
+    assert {one.reason for one in made[1:]} == {"the pool runs 2 jobs at most"}
+    running[0] = dataclasses.replace(running[0], pausing=True)
+    made = decide(queue, one_machine(4), running, [], NOW, Policy(max_jobs=2))
+    assert not [one for one in made if isinstance(one, PauseJob)]
+
+
+def test_a_gpu_that_somebody_else_has_is_waited_for_and_named():
+    [host] = one_machine(2)
+    gpus = (host.gpus[0], dataclasses.replace(host.gpus[1], taken="taken by bob"))
+    machines = [dataclasses.replace(host, gpus=gpus)]
+    queue = [job("both", waited=HOUR, gpus=2), job("one")]
+    made = decide(queue, machines, [], [], NOW, Policy(strategy=Strategy.FIFO))
+    assert made[0] == StartJob(job="one", machine="host", gpus=("g0",))
+    assert [one.reason for one in made if isinstance(one, ExplainWait)] == [
+        "is next, and waits for 2 GPUs of one machine; g1 of host is taken by bob"
+    ]
+
+
 def test_nobody_is_paused_in_vain_or_for_an_equal():
     running = [on("a", "g0", priority=20), on("b", "g1", priority=90)]
     both = job("both", priority=90, gpus=2)
