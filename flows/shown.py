@@ -38,8 +38,10 @@ REVIVING = "Reviving"
 """Of a run that waits for a worker to attach again: its training goes on meanwhile."""
 
 PROGRESS, CURVE, METRICS = "training-progress", "training-curve", "training-metrics"
-REPORT = "training-report"
+REPORT, MACHINES = "training-report", "training-machines"
 """The keys of a run's artifacts."""
+IN_USE = "in use"
+"""What the table of machines says of one that was not given back."""
 LOGGER = "train.log"
 """The name of the logger under which Prefect has the lines of the training log."""
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from flows.asking import AskApi
 from flows.scheduling.administration import Administration
+from flows.scheduling.gathering import Gathering, Held
 from flows.scheduling.labels import moment
-from flows.scheduling.measured import Measured
 from flows.scheduling.pool import ExplainWait, Job, Running, StartJob
 from flows.scheduling.ranking import Factors
-from flows.scheduling.reading import Reader
 from flows.scheduling.seen import SeenRun
-from flows.scheduling.snapshot import PoolRuns, Snapshot, horizon
+from flows.scheduling.snapshot import Snapshot
 from trainer.contract.errors import ConfigError
 from trainer.contract.words import time_taken
 
@@ -51,23 +50,21 @@ class QueueView:
         return next((one for one in self.waiting if one.job.id == id), None)
 
 
-async def queue_view(ask: AskApi, pool: str) -> QueueView:
+async def queue_view(ask: AskApi, pool: str, held: Held) -> QueueView:
     """Read a pool, and return its queue as its worker sees it.
+
+    Args:
+        ask: asks Prefect's API.
+        pool: its name.
+        held: says what comes after something else.
 
     Raises:
         ConfigError: there is no such pool.
     """
     await check_pool(ask, pool)
     rules = await Administration(ask, pool).read()
-    reader, now = Reader(ask, pool), time.time()
-    ended = await reader.ended(now - horizon(rules.settings))
-    active = await reader.active()
-    found = await reader.waiting()
-    waiting = {id: run for id, run in found.items() if id not in active}
-    again = [run for run in waiting.values() if run.began is not None]
-    left = await Measured(ask).left([*active.values(), *again])
-    runs = PoolRuns(waiting=waiting, active=active, ended=ended, left=left)
-    snapshot = Snapshot(runs, rules, now)
+    runs = await Gathering(ask, pool, held).runs(rules.settings)
+    snapshot = Snapshot(runs, rules, time.time())
     return QueueView(pool=pool, snapshot=snapshot, waiting=tuple(_waiting(snapshot)))
 
 

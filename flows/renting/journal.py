@@ -23,10 +23,9 @@ from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.renting.contact import seconds_since_contact
 from flows.renting.hire import Hire, hire_of, now, record_of
 from flows.run_folder import RunFolder, run_folders
+from flows.shown import IN_USE, MACHINES
 from trainer.contract.files import read_json
 from trainer.contract.words import rounded, time_taken
-
-MACHINES = "training-machines"
 
 
 @dataclass(slots=True)
@@ -238,7 +237,7 @@ class Journal:
                 "USD/h": rounded(hire.price_per_hour),
                 "time": time_taken(hire.seconds()),
                 "USD": rounded(hire.cost()),
-                "outcome": hire.cause or "in use",
+                "outcome": hire.cause or IN_USE,
                 "instance": hire.instance_id,
             }
             for hire in self.hires

@@ -32,8 +32,6 @@ its old one.
 """
 ESTIMATE = f"{PREFIX}estimate"
 """How many seconds it will take, estimated when it was submitted."""
-USD = f"{PREFIX}usd"
-"""What it has cost so far, in USD."""
 MACHINE = f"{PREFIX}machine"
 """The computer on which it has GPUs, or had them last."""
 GPUS = f"{PREFIX}gpus"

@@ -15,17 +15,14 @@ from prefect.client.orchestration import PrefectClient
 from flows.asking import asking
 from flows.scheduling.administration import Administration
 from flows.scheduling.announced import Announcer
+from flows.scheduling.gathering import Gathering, Held
 from flows.scheduling.labels import Allotment
-from flows.scheduling.measured import Measured
 from flows.scheduling.pool import Decision, PoolMachine, StartJob
-from flows.scheduling.reading import Reader
 from flows.scheduling.reasons import Reasons
 from flows.scheduling.seen import SeenRun
 from flows.scheduling.settings import PoolSettings
-from flows.scheduling.snapshot import PoolRuns, Snapshot, horizon
+from flows.scheduling.snapshot import Snapshot
 
-Held = Callable[[Iterable[SeenRun]], Awaitable[Mapping[str, str]]]
-"""Returns, by id, why runs may not start yet whatever is free, such as a job that one comes after."""
 Look = Callable[[Mapping[str, Collection[str]]], Awaitable[PoolMachine]]
 """Returns a computer as it is now. It is given the UUIDs of the GPUs that runs of the pool have, by the
 runs' ids: these are not taken, whoever else has one has taken it."""
@@ -57,13 +54,11 @@ class PoolQueue:
         self._client = client
         self._machine = machine
         self._limit = limit
-        self._held = held
         self._clock = clock
         ask = asking(client)
-        self._reader = Reader(ask, pool, clock)
+        self._gathering = Gathering(ask, pool, held, clock)
         self._administration = Administration(ask, pool, clock)
         self._announcer = Announcer(client, pool, clock)
-        self._measured = Measured(ask)
         self._reasons = Reasons(client)
         self._taken: dict[str, SeenRun] = {}
         """What we started, until Prefect shows it as begun with its GPUs."""
@@ -88,7 +83,7 @@ class PoolQueue:
         A `StartJob` may name another machine: it is for the worker there.
         """
         rules = await self._administration.read()
-        runs = await self._runs(rules.settings)
+        runs = await self._gathering.runs(rules.settings, self._corrected)
         given = {run.id: run.allotment.gpus for run in runs.active.values() if run.allotment}
         machine = await self._machine(given)
         await self._announcer.announce(machine)
@@ -106,7 +101,7 @@ class PoolQueue:
         await self._client.update_flow_run_labels(UUID(start.job), given.labels())
         self._taken[run.id] = run.with_allotment(given)
         self._left.discard(run.id)
-        self._reader.forget(run.id)
+        self._gathering.forget(run.id)
         return given
 
     def left(self, job: str) -> None:
@@ -117,23 +112,6 @@ class PoolQueue:
     async def tell(self, decisions: Iterable[Decision]) -> None:
         """Write to the runs why they wait: to few at a time, and only what is new."""
         await self._reasons.write(self.waiting, decisions)
-
-    async def _runs(self, settings: PoolSettings) -> PoolRuns:
-        since = self._clock() - horizon(settings)
-        # In this order: what ended or began since it was read last does not wait any more.
-        ended = await self._reader.ended(since)
-        active = self._corrected(await self._reader.active())
-        found = await self._reader.waiting()
-        waiting = {id: run for id, run in found.items() if id not in active}
-        again = [run for run in waiting.values() if run.began is not None]
-        return PoolRuns(
-            waiting=waiting,
-            active=active,
-            # A run that was resumed goes on with what it had.
-            ended=[run for run in ended if run.id not in active and run.id not in waiting],
-            left=await self._measured.left([*active.values(), *again]),
-            held=await self._held(waiting.values()) if self._held else {},
-        )
 
     def _corrected(self, active: Mapping[str, SeenRun]) -> dict[str, SeenRun]:
         """Return what runs by Prefect and by what we know better."""

@@ -18,7 +18,6 @@ from flows.scheduling.labels import (
     ESTIMATE,
     PREFIX,
     PROJECT,
-    USD,
     USER,
     Allotment,
     allotment,
@@ -86,11 +85,6 @@ class SeenRun:
     def allotment(self) -> Allotment | None:
         """The GPUs that it has, or had last."""
         return allotment(self.labels)
-
-    @property
-    def usd(self) -> float:
-        """What it has cost so far, where that is known."""
-        return _number(self.labels.get(USD), 0.0)
 
     def with_allotment(self, given: Allotment) -> SeenRun:
         """Return the run as it is once it has GPUs."""

@@ -118,6 +118,11 @@ class PoolSettings(Settings):
             spent=spent,
         )
 
+    @property
+    def dear(self) -> set[str]:
+        """The projects whose jobs may cost only so much."""
+        return {name for name, quota in self.quotas.items() if quota.usd is not None}
+
     def limited(self, machine: PoolMachine) -> PoolMachine:
         """Return what jobs may use of a machine."""
         return dataclasses.replace(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flows.scheduling.administration import Rules
@@ -23,11 +23,19 @@ class PoolRuns:
 
     waiting: Mapping[str, SeenRun]
     active: Mapping[str, SeenRun]
-    ended: Iterable[SeenRun] = ()
+    ended: Sequence[SeenRun] = ()
     left: Mapping[str, float] = field(default_factory=dict)
     """By id: how many seconds a run will still take, where that was measured."""
     held: Mapping[str, str] = field(default_factory=dict)
     """By id: why a run may not start yet, whatever is free."""
+    usd: Mapping[str, float] = field(default_factory=dict)
+    """By id: what a run has cost so far, where that matters."""
+
+    def of_projects(self, names: Collection[str]) -> list[SeenRun]:
+        """Return the runs of some projects that may have cost something."""
+        again = (run for run in self.waiting.values() if run.ran > 0)
+        every = (*self.ended, *self.active.values(), *again)
+        return [run for run in every if run.project in names]
 
 
 class Snapshot:
@@ -140,9 +148,9 @@ class Snapshot:
                 if one.job.project == name
             )
             usd = sum(
-                run.usd
-                for run in (*self.runs.ended, *self.runs.active.values())
-                if run.project == name and (run.ended is None or run.ended >= start)
+                self.runs.usd.get(run.id, 0.0)
+                for run in self.runs.of_projects({name})
+                if run.ended is None or run.ended >= start
             )
             found[name] = Spent(gpu_hours=(ended + since) / HOUR, usd=usd)
         return found

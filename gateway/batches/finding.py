@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
-from flows.batches.members import TAG, member, tag_of
-from flows.scheduling.dependencies import Member
-from flows.scheduling.labels import BATCH, text
+from flows.batches.members import STOPS, TAG, member, tag_of
+from flows.scheduling.dependencies import Member, verdicts
+from flows.scheduling.labels import AFTER, BATCH, text
+from flows.scheduling.seen import SeenRun
 from flows.shown import FLOW
 from gateway.prefect.client import PAGE, JobRun, LightClient
 from trainer.contract.errors import ConfigError
@@ -35,6 +36,16 @@ def members_of(client: LightClient, batch: str) -> list[tuple[JobRun, Member]]:
     if not found:
         raise ConfigError(f"There is no batch {batch!r}.", "'trainctl batches' shows all.")
     return found
+
+
+def held(client: LightClient, waiting: Iterable[SeenRun]) -> dict[str, str]:
+    """Return by id why runs that wait may not start yet, as what they come after stands now."""
+    labels = (run.labels for run in waiting if {AFTER, STOPS} & run.labels.keys())
+    found: dict[str, str] = {}
+    for batch in {text(each, BATCH) for each in labels} - {""}:
+        members = [member(run, run.labels) for run in runs_of(client, batch)]
+        found |= {id: one.never or one.held for id, one in verdicts(members).items()}
+    return {id: why for id, why in found.items() if why}
 
 
 def all_batches(client: LightClient) -> dict[str, list[JobRun]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 from flows.asking import AskApi
+from flows.scheduling.seen import SeenRun
 from flows.scheduling.settings import (
     PoolSettings,
     assignments,
@@ -15,6 +17,7 @@ from flows.scheduling.settings import (
 )
 from flows.shown import short_id
 from gateway import jobs
+from gateway.batches.finding import held
 from gateway.cli.table import print_table
 from gateway.exits import note, say, say_json
 from gateway.prefect.client import JobRun, LightClient, connected
@@ -37,7 +40,7 @@ FACTORS = ("TOGETHER", "PRIO", "AGE", "FAIR", "SHORT")
 
 def show_queue(pool: str, limit: int, *, explain: bool, as_json: bool) -> None:
     """Print who runs and who waits in a pool."""
-    view = asyncio.run(queue_view(connected().asking(), pool))
+    view = _view(connected(), pool)
     if as_json:
         say_json(record(view))
         return
@@ -51,6 +54,13 @@ def show_queue(pool: str, limit: int, *, explain: bool, as_json: bool) -> None:
     print_table(head, rows, named=len(head) - 1, least=("WAITED", "STARTS", "USER", "GPUS"))
     if len(view.waiting) > limit:
         note(f"and {len(view.waiting) - limit} more; see --limit")
+
+
+def _view(client: LightClient, pool: str) -> QueueView:
+    async def its_held(waiting: Iterable[SeenRun]) -> dict[str, str]:
+        return held(client, waiting)
+
+    return asyncio.run(queue_view(client.asking(), pool, its_held))
 
 
 def _head(view: QueueView) -> list[str]:
@@ -99,7 +109,7 @@ def why(text: str, *, as_json: bool) -> None:
     run = jobs.find(client, text)
     pool = run.work_pool_name
     is_due = run.state is not None and run.state.type == "SCHEDULED" and pool is not None
-    view = asyncio.run(queue_view(client.asking(), pool)) if is_due and pool else None
+    view = _view(client, pool) if is_due and pool else None
     one = view.find(str(run.id)) if view else None
     if view is None or one is None:
         _tell_else(client, run, as_json=as_json)

@@ -11,7 +11,8 @@ import pytest
 from prefect.states import Running
 from ruamel.yaml import YAML
 
-from flows.scheduling.labels import USER, user_name
+from flows.batches.members import TAG, tag_of
+from flows.scheduling.labels import AFTER, BATCH, USER, user_name
 from flows.scheduling.pool import StartJob
 from gateway.cli.submitting import with_priority
 from gateway.exits import Exit
@@ -35,13 +36,21 @@ async def test_the_queue_says_who_runs_who_waits_and_why(
     await site.set_state(runs, Running())
     waits = await site.submit("waits", priority=70, project="vision", user="ada")
     last = await site.submit("last", queue="low")
+    batch = f"batch-{site.pool}"
+    labels = {BATCH: batch, AFTER: "base:ok"}
+    after = await site.submit("after", queue="low", labels=labels, tags=[TAG, tag_of(batch)])
 
     shown = await _call(capfd, "queue", "--pool", site.pool, "--json")
     found = json.loads(shown.stdout)
     assert [(one["id"], one["gpus"]) for one in found["running"]] == [(runs, ["GPU-0", "GPU-1"])]
-    assert [(one["id"], one["place"]) for one in found["waiting"]] == [(waits, 1), (last, 2)]
+    assert [(one["id"], one["place"]) for one in found["waiting"]] == [
+        (waits, 1),
+        (last, 2),
+        (after, 3),
+    ]
     assert (found["waiting"][0]["priority"], found["waiting"][1]["priority"]) == (70, 20)
     assert found["waiting"][0]["factors"]["priority"] == 0.7
+    assert found["waiting"][2]["reason"].startswith("comes after job base, which Prefect does not")
 
     text = (await _call(capfd, "queue", "--pool", site.pool, "--explain")).stdout
     assert f"pool {site.pool}: balanced, 1 machines with 2 GPUs, of which 2 are in use" in text
@@ -49,7 +58,7 @@ async def test_the_queue_says_who_runs_who_waits_and_why(
     assert "is next, and will have a GPU in " in text
 
     text = (await _call(capfd, "why", waits)).stdout
-    assert f"waits as number 1 of 2 in pool {site.pool}: is next, and will have a GPU in " in text
+    assert f"waits as number 1 of 3 in pool {site.pool}: is next, and will have a GPU in " in text
     assert "priority   0.700  priority 70" in text
     assert "fairness   " in text
     assert json.loads((await _call(capfd, "why", last, "--json")).stdout)["place"] == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -39,7 +39,14 @@ class PoolSite:
         return PoolQueue(self.client, self.pool, look, **more)
 
     async def submit(
-        self, name: str, *, state: State[Any] | None = None, queue: str = "default", **job: Any
+        self,
+        name: str,
+        *,
+        state: State[Any] | None = None,
+        queue: str = "default",
+        labels: dict[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        **job: Any,
     ) -> str:
         """Submit a job of these fields; without a training, which the queue does not look at."""
         run = await self.client.create_flow_run_from_deployment(
@@ -48,7 +55,8 @@ class PoolSite:
             parameters={"job": {"name": name, **job}},
             state=state or Scheduled(),
             work_queue_name=queue,
-            labels=of_submit(user=job.pop("user", "ada")),
+            labels=of_submit(user=job.pop("user", "ada")) | (labels or {}),
+            tags=tags,
         )
         return str(run.id)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate, WorkPoolUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Completed, Pending, Running, Scheduled
 
@@ -17,7 +18,7 @@ from flows.scheduling.labels import GPUS, MACHINE, Allotment
 from flows.scheduling.pool import Decision, ExplainWait, PauseJob, StartJob
 from flows.scheduling.pool_queue import PoolQueue
 from flows.scheduling.reasons import queued
-from flows.shown import PAUSING, QUEUED, REVIVING
+from flows.shown import MACHINES, PAUSING, QUEUED, REVIVING
 from tests.flows.scheduling.pool_site import HOST, PoolSite, pool_site
 
 
@@ -185,8 +186,27 @@ async def test_of_a_long_queue_only_the_news_are_read(
     assert sorted(await known()) == ["again", "new", "old0", "old3", "old4"]
     # What leaves no trace is found by counting.
     await site.client.delete_flow_run(uuid.UUID(old[4]))
-    monkeypatch.setattr(queue._reader, "_may_read_all", 0.0)
+    monkeypatch.setattr(queue._gathering._reader, "_may_read_all", 0.0)
     assert sorted(await known()) == ["again", "new", "old0", "old3"]
+
+
+async def test_what_rented_machines_cost_counts_against_a_projects_quota(site: PoolSite):
+    await site.set("quotas.vision.usd=5")
+    queue = site.queue()
+    costly = await site.submit("costly", project="vision", provider="runpod")
+    row = {"USD": 4.5, "USD/h": 2.0, "outcome": "completed"}
+    table = ArtifactCreate(
+        key=MACHINES, type="table", data=json.dumps([row]), flow_run_id=uuid.UUID(costly)
+    )
+    made = await site.client.create_artifact(table)
+    await site.set_state(costly, Running())
+    next_one = await site.submit("next", project="vision", provider=["vast", "runpod"])
+
+    assert of(await queue.decide(), StartJob) == [next_one]
+    data = json.dumps([row, {**row, "USD": 0.5}])
+    await site.client.update_artifact(made.id, ArtifactUpdate(data=data))
+    await site.set_state(costly, Completed())
+    assert reasons(await queue.decide()) == {next_one: "project vision has spent its 5 USD"}
 
 
 async def test_who_had_gpus_is_known_from_prefects_runs(site: PoolSite):
