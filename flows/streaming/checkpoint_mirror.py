@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from blocks.task_scope import TaskScope
 from blocks.workplaces.base import Workplace
@@ -15,7 +17,7 @@ from flows.streaming.run_store import CHECKPOINTS, RunStore
 from trainer.contract.checkpoints import all_checkpoints, check, step_of
 from trainer.contract.errors import HomeDiskFull, IntegrityError
 from trainer.contract.files import fsync_directory
-from trainer.contract.manifest import MANIFEST, read_manifest
+from trainer.contract.manifest import MANIFEST, parse_manifest, read_manifest
 
 NOTICE = "notice.json"
 LOOK_SECONDS = 2.0
@@ -130,12 +132,7 @@ class CheckpointMirror:
         try:
             if await self._carried(step):
                 return True
-            fetched = await fetch_folder(
-                self._workplace,
-                f"{CHECKPOINTS}/{name}",
-                arriving,
-                at_home=all_checkpoints(self._home),  # the tokenizer is the same in all
-            )
+            fetched = await self._bring(name, arriving)
             await asyncio.to_thread(check, arriving)
         except FileNotFoundError:  # the trainer pruned it meanwhile, or it is not whole yet
             shutil.rmtree(arriving, ignore_errors=True)
@@ -168,6 +165,18 @@ class CheckpointMirror:
             await self._store.keep(self._home / name)
         return True
 
+    async def _bring(self, name: str, arriving: Path) -> int:
+        """Bring the files of a checkpoint into a folder here; return the bytes fetched."""
+        return await self._fetched_from(self._workplace, name, arriving)
+
+    async def _fetched_from(self, workplace: Workplace, name: str, arriving: Path) -> int:
+        return await fetch_folder(
+            workplace,
+            f"{CHECKPOINTS}/{name}",
+            arriving,
+            at_home=all_checkpoints(self._home),  # the tokenizer is the same in all
+        )
+
     async def _carried(self, step: int) -> bool:
         """Let the machine bring a checkpoint to the store; return whether it is there."""
         if self._store is None:
@@ -179,7 +188,40 @@ class CheckpointMirror:
         return True
 
 
-async def put_back(workplace: Workplace, checkpoint: Path) -> None:
-    """Put a checkpoint into a job directory; its manifest goes last, so that it is whole or not there."""
-    for name in [*read_manifest(checkpoint)["files"], MANIFEST]:
-        await workplace.put(checkpoint / name, f"{CHECKPOINTS}/{checkpoint.name}/{name}")
+async def put_back(
+    workplace: Workplace,
+    checkpoint: Path,
+    manifest: Mapping[str, Any] | None = None,
+    *,
+    anew: bool = True,
+) -> None:
+    """Put a checkpoint into a job directory; its manifest goes last, so that it is whole or not there.
+
+    Args:
+        workplace: where the job directory is.
+        checkpoint: the one here.
+        manifest: of the part of it that is needed there; None: all of it.
+        anew: bring files too that are there by the manifest there, which may be damaged.
+    """
+    manifest = manifest or read_manifest(checkpoint)
+    folder = f"{CHECKPOINTS}/{checkpoint.name}"
+    there = {} if anew else await _manifest_there(workplace, folder)
+    if there == manifest:
+        return
+    # The rest of another save of this step: a file of it could be taken for one of this.
+    if there.get("save") != manifest.get("save"):
+        await workplace.remove([folder])
+        there = {}
+    held = there.get("files", {})
+    for name, facts in manifest["files"].items():
+        if held.get(name) != facts:
+            await workplace.put(checkpoint / name, f"{folder}/{name}")
+    await workplace.replace(f"{folder}/{MANIFEST}", json.dumps(manifest).encode())
+
+
+async def _manifest_there(workplace: Workplace, folder: str) -> dict[str, Any]:
+    content = await workplace.read(f"{folder}/{MANIFEST}")
+    try:
+        return parse_manifest(content or b"", folder)
+    except IntegrityError:  # torn, or the machine wrote anything
+        return {}

@@ -38,6 +38,7 @@ from trainer.config import TrainingJob
 from trainer.contract.checkpoints import newest_valid
 from trainer.contract.errors import (
     Action,
+    CheckpointDamaged,
     ConfigError,
     MachineLost,
     OrchestratorError,
@@ -154,22 +155,29 @@ class GangTraining:
             # Saved before the start, so that a flow that dies in between counts this retry too.
             self._hire.retries |= retry.changes
             self._journal.save()
-            await self._start_all()
+            await self._start_all(anew=isinstance(error, CheckpointDamaged))
 
     # Starting ---------------------------------------------------------------------------------
 
-    async def _start_all(self) -> None:
-        """Bring all machines to the newest checkpoint that is at home, and start the trainers."""
+    async def _start_all(self, *, anew: bool = False) -> None:
+        """Bring all machines to the newest checkpoint that is at home, and start the trainers.
+
+        Args:
+            anew: bring it there though the machines say that they have it: it was found damaged.
+        """
         # Home first: every machine must start from the same step, and only checkpoints at home
         # are known to be whole.
         await self._mirror.sync()
         checkpoint, _ = newest_valid(self._run.checkpoints)
+        count = len(self._nodes)
+        sizes = {"nodes": count, "processes": count * self._job.processes_per_machine}
 
         async def continue_there(training: RemoteTraining) -> None:
-            await continue_from(training, checkpoint, anew=training is not self._first)
+            await continue_from(training, checkpoint, sizes, anew=anew)
 
         await self._on_all(continue_there)
-        world, interfaces = await self._meet()
+        meeting, interfaces = await self._meet()
+        world = {**sizes, **meeting}
         self._wished = None
 
         async def start(training: RemoteTraining) -> None:
@@ -181,7 +189,8 @@ class GangTraining:
                     "GLOO_SOCKET_IFNAME": interface,
                     "NCCL_SOCKET_IFNAME": f"={interface}",
                 }
-            await join(training, {**world, "node_rank": training.rank})
+            resume = checkpoint.name if checkpoint else None
+            await join(training, {**world, "node_rank": training.rank}, resume)
             await training.start()
 
         await self._on_all(start)
@@ -222,8 +231,6 @@ class GangTraining:
             interfaces = await self._on_all(arrive)
         book = self._book()
         world = {
-            "processes": count * self._job.processes_per_machine,
-            "nodes": count,
             "master_addr": address,
             "master_port": int(port),
             "batch_divisor": book.batch_divisor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from flows.streaming.training import RemoteTraining
 from trainer.contract.checkpoints import step_of
 from trainer.contract.errors import OrchestratorError, TrainerKilled, TrainingFailed
 from trainer.contract.job_directory import LEASE_EXPIRED, Desired, JobState, parse_status
+from trainer.contract.manifest import read_manifest
+from trainer.contract.parts import needed_on
 
 NETWORK = "trainer.supervision.network"  # the module by which machines find each other
 
@@ -40,30 +43,42 @@ async def look(training: RemoteTraining) -> dict[str, Any] | None:
     return await training.examine()
 
 
-async def continue_from(training: RemoteTraining, checkpoint: Path | None, *, anew: bool) -> None:
+async def continue_from(
+    training: RemoteTraining, checkpoint: Path | None, world: Mapping[str, Any], *, anew: bool
+) -> None:
     """Make a checkpoint the newest on a machine, or leave none there.
 
     Args:
         training: where.
         checkpoint: the one at home; None to start from the beginning.
-        anew: bring it there whatever is there: only the first machine's are known to be whole.
+        world: how many machines and processes go on from it.
+        anew: bring it there whatever is there: on some machine it was found damaged.
     """
     # A trainer resumes from the newest it finds, and all must resume from the same step: newer
     # ones, such as one that was saved but did not come home, have to go.
-    newest = step_of(checkpoint) if checkpoint and not anew else -1
+    newest = step_of(checkpoint) if checkpoint else -1
     there = await training.workplace.listing(CHECKPOINTS)
     wrong = [f"{CHECKPOINTS}/{name}" for name in there if step_of(Path(name)) > newest]
     if wrong:
         await training.workplace.remove(wrong)
-    if checkpoint and anew:
-        await put_back(training.workplace, checkpoint)
+    if checkpoint:
+        sizes = {name: world[name] for name in ("nodes", "processes")}
+        needed = needed_on(read_manifest(checkpoint), training.rank, **sizes)
+        await put_back(training.workplace, checkpoint, needed, anew=anew)
 
 
-async def join(training: RemoteTraining, world: dict[str, Any]) -> None:
-    """Write into a machine's job who its peers are, and that it shall train."""
+async def join(training: RemoteTraining, world: dict[str, Any], resume: str | None) -> None:
+    """Write into a machine's job who its peers are, and that it shall train.
+
+    Args:
+        training: where.
+        world: see `trainer.contract.world`.
+        resume: the checkpoint that all go on from, by its name; None: the beginning.
+    """
     # Written at every start: the port is another one each time, and batches may be smaller.
     content = await training.workplace.read("job.json")
-    await training.workplace.write("job.json", {**json.loads(content or b"{}"), "world": world})
+    record = {**json.loads(content or b"{}"), "world": world, "resume": resume}
+    await training.workplace.write("job.json", record)
     await training.ask(Desired.RUN, "")
 
 

@@ -98,6 +98,8 @@ class Lead:
             if records.exists():
                 _with_last_line_ended(records)
                 await training.workplace.put(records, records.name)
+        if training.job.resources.nodes > 1:
+            return  # what each machine needs of a checkpoint comes when all start
         checkpoint, _ = newest_valid(self._run.checkpoints)
         store = await RunStore.of(training.job, self._run)
         home = step_of(checkpoint) if checkpoint else 0

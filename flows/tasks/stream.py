@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from flows.outcome import cancel_was_asked
 from flows.prefect_api import prefect_client
 from flows.renting.budget import Budget
 from flows.renting.journal import Journal
-from flows.renting.liveness import Contact, bytes_in, trouble_here, watch_provider
+from flows.renting.liveness import Contact, bytes_in, in_contact, trouble_here, watch_provider
 from flows.run_folder import RunFolder, this_run_id
 from flows.streaming.board import Board
 from flows.streaming.checkpoint_mirror import CheckpointMirror
@@ -29,6 +29,7 @@ from flows.streaming.file_mirror import fetch_rest, mirror_file, missing, until_
 from flows.streaming.gang import GangTraining
 from flows.streaming.log_shipper import LogShipper
 from flows.streaming.nodes import Node
+from flows.streaming.parts_mirror import PartsMirror
 from flows.streaming.requests import Hearing, heard, watch_budget, watch_requests
 from flows.streaming.run_store import CHECKPOINTS, RunStore
 from flows.streaming.training import RemoteTraining, Training
@@ -127,13 +128,7 @@ class _Following:
             hire = self._journal.of_instance(where)
             came = functools.partial(self._journal.came_home, hire)
             store = await RunStore.of(self._job, self._run)
-            mirror = CheckpointMirror(
-                workplace,
-                self._run.checkpoints,
-                came,
-                store=store,
-                python=self._nodes[0].python,
-            )
+            mirror = self._mirror(workplace, came, store)
             training = self._training(workplace, mirror)
             await training.start_or_attach()
             self._journal.training_began(hire)
@@ -157,6 +152,18 @@ class _Following:
             elif store and not completed:
                 await store.keep_newest(Path(workplace.folder) / CHECKPOINTS)
         return {**status, "missing": await self._missing(status)}
+
+    def _mirror(
+        self, workplace: Workplace, came: Callable[[int], None], store: RunStore | None
+    ) -> CheckpointMirror:
+        home, first, *others = self._run.checkpoints, *self._nodes
+        if not others or self._job.training.parallelism != "fsdp":
+            return CheckpointMirror(workplace, home, came, store=store, python=first.python)
+        reach = [
+            functools.partial(in_contact, self._job, self._provider, other.instance, self._journal)
+            for other in others
+        ]
+        return PartsMirror(workplace, home, came, store=store, python=first.python, others=reach)
 
     def _training(self, workplace: Workplace, mirror: CheckpointMirror) -> Training:
         job, run, first = self._job, self._run, self._nodes[0]

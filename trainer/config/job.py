@@ -121,10 +121,10 @@ class TrainingJob(Settings):
                 f"resources.nodes = {nodes}: trainer {training.trainer} is started on one machine "
                 "only. Set resources.nodes: 1, or trainer: builtin"
             )
-        if training.parallelism != "ddp":
+        if training.parallelism == "deepspeed":
             raise ValueError(
-                f"resources.nodes = {nodes}: parallelism {training.parallelism} shares checkpoints "
-                "out among the machines, and they come home from the first. Set parallelism: ddp"
+                f"resources.nodes = {nodes}: DeepSpeed over several machines was never tried, and how "
+                "it shares its checkpoints out is not known here. Set parallelism: fsdp"
             )
         if METHODS[training.method].generates:
             raise ValueError(
@@ -148,10 +148,15 @@ class TrainingJob(Settings):
                 f"resources.cpu_processes = {resources.cpu_processes} is for training without a "
                 "GPU; each GPU has one process. Remove cpu_processes, or set gpu_count: 0"
             )
-        if training.parallelism != "ddp" and gpus < 2:
+        if training.parallelism == "deepspeed" and gpus < 2:
             raise ValueError(
-                f"training.parallelism = {training.parallelism} splits a model across GPUs. "
-                "Set resources.gpu_count: 2 or more, or parallelism: ddp"
+                "training.parallelism = deepspeed splits a model across GPUs. "
+                "Set resources.gpu_count: 2 or more, or parallelism: fsdp"
+            )
+        if training.shards and self.sharing == 1:
+            raise ValueError(
+                f"training.parallelism = {training.parallelism} splits a model across processes. "
+                "Set resources.gpu_count: 2 or more (without a GPU cpu_processes), or parallelism: ddp"
             )
         if processes > 1 and METHODS[training.method].generates:
             raise ValueError(
@@ -168,6 +173,12 @@ class TrainingJob(Settings):
         gpus = self.resources.gpu_count or 0
         # Each GPU has one process; with one GPU, or none asked for, cpu_processes decides.
         return gpus if gpus > 1 else self.resources.cpu_processes or 1
+
+    @property
+    def sharing(self) -> int:
+        """How many processes hold the model together once, where it is split across processes."""
+        nodes = self.resources.nodes if self.training.parallelism == "fsdp" else 1
+        return nodes * self.processes_per_machine
 
     @property
     def providers(self) -> list[str]:

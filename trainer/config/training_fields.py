@@ -204,9 +204,9 @@ class TrainingFields(Settings):
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Trade time for memory: recompute activations in the backward pass. auto: only where the
     predicted memory would not fit otherwise."""
-    parallelism: Literal["ddp", "fsdp", "deepspeed"] = "ddp"
+    parallelism: Literal["ddp", "fsdp", "fsdp_hybrid", "deepspeed"] = "ddp"
     """How several GPUs train one model. ddp: each holds all of it. fsdp, deepspeed: it is split across
-    them, so that larger models fit."""
+    them, so that larger models fit. fsdp_hybrid: across those of each machine, all of which hold it."""
     zero_stage: Literal[1, 2, 3] = 2
     """What parallelism: deepspeed splits. 1: the optimizer's state. 2: gradients too.
     3: weights too."""
@@ -273,8 +273,11 @@ class TrainingFields(Settings):
     @property
     def shares_weights(self) -> bool:
         """Whether each of several processes holds a part of the weights only."""
-        return self.parallelism == "fsdp" or (
-            self.parallelism == "deepspeed" and self.zero_stage == 3
-        )
+        return self.shards or (self.parallelism == "deepspeed" and self.zero_stage == 3)
+
+    @property
+    def shards(self) -> bool:
+        """Whether PyTorch's FSDP splits the model."""
+        return self.parallelism in {"fsdp", "fsdp_hybrid"}
 
     _without_model = model_validator(mode="before")(without_model)

@@ -18,6 +18,8 @@ from trainer.contract.files import fsync_directory
 from trainer.contract.manifest import read_manifest, verify, write_manifest
 
 STAGING = ".saving"
+SHARDS = "shards"
+"""The folder of what is split across processes: see `trainer.engine.sharding`."""
 INPUTS = "inputs.json"  # what was learned from: see `trainer.training.inputs`
 ACCEPT_VARIABLE = "TRAINING_ORCHESTRATOR_ACCEPT_CHANGES"
 """Lets a job go on from other inputs than its checkpoint's. Its value is new at each acceptance: one
@@ -25,7 +27,7 @@ holds for the changes of its day, and no later ones."""
 NEEDED = {"trainer_state.json"}
 OPTIMIZERS = (
     {"optimizer.pt", "scheduler.pt"},
-    {"optimizer.bin", "scheduler.pt"},  # of FSDP
+    {f"{SHARDS}/.metadata", f"{SHARDS}/alike.pt", "scheduler.pt"},  # of FSDP
     {"latest", "scheduler.pt"},  # of DeepSpeed, which names a folder
 )
 """Without these transformers resumes silently with a fresh optimizer or scheduler."""
@@ -34,7 +36,7 @@ UNWANTED = ("training_args.bin", "README.md")
 NO_PART_OF_A_MODEL = (
     *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "training_args.bin"),
     *("adapter_model.pt", "trainer_state.json", INPUTS, "checkpoint-*", "global_step*"),
-    *("runs", "wandb"),
+    *("runs", "wandb", SHARDS),
 )
 """What training left beside a model."""
 
@@ -54,7 +56,9 @@ def all_checkpoints(folder: Path) -> list[Path]:
     return sorted((p for p in folder.iterdir() if step_of(p) >= 0), key=step_of, reverse=True)
 
 
-def commit(staged: Path, folder: Path, *, trainer: str = "builtin", processes: int = 1) -> Path:
+def commit(
+    staged: Path, folder: Path, *, trainer: str = "builtin", processes: int = 1, **facts: Any
+) -> Path:
     """Move a finished checkpoint from the staging folder to its place; return that place.
 
     Args:
@@ -62,13 +66,15 @@ def commit(staged: Path, folder: Path, *, trainer: str = "builtin", processes: i
         folder: where it goes.
         trainer: who wrote it; which files of another trainer are needed, only that trainer knows.
         processes: how many trained; each has its own random numbers in it.
+        facts: further entries for the manifest.
     """
     if trainer == "builtin":
         for name in UNWANTED:
             (staged / name).unlink(missing_ok=True)
     # The order is what makes a torn checkpoint impossible: sync the files, write the manifest,
     # rename, and sync the folder, which makes the rename itself durable.
-    write_manifest(staged, step=step_of(staged), trainer=trainer, processes=processes)
+    of_all = {"step": step_of(staged), "trainer": trainer, "processes": processes}
+    write_manifest(staged, **of_all, **facts)
     final = folder / staged.name
     # rename(2) does not replace a folder that has anything in it. A crash right here loses only one
     # that was about to be replaced.
@@ -101,7 +107,7 @@ def check_names(manifest: Mapping[str, Any], where: str) -> None:
     for known in OPTIMIZERS:
         if known <= names:
             optimizer = known
-    if missing := sorted((NEEDED | optimizer | _rng_states(manifest.get("processes", 1))) - names):
+    if missing := sorted((NEEDED | optimizer | _rng_states(manifest)) - names):
         raise IntegrityError(f"{where} lacks {', '.join(missing)}.")
 
 
@@ -110,10 +116,13 @@ def processes_of(checkpoint: Path) -> int:
     return int(read_manifest(checkpoint).get("processes", 1))
 
 
-def _rng_states(processes: int) -> set[str]:
+def _rng_states(manifest: Mapping[str, Any]) -> set[str]:
+    processes, parts = manifest.get("processes", 1), manifest.get("parts", 1)
     if processes == 1:
         return {"rng_state.pth"}
-    return {f"rng_state_{rank}.pth" for rank in range(processes)}
+    each = processes // parts
+    first = manifest.get("part", 0) * each
+    return {f"rng_state_{rank}.pth" for rank in range(first, first + each)}
 
 
 def newest_valid(folder: Path) -> tuple[Path | None, dict[str, str]]:

@@ -174,6 +174,13 @@ class IntegrityError(OrchestratorError):
     default_suggestion = "The file was not kept. Run the job again to fetch or make it again."
 
 
+class CheckpointDamaged(IntegrityError):
+    """A machine of several has not what the others go on from; it is brought there once more."""
+
+    action = Action.RETRY
+    default_suggestion = "It is brought to the machine anew, and training starts again."
+
+
 class ConnectionLost(OrchestratorError):
     action = Action.RETRY
     default_suggestion = "The connection is retried; training continues meanwhile."

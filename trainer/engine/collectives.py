@@ -56,6 +56,7 @@ def process_group() -> Iterator[None]:
     # Not in a finally: after a failure the others hang in a collective, and leaving the group would
     # wait for them. The process ends instead.
     _group.cache_clear()
+    of_machine.cache_clear()
     distributed.destroy_process_group()
 
 
@@ -109,6 +110,22 @@ def all_to_first(value: T) -> list[T]:
     found: list[Any] | None = [None] * rank.world_size if rank.is_first else None
     distributed.gather_object(value, found, dst=0, group=_group())
     return found or []
+
+
+def of_all() -> Any:
+    """Return the group of all processes, for what has its own way of agreeing; None: this one alone."""
+    return _group() if own_rank().world_size > 1 else None
+
+
+@functools.cache
+def of_machine() -> Any:
+    """Return the same of the processes of this machine; all must ask for it at the same time first."""
+    from torch import distributed
+
+    own, _ = distributed.new_subgroups(  # type: ignore[no-untyped-call] # torch is not typed here
+        group_size=own_rank().local_world_size, backend="gloo", timeout=PATIENCE
+    )
+    return own
 
 
 def _reduced(values: Sequence[int], how: str) -> list[int]:

@@ -25,11 +25,12 @@ from trainer.contract.job_directory import JobDirectory
 from trainer.contract.world import own_rank
 from trainer.engine import saving
 from trainer.engine.by_source import BySource
-from trainer.engine.collectives import all_to_first, wait_for_all
+from trainer.engine.collectives import all_to_first, highest, wait_for_all
 from trainer.engine.divergence import Recent, diverged, lower_rates
 from trainer.engine.failures import tensors_expected, translate
 from trainer.engine.heartbeat import Heartbeat
-from trainer.engine.parallelism import is_sharded
+from trainer.engine.parallelism import in_parts, is_sharded
+from trainer.engine.sharded_trainer import Sharded
 from trainer.engine.smaller_parts import InParts
 from trainer.engine.stream import STREAM, Stream
 
@@ -62,6 +63,8 @@ class TrainingRun:
     """See `Status`, as for `batch_divisor`."""
     inputs: dict[str, str] = field(default_factory=dict)
     """What is learned from, for the checkpoints: see `trainer.training.inputs`."""
+    batch: dict[str, int] = field(default_factory=dict)
+    """How many examples a step has, for the checkpoints: see `trainer.training.resuming`."""
     notes: Callable[[], dict[str, Any]] = dict
     """What the method has found out while it trained, for the manifest and the report."""
     protected_steps: Callable[[], set[int]] = field(default=set)
@@ -106,7 +109,7 @@ class CopiesFirst(TrainerCallback):  # type: ignore[misc] # transformers is not 
         self._copies.wait()
 
 
-class JobTrainer(InParts, BySource):
+class JobTrainer(Sharded, InParts, BySource):
     """A mixin before a transformers Trainer: counts tokens, and saves as `trainer.contract.checkpoints`."""
 
     def __init__(self, run: TrainingRun, **kwargs: Any) -> None:
@@ -230,6 +233,9 @@ class JobTrainer(InParts, BySource):
             # The first process of each machine has emptied the folder before any other writes into
             # it.
             wait_for_all()
+            if is_sharded(self):  # all write their own, and nothing may be put off to the first
+                Trainer._save_checkpoint(self, model, trial)
+                return []
             budget = 0 if waits else saving.memory_for_copies()
             with saving.writes_put_off(budget, self.copies, self._steady()) as writes:
                 # Not TRL's own, which writes a model card at every checkpoint.
@@ -239,15 +245,19 @@ class JobTrainer(InParts, BySource):
         with named_failures(folder):
             # The other ranks would not save once more.
             writes = self.run.with_room(save) if rank.world_size == 1 else save()
+        if in_parts(self):
+            with named_failures(folder):
+                return self.keep_part()
         wait_for_all()
         if not rank.is_first:
             if rank.is_first_here:  # of another machine, whose part is with the first by now
                 shutil.rmtree(folder / checkpoints.STAGING, ignore_errors=True)
-            return
+            return None
         # From here on training may change the weights: what is written are the copies.
         self.saves.begin(partial(self._finish_save, self.state.global_step, writes))
         if waits:
             self.saves.wait()
+        return None
 
     def _steady(self) -> set[int]:
         """Return where the memory is that nothing changes before the next step of the optimizer."""
@@ -258,30 +268,49 @@ class JobTrainer(InParts, BySource):
 
     def _finish_save(self, step: int, writes: list[saving.Write]) -> None:
         """Write what was put off, and let the checkpoint take its place; in the background."""
-        folder, rows = self.run.directory.checkpoints, self.run.train_dataset
-        stream = rows.state() if isinstance(rows, Stream) else None
+        folder, stream = self.run.directory.checkpoints, self.stream_state()
 
         def finish() -> Path:
             for write in writes:
                 write()
             staged = folder / checkpoints.STAGING / f"checkpoint-{step}"
-            replace_json(staged / checkpoints.INPUTS, self.run.inputs)
-            if stream is not None:
-                replace_json(staged / STREAM, stream)
-            return checkpoints.commit(staged, folder, processes=own_rank().world_size)
+            self.describe(staged, stream)
+            return checkpoints.commit(
+                staged, folder, processes=own_rank().world_size, batch=self.run.batch
+            )
 
         with named_failures(folder):
             saved = self.run.with_room(finish)
-        # After the new one is in place, so that there is never none.
+        self.kept(saved)
+
+    def stream_state(self) -> dict[str, Any] | None:
+        """Return how far the rows of a stream were read; None for other data."""
+        rows = self.run.train_dataset
+        return rows.state() if isinstance(rows, Stream) else None
+
+    def describe(self, staged: Path, stream: dict[str, Any] | None) -> None:
+        """Write beside a checkpoint what it was learned from."""
+        replace_json(staged / checkpoints.INPUTS, self.run.inputs)
+        if stream is not None:
+            replace_json(staged / STREAM, stream)
+
+    def kept(self, saved: Path) -> None:
+        """Remove older checkpoints, now that the new one is in its place, and say so."""
+        folder = self.run.directory.checkpoints
         checkpoints.prune(folder, self.run.config.save_total_limit, self.run.protected_steps())
-        line = f"saved {saved.name}"
-        note_event(self.run.directory, Kind.SAVED, line, step=step, checkpoint=saved.name)
+        line, step = f"saved {saved.name}", checkpoints.step_of(saved)
+        if own_rank().is_first:
+            note_event(self.run.directory, Kind.SAVED, line, step=step, checkpoint=saved.name)
         print(line, flush=True)  # noqa: T201 - standard output is the job's log
 
     def _refuse_broken_weights(self) -> None:
         """Refuse to save NaN over the last good checkpoint; not every step logs its loss."""
         trained = [p for p in self.model.parameters() if p.requires_grad]  # type: ignore[attr-defined] # mixin
-        if not saving.all_finite(trained):
+        # What one process holds may be whole and another's not: all must raise alike.
+        if self.run.config.shards:
+            trained = self.sharding.local_parts(trained)
+        [broken] = highest([bool(trained) and not saving.all_finite(trained)])
+        if broken:
             step = self.state.global_step
             raise diverged(f"After step {step} a weight was NaN or infinite", self.state)
 
@@ -293,7 +322,7 @@ class JobTrainer(InParts, BySource):
             tensors = {name: weights.data.contiguous() for name, weights in reference.items()}
             # By its module, where `saving.writes_put_off` puts another in its place meanwhile.
             safetensors.torch.save_file(tensors, Path(output_dir) / REFERENCE)
-        if not rank.on_several_machines:
+        if not rank.on_several_machines or in_parts(self):
             return
         path = Path(output_dir) / f"rng_state_{rank.rank}.pth"
         # Those of this machine are on the disk of the first process already.
@@ -304,7 +333,7 @@ class JobTrainer(InParts, BySource):
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         with tensors_expected(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc] # mixin
+            super()._load_optimizer_and_scheduler(checkpoint)
             if checkpoint is not None and (reference := self._moving_reference()):
                 for name, saved in load_file(Path(checkpoint) / REFERENCE).items():
                     reference[name].data.copy_(saved)

@@ -1,7 +1,8 @@
 """How one model is trained by several processes: DDP, FSDP or DeepSpeed's ZeRO.
 
 With ddp every process has the whole model, and they average their gradients. fsdp and deepspeed
-share out weights, gradients and the optimizer's state, so that larger models fit.
+share out weights, gradients and the optimizer's state, so that larger models fit; fsdp_hybrid shares
+them out within each machine. `trainer.engine.sharding` saves what is shared out.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from trainer.config import TrainingConfig
 from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
+from trainer.contract.world import own_rank
 from trainer.engine.collectives import highest
 from trainer.engine.control import ControlReader
 
@@ -34,21 +36,28 @@ def check_parallelism(config: TrainingConfig, processes: int) -> None:
             f"are {processes}.",
             "Set resources.gpu_count: 1 (without a GPU cpu_processes: 1), or another method.",
         )
-    if config.parallelism == "ddp":
+    here = own_rank().local_world_size if config.parallelism == "fsdp_hybrid" else processes
+    if config.shards and here == 1:
+        raise ConfigError(
+            f"training.parallelism: {config.parallelism} splits a model across processes, and only one "
+            f"{'of this machine' if processes > 1 else 'process'} trains.",
+            "Set resources.gpu_count: 2 or more (without a GPU cpu_processes), or parallelism: ddp.",
+        )
+    if config.parallelism != "deepspeed":
         return
     import torch
 
     if processes == 1 or not torch.cuda.is_available():
         raise ConfigError(
-            f"training.parallelism: {config.parallelism} splits a model across GPUs, and here "
+            "training.parallelism: deepspeed splits a model across GPUs, and here "
             f"{'only one process trains' if processes == 1 else 'there is no GPU'}.",
-            "Set resources.gpu_count: 2 or more, or parallelism: ddp.",
+            "Set resources.gpu_count: 2 or more, or parallelism: fsdp.",
         )
 
 
 def parallel_arguments(config: TrainingConfig) -> dict[str, Any]:
     """Return what transformers' arguments say of it."""
-    if config.parallelism == "fsdp":
+    if config.shards:
         return {
             # https://huggingface.co/docs/transformers/fsdp
             "fsdp": True,
@@ -56,7 +65,8 @@ def parallel_arguments(config: TrainingConfig) -> dict[str, Any]:
                 "version": 2,
                 "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",  # by the model's own _no_split_modules
                 "reshard_after_forward": True,
-                "state_dict_type": "FULL_STATE_DICT",  # one file, which any number of GPUs resumes
+                # Else transformers would gather all weights for each checkpoint, too.
+                "state_dict_type": "SHARDED_STATE_DICT",
                 # That of transformers would gather the weights of a layer once more than FSDP's.
                 "activation_checkpointing": config.gradient_checkpointing is True,
             },
@@ -90,7 +100,12 @@ def deepspeed_config(config: TrainingConfig) -> dict[str, Any]:
 
 
 def shares(config: TrainingConfig, processes: int) -> dict[str, float]:
-    """Return what each process holds of weights, gradients and the optimizer's state; 1: all."""
+    """Return what each process holds of weights, gradients and the optimizer's state; 1: all.
+
+    Args:
+        config: the job's settings.
+        processes: how many train together; with fsdp_hybrid those of one machine.
+    """
     part = 1 / processes
     match config.parallelism, config.zero_stage:
         case "ddp", _:  # what is averaged lies in buckets beside the gradients
@@ -108,13 +123,37 @@ def is_sharded(trainer: Any) -> bool:
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
 
 
+def is_hybrid(trainer: Any) -> bool:
+    """Whether each machine holds the whole model, split across its processes."""
+    return bool(trainer.run.config.parallelism == "fsdp_hybrid")
+
+
+def in_parts(trainer: Any) -> bool:
+    """Whether the checkpoint of each machine is a part of the job's."""
+    split = trainer.is_fsdp_enabled and not is_hybrid(trainer)
+    return bool(split and own_rank().on_several_machines)
+
+
 def full_weights(trainer: Any) -> dict[str, Any] | None:
     """Return all weights by name where each process holds a part; all processes must ask."""
     if not is_sharded(trainer):
         return None
     wrapped = trainer.model if trainer.is_fsdp_enabled else trainer.deepspeed
     weights: dict[str, Any] = trainer.accelerator.get_state_dict(wrapped)
+    _without_wrappers(trainer.model)
     return weights
+
+
+def _without_wrappers(model: Any) -> None:
+    """Take out what FSDP's gradient checkpointing wraps layers in.
+
+    PEFT looks for the weights by the names of the modules, and would write an adapter of none.
+    """
+    inner = "_checkpoint_wrapped_module"
+    for module in [*model.modules()]:
+        for name, child in [*module.named_children()]:
+            if name != inner and hasattr(child, inner):
+                setattr(module, name, getattr(child, inner))
 
 
 def agreed_end_state(control_reader: ControlReader, control: Any = None) -> JobState | None:

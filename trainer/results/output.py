@@ -12,11 +12,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
+
 from trainer.config import TrainingConfig
-from trainer.contract.errors import IntegrityError
+from trainer.contract.errors import IntegrityError, TrainingFailed
 from trainer.contract.files import fsync_directory
 from trainer.contract.job_directory import GGUF, MERGED, JobDirectory
-from trainer.contract.manifest import verify, write_manifest
+from trainer.contract.manifest import WEIGHTS, verify, write_manifest
 from trainer.contract.metrics import final_metrics
 from trainer.engine.failures import translate
 from trainer.results.generation import write_generation_config
@@ -105,6 +107,17 @@ def _save(model: Any, named: TrainingConfig, folder: Path, weights: dict[str, An
     # dpo and kto may keep their reference as a second adapter, which is not part of the result.
     trained = {"selected_adapters": ["default"]} if named.peft else {}
     model.save_pretrained(folder, state_dict=weights, **trained)
+    # A file without any looks like a result, and is none: names may not be those looked for.
+    if not any(map(_has_tensors, folder.glob(f"*{WEIGHTS}"))):
+        raise TrainingFailed(
+            f"{type(model).__name__} would write no weights of those that were trained.",
+            "The newest checkpoint holds them. Report this with the log.",
+        )
+
+
+def _has_tensors(file: Path) -> bool:
+    with safe_open(file, "pt") as weights:
+        return bool(weights.keys())
 
 
 def _export(config: TrainingConfig, folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -49,13 +49,14 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         model = empty_model(config)
         warnings = check_limits(model, tokenizer, config, data["facts"])
         processes = job.processes_per_machine
+        together, sharing = processes * job.resources.nodes, job.sharing
         wanted = config
-        config, memory = predicted(config, data["longest"], model=model, processes=processes)
+        config, memory = predicted(config, data["longest"], model=model, processes=sharing)
         kind, available = available_gb(processes)
         # Beyond this computer other GPUs are asked for; tracing them takes a second or two.
         elsewhere = job.providers != ["local"] and job.resources.gpu_count != 0
-        gpu = on_a_gpu(wanted, data["longest"], processes=processes) if elsewhere else None
-        steps = total_steps(config, data, processes)
+        gpu = on_a_gpu(wanted, data["longest"], processes=sharing) if elsewhere else None
+        steps = total_steps(config, data, together)
         trained, total = parameters(model)
         per_step, note = probe(config, total, Path(folder))
     return {
@@ -67,7 +68,7 @@ def estimate(job: TrainingJob) -> dict[str, Any]:
         "truncated_rows": data["truncated"],
         "told": [*data["told"], *(f"WARNING: {warning}" for warning in warnings)],
         "steps": steps,
-        "batch": batch_in_words(config, processes),
+        "batch": batch_in_words(config, together),
         "memory_kind": "GPU memory" if kind == "cuda" else "memory",
         "gradient_checkpointing": config.gradient_checkpointing,
         "memory_gb": {name: round(value, 4) for name, value in memory.items()},

@@ -14,7 +14,6 @@ import signal
 import sys
 import traceback
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.config import TrainingConfig
@@ -22,7 +21,6 @@ from trainer.config.code_references import code_hashes
 from trainer.config.explain import validated
 from trainer.config.methods import METHODS
 from trainer.config.model_code import code_of
-from trainer.contract import checkpoints
 from trainer.contract.errors import ConfigError, PeerLost
 from trainer.contract.events import Kind, note_event
 from trainer.contract.files import read_json
@@ -41,7 +39,12 @@ from trainer.engine.going_on import load_adapter_settings
 from trainer.engine.limits import check_limits
 from trainer.engine.malloc import keep_freed_memory
 from trainer.engine.model import load_model, load_tokenizer, parameters
-from trainer.engine.parallelism import agreed_end_state, check_parallelism, full_weights
+from trainer.engine.parallelism import (
+    agreed_end_state,
+    check_parallelism,
+    full_weights,
+    in_parts,
+)
 from trainer.engine.trackers import end_trackers, fail_trackers, start_trackers
 from trainer.preflight.table import Needs, Subject, refuse
 from trainer.preflight.training import TRAINING
@@ -54,6 +57,12 @@ from trainer.supervision.log import lead_loggers, outlive_full_disks
 from trainer.supervision.ranks import record_failure
 from trainer.training.combined import continued, with_one_adapter
 from trainer.training.inputs import inputs_of, refuse_changes
+from trainer.training.resuming import (
+    load_best,
+    resume_point,
+    state_of,
+    with_same_batch,
+)
 from trainer.training.starting import set_environment, start_lightly
 
 if TYPE_CHECKING:
@@ -130,11 +139,13 @@ def _train(
     """Do everything that needs torch, and all processes where there are several."""
     from trainer.training.settling import found_in_rows
 
+    resume = resume_point(directory)
+    config, batch = with_same_batch(config, resume, own_rank().world_size)
     run, data, usage = prepare(directory, config)
+    run.batch = batch
     config = config.model_copy(update=found_in_rows(run.config))
     trainer, obedience, evaluation = _assemble(run, control_reader)
     trainer.add_callback(usage)
-    resume = _resume_point(directory)
     if resume:
         refuse_changes(resume, run.inputs)
     trainer.args.eval_on_start = resume is None and run.evaluates_on_start
@@ -144,7 +155,7 @@ def _train(
     # A request that came while loading is obeyed before the first step.
     if state := agreed_end_state(control_reader):
         return state
-    if resume and evaluation.has_ended(_state_of(resume)):
+    if resume and evaluation.has_ended(state_of(resume)):
         trainer._load_from_checkpoint(str(resume))  # only the output is missing
     else:
         with deprecations_allowed():
@@ -158,8 +169,8 @@ def _train(
     made = _made(run)
     if best := evaluation.best_steps():
         made["weights_of_step"] = max(best)
-        if own_rank().on_first_machine:
-            _load_best(trainer, directory, max(best))
+        if own_rank().on_first_machine or in_parts(trainer):
+            load_best(trainer, directory, max(best))
     # A collective, so before only the first goes on.
     weights = full_weights(trainer)
     if own_rank().is_first:
@@ -236,7 +247,7 @@ def prepare(
         data = prepare_datasets(config, tokenizer, directory.cache)
     config = settled(config, data)
     # After the data: bad rows are found before minutes are spent on loading weights.
-    model, status = load_model(config), directory.read_status()
+    model, status, rank = load_model(config), directory.read_status(), own_rank()
     limits = check_limits(model, tokenizer, config, data.facts)
     if own_rank().is_first:
         _tell_rows(directory, config, data.facts)
@@ -251,7 +262,9 @@ def prepare(
             data.facts["longest"],
             divisor=divisor,
             model=model,
-            processes=own_rank().world_size,
+            processes=rank.local_world_size
+            if config.parallelism == "fsdp_hybrid"
+            else rank.world_size,
         )
     )
     run = TrainingRun(
@@ -323,58 +336,6 @@ def _assemble(run: TrainingRun, control_reader: ControlReader) -> tuple[Any, Obe
     # Last, so that it agrees on what the user's own callbacks have asked for in this step.
     trainer.add_callback(obedience)
     return trainer, obedience, evaluation
-
-
-def _resume_point(directory: JobDirectory) -> Path | None:
-    """Return the newest valid checkpoint of the first machine, which every other has too.
-
-    Raises:
-        IntegrityError: this machine does not.
-    """
-    checkpoint = of_first(lambda: _newest_valid(directory))
-    if checkpoint is None:
-        return None
-    here = directory.checkpoints / checkpoint.name
-    if not own_rank().is_first and own_rank().is_first_here:
-        # Each machine has its own disk, and has got the checkpoint over the network.
-        checkpoints.check(here)
-    _say(line := f"resuming from {here.name}")
-    if own_rank().is_first:
-        step = checkpoints.step_of(here)
-        note_event(directory, Kind.RESUMED, line, step=step, checkpoint=here.name)
-    return here
-
-
-def _newest_valid(directory: JobDirectory) -> Path | None:
-    checkpoint, rejected = checkpoints.newest_valid(directory.checkpoints)
-    for name, reason in rejected.items():
-        _say(f"warning: skipped a checkpoint: {reason}")
-        note_event(directory, Kind.CHECKPOINT_PASSED_OVER, reason, checkpoint=name)
-    if checkpoint and (before := checkpoints.processes_of(checkpoint)) != own_rank().world_size:
-        _say(
-            f"warning: {checkpoint.name} was saved by {before} processes and continues with "
-            f"{own_rank().world_size}: dropout and the order of the data will differ"
-        )
-    return checkpoint
-
-
-def _state_of(checkpoint: Path) -> Any:
-    """Return transformers' state at a checkpoint: steps done, steps planned, what was logged."""
-    from transformers import TrainerState
-
-    return TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-
-
-def _load_best(trainer: Any, directory: JobDirectory, step: int) -> None:
-    """Put the best checkpoint's weights into the model.
-
-    Raises:
-        IntegrityError: the best checkpoint no longer holds.
-    """
-    best = directory.checkpoints / f"checkpoint-{step}"
-    checkpoints.check(best)
-    trainer._load_from_checkpoint(str(best))
-    _say(f"using the weights of step {step}, the best evaluation")
 
 
 def _fail(directory: JobDirectory, error: Exception) -> int:

@@ -21,9 +21,9 @@ def job(resources, **settings):
     return TrainingJob.model_validate({"name": "j", "training": training, "resources": resources})
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
-def test_fsdp_is_of_version_2_and_saves_whole_weights(tmp_path, checkpointing):
-    asked = config(parallelism="fsdp", gradient_checkpointing=checkpointing)
+@pytest.mark.parametrize(("kind", "checkpointing"), [("fsdp", True), ("fsdp_hybrid", False)])
+def test_fsdp_is_of_version_2_and_gathers_nothing_to_save_it(tmp_path, kind, checkpointing):
+    asked = config(parallelism=kind, gradient_checkpointing=checkpointing)
 
     made = training_arguments(asked, JobDirectory(tmp_path))
 
@@ -32,7 +32,7 @@ def test_fsdp_is_of_version_2_and_saves_whole_weights(tmp_path, checkpointing):
     plugin = made.fsdp_plugin_args
     assert (plugin["fsdp_version"], plugin["reshard_after_forward"]) == (2, True)
     assert (plugin["state_dict_type"], plugin["auto_wrap_policy"]) == (
-        "FULL_STATE_DICT",
+        "SHARDED_STATE_DICT",
         "TRANSFORMER_BASED_WRAP",
     )
     assert plugin["activation_checkpointing"] is checkpointing
@@ -59,7 +59,7 @@ def test_deepspeed_gathers_weights_that_it_shares_out(stage):
     ("settings", "processes", "complaint"),
     [
         ({"parallelism": "fsdp"}, 1, "parallelism: fsdp .* one process trains"),
-        ({"parallelism": "fsdp"}, 2, "parallelism: fsdp .* here there is no GPU"),
+        ({"parallelism": "fsdp_hybrid"}, 2, "fsdp_hybrid .* only one of this machine trains"),
         ({"parallelism": "deepspeed"}, 2, "parallelism: deepspeed .* here there is no GPU"),
         ({"method": "ppo", "reward_functions": ["exact_match"]}, 2, "ppo generates .* are 2"),
     ],
@@ -75,6 +75,8 @@ def test_a_trainer_refuses_what_its_machine_cannot_do(monkeypatch, settings, pro
     ("resources", "settings", "complaint"),
     [
         ({}, {"parallelism": "fsdp"}, "gpu_count: 2 or more"),
+        ({"nodes": 2}, {"parallelism": "fsdp_hybrid"}, "gpu_count: 2 or more"),
+        ({"nodes": 2, "gpu_count": 2}, {"parallelism": "deepspeed"}, "machines was never tried"),
         ({"gpu_count": 1}, {"parallelism": "deepspeed"}, "gpu_count: 2 or more"),
         ({"gpu_count": 2, "cpu_processes": 2}, {}, "Remove cpu_processes"),
         ({"cpu_processes": 2}, {}, "set gpu_count: 0"),  # there may be one GPU, for one process
@@ -84,6 +86,19 @@ def test_a_trainer_refuses_what_its_machine_cannot_do(monkeypatch, settings, pro
 def test_a_job_that_cannot_be_is_refused_before_a_machine_is_hired(resources, settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         job(resources, **settings)
+
+
+@pytest.mark.parametrize(
+    ("resources", "kind", "sharing"),
+    [
+        ({"nodes": 2, "gpu_count": 1}, "fsdp", 2),
+        ({"nodes": 2, "gpu_count": 4}, "fsdp", 8),
+        ({"nodes": 2, "gpu_count": 4}, "fsdp_hybrid", 4),
+        ({"gpu_count": 0, "cpu_processes": 2}, "fsdp", 2),
+    ],
+)
+def test_a_model_is_split_across_all_machines_or_within_each(resources, kind, sharing):
+    assert job(resources, parallelism=kind).sharing == sharing
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from tests.trainer.jobs import EXACT, Job
 from tests.trainer.supervised import ENVIRONMENT, command
 from trainer.contract import checkpoints
 from trainer.contract.errors import IntegrityError
-from trainer.contract.job_directory import Desired, JobDirectory, JobState
+from trainer.contract.job_directory import Desired, JobState
 from trainer.contract.manifest import write_manifest
 from trainer.supervision.network import free_port
 
@@ -206,58 +205,3 @@ def test_two_gpus_learn_and_resume(tmp_path, make_job, parallelism, peft):
     assert weights
     assert "resuming from checkpoint-4" in job.directory.log.read_text()
     assert job.metrics[8]["train_loss"] < job.metrics[1]["train_loss"]
-
-
-SHARDED = """
-import sys
-
-import torch
-from peft import LoraConfig, get_peft_model
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from transformers import AutoModelForCausalLM
-
-from trainer.engine.collectives import process_group
-from trainer.contract.job_directory import JobDirectory, JobState
-from trainer.contract.world import own_rank
-
-with process_group():
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
-    model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    mesh = init_device_mesh("cpu", (2,))
-    for layer in model.get_base_model().model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    with torch.autocast("cpu", torch.bfloat16):
-        tokens = torch.arange(16).reshape(1, 16) + own_rank().rank
-        model(input_ids=tokens, labels=tokens).loss.backward()
-    optimizer.step()
-    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    weights = get_model_state_dict(model, options=whole)
-    if own_rank().is_first:
-        job = JobDirectory(sys.argv[1])
-        model.save_pretrained(job.output, state_dict=weights)
-        job.update_status(state=JobState.COMPLETED)
-"""
-
-
-@pytest.mark.thorough
-def test_adapters_on_a_sharded_model_are_saved_whole(tmp_path, base_model):
-    """What FSDP needs of PyTorch and PEFT, as far as it goes without a GPU."""
-    from safetensors.torch import load_file
-
-    job = JobDirectory(tmp_path)
-    script = SHARDED.replace("BASE", repr(str(base_model)))
-    words = [sys.executable, "-c", script, str(tmp_path)]
-    job.job.write_text(json.dumps({"command": words, "world": {"processes": 2}}))
-
-    done = subprocess.run(command(tmp_path), env=ENVIRONMENT, timeout=120, check=False)
-
-    assert done.returncode == 0, job.log.read_text()
-    weights = load_file(job.output / "adapter_model.safetensors")
-    trained = [tensor for name, tensor in weights.items() if "lora_B" in name]
-    assert trained
-    assert all(tensor.any() and tensor.shape[1] == 4 for tensor in trained)

@@ -272,7 +272,7 @@ def test_a_long_value_is_shown_in_short():
     ("training", "changes", "words"),
     [
         ({"trainer": "command", "command": {"run": "true"}}, {}, "is started on one machine only"),
-        ({"parallelism": "fsdp"}, {}, "Set parallelism: ddp"),
+        ({"parallelism": "deepspeed"}, {}, "Set parallelism: fsdp"),
         ({"method": "grpo", "reward_functions": ["length"]}, {}, "in one process only"),
         ({}, {"keep_minutes": 5}, "machines are kept one by one"),
     ],

@@ -1,0 +1,87 @@
+"""A model split across two machines: every machine's part of a checkpoint counts, and comes home."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import get_client
+
+from flows.execute import create_run
+from flows.run_folder import RunFolder
+from gateway.control import ask_pause
+from tests.flows.flow_runs import make_job
+from tests.flows.test_two_machines import losses, said, state_of
+from tests.flows.two_hosts import two_hosts
+from tests.waiting import until
+from trainer.config import TrainingJob
+from trainer.contract.checkpoints import all_checkpoints, check
+from trainer.contract.job_directory import JobDirectory, JobState
+
+pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.thorough]
+STEPS = {"max_steps": 60, "eval_steps": 30, "save_steps": 5, "parallelism": "fsdp"}
+TOLERANCE = 1e-3
+"""Relative: see `tests.trainer.training.test_sharded_training`; over 60 steps roundings add up."""
+
+
+@pytest.fixture
+def hosts(tmp_path, monkeypatch):
+    with two_hosts(tmp_path, monkeypatch) as hosts:
+        yield hosts
+
+
+def on_two(processes: int = 1) -> TrainingJob:
+    resources = {"nodes": 2, "gpu_count": 0, "cpu_threads": 1, "cpu_processes": processes}
+    job = make_job().model_dump()
+    changes = {"provider": "ssh", "training": {**job["training"], **STEPS}}
+    return TrainingJob.model_validate({**job, **changes, "resources": resources})
+
+
+def undisturbed(folder: Path, job: TrainingJob) -> dict[str, Any]:
+    """Return the curve of two processes of this computer."""
+    folder.mkdir()
+    directory = JobDirectory(folder)
+    config = job.training.model_dump(mode="json")
+    directory.job.write_text(json.dumps({"config": config, "world": {"processes": 2}}))
+    subprocess.run([sys.executable, "-m", "trainer", folder], check=True, capture_output=True)
+    return losses(directory.metrics)
+
+
+@pytest.mark.fault(140, "fsdp: a machine's trainer killed, then other processes")
+async def test_a_kill_a_pause_and_other_processes_change_nothing(hosts, flow_process, tmp_path):
+    run = RunFolder((await create_run(on_two())).id)
+    flow = flow_process(run.run_id)
+    await until(lambda: hosts.directory(0).read_status().step >= 7)
+
+    os.kill(hosts.directory(1).read_status().trainer_pid, signal.SIGKILL)
+    await until(lambda: said(run, "started the training on 2 machines from checkpoint-"))
+    async with get_client() as client:
+        await ask_pause(client, await client.read_flow_run(run.run_id))
+    output = await flow.ended()
+    assert await state_of(run) is JobState.PAUSED, output
+    assert "restart 1 of 2 after TrainerKilled: SIGKILL ended rank 1" in output
+    newest = all_checkpoints(run.checkpoints)[0]
+    check(newest)
+    assert {path.name for path in newest.glob("shards/__*")} == {"__0_0.distcp", "__1_0.distcp"}
+
+    job = on_two(processes=2)
+    async with get_client() as client:
+        parameters = {"job": job.model_dump(mode="json")}
+        await client.update_flow_run(run.run_id, parameters=parameters)
+    output = await flow_process(run.run_id).ended()
+
+    assert await state_of(run) is JobState.COMPLETED, output
+    assert f"started the training on 2 machines from {newest.name}" in output
+    expected = await asyncio.to_thread(undisturbed, tmp_path / "alone", on_two())
+    found = losses(run.metrics)
+    assert found.keys() == expected.keys()
+    for step, pair in expected.items():
+        assert found[step] == pytest.approx(pair, rel=TOLERANCE), step
+    assert hosts.jobs() == []
