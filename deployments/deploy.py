@@ -15,10 +15,10 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.objects import WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
-from prefect.workers.process import ProcessWorker
 
 from deployments.catalogue import CATALOGUE, Hosted
-from deployments.pools import POOLS, QUEUES
+from deployments.pools import POOL_TYPE, POOLS, QUEUES
+from deployments.training_worker import TrainingWorker
 from trainer.contract.errors import ConfigError
 
 Say = Callable[[str], None]
@@ -69,13 +69,12 @@ async def _new_pool(client: PrefectClient, name: str, description: str) -> bool:
     try:
         await client.read_work_pool(name)
     except ObjectNotFound:
-        # Prefect's own template, so that the pool looks in the UI like any process pool, and the
-        # administrator can set what Prefect documents.
+        # A pool of another type, such as Prefect's process, stays so: `trainctl worker` serves both.
         pool = WorkPoolCreate(
             name=name,
-            type="process",
+            type=POOL_TYPE,
             description=description,
-            base_job_template=ProcessWorker.get_default_base_job_template(),
+            base_job_template=TrainingWorker.get_default_base_job_template(),
         )
         # Whoever deploys at the same moment may have made it since.
         with contextlib.suppress(ObjectAlreadyExists):
@@ -87,7 +86,7 @@ async def _new_pool(client: PrefectClient, name: str, description: str) -> bool:
 def _pool_facts(pool: WorkPool) -> str:
     limit = pool.concurrency_limit
     facts = ["no limit" if limit is None else f"limit {limit}", *(["paused"] * pool.is_paused)]
-    return ", ".join([*facts, *([f"type {pool.type}"] if pool.type != "process" else [])])
+    return ", ".join([*facts, *([f"type {pool.type}"] if pool.type != POOL_TYPE else [])])
 
 
 async def _deployment(client: PrefectClient, hosted: Hosted, say: Say) -> str | None:

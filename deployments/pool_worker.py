@@ -14,11 +14,12 @@ import signal
 import socket
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.exceptions import ObjectNotFound
+from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
 from prefect.states import Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
@@ -32,6 +33,7 @@ from trainer.contract.job_directory import JobDirectory
 from trainer.contract.own_python import own_python
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import WorkerFlowRunResponse
 
@@ -113,8 +115,6 @@ with warnings.catch_warnings():
 
         async def _refused(self, flow_run: FlowRun) -> bool:
             """Fail a run that lacks what its deployment's form requires, and say so there."""
-            # Prefect checks what a person asks for, but not what a schedule makes. The flow process
-            # would end before any code of ours could say why.
             if flow_run.deployment_id is None:
                 return False
             try:
@@ -122,17 +122,10 @@ with warnings.catch_warnings():
             except ObjectNotFound:
                 return False  # Prefect's own way with such a run is taken
             required = (deployment.parameter_openapi_schema or {}).get("required", [])
-            lacking = [name for name in required if name not in flow_run.parameters]
-            if not lacking:
-                return False
-            reason = (
-                f"This run has no {', '.join(lacking)}: put it into the parameters of its "
-                f"deployment or of its schedule."
-            )
-            self.get_flow_run_logger(flow_run).error(reason)
-            failed: State[Any] = Failed(message=reason)
-            await self.client.set_flow_run_state(flow_run.id, failed, force=True)
-            return True
+            reason = lacking(flow_run, required)
+            if reason:
+                await refuse(self.client, flow_run, reason)
+            return bool(reason)
 
         async def _fitting(
             self, due: list[WorkerFlowRunResponse], limit: int
@@ -163,6 +156,26 @@ with warnings.catch_warnings():
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
+
+
+def lacking(flow_run: FlowRun, required: Iterable[str]) -> str:
+    """Return why a run is refused: it has no value for what its form requires; "" if it has."""
+    # Prefect checks what a person asks for, but not what a schedule makes. The flow would end before
+    # any code of ours could say why.
+    names = [name for name in required if name not in flow_run.parameters]
+    if not names:
+        return ""
+    return (
+        f"This run has no {', '.join(names)}: put it into the parameters of its "
+        f"deployment or of its schedule."
+    )
+
+
+async def refuse(client: PrefectClient, flow_run: FlowRun, reason: str) -> None:
+    """Fail a run that cannot be executed, and say so in its log."""
+    flow_run_logger(flow_run=flow_run).error(reason)
+    failed: State[Any] = Failed(message=reason)
+    await client.set_flow_run_state(flow_run.id, failed, force=True)
 
 
 async def others_at_work(mine: set[UUID]) -> set[UUID]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+POOL_TYPE = "training"
+"""The type of the worker that executes many runs in one process; see `deployments.training_worker`."""
 LOCAL_POOL = "local-gpu"
 CLOUD_POOL = "cloud"
 POOLS = {

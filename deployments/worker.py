@@ -1,7 +1,7 @@
 """Keep a worker for each pool running, and end them with this process: `trainctl worker`.
 
-Flow processes and trainings go on when the workers end; the reconcile of the next workers attaches
-to runs without a process.
+Trainings, and flows that have a process of their own, go on when the workers end; the next workers
+attach to runs without a process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import time
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from blocks.providers.local.gpus import gpus, visible
 from trainer.contract.own_python import own_python
@@ -29,11 +30,26 @@ def gpu_count() -> int:
     return max(1, len(visible(gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))))
 
 
-async def serve(pools: Mapping[str, int | None], say: Say) -> None:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A pool, as its worker serves it."""
+
+    limit: int | None
+    """How many jobs of it may run here at once; None for any number."""
+    in_one_process: bool = True
+    """Whether one process executes all of them; else each gets one, as Prefect's own worker does it."""
+
+    @property
+    def module(self) -> str:
+        """The worker's module."""
+        return f"deployments.{'serve_pool' if self.in_one_process else 'pool_worker'}"
+
+
+async def serve(pools: Mapping[str, Served], say: Say) -> None:
     """Keep a worker for each pool until SIGTERM or SIGINT, then end them.
 
     Args:
-        pools: how many jobs of each pool may run here at once; None for any number.
+        pools: by name.
         say: takes a line of a worker's log, or about a worker.
     """
     ended = asyncio.Event()
@@ -42,8 +58,8 @@ async def serve(pools: Mapping[str, int | None], say: Say) -> None:
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     width = max(map(len, pools))
     keeping = [
-        asyncio.create_task(_keep(pool, limit, _labelled(f"{pool:<{width}} | ", say)))
-        for pool, limit in pools.items()
+        asyncio.create_task(_keep(pool, served, _labelled(f"{pool:<{width}} | ", say)))
+        for pool, served in pools.items()
     ]
     waiting = asyncio.create_task(ended.wait())
     # A task of `keeping` ends only by failing, and then all workers end: a supervisor that keeps
@@ -59,19 +75,19 @@ def _labelled(label: str, say: Say) -> Say:
     return lambda line: say(f"{label}{line}")
 
 
-async def _keep(pool: str, limit: int | None, say: Say) -> None:
+async def _keep(pool: str, served: Served, say: Say) -> None:
     """Start a worker whenever none runs; at most once a minute when it dies every time."""
     delay = FIRST_DELAY
     while True:
         began = time.monotonic()
-        code = await _one_life(pool, limit, say)
+        code = await _one_life(pool, served, say)
         delay = FIRST_DELAY if time.monotonic() - began > HEALTHY_SECONDS else delay
         say(f"the worker ended with exit code {code}; it starts again in {delay:g} s")
         await asyncio.sleep(delay)
         delay = min(2 * delay, LONGEST_DELAY)
 
 
-async def _one_life(pool: str, limit: int | None, say: Say) -> int:
+async def _one_life(pool: str, served: Served, say: Say) -> int:
     """Run a worker to its end and return its exit code; when cancelled, end it.
 
     It has a session of its own: Ctrl-C is ours to pass on, and must not reach flow processes.
@@ -79,7 +95,7 @@ async def _one_life(pool: str, limit: int | None, say: Say) -> int:
     # Our process id goes along, so that the worker can tell whether we died before it asked the
     # kernel to be killed with us. 0 stands for no limit.
     process = await asyncio.create_subprocess_exec(
-        *own_python("-m", "deployments.pool_worker", pool, str(limit or 0), str(os.getpid())),
+        *own_python("-m", served.module, pool, str(served.limit or 0), str(os.getpid())),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=STDOUT,

@@ -17,10 +17,11 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Running
 
 from flows.logger import logger
-from flows.prefect_api import UNANSWERED, asking_once, prefect_client
+from flows.prefect_api import UNANSWERED, prefect_client
 from flows.run_folder import this_run_id
 from flows.run_state import is_cancelled, restore, set_meanwhile
 from flows.shown import PAUSING, TRAINS
+from flows.wanted import wanted_of
 from trainer.contract.job_directory import JobState
 
 LAST_SECONDS = (
@@ -94,14 +95,15 @@ async def _announce(client: PrefectClient, run_id: UUID, state: JobState) -> Non
     # A request that came between our reading and our writing was overwritten: ask again.
     for asked in (await set_meanwhile(client, run_id, now, ours))[:1]:
         if pause_is_wanted(asked):
-            await ask_to_pause(client, run_id)
+            await ask_to_pause(client, run_id, asked.message)
         elif is_cancelled(asked):
             await restore(client, run_id, asked)
 
 
-async def ask_to_pause(client: PrefectClient, run_id: UUID) -> None:
+async def ask_to_pause(client: PrefectClient, run_id: UUID, why: str | None = None) -> None:
     """Leave the request to pause in a run's state, where it lasts until the run has paused."""
-    await client.set_flow_run_state(run_id, Running(name=PAUSING), force=True)
+    asked: State[Any] = Running(name=PAUSING, message=why)
+    await client.set_flow_run_state(run_id, asked, force=True)
 
 
 def pause_is_wanted(state: State | None) -> bool:
@@ -112,8 +114,6 @@ def pause_is_wanted(state: State | None) -> bool:
 async def pause_was_asked() -> bool:
     """Whether somebody asks the flow run that calls to pause; not while Prefect does not say."""
     try:
-        async with prefect_client() as client:
-            with asking_once():
-                return pause_is_wanted((await client.read_flow_run(this_run_id())).state)
+        return pause_is_wanted(await wanted_of(this_run_id()))
     except UNANSWERED:
         return False

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
+import threading
+from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -12,9 +13,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow_async
+from prefect.flows import FlowStateHook
 from prefect.states import Cancelled, Crashed, Pending, Scheduled
 
 from blocks.home import artifacts
+from flows.announcing import ask_to_pause, pause_is_wanted
 from flows.logger import logger
 from flows.prefect_api import patient_engine, prefect_client
 from flows.run_folder import RunFolder
@@ -22,7 +25,9 @@ from flows.run_state import force_state, is_cancelled
 from flows.saved import STOPPED
 from flows.shown import is_over, job_state
 from flows.sole_owner import disown, own
+from flows.suspending import watch_instead_of_engine
 from flows.train import train
+from flows.wanted import bell_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
@@ -67,23 +72,48 @@ async def execute(run_id: UUID, *, asked: bool = True) -> State[Any]:
                     f"Job {run_id} is completed; there is nothing to resume.",
                     "Run it as a new job.",
                 )
-            return await _executed(client, run)
+            return await _executed(client, run, asked)
         finally:
             disown(folder)
 
 
-async def _executed(client: PrefectClient, run: FlowRun) -> State[Any]:
-    # The run may be paused, or in a final state.
-    pending = await force_state(client, run, Pending())
-    if is_cancelled(pending):
-        logger().warning("this run was cancelled before it began")
-        return pending
-    run = await client.read_flow_run(run.id)
-    flow = cast("Flow[..., Any]", train.with_options(on_running=[_end_silently]))
-    try:
+async def execute_other(run_id: UUID, flow: Flow[..., Any]) -> State[Any]:
+    """Execute a run of another flow than the training in this process and return its last state.
+
+    Args:
+        run_id: which; Prefect has given it to us.
+        flow: its flow, which is async.
+    """
+    async with patient_engine(), prefect_client() as client:
+        run = await client.read_flow_run(run_id)
+        watch_instead_of_engine()
         state = await run_flow_async(
             flow, flow_run=run, parameters=run.parameters, return_type="state"
         )
+        return cast("State[Any]", state)
+
+
+async def _executed(client: PrefectClient, run: FlowRun, asked: bool) -> State[Any]:  # noqa: FBT001
+    flow = _flow()
+    if not asked and run.state and run.state.is_running() and pause_is_wanted(run.state):
+        # The process died that was to pause it: it is asked again, once it can hear.
+        flow = flow.with_options(
+            on_running=[*flow.on_running_hooks, _asking_again(run.state.message)]
+        )
+    # One that was taken for us is left as it is: what Prefect notes there, such as a place among the
+    # runs of its deployment, would be lost. Any other may be paused, or in a final state.
+    if run.state is None or not run.state.is_pending():
+        pending = await force_state(client, run, Pending())
+        if is_cancelled(pending):
+            logger().warning("this run was cancelled before it began")
+            return pending
+        run = await client.read_flow_run(run.id)
+    watch_instead_of_engine()
+    try:
+        with bell_of(run.id):
+            state = await run_flow_async(
+                flow, flow_run=run, parameters=run.parameters, return_type="state"
+            )
     except ObjectNotFound:
         # The flow itself does without Prefect; what cannot be told is how it ended.
         message = (
@@ -94,14 +124,31 @@ async def _executed(client: PrefectClient, run: FlowRun) -> State[Any]:
     return await _cancelled_too_late(client, run.id) or cast("State[Any]", state)
 
 
+@cache
+def _flow() -> Flow[..., Any]:
+    """Return the flow as it is executed here; made once, for it takes a while to describe a job."""
+    # Handlers can be set only in the main thread.
+    is_main = threading.current_thread() is threading.main_thread()
+    flow = cast("Flow[..., Any]", train)
+    return flow.with_options(on_running=[_end_silently] if is_main else [])
+
+
 def _end_silently(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Let SIGTERM end this process as if it were killed: the run's state stays as it was.
 
     Prefect would show it as crashed although it trains. It is executed again, and attaches.
     """
     del flow, flow_run, state
-    with suppress(ValueError):  # outside the main thread: handlers can be set only there
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _asking_again(why: str | None) -> FlowStateHook[..., Any]:
+    async def ask_again(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+        del flow, state
+        async with prefect_client() as client:
+            await ask_to_pause(client, flow_run.id, why)
+
+    return ask_again
 
 
 async def _cancelled_too_late(client: PrefectClient, run_id: UUID) -> State[Any] | None:

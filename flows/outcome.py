@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused
 
 from flows.batches.retrying import try_again
-from flows.prefect_api import UNANSWERED, asking_once, prefect_client
+from flows.prefect_api import UNANSWERED, prefect_client
 from flows.renting.journal import Journal
 from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
 from flows.run_state import force_state, is_cancelled
 from flows.saved import STOPPED, saved
 from flows.shown import is_over
+from flows.wanted import wanted_of
 from trainer.config import TrainingJob
 from trainer.contract.errors import (
     BudgetExceeded,
@@ -40,15 +40,8 @@ PAUSE_SECONDS = 10 * 365 * 24 * 3600
 
 async def cancel_was_asked() -> bool:
     """Whether the flow run was cancelled; a process may be ended for other reasons."""
-    async with prefect_client() as client:
-        return await is_cancel_asked(client)
-
-
-async def is_cancel_asked(client: PrefectClient) -> bool:
-    """Whether the flow run that calls was cancelled, for whoever asks again and again."""
     try:
-        with asking_once():
-            return is_cancelled((await client.read_flow_run(this_run_id())).state)
+        return is_cancelled(await wanted_of(this_run_id()))
     except UNANSWERED:
         # When in doubt, go on: a training that goes on can still be stopped later.
         return False

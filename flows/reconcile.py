@@ -125,7 +125,7 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Decision]:
         cases = [
             *(_each_alone(str(item.mark), _kept(item, dry_run)) for item in kept),
             *(
-                _each_alone(f"run {id}", _of_run_alone(client, id, _of(found, id), dry_run))
+                _each_alone(f"run {id}", of_run_alone(client, id, _of(found, id), dry_run))
                 for id in sorted(run_ids)
             ),
         ]
@@ -249,13 +249,13 @@ async def _each_alone(what: str, case: Coroutine[Any, Any, list[Decision]]) -> l
     return [Decision(act=Act.FAILED, why=why, instance=what)]
 
 
-async def _of_run_alone(
+async def of_run_alone(
     client: PrefectClient,
     run_id: UUID,
     found: list[Found],
     dry_run: bool,  # noqa: FBT001
 ) -> list[Decision]:
-    """Decide about a run, unless another pass is still at work on it."""
+    """Decide about a run and put it right, unless another pass is still at work on it."""
     folder = runs() / str(run_id)
     if not folder.is_dir():
         return await _of_run(client, run_id, found, dry_run)

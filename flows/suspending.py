@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 
-from prefect.client.orchestration import PrefectClient
+from prefect import flow_engine
 from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 
 from flows.announcing import ask_to_pause
 from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.run_folder import this_run_id
+from flows.wanted import until_next_look, wanted_of
 
-POLL_SECONDS = 1.0  # the UI takes time limits from 5 seconds
 LASTING = timedelta(days=365)  # tells pauses of ours, which last ten years, from Prefect's own
 
 
@@ -42,6 +42,18 @@ def is_suspended(state: State | None) -> bool:
     return end is not None and end < datetime.now(UTC) + LASTING
 
 
+def watch_instead_of_engine() -> None:
+    """Keep Prefect's engine, in this process, from watching for suspensions as well.
+
+    For each run of a deployment it starts a thread with an event loop and a connection of its own, and
+    lets the loop that executes the runs stand still until that is up: for all runs of a worker, and
+    for as long as Prefect does not answer.
+    """
+    # See prefect/_flow_run_suspension.py; there is no setting for it, and older versions do without.
+    if hasattr(flow_engine, "observe_flow_run_suspension"):
+        flow_engine.observe_flow_run_suspension = lambda *_, **__: nullcontext()
+
+
 def _disarm() -> None:
     """Keep Prefect's engine from breaking off the flow at its next task."""
     # The engine calls `raise_if_requested` of this object around every task, and it raises Pause;
@@ -53,14 +65,11 @@ def _disarm() -> None:
 
 
 async def _watch() -> None:
-    async with prefect_client() as client:
-        while True:
-            with suppress(*UNANSWERED), asking_once():  # it may be away for a while
-                await _look(client)
-            await asyncio.sleep(POLL_SECONDS)
-
-
-async def _look(client: PrefectClient) -> None:
-    run = await client.read_flow_run(this_run_id())
-    if is_suspended(run.state):
-        await ask_to_pause(client, run.id)
+    run_id = this_run_id()
+    while True:
+        with suppress(*UNANSWERED):  # it may be away for a while
+            if is_suspended(await wanted_of(run_id)):
+                async with prefect_client() as client:
+                    with asking_once():
+                        await ask_to_pause(client, run_id)
+        await until_next_look(run_id)

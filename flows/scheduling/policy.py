@@ -75,7 +75,6 @@ class _Round:
         self._policy = policy
         self._state = PoolState(machines, running, now, policy.pause_seconds)
         self._jobs = len(running)
-        self._pausing = sum(one.pausing for one in running)
         self._gpus_of: dict[str, int] = {}
         self._of_batch: dict[str, int] = {}
         for one in running:
@@ -224,12 +223,12 @@ class _Round:
         ]
         may_go.sort(key=lambda one: (one.job.priority, -one.since))
         later, chosen = copy.copy(host), list[Running]()
-        for _, leaving in host.running:
-            if leaving.pausing:
-                later.take(leaving)
+        leaving = [one for _, one in host.running if one.pausing]
+        for one in leaving:
+            later.take(one)
 
         def suffice() -> bool:
-            is_full = self._is_full(self._pausing + len(chosen))
+            is_full = self._is_full(len(leaving) + len(chosen))
             return not is_full and later.fit(head.demand) is not None
 
         for one in may_go:

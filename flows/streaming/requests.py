@@ -7,18 +7,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 
 from blocks.task_scope import TaskScope
 from flows.announcing import pause_is_wanted
 from flows.logger import logger
-from flows.outcome import cancel_was_asked, is_cancel_asked
-from flows.prefect_api import UNANSWERED, asking_once, prefect_client
+from flows.outcome import cancel_was_asked
+from flows.prefect_api import UNANSWERED
 from flows.renting.budget import Budget
 from flows.run_folder import RunFolder
 from flows.run_state import is_cancelled
+from flows.wanted import until_next_look, wanted_of
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import Desired
 
@@ -66,7 +66,7 @@ async def heard(job: TrainingJob, run: RunFolder) -> AsyncIterator[Hearing]:
                     timer.reschedule(asyncio.get_running_loop().time())
 
             # Side by side: a Prefect that is slow to answer must not delay the cap.
-            scope.start(_watch_cancel(hearing, end))
+            scope.start(_watch_cancel(UUID(run.run_id), hearing, end))
             scope.start(_watch_cap(budget, end))
             yield hearing
     except TimeoutError:
@@ -75,13 +75,12 @@ async def heard(job: TrainingJob, run: RunFolder) -> AsyncIterator[Hearing]:
         raise  # a TimeoutError of the body itself
 
 
-async def _watch_cancel(hearing: Hearing, end: Callable[[Exception], None]) -> None:
-    async with prefect_client() as client:
-        while True:
-            # A training that hears is told by `watch_requests`, which asks the same.
-            if not hearing.training_hears and await is_cancel_asked(client):
-                end(CancelAsked())
-            await asyncio.sleep(POLL_SECONDS)
+async def _watch_cancel(run_id: UUID, hearing: Hearing, end: Callable[[Exception], None]) -> None:
+    while True:
+        # A training that hears is told by `watch_requests`, which asks the same.
+        if not hearing.training_hears and await cancel_was_asked():
+            end(CancelAsked())
+        await until_next_look(run_id)
 
 
 async def _watch_cap(budget: Budget, end: Callable[[Exception], None]) -> None:
@@ -91,7 +90,7 @@ async def _watch_cap(budget: Budget, end: Callable[[Exception], None]) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def watch_requests(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
+async def watch_requests(run_id: UUID, ask: Ask) -> None:
     """Pass each request on to the training, once. Runs until it is cancelled.
 
     A worker signals the processes that it started. A run in a terminal, or one whose worker
@@ -100,18 +99,17 @@ async def watch_requests(client: PrefectClient, run_id: UUID, ask: Ask) -> None:
     asked: Desired | None = None
     while True:
         try:
-            with asking_once():
-                run = await client.read_flow_run(run_id)
+            state = await wanted_of(run_id)
         except UNANSWERED as error:
             # An API that is away for a while hides no request: it lasts in the run's state.
             get_run_logger().debug("Prefect's API does not answer: %s", error)
         else:
-            desired = requested_by(run.state)
+            desired = requested_by(state)
             if desired and desired is not asked:
                 asked = desired
                 get_run_logger().info("asked to %s: saving a checkpoint first", desired)
                 await ask(desired, "paused" if desired is Desired.PAUSE else "cancelled")
-        await asyncio.sleep(POLL_SECONDS)
+        await until_next_look(run_id)
 
 
 async def watch_budget(budget: Budget, ask: Ask) -> None:

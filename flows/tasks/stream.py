@@ -190,7 +190,7 @@ class _Following:
                 shipper.run(),
                 board.run(),
                 events.run(),
-                watch_requests(client, run_id, training.ask),
+                watch_requests(run_id, training.ask),
                 watch_budget(Budget(self._job, self._journal), training.ask),
             ]
             if not self._provider.is_home:

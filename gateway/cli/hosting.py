@@ -9,7 +9,7 @@ from prefect.client.orchestration import PrefectClient
 
 from deployments import worker
 from deployments.deploy import deploy as deploy_to
-from deployments.pools import LOCAL_POOL, POOLS
+from deployments.pools import LOCAL_POOL, POOL_TYPE, POOLS
 from gateway.exits import say
 from gateway.prefect.full_client import call, connect
 from trainer.contract.errors import ConfigError
@@ -26,31 +26,44 @@ def work(pools: Sequence[str], limit: int | None) -> None:
 
     Args:
         pools: their names; empty: all of ours.
-        limit: how many jobs may train on this computer at once; None: one per GPU, or one.
+        limit: how many jobs may train on this computer at once; None: as the pool's queue decides,
+            or one per GPU, or one.
 
     Raises:
         ConfigError: a pool is not on the server.
     """
     # Each once: two workers of one process must not serve the same pool.
     names = list(dict.fromkeys(pools)) or list(POOLS)
-    most = limit or worker.gpu_count()
     url = connect()
-    call(lambda client: _check_pools(client, names, url))
+    types = call(lambda client: _types(client, names, url))
+    served = {name: _served(name, types[name], limit) for name in names}
+    facts = [f"{name} ({_facts(pool, types[name])})" for name, pool in served.items()]
+    say(f"serving {url}: {', '.join(facts)}")
+    asyncio.run(worker.serve(served, say))
+
+
+def _served(name: str, kind: str, limit: int | None) -> worker.Served:
+    if kind == POOL_TYPE:  # its queue knows the GPUs
+        return worker.Served(limit)
     # Jobs of the local pool share the GPUs of this computer. Those of the cloud pool train
     # elsewhere, and are limited only if the user says so.
-    limits = {name: most if name == LOCAL_POOL or limit else None for name in names}
-    facts = [
-        f"{name} ({f'{most} at once' if most else 'any number'})" for name, most in limits.items()
-    ]
-    say(f"serving {url}: {', '.join(facts)}")
-    asyncio.run(worker.serve(limits, say))
+    most = limit or (worker.gpu_count() if name == LOCAL_POOL else None)
+    return worker.Served(most, in_one_process=False)
 
 
-async def _check_pools(client: PrefectClient, names: Sequence[str], url: str) -> None:
-    there = {pool.name for pool in await client.read_work_pools()}
+def _facts(pool: worker.Served, kind: str) -> str:
+    if pool.in_one_process:
+        return f"{pool.limit} at once at most" if pool.limit else "as its queue decides"
+    return f"{f'{pool.limit} at once' if pool.limit else 'any number'}, type {kind}"
+
+
+async def _types(client: PrefectClient, names: Sequence[str], url: str) -> dict[str, str]:
+    """Return the types of the pools that are served, by name."""
+    there = {pool.name: pool.type for pool in await client.read_work_pools()}
     missing = [name for name in names if name not in there]
     if missing:
         raise ConfigError(
             f"The Prefect server at {url} has no work pool {', '.join(map(repr, missing))}.",
             "Make the pools and deployments: trainctl deploy",
         )
+    return there

@@ -6,8 +6,7 @@ import httpx
 import psutil
 import pytest
 
-from flows.reconcile import reconcile_once
-from tests.waiting import PATIENCE, until, until_now
+from tests.waiting import PATIENCE, until_now
 
 pytestmark = [pytest.mark.xdist_group("hosting"), pytest.mark.slow]
 
@@ -34,12 +33,10 @@ def trains_on(site, job):
     return until_now(lambda: site.step(job) > reached)
 
 
-def test_killing_one_worker_starts_it_again_and_harms_neither_its_job_nor_the_other(
-    site, workers, job
-):
+def test_killing_one_worker_starts_it_again_and_it_attaches_to_its_job(site, workers, job, second):
     """Its folder, its home and its user are not the deployer's; files there are not imported."""
     trains_on(site, job)
-    before, engine = workers.of_pools(), site.engine(job)
+    before = workers.of_pools()
 
     before["local-gpu"].kill()
     psutil.wait_procs([before["local-gpu"]])
@@ -47,38 +44,14 @@ def test_killing_one_worker_starts_it_again_and_harms_neither_its_job_nor_the_ot
 
     assert after["local-gpu"].pid != before["local-gpu"].pid
     assert after["cloud"].pid == before["cloud"].pid
-    assert engine.is_running()
+    assert until_now(lambda: "attached to the training" in workers.log.read_text())
+    assert until_now(lambda: (s := site.state(job))["name"] == "Running" and s["message"])
     assert trains_on(site, job)
+    # The first one's training was here throughout.
+    assert until_now(lambda: (s := site.state(second))["name"] == "Queued" and s["message"])
     log = workers.log.read_text()
     assert "local-gpu | the worker ended with exit code -9; it starts again in 1 s" in log
-    assert f"serving {site.url}: local-gpu (1 at once), cloud (any number)" in log
-
-
-async def test_a_job_whose_flow_process_is_killed_under_a_worker_goes_on(
-    site, workers, job, second, monkeypatch
-):
-    monkeypatch.setenv("TRAINING_ORCHESTRATOR_HOME", str(site.home))
-    monkeypatch.setattr("flows.verdict.ZOMBIE_SECONDS", 0.0)
-    engine = until_now(lambda: site.engine(job))
-    trains_on(site, job)
-    running = site.state(job)["id"]
-
-    engine.kill()
-    psutil.wait_procs([engine])
-    with site.as_ours():
-        await until(lambda: _revived(site, job, running))
-    revived = until_now(lambda: site.engine(job))
-
-    assert revived.pid != engine.pid
-    assert until_now(lambda: (s := site.state(job))["type"] == "RUNNING" and s)
-    assert trains_on(site, job)
-    assert site.state(second)["type"] == "SCHEDULED"  # the first one's training was here throughout
-
-
-async def _revived(site, job, running):
-    await reconcile_once()  # or the one that a worker executes every minute
-    state = site.state(job)
-    return state["id"] != running and state["type"] != "CRASHED"
+    assert f"serving {site.url}: local-gpu (as its queue decides), cloud (as its queue" in log
 
 
 def test_the_schedule_of_reconcile_fires_and_a_worker_executes_it(site, workers):
@@ -102,7 +75,7 @@ def test_the_schedule_of_reconcile_fires_and_a_worker_executes_it(site, workers)
 
 
 def test_killing_all_of_worker_takes_the_workers_along_and_no_job(site, workers, job):
-    engine = until_now(lambda: site.engine(job))
+    trains_on(site, job)
     children = list(until_now(lambda: len(w := workers.of_pools()) == 2 and w).values())
 
     workers.process.kill()
@@ -110,18 +83,18 @@ def test_killing_all_of_worker_takes_the_workers_along_and_no_job(site, workers,
     gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
 
     assert (len(gone), alive) == (2, [])
-    assert engine.is_running()
     assert trains_on(site, job)
 
 
 def test_asking_it_to_end_ends_both_workers_and_no_job(site, workers, job):
-    engine = until_now(lambda: site.engine(job))
+    trains_on(site, job)
     children = list(until_now(lambda: len(w := workers.of_pools()) == 2 and w).values())
+    until_now(lambda: "Worker" in workers.log.read_text())
 
     workers.end()
     gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
 
     assert (len(gone), alive) == (2, [])
     assert workers.process.returncode == 0
-    assert engine.is_running()
+    assert site.state(job)["type"] in {"RUNNING", "PENDING"}
     assert trains_on(site, job)

@@ -39,7 +39,7 @@ from blocks.providers import absence, api, lost_answer
 from blocks.providers.base import Provider
 from blocks.registry import provider_class, provider_names
 from flows import reconcile as reconciling
-from flows import settling, train, verdict
+from flows import settling, train, verdict, wanted
 from flows.renting import booting, budget, giving_back, keeping, liveness, recalling, turns
 from flows.run_folder import RunFolder
 from flows.shown import is_over
@@ -71,6 +71,7 @@ HURRY: list[tuple[ModuleType, dict[str, Any]]] = [
     (liveness, {"LOOK_SECONDS": 0.1, "PAUSE_SECONDS": 0.1}),
     (training, {"AWAY_SECONDS": 0.05, "SILENCE_SECONDS": 1.0, "PROBE_SECONDS": 0.1}),
     (requests, {"POLL_SECONDS": 0.1}),
+    (wanted, {"POLL_SECONDS": 0.1}),
     (checkpoint_mirror, {"LOOK_SECONDS": 0.5, "FULL_SECONDS": 1.0}),
     (file_mirror, {"MISSING_SECONDS": 3.0}),
     (settling, {"LOOK_SECONDS": 0.05}),

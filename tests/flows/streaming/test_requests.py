@@ -9,7 +9,7 @@ from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import State, StateType
 
-from flows import outcome
+from flows import outcome, wanted
 from flows.execute import create_run
 from flows.run_folder import RunFolder
 from flows.streaming import requests
@@ -24,21 +24,22 @@ pytestmark = pytest.mark.usefixtures("prefect_api")
 async def run(monkeypatch):
     found = await create_run(make_job())
     monkeypatch.setattr(requests, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(wanted, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(outcome, "this_run_id", lambda: found.id)
     return RunFolder(found.id)
 
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Collect each question for the state of a run."""
+    """Collect each question for what is wanted of runs."""
     found = []
-    real = PrefectClient.read_flow_run
+    real = PrefectClient.read_flow_runs
 
-    async def counted(self, flow_run_id):
-        found.append(flow_run_id)
-        return await real(self, flow_run_id)
+    async def counted(self, **filters):
+        found.append(filters["flow_run_filter"].id.any_)
+        return await real(self, **filters)
 
-    monkeypatch.setattr(PrefectClient, "read_flow_run", counted)
+    monkeypatch.setattr(PrefectClient, "read_flow_runs", counted)
     return found
 
 

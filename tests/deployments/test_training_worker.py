@@ -1,0 +1,134 @@
+"""One process executes many runs: it starts, pauses for others, queues again and takes over."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from prefect.client.schemas.objects import StateType
+from prefect.workers.base import BaseWorker
+
+from blocks.home import runs
+from deployments.left_runs import left_at_work, taken_here
+from deployments.pools import POOL_TYPE
+from deployments.run_places import RunPlaces
+from deployments.training_worker import TrainingWorker, lock_of
+from flows.locks import locked
+from flows.scheduling.labels import FOR, PLACE, allotment
+from flows.scheduling.preempting import preempt, queue_again
+from tests.deployments.training_site import training_site
+from tests.flows.flow_runs import Job
+from tests.waiting import until
+
+pytestmark = [
+    pytest.mark.usefixtures("prefect_api"),
+    pytest.mark.xdist_group("training-worker"),
+    # What Prefect's engine sends its events by lives as long as the process, here longer than a loop.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+]
+
+
+@pytest.fixture
+async def site():
+    async with training_site() as made:
+        yield made
+
+
+@asynccontextmanager
+async def working(site, limit):
+    """Let a worker take its turns in this process."""
+    over = asyncio.Event()
+    async with TrainingWorker(site.pool, limit=limit, create_pool_if_not_found=False) as worker:
+        await worker.sync_with_backend()
+
+        async def turns():
+            while not over.is_set():
+                await worker.get_and_submit_flow_runs()
+
+        taking = asyncio.create_task(turns())
+        yield worker
+        over.set()
+        await taking
+
+
+def test_prefect_finds_the_worker_by_its_type():
+    assert BaseWorker.get_worker_class_from_type(POOL_TYPE) is TrainingWorker
+
+
+async def test_a_run_pauses_for_another_and_goes_on_at_its_old_place(site, home, tmp_path):
+    go, ends = tmp_path / "go", ("--steps", 8, "--hold", 6, "--go", tmp_path / "go")
+    async with working(site, 1) as worker:
+        first = await site.submit(tmp_path, *ends)
+        await Job(home, first).at_step(5)
+        urgent = await site.submit(tmp_path, *ends, priority=90)
+        waits = await until(lambda: site.is_named(urgent, "Queued"))
+        place = allotment((await site.run(first)).labels).place
+        preempting = await preempt(site.client, first, str(urgent))
+
+        again = await until(lambda: site.is_named(first, "Queued"))
+        await Job(home, urgent).at_step(5)
+        go.touch()
+        await until(lambda: site.is_named(urgent, "Completed"))
+        resumed = await until(lambda: site.is_named(first, "Completed"))
+
+    labels = (await site.run(first)).labels
+    assert (waits.type, again.type) == (StateType.SCHEDULED, StateType.SCHEDULED)
+    assert preempting
+    assert again.state_details.scheduled_time.timestamp() == pytest.approx(place)
+    assert again.message == f"paused for job {str(urgent)[-8:]}"
+    assert resumed
+    assert "resumed at" in (runs() / str(first) / "train.log").read_text()
+    assert labels[FOR] == ""  # it has had GPUs since
+    assert PLACE in labels
+    assert not worker._at_work
+
+
+async def test_what_a_worker_left_is_found_and_what_others_have_is_not(site, tmp_path):
+    taken, elsewhere, alive = [await site.submit(tmp_path) for _ in range(3)]
+    for id, who in ((taken, taken_here()), (alive, taken_here()), (elsewhere, "taken by x")):
+        state = (await site.state(id)).model_copy(
+            update={"type": StateType.PENDING, "name": "Pending", "message": who}
+        )
+        await site.client.set_flow_run_state(id, state, force=True)
+        (runs() / str(id)).mkdir(parents=True)
+
+    async with locked(runs() / str(alive) / ".lock"):
+        left = await left_at_work(site.client, site.pool, ())
+        mine = await left_at_work(site.client, site.pool, [taken])
+
+    assert [run.id for run in left] == [taken]
+    assert mine == []
+
+
+async def test_a_run_that_a_person_pauses_meanwhile_is_not_queued_again(site, tmp_path):
+    id = await site.submit(tmp_path)
+    await site.set(id, StateType.RUNNING, "Running")
+    assert await preempt(site.client, id, str(id))
+    assert not await preempt(site.client, id, str(id))  # asked already
+
+    await site.set(id, StateType.RUNNING, "Pausing")  # trainctl pause
+    await site.set(id, StateType.PAUSED, "Paused")
+
+    assert not await queue_again(site.client, await site.run(id))
+    assert (await site.state(id)).type is StateType.PAUSED
+
+
+async def test_a_second_worker_of_the_pool_stands_by(site):
+    async with locked(lock_of(site.pool)):
+        worker = TrainingWorker(site.pool, create_pool_if_not_found=False)
+        assert not await worker._decides()
+    assert await worker._decides()
+
+
+async def test_what_has_an_environment_of_its_own_gets_a_process_of_its_own(site, tmp_path):
+    id = await site.submit(tmp_path)
+    pool = await site.client.read_work_pool(site.pool)
+    places, run = RunPlaces(site.client), await site.run(id)
+
+    assert (await places.of(run, pool)).flow is not None
+    run.job_variables = {"env": {"HF_HOME": "/data"}}
+    assert (await places.of(run, pool)).flow is None
+    run.job_variables = {"stream_output": False}
+    assert (await places.of(run, pool)).flow is not None
