@@ -12,7 +12,7 @@ from flows.train import train
 
 JsonSchema = dict[str, Any]
 SHORT = {
-    "TrainingJob": ("name", "training", "provider"),
+    "TrainingJob": ("name", "training", "provider", "priority", "project"),
     "TrainingConfig": ("model", "dataset", "method", "num_train_epochs", "learning_rate"),
     "DatasetConfig": ("path", "eval_fraction"),
 }

@@ -27,7 +27,7 @@ from trainer.contract.files import read_json
 from trainer.contract.gpu_locks import Held, Holder, read_allocation, take
 from trainer.contract.job_directory import Desired, JobDirectory, JobState
 from trainer.supervision.process import detach
-from trainer.supervision.restart_decision import Terms
+from trainer.supervision.restart_decision import OWN_TRAINER, Terms
 from trainer.supervision.supervisor import Supervisor, job_terms, ownership
 
 BAD_USAGE = 2
@@ -94,6 +94,12 @@ def supervise(job: JobDirectory, terms: Terms) -> int:
 
 def supervise_detached(job: JobDirectory, terms: Terms) -> int:
     """Supervise in a process that outlives this one; print its process id."""
+    if terms.command is None and terms.module == OWN_TRAINER:
+        from trainer.supervision.warm import serve_warmly  # not for those who look at the status
+
+        code = serve_warmly(["--detach", str(job.root.absolute())])
+        if code is not None:
+            return code
     with ownership(job) as lock:
         if lock is None:
             pid = job.read_status().pid

@@ -87,7 +87,8 @@ async def move_on(
         MachineLost: the job lost more machines, or more steps, than its limits allow.
     """
     if isinstance(error, MachineLost):
-        if isinstance(error, GpuSick) and (await load_provider(instance.provider)).is_home:
+        at_home = (await load_provider(instance.provider)).is_home
+        if isinstance(error, GpuSick) and at_home and instance.gpu_ids:
             # Its job directory stays, and so do its checkpoints: only its GPUs are exchanged.
             logger().warning("%s The job goes on on other GPUs", error.message)
             return

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 VARIABLE = "training_orchestrator_machine_"
+WRONG_SECONDS = 5.0
 EVERY_SECONDS = 30.0  # at least so often while its worker lives
 FRESH_SECONDS = 120.0  # a machine announced longer ago has no worker now
 KNOWN_SECONDS = 7 * 86400.0  # but it is still one of the pool's
@@ -35,18 +36,31 @@ class Announcer:
         self._clock = clock
         self._said: PoolMachine | None = None
         self._at = -math.inf
+        self._ahead = 0.0
+
+    def now(self) -> float:
+        """Return the time on the clock of Prefect's server, in seconds since the epoch.
+
+        Runs have their times from there, and ours may be wrong, or be set.
+        """
+        return self._clock() + self._ahead
 
     async def announce(self, machine: PoolMachine) -> None:
         """Write what there is, where that is new, or was written a while ago."""
         from flows.variables import write_variable
 
-        now = self._clock()
-        if machine == self._said and now - self._at < EVERY_SECONDS:
+        if machine == self._said and time.monotonic() - self._at < EVERY_SECONDS:
             return
         name = f"{VARIABLE}{slug(self._pool)}_{slug(machine.name)}"
-        value = {"pool": self._pool, "at": moment(now), **_packed(machine)}
+        began = self._clock()
+        value = {"pool": self._pool, "at": moment(self.now()), **_packed(machine)}
         await write_variable(self._client, name, value)
-        self._said, self._at = machine, now
+        self._said, self._at = machine, time.monotonic()
+        written = await self._client.read_variable_by_name(name)
+        if written is not None and written.updated is not None:
+            ahead = written.updated.timestamp() - began
+            # Less is what the request took.
+            self._ahead = ahead if abs(ahead) > WRONG_SECONDS else 0.0
 
 
 async def announced(ask: AskApi, pool: str, *, within: float, now: float) -> list[PoolMachine]:

@@ -43,10 +43,6 @@ class Gathering:
         self._measured = Measured(ask)
         self._spending = Spending(ask, clock)
 
-    def forget(self, id: str) -> None:
-        """Take a run off those that wait: it was started."""
-        self._reader.forget(id)
-
     async def runs(
         self, settings: PoolSettings, correct: Correct = lambda active: active
     ) -> PoolRuns:

@@ -75,6 +75,7 @@ class _Round:
         self._policy = policy
         self._state = PoolState(machines, running, now, policy.pause_seconds)
         self._jobs = len(running)
+        self._pausing = sum(one.pausing for one in running)
         self._gpus_of: dict[str, int] = {}
         self._of_batch: dict[str, int] = {}
         for one in running:
@@ -223,12 +224,12 @@ class _Round:
         ]
         may_go.sort(key=lambda one: (one.job.priority, -one.since))
         later, chosen = copy.copy(host), list[Running]()
-        leaving = [one for _, one in host.running if one.pausing]
-        for one in leaving:
-            later.take(one)
+        for _, leaving in host.running:
+            if leaving.pausing:
+                later.take(leaving)
 
         def suffice() -> bool:
-            is_full = self._is_full(len(leaving) + len(chosen))
+            is_full = self._is_full(self._pausing + len(chosen))
             return not is_full and later.fit(head.demand) is not None
 
         for one in may_go:

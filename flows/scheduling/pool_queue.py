@@ -54,11 +54,11 @@ class PoolQueue:
         self._client = client
         self._machine = machine
         self._limit = limit
-        self._clock = clock
         ask = asking(client)
-        self._gathering = Gathering(ask, pool, held, clock)
-        self._administration = Administration(ask, pool, clock)
+        # Its clock is that of Prefect's server.
         self._announcer = Announcer(client, pool, clock)
+        self._gathering = Gathering(ask, pool, held, self._announcer.now)
+        self._administration = Administration(ask, pool, self._announcer.now)
         self._reasons = Reasons(client)
         self._taken: dict[str, SeenRun] = {}
         """What we started, until Prefect shows it as begun with its GPUs."""
@@ -88,7 +88,7 @@ class PoolQueue:
         machine = await self._machine(given)
         await self._announcer.announce(machine)
         self.snapshot = Snapshot(
-            runs, rules.beside(machine), self._clock(), here=machine.name, limit=self._limit
+            runs, rules.beside(machine), self._announcer.now(), here=machine.name, limit=self._limit
         )
         return self.snapshot.decide()
 
@@ -96,12 +96,11 @@ class PoolQueue:
         """Note in Prefect, and here, that a run has its GPUs; to be called before it is started."""
         run = self.waiting[start.job]
         given = Allotment(
-            machine=start.machine, gpus=start.gpus, since=self._clock(), place=run.submitted
+            machine=start.machine, gpus=start.gpus, since=self._announcer.now(), place=run.submitted
         )
         await self._client.update_flow_run_labels(UUID(start.job), given.labels())
         self._taken[run.id] = run.with_allotment(given)
         self._left.discard(run.id)
-        self._gathering.forget(run.id)
         return given
 
     def left(self, job: str) -> None:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 SHORT_LEASE = {"lease_minutes": 0.25, "stop_grace_seconds": 10}
 
 
+@pytest.mark.thorough  # a minute; the other rows of this file show the way there and back
 @pytest.mark.fault(27, "machine taken back")
 async def test_a_machine_taken_back_is_replaced_and_no_step_is_skipped(scene, survived):
     run = await scene.run(scene.job(**MEDIUM))

@@ -14,6 +14,7 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── TrainerKilled            retry: a signal ended the trainer
     ├── PeerLost                 retry: another process of the training went away
     ├── TrainingFailed           stop: anything else that ended the trainer
+    ├── ShareExceeded            stop: it used more of a shared GPU than it had
     ├── DiskFull                 stop: with both sizes
     │   └── HomeDiskFull         retry: what a machine holds waits for room on this computer
     ├── IntegrityError           stop: bytes are not what the manifest says
@@ -149,6 +150,13 @@ class PeerLost(OrchestratorError):
 
 class TrainingFailed(OrchestratorError):
     default_suggestion = "The last lines of train.log show the cause."
+
+
+class ShareExceeded(OrchestratorError):
+    default_suggestion = (
+        "Raise resources.min_vram_gb to what the job needs, or lower its batch size or max_length, "
+        "and resume it."
+    )
 
 
 class DiskFull(OrchestratorError):

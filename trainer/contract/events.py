@@ -52,6 +52,10 @@ class Kind(StrEnum):
     CHECKPOINT_PASSED_OVER = "checkpoint_passed_over"
     NOTICE = "notice"
     """The provider announced that it takes the machine back; a checkpoint is saved at once."""
+    GPU_MEMORY = "gpu_memory"
+    """The job uses more of a GPU that it shares than it has: it is warned, paused or ended."""
+    GPU_SICK = "gpu_sick"
+    """A GPU broke: it is taken out of use, and the job goes on on another."""
     RESUMED = "resumed"
     SAVED = "saved"
 

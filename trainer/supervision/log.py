@@ -86,3 +86,19 @@ def outlive_full_disks() -> None:
         )
         for number in (1, 2)
     )
+
+
+def lead_loggers(before: tuple[Any, Any]) -> None:
+    """Let loggers that were made before the streams were replaced write to the new ones.
+
+    Args:
+        before: standard output and error as they were.
+    """
+    import logging  # a tenth of what the supervisor is, which does without
+
+    every = [logging.root, *logging.root.manager.loggerDict.values()]
+    for logger in every:
+        for handler in getattr(logger, "handlers", ()):
+            if isinstance(handler, logging.StreamHandler) and handler.stream in before:
+                new = sys.stdout if handler.stream is before[0] else sys.stderr
+                handler.setStream(new)

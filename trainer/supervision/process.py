@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import select
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +18,13 @@ from typing import NoReturn, Self
 
 REQUESTS = frozenset({signal.SIGTERM, signal.SIGINT})
 CANNOT_START = 127  # the exit code of shells for a command that was not found
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # from linux/prctl.h
+IMPORTED: dict[tuple[str, ...], Callable[[str], Callable[[str], int] | None]] = {}
+"""In a warm process (see `trainer.supervision.warm`): commands but for their last word, whose modules
+it has imported. The value returns for the last word what does the same here, or None where only a
+process of its own will do."""
+OF_LIBRARIES: set[int] = set()
+"""Descriptors that libraries of a warm process have opened, and may use."""
 # Loaded here: between fork and exec nothing may be.
 _C = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -25,6 +33,12 @@ def die_with_parent() -> None:
     """Let the kernel kill this process when its parent dies; for `preexec_fn` of one thread."""
     if _C is not None:
         _C.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # prctl(2)
+
+
+def name_process(name: str) -> None:
+    """Give this process a name for ps and top, of at most 15 letters; its words stay as they are."""
+    if _C is not None:
+        _C.prctl(PR_SET_NAME, name.encode())  # prctl(2)
 
 
 class Bell:
@@ -226,12 +240,49 @@ def _become(
             for lock in locks:
                 os.set_inheritable(lock, True)  # noqa: FBT003  its only parameter
             settings = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+            serves = IMPORTED.get(tuple(command[:-1]))
+            if serves and (main := serves(command[-1])):
+                os.environ.update({**settings, **variables})
+                _close_as_exec_would()
+                _run_here(main, command)
             os.execvpe(command[0], list(command), {**os.environ, **settings, **variables})  # noqa: S606  no shell is meant
     except OSError as error:
         os.write(2, f"cannot start {command[0]!r}: {error.strerror}\n".encode())
     finally:
         # Never return: this is a copy of the supervisor, with its stack and its atexit handlers.
         os._exit(CANNOT_START)
+
+
+def _close_as_exec_would() -> None:
+    """Let go of what is the supervisor's: somebody waits for the end of its pipes."""
+    for entry in os.listdir("/proc/self/fd"):  # noqa: PTH208  only their names
+        with suppress(OSError):  # the one by which the folder is read is closed already
+            if (number := int(entry)) not in OF_LIBRARIES and not os.get_inheritable(number):
+                os.close(number)
+
+
+def _run_here(main: Callable[[str], int], command: Sequence[str]) -> NoReturn:
+    """Do in this forked process what a new one would do, to its end."""
+    code = 1
+    try:
+        name_process("trainer")
+        sys.argv = [*command[-2:]]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        code = main(command[-1])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:  # noqa: BLE001  as at the end of any Python program
+        traceback.print_exc()
+    finally:
+        # As Python ends a process, but without unwinding: the frames below are the supervisor's.
+        with suppress(BaseException):
+            threading._shutdown()  # type: ignore[attr-defined]
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if _C is not None:
+            _C.fflush(None)
+        os._exit(code & 0xFF)
 
 
 def _redirect(log: Path, *, silent: bool = False) -> None:

@@ -162,6 +162,16 @@ class Ranks:
         alone = self._world.processes == 1
         return "the trainer" if alone else f"rank {self._world.rank_of(self._culprit)}"
 
+    @property
+    def local_rank(self) -> int:
+        """Whose end counts, by its number on this machine."""
+        return self._culprit
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several of them."""
+        return len(self._trainers) > 1
+
     def printed(self, offset: int) -> tuple[str, ...]:
         """Return the last lines of the one whose end counts; `offset` is where the log was."""
         return last_lines(self._log(self._culprit), 0 if self._culprit else offset)

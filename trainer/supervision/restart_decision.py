@@ -69,6 +69,12 @@ class Ended:
     """Whether it was killed because it gave no sign of life."""
     who: str = "the trainer"
     """Whose end it is; of several processes the one that failed first."""
+    local_rank: int = 0
+    """Of that process, among those of this machine."""
+    several: bool = False
+    """Whether several processes train here, each on a GPU of its own."""
+    cause: OrchestratorError | None = None
+    """Why it had to end, where that is known for certain."""
     printed: tuple[str, ...] = ()
     """The last lines that it printed, those with anything to read in them."""
 
@@ -129,6 +135,8 @@ def judge(ended: Ended, terms: Terms) -> Verdict:
         return Verdict(state=state)
     if state in {JobState.PAUSED, JobState.STOPPED} and orderly:
         return _at_rest(ended, otherwise=state)
+    if ended.cause:  # whatever was asked for: what comes next has to know
+        return Verdict(state=JobState.FAILED, error=ended.cause)
     error = failure(ended, terms)
     recorded = state is JobState.FAILED and ended.status.error is not None
     # Killed by us on request, or gone without a word: that is the end that was asked for. An error

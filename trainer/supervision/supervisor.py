@@ -20,6 +20,7 @@ from trainer.contract.files import append_line, read_json
 from trainer.contract.gpu_locks import Held
 from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState, Status, utc_now
 from trainer.contract.own_python import own_python
+from trainer.supervision.gpu_guard import GpuGuard
 from trainer.supervision.log import Echo
 from trainer.supervision.notice import Notice
 from trainer.supervision.process import Bell
@@ -106,7 +107,8 @@ class Supervisor:
         self._bell = Bell()
         self._echo = Echo(job.log, on=echo)
         self._notice = Notice(job, terms.notice)
-        self._watchdog = Watchdog(job, terms, self._bell, self._echo, self._notice)
+        self._guard = GpuGuard(job, gpus, terms.grace_seconds)
+        self._watchdog = Watchdog(job, terms, self._bell, self._echo, self._notice, self._guard)
         self._command = terms.command or own_python("-m", terms.module, str(job.root.resolve()))
 
     def run(self) -> JobState:
@@ -118,7 +120,7 @@ class Supervisor:
         # ended well; the first machine knows whether the job did.
         if self._book.state is JobState.COMPLETED and self._terms.world.leads:
             return JobState.COMPLETED
-        with self._notice:
+        with self._notice, self._guard:
             return self._until_rest()
 
     def _until_rest(self) -> JobState:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from trainer.contract.errors import OrchestratorError
 from trainer.contract.files import append_line
 from trainer.contract.job_directory import (
     LEASE_EXPIRED,
@@ -16,6 +17,7 @@ from trainer.contract.job_directory import (
     JobDirectory,
     JobState,
 )
+from trainer.supervision.gpu_guard import GpuGuard
 from trainer.supervision.log import Echo
 from trainer.supervision.notice import Notice
 from trainer.supervision.process import Bell
@@ -131,19 +133,27 @@ class _Watch:
     stalled: bool = False
     lingered: bool = False
     signalled: bool = False
+    cause: OrchestratorError | None = None
 
 
 class Watchdog:
     """Watches the trainers of one supervisor, one after the other."""
 
     def __init__(
-        self, job: JobDirectory, terms: Terms, bell: Bell, echo: Echo, notice: Notice
+        self,
+        job: JobDirectory,
+        terms: Terms,
+        bell: Bell,
+        echo: Echo,
+        notice: Notice,
+        guard: GpuGuard,
     ) -> None:
         self._job = job
         self._terms = terms
         self._bell = bell
         self._echo = echo
         self._notice = notice
+        self._guard = guard
         self._clock = Clock()
         self._lease = Stillness(job.lease)
 
@@ -161,13 +171,16 @@ class Watchdog:
         while (code := trainer.poll()) is None:
             self._obey(next_order(self._look(watch), self._terms), trainer, watch)
             self._notice.look()
+            if watch.cause is None and (cause := self._guard.look(trainer.pid)):
+                watch.cause, watch.signalled = cause, True
+                trainer.signal_group(signal.SIGKILL)
             self._echo.show()
             self._bell.wait(TICK)
         # The rank that gave up waiting has ended; the one that did not come still lives, and only
         # its stacks say why. Leaving the context kills it.
         if trainer.one_hangs:
             self._dump_stacks(trainer, "a process waited in vain for another; where that hangs:")
-        return Ended(
+        ended = Ended(
             code=code,
             status=trainer.status(),
             requested=self._in_force(watch),
@@ -176,8 +189,12 @@ class Watchdog:
             lingered=watch.lingered,
             stalled=watch.stalled,
             who=trainer.who,
+            local_rank=trainer.local_rank,
+            several=trainer.several,
+            cause=watch.cause,
             printed=trainer.printed(watch.log_offset),
         )
+        return self._guard.diagnose(ended)
 
     def requested(self) -> Control:
         """Return what is wanted now, after asking for an end ourselves where one is due."""

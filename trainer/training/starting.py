@@ -42,6 +42,14 @@ def start_lightly(config: Any) -> None:
             sys.modules.setdefault(name, None)  # type: ignore[arg-type] # None: it cannot be found
 
 
+def is_light(config: Any) -> bool:
+    """Whether a job has no use for any package that `start_lightly` can leave out."""
+    all_of_them = {*_unused({})}
+    return (
+        isinstance(config, dict) and not _has_own_code(config) and {*_unused(config)} == all_of_them
+    )
+
+
 def set_environment() -> None:
     """Set what libraries read when they are imported, unless the user has."""
     for name, value in ENVIRONMENT.items():

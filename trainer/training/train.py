@@ -53,7 +53,7 @@ from trainer.results.hub import push_output
 from trainer.results.merging import refuse_quantised_base
 from trainer.results.output import is_whole, write_output
 from trainer.results.summary import batch_in_words
-from trainer.supervision.log import outlive_full_disks
+from trainer.supervision.log import lead_loggers, outlive_full_disks
 from trainer.supervision.ranks import record_failure
 from trainer.training.combined import continued, with_one_adapter
 from trainer.training.inputs import inputs_of, refuse_changes
@@ -69,6 +69,18 @@ if TYPE_CHECKING:
     from trainer.engine.callbacks import Evaluation, Obedience
     from trainer.engine.job_trainer import TrainingRun
     from trainer.training.usage import Usage
+
+
+def begin(job_directory: str) -> int:
+    """Train the job in a process that does nothing else; see `main`."""
+    streams = sys.stdout, sys.stderr
+    # Before anything prints: it replaces the streams.
+    outlive_full_disks()
+    remember_environment()
+    redact_output()
+    lead_loggers(streams)
+    start_lightly((read_json(JobDirectory(job_directory).job) or {}).get("config"))
+    return main(job_directory)
 
 
 def main(job_directory: str) -> int:
@@ -348,9 +360,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    # Before anything prints: it replaces the streams.
-    outlive_full_disks()
-    remember_environment()
-    redact_output()
-    start_lightly((read_json(JobDirectory(sys.argv[1]).job) or {}).get("config"))
-    sys.exit(main(sys.argv[1]))
+    sys.exit(begin(sys.argv[1]))

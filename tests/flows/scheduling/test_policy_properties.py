@@ -230,12 +230,14 @@ def full_pools(draw: st.DrawFn) -> tuple[list[PoolMachine], list[Running]]:
     full_pools(),
     st.lists(st.tuples(st.integers(1, 4), st.sampled_from([50, 90])), min_size=1, max_size=3),
     st.sampled_from(Strategy),
+    st.sampled_from([None, None, 0, 1]),
 )
 def test_only_lesser_jobs_that_ran_a_while_are_paused_and_only_if_that_is_enough(
-    full, asked, strategy
+    full, asked, strategy, further
 ):
     machines, running = full
-    policy = Policy(strategy=strategy)
+    most = None if further is None else len(running) + further
+    policy = Policy(strategy=strategy, max_jobs=most)
     queue = [
         Job(id=f"q{n}", submitted=NOW - n, demand=Demand(gpus=gpus), priority=priority)
         for n, (gpus, priority) in enumerate(asked)
@@ -252,9 +254,13 @@ def test_only_lesser_jobs_that_ran_a_while_are_paused_and_only_if_that_is_enough
     assert all(NOW - one.since >= policy.min_run for one in victims)
     assert all(one.can_pause and not one.pausing for one in victims)
     rest = [one for one in running if one not in victims and not one.pausing]
-    assert PoolState(machines, rest, NOW, 60).fit(head.demand) is not None
-    for spared in victims:  # every one of them is needed
-        assert PoolState(machines, [*rest, spared], NOW, 60).fit(head.demand) is None
+
+    def suffices(left: list[Running]) -> bool:
+        is_full = most is not None and len(left) >= most
+        return not is_full and PoolState(machines, left, NOW, 60).fit(head.demand) is not None
+
+    assert suffices(rest)
+    assert not any(suffices([*rest, spared]) for spared in victims)  # every one of them is needed
     # And when they are gone it is the head that starts, on what they had.
     waiting = [*queue, *(one.job for one in victims)]
     after = decide(waiting, machines, rest, [], NOW + 60, policy)
