@@ -21,6 +21,8 @@ from trainer.config.explain import validated
 from trainer.config.model_files import looks_like_path
 from trainer.contract.errors import ConfigError
 from trainer.data.reading import is_elsewhere
+from trainer.presets.kohya_toml import is_kohya, job_of
+from trainer.presets.kohya_toml import with_absolute_paths as with_paths_of_kohya
 
 MAX_BYTES = 1 << 20  # a job file is written by hand; a larger one is a dataset named by mistake
 EXAMPLES = "examples:"
@@ -32,18 +34,24 @@ TOML = ".toml"
 STANDARD_INPUT = Path("-")
 
 
-def load_job(path: Path) -> TrainingJob:
+def load_job(path: Path, name: str | None = None) -> TrainingJob:
     """Return the job in a file, or in standard input, for which the path is `-`.
 
     Relative paths in it are relative to the file's folder; in standard input to the working directory.
+
+    Args:
+        path: the file.
+        name: the job's, instead of the one in the file.
 
     Raises:
         ConfigError: naming the file and the line, or the field, the value and the remedy.
     """
     value = parse_job(path)
     if isinstance(value, dict):
+        value = as_job(value, path)
         folder = Path.cwd() if path == STANDARD_INPUT else path.expanduser().absolute().parent
         value = with_absolute_paths(value, folder)
+        value = value if name is None else {**value, "name": name}
     job = validated(TrainingJob, value, source_of(path))
     if taken := next((one for one in references(value) if one[2] == OUTPUT), None):
         field, name, attribute = taken
@@ -53,6 +61,15 @@ def load_job(path: Path) -> TrainingJob:
             "Name a folder, or submit both as a batch: trainctl batch FILE.",
         )
     return job
+
+
+def as_job(value: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return what is in a file as a job: another project's configuration is translated."""
+    if path.suffix.lower() != TOML or not is_kohya(value):
+        return value
+    job = job_of(value, str(path))
+    folder = path.expanduser().absolute().parent
+    return {**job, "training": with_paths_of_kohya(job["training"], folder)}
 
 
 def source_of(path: Path) -> str:

@@ -35,6 +35,7 @@ def checked_job(
     *,
     keep: str | None = None,
     max_cost: float | None = None,
+    name: str | None = None,
     for_worker: bool = False,
 ) -> TrainingJob:
     """Return the job in a file after looking at what can be seen of it from here.
@@ -44,13 +45,14 @@ def checked_job(
         providers: names separated by commas, instead of those in the file.
         keep: how long to keep a rented machine, such as 10m, instead of what the file says.
         max_cost: USD, instead of what the file says.
+        name: the job's, instead of the one in the file.
         for_worker: a worker trains it, perhaps on another computer. What is not here is noted and
             left to the worker; what is here is checked all the same.
 
     Raises:
         OrchestratorError: the first thing that is wrong; a `ConfigError` if it is in the file.
     """
-    job = load_job(path)
+    job = load_job(path, name)
     # What the command line says outweighs the file. model_copy validates nothing, so each value is
     # checked where it comes from: here, or by typer.
     if max_cost is not None:

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from flows.batches.other_names import names_of_ids, with_our_names
 from flows.batches.retries import Retries
-from flows.job_file import STANDARD_INPUT, parse_job, source_of, with_absolute_paths
+from flows.job_file import STANDARD_INPUT, as_job, parse_job, source_of, with_absolute_paths
 from flows.scheduling.dependencies import WantedEnd
 from trainer.config import TrainingJob
 from trainer.config.explain import validated
@@ -168,7 +168,7 @@ def _of_file(given: dict[str, Any], folder: Path, where: str) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: holds no job.", "Start from the file that 'trainctl init' writes."
         )
-    return with_absolute_paths(value, path.parent)
+    return with_absolute_paths(as_job(value, path), path.parent)
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,15 @@ from gateway.cli.options import (
     Follow,
     JobFile,
     JobId,
+    JobIdOption,
     Keep,
     MaxCost,
+    MaybeJobFile,
+    MaybeJobId,
     Providers,
     ShowLogs,
     Wait,
+    one_of,
 )
 from gateway.cli.queue_commands import pools, queue_commands
 from gateway.cli.renting_commands import renting_commands
@@ -95,7 +99,9 @@ def run(
 
 @app.command()
 def submit(
-    file: JobFile,
+    file: MaybeJobFile = None,
+    config: Annotated[Path | None, typer.Option(help="The job file, as an option.")] = None,
+    name: Annotated[str | None, typer.Option(help="The job's name, instead of its own.")] = None,
     deployment: Annotated[str, typer.Option(help="FLOW/NAME of the deployment.")] = "train/local",
     priority: Annotated[
         str | None,
@@ -115,7 +121,8 @@ def submit(
         from gateway.cli import submitting
 
         submitting.check_priority(priority)
-        job = checks.checked_job(file, for_worker=True)
+        path = one_of("FILE", file, "--config", config)
+        job = checks.checked_job(path, name=name, for_worker=True)
         job, queue = submitting.with_priority(job, priority)
         code = submitting.submit(job, deployment, queue, follow=follow, as_json=json)
         raise typer.Exit(code)
@@ -123,7 +130,12 @@ def submit(
 
 @app.command(name="list")
 def list_jobs(
-    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            "--state", "--status", help=f"Only jobs in this state: {', '.join(JobState)}."
+        ),
+    ] = None,
     provider: Annotated[str | None, typer.Option(help="Only jobs of this provider.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 20,
     json: AsJson = False,  # noqa: FBT002
@@ -135,11 +147,11 @@ def list_jobs(
     with reported():
         from gateway.cli import listing
 
-        listing.list_jobs(state, provider, limit, as_json=json)
+        listing.list_jobs(listing.state_named(state), provider, limit, as_json=json)
 
 
 @app.command()
-def status(job: JobId, json: AsJson = False) -> None:  # noqa: FBT002
+def status(job: MaybeJobId = None, job_id: JobIdOption = None, json: AsJson = False) -> None:  # noqa: FBT002
     """Show everything about one job.
 
     Example: trainctl status 1a2b3c4d
@@ -147,7 +159,7 @@ def status(job: JobId, json: AsJson = False) -> None:  # noqa: FBT002
     with reported():
         from gateway.cli import listing
 
-        listing.show_job(job, as_json=json)
+        listing.show_job(one_of("ID", job, "--job-id", job_id), as_json=json)
 
 
 @app.command()
@@ -169,7 +181,11 @@ def logs(
 
 
 @app.command()
-def monitor(job: JobId, follow: Follow = False) -> None:  # noqa: FBT002
+def monitor(
+    job: MaybeJobId = None,
+    job_id: JobIdOption = None,
+    follow: Follow = False,  # noqa: FBT002
+) -> None:
     """Show a job's progress through Prefect; works from any computer.
 
     Example: trainctl monitor 1a2b --follow
@@ -177,11 +193,11 @@ def monitor(job: JobId, follow: Follow = False) -> None:  # noqa: FBT002
     with reported():
         from gateway.cli import looking
 
-        raise typer.Exit(looking.monitor(job, follow=follow))
+        raise typer.Exit(looking.monitor(one_of("ID", job, "--job-id", job_id), follow=follow))
 
 
 @app.command()
-def cancel(job: JobId, wait: Wait = True) -> None:  # noqa: FBT002
+def cancel(job: MaybeJobId = None, job_id: JobIdOption = None, wait: Wait = True) -> None:  # noqa: FBT002
     """Stop a job with a saved checkpoint; 'trainctl resume' goes on from it.
 
     Example: trainctl cancel 1a2b
@@ -189,7 +205,7 @@ def cancel(job: JobId, wait: Wait = True) -> None:  # noqa: FBT002
     with reported():
         from gateway.cli import commands
 
-        raise typer.Exit(commands.cancel(job, wait=wait))
+        raise typer.Exit(commands.cancel(one_of("ID", job, "--job-id", job_id), wait=wait))
 
 
 @app.command()

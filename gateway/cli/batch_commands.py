@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from gateway.cli.options import AsJson, Follow, Wait
+from gateway.cli.options import AsJson, Follow, Wait, one_of
 from gateway.exits import reported
-from trainer.contract.errors import ConfigError
 
-T = TypeVar("T")
 BatchName = Annotated[str, typer.Argument(metavar="NAME", help="The batch's name.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, and print the jobs.")]
 OnlyFailed = Annotated[
@@ -55,23 +53,12 @@ def batch(
         raise typer.Exit(code)
 
 
-def one_of(name: str, value: T | None, option: str, given: T | None) -> T:
-    """Return what was given as an argument or as an option.
-
-    Raises:
-        ConfigError: neither was, or both.
-    """
-    if (value is None) == (given is None):
-        what = "is missing" if value is None else f"and {option} are both given"
-        raise ConfigError(f"{name} {what}.", f"Give it once, as {name} or as {option} {name}.")
-    found = given if value is None else value
-    assert found is not None  # noqa: S101 - for the type checker
-    return found
-
-
 @batches.callback()
 def list_batches(context: typer.Context, json: AsJson = False) -> None:  # noqa: FBT002
-    """List batches, the newest first."""
+    """List batches, the newest first.
+
+    Example: trainctl batches
+    """
     if context.invoked_subcommand is None:
         with reported():
             from gateway.cli import batching

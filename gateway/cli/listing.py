@@ -11,10 +11,36 @@ from gateway.cli.table import print_table
 from gateway.exits import say, say_json
 from gateway.prefect.client import JobRun, connected
 from gateway.view import NOTHING, age, duration, losses, number, printable, sparkline, speed
+from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.contract.metrics import Record
 
 COLUMNS = ("ID", "NAME", "STATE", "PROVIDER", "STEP", "LOSS", "EVAL", "AGE", "TOOK")
+
+
+STATES_OF_OTHERS = {
+    "pending": JobState.CREATED,
+    "queued": JobState.CREATED,
+    "cancelled": JobState.STOPPED,
+}
+"""What others call states of ours."""
+
+
+def state_named(name: str | None) -> JobState | None:
+    """Return the state of a name, ours or that of others, in any case.
+
+    Raises:
+        ConfigError: there is no such state.
+    """
+    if name is None:
+        return None
+    known = {**STATES_OF_OTHERS, **{str(state): state for state in JobState}}
+    found = known.get(name.strip().lower())
+    if found is None:
+        raise ConfigError(
+            f"--state = {name!r}: is not a state; there are: {', '.join(JobState)}.", "Choose one."
+        )
+    return found
 
 
 def list_jobs(state: JobState | None, provider: str | None, limit: int, *, as_json: bool) -> None:

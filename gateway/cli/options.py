@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from gateway.cli.completion import job_ids
+from trainer.contract.errors import ConfigError
+
+T = TypeVar("T")
 
 JobFile = Annotated[
     Path,
@@ -21,6 +24,19 @@ JobId = Annotated[
         autocompletion=job_ids,
     ),
 ]
+MaybeJobFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="FILE", help="The job file; - reads it from standard input."),
+]
+MaybeJobId = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="ID",
+        help="A job's id, 4 or more characters of its beginning or end, or its name.",
+        autocompletion=job_ids,
+    ),
+]
+JobIdOption = Annotated[str | None, typer.Option("--job-id", help="The same, as an option.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is at rest.")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the job is at rest.")]
@@ -51,3 +67,17 @@ AcceptChanges = Annotated[
         help="Go on even though data, template, code or base model have changed since the pause.",
     ),
 ]
+
+
+def one_of(name: str, value: T | None, option: str, given: T | None) -> T:
+    """Return what was given as an argument or as an option.
+
+    Raises:
+        ConfigError: neither was, or both.
+    """
+    if (value is None) == (given is None):
+        what = "is missing" if value is None else f"and {option} are both given"
+        raise ConfigError(f"{name} {what}.", f"Give it once, as {name} or as {option} {name}.")
+    found = given if value is None else value
+    assert found is not None  # noqa: S101 - for the type checker
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,11 +62,17 @@ def show_pool(pool: Pool = LOCAL_POOL, json: AsJson = False) -> None:  # noqa: F
 def set_pool(
     pool: Pool,
     settings: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="KEY=VALUE...", help="Settings by name; KEY= alone is the default again."
         ),
-    ],
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A YAML file with sections scheduler, resources, monitoring, evaluation."
+        ),
+    ] = None,
 ) -> None:
     """Change settings of a pool; its worker goes by them within seconds.
 
@@ -74,4 +81,4 @@ def set_pool(
     with reported():
         from gateway.cli import queueing
 
-        queueing.set_pool(pool, settings)
+        queueing.set_pool(pool, settings or [], config)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from flows.asking import AskApi
+from flows.job_file import parse_job, source_of
+from flows.scheduling.other_names import changes_of
 from flows.scheduling.seen import SeenRun
 from flows.scheduling.settings import (
     PoolSettings,
@@ -147,9 +150,20 @@ def show_pool(pool: str, *, as_json: bool) -> None:
         say(printable(f"{name:<{width}}  {_words(shown)}{'  (set)' if name in given else ''}"))
 
 
-def set_pool(pool: str, given: list[str]) -> None:
-    """Change settings of a pool; its worker goes by them within seconds."""
-    changes = assignments(given)
+def set_pool(pool: str, given: list[str], config: Path | None = None) -> None:
+    """Change settings of a pool; its worker goes by them within seconds.
+
+    Args:
+        pool: its name.
+        given: KEY=VALUE.
+        config: a configuration file of another orchestrator, which these outweigh.
+    """
+    changes: dict[str, Any] = {}
+    if config is not None:
+        changes, notes = changes_of(parse_job(config), source_of(config))
+        for words in notes:
+            note(words)
+    changes |= assignments(given)
     value = asyncio.run(_kept(connected().asking(), pool))
     new = changed(value, changes, pool)
     from flows.variables import write_variable

@@ -276,12 +276,12 @@ def test_a_command_that_only_looks_does_without_prefect(arguments: list[str], pr
 
 
 def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[str]):
-    from gateway.cli import app, renting_commands, servers
+    from gateway.cli import app
 
-    groups = (app, renting_commands, servers)
+    groups = [app, *(one.typer_instance for one in app.registered_groups if one.typer_instance)]
     commands = [command for group in groups for command in group.registered_commands]
 
-    assert len(commands) == 25
+    assert len(commands) >= 25
     for command in commands:
         assert "Example: trainctl " in ((command.callback and command.callback.__doc__) or "")
 

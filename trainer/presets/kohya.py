@@ -7,6 +7,8 @@ script is, and by it which kind of model is trained: `command.run: [python, …/
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ NAME = "adapter"
 RESULT = f"{OUT}/{NAME}.safetensors"
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 CAPTION = ".txt"
+REPEATED = re.compile(r"(\d+)_(.+)")
+FOLDERS = ("image_dir", "metadata_file", "conditioning_data_dir")
 RESOLUTION = 512  # pixels, where arguments.resolution does not say another
 OPTIMIZERS = {
     "adamw_torch": "AdamW",
@@ -36,9 +40,15 @@ SCHEDULES = {
 
 def _files(start: Start) -> dict[str, str]:
     arguments = dict(start.config.arguments)
+    general = {
+        # By a folder alone kohya learns nothing of these, and its own defaults are others.
+        "caption_extension": arguments.pop("caption_extension", CAPTION),
+        "enable_bucket": arguments.pop("enable_bucket", True),
+    }
     resolution = arguments.pop("resolution", RESOLUTION)
+    path = Path(start.config.dataset.path).expanduser()
     return {
-        DATASET: _dataset(start, resolution),
+        DATASET: _own_dataset(path) if _is_config(path) else _dataset(start, general, resolution),
         SETTINGS: as_toml(_settings(start) | arguments),
     }
 
@@ -90,11 +100,58 @@ def _network(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def _dataset(start: Start, resolution: int) -> str:
-    general = as_toml({"caption_extension": CAPTION, "enable_bucket": True})
-    batches = as_toml({"resolution": resolution, "batch_size": start.batch_size})
-    images = as_toml({"image_dir": str(Path(start.config.dataset.path).expanduser())})
-    return f"[general]\n{general}\n[[datasets]]\n{batches}\n[[datasets.subsets]]\n{images}"
+def _dataset(start: Start, general: dict[str, Any], resolution: Any) -> str:
+    batches = {"resolution": _size(resolution), "batch_size": start.batch_size}
+    folders = _subsets(Path(start.config.dataset.path).expanduser())
+    return _dataset_toml(general, [(batches, folders)])
+
+
+def _size(resolution: Any) -> Any:
+    """Return a size as kohya's dataset file takes it: `512,768` is a pair of numbers there."""
+    if not isinstance(resolution, str):
+        return resolution
+    sides = [int(side) for side in resolution.split(",")]
+    return sides if len(sides) > 1 else sides[0]
+
+
+def _subsets(folder: Path) -> list[dict[str, Any]]:
+    """Return the folders of images: kohya's `10_name`, each repeated so often, or else this one."""
+    named = [
+        {"image_dir": str(path), "num_repeats": int(match[1]), "class_tokens": match[2]}
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if path.is_dir() and (match := REPEATED.fullmatch(path.name))
+    ]
+    return named or [{"image_dir": str(folder)}]
+
+
+def _is_config(path: Path) -> bool:
+    return path.suffix.lower() == ".toml"
+
+
+def _own_dataset(path: Path) -> str:
+    """Return a dataset file of kohya's, with its folders as they are from any working directory."""
+    value = tomllib.loads(path.read_text(encoding="utf-8"))
+    found = []
+    for one in value.get("datasets", []):
+        subsets = [
+            {
+                name: str(path.parent / Path(inner).expanduser()) if name in FOLDERS else inner
+                for name, inner in subset.items()
+            }
+            for subset in one.get("subsets", [])
+        ]
+        found.append(({n: v for n, v in one.items() if n != "subsets"}, subsets))
+    return _dataset_toml(value.get("general", {}), found)
+
+
+def _dataset_toml(
+    general: dict[str, Any], datasets: list[tuple[dict[str, Any], list[dict[str, Any]]]]
+) -> str:
+    parts = [f"[general]\n{as_toml(general)}"]
+    for batches, subsets in datasets:
+        parts.append(f"[[datasets]]\n{as_toml(batches)}")
+        parts += [f"[[datasets.subsets]]\n{as_toml(subset)}" for subset in subsets]
+    return "\n".join(parts)
 
 
 def as_toml(settings: dict[str, Any]) -> str:
@@ -109,22 +166,54 @@ def _check(config: TrainingConfig) -> None:
     if not (config.command and config.command.run):
         raise ConfigError(
             "training.command.run: trainer: kohya needs to know where its script is.",
-            "Set command: {run: [python, /opt/sd-scripts/train_network.py]}.",
+            "Set command: {run: [python, /opt/sd-scripts/train_network.py]}; for a TOML file of kohya's, the "
+            "environment variable TRAINING_ORCHESTRATOR_KOHYA.",
         )
     folder = Path(config.dataset.path).expanduser()
+    if _is_config(folder):
+        _check_config(folder)
+        return
     if not folder.is_dir():
         raise DataError(f"dataset.path = {config.dataset.path!r}: is not a folder of images.")
-    images = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES]
+    found = _subsets(folder)
+    images = [path for one in found for path in _images(Path(one["image_dir"]))]
     if not images:
         raise DataError(
             f"dataset.path = {config.dataset.path!r}: holds no image.",
             f"Put images there ({', '.join(sorted(IMAGES))}).",
         )
-    bare = [path.name for path in images if not path.with_suffix(CAPTION).is_file()]
-    if bare:
+    caption = str(config.arguments.get("caption_extension", CAPTION))
+    bare = [path.name for path in images if not path.with_suffix(caption).is_file()]
+    # The name of a folder such as 10_name is the text of what has none.
+    if bare and "class_tokens" not in found[0]:
         raise DataError(
             f"dataset.path: {bare[0]} and {len(bare) - 1} more of {len(images)} images have no text.",
-            f"Write what an image shows into a file of its name that ends in {CAPTION}.",
+            f"Write what an image shows into a file of its name that ends in {caption}.",
+        )
+
+
+def _images(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGES]
+
+
+def _check_config(path: Path) -> None:
+    """Refuse a dataset file that cannot be read, or whose folders are not there.
+
+    Raises:
+        DataError: naming it.
+    """
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"dataset.path = {str(path)!r}: cannot be read: {error}.") from None
+    subsets = [subset for one in value.get("datasets", []) for subset in one.get("subsets", [])]
+    folders = [path.parent / Path(str(one.get("image_dir"))).expanduser() for one in subsets]
+    gone = [str(folder) for folder in folders if not folder.is_dir()]
+    if gone or not subsets:
+        what = f"{gone[0]} is not a folder of images" if gone else "names no images"
+        raise DataError(
+            f"dataset.path = {str(path)!r}: {what}.",
+            "Correct image_dir in its [[datasets.subsets]].",
         )
 
 
@@ -148,6 +237,7 @@ PRESET = Preset(
     ),
     command={
         "metrics": [
+            r"^epoch (?P<epoch>\d+)/\d+",
             rf"^steps:\s+\d+%\|[^|]*\| (?P<step>\d+)/(?P<total_steps>\d+) \["
             rf"(?:.*avr_loss=(?P<train_loss>{NUMBER}))?",
         ],
