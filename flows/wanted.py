@@ -37,7 +37,7 @@ _STATES = FlowRunFilterState(
 )
 
 
-class _Question:
+class _SharedQuestion:
     """One question to Prefect, for all runs that joined it before it was asked."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class _Question:
         return found
 
 
-_open: WeakKeyDictionary[asyncio.AbstractEventLoop, _Question] = WeakKeyDictionary()
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, _SharedQuestion] = WeakKeyDictionary()
 """The question that can still be joined."""
 _bells: dict[UUID, asyncio.Event] = {}
 """Of the runs whose watchers can be woken."""
@@ -75,7 +75,7 @@ async def wanted_of(run_id: UUID) -> State | None:
     loop = asyncio.get_running_loop()
     question = _open.get(loop)
     if question is None:
-        question = _open[loop] = _Question()
+        question = _open[loop] = _SharedQuestion()
     question.runs.add(run_id)
     # Shielded: whoever is cancelled meanwhile must not take the answer from the others.
     return (await asyncio.shield(question.answer)).get(run_id)
