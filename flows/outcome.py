@@ -9,10 +9,12 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Pause
 from prefect.states import Cancelled, Completed, Crashed, Failed, Paused
 
+from flows import milestones
 from flows.batches.retrying import try_again
+from flows.full_disk import save_anyway
+from flows.on_completion import start_next
 from flows.prefect_api import UNANSWERED, prefect_client
 from flows.renting.journal import Journal
-from flows.reporting import alerts
 from flows.run_folder import RunFolder, this_run_id
 from flows.run_state import force_state, is_cancelled
 from flows.saved import STOPPED, saved
@@ -88,9 +90,9 @@ def of_error(run: RunFolder, error: OrchestratorError) -> State[Any]:
     """Return the failed state: the sentence and the suggestion, no traceback."""
     get_run_logger().error("%s: %s %s", type(error).__name__, error.message, error.suggestion)
     if isinstance(error, BudgetExceeded):
-        alerts.cancelled(run, error.message)
+        milestones.stopped(run, error.message)
         return Cancelled(name=STOPPED, message=f"{error.message} {error.suggestion}")
-    alerts.failed(run, error)
+    milestones.failed(run, error)
     return Failed(message=f"{type(error).__name__}: {error.message} {error.suggestion}")
 
 
@@ -100,7 +102,11 @@ async def of_failure(run: RunFolder, error: OrchestratorError) -> State[Any]:
     Raises:
         Pause: it is, and is scheduled already.
     """
-    await try_again(error)
+    try:
+        await try_again(error)
+    except Pause:
+        milestones.let_go(run)
+        raise
     return of_error(run, error)
 
 
@@ -109,13 +115,22 @@ def of_cancelled(run: RunFolder) -> State[Any]:
     return _stopped(run, f"cancelled; {saved(run)}")
 
 
-async def of_completed(run: RunFolder, report: dict[str, Any]) -> dict[str, Any] | State[Any]:
-    """Return the report; for a run that was cancelled too late, a state that Prefect accepts."""
+async def of_completed(
+    job: TrainingJob, run: RunFolder, report: dict[str, Any]
+) -> dict[str, Any] | State[Any]:
+    """Start what comes after the job, and return the report.
+
+    For a run that was cancelled too late, return a state that Prefect accepts.
+    """
     # From Cancelling, the server's rules allow no Completed.
     async with prefect_client() as client:
         state = (await client.read_flow_run(this_run_id())).state
-    alerts.completed(run)  # in either case, because the artifact exists
-    if state and state.is_cancelling():
+    is_cancelling = state is not None and state.is_cancelling()
+    if job.on_completion and not is_cancelling:
+        report = await start_next(job, run, report)
+        save_anyway(run.report, report)
+    milestones.completed(run, report)  # in either case, because the artifact exists
+    if is_cancelling:
         return Cancelled(
             name=STOPPED, message=f"the training had ended already; artifact {report['file']}"
         )
@@ -133,7 +148,7 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
     """
     match JobState(status["state"]):
         case JobState.PAUSED:
-            await _pause(_why(run, status))  # returns when it was cancelled meanwhile
+            await _pause(run, _why(run, status))  # returns when it was cancelled meanwhile
             return _stopped(run, _why(run, status))
         case JobState.STOPPED:
             return _stopped(run, _why(run, status))
@@ -149,11 +164,11 @@ async def of_unfinished(job: TrainingJob, run: RunFolder, status: dict[str, Any]
 
 
 def _stopped(run: RunFolder, why: str) -> State[Any]:
-    alerts.cancelled(run, why)
+    milestones.stopped(run, why)
     return Cancelled(name=STOPPED, message=why)
 
 
-async def _pause(why: str) -> None:
+async def _pause(folder: RunFolder, why: str) -> None:
     async with prefect_client() as client:
         run = await client.read_flow_run(this_run_id())
         if run.state and (run.state.is_scheduled() or run.state.is_pending()):
@@ -162,6 +177,7 @@ async def _pause(why: str) -> None:
             return
         state = await force_state(client, run, lasting_pause(run, why))
     if not is_cancelled(state):
+        milestones.paused(folder, run, why)
         raise Pause(state=state)
 
 

@@ -112,6 +112,12 @@ def _earlier_job(subject: Subject) -> Finding:
     )
 
 
+def _next(subject: Subject) -> Finding:
+    from flows.on_completion import refuse_unfit
+
+    return Finding(asyncio.run(refuse_unfit(_job(subject))))
+
+
 def _token(subject: Subject) -> Finding:
     check_token(subject.config)
     return Finding("there is a token to upload with")
@@ -250,6 +256,13 @@ JOB = (
         name="provider",
         look=_provider,
         applies=lambda s: _job(s).providers != ["local"] or _job(s).resources.nodes > 1,
+    ),
+    Check(
+        name="next",
+        look=_next,
+        applies=lambda s: _job(s).on_completion is not None,
+        needs=frozenset({Needs.PREFECT}),
+        notice="asking Prefect for the deployment that comes next",
     ),
     Check(
         name="token",

@@ -28,7 +28,7 @@ from blocks.models import Instance
 from blocks.providers.base import Provider
 from blocks.registry import configured_providers
 from blocks.task_scope import TaskScope
-from flows import orphans
+from flows import milestones, orphans
 from flows.attended import forget, is_left, is_worked_on
 from flows.background import revive
 from flows.full_disk import save_anyway
@@ -41,8 +41,6 @@ from flows.renting.adopting import note
 from flows.renting.giving_back import Ending, until_gone
 from flows.renting.journal import Journal
 from flows.renting.keeping import claiming
-from flows.reporting import alerts
-from flows.reporting.leftovers import deliver_leftovers
 from flows.run_folder import RunFolder, run_folders
 from flows.run_state import force_state
 from flows.saved import STOPPED, saved
@@ -136,7 +134,7 @@ async def reconcile_once(*, dry_run: bool = False) -> list[Decision]:
             await asyncio.wait(tasks, timeout=HELD_UP_SECONDS)
         if not dry_run:
             await _forget_ended(client)
-            await deliver_leftovers()
+            await milestones.pass_on_rest(client)
             save_anyway(home() / RECONCILED, {"time": time.time()})
         decisions = await asyncio.gather(*tasks)
     return [decision for some in decisions for decision in some]
@@ -344,9 +342,9 @@ async def _tell_end(run: FlowRun) -> None:
         else Failed(message="its process died again and again; continue it with 'trainctl resume'")
     )
     if end.is_cancelled():
-        alerts.cancelled(RunFolder(run.id), str(end.message))
+        milestones.stopped(RunFolder(run.id), str(end.message))
     else:
-        alerts.failed(RunFolder(run.id), TrainingFailed(str(end.message)))
+        milestones.failed(RunFolder(run.id), TrainingFailed(str(end.message)))
     await _set(run, end)
 
 

@@ -17,11 +17,12 @@ from prefect.exceptions import Abort
 
 from blocks.models import Instance
 from blocks.task_scope import TaskScope, all_of
-from flows import outcome
+from flows import milestones, outcome
 from flows.announcing import announce, announcing, pause_was_asked
 from flows.batches.outputs import with_outputs
 from flows.earlier_jobs import may_be_job
 from flows.full_disk import save_anyway
+from flows.job_events.sending import telling
 from flows.job_file import on_this_computer
 from flows.logger import logger
 from flows.owner import claim
@@ -31,7 +32,6 @@ from flows.renting.journal import Journal
 from flows.renting.lease import renewed
 from flows.renting.other_gpus import move_on, refuse_sick
 from flows.renting.right_size import would_have_done
-from flows.reporting import alerts
 from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder, this_run_id
 from flows.saved import saved
@@ -80,10 +80,11 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     try:
         job = await _prepared(job, run)
     except ConfigError as error:
-        return outcome.of_error(run, error)
+        async with telling(run):
+            return outcome.of_error(run, error)
     # Reporting is outermost, so that it delivers the alert of whatever ends the rest. A suspension
     # is turned into a request while we still wait for our turn, or the server would fail the run.
-    async with reporting(job, run), suspending_means_pausing():
+    async with telling(run), reporting(job, run), suspending_means_pausing():
         if await own(run) and await outcome.is_at_its_end():
             raise Abort("another process brought this run to its end")
         async with announcing(), TaskScope() as scope:
@@ -99,7 +100,7 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
                 if await outcome.cancel_was_asked():
                     # Shielded: the worker may signal again, and the machine must not stay rented.
                     await asyncio.shield(settle_run(job, run, "cancelled"))
-                    alerts.cancelled(run, f"cancelled; {saved(run)}")
+                    milestones.stopped(run, f"cancelled; {saved(run)}")
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the training did not fail by it
                 if outcome.is_undecided(error, Journal.of(run)):
@@ -114,7 +115,7 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
             await tell_rest(job, run, report)
         if report is None:
             return await outcome.of_unfinished(job, run, status)
-        return await outcome.of_completed(run, report)
+        return await outcome.of_completed(job, run, report)
 
 
 async def _prepared(job: TrainingJob, run: RunFolder) -> TrainingJob:

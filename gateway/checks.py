@@ -14,6 +14,7 @@ from flows.setup.secrets import have_tokens, named_in
 from flows.setup.staging import staged_job
 from gateway.exits import note, sentence
 from gateway.other_names import answers
+from gateway.prefect.settings import PrefectSettings
 from trainer.config import FOREIGN_DATA, TrainingJob
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.preflight.table import Needs, Result, refuse, walk
@@ -94,6 +95,8 @@ def examine(path: Path, say: Callable[[str], None], *, prove: bool = False) -> l
     theirs = job.training.trainer in FOREIGN_DATA
     kind = f"trainer {job.training.trainer}" if theirs else f"method {job.training.method}"
     subject, have = subject_of(here), seen_from_here(job) | {Needs.MARKET, Needs.PROBE}
+    if PrefectSettings().url:
+        have.add(Needs.PREFECT)
     found = [
         Shown("job", ok=True, text=f"{job.name}, {kind}", facts={}),
         *map(_shown, walk(PREFLIGHT, subject, have, say)),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flows.next_deployment import refuse_missing
 from flows.shown import (
     FLOW,
     LEAST,
@@ -137,6 +138,16 @@ def job_of(run: ShownRun) -> TrainingJob:
     from trainer.config.explain import validated
 
     return validated(TrainingJob, run.parameters.get("job"), f"job {short_id(run.id)}")
+
+
+def check_next(client: LightClient, job: TrainingJob) -> None:
+    """Refuse a job whose `on_completion` names what Prefect does not have.
+
+    Raises:
+        ConfigError: naming the field and the remedy.
+    """
+    if wanted := job.on_completion:
+        refuse_missing(wanted, client.deployment_facts(wanted.deployment))
 
 
 def provider_of(run: ShownRun) -> str:

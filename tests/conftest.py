@@ -212,7 +212,8 @@ def _start_server(folder: Path) -> dict[str, object]:
                 | {
                     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": str(
                         PAUSES_LOOKED_AT_EVERY
-                    )
+                    ),
+                    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
                 },
                 stdout=log,
                 stderr=log,

@@ -26,7 +26,10 @@ ROOMS = (
     *("presets", "results", "preflight", "training", "command"),
 )
 """The trainer's folders; each imports what stands before it, and itself."""
-CHAPTERS = ("scheduling", "setup", "renting", "reporting", "streaming", "batches", "tasks")
+CHAPTERS = (
+    *("scheduling", "setup", "renting", "reporting", "job_events", "streaming"),
+    *("batches", "tasks"),
+)
 """The folders of the flows, in the same order: each imports what stands before it, and itself.
 
 The modules beside them, directly in flows/, may import any of them, and any of them those.

@@ -12,7 +12,7 @@ from prefect.client.orchestration import PrefectClient
 from blocks.home import runs
 from flows.batches.fetching import runs_of
 from flows.batches.members import JOB
-from flows.batches.references import OUTPUT, REFERENCE, references, replaced
+from flows.batches.references import OUTPUT, OWN, REFERENCE, references, replaced
 from flows.earlier_jobs import artifact_of
 from flows.full_disk import save_anyway
 from flows.prefect_api import prefect_client
@@ -78,6 +78,9 @@ def _folder_of(name: str, field: str, id: UUID | None) -> str:
 
 
 def _put(field: str, value: str, known: dict[str, str]) -> Any:
+    if field.startswith(OWN):
+        return value
+
     def folder(name: str) -> str:
         path = Path(known[name])
         # A model to train is loaded from one folder; that of an adapter may hold the merged model.

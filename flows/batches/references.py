@@ -11,6 +11,8 @@ from trainer.contract.errors import ConfigError
 OUTPUT = "output"
 REFERENCE = re.compile(r"\$\{([A-Za-z0-9][A-Za-z0-9._-]*)\.([A-Za-z_]+)\}")
 """A shell has no such form: its names hold no dots, so `${HOME}` in a command stays what it is."""
+OWN = "on_completion.parameters"
+"""What the job fills in itself when it is completed; see `trainer.config.on_completion`."""
 COMMANDS = ("training.command", "setup")
 """Fields whose programs may have such a form of their own, as Hydra's `${model.dim}` is."""
 
@@ -30,6 +32,8 @@ def whole_reference(text: Any) -> str | None:
 def references(value: Any, path: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield field, job and attribute of every reference in a job's settings."""
     for field, text in texts(value, path):
+        if field.startswith(OWN):
+            continue
         for match in REFERENCE.finditer(text):
             if match[2] == OUTPUT or not field.startswith(COMMANDS):
                 yield field, match[1], match[2]

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from blocks.models import Instance
 from blocks.workplaces.base import NoAnswer, Workplace
+from flows import milestones
 from flows.accepted_changes import accepted_changes
 from flows.announcing import announce
 from flows.earlier_jobs import job_of
@@ -118,7 +119,7 @@ class Lead:
         if not self._ran:
             self._ran = True
             announce(JobState.RUNNING)
-            alerts.started(self._run, status.total_steps)
+            milestones.trains(self._run, status.total_steps)
 
 
 class RemoteTraining:

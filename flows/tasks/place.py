@@ -8,6 +8,7 @@ from prefect import get_run_logger
 
 from flows.artifact_folder import check_artifact_folder
 from flows.full_disk import save_anyway
+from flows.on_completion import refuse_unfit
 from flows.preflight import JOB, subject_of
 from flows.renting.cost_estimate import (
     can_estimate,
@@ -35,13 +36,14 @@ async def place(job: TrainingJob) -> None:
     """Check where the machine may come from and where the result shall go.
 
     Raises:
-        ConfigError: there is no such provider, no provider is set up, output_dir cannot take the
-            result, the result could not be exported or uploaded, the limits cannot pay for the
+        ConfigError: there is no such provider, no provider is set up, on_completion names a deployment
+            that does not exist or does not take its parameters, output_dir cannot take the result, the result could not be exported or uploaded, the limits cannot pay for the
             job, or a spot machine would lose too much.
     """
     run = RunFolder.of_this_run()
     journal = Journal.of(run)
     await asyncio.to_thread(have_tokens, named_in(job))
+    await refuse_unfit(job)
     providers = await providers_of(job)
     labels = [provider.label for provider in providers]
     at_home = all(provider.is_home for provider in providers)

@@ -10,12 +10,12 @@ from prefect.client.schemas.objects import FlowRun, State
 from blocks.models import Instance
 from blocks.registry import load_provider
 from blocks.task_scope import all_of
+from flows import milestones
 from flows.last_word import speak_last
 from flows.locks import locked
 from flows.renting.giving_back import give_back
 from flows.renting.journal import Journal
 from flows.renting.keeping import keep
-from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.saved import saved
 from flows.settling import settle_run
@@ -67,5 +67,5 @@ async def stop_training_of_dead_flow(
     async with locked(run.lock):
         await settle_run(job, run, "cancelled")
     message = f"cancelled; {saved(run)}"
-    alerts.cancelled(run, message)
+    milestones.stopped(run, message)
     speak_last(flow_run.id, message)

@@ -19,6 +19,7 @@ from gateway.cli.gpu_commands import gpu_commands
 from gateway.cli.options import (
     AcceptChanges,
     AsJson,
+    Automations,
     Detach,
     Follow,
     JobFile,
@@ -270,17 +271,17 @@ def push(
 
 
 @app.command()
-def deploy() -> None:
+def deploy(automations: Automations = None) -> None:
     """Make work pools, queues and deployments on the Prefect server, or bring them up to date.
 
     What an administrator changed there, such as limits, schedules and parameters, is kept.
 
-    Example: trainctl deploy
+    Example: trainctl deploy --automations examples/automations
     """
     with reported():
         from gateway.cli import hosting
 
-        hosting.deploy()
+        hosting.deploy(automations or ())
 
 
 @app.command()

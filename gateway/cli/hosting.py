@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient
 
 from deployments import worker
+from deployments.automations import deploy_automations
 from deployments.deploy import deploy as deploy_to
 from deployments.pools import LOCAL_POOL, POOL_TYPE, POOLS
 from gateway.exits import say
@@ -15,10 +17,20 @@ from gateway.prefect.full_client import call, connect
 from trainer.contract.errors import ConfigError
 
 
-def deploy() -> None:
-    """Bring pools, queues and deployments to the configured server, or to our own."""
+def deploy(automations: Sequence[Path] = ()) -> None:
+    """Bring pools, queues and deployments to the configured server, or to our own.
+
+    Args:
+        automations: files, or folders of files, with automations to bring there too.
+    """
     say(f"deploying to {connect()}")
-    call(lambda client: deploy_to(client, say))
+
+    async def all_of_it(client: PrefectClient) -> None:
+        await deploy_to(client, say)
+        for path in automations:  # last: they name deployments
+            await deploy_automations(client, path, say)
+
+    call(all_of_it)
 
 
 def work(pools: Sequence[str], limit: int | None) -> None:

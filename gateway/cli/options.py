@@ -56,6 +56,10 @@ Keep = Annotated[
 MaxCost = Annotated[
     float | None, typer.Option(min=0.001, help="USD at most; then it saves and stops.")
 ]
+Automations = Annotated[
+    list[Path] | None,
+    typer.Option(help="Bring the automations of this file or folder there too."),
+]
 Prove = Annotated[
     bool,
     typer.Option("--prove", help="Load the model too, and prove how its rows are laid out."),

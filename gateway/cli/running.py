@@ -54,6 +54,7 @@ class Phase(Enum):
 def run(job: TrainingJob, *, detach: bool, logs: bool) -> Exit:
     """Create a run of a checked job, execute it in the background, and look on."""
     client = connected()
+    jobs.check_next(client, job)
     # A signal between the run's creation and the start of its process must not leave a run that no
     # process executes.
     with Signals() as signals:

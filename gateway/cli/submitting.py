@@ -24,16 +24,17 @@ from trainer.contract.errors import ConfigError
 def submit(job: TrainingJob, deployment: str, queue: str, *, follow: bool, as_json: bool) -> Exit:
     """Create a run of the deployment with this job as its parameter."""
     client = connected()
-    target = client.deployment(deployment)
+    target = client.deployment_facts(deployment)
     if target is None:
         raise ConfigError(
             f"Prefect has no deployment {deployment!r}.",
             "Create it: run 'trainctl deploy'. Or train without one: trainctl run.",
         )
     values = job.model_dump(mode="json")
+    jobs.check_next(client, job)
     asyncio.run(_refuse_impossible(client, target, values))
     created = client.run_of_deployment(
-        target,
+        UUID(target["id"]),
         name=job.name,
         parameters={"job": values},
         # Queues of these names are made by `trainctl deploy`, with priorities 1, 2 and 3.
@@ -56,11 +57,11 @@ def submit(job: TrainingJob, deployment: str, queue: str, *, follow: bool, as_js
     return looking.follow(created.id) if follow else Exit.OK
 
 
-async def _refuse_impossible(client: LightClient, deployment: UUID, job: dict[str, Any]) -> None:
-    ask = client.asking()
-    found = await ask(f"/deployments/{deployment}", None)
-    if found and found.get("work_pool_name"):
-        await refuse_impossible(ask, found["work_pool_name"], [job])
+async def _refuse_impossible(
+    client: LightClient, deployment: dict[str, Any], job: dict[str, Any]
+) -> None:
+    if pool := deployment.get("work_pool_name"):
+        await refuse_impossible(client.asking(), pool, [job])
 
 
 def check_priority(priority: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from trainer.config.methods import METHODS
+from trainer.config.on_completion import OnCompletion
 from trainer.config.settings import JobName, Settings, Text
 from trainer.config.store_urls import parse_store_url
 from trainer.config.training import TrainingConfig
@@ -109,6 +110,8 @@ class TrainingJob(Settings):
     store: Annotated[Text, AfterValidator(_of_a_store)] | None = None
     """Where checkpoints and the result are kept too: s3://BUCKET/PATH, gs://BUCKET/PATH,
     az://CONTAINER/PATH, block://NAME for a saved block, or a folder."""
+    on_completion: OnCompletion | None = None
+    """A deployment to start, once, when the job has completed. null: none."""
 
     @model_validator(mode="after")
     def _several_machines(self) -> TrainingJob:

@@ -18,6 +18,7 @@ class Needs(StrEnum):
     TRAINER = "the Python that trains"
     KEEPER = "the computer that executes the flow: its tokens, and where the result goes"
     HUB = "the Hub, over the network"
+    PREFECT = "Prefect's API"
     MARKET = "the offers of the providers"
     PROBE = "a trial with torch, of some seconds"
 

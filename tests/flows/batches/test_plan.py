@@ -234,3 +234,11 @@ def test_a_single_job_cannot_take_the_output_of_another(tmp_path):
 
     with pytest.raises(ConfigError, match=r"training.model takes \$\{b.output\}.* trainctl batch"):
         load_job(path)
+
+
+def test_what_a_job_passes_on_when_it_is_completed_is_its_own_and_no_reference(tmp_path):
+    after = "on_completion: {deployment: a/b, parameters: {m: '${job.output}', x: '${matrix.x}'}}"
+    one, _ = plan(tmp_path, f"jobs: {{a: {{matrix: {{x: [1, 2]}}, {after}}}}}").jobs
+
+    assert one.after == {}
+    assert one.job.on_completion.parameters == {"m": "${job.output}", "x": 1}
