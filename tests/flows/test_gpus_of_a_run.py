@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
+import signal
+from contextlib import suppress
 from uuid import UUID
 
+import psutil
 import pytest
 from prefect import get_client
 
 from blocks.allotted import allotted
 from flows.execute import create_run, execute
 from flows.shown import job_state
-from tests.flows.flow_runs import Job, of_stand_in
+from tests.flows.flow_runs import FlowProcess, Job, of_stand_in
+from tests.processes import is_running
 from tests.stand_in import stand_in
 from tests.waiting import until
 from trainer.config import TrainingJob
+from trainer.contract.gpu_files import sickness
 from trainer.contract.gpu_locks import Allocation, Holder, holders, take
 from trainer.contract.job_directory import JobState
 
@@ -27,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+UUIDS = ["GPU-0", "GPU-1"]
 ANOTHER = Holder.here(name="another")
 
 
@@ -90,3 +97,83 @@ async def test_a_run_whose_gpu_was_taken_meanwhile_has_another(home, tmp_path, p
 
     assert gpus_of(job) == [other]
     assert json.loads(job.directory.gpus.read_text())["share_gb"] == 10
+
+
+class Watch:
+    """Counts, again and again, the trainers that see each GPU."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self.looks = 0
+
+    async def look(self) -> None:
+        while True:
+            seen: dict[str, set[int]] = {}
+            for process in psutil.process_iter(["cmdline"]):
+                words = process.info["cmdline"] or ()
+                # The trainer's own process, which starts the stand-in.
+                if "trainer.command" not in words:
+                    continue
+                with suppress(psutil.Error, OSError):
+                    uuid = process.environ().get("CUDA_VISIBLE_DEVICES", "")
+                    if uuid in UUIDS and is_running(process.pid):
+                        seen.setdefault(uuid, set()).add(process.pid)
+            self.most = max([self.most, *map(len, seen.values())])
+            self.looks += bool(seen)
+            await asyncio.sleep(0.03)
+
+
+@pytest.mark.fault(129, "flow, supervisor and trainer killed while they have GPUs")
+async def test_kills_free_no_gpu_that_is_used_and_keep_none_that_is_not(
+    home, flow_process, tmp_path, pretended_gpus
+):
+    pretended_gpus.set_up(2)
+    job = on_a_gpu(tmp_path, "--steps", 150, "--pace", 0.03)
+    runs = [(await create_run(job)).id for _ in range(4)]
+    jobs = [Job(home, run) for run in runs]
+    watch = Watch()
+    watching = asyncio.create_task(watch.look())
+    first: FlowProcess = flow_process(*runs)
+
+    def at_work() -> list[Job]:
+        return [one for one in jobs if one.status().state is JobState.RUNNING]
+
+    one, other = await until(lambda: len(at_work()) == 2 and at_work())
+    await one.at_step(10)
+    first.kill()  # the trainings go on, and hold their GPUs
+    assert all(holders(uuid) for uuid in UUIDS)
+    second = flow_process(*runs)
+    os.kill(one.status().pid, signal.SIGKILL)  # the supervisor; its trainer holds the GPU
+    os.kill(
+        other.status().trainer_pid, signal.SIGKILL
+    )  # its supervisor holds the GPU, and starts it
+    assert all(holders(uuid) for uuid in UUIDS)
+    await second.ended()
+    watching.cancel()
+
+    assert [await state_of(run) for run in runs] == [JobState.COMPLETED] * 4
+    assert [holders(uuid) for uuid in UUIDS] == [[], []]  # none leaked
+    assert watch.most == 1  # none doubled
+    assert watch.looks > 10
+
+
+@pytest.mark.fault(130, "a GPU breaks under a job")
+async def test_a_job_whose_gpu_breaks_goes_on_on_another(
+    home, flow_process, tmp_path, pretended_gpus
+):
+    pretended_gpus.set_up(2)
+    run = (await create_run(on_a_gpu(tmp_path, "--steps", 40, "--hold", 22))).id
+    job = Job(home, run)
+    flow = flow_process(run)
+    await job.at_step(22)
+    [broken] = json.loads(job.directory.gpus.read_text())["uuids"]
+
+    pretended_gpus.change(broken, sick="GPU is lost")
+    await flow.ended()
+
+    assert await state_of(run) is JobState.COMPLETED
+    assert sickness(broken) == "GPU is lost"
+    log = (job.mirror / "train.log").read_text()
+    assert "resumed at 20" in log
+    assert f"{broken} is out of use: GPU is lost." in log
+    assert [holders(uuid) for uuid in UUIDS] == [[], []]
