@@ -24,9 +24,14 @@ def saved(run: RunFolder) -> str:
     return as_sentence(step, total, max(status.step, *records, 0))
 
 
-def stored_steps(run: RunFolder) -> list[int]:
-    """Return the steps of the run's checkpoints in its store, the newest first, as they were noted."""
-    noted = (read_json(run.stored) or {}).get("steps")
+def stored_steps(run: RunFolder, kind: str = "steps") -> list[int]:
+    """Return the steps of the run's checkpoints in its store, the newest first, as they were noted.
+
+    Args:
+        run: whose.
+        kind: "steps"; or "aside" for those that the store did not hand out when they were wanted.
+    """
+    noted = (read_json(run.stored) or {}).get(kind)
     return sorted(map(int, noted), reverse=True) if isinstance(noted, list) else []
 
 

@@ -30,12 +30,14 @@ from flows.prefect_api import deployment_id, make_engine_patient
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
+from flows.renting.liveness import trouble_here
 from flows.renting.other_gpus import move_on, refuse_sick
 from flows.renting.right_size import would_have_done
 from flows.reporting.reporter import reporting
 from flows.run_folder import RunFolder, this_run_id
 from flows.saved import saved
 from flows.settling import settle_run
+from flows.setup.staging import staged
 from flows.sole_owner import own
 from flows.streaming.requests import CancelAsked, heard
 from flows.streaming.telling import tell_rest
@@ -45,7 +47,7 @@ from flows.tasks.install import install
 from flows.tasks.keep import keep
 from flows.tasks.place import place
 from flows.tasks.provision import adopt, provision
-from flows.tasks.stream import stream
+from flows.tasks.stream import DataAway, stream
 from flows.tasks.teardown import stop_training_of_dead_flow, teardown
 from flows.tasks.verify import verify
 from trainer.config import TrainingJob
@@ -55,6 +57,7 @@ from trainer.contract.errors import (
     GpusTaken,
     MachineLost,
     OrchestratorError,
+    StoreAway,
 )
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState
@@ -180,6 +183,18 @@ async def _to_its_end(
     return ended
 
 
+async def _readable(job: TrainingJob, run: RunFolder) -> None:
+    """Wait until what the job reads from stores is here, or the job shall rest."""
+    async with heard(job, run):
+        while not await pause_was_asked():
+            try:
+                await staged(job.training, logger().info)
+            except StoreAway as error:
+                await trouble_here(error)
+            else:
+                return
+
+
 async def _adopted(job: TrainingJob, run: RunFolder) -> list[dict[str, Any]]:
     """Return the machines that the run has; they come before anything is asked or priced."""
     if any(hire.is_open for hire in Journal.of(run).hires):
@@ -212,6 +227,12 @@ async def _on_machines(
                     report = await verify(job, folder, *words)
     except (MachineLost, GpusTaken) as error:
         await move_on(job, run, Instance.from_dict(first), error)
+        return None
+    except DataAway as error:
+        # Nobody pays for a machine that waits; another one is hired when there is work for it.
+        logger().error("%s The machine is given back until the data can be read.", error.message)
+        await teardown(job, machines, "waiting for data")
+        await _readable(job, run)
         return None
     # Only now, and never in a `finally`: what the machine holds is verified at home, or its job
     # came to rest with its checkpoint here.

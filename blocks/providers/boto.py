@@ -15,7 +15,7 @@ from functools import cache, partial
 from typing import Any
 
 from blocks.providers.api import Unanswered
-from blocks.secrets.reading import is_address, is_set, secret
+from blocks.secrets.reading import may_change, renewed, secret
 from blocks.threads import aside
 from trainer.contract.errors import (
     ConfigError,
@@ -30,6 +30,7 @@ from trainer.contract.errors import (
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0  # of silence
 SECRET_KEY = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - its name
+KEYS = ("AWS_ACCESS_KEY_ID", SECRET_KEY, "AWS_SESSION_TOKEN")
 TRIES = 4  # of what may be repeated
 SET_KEYS = "Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run: aws sso login."
 OPT_IN = "Enable the region or service for the account, or take the region out of the settings."
@@ -154,16 +155,25 @@ def _session(provider: str, profile: str) -> Any:
     session = Session(profile=profile or None)
     # The descriptions of services take a quarter of a second to read, and never change.
     session.register_component("data_loader", _loader())
-    if not profile and _is_kept(SECRET_KEY):
-        key_id, token = secret("AWS_ACCESS_KEY_ID"), secret("AWS_SESSION_TOKEN")
-        session.set_credentials(key_id, secret(SECRET_KEY), token or None)
+    # Where the library would not look, or take its address for it.
+    if not profile and may_change(SECRET_KEY):
+        session.register_component("credential_provider", _KeptElsewhere())
     return session
 
 
-def _is_kept(name: str) -> bool:
-    """Whether a secret is set, and where the library would not look, or take its address for it."""
-    text = os.environ.get(name, "").strip()
-    return is_set(name) and (not text or is_address(text))
+class _KeptElsewhere:
+    """Keys that the library would not find; it asks for credentials once, and freezes them per request."""
+
+    def load_credentials(self) -> Any:
+        from botocore.credentials import Credentials, ReadOnlyCredentials
+
+        class Renewed(Credentials):  # type: ignore[misc] # botocore has no types
+            def get_frozen_credentials(self) -> Any:
+                key_id, key, token = map(renewed, KEYS)
+                return ReadOnlyCredentials(key_id, key, token or None)
+
+        key_id, key, token = map(secret, KEYS)
+        return Renewed(key_id, key, token or None)
 
 
 @cache

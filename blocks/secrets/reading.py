@@ -61,6 +61,18 @@ def is_elsewhere(name: str, given: str = "") -> bool:
     return is_address(text) and not text.startswith(f"{SCHEME}file/")
 
 
+def may_change(name: str) -> bool:
+    """Whether a secret is kept where another one may take its place while this process lives."""
+    text = _text(name)
+    return is_address(text) if text else bool(_file_of(name))
+
+
+def renewed(name: str, given: str = "") -> str:
+    """Return a secret as it is now, or was some minutes ago; call it in a thread. See `secret`."""
+    refresh(name, given)
+    return secret(name, given)
+
+
 def secret(name: str, given: str = "") -> str:
     """Return a secret; empty where there is none. It may block: see `refresh`.
 

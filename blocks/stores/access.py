@@ -7,10 +7,11 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocks.secrets.reading import is_address, secret
+from blocks.secrets.reading import is_address, may_change, renewed
 from trainer.config.store_urls import StoreUrl
 from trainer.contract.errors import ConfigError, DependencyError, StoreError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 GOOGLE_KEY = "GOOGLE_APPLICATION_CREDENTIALS"
+AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+KEY_SECONDS = 600.0  # that a key is believed in; the library asks again five minutes before
 METADATA_SECONDS = 1.0
 CONNECT = "10s"
 SILENCE = "60s"
@@ -98,11 +101,14 @@ def _s3(
         "aws_endpoint_url_s3": endpoint,
     }
     credentials: Any = None
-    if key_id := access.key_id or secret("AWS_ACCESS_KEY_ID"):
+    if not access.key_id and any(map(may_change, AWS_KEYS)):
+        _kept_aws_keys()  # what is wrong with them is said now, in our words
+        credentials = _kept_aws_keys
+    elif key_id := access.key_id or renewed("AWS_ACCESS_KEY_ID"):
         config["access_key_id"] = key_id
-        config["secret_access_key"] = secret("AWS_SECRET_ACCESS_KEY", access.secret)
+        config["secret_access_key"] = renewed("AWS_SECRET_ACCESS_KEY", access.secret)
         # One of the environment belongs to the key of the environment.
-        token = access.session_token or ("" if access.key_id else secret("AWS_SESSION_TOKEN"))
+        token = access.session_token or ("" if access.key_id else renewed("AWS_SESSION_TOKEN"))
         config["session_token"] = token
     elif _first("AWS_SKIP_SIGNATURE").lower() not in {"1", "true"}:
         credentials, region = _aws_chain()
@@ -116,6 +122,17 @@ def _s3(
         credential_provider=credentials,
         client_options=_client(endpoint, silence, "AWS_CA_BUNDLE"),
     )
+
+
+def _kept_aws_keys() -> dict[str, Any]:
+    """Return the keys of S3 as they are where they are kept; the library asks again in time."""
+    key_id, key, token = map(renewed, AWS_KEYS)
+    return {
+        "access_key_id": key_id,
+        "secret_access_key": key,
+        "token": token or None,
+        "expires_at": datetime.now(UTC) + timedelta(seconds=KEY_SECONDS),
+    }
 
 
 def _aws_chain() -> tuple[Any, str]:
@@ -140,7 +157,8 @@ def _aws_chain() -> tuple[Any, str]:
     from botocore.exceptions import BotoCoreError
 
     try:
-        provider = Boto3CredentialProvider()
+        # What ends in minutes must not sign what is to last longer.
+        provider = Boto3CredentialProvider(ttl=timedelta(seconds=KEY_SECONDS))
     except ValueError:  # it has looked everywhere
         raise _no_credentials("s3") from None
     except BotoCoreError as error:
@@ -155,7 +173,9 @@ def _google(
     if endpoint and "://" not in endpoint:
         endpoint = f"http://{endpoint}"  # as Google's own libraries read STORAGE_EMULATOR_HOST
     key = (
-        secret(GOOGLE_KEY, access.secret) if access.secret or is_address(_first(GOOGLE_KEY)) else ""
+        renewed(GOOGLE_KEY, access.secret)
+        if access.secret or is_address(_first(GOOGLE_KEY))
+        else ""
     )
     config = {"service_account_key": key, "base_url": endpoint}
     return kind(
@@ -198,14 +218,14 @@ def _google_chain() -> Any:
 def _azure(
     url: StoreUrl, access: Access, kind: Callable[..., ObjectStore], silence: str
 ) -> ObjectStore:
-    joined = {} if access.key_id else _connection(secret("AZURE_STORAGE_CONNECTION_STRING"))
+    joined = {} if access.key_id else _connection(renewed("AZURE_STORAGE_CONNECTION_STRING"))
     account = access.key_id or joined.get("AccountName", "")
     account = account or _first("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
     endpoint = access.endpoint or joined.get("BlobEndpoint", "")
     endpoint = endpoint or _first("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
     given = access.secret or joined.get("AccountKey", "")
-    key = secret("AZURE_STORAGE_KEY", given)
-    shared = joined.get("SharedAccessSignature", "") or secret("AZURE_STORAGE_SAS_TOKEN")
+    key = renewed("AZURE_STORAGE_KEY", given)
+    shared = joined.get("SharedAccessSignature", "") or renewed("AZURE_STORAGE_SAS_TOKEN")
     if key.startswith(("?", "sv=")):
         key, shared = "", key
     config = {

@@ -84,6 +84,10 @@ class RunStore:
         """Return the steps of the checkpoints that are there, the newest first."""
         return stored_steps(self._run)
 
+    def aside(self) -> list[int]:
+        """Return the steps of those that are there, and could not be read when they were wanted."""
+        return stored_steps(self._run, "aside")
+
     def name_of(self, what: str) -> str:
         """Return what a folder of the run is called in the store."""
         return f"{RUNS}/{self._run.run_id}/{what}"
@@ -173,8 +177,9 @@ class RunStore:
         """
         name = self.name_of("output")
         await self.store.put_folder(folder, name)
-        await self.store.forget([self.name_of(f"checkpoint-{step}") for step in self.steps()])
-        self._note([])
+        all_steps = [*self.steps(), *self.aside()]
+        await self.store.forget([self.name_of(f"checkpoint-{step}") for step in all_steps])
+        self._note([], [])
         return str(self.store.bucket.url.inside(name))
 
     async def sweep(self) -> None:
@@ -210,22 +215,32 @@ class RunStore:
         """Put the newest checkpoint of the store into a job directory, if it is newer than a step.
 
         Returns:
-            Whether one is there now. A damaged one is passed over for the one before it.
+            Whether one is there now. A damaged one is passed over for the one before it; one that
+            cannot be read now is kept in mind for the next machine.
         """
         if not self._alone:  # the others are given what is here
             return False
-        for step in [step for step in self.steps() if step > beyond]:
+        until = datetime.now(UTC) + timedelta(seconds=PATIENCE_SECONDS)
+        for step in sorted({*self.steps(), *self.aside()}, reverse=True):
+            if step <= beyond:
+                break
+            # The training goes on from before it, and may come to save this step again.
+            steps, aside = self._without(step)
             try:
-                if await self._patiently_given(workplace, python, step):
+                if await self._patiently_given(workplace, python, step, until):
+                    self._note([*steps, step], aside)
                     return True
-            except (StoreError, IntegrityError, FileNotFoundError) as error:
+            except StoreError as error:
+                logger().error("checkpoint-%d is left in the store for now: %s", step, error)
+                self._note(steps, [*aside, step])
+            except (IntegrityError, FileNotFoundError) as error:
                 logger().error("checkpoint-%d of the store cannot be used: %s", step, error)
-                # The training goes on from before it, and comes to save this step again.
-                self._note([other for other in self.steps() if other != step])
+                self._note(steps, aside)
         return False
 
-    async def _patiently_given(self, workplace: Workplace, python: str, step: int) -> bool:
-        until = datetime.now(UTC) + timedelta(seconds=PATIENCE_SECONDS)
+    async def _patiently_given(
+        self, workplace: Workplace, python: str, step: int, until: datetime
+    ) -> bool:
         while True:
             try:
                 return await self._given(workplace, python, step)
@@ -282,9 +297,19 @@ class RunStore:
 
     async def _noted(self, step: int) -> None:
         """Note that a checkpoint is there, and take out all but the newest."""
-        steps = sorted({step, *self.steps()}, reverse=True)
-        self._note(steps[:KEPT])
-        await self.store.forget([self.name_of(f"checkpoint-{old}") for old in steps[KEPT:]])
+        others, aside = self._without(step)
+        steps = sorted({step, *others}, reverse=True)
+        # What is further on than this is worth more than it, should the store hand it out again.
+        ahead = [other for other in aside if other > step]
+        self._note(steps[:KEPT], ahead)
+        old = {*steps[KEPT:], *aside} - {*steps[:KEPT], *ahead}
+        await self.store.forget([self.name_of(f"checkpoint-{one}") for one in sorted(old)])
 
-    def _note(self, steps: list[int]) -> None:
-        save_anyway(self._run.stored, {"url": str(self.store.bucket.url), "steps": steps})
+    def _without(self, step: int) -> tuple[list[int], list[int]]:
+        """Return what is noted, and what is set aside, but for one step."""
+        steps, aside = self.steps(), self.aside()
+        return [one for one in steps if one != step], [one for one in aside if one != step]
+
+    def _note(self, steps: list[int], aside: list[int]) -> None:
+        noted = {"url": str(self.store.bucket.url), "steps": steps, "aside": aside}
+        save_anyway(self._run.stored, noted)

@@ -59,6 +59,8 @@ async def stream(
     training is asked to save and stop.
 
     Raises:
+        DataAway: before anything was trained there, a store has kept the job's data back for as long
+            as a lease lasts.
         HomeDiskFull: for as long as a lease lasts there is no room here for the last checkpoint.
         MachineLost: the provider says that the machine is gone, or its lease has run out.
     """
@@ -77,6 +79,10 @@ async def stream(
         return await scope.result_of(following.to_its_rest())
 
 
+class DataAway(StoreAway):
+    """Nothing is trained on a machine, because a store keeps the job's data back."""
+
+
 class _Following:
     """Follows a training, over one connection after the other."""
 
@@ -92,6 +98,8 @@ class _Following:
         journal: Journal,
     ) -> None:
         self._held_since: float | None = None
+        self._has_begun = False
+        """Whether a training has been started on the machine, or found there."""
         self._is_over = False
         """Whether the training has ended, and what remains is to bring its files home."""
         self._job = job
@@ -114,10 +122,14 @@ class _Following:
                 await self._contact.lost(error)  # MachineLost: there is nothing to return to
             except (OSError, HomeDiskFull, StoreAway) as error:
                 self._hearing.training_hears = False
-                if self._is_over:  # for as long as a lease lasts a machine waits for room here
+                idle = not self._has_begun and isinstance(error, StoreAway)
+                # For as long as a lease lasts a machine waits for room here, or for its data.
+                if self._is_over or (idle and not self._provider.is_home):
                     self._held_since = self._held_since or time.monotonic()
                     waited = time.monotonic() - self._held_since
                     if waited > self._job.limits.lease_minutes * 60:
+                        if idle:
+                            raise DataAway(error.message) from error
                         raise
                 await trouble_here(error)
 
@@ -131,6 +143,7 @@ class _Following:
             mirror = self._mirror(workplace, came, store)
             training = self._training(workplace, mirror)
             await training.start_or_attach()
+            self._has_begun, self._held_since = True, None
             self._journal.training_began(hire)
             self._contact.made()
             # From here on a cancellation, or the cap, lets it save and stop.

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 
 import pytest
+from prefect import get_client
 
+from blocks.home import home
+from blocks.stores.opening import open_bucket
 from flows.run_folder import RunFolder
 from flows.saved import stored_steps
+from gateway.control import ask_cancel
 from tests.clouds.s3 import SECRET
 from tests.clouds.store_wire import StoreFault
 from tests.faults.scene import MEDIUM
+from tests.faults.test_run_faults_machine import SHORT_LEASE
+from tests.flows.flow_runs import EXAMPLES
+from tests.waiting import until
+from trainer.config import TrainingJob
 from trainer.contract.checkpoints import all_checkpoints
 from trainer.contract.files import read_json
+from trainer.contract.job_directory import JobState
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 STORE = "s3://models/team"
@@ -128,3 +138,39 @@ async def test_a_flow_that_dies_while_the_machine_writes_to_the_store_goes_on(sc
 
     await survived(run)
     result_of(run, s3)
+
+
+@pytest.mark.fault(149, "data never readable, machine paid for")
+async def test_a_machine_is_given_back_while_a_store_keeps_its_data_back(scene, survived, s3):
+    data, key = (EXAMPLES / "quickstart.jsonl").read_bytes(), "data/rows.jsonl"
+    bucket = await open_bucket("s3://models")
+    await bucket.put(key, data)
+    asked = scene.job(max_steps=2000, limits=SHORT_LEASE).model_dump()
+    asked["training"]["dataset"]["path"] = f"s3://models/{key}"
+    plain, changing = s3.answer, []
+
+    def answer(request):
+        said = plain(request)
+        if changing and request.method == "GET" and request.path.endswith(key):
+            # Another version each time that it is read: what was fetched is of no use.
+            found = s3._object(key)
+            found.value, found._etag = data + b"\n" * len(s3.asked), None
+        return said
+
+    s3.answer = answer
+    run = await scene.run(TrainingJob.model_validate(asked))
+    await scene.said("is ready after")
+    shutil.rmtree(home() / "staged")
+    await bucket.put(key, data + b"\n")
+    changing.append(True)
+
+    scene.injected(run, "changed while it was fetched")
+    await scene.said("given back until the data can be read")
+    await until(lambda: scene.cloud.alive() == [])
+    changing.clear()
+    await scene.said("started the training")
+    async with get_client() as client:
+        await ask_cancel(client, await client.read_flow_run(run.id))
+
+    await survived(run, JobState.STOPPED)
+    assert len(scene.cloud.account) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 
@@ -11,6 +12,7 @@ import pytest
 from blocks.providers import boto
 from blocks.providers.api import Unanswered
 from blocks.providers.boto import Amazon, Refusal
+from blocks.secrets import reading
 from trainer.contract.errors import (
     ConfigError,
     ConnectionLost,
@@ -98,6 +100,28 @@ def test_a_key_that_is_kept_in_a_file_is_read_there(monkeypatch, tmp_path, by_ad
     found = boto._session("aws", "").get_credentials()
 
     assert (found.access_key, found.secret_key) == ("AKIDEXAMPLE", "kept-elsewhere")
+
+
+async def test_a_key_that_is_replaced_where_it_is_kept_signs_the_next_request(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "secret://aws/key#id")
+    monkeypatch.setenv(boto.SECRET_KEY, "secret://aws/key#secret")
+    kept = {"id": "AKIDFIRST", "secret": "1"}
+    monkeypatch.setattr(reading, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("blocks.secrets.aws.fetch", lambda place, name: json.dumps(kept))
+    boto.forget()
+    client = boto._made(Amazon(provider="aws", region="us-east-1"), "sts", once=False)
+    signed = []
+    client.meta.events.register(
+        "before-send.sts", lambda request, **_: signed.append(request.headers["Authorization"])
+    )
+
+    for id in ("AKIDFIRST", "AKIDSECOND"):
+        kept["id"] = id
+        with pytest.raises(ConnectionLost):
+            await Amazon(provider="aws", region="us-east-1").call("sts", "get_caller_identity")
+
+    assert b"AKIDFIRST/" in signed[0]
+    assert b"AKIDSECOND/" in signed[-1]
 
 
 async def test_a_profile_that_does_not_exist_and_a_region_that_is_not_set_are_said(monkeypatch):

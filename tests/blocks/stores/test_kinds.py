@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from blocks.stores import access
 from blocks.stores.access import Access
 from blocks.stores.block import StoreBlock
 from blocks.stores.bucket import Bucket
@@ -198,6 +199,24 @@ async def test_keys_are_read_wherever_secrets_are_kept(s3, tmp_path, monkeypatch
     await (await open_bucket("s3://models")).put("y", b"1")
 
     assert s3.names() == ["x", "y"]
+
+
+async def test_a_key_that_is_replaced_where_it_is_kept_opens_the_store_on(
+    s3, tmp_path, monkeypatch
+):
+    key = tmp_path / "key"
+    key.write_text("no longer the one")
+    key.chmod(0o600)
+    monkeypatch.setattr(access, "KEY_SECONDS", 0.0)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"secret://file{key}")
+    bucket = await open_bucket("s3://models")
+    with pytest.raises(StoreError, match="SignatureDoesNotMatch"):
+        await bucket.put("x", b"1")
+
+    key.write_text(SECRET)
+    await bucket.put("x", b"1")
+
+    assert s3.names() == ["x"]
 
 
 async def test_a_key_of_google_is_read_wherever_secrets_are_kept(google, tmp_path, monkeypatch):

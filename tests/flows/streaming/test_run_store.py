@@ -187,6 +187,29 @@ async def test_a_refusal_for_a_moment_costs_no_step_of_what_is_there(
     assert stored_steps(run) == [10]
 
 
+async def test_a_store_that_stays_away_costs_the_next_machine_nothing(
+    s3, run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_store, "PATIENCE_SECONDS", -1.0)
+    for step in (10, 20, 30):
+        save(tmp_path / "first/jobs/one/checkpoints", step)
+        await mirrored(run, tmp_path / "first")
+    refused = s3.refused(403, "ExpiredToken")
+    s3.faults += [StoreFault(way, "checkpoint-", 99, refused) for way in ("GET", "HEAD")]
+
+    assert not await (await store_of(run)).give(machine_at(tmp_path / "2"), sys.executable, 0)
+
+    # Nothing counts as saved that cannot be had, and what this machine saves is kept beside it.
+    assert stored_steps(run) == []
+    s3.faults.clear()
+    save(tmp_path / "2/jobs/one/checkpoints", 5)
+    await mirrored(run, tmp_path / "2")
+    assert stored_steps(run) == [5]
+    assert await (await store_of(run)).give(machine_at(tmp_path / "3"), sys.executable, 0)
+    checkpoints.check(tmp_path / "3/jobs/one/checkpoints/checkpoint-30")
+    assert stored_steps(run) == [30, 5]
+
+
 @pytest.mark.parametrize(
     "record",
     [{"class": "BudgetExceeded", "message": "x"}, {"class": 1}, None, "x"],
