@@ -27,21 +27,26 @@ async def in_thread(work: Callable[[Event], T]) -> T:
         raise
 
 
-async def aside(work: Callable[[], T]) -> T:
-    """Run `work` in a thread that nobody has to wait for; when cancelled, leave it to itself.
+async def aside(work: Callable[[Event], T]) -> T:
+    """Run `work` in a thread that nobody has to wait for; when cancelled, set its event and leave it.
 
     The threads of the loop's own pool are waited for when a program ends, for as long as a service
     that hangs keeps them; and there are only a few. What has not begun by then never does.
     """
     outcome: Future[T] = Future()
+    given_up = Event()
 
     def run() -> None:
         if not outcome.set_running_or_notify_cancel():
             return
         try:
-            outcome.set_result(work())
+            outcome.set_result(work(given_up))
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             outcome.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(outcome)
+    try:
+        return await asyncio.wrap_future(outcome)
+    except asyncio.CancelledError:
+        given_up.set()
+        raise

@@ -52,6 +52,18 @@ INTERNAL = {
 _making = threading.Lock()  # sessions are not made to be used by several threads
 
 
+class GivenUp(Exception):
+    """Nobody waits for what is about to be sent."""
+
+
+class _Sending(threading.local):
+    given_up: threading.Event | None = None
+
+
+_sending = _Sending()
+"""What is known to a thread of the request that it is about to send."""
+
+
 class Refusal(ProviderError):
     """Amazon's own word for why it does not do something; a provider turns it into an error of ours."""
 
@@ -94,7 +106,9 @@ class Amazon:
             CredentialsError: there are no credentials, or they do not suffice.
             DependencyError: botocore is not installed.
         """
-        return await aside(partial(self._call, service, operation, arguments or {}, once=once))
+        call = partial(self._call, service, operation, arguments or {}, once=once)
+        # Only what may not be repeated matters to those who gave it up.
+        return await aside(lambda given_up: call(given_up=given_up if once else None))
 
     def known_region(self) -> str:
         """Return the region that is asked in; empty if none is set.
@@ -113,12 +127,19 @@ class Amazon:
             raise _failed("its settings", error, once=False) from error
 
     def _call(
-        self, service: str, operation: str, arguments: Mapping[str, Any], *, once: bool
+        self,
+        service: str,
+        operation: str,
+        arguments: Mapping[str, Any],
+        *,
+        once: bool,
+        given_up: threading.Event | None = None,
     ) -> dict[str, Any]:
         client = self._client(service, once=once)
         from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
         from botocore.parsers import ResponseParserError
 
+        _sending.given_up = given_up
         name = f"{service}:{client.meta.method_to_api_mapping[operation]}"
         try:
             answer: dict[str, Any] = getattr(client, operation)(**arguments)
@@ -203,9 +224,20 @@ def _made(account: Amazon, service: str, *, once: bool) -> Any:
     try:
         session = _session(account.provider, account.profile)
         region = _region(account, session) or None
-        return session.create_client(service, region_name=region, config=config)
+        client = session.create_client(service, region_name=region, config=config)
     except BotoCoreError as error:
         raise _failed(service, error, once=once) from error
+    client.meta.events.register("before-send", _refuse_given_up)
+    return client
+
+
+def _refuse_given_up(**_: Any) -> None:
+    """Send nothing that was given up while a key or a connection was waited for.
+
+    Whoever gave it up has looked by then whether anything came of it.
+    """
+    if _sending.given_up and _sending.given_up.is_set():
+        raise GivenUp
 
 
 def forget() -> None:

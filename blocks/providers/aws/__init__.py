@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers import places
 from blocks.providers.absence import absent
 from blocks.providers.api import Unanswered
 from blocks.providers.aws import prices
@@ -111,6 +113,7 @@ class AWS(AwsAccount):
         if instance := await self.find(mark):
             return instance
         aws = self._in(offer.region)
+        await asyncio.to_thread(places.note, self.label, offer.region)
         last = last_moment(offer.lives_seconds, self.shutdown_command)
         reached = await self._reached(mark)
         key = "" if reached.mailbox else ssh_public_key or ""
@@ -130,8 +133,7 @@ class AWS(AwsAccount):
 
     async def find(self, mark: Mark) -> Instance | None:
         """Return the instance whose name is the mark, in whatever region; see `Provider.find`."""
-        regions = await self._regions()
-        looks = [self._named(self._in(region), mark) for region in regions]
+        looks = await self._in_all(lambda aws: self._named(aws, mark))
         found = await asyncio.gather(*looks, return_exceptions=True)
         # What is seen is there, though another region cannot be asked.
         for result in found:
@@ -175,13 +177,11 @@ class AWS(AwsAccount):
 
     async def instances(self) -> list[Instance]:
         """Return every instance of the regions; one that fails is unknown, never empty."""
-        regions = await self._regions()
-        lists = await all_of(self._rows(self._in(region)) for region in regions)
-        found = [
-            self._instance(row, region)
-            for region, rows in zip(regions, lists, strict=True)
-            for row in rows
-        ]
+
+        async def listed(aws: Aws) -> list[Instance]:
+            return [self._instance(row, aws.region) for row in await self._rows(aws)]
+
+        found = [one for some in await all_of(await self._in_all(listed)) for one in some]
         return await all_of(self._priced(instance) for instance in found)
 
     async def remark(self, id: str, mark: Mark) -> bool:
@@ -202,7 +202,8 @@ class AWS(AwsAccount):
     async def sweep(self) -> None:
         """Remove disks, spot requests and mailboxes that no instance has; see `Provider.sweep`."""
         await self._sweep_mailboxes()
-        for region in await self._regions():
+        regions = await self._regions()
+        for region in [*regions, *places.others(self.label, regions)]:
             try:
                 with as_described("AWS", "what is left over"):
                     await sweep_region(self._in(region))
@@ -210,6 +211,19 @@ class AWS(AwsAccount):
                 logger.info("What may be left in %s is not known: %s", region, error.message)
 
     # Answers ------------------------------------------------------------------------------------
+
+    async def _in_all(
+        self, look: Callable[[Aws], Awaitable[list[Instance]]]
+    ) -> list[Awaitable[list[Instance]]]:
+        """Return a look at each region of the settings, and at those that were in them once."""
+        regions = await self._regions()
+        return [
+            *(look(self._in(region)) for region in regions),
+            *(
+                places.if_allowed(region, partial(look, self._in(region)))
+                for region in places.others(self.label, regions)
+            ),
+        ]
 
     async def _rows(self, aws: Aws) -> list[dict[str, Any]]:
         """Return what is live in a region, as EC2 describes it."""

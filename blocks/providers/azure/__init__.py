@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -9,6 +10,7 @@ from typing import Any, ClassVar
 
 from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers import places
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.azure import orders
 from blocks.providers.azure.answers import data_of, error_of, is_absent, part
@@ -18,7 +20,7 @@ from blocks.providers.azure.market import search, sizes_of
 from blocks.providers.azure.network import have_network
 from blocks.providers.azure.offers import SPOT_QUOTA
 from blocks.providers.azure.reading import AzureReading
-from blocks.providers.azure.resources import MACHINES, SCHEDULES, MachineId, version
+from blocks.providers.azure.resources import MACHINES, SCHEDULES, Group, MachineId, version
 from blocks.providers.azure.rights import check_account
 from blocks.providers.base import Provider, counted
 from blocks.providers.cloud import ALLOW_MORE, as_described, elsewhere
@@ -205,11 +207,14 @@ class Azure(AzureReading):
     async def sweep(self) -> None:
         """Remove cards, addresses, disks, schedules and mailboxes of machines that are gone."""
         await self._sweep_mailboxes()
-        group = self._group()
+        for group in [self._group(), *self._former_groups()]:
+            await self._sweep_group(group)
+
+    async def _sweep_group(self, group: Group) -> None:
         self._forget(group)
         # The parts come before the machines: those of one that is ordered meanwhile are not seen.
         parts, schedules = await self._parts(group), await self._listed(SCHEDULES, group)
-        names = {str(row.get("name")).lower() for row in await self._rows()}
+        names = {str(row.get("name")).lower() for row in await self._rows(group)}
         for one in parts:
             # One without a date counts as young: the next looks at it see no other.
             if one.machine not in names and one.born and time.time() - one.born > ORPHAN_SECONDS:
@@ -231,6 +236,7 @@ class Azure(AzureReading):
             await have_network(self._api(), self._group(), offer.region, sources, port)
         reached = await self._reached(mark)
         place = MachineId(self._group(), str(mark))
+        await asyncio.to_thread(places.note, self.label, str(place.group))
         body = orders.machine(
             place,
             offer,

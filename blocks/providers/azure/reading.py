@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from blocks.marks import Mark, ours
 from blocks.models import Instance, InstanceStatus
+from blocks.providers import places
 from blocks.providers.absence import absent
 from blocks.providers.api import Unanswered
 from blocks.providers.azure.answers import GroupMissing, data_of, is_absent
@@ -54,7 +55,8 @@ class AzureReading(AzureAccount, ABC):
 
     async def find(self, mark: Mark) -> Instance | None:
         """Return the machine that bears the mark as a tag; see `Provider.find`."""
-        self._forget(self._group())  # what was hired a moment ago may be in the next list
+        for group in [self._group(), *self._former_groups()]:
+            self._forget(group)  # what was hired a moment ago may be in the next list
         marked = [instance for instance in await self.instances() if instance.mark == mark]
         # What is left of one that is gone bears the mark of its first order.
         marked.sort(key=lambda instance: instance.status is InstanceStatus.STOPPING)
@@ -64,17 +66,27 @@ class AzureReading(AzureAccount, ABC):
         """Return the machine as listed; what is not listed is asked for; see `Provider`."""
         place = MachineId.read(id, self._group())
         if place.group == self._group():
-            for row in await self._rows():
+            for row in await self._rows(place.group):
                 if name_of(row) == place.name.lower():
                     return await self._instance(row, place.group)
         return await self._asked_for(place)
 
     async def instances(self) -> list[Instance]:
-        """Return every machine of the group, and what is left of others; see `Provider`."""
-        group = self._group()
+        """Return every machine of the groups, and what is left of others; see `Provider`."""
+        found = await self._instances_in(self._group())
+        for group in self._former_groups():
+            found += await places.if_allowed(str(group), partial(self._instances_in, group))
+        return found
+
+    def _former_groups(self) -> list[Group]:
+        """Return the groups that machines were ordered in, and that are not in the settings now."""
+        noted = places.others(self.label, [str(self._group())])
+        return [Group(*one.split("/")) for one in noted]
+
+    async def _instances_in(self, group: Group) -> list[Instance]:
         # The parts come first: those of a machine that is ordered in between have their machine.
         parts = await self._parts(group)
-        rows = await self._rows()
+        rows = await self._rows(group)
         names = {name_of(row) for row in rows}
         left = sorted(
             (part for part in parts if part.machine not in names), key=lambda part: part.machine
@@ -121,8 +133,8 @@ class AzureReading(AzureAccount, ABC):
         reach = self._reach.get(MachineId(group, name_of(row)).id)
         return instance_of(row, group, reach, user=self._user(), port=self._port())
 
-    async def _rows(self) -> list[dict[str, Any]]:
-        return await self._listed(MACHINES, self._group(), VIEW)
+    async def _rows(self, group: Group) -> list[dict[str, Any]]:
+        return await self._listed(MACHINES, group, VIEW)
 
     async def _parts(self, group: Group) -> list[Piece]:
         """Return the cards, addresses and disks of ours in a group."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,7 @@ from uuid import uuid4
 
 from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus, Offer
+from blocks.providers import places
 from blocks.providers.absence import absent
 from blocks.providers.api import Answer, Unanswered
 from blocks.providers.base import counted
@@ -40,6 +43,8 @@ from trainer.contract.errors import (
     QuotaError,
     Scope,
 )
+
+logger = logging.getLogger(__name__)
 
 ORDER_SECONDS = 60.0  # of silence that an order is allowed
 FOLLOW_SECONDS = 5.0  # that an order is followed before it is left to `describe`
@@ -113,6 +118,7 @@ class GoogleCloud(GoogleAccount):
         # An earlier attempt of this very launch may have succeeded without our hearing of it.
         if instance := await self.find(mark):
             return instance
+        await asyncio.to_thread(places.note, self.label, self._project())
         reached = await self._reached(mark)
         compute, cidr = self._compute(), "" if reached.mailbox else self._cidr()
         tag = await compute.firewall(self._network(), cidr, self._port()) if cidr else ""
@@ -196,6 +202,12 @@ class GoogleCloud(GoogleAccount):
         Raises:
             ConnectionLost: a zone cannot be asked: what is there is not known.
         """
+        for project in places.others(self.label, [self._project()]):
+            logger.error(
+                "Machines may be left in project %s, which is not looked at any more: to see, set "
+                "GOOGLE_CLOUD_PROJECT to it and run trainctl reconcile.",
+                project,
+            )
         listing = await self._listing()
         listing.whole()
         return self._instances(listing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from blocks.providers import boto
 from blocks.providers.api import Unanswered
 from blocks.providers.boto import Amazon, Refusal
 from blocks.secrets import reading
+from tests.waiting import PATIENCE
 from trainer.contract.errors import (
     ConfigError,
     ConnectionLost,
@@ -84,6 +86,42 @@ async def test_what_was_never_sent_may_be_sent_again():
         await Amazon(provider="aws").call("sagemaker", "list_training_jobs", once=True)
 
     assert not isinstance(caught.value, Unanswered)
+
+
+async def test_an_order_that_is_given_up_before_it_is_sent_never_goes_out(monkeypatch):
+    made, began, go, ended = boto._made, threading.Event(), threading.Event(), threading.Event()
+    call = Amazon._call
+
+    def slow(*arguments, **options):
+        client = made(*arguments, **options)
+        client.meta.events.register_first("request-created", lambda **_: began.set())
+        client.meta.events.register_last("request-created", lambda **_: go.wait(PATIENCE))
+        return client
+
+    def noted(*arguments, **options):
+        try:
+            return call(*arguments, **options)
+        finally:
+            ended.set()
+
+    slow.cache_clear = made.cache_clear
+    monkeypatch.setattr(boto, "_made", slow)
+    monkeypatch.setattr(Amazon, "_call", noted)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        order = asyncio.create_task(
+            Amazon(provider="aws").call("sagemaker", "list_training_jobs", once=True)
+        )
+        assert await asyncio.to_thread(began.wait, PATIENCE)
+        order.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await order
+        go.set()
+        assert await asyncio.to_thread(ended.wait, PATIENCE)
+
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 @pytest.mark.parametrize("by_address", [True, False])
