@@ -129,7 +129,7 @@ class _Following:
                     waited = time.monotonic() - self._held_since
                     if waited > self._job.limits.lease_minutes * 60:
                         if idle:
-                            raise DataAway(error.message) from error
+                            raise DataAway(str(error)) from error
                         raise
                 await trouble_here(error)
 
