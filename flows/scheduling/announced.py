@@ -5,6 +5,8 @@ So whoever submits or looks from elsewhere knows what there is. Nothing here imp
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ VARIABLE = "training_orchestrator_machine_"
 WRONG_SECONDS = 5.0
 EVERY_SECONDS = 30.0  # at least so often while its worker lives
 FRESH_SECONDS = 120.0  # a machine announced longer ago has no worker now
+MOST = 4500  # characters of a machine, of the 5000 that a variable holds
 KNOWN_SECONDS = 7 * 86400.0  # but it is still one of the pool's
 
 
@@ -78,21 +81,28 @@ async def announced(ask: AskApi, pool: str, *, within: float, now: float) -> lis
 
 
 def _packed(machine: PoolMachine) -> Json:
-    """Return a machine in few characters: a variable holds 5000, with 24 of why a GPU is taken."""
+    """Return a machine in few characters: a variable holds 5000."""
+    for kept in (24, 0):  # characters of why a GPU is taken
+        value = _in_short(machine, kept)
+        if len(json.dumps(value)) <= MOST:
+            return value
+    # Others know of fewer then; its own worker knows all.
+    fewer = dataclasses.replace(machine, gpus=machine.gpus[: len(machine.gpus) // 2])
+    return _packed(dataclasses.replace(fewer, total=max(machine.total, len(machine.gpus))))
+
+
+def _in_short(machine: PoolMachine, kept: int) -> Json:
     kinds = sorted({gpu.kind for gpu in machine.gpus})
     most = {"ram_gb": machine.ram_gb, "threads": machine.threads, "disk_gb": machine.disk_gb}
+    most["cpu_jobs"] = machine.cpu_jobs
     return {
         "name": machine.name,
         "kinds": kinds,
         "total": machine.total,
         "gpus": [
             [
-                gpu.uuid,
-                kinds.index(gpu.kind),
-                round(gpu.vram_gb, 2),
-                gpu.index,
-                gpu.island,
-                gpu.taken[:24],
+                *(gpu.uuid, kinds.index(gpu.kind), round(gpu.vram_gb, 2), gpu.index, gpu.island),
+                gpu.taken[:kept],
             ]
             for gpu in machine.gpus
         ],
@@ -115,7 +125,9 @@ def _unpacked(value: Json) -> PoolMachine | None:
             for uuid, kind, vram, index, island, taken in value["gpus"]
         )
         most: dict[str, Any] = {
-            name: float(value[name]) for name in ("ram_gb", "threads", "disk_gb") if name in value
+            name: float(value[name])
+            for name in ("ram_gb", "threads", "disk_gb", "cpu_jobs")
+            if name in value
         }
         return PoolMachine(name=str(value["name"]), gpus=gpus, total=int(value["total"]), **most)
     except (KeyError, TypeError, ValueError, IndexError):

@@ -31,7 +31,7 @@ from flows.scheduling.pool import (
     Stint,
 )
 from flows.scheduling.ranking import Ranking
-from trainer.contract.words import time_taken
+from flows.shown import short_id
 
 NAMED = 2  # GPUs of others that a reason names one by one
 
@@ -255,10 +255,9 @@ class _Round:
         needs = _words(job.demand)
         if job is not self._head:
             return f"waits for {needs}"
-        when = self._reserved[0]
-        if math.isinf(when):
-            return f"is next, and waits for {needs}{self._taken()}"
-        return f"is next, and will have {needs} in {time_taken(when - self._now)} at the latest"
+        # Until when, the decision itself says.
+        others = self._taken() if math.isinf(self._reserved[0]) else ""
+        return f"is next, and waits for {needs}{others}"
 
     def _taken(self) -> str:
         """Return who has GPUs that is no job of the pool: nobody can say until when."""
@@ -272,7 +271,8 @@ class _Round:
         return f"; {'; '.join(found[:NAMED])}{more}" if found else ""
 
     def _would_delay(self) -> str:
-        return f"would delay job {self._head.id if self._head else '?'}, which is next"
+        head = short_id(self._head.id) if self._head else "?"
+        return f"would delay job {head}, which is next"
 
 
 def _words(demand: Demand) -> str:

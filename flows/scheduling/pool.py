@@ -85,6 +85,8 @@ class Job:
     project: str = ""
     seconds_left: float = HOUR
     """How long it will still run: measured, estimated, or else a guess."""
+    ran: float = 0.0
+    """Seconds of work so far, which is no waiting."""
     held: str = ""
     """Why it may not start yet, whatever is free, such as a job that it comes after."""
     batch: str = ""

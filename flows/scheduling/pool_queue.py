@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -17,11 +18,14 @@ from flows.scheduling.administration import Administration
 from flows.scheduling.announced import Announcer
 from flows.scheduling.gathering import Gathering, Held
 from flows.scheduling.labels import Allotment
-from flows.scheduling.pool import Decision, PoolMachine, StartJob
+from flows.scheduling.pool import Decision, PauseJob, PoolMachine, StartJob
 from flows.scheduling.reasons import Reasons
 from flows.scheduling.seen import SeenRun
 from flows.scheduling.settings import PoolSettings
 from flows.scheduling.snapshot import Snapshot
+from flows.shown import PAUSING
+
+ASKED_SECONDS = 10.0  # after which a run that was to pause and was not asked may be chosen again
 
 Look = Callable[[Mapping[str, Collection[str]]], Awaitable[PoolMachine]]
 """Returns a computer as it is now. It is given the UUIDs of the GPUs that runs of the pool have, by the
@@ -64,6 +68,8 @@ class PoolQueue:
         """What we started, until Prefect shows it as begun with its GPUs."""
         self._left: set[str] = set()
         """What has let go of its GPUs, until Prefect shows it as ended."""
+        self._asked: dict[str, float] = {}
+        """When we decided that a run is to pause, until Prefect shows that it was asked."""
         self.snapshot: Snapshot | None = None
         """What was decided about last."""
 
@@ -90,7 +96,10 @@ class PoolQueue:
         self.snapshot = Snapshot(
             runs, rules.beside(machine), self._announcer.now(), here=machine.name, limit=self._limit
         )
-        return self.snapshot.decide()
+        made = self.snapshot.decide()
+        asked = {one.job: time.monotonic() for one in made if isinstance(one, PauseJob)}
+        self._asked = asked | self._asked
+        return made
 
     async def take(self, start: StartJob) -> Allotment:
         """Note in Prefect, and here, that a run has its GPUs; to be called before it is started."""
@@ -101,6 +110,7 @@ class PoolQueue:
         await self._client.update_flow_run_labels(UUID(start.job), given.labels())
         self._taken[run.id] = run.with_allotment(given)
         self._left.discard(run.id)
+        self._asked.pop(run.id, None)
         return given
 
     def left(self, job: str) -> None:
@@ -118,7 +128,12 @@ class PoolQueue:
         known = {id: run for id, run in active.items() if id not in self._left}
         # What Prefect shows with its GPUs need not be remembered any longer.
         self._taken = {id: run for id, run in self._taken.items() if not _has_gpus(known.get(id))}
-        return known | self._taken
+        now = time.monotonic()
+        self._asked = {id: at for id, at in self._asked.items() if now - at < ASKED_SECONDS}
+        pausing = {
+            id: replace(known[id], state=PAUSING) for id in self._asked.keys() & known.keys()
+        }
+        return known | pausing | self._taken
 
 
 def _has_gpus(run: SeenRun | None) -> bool:

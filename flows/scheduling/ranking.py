@@ -55,7 +55,7 @@ class Ranking:
 
     def factors(self, job: Job) -> Factors:
         """Return what a job's place comes from."""
-        waited = self._now - job.submitted
+        waited = self._now - job.submitted - job.ran
         share = max(
             self._of_users.get(job.user, 0.0),
             # Jobs without a project share nothing but the absence of one.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -20,6 +22,9 @@ from flows.shown import QUEUED
 
 AT_ONCE = 10  # runs that are written to at a time: each takes Prefect's server 50 ms
 FIRST = 100  # places in the queue; 'trainctl why' knows of all
+PAUSE_SECONDS = 5.0
+AGAIN_SECONDS = 60.0  # before another reason is written to the same run
+MOVED_SECONDS = 300.0  # by which a run is expected earlier or later before it is told
 _NUMBER = re.compile(r"\d[\d:.,]*")
 
 
@@ -35,12 +40,39 @@ def queued(place: float, message: str) -> State[Any]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    reason: str
+    expected: float | None
+    at: float
+    """On a clock that never goes back."""
+
+    def is_news(self, one: ExplainWait) -> bool:
+        """Whether there is something else to say by now."""
+        if self.expected is not None and one.expected is not None:
+            moved = abs(self.expected - one.expected) > MOVED_SECONDS
+        else:
+            moved = self.expected is not one.expected
+        is_new = moved or _NUMBER.sub("#", self.reason) != _NUMBER.sub("#", one.reason)
+        # Who comes first changes with every start, and with that the words for all others.
+        return is_new and (moved or time.monotonic() - self.at >= AGAIN_SECONDS)
+
+
+def in_words(one: ExplainWait) -> str:
+    """Return why a job waits, and until when at the latest where that is known."""
+    if one.expected is None:
+        return one.reason
+    until = datetime.fromtimestamp(one.expected, UTC)
+    return f"{one.reason}, until {until:%Y-%m-%d %H:%M} UTC at the latest by the estimates"
+
+
 class Reasons:
     """What was written to the runs of a queue."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
-        self._written: dict[str, str] = {}
+        self._written: dict[str, _Written] = {}
+        self._may_write = 0.0
 
     async def write(self, waiting: Mapping[str, SeenRun], decisions: Iterable[Decision]) -> None:
         """Write the reasons that are new to the runs that come first, a few at a time.
@@ -49,19 +81,23 @@ class Reasons:
             waiting: the runs that wait, by id, as they were read.
             decisions: what was decided about them.
         """
-        self._written = {id: text for id, text in self._written.items() if id in waiting}
+        if time.monotonic() < self._may_write:
+            return
+        self._written = {id: one for id, one in self._written.items() if id in waiting}
         left = AT_ONCE
         for one in decisions:
             run = waiting.get(one.job)
             if left == 0 or run is None or not isinstance(one, ExplainWait) or one.place > FIRST:
                 continue
-            known = self._written.get(run.id) or (run.message if run.state == QUEUED else None)
-            # A time that is a second less is nothing new.
-            if known is not None and _NUMBER.sub("#", known) == _NUMBER.sub("#", one.reason):
+            text, known = in_words(one), self._written.get(run.id)
+            if known and not known.is_news(one):
                 continue
-            left -= 1
-            self._written[run.id] = one.reason
-            await self._write(run, one.reason)
+            self._written[run.id] = _Written(one.reason, one.expected, time.monotonic())
+            if run.message != text:
+                left -= 1
+                await self._write(run, text)
+        if left < AT_ONCE:
+            self._may_write = time.monotonic() + PAUSE_SECONDS
 
     async def _write(self, run: SeenRun, reason: str) -> None:
         id = UUID(run.id)

@@ -121,7 +121,8 @@ def seen(value: Json) -> SeenRun:
         cap=60 * minutes,
         began=seconds(value.get("start_time")),
         ended=seconds(value.get("end_time")),
-        ran=_number(value.get("total_run_time"), 0.0),
+        # With the present stretch of work; `total_run_time` is without it.
+        ran=_number(value.get("estimated_run_time"), 0.0),
     )
 
 
@@ -207,6 +208,7 @@ def job_of(run: SeenRun, demand: Demand, *, left: float | None, held: str = "") 
         user=run.user,
         project=run.project,
         seconds_left=max(1.0, left),
+        ran=run.ran,
         held=held,
         batch=text(run.labels, BATCH),
         batch_limit=batch_limit(run.labels),

@@ -95,7 +95,7 @@ class Snapshot:
     def _job(self, run: SeenRun) -> Job:
         left = self.runs.left.get(run.id)
         if left is None and run.name in self._took:
-            left = max(0.0, self._took[run.name] - run.ran) or None
+            left = max(0.0, min(self._took[run.name], run.cap) - run.ran) or None
         held = self.runs.held.get(run.id) or self._closed(run)
         return job_of(run, self._demands.of(run.wishes), left=left, held=held)
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from deployments.pools import LOCAL_POOL
 from flows.asking import AskApi, Json
+from flows.shown import QUEUED
 
 WAITING = ("SCHEDULED", "PENDING")
 AT_WORK = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
@@ -80,6 +81,8 @@ def _reason(facts: Json, run: Json) -> str:
         return f"it is scheduled for {starts.astimezone():%Y-%m-%d %H:%M:%S}"
     if facts["limit"] is not None and facts["at_work"] >= facts["limit"]:
         return f"{facts['at_work']} of {facts['limit']} jobs that may run there at once run now"
+    if run["state"].get("name") == QUEUED and run["state"].get("message"):
+        return str(run["state"]["message"])  # by the worker that decides for the pool
     # A run that a worker has taken, and is starting, is counted there itself.
     others = facts["at_work"] - (run["state"]["type"] == "PENDING")
     busy = f"; {others} run there now" if others > 0 else ""

@@ -55,10 +55,12 @@ async def test_the_queue_says_who_runs_who_waits_and_why(
     text = (await _call(capfd, "queue", "--pool", site.pool, "--explain")).stdout
     assert f"pool {site.pool}: balanced, 1 machines with 2 GPUs, of which 2 are in use" in text
     assert "TOGETHER" in text
-    assert "is next, and will have a GPU in " in text
+    assert "is next, and waits for a GPU" in text
 
     text = (await _call(capfd, "why", waits)).stdout
-    assert f"waits as number 1 of 3 in pool {site.pool}: is next, and will have a GPU in " in text
+    assert (
+        f"waits as number 1 of 3 in pool {site.pool}: is next, and waits for a GPU (about " in text
+    )
     assert "priority   0.700  priority 70" in text
     assert "fairness   " in text
     assert json.loads((await _call(capfd, "why", last, "--json")).stdout)["place"] == 2

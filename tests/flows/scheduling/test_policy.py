@@ -102,10 +102,7 @@ def test_a_job_for_the_whole_machine_is_not_starved_by_small_ones():
     assert [one.job for one in made if isinstance(one, StartJob)] == ["brief"]
     why = {one.job: one for one in made if isinstance(one, ExplainWait)}
     assert why["whole"].expected == NOW + HOUR
-    assert (
-        why["whole"].reason
-        == "is next, and will have 2 GPUs of one machine in 1:00:00 h at the latest"
-    )
+    assert why["whole"].reason == "is next, and waits for 2 GPUs of one machine"
     assert why["small0"].reason == "would delay job whole, which is next"
 
 

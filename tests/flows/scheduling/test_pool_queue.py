@@ -58,7 +58,7 @@ async def test_what_fits_starts_and_the_rest_is_told_why_it_waits(site: PoolSite
     assert state is not None
     assert state.message is not None
     assert (state.type, state.name) == (StateType.SCHEDULED, QUEUED)
-    assert state.message.startswith("is next, and will have 2 GPUs of one machine in ")
+    assert state.message.startswith("is next, and waits for 2 GPUs of one machine, until 20")
     labels = (await site.run(first)).labels
     assert (labels[MACHINE], labels[GPUS]) == ("host", "GPU-0")
     # What was started is not started again, although Prefect still shows it as waiting.
