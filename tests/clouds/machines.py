@@ -22,6 +22,8 @@ from uuid import uuid4
 import asyncssh
 import psutil
 
+from trainer.contract.gpu_files import FOLDER_VARIABLE
+
 SSHD = "/usr/sbin/sshd"
 MARKER = "TEST_MACHINE"  # a variable that every process of a machine inherits
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -161,6 +163,8 @@ class SshdMachine:
             "HOME": str(self.home),
             "PATH": ":".join(path),
             MARKER: self._marker,
+            # A test keeps to GPU locks of its own, and so do its machines.
+            **{name: os.environ[name] for name in [FOLDER_VARIABLE] if name in os.environ},
             **profile.environment,
         }
         (self._folder / "sshd_config").write_text(

@@ -323,10 +323,13 @@ def _write_note(path: Path, holder: Holder) -> None:
 
 
 def _note(uuid: str, start: int) -> Holder:
-    record = read_record(file_of(uuid).with_name(f"{uuid}.{start}.json"))
+    return holder_in(read_record(file_of(uuid).with_name(f"{uuid}.{start}.json")))
+
+
+def holder_in(record: Mapping[str, Any]) -> Holder:
+    """Return what a note says; any user can write one, so it is shown and nothing else."""
 
     def text(name: str) -> str:
-        # Any user can write a note, so what it says is shown and nothing else.
         value = str(record.get(name) or "")[:200]
         return value if value.isprintable() else "?"
 

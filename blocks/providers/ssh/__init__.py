@@ -16,6 +16,7 @@ from blocks.marks import Mark, ours
 from blocks.models import Instance, InstanceStatus, Offer
 from blocks.providers.base import Provider, counted
 from blocks.providers.ssh.asking import ASK_SECONDS, Lines, answers_of, ask, connection
+from blocks.providers.ssh.gpus import ASK_GPUS, read_uses
 from blocks.providers.ssh.hosts import (
     HOSTS_VARIABLE,
     Host,
@@ -41,6 +42,7 @@ from trainer.contract.errors import (
     CapacityError,
     ConfigError,
     ConnectionLost,
+    GpusBusy,
     HostKeyChanged,
     OrchestratorError,
     ProviderError,
@@ -103,15 +105,21 @@ class SshHost(Provider):
         GPUs and hosts without a job of ours come first, then the cheapest, then those with the
         most free memory. A host that cannot be reached hides no other.
 
+        GPUs that others have locked there, that a process uses without that, or that are out of
+        use are passed over.
+
         Raises:
+            GpusBusy: some would do, and others have them.
             CapacityError: no host fits, or none can be reached; it lists each with its cause.
         """
         surveys, troubles = await self._survey(self._hosts())
         causes = {str(host): error.message for host, error in troubles.items()}
         offers, reasons = fitting_offers(surveys, resources, limits, self.price_per_hour)
         if not offers:
-            causes |= reasons
+            causes |= {host: error.message for host, error in reasons.items()}
             listed = "; ".join(f"{host}: {cause.rstrip('.')}" for host, cause in causes.items())
+            if any(isinstance(error, GpusBusy) for error in reasons.values()):
+                raise GpusBusy(f"No SSH host has a free GPU that fits: {listed}.")
             what = "No SSH host fits" if surveys else "No SSH host can be reached"
             raise CapacityError(f"{what}: {listed}.")
         return offers
@@ -239,8 +247,8 @@ class SshHost(Provider):
         usable_key(self.private_key)  # raises here once; per host it would look like their fault
 
         async def survey(host: Host) -> HostSurvey:
-            lines = await self._ask(host, ASK + LIST, "")
-            return HostSurvey(host, read_hardware(lines), self._read(lines, host))
+            lines = await self._ask(host, ASK + ASK_GPUS + LIST, "")
+            return HostSurvey(host, read_hardware(lines), self._read(lines, host), read_uses(lines))
 
         answers = await answers_of(survey(host) for host in hosts)
         surveys = [answer for answer in answers if isinstance(answer, HostSurvey)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from blocks.machines.hardware import MIB_PER_GIB, Hardware, same_gpu
+from blocks.machines.hardware import Hardware, same_gpu
 from blocks.models import Instance, Offer
+from blocks.providers.local.free_gpus import free_groups
 from blocks.providers.local.gpu import Gpu
-from blocks.providers.local.gpus import choose, grouped
+from blocks.providers.ssh.gpus import GpuUses
 from blocks.providers.ssh.hosts import Host
 from trainer.config import Limits, Resources
-from trainer.contract.errors import CapacityError
+from trainer.contract.errors import CapacityError, GpusBusy, ProviderError
 
 Ranked = tuple[tuple[float, ...], Offer]
 
@@ -24,6 +25,7 @@ class HostSurvey:
     host: Host
     hardware: Hardware
     instances: list[Instance]
+    uses: GpuUses = field(default_factory=GpuUses)
 
     def in_words(self) -> str:
         """Return the names of its GPUs with their number, or how many cores it has."""
@@ -34,15 +36,15 @@ class HostSurvey:
 
 def fitting_offers(
     surveys: Sequence[HostSurvey], resources: Resources, limits: Limits, price_per_hour: float
-) -> tuple[list[Offer], dict[str, str]]:
+) -> tuple[list[Offer], dict[str, ProviderError]]:
     """Return the offers, the one to take first at the head, and why other hosts make none.
 
-    If no number of GPUs is asked for and no host has one, the CPU will do.
+    An error that is `GpusBusy` says that the host would do, once others let go of its GPUs. If no number of GPUs is asked for and no host has one, the CPU will do.
     """
     any_gpu = any(survey.hardware.gpus for survey in surveys)
     on_cpu = resources.gpu_count == 0 or (resources.gpu_count is None and not any_gpu)
     ranked: list[Ranked] = []
-    reasons: dict[str, str] = {}
+    reasons: dict[str, ProviderError] = {}
     for survey in surveys:
         try:
             _check_host(survey, resources, limits, price_per_hour)
@@ -50,8 +52,8 @@ def fitting_offers(
                 ranked += _cpu_offer(survey, price_per_hour)
             else:
                 ranked += _gpu_offers(survey, resources, price_per_hour)
-        except CapacityError as error:
-            reasons[str(survey.host)] = error.message
+        except (CapacityError, GpusBusy) as error:
+            reasons[str(survey.host)] = error
     # By rank alone: offers themselves cannot be compared. The sort is stable, so equal hosts keep
     # the order in which the user lists them.
     ranked.sort(key=lambda entry: entry[0])
@@ -93,13 +95,13 @@ def _gpu_offers(survey: HostSurvey, resources: Resources, price_per_hour: float)
     """Return an offer for each group of GPUs that fits.
 
     Raises:
-        CapacityError: none does.
+        CapacityError, GpusBusy: none does.
     """
     seen = survey.hardware.gpus
     if not seen:
         raise CapacityError(f"it has no GPU: {survey.hardware.trouble or 'nvidia-smi lists none'}")
     found = [
-        Gpu(index=gpu.index, uuid=gpu.uuid, name=gpu.name, free_gb=gpu.free_mib / MIB_PER_GIB)
+        survey.uses.gpu(gpu)
         for gpu in seen
         if not resources.gpu_types
         or any(same_gpu(asked, gpu.name) for asked in resources.gpu_types)
@@ -108,7 +110,7 @@ def _gpu_offers(survey: HostSurvey, resources: Resources, price_per_hour: float)
         asked = ", ".join(resources.gpu_types)
         raise CapacityError(f"it has {survey.in_words()}, resources.gpu_types asks for {asked}")
     taken = [uuid for instance in survey.instances for uuid in instance.gpu_ids]
-    fitting = choose(found, min_vram_gb=resources.min_vram_gb, taken=taken)
+    groups = free_groups(found, resources, None, taken)
     jobs = float(len(survey.instances))
     return [
         (
@@ -116,7 +118,7 @@ def _gpu_offers(survey: HostSurvey, resources: Resources, price_per_hour: float)
             (float(sum(taken.count(gpu.uuid) for gpu in group)), jobs, -group[0].free_gb),
             _offer(survey, group, price_per_hour),
         )
-        for group in grouped(fitting, resources.gpu_count or 1)
+        for group in groups
     ]
 
 

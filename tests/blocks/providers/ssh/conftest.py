@@ -9,12 +9,12 @@ from tests.clouds.machines import Profile, SshdMachine
 
 @pytest.fixture(autouse=True)
 def user_home(tmp_path, monkeypatch):
-    """Give the user a home folder with an SSH key in it, and no patience."""
+    """Give the user a home folder with an SSH key in it, and little patience."""
     folder = tmp_path / "user"
     (folder / ".ssh").mkdir(parents=True)
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(folder / ".ssh" / "id_ed25519")
     monkeypatch.setenv("HOME", str(folder))
-    monkeypatch.setattr(ssh_asking, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(ssh_asking, "PATIENCE_SECONDS", 2.0)
     for name in ("SSH_HOSTS", "SSH_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
     return folder
