@@ -39,6 +39,7 @@ OVERLAP = 30.0  # seconds: what ended while we read is read the next time
 FIRST_LOOK = 300.0  # seconds back, for the pages of batches that ended while no worker was there
 STALE = 30.0  # seconds after which a batch is read anew, though nothing seems to have happened
 REST = 4.0  # the least pause between two readings of one batch, as a multiple of what one took
+IDLE_SECONDS = 60.0  # between looks for ends of batches that we know nothing of
 PAGE_SECONDS = 5.0  # the least between two updates of a page
 
 
@@ -92,6 +93,8 @@ class BatchWatch:
         self._known: dict[str, _Known] = {}
         self._ended_at: dict[str, datetime | None] = {}
         self._looked_at: float | None = None
+        self._told: set[str] = set()
+        """The runs that can never start, and have been held with the reason once."""
 
     async def held(self, waiting: Iterable[LabelledRun]) -> dict[str, str]:
         """Return by id why runs may not start yet; end those that can never start.
@@ -103,8 +106,9 @@ class BatchWatch:
         for run in waiting:
             if batch := text(run.labels, BATCH):
                 of.setdefault(batch, {})[run.id] = run
-        for ended in await self._ended():
-            self._note_end(ended)
+        if of or self._known or self._may_look():
+            for ended in await self._ended():
+                self._note_end(ended)
         found: dict[str, str] = {}
         for batch, runs in of.items():
             found |= await self._judged(batch, runs)
@@ -114,6 +118,10 @@ class BatchWatch:
             known.waiting = here
         await self._update_pages()
         return found
+
+    def _may_look(self) -> bool:
+        """Whether it is time to look for batches though none waits here."""
+        return self._looked_at is None or self._clock() - self._looked_at >= IDLE_SECONDS
 
     async def _ended(self) -> list[FlowRun]:
         """Return the runs of batches that ended since we looked last and were not noted yet."""
@@ -168,8 +176,12 @@ class BatchWatch:
             judged = self._verdicts(known, runs)
             for id in runs:
                 if id in judged and judged[id].never:
-                    await self._skip(id, judged[id].never)
-                    known.page_due = True
+                    # It waits for one turn more, in which it is told why: whoever writes the reason to
+                    # those that wait would otherwise write it over the end.
+                    if id in self._told:
+                        await self._skip(id, judged[id].never)
+                        known.page_due = True
+                    self._told.add(id)
         # What nobody knows anything of may have been submitted since; it is judged the next time.
         unknown = Clearance(held="its batch is being read")
         texts = {id: judged.get(id, unknown) for id in runs}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import asynccontextmanager
-
 import pytest
 from prefect.client.schemas.objects import StateType
 from prefect.workers.base import BaseWorker
@@ -17,7 +14,7 @@ from deployments.training_worker import TrainingWorker, lock_of
 from flows.locks import locked
 from flows.scheduling.labels import FOR, PLACE, allotment
 from flows.scheduling.preempting import preempt, queue_again
-from tests.deployments.training_site import training_site
+from tests.deployments.training_site import training_site, working
 from tests.flows.flow_runs import Job
 from tests.waiting import until
 
@@ -34,23 +31,6 @@ pytestmark = [
 async def site():
     async with training_site() as made:
         yield made
-
-
-@asynccontextmanager
-async def working(site, limit):
-    """Let a worker take its turns in this process."""
-    over = asyncio.Event()
-    async with TrainingWorker(site.pool, limit=limit, create_pool_if_not_found=False) as worker:
-        await worker.sync_with_backend()
-
-        async def turns():
-            while not over.is_set():
-                await worker.get_and_submit_flow_runs()
-
-        taking = asyncio.create_task(turns())
-        yield worker
-        over.set()
-        await taking
 
 
 def test_prefect_finds_the_worker_by_its_type():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -98,3 +99,20 @@ async def training_site() -> AsyncIterator[TrainingSite]:
             flow, pool, work_pool_name=pool, entrypoint="flows.train.train"
         )
         yield TrainingSite(client, pool, made)
+
+
+@asynccontextmanager
+async def working(site: TrainingSite, limit: int) -> AsyncIterator[TrainingWorker]:
+    """Let a worker take its turns in this process."""
+    over = asyncio.Event()
+    async with TrainingWorker(site.pool, limit=limit, create_pool_if_not_found=False) as worker:
+        await worker.sync_with_backend()
+
+        async def turns() -> None:
+            while not over.is_set():
+                await worker.get_and_submit_flow_runs()
+
+        taking = asyncio.create_task(turns())
+        yield worker
+        over.set()
+        await taking

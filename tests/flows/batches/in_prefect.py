@@ -32,10 +32,9 @@ async def deployed(kind: str = "training") -> str:
 def batch_file(folder: Path, deployment: str, jobs: dict[str, Any], **settings: Any) -> Path:
     """Write a batch of small jobs under a name that no other test has."""
     path = folder / "batch.json.yaml"
-    defaults = job_values()
-    defaults.pop("name")
+    defaults = {name: value for name, value in job_values().items() if name != "name"}
     settings = {"name": f"b-{uuid4().hex[:8]}", "deployment": deployment, **settings}
-    path.write_text(json.dumps({**settings, "defaults": defaults, "jobs": jobs}))
+    path.write_text(json.dumps({"defaults": defaults, **settings, "jobs": jobs}))
     return path
 
 

@@ -75,6 +75,7 @@ async def test_a_job_is_held_until_those_before_it_have_ended(scene: Scene):
     running = await scene.held()
     await scene.client.set_flow_run_state(reward.id, Completed(), force=True)
     after = await scene.held()
+    await scene.held()
 
     assert first == {
         "ppo": "comes after job reward, which waits",
@@ -99,6 +100,8 @@ async def test_what_comes_after_a_failure_ends_with_a_message_and_the_rest_goes_
 
     held = await scene.held()
 
+    assert (await scene.run("ppo")).state.is_scheduled()  # type: ignore[union-attr]
+    assert await scene.held() == held
     assert held == {"ppo": "comes after job reward, which failed (OutOfMemory: too much)"}
     assert await scene.held() == {}
     state = (await scene.run("ppo")).state
@@ -123,6 +126,7 @@ async def test_a_failed_job_that_is_tried_again_ends_nothing_though_its_failure_
     assert (await scene.run("ppo")).state.is_scheduled()  # type: ignore[union-attr]
 
 
+@pytest.mark.thorough
 async def test_the_page_is_one_artifact_and_one_file(scene: Scene, home: Path):
     watch = BatchWatch(scene.client)
     waiting = await Reader(asking(scene.client), scene.pool).waiting()
