@@ -49,6 +49,7 @@ from deployments.pools import CLOUD_POOL, POOL_TYPE
 from deployments.run_places import RunPlaces
 from deployments.this_machine import Given, no_machine, this_machine
 from flows.batches.watch import BatchWatch
+from flows.job_events.waiting import keep_telling
 from flows.locks import taken
 from flows.prefect_api import UNANSWERED, asking_once, make_patient, prefect_client
 from flows.scheduling.labels import allotment
@@ -145,6 +146,7 @@ class TrainingWorker(ProcessWorker):
             held=BatchWatch(self.client).held,
         )
         self._helpers.append(asyncio.create_task(hear(self._turn.set, ring)))
+        self._helpers.append(asyncio.create_task(keep_telling()))
 
     async def _look(self, given: Given) -> PoolMachine:
         """Return this computer as it is now."""

@@ -51,7 +51,7 @@ async def tell_completed(client: PrefectClient) -> None:
             event = await _event(client, batch, runs, ended)
             spool.change(functools.partial(Noted.add, event=event))
     save_anyway(file, {"at": until.isoformat()})
-    await send(spool)
+    await send(spool, hurry=True)
 
 
 async def _touched(client: PrefectClient, since: datetime) -> list[str]:

@@ -18,7 +18,6 @@ from flows.job_events.kinds import (
     ONCE,
     RESTS,
     Happening,
-    QueuedRun,
     event_name,
     event_of,
     facts_of,
@@ -28,7 +27,7 @@ from flows.logger import logger
 from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
-from flows.scheduling.labels import FOR, text
+from flows.scheduling.preempting import preempted_for
 from flows.shown import TRAINS
 from flows.suspending import is_suspended
 from trainer.contract.errors import OrchestratorError
@@ -39,14 +38,15 @@ _AT_REST = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 
 async def begin(run: RunFolder, flow_run: FlowRun) -> None:
     """Note that a flow begins to work on a run: for the first time, or once more."""
-    states: list[State] | None = None
-    with suppress(*UNANSWERED):
-        async with prefect_client() as client:
-            with asking_once():
-                states = await client.read_flow_run_states(flow_run.id)
+    states: list[State] | None = None if flow_run.run_count else []
+    if states is None:
+        with suppress(*UNANSWERED):
+            async with prefect_client() as client:
+                with asking_once():
+                    states = await client.read_flow_run_states(flow_run.id)
 
     def change(noted: Noted) -> None:
-        noted.facts = facts_of(flow_run)
+        noted.facts, noted.is_first = facts_of(flow_run), not flow_run.run_count
         if states is not None:
             noted.rests, noted.trained_before = past(states)
         elif _last(noted, BEGINS | RESTS) in RESTS:  # Prefect is away: what is noted here has to do
@@ -126,9 +126,15 @@ def _let_go(noted: Noted) -> None:
     noted.seconds, noted.gpu_seconds, noted.began = used["seconds"], used["gpu_seconds"], {}
 
 
-def pauses(run: RunFolder, flow_run: QueuedRun, reason: str) -> None:
-    """The job has paused: as somebody asked, or for another job."""
-    whom = text(flow_run.labels, FOR)
+def pauses(run: RunFolder, flow_run: FlowRun, reason: str) -> None:
+    """The job has paused: as somebody asked, or for another job.
+
+    Args:
+        run: its folder.
+        flow_run: as it was read before its state became the pause.
+        reason: in words.
+    """
+    whom = preempted_for(flow_run)
     what, facts = (Happening.PREEMPTED, {"for": whom}) if whom else (Happening.PAUSED, {})
     rests(run, what, reason, **facts)
     if whom:  # and back in the queue

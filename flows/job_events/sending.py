@@ -11,10 +11,13 @@ import asyncio
 import functools
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 from prefect.client.orchestration import PrefectClient
@@ -83,7 +86,7 @@ async def _keep_sending(spool: EventSpool, closing: asyncio.Event) -> None:
             # Both read first: what is noted while something is being sent gets another turn.
             is_last, now = closing.is_set(), spool.stamp()
             if now != stamp or result is not Sent.STORED:
-                result = await send(spool)
+                result = await send(spool, hurry=is_last)
                 failures = failures + 1 if result is Sent.LATER else 0
                 stamp = now
             if is_last and result is not Sent.LATER:
@@ -110,29 +113,88 @@ async def _changed(
         await asyncio.wait({closed}, timeout=LOOK_SECONDS)
 
 
-async def send(spool: EventSpool) -> Sent:
-    """Send what Prefect does not have; whatever goes wrong is logged, and left for later."""
+@dataclass(slots=True)
+class _Posting:
+    """What the runs of a process send together: a hundred that begin at once take few requests."""
+
+    spools: dict[Path, EventSpool]
+    hurry: asyncio.Event
+    done: asyncio.Future[dict[Path, Sent]]
+
+
+_gathering: WeakKeyDictionary[asyncio.AbstractEventLoop, _Posting] = WeakKeyDictionary()
+"""By event loop: the round that is still waiting for others."""
+
+
+async def send(spool: EventSpool, *, hurry: bool = False) -> Sent:
+    """Send what Prefect does not have; whatever goes wrong is logged, and left for later.
+
+    Args:
+        spool: what is noted.
+        hurry: whether it does not wait for others to send with it.
+    """
+    loop = asyncio.get_running_loop()
+    gathering = _gathering.get(loop)
+    if gathering is None:
+        gathering = _gathering[loop] = _Posting({}, asyncio.Event(), loop.create_future())
+        is_first = True
+    else:
+        is_first = False
+    gathering.spools[spool.file] = spool
+    if hurry:
+        gathering.hurry.set()
+    if is_first:
+        await _lead(gathering)
+    # Shielded: one that is cancelled while it waits must not take the result from the others.
+    return (await asyncio.shield(gathering.done)).get(spool.file, Sent.LATER)
+
+
+async def _lead(gathering: _Posting) -> None:
+    """Wait a moment for others, and send for all of them."""
+    results: dict[Path, Sent] = {}
     try:
-        async with locked(spool.lock, wait=False) as alone:
-            # Whoever else sends, sends ours too.
-            return await _send(spool) if alone else Sent.TAKEN
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await gathering.hurry.wait()
+        del _gathering[asyncio.get_running_loop()]  # whoever comes now begins the next one
+        results = await send_all(list(gathering.spools.values()))
+    finally:
+        if _gathering.get(asyncio.get_running_loop()) is gathering:
+            del _gathering[asyncio.get_running_loop()]
+        gathering.done.set_result(results)
+
+
+async def send_all(spools: Sequence[EventSpool]) -> dict[Path, Sent]:
+    """Send what Prefect does not have of several; see `send`."""
+    results = dict.fromkeys((spool.file for spool in spools), Sent.LATER)
+    try:
+        async with AsyncExitStack() as held:
+            ours = []
+            for spool in spools:
+                if await held.enter_async_context(locked(spool.lock, wait=False)):
+                    ours.append(spool)
+                else:  # whoever else sends, sends ours too
+                    results[spool.file] = Sent.TAKEN
+            results |= await _send(ours)
     except UNANSWERED as error:
         logger().debug("Prefect does not take the job's events: %s", error)
     except Exception as error:  # noqa: BLE001 - the outer edge: no event is worth a job
         logger().warning("the job's events are sent later (%s: %s)", type(error).__name__, error)
-    return Sent.LATER
+    return results
 
 
-async def _send(spool: EventSpool) -> Sent:
-    noted = spool.read()
-    waiting = noted.waiting
+async def _send(spools: Sequence[EventSpool]) -> dict[Path, Sent]:
+    noted = {spool.file: spool.read() for spool in spools}
+    waiting = [event for one in noted.values() for event in one.waiting]
     if not waiting:
-        return Sent.STORED
+        return dict.fromkeys(noted, Sent.STORED)
+    now = time.time()
+    sent = {id: record for one in noted.values() for id, record in one.sent.items()}
+    over = {id for id, (times, at) in sent.items() if times >= TIMES and _is_past(at, now)}
     async with prefect_client() as client:
         with asking_once():
-            stored = await _stored(client, waiting)
-            now, sent = time.time(), noted.sent
-            over = {id for id, (times, at) in sent.items() if times >= TIMES and _is_past(at, now)}
+            doubted = [event for one in noted.values() for event in one.doubted()]
+            stored = await _stored(client, doubted)
             fresh = [
                 event
                 for event in waiting
@@ -141,14 +203,18 @@ async def _send(spool: EventSpool) -> Sent:
                 and (id not in sent or _is_past(sent[id][1], now))
             ]
             refused = await _post(client, fresh)
+    ids = {event["id"] for event in fresh}
 
     def settle(noted: Noted) -> None:
-        for event in fresh:
-            times, _ = noted.sent.get(event["id"], (0, 0.0))
-            noted.sent[event["id"]] = [times + 1, now]
+        for event in noted.waiting:
+            if event["id"] in ids:
+                times, _ = noted.sent.get(event["id"], (0, 0.0))
+                noted.sent[event["id"]] = [times + 1, now]
         noted.settle(stored | refused | over)
 
-    return Sent.TAKEN if spool.change(settle).waiting else Sent.STORED
+    return {
+        spool.file: Sent.TAKEN if spool.change(settle).waiting else Sent.STORED for spool in spools
+    }
 
 
 def _is_past(sent_at: float, now: float) -> bool:
@@ -200,9 +266,12 @@ async def _post(client: PrefectClient, events: Sequence[dict[str, Any]]) -> set[
 async def send_leftovers() -> None:
     """Send what flows could not: Prefect was away when they ended, or they died."""
     deadline = time.monotonic() + PASS_SECONDS
-    for spool in await asyncio.to_thread(unfinished):
+    left = await asyncio.to_thread(unfinished)
+    for spool in left:
         if old := older_than(spool.read(), GIVE_UP_DAYS):
             logger().warning("%s: %d events are given up", spool.file, len(old))
             spool.change(functools.partial(Noted.settle, ids=old))
-        if await send(spool) is Sent.LATER or time.monotonic() > deadline:
+    for start in range(0, len(left), PAGE):
+        results = await send_all(left[start : start + PAGE])
+        if Sent.LATER in results.values() or time.monotonic() > deadline:
             return  # Prefect is away: the others would only wait in vain

@@ -15,6 +15,7 @@ from typing import Any
 
 from blocks.home import home, private_folder, runs
 from flows.full_disk import save_anyway, unsaved
+from flows.job_events.kinds import BEGINS, RESTS
 from flows.locks import briefly_locked
 from trainer.contract.files import read_json
 
@@ -27,6 +28,8 @@ class Noted:
 
     facts: dict[str, Any] = field(default_factory=dict)
     """See `flows.job_events.kinds.facts_of`; of a run."""
+    is_first: bool = False
+    """Whether no execution came before the present one, so that nobody else can have sent its events."""
     rests: int = 0
     """How often the job had come to rest before its present execution."""
     trained_before: bool = False
@@ -50,6 +53,16 @@ class Noted:
     def waiting(self) -> list[dict[str, Any]]:
         """The events that are not stored at Prefect."""
         return self.events[self.stored :]
+
+    def doubted(self) -> list[dict[str, Any]]:
+        """Return those of which Prefect may have some, and is asked before they are sent."""
+        # What comes before any execution, somebody else tells of too.
+        own = tuple(f".{what}" for what in BEGINS | RESTS)
+        return [
+            event
+            for event in self.waiting
+            if event["id"] in self.sent or not self.is_first or not event["event"].endswith(own)
+        ]
 
     def add(self, event: dict[str, Any]) -> bool:
         """Note an event that is not noted yet; return whether it was not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -23,11 +24,14 @@ from flows.job_events.kinds import Happening, event_of, facts_of
 from flows.job_events.noting import at_work_at_last, past, submitted_at
 from flows.job_events.sending import send
 from flows.job_events.spool import EventSpool, Noted
+from flows.logger import logger
 from flows.owner import owner_elsewhere
+from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.shown import FLOW, REVIVING
 from trainer.contract.files import read_json
 
 PAGE = 200
+LOOK_SECONDS = 10.0
 OVERLAP = timedelta(minutes=2)  # of two looks: clocks differ, and a row may be written late
 AT_ONCE = timedelta(seconds=5)  # a run that is due for longer waits for its turn
 ENDS = {StateType.CANCELLED: Happening.STOPPED, StateType.FAILED: Happening.FAILED}
@@ -50,7 +54,21 @@ async def tell_waiting(client: PrefectClient) -> None:
         found += await _end_of(client, run)
     _note(spool, found)
     save_anyway(file, {"at": began.isoformat()})
-    await send(spool)
+    await send(spool, hurry=True)
+
+
+async def keep_telling() -> None:
+    """Tell what waits again and again, beside a worker. Runs until it is cancelled."""
+    while True:
+        try:
+            async with prefect_client() as client:
+                with asking_once():
+                    await tell_waiting(client)
+        except UNANSWERED as error:
+            logger().debug("waiting jobs are told of later: %s", error)
+        except Exception as error:  # noqa: BLE001 - the worker's runs go on
+            logger().warning("waiting jobs are told of later: %s", error)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _wait_of(client: PrefectClient, run: FlowRun, now: datetime) -> list[Found]:

@@ -38,6 +38,12 @@ async def preempt(client: PrefectClient, run_id: UUID, whom: str) -> bool:
     return True
 
 
+def preempted_for(run: FlowRun) -> str:
+    """Return the job for which a run that is about to rest was asked to pause; "" for a person."""
+    asked = run.state is not None and (run.state.message or "").startswith(_ASKED)
+    return text(run.labels, FOR) if asked else ""
+
+
 async def queue_again(client: PrefectClient, run: FlowRun) -> bool:
     """Queue a run at its old place if it has paused for another job; return whether it did.
 

@@ -35,7 +35,7 @@ async def tell(what: Happening, run, **payload) -> None:
     spool = EventSpool.of(str(run.id))
     event = event_of(facts_of(run), what, rests=0, at=datetime.now(UTC), **payload)
     spool.change(lambda noted: noted.add(event))
-    await send(spool)
+    await send(spool, hurry=True)
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -53,6 +53,7 @@ def a_run(**labels: str) -> SimpleNamespace:
         work_queue_name=None,
         work_pool_id=None,
         work_pool_name="local-gpu",
+        state=None,
     )
 
 
@@ -124,6 +125,7 @@ def test_what_follows_a_rest_is_a_resumption_with_ids_of_its_own():
     begun(a_run_, rests=1, trained_before=True)
     noting.trains(run)
     a_run_.labels = {FOR: "urgent"}
+    a_run_.state = State(type=StateType.RUNNING, message="paused for job urgent")
     noting.pauses(run, a_run_, "for another")
     begun(a_run_, rests=2, trained_before=True)
     noting.trains(run)

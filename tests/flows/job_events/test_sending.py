@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -47,7 +48,7 @@ def spool_of(*happenings: Happening) -> tuple[UUID, EventSpool]:
 
 async def until_stored(spool: EventSpool) -> None:
     async def is_stored() -> bool:
-        return await send(spool) is Sent.STORED
+        return await send(spool, hurry=True) is Sent.STORED
 
     await until(is_stored)
 
@@ -63,10 +64,10 @@ async def test_what_was_sent_is_asked_for_and_sent_again_only_when_it_was_lost(m
         return await post(client, events)
 
     monkeypatch.setattr(sending, "_post", counted)
-    assert await send(spool) is Sent.TAKEN
+    assert await send(spool, hurry=True) is Sent.TAKEN
     # As if a process died before it noted that: the next one sends again.
     spool.change(lambda noted: noted.sent.clear())
-    assert await send(spool) in {Sent.TAKEN, Sent.STORED}
+    assert await send(spool, hurry=True) in {Sent.TAKEN, Sent.STORED}
     await until_stored(spool)
     found = await stored(run_id)
     assert [event["event"].rpartition(".")[2] for event in found] == ["started", "paused"]
@@ -74,14 +75,14 @@ async def test_what_was_sent_is_asked_for_and_sent_again_only_when_it_was_lost(m
     # Another computer has noted the same, and finds that it is there.
     spool.change(lambda noted: (noted.sent.clear(), setattr(noted, "stored", 0)))
     posts.clear()
-    assert await send(spool) is Sent.STORED
+    assert await send(spool, hurry=True) is Sent.STORED
     assert sum(posts) == 0
 
 
 async def test_nothing_is_lost_while_prefect_is_away(prefect_api):
     run_id, spool = spool_of(Happening.COMPLETED)
     with temporary_settings({PREFECT_API_URL: NOWHERE}):
-        assert await send(spool) is Sent.LATER
+        assert await send(spool, hurry=True) is Sent.LATER
         await send_leftovers()
     assert len(spool.read().waiting) == 1
     await send_leftovers()
@@ -117,7 +118,7 @@ async def test_what_a_prefect_never_finds_is_not_sent_for_ever(monkeypatch):
     monkeypatch.setattr(sending, "_stored", nothing)
     monkeypatch.setattr(sending, "AGAIN_SECONDS", 0.0)
     for _ in range(5):
-        await send(spool)
+        await send(spool, hurry=True)
     assert len(sent) == 3
     assert spool.read().waiting == []
 
@@ -144,3 +145,28 @@ async def test_a_flow_sends_while_it_runs_and_ends_in_time_while_prefect_is_away
                 )
             )
     assert [e["event"].rpartition(".")[2] for e in spool.read().waiting][-1] == "failed"
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_runs_of_one_process_send_together_and_one_that_is_cancelled_harms_no_other(
+    monkeypatch,
+):
+    posts: list[int] = []
+    post = sending._post
+
+    async def counted(client, events):
+        posts.append(len(events))
+        return await post(client, events)
+
+    monkeypatch.setattr(sending, "_post", counted)
+    spools = [spool_of(Happening.STARTED)[1] for _ in range(3)]
+    assert await asyncio.gather(*map(send, spools)) == [Sent.TAKEN] * 3
+    assert posts == [3]
+    first, second = (spool_of(Happening.STARTED)[1] for _ in range(2))
+    leader = asyncio.create_task(send(first))
+    await asyncio.sleep(0)
+    other = asyncio.create_task(send(second))
+    await asyncio.sleep(0)
+    leader.cancel()
+    assert await other is Sent.LATER  # which is tried again
+    assert await send(second, hurry=True) is Sent.TAKEN
