@@ -36,6 +36,7 @@ from trainer.engine.custom_code import load_callbacks
 from trainer.engine.deprecations import deprecations_allowed
 from trainer.engine.failures import translate
 from trainer.engine.going_on import load_adapter_settings
+from trainer.engine.gpu_share import keep_to_share
 from trainer.engine.limits import check_limits
 from trainer.engine.malloc import keep_freed_memory
 from trainer.engine.model import load_model, load_tokenizer, parameters
@@ -129,6 +130,8 @@ def train(directory: JobDirectory, control_reader: ControlReader) -> JobState:
         config = config.model_copy(update={"peft": load_adapter_settings(config)})
     if rank.is_first:
         start_trackers(directory, config)
+    if most := keep_to_share(directory):
+        _say(f"shares its GPU with others: {most:.1f} GiB of memory at most")
     with process_group():
         return _train(directory, config, control_reader)
 
