@@ -71,9 +71,15 @@ def switch_on(trainer: Any) -> None:
         trainer.is_fsdp_enabled = True
     if is_hybrid(trainer) and rank.on_several_machines:
         # Set afterwards: the Accelerator's own check knows GPUs only.
+        names = ("dp_replicate", "dp_shard")  # as accelerate's data loaders look for them
         sizes = (rank.world_size // rank.local_world_size, rank.local_world_size)
-        config = ParallelismConfig(dp_replicate_size=sizes[0], dp_shard_size=sizes[1])
-        device, names = trainer.accelerator.device.type, tuple(config.fsdp_dim_names)
+
+        class Hybrid(ParallelismConfig):  # type: ignore[misc] # accelerate is not checked
+            # accelerate would slice a flattened mesh, which torch warns of.
+            fsdp_dim_names = names
+
+        config = Hybrid(**{f"{name}_size": n for name, n in zip(names, sizes, strict=True)})
+        device = trainer.accelerator.device.type
         config.device_mesh = init_device_mesh(device, sizes, mesh_dim_names=names)
         state.parallelism_config, state.device_mesh = config, config.device_mesh
 
