@@ -14,12 +14,14 @@ from prefect.states import Cancelled, Cancelling, Running
 from blocks.home import runs
 from flows.attended import forget, is_worked_on
 from flows.locks import locked
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.run_state import is_cancelled
 from flows.saved import STOPPED, saved
 from flows.settling import settle_run
 from flows.shown import PAUSING, job_state, short_id
 from trainer.config import TrainingJob
+from trainer.config.explain import validated
 from trainer.contract.errors import ConfigError, TrainingFailed
 from trainer.contract.job_directory import JobState
 
@@ -145,6 +147,36 @@ def refuse_resume(run: FlowRun) -> None:
             f"Job {_short(run)} is {state}, and not on this computer.",
             f"Follow it: trainctl monitor {_short(run)} --follow",
         )
+
+
+async def reshape(
+    client: PrefectClient, run: FlowRun, *, nodes: int | None, processes: int | None
+) -> None:
+    """Let a job that is at rest go on by another number of machines or processes.
+
+    Args:
+        client: of Prefect.
+        run: the job's.
+        nodes: how many machines; None: as many as before.
+        processes: how many GPUs of each, or processes where it trains without; None: as before.
+
+    Raises:
+        ConfigError: it still has machines, or cannot be trained so.
+    """
+    hired = Journal.of(RunFolder(run.id)).hires if (runs() / str(run.id)).exists() else []
+    if not job_state(run).at_rest or any(hire.is_open for hire in hired):
+        raise ConfigError(
+            f"Job {_short(run)} is {job_state(run)} and has not let go of what it trains on.",
+            f"Let it come to rest first: trainctl pause {_short(run)}",
+        )
+    name = f"job {_short(run)}"
+    asked = validated(TrainingJob, run.parameters.get("job"), name).model_dump(mode="json")
+    resources = asked["resources"]
+    field = "cpu_processes" if resources["gpu_count"] == 0 else "gpu_count"
+    given = {"nodes": nodes, field: processes}
+    resources |= {key: value for key, value in given.items() if value}
+    job = validated(TrainingJob, asked, name).model_dump(mode="json")
+    await client.update_flow_run(run.id, parameters={**run.parameters, "job": job})
 
 
 class AbandonmentWatch:

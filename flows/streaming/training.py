@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
@@ -161,9 +162,20 @@ class RemoteTraining:
         # In a folder that was used before, control.json still says pause or stop. It must not be
         # reset while somebody works there: that would undo a request of a moment ago.
         if not is_new and not (await self.examine())["alive"]:
+            await self._regroup()
             await self.ask(Desired.RUN, "")
         verb = "attached to" if await self.start() else "started"
         logger().info("%s the training in %s", verb, self.workplace.folder)
+
+    async def _regroup(self) -> None:
+        """Let as many processes go on as the job asks for now."""
+        record = json.loads(await self.workplace.read("job.json") or b"{}")
+        if record.get("world") != self._world:
+            await self.workplace.write("job.json", {**record, "world": self._world})
+
+    @property
+    def _world(self) -> dict[str, int]:
+        return {"processes": self.job.processes_per_machine}
 
     async def start(self) -> bool:
         """Start the supervisor unless one is running; return whether one was.
@@ -312,7 +324,7 @@ class RemoteTraining:
             },
             "continues": training.with_adapters(lambda name: job_of(Path(name))),
             "limits": limits,
-            "world": {"processes": self.job.processes_per_machine},
+            "world": self._world,
             "notice": self.workplace.notice_command,
         }
 

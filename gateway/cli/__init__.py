@@ -29,6 +29,8 @@ from gateway.cli.options import (
     MaxCost,
     MaybeJobFile,
     MaybeJobId,
+    Nodes,
+    Processes,
     Providers,
     ShowLogs,
     Wait,
@@ -227,6 +229,8 @@ def resume(
     detach: Detach = False,  # noqa: FBT002
     logs: ShowLogs = False,  # noqa: FBT002
     accept_changes: AcceptChanges = False,  # noqa: FBT002
+    nodes: Nodes = None,
+    processes: Processes = None,
 ) -> None:
     """Go on with a paused, stopped or failed job, or one whose process died.
 
@@ -237,7 +241,9 @@ def resume(
     with reported():
         from gateway.cli import commands
 
-        raise typer.Exit(commands.resume(job, detach=detach, logs=logs, accept=accept_changes))
+        shape = {"nodes": nodes, "processes": processes}
+        ended = commands.resume(job, detach=detach, logs=logs, accept=accept_changes, shape=shape)
+        raise typer.Exit(ended)
 
 
 @app.command()

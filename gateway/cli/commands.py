@@ -25,14 +25,26 @@ from gateway.view import printable
 from trainer.contract.job_directory import JobState
 
 
-def resume(text: str, *, detach: bool, logs: bool, accept: bool = False) -> Exit:
-    """Execute a job again: through its deployment's worker, or here."""
+def resume(
+    text: str, *, detach: bool, logs: bool, accept: bool, shape: dict[str, int | None]
+) -> Exit:
+    """Execute a job again: through its deployment's worker, or here.
+
+    Args:
+        text: names the job.
+        detach: return at once.
+        logs: show the log.
+        accept: go on from other data than before.
+        shape: by how many machines and processes, where not as before; see `control.reshape`.
+    """
     run_id = looking.found(text).id
 
     async def work(client: PrefectClient) -> bool:
         found = await client.read_flow_run(run_id)
         control.refuse_resume(found)
         say(f"job {run_id}")
+        if any(shape.values()):
+            await control.reshape(client, found, **shape)
         if accept:
             await accept_changes(client, run_id)
         # Only a run that came from a deployment can go back to a worker; any other is executed

@@ -64,6 +64,13 @@ Prove = Annotated[
     bool,
     typer.Option("--prove", help="Load the model too, and prove how its rows are laid out."),
 ]
+Nodes = Annotated[int | None, typer.Option(min=1, help="Go on by so many machines from here on.")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Go on by so many GPUs of each machine, or processes where it trains without."
+    ),
+]
 AcceptChanges = Annotated[
     bool,
     typer.Option(

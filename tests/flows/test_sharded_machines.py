@@ -16,7 +16,7 @@ from prefect import get_client
 
 from flows.execute import create_run
 from flows.run_folder import RunFolder
-from gateway.control import ask_pause
+from gateway.control import ask_pause, reshape
 from tests.flows.flow_runs import make_job
 from tests.flows.test_two_machines import losses, said, state_of
 from tests.flows.two_hosts import two_hosts
@@ -26,9 +26,9 @@ from trainer.contract.checkpoints import all_checkpoints, check
 from trainer.contract.job_directory import JobDirectory, JobState
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.thorough]
-STEPS = {"max_steps": 60, "eval_steps": 30, "save_steps": 5, "parallelism": "fsdp"}
+STEPS = {"max_steps": 30, "eval_steps": 15, "save_steps": 5, "parallelism": "fsdp"}
 TOLERANCE = 1e-3
-"""Relative: see `tests.trainer.training.test_sharded_training`; over 60 steps roundings add up."""
+"""Relative: see `tests.trainer.training.test_sharded_training`; over 30 steps roundings add up."""
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def hosts(tmp_path, monkeypatch):
         yield hosts
 
 
-def on_two(processes: int = 1) -> TrainingJob:
-    resources = {"nodes": 2, "gpu_count": 0, "cpu_threads": 1, "cpu_processes": processes}
+def on_two() -> TrainingJob:
+    resources = {"nodes": 2, "gpu_count": 0, "cpu_threads": 1}
     job = make_job().model_dump()
     changes = {"provider": "ssh", "training": {**job["training"], **STEPS}}
     return TrainingJob.model_validate({**job, **changes, "resources": resources})
@@ -71,10 +71,9 @@ async def test_a_kill_a_pause_and_other_processes_change_nothing(hosts, flow_pro
     check(newest)
     assert {path.name for path in newest.glob("shards/__*")} == {"__0_0.distcp", "__1_0.distcp"}
 
-    job = on_two(processes=2)
     async with get_client() as client:
-        parameters = {"job": job.model_dump(mode="json")}
-        await client.update_flow_run(run.run_id, parameters=parameters)
+        paused = await client.read_flow_run(run.run_id)
+        await reshape(client, paused, nodes=None, processes=2)
     output = await flow_process(run.run_id).ended()
 
     assert await state_of(run) is JobState.COMPLETED, output

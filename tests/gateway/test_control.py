@@ -148,3 +148,18 @@ async def test_cancelling_a_job_whose_process_died_before_it_trained_stops_it(
 
         assert job_state(run) is JobState.STOPPED
         assert time.monotonic() - began >= control.ABANDONED_SECONDS
+
+
+async def test_a_job_at_rest_goes_on_by_as_many_processes_as_are_asked_for(prefect_api: str):
+    async with get_client() as client:
+        run = await _run_in(client, Paused())
+
+        with pytest.raises(ConfigError, match="nodes"):
+            await control.reshape(client, run, nodes=1000, processes=None)
+        await control.reshape(client, run, nodes=None, processes=2)
+
+        resources = (await client.read_flow_run(run.id)).parameters["job"]["resources"]
+        assert {resources["gpu_count"], resources["cpu_processes"]} & {2}
+        running = await _run_in(client, Running())
+        with pytest.raises(ConfigError, match="has not let go of what it trains on"):
+            await control.reshape(client, running, nodes=None, processes=2)

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from trainer.config.methods import METHODS
 from trainer.config.on_completion import OnCompletion
 from trainer.config.settings import JobName, Settings, Text
 from trainer.config.store_urls import parse_store_url
@@ -129,11 +128,6 @@ class TrainingJob(Settings):
                 f"resources.nodes = {nodes}: DeepSpeed over several machines was never tried, and how "
                 "it shares its checkpoints out is not known here. Set parallelism: fsdp"
             )
-        if METHODS[training.method].generates:
-            raise ValueError(
-                f"training.method = {training.method} generates answers in one process only. "
-                "Set resources.nodes: 1"
-            )
         if self.keep_minutes:
             raise ValueError(
                 f"keep_minutes = {self.keep_minutes:g}: machines are kept one by one, and "
@@ -145,7 +139,7 @@ class TrainingJob(Settings):
     def _trains_together(self) -> TrainingJob:
         """Refuse what several processes cannot do."""
         resources, training = self.resources, self.training
-        gpus, processes = resources.gpu_count or 0, self.processes_per_machine
+        gpus = resources.gpu_count or 0
         if (resources.cpu_processes or 1) > 1 and resources.gpu_count != 0:
             raise ValueError(
                 f"resources.cpu_processes = {resources.cpu_processes} is for training without a "
@@ -160,11 +154,6 @@ class TrainingJob(Settings):
             raise ValueError(
                 f"training.parallelism = {training.parallelism} splits a model across processes. "
                 "Set resources.gpu_count: 2 or more (without a GPU cpu_processes), or parallelism: ddp"
-            )
-        if processes > 1 and METHODS[training.method].generates:
-            raise ValueError(
-                f"training.method = {training.method} generates answers in one process only, and "
-                f"resources asks for {processes}. Set gpu_count: 1, or cpu_processes: 1"
             )
         return self
 

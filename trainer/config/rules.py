@@ -202,6 +202,11 @@ def check_generation(config: TrainingFields) -> None:
             f"max_completion_length = {config.max_completion_length} leaves no room for a prompt "
             f"in max_length = {config.max_length}: lower one or raise the other"
         )
+    if config.parallelism != "ddp":
+        raise ValueError(
+            f"parallelism: {config.method} writes answers with the whole model, and "
+            f"{config.parallelism} splits it: set parallelism: ddp"
+        )
     if config.method in NUM_GENERATIONS:
         _check_batches(config)
 

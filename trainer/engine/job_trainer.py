@@ -154,11 +154,12 @@ class JobTrainer(Sharded, InParts, BySource):
     def _clip_grad_norm(self, model: Any) -> Any:
         """Clip what the optimizer has, where that is all there is: see `_sparing`."""
         if self.args.parallel_mode.name != "NOT_PARALLEL":
-            return super()._clip_grad_norm(model)  # type: ignore[misc] # mixin
-        groups = self.optimizer.param_groups  # type: ignore[attr-defined] # mixin
-        apart = {id(parameter) for parameter in self.clipped_apart}
-        trained = [p for group in groups for p in group["params"] if id(p) not in apart]
-        norm = self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)  # type: ignore[attr-defined] # mixin
+            norm = super()._clip_grad_norm(model)  # type: ignore[misc] # mixin
+        else:
+            groups = self.optimizer.param_groups  # type: ignore[attr-defined] # mixin
+            apart = {id(parameter) for parameter in self.clipped_apart}
+            trained = [p for group in groups for p in group["params"] if id(p) not in apart]
+            norm = self.accelerator.clip_grad_norm_(trained, self.args.max_grad_norm)  # type: ignore[attr-defined] # mixin
         if self.clipped_apart:
             torch.nn.utils.clip_grad_norm_(self.clipped_apart, self.args.max_grad_norm)
         return norm
@@ -322,11 +323,15 @@ class JobTrainer(Sharded, InParts, BySource):
             tensors = {name: weights.data.contiguous() for name, weights in reference.items()}
             # By its module, where `saving.writes_put_off` puts another in its place meanwhile.
             safetensors.torch.save_file(tensors, Path(output_dir) / REFERENCE)
+        self.to_first_machine(Path(output_dir) / f"rng_state_{rank.rank}.pth")
+
+    def to_first_machine(self, path: Path) -> None:
+        """Bring a file of this process to the machine whose checkpoint is the job's."""
+        rank = own_rank()
         if not rank.on_several_machines or in_parts(self):
             return
-        path = Path(output_dir) / f"rng_state_{rank.rank}.pth"
         # Those of this machine are on the disk of the first process already.
-        elsewhere = rank.rank >= rank.local_world_size
+        elsewhere = not rank.on_first_machine
         for name, content in all_to_first((path.name, path.read_bytes() if elsewhere else None)):
             if content is not None:
                 (path.parent / name).write_bytes(content)

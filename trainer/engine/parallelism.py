@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from trainer.config import TrainingConfig
-from trainer.config.methods import METHODS
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 from trainer.contract.world import own_rank
@@ -30,12 +29,6 @@ def check_parallelism(config: TrainingConfig, processes: int) -> None:
     Raises:
         ConfigError: naming the field.
     """
-    if processes > 1 and METHODS[config.method].generates:
-        raise ConfigError(
-            f"training.method: {config.method} generates answers in one process only, and there "
-            f"are {processes}.",
-            "Set resources.gpu_count: 1 (without a GPU cpu_processes: 1), or another method.",
-        )
     here = own_rank().local_world_size if config.parallelism == "fsdp_hybrid" else processes
     if config.shards and here == 1:
         raise ConfigError(

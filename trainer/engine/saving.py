@@ -177,7 +177,8 @@ def writes_put_off(
     def put_off(write: Callable[..., object], content: Any, *args: Any, **kwargs: Any) -> None:
         nonlocal left
         size = size_in_memory(content)
-        if size is None or size > left:
+        # Without any budget even what takes no room is written at once: nobody does it later.
+        if size is None or size >= left:
             write(content, *args, **kwargs)
         else:
             left -= size

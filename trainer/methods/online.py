@@ -7,6 +7,7 @@ nothing of that buffer, so a resumed run would generate anew, and other answers 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -21,15 +22,18 @@ from transformers import GenerationConfig, Trainer
 from trl.trainer.utils import split_tensor_dict
 
 from trainer.config.generation import generation_arguments
+from trainer.contract import checkpoints
 from trainer.contract.errors import DataError
+from trainer.contract.world import Rank, own_rank
 from trainer.engine.attention import without_adapters
+from trainer.engine.collectives import all_to_first
 from trainer.engine.job_trainer import JobTrainer, TrainingRun
 from trainer.engine.summed_lora import summed
 from trainer.methods.aligned import Aligned
 from trainer.methods.assembly import assemble
 from trainer.methods.rollouts_proven import prove_rollouts
 from trainer.rewards.assembly import rewards_of
-from trainer.rewards.counts import Counts, cost, sentences
+from trainer.rewards.counts import Counts, cost, notes_of, sentences
 
 T = TypeVar("T")
 Batch = dict[str, Any]
@@ -60,7 +64,7 @@ class RolloutTrainer(JobTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and say what scoring came to."""
         result = super().train(*args, **kwargs)
-        counts = self.reward_counts.by_name
+        counts = counts_of_all(self.reward_counts)
         asked = [f"the judge: {found}"] if (found := cost(counts)) else []
         for line in [*sentences(counts), *asked]:
             print(line, flush=True)  # noqa: T201 - standard output is the job's log
@@ -139,21 +143,34 @@ class RolloutTrainer(JobTrainer):
             "reward_counts": self.reward_counts.by_name,
         }
         tensors = {k: v.contiguous().cpu() for k, v in rollout.items() if v is not None}
+        path = Path(output_dir) / rollouts_of(own_rank())
         # By its module, where `saving.writes_put_off` puts another in its place meanwhile.
-        safetensors.torch.save_file(
-            tensors, Path(output_dir) / ROLLOUTS, metadata={"record": json.dumps(record)}
-        )
+        safetensors.torch.save_file(tensors, path, metadata={"record": json.dumps(record)})
+        self.to_first_machine(path)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._load_rollout(Path(checkpoint) / ROLLOUTS)
+        if checkpoint is None:
+            return
+        rank, before = own_rank(), checkpoints.processes_of(Path(checkpoint))
+        same = before == rank.world_size
+        of = rank if same else Rank(world_size=before)
+        self._load_rollout(Path(checkpoint) / rollouts_of(of), whole=same)
 
-    def _load_rollout(self, path: Path) -> None:
-        """Take up the buffer, in batches of today's size: memory may have run out in between."""
-        with safe_open(path, framework="pt", device=str(self.args.device)) as stream:
+    def _load_rollout(self, path: Path, *, whole: bool) -> None:
+        """Take up the buffer, in batches of today's size: memory may have run out in between.
+
+        Args:
+            path: of what a process had.
+            whole: as many processes go on; others divide the prompts otherwise, and answer anew.
+        """
+        device = self.args.device
+        # Of several processes it is cpu:0, which safetensors does not know.
+        where = str(device) if device.type != "cpu" else "cpu"
+        with safe_open(path, framework="pt", device=where) as stream:
             record = json.loads(stream.metadata()["record"])
-            rollout = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - no dict
+            names = stream.keys() if whole else []
+            rollout = {name: stream.get_tensor(name) for name in names}
         # In batches of the present size: after memory ran out the same rollout has more of them.
         self._step = (
             record["batches"] * record["batch_size"] // self.args.per_device_train_batch_size
@@ -165,6 +182,19 @@ class RolloutTrainer(JobTrainer):
         if rollout:
             rollout |= dict.fromkeys(record["absent"])
             self._buffered_inputs = split_tensor_dict(rollout, self.args.steps_per_generation)
+
+
+def rollouts_of(rank: Rank) -> str:
+    """Return the name of the file that holds the answers of a process."""
+    return ROLLOUTS if rank.world_size == 1 else ROLLOUTS.replace(".", f"_{rank.rank}.")
+
+
+def counts_of_all(counts: Counts) -> dict[str, int]:
+    """Return what all processes have counted; nothing but to the first. All must ask."""
+    every: Counter[str] = Counter()
+    for by_name in all_to_first(counts.by_name):
+        every.update(by_name)
+    return dict(every)
 
 
 @contextmanager
@@ -311,7 +341,7 @@ def build_online(
     trainer.reward_counts = counts
     # Waiting for a judge is no stall: it has time limits of its own.
     counts.alive = trainer.heartbeat.beat
-    run.notes = counts.notes
+    run.notes = lambda: notes_of(counts_of_all(counts))
     # Found before training: without one full rollout there is not a single step to make.
     sampler = trainer._get_train_sampler(run.train_dataset)
     if len(sampler) == 0:

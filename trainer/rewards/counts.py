@@ -45,20 +45,20 @@ class Counts:
                 flush=True,
             )
 
-    def notes(self) -> dict[str, Any]:
-        """Return the counters for a manifest: by name, and the most important as plain numbers."""
-        by_name = self.by_name
-        unscored = sum(n for name, n in by_name.items() if name.startswith(NO_SCORE))
-        return {
-            **({"rewards": dict(by_name)} if by_name else {}),
-            **({UNSCORED: unscored} if unscored else {}),
-            **({CALLS: by_name[f"{COST}calls"]} if f"{COST}calls" in by_name else {}),
-        }
-
     def take_up(self, before: Mapping[str, Any]) -> None:
         """Go on from the counters of a checkpoint; what counts by itself may be further."""
         for name, count in before.items():
             self.by_name[name] = max(int(count), self.by_name.get(name, 0))
+
+
+def notes_of(by_name: Mapping[str, int]) -> dict[str, Any]:
+    """Return counters for a manifest: by name, and the most important as plain numbers."""
+    unscored = sum(n for name, n in by_name.items() if name.startswith(NO_SCORE))
+    return {
+        **({"rewards": dict(by_name)} if by_name else {}),
+        **({UNSCORED: unscored} if unscored else {}),
+        **({CALLS: by_name[f"{COST}calls"]} if f"{COST}calls" in by_name else {}),
+    }
 
 
 def sentences(counts: Any) -> list[str]:

@@ -273,7 +273,6 @@ def test_a_long_value_is_shown_in_short():
     [
         ({"trainer": "command", "command": {"run": "true"}}, {}, "is started on one machine only"),
         ({"parallelism": "deepspeed"}, {}, "Set parallelism: fsdp"),
-        ({"method": "grpo", "reward_functions": ["length"]}, {}, "in one process only"),
         ({}, {"keep_minutes": 5}, "machines are kept one by one"),
     ],
 )

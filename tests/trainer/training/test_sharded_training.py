@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from flows.streaming.parts_mirror import PARTS, put_together
-from tests.trainer.jobs import EXACT, Job
+from tests.trainer.jobs import Job
 from tests.trainer.supervised import ENVIRONMENT, command
 from trainer.contract import checkpoints
 from trainer.contract.manifest import read_manifest

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
 EPSILON = 1e-8
@@ -20,10 +22,23 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def whitened(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
-    """Return the values with variance 1, and mean 0 unless it is to stay; 0 where mask is 0."""
-    mean = masked_mean(values, mask)
-    scaled = (values - mean) * torch.rsqrt(masked_mean((values - mean) ** 2, mask) + EPSILON)
+def whitened(
+    values: Tensor,
+    mask: Tensor,
+    mean_of: Callable[[Tensor, Tensor], Tensor] = masked_mean,
+    *,
+    shift_mean: bool = True,
+) -> Tensor:
+    """Return the values with variance 1, and mean 0 unless it is to stay; 0 where mask is 0.
+
+    Args:
+        values: one for each token.
+        mask: see the top of this file.
+        mean_of: the mean over the tokens that count, of all processes where there are several.
+        shift_mean: whether the mean is to be 0.
+    """
+    mean = mean_of(values, mask)
+    scaled = (values - mean) * torch.rsqrt(mean_of((values - mean) ** 2, mask) + EPSILON)
     return (scaled if shift_mean else scaled + mean) * mask
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 from trl.trainer.utils import (
@@ -21,6 +22,7 @@ from trl.trainer.utils import (
     use_adapter,
 )
 
+from trainer.contract.world import own_rank
 from trainer.methods.online import joined, only_given_samplers
 from trainer.methods.ppo_parts.answers import (
     as_completions,
@@ -85,6 +87,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         disable_dropout_in_model(model)  # what is learnt from must be what was generated
         hidden_size = model.config.get_text_config().hidden_size
         super().__init__(model=model, args=args, data_collator=list, **kwargs)
+        if own_rank().world_size > 1:  # else all would draw the same answers
+            set_seed(args.seed, device_specific=True)
         self.model_accepts_loss_kwargs = False  # the loss is a mean: it is divided by the batches
         self.num_iterations = args.num_ppo_epochs
         self.reward_funcs = reward_funcs
@@ -160,10 +164,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
         if mode == "train" and self._step == 0:
             # Ouyang et al. shift scores to a mean of 0. Expecting the mean does the same: else
             # the first lesson would be only that every answer is better than nothing.
-            self.value_head.bias.fill_(rewarded.mean())
+            self.value_head.bias.fill_(self._mean(rewarded, torch.ones_like(rewarded)))
         rewards = token_rewards(rewarded, divergence, mask, self.args.beta)
         if self.args.whiten_rewards:
-            rewards = whitened(rewards, mask, shift_mean=False)
+            rewards = whitened(rewards, mask, self._mean, shift_mean=False)
         values = self._values(states) * mask
         advantages, returns = advantages_of(
             rewards, values, mask, gamma=self.args.gamma, lam=self.args.lam
@@ -182,7 +186,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             "values": values,
             # Whitened over the rollout, so that the scale of the rewards does not act as a learning
             # rate.
-            "advantages": whitened(advantages, mask),
+            "advantages": whitened(advantages, mask, self._mean),
             "returns": returns,
         }
 
@@ -279,6 +283,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
             self.value_head.zero_grad()  # transformers does it for the model alone
         loss = super().training_step(*args, **kwargs)
         self._step += 1
+        if self.accelerator.sync_gradients and own_rank().world_size > 1:
+            # The value head lies beside the model, whose gradients are averaged by themselves.
+            for weights in self.value_head.parameters():
+                weights.grad = self.accelerator.reduce(weights.grad, "mean")
         # True after the last batch of an optimizer step, whose gradients have been used.
         self._begins_step = self.accelerator.sync_gradients
         return loss
@@ -318,9 +326,21 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
     # What is logged and saved -----------------------------------------------------------------
 
+    def _mean(self, values: Tensor, mask: Tensor) -> Tensor:
+        """Return the mean over what counts in all processes."""
+        if own_rank().world_size == 1:
+            return masked_mean(values, mask)
+        sums = torch.stack([(values * mask).sum(), mask.sum()])
+        total, count = self.accelerator.reduce(sums, "sum")
+        mean: Tensor = total / count.clamp(min=1)
+        return mean
+
     def _note(self, mode: str, **metrics: Tensor) -> None:
-        for name, value in metrics.items():
-            self._metrics[mode][name].append(value.item())
+        values = torch.stack([*metrics.values()]).detach()
+        if own_rank().world_size > 1:  # as all of them see it
+            values = self.accelerator.reduce(values, "mean")
+        for name, value in zip(metrics, values.tolist(), strict=True):
+            self._metrics[mode][name].append(value)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the means of what was noted since the last time."""
@@ -333,6 +353,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc] # transformers is not checked
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        if not own_rank().is_first:  # it is the same in all processes
+            return
         state = {name: value.cpu() for name, value in self.value_head.state_dict().items()}
         save_file(state, Path(output_dir) / VALUE_HEAD)
 
