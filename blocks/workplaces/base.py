@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,6 +25,7 @@ from trainer.contract.errors import ConfigError, ConnectionLost
 from trainer.contract.job_directory import Desired, Status, parse_status_text
 
 Log = Callable[[str], None]
+Carry = Callable[[], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,9 @@ class Parcel:
     """Its files by their names in it; that of a single file is empty."""
     facts: Mapping[str, FileFacts]
     """What each holds, by the same names."""
+    carry: Carry | None = None
+    """Lets a machine fetch it by itself into a folder there, and returns that folder's absolute path,
+    in which it has its own name; empty: it could not. What it leaves out, or spoils, is uploaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,11 @@ mkdir -p -- "${2%/*}" || exit
 rm -rf -- "${1%/*}"
 """
 
+# Whatever an earlier attempt had put together gives way to what is whole.
+TAKE_OVER = r"""
+mkdir -p -- "${2%/*}" && rm -rf -- "$2" && mv -T -- "$1" "$2" && rm -rf -- "${1%/*}"
+"""
+
 
 async def deliver(machine: Machine, data: str, parcel: Parcel, log: Log) -> str:
     """Return the place of a parcel on a machine, after bringing there what is not there yet.
@@ -84,6 +89,8 @@ class _Shipment:
         begun = time.monotonic()
         with _slot(parcel.key) as slot:
             staging = f"{self.data}/.{parcel.key}-{installation_id()}-{slot}"
+            if parcel.carry and (folder := await parcel.carry()):
+                await self._move(f"{folder}/{parcel.name}", f"{staging}/{parcel.name}")
             await self._upload_all(staging)
             await self._put_in_place(f"{staging}/{parcel.name}")
         seconds = time.monotonic() - begun
@@ -126,6 +133,12 @@ class _Shipment:
         if transfer.sha256 != expected.sha256:
             await self.machine.run(["rm", "-f", "--", remote])
             raise SourceChanged.of(self.parcel, name)
+
+    async def _move(self, fetched: str, staged: str) -> None:
+        """Put what the machine has fetched itself where it is put together; else it is uploaded."""
+        result = await self.machine.run(["sh", "-c", TAKE_OVER, "sh", fetched, staged])
+        if result.exit_code:
+            self.log(f"{fetched} is not used: {result.stderr.strip()}")
 
     async def _put_in_place(self, staged: str) -> None:
         result = await self.machine.run(["sh", "-c", PUT_IN_PLACE, "sh", staged, self.place])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from blocks.workplaces.base import Log, SourceChanged, Workplace
+from blocks.workplaces.base import Carry, Log, Parcel, SourceChanged, Workplace
 from flows.setup.files_here import (
     ADAPTER,
     CODE,
@@ -18,8 +20,12 @@ from flows.setup.files_here import (
 from trainer.config import TrainingConfig
 from trainer.config.code_references import is_reference, split_reference
 
+CarryOf = Callable[[Parcel], Carry | None]
 
-async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> TrainingConfig:
+
+async def ship(
+    workplace: Workplace, config: TrainingConfig, log: Log, carry_of: CarryOf = lambda parcel: None
+) -> TrainingConfig:
     """Upload model and datasets that are on this computer; return the config with their places.
 
     Names on the Hub stay as they are: the trainer fetches them.
@@ -28,6 +34,7 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
         workplace: where the trainer shall run.
         config: as the job file gives it.
         log: takes lines about the progress.
+        carry_of: returns how a parcel gets there without this computer; see `Parcel.carry`.
 
     Raises:
         ConfigError: something does not exist, cannot be sent, or changed meanwhile.
@@ -39,7 +46,8 @@ async def ship(workplace: Workplace, config: TrainingConfig, log: Log) -> Traini
     files, code, adapters = [], {}, {}
     for item in await asyncio.to_thread(items_of, config):
         try:
-            place = await workplace.bring(await parcel_of(item), log)
+            parcel = await parcel_of(item)
+            place = await workplace.bring(replace(parcel, carry=carry_of(parcel)), log)
         except SourceChanged as error:
             if error.path:
                 forget(error.path)

@@ -89,7 +89,7 @@ async def _fetched(field: str, address: str, say: Say) -> Path:
     name = url.path.rpartition("/")[2] or url.bucket
     noted = place / f"{hashlib.sha256(address.encode()).hexdigest()[:KEY_DIGITS]}.json"
     try:
-        bucket, files = await _found(field, url)
+        bucket, files = await found_at(field, url)
     except StoreAway as error:
         # A machine that is paid for does not wait for what was fetched before it was hired.
         known = place / str((read_json(noted) or {}).get("key")) / name
@@ -105,7 +105,7 @@ async def _fetched(field: str, address: str, say: Say) -> Path:
         if not target.exists():
             await _fetch_all(field, address, bucket, files, place / f".{key}" / name, say)
             # What was read may be newer than what the key was made of, and of two versions.
-            if _key_of(address, (await _found(field, url))[1]) != key:
+            if _key_of(address, (await found_at(field, url))[1]) != key:
                 shutil.rmtree(place / f".{key}", ignore_errors=True)
                 raise StoreAway(f"{address} changed while it was fetched.")
             # Under its own name it is complete.
@@ -136,8 +136,13 @@ async def _fetch_all(
     await all_of(some() for _ in range(PARALLEL))
 
 
-async def _found(field: str, url: StoreUrl) -> tuple[Bucket, dict[str, Entry]]:
-    """Return the bucket and the objects at an address, by their names; that of a single one is empty."""
+async def found_at(field: str, url: StoreUrl) -> tuple[Bucket, dict[str, Entry]]:
+    """Return the bucket and the objects at an address, by their names; that of a single one is empty.
+
+    Raises:
+        ConfigError: there is nothing, or its store cannot be opened.
+        StoreError: the store refuses, or cannot be reached.
+    """
     above, _, last = url.path.rpartition("/")
     bucket = await open_bucket(str(StoreUrl(url.scheme, url.bucket, above)), field=field)
     if last and (entry := await bucket.head(last)):

@@ -56,7 +56,8 @@ async def carried(
         python: the one there that has the trainer.
         verb: put them into the store, or get them from it.
         folder: in the job directory.
-        files: by name, each with its `bytes` and `sha256`.
+        files: by name, each with its `bytes` and `sha256`; and with its `key` in the bucket, where
+            that is not the one that its hash has in a store of ours.
 
     Raises:
         StoreError: this store's addresses cannot be signed, or the store refuses the machine.
@@ -90,7 +91,7 @@ async def _carried_once(
         return
     size = sum(facts["bytes"] for facts in files.values())
     seconds = min(LONGEST_SECONDS, LEAST_SECONDS + size / SLOWEST)
-    keys = [object_key(facts["sha256"]) for facts in files.values()]
+    keys = [str(facts.get("key") or object_key(facts["sha256"])) for facts in files.values()]
     method: Literal["PUT", "GET"] = "PUT" if verb == "put" else "GET"
     urls = await store.bucket.sign(method, keys, seconds)
     order = CarryingOrder(

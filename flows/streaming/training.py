@@ -25,6 +25,7 @@ from flows.setup.shipping import ship
 from flows.setup.staging import staged
 from flows.streaming.checkpoint_mirror import put_back
 from flows.streaming.run_store import RunStore
+from flows.streaming.straight import straight
 from trainer.config import TrainingConfig, TrainingJob
 from trainer.contract.checkpoints import newest_valid, step_of
 from trainer.contract.errors import (
@@ -214,7 +215,8 @@ class RemoteTraining:
             return False
         config = await staged(self.job.training, logger().info)
         if not self.workplace.is_home:
-            config = await ship(self.workplace, config, logger().info)
+            by = straight(self.job.training, config, self.workplace, self.python)
+            config = await ship(self.workplace, config, logger().info, by)
             # On the other machines logs start anew, and the checkpoint comes when all start.
             if self._lead:
                 await self._lead.take_along(self)
