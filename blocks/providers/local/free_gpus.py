@@ -12,6 +12,11 @@ from trainer.config import Resources
 from trainer.contract.errors import CapacityError, GpusBusy
 from trainer.contract.gpu_locks import Allocation
 
+BESIDE = (
+    "They are waited for. End those processes, or set resources.min_vram_gb: a job trains beside them, "
+    "where that much is free."
+)
+
 Groups = list[tuple[Gpu, ...]]
 
 
@@ -32,6 +37,8 @@ def free_groups(
     """
     mine = [gpu for gpu in found if allotted is None or gpu.uuid in allotted.uuids]
     well = [gpu for gpu in mine if not gpu.sick]
+    if mine and not well and len(mine) < len(found):
+        return free_groups(found, resources, None, taken)  # what was given broke: any other will do
     if mine and not well:
         raise CapacityError(
             f"Every GPU here is out of use: {_why(mine)}.",
@@ -81,15 +88,11 @@ def _refuse(
     except CapacityError as never:
         raise error or never from None
     busy = [gpu for gpu in well if gpu not in free]
-    if any(gpu.holders for gpu in busy):
-        raise GpusBusy(f"The GPUs that would do are in use: {_why(busy)}.")
     if error and not busy:
         raise error
-    raise CapacityError(
-        f"The GPUs that would do are in use: {_why(busy)}.",
-        "End those processes, or let them take their GPUs: trainctl gpus exec -- COMMAND. With "
-        "resources.min_vram_gb a job trains beside them, where that much is free.",
-    )
+    # A process that has not taken its GPU is waited for too: it may be a check that takes seconds.
+    strangers = None if any(gpu.holders for gpu in busy) else BESIDE
+    raise GpusBusy(f"The GPUs that would do are in use: {_why(busy)}.", strangers)
 
 
 def _why(gpus: Sequence[Gpu]) -> str:

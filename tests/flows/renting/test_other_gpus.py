@@ -7,6 +7,7 @@ import pytest
 
 from blocks.allotted import allotted
 from blocks.providers.local import Local
+from flows.renting import turns
 from flows.renting.other_gpus import (
     allocation_of,
     has_what_was_allotted,
@@ -75,3 +76,16 @@ def test_the_record_of_the_folder_stays_whole(instance):
     record = json.loads((Path(instance.workspace) / "instance.json").read_text())
 
     assert record["gpu_ids"] == ["GPU-0"]
+
+
+async def test_a_run_whose_given_gpu_another_keeps_takes_any_other(instance, monkeypatch):
+    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(turns, "PATIENCE_SECONDS", 0.05)
+    token = allotted.set(Allocation(uuids=("GPU-2",)))
+    try:
+        with take(Allocation(uuids=("GPU-2", "GPU-0")), Holder.here(name="another")):
+            found = await on_other_gpus(on_gpus(), instance, None)
+    finally:
+        allotted.reset(token)
+
+    assert found.gpu_ids == ("GPU-1",)

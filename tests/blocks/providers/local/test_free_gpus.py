@@ -73,9 +73,9 @@ async def test_a_gpu_with_a_foreign_process_is_kept_away_from(provider, pretende
     assert await offered(provider, min_vram_gb=8) == [{"GPU-1"}, {"GPU-0"}]
 
     pretended_gpus.change("GPU-1", processes=[{"pid": 8, "name": "python", "used_gb": 1}])
-    with pytest.raises(CapacityError, match=r"ollama of somebody \(7, 5.0 GiB\)") as caught:
+    with pytest.raises(GpusBusy, match=r"ollama of somebody \(7, 5.0 GiB\)") as caught:
         await provider.offers(Resources(), Limits())
-    assert not isinstance(caught.value, GpusBusy)  # it may stay for ever
+    assert "set resources.min_vram_gb" in caught.value.suggestion
 
 
 @pytest.mark.usefixtures("pretended_gpus")
@@ -114,3 +114,10 @@ async def test_parts_of_a_divided_gpu_train_one_by_one(provider, pretended_gpus)
     assert await offered(provider) == [{"GPU-0"}, {"GPU-1"}]
     with pytest.raises(CapacityError):
         await provider.offers(Resources(gpu_count=2), Limits())
+
+
+async def test_a_run_whose_given_gpu_broke_may_have_any_other(provider, pretended_gpus):
+    pretended_gpus.change("GPU-2", sick="it is lost")
+
+    with given(Allocation(uuids=("GPU-2",))), held(Allocation(uuids=("GPU-0",))):
+        assert await offered(provider) == [{"GPU-1"}, {"GPU-3"}]
