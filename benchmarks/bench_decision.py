@@ -60,6 +60,7 @@ async def measured(
     from flows.scheduling.labels import of_submit
     from flows.scheduling.pool import ExplainWait, PoolGpu, PoolMachine, StartJob
     from flows.scheduling.pool_queue import PoolQueue
+    from flows.shown import QUEUED
     from trainer.config import TrainingJob
 
     gpus = tuple(PoolGpu(uuid=f"GPU-{n}", vram_gb=80.0, kind="H100") for n in range(GPUS))
@@ -79,7 +80,7 @@ async def measured(
                 deployment,
                 name=name,
                 parameters={"job": job.model_dump(mode="json")},
-                state=Scheduled(),
+                state=Scheduled(name=QUEUED),
                 labels=of_submit(user="ada"),
             )
 
