@@ -50,19 +50,25 @@ demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in ab
 	@test "$$(id -u)" = 0 || { echo "PostgreSQL is missing: sudo apt-get install postgresql"; exit 1; }
 	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null
 
-test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run all tests, in parallel
+# A cluster of the tests' own: its daemons are not started as services.
+/usr/sbin/slurmctld:
+	@echo "Installing Slurm with apt-get (the tests start their own cluster) …"
+	@test "$$(id -u)" = 0 || { echo "Slurm is missing: sudo apt-get install slurmctld slurmd slurm-client munge"; exit 1; }
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurmctld slurmd slurm-client munge >/dev/null
+
+test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql /usr/sbin/slurmctld ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
 
-faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/bin/faketime /usr/sbin/iptables ## Inject every kind of fault, and print what came of each
+faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/sbin/slurmctld /usr/bin/faketime /usr/sbin/iptables ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks --thorough -m fault -n 4
 
-thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run the long tests, and those of properties with new examples
+thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql /usr/sbin/slurmctld ## Run the long tests, and those of properties with new examples
 	@$(BIN)/python -m pytest --thorough -m "(thorough or hypothesis) and not fault" -n 3
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table
 	@$(BIN)/python benchmarks/methods.py
 
-providers: $(VENV)/installed-dev /usr/sbin/sshd ## Train one job at every provider's local server, and print a table
+providers: $(VENV)/installed-dev /usr/sbin/sshd /usr/sbin/slurmctld ## Train one job at every provider's local server, and print a table
 	@$(BIN)/python benchmarks/providers.py
 
 soak: $(VENV)/installed ## Kill every method's job at 20 random moments, and compare with the undisturbed run

@@ -16,6 +16,8 @@ from trainer.contract.errors import OrchestratorError, from_dict
 class InstanceStatus(StrEnum):
     """What a provider says about an instance, in one vocabulary for all providers."""
 
+    QUEUED = "queued"
+    """Ordered, and waiting for its turn, which takes any time; nothing is billed yet."""
     PROVISIONING = "provisioning"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -203,6 +205,8 @@ class Instance(_Billed):
     status: InstanceStatus
     detail: str = ""
     """The provider's own words about the status."""
+    time_is_up: bool = False
+    """Whether it ended because the time was over for which it was ordered."""
     failure: OrchestratorError | None = None
     """Why an order came to nothing that the provider had accepted."""
     address: str = ""

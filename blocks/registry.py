@@ -28,6 +28,7 @@ PROVIDERS = {
     "local": "blocks.providers.local:Local",
     "runpod": "blocks.providers.runpod:RunPod",
     "sagemaker": "blocks.providers.sagemaker:SageMaker",
+    "slurm": "blocks.providers.slurm:Slurm",
     "ssh": "blocks.providers.ssh:SshHost",
     "vast": "blocks.providers.vast:VastAI",
 }

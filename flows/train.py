@@ -39,6 +39,7 @@ from flows.saved import saved
 from flows.settling import settle_run
 from flows.setup.staging import staged
 from flows.sole_owner import own
+from flows.streaming.leftovers import fetch_left
 from flows.streaming.requests import CancelAsked, heard
 from flows.streaming.telling import tell_rest
 from flows.suspending import suspending_means_pausing
@@ -226,6 +227,8 @@ async def _on_machines(
                     words = [str(status.get(name) or "") for name in ("warning", "missing")]
                     report = await verify(job, folder, *words)
     except (MachineLost, GpusTaken) as error:
+        async with heard(job, run):
+            await fetch_left(job, run, Instance.from_dict(first))
         await move_on(job, run, Instance.from_dict(first), error)
         return None
     except DataAway as error:

@@ -62,6 +62,8 @@ class Provider(Block, ABC):
     instead: ClassVar[Mapping[str, str]] = {}
     """Environment variables, beginning with the provider's name in capitals, by which other programs
     are set up for it, and that are not used here: what to use instead, as half a sentence."""
+    keeps_files: ClassVar[bool] = False
+    """Whether the files of a job directory can be read when its machine has been taken back."""
     takes_first_script: ClassVar[bool] = False
     """Whether a machine runs `first_script` by itself, before anybody has reached it."""
 

@@ -61,6 +61,8 @@ class MachineWorkplace(Workplace):
         """
         self.notice_command = notice_command
         self.machine = machine
+        self.files = machine
+        """By which the files of the job directory are worked with: another machine may have them too."""
         self.folder = folder
         self._where = where or "the machine"
         self._shutdown_command = shutdown_command
@@ -149,33 +151,31 @@ class MachineWorkplace(Workplace):
 
     async def read(self, name: str) -> bytes | None:
         """See `Workplace.read`."""
-        return await self.machine.read(self._path(name))
+        return await self.files.read(self._path(name))
 
     async def replace(self, name: str, content: bytes) -> None:
         """See `Workplace.replace`."""
-        await self.machine.write(self._path(name), content)
+        await self.files.write(self._path(name), content)
 
     async def listing(self, name: str) -> list[str]:
         """See `Workplace.listing`."""
-        return await self.machine.listing(self._path(name))
+        return await self.files.listing(self._path(name))
 
     async def size(self, name: str) -> int:
         """See `Workplace.size`."""
         # By wc, which every image has, because the Python there may be what is broken.
-        result = await self.machine.run(["wc", "-c", self._path(name)], timeout=SMALL_SECONDS)
+        result = await self.files.run(["wc", "-c", self._path(name)], timeout=SMALL_SECONDS)
         count = result.stdout.split()[:1]
         return int(count[0]) if count and count[0].isdecimal() else 0
 
     async def room(self) -> Room:
         """See `Workplace.room`."""
-        result = await self.machine.run(["df", "-Pk", self.folder], timeout=SMALL_SECONDS)
+        result = await self.files.run(["df", "-Pk", self.folder], timeout=SMALL_SECONDS)
         return room_in(result.stdout.strip().rpartition("\n")[2])
 
     async def remove(self, names: Sequence[str]) -> None:
         """See `Workplace.remove`."""
-        await self.machine.run(
-            ["rm", "-rf", "--", *map(self._path, names)], timeout=COMMAND_SECONDS
-        )
+        await self.files.run(["rm", "-rf", "--", *map(self._path, names)], timeout=COMMAND_SECONDS)
 
     async def begin(self, name: str, size: int) -> None:
         """See `Workplace.begin`.
@@ -186,7 +186,7 @@ class MachineWorkplace(Workplace):
         """
         # A sparse file: the hole takes no room on the machine's disk either.
         command = ["truncate", "-s", str(size), self._path(name)]
-        result = await self.machine.run(command, timeout=COMMAND_SECONDS)
+        result = await self.files.run(command, timeout=COMMAND_SECONDS)
         if result.exit_code < 0:
             raise ConnectionLost(f"{command[0]} was killed on {self._where}.")
         if result.exit_code:
@@ -194,15 +194,15 @@ class MachineWorkplace(Workplace):
 
     async def put(self, local: Path, name: str) -> Transfer:
         """See `Workplace.put`."""
-        return await self.machine.upload(local, self._path(name))
+        return await self.files.upload(local, self._path(name))
 
     async def fetch(self, name: str, local: Path, *, limit: int | None = None) -> Transfer:
         """See `Workplace.fetch`."""
-        return await self.machine.download(self._path(name), local, limit=limit)
+        return await self.files.download(self._path(name), local, limit=limit)
 
     def follow(self, name: str, offset: int = 0) -> AsyncGenerator[bytes, None]:
         """See `Workplace.follow`."""
-        return self.machine.follow(self._path(name), offset)
+        return self.files.follow(self._path(name), offset)
 
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}"

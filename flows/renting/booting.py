@@ -34,8 +34,8 @@ async def boot(provider: Provider, hire: Hire, instance: Instance, job: Training
     # become ready while no process of ours looked. A limit below 30 s stays the limit.
     deadline = time.monotonic() + max(30.0, minutes * 60 - hire.seconds())
     deadline = min(deadline, time.monotonic() + minutes * 60)
-    running = await _running(provider, instance, deadline, minutes)
-    found = await _answering(provider, running, job, deadline, minutes)
+    running, deadline = await _running(provider, hire, instance, deadline, minutes)
+    found = await _answering(provider, hire, running, job, deadline, minutes)
     logger().info(
         "%s is ready after %.0f s: %s, %.0f GiB of disk free",
         running.id,
@@ -47,8 +47,9 @@ async def boot(provider: Provider, hire: Hire, instance: Instance, job: Training
 
 
 async def _running(
-    provider: Provider, instance: Instance, deadline: float, minutes: float
-) -> Instance:
+    provider: Provider, hire: Hire, instance: Instance, deadline: float, minutes: float
+) -> tuple[Instance, float]:
+    """Return the machine once it runs, and by when it has to answer."""
     said, lost_since = "", None
     absence = Absence(provider.settle_seconds)
     absence.seen(instance)
@@ -57,6 +58,10 @@ async def _running(
         if instance.failure:
             raise instance.failure
         now = time.monotonic()
+        if instance.status is InstanceStatus.QUEUED:
+            # Others decide when it begins: that is no part of booting, and is not billed.
+            hire.order()
+            deadline = now + minutes * 60
         lost_since = (lost_since or now) if instance.status.is_lost else None
         is_lost = lost_since is not None and now - lost_since >= LOST_SECONDS
         if is_lost or absence.is_proven:
@@ -76,7 +81,7 @@ async def _running(
         await asyncio.sleep(LOOK_SECONDS)
         instance = await _described(provider, instance)
         absence.seen(instance)
-    return instance
+    return instance, deadline
 
 
 async def _described(provider: Provider, instance: Instance) -> Instance:
@@ -91,7 +96,12 @@ async def _described(provider: Provider, instance: Instance) -> Instance:
 
 
 async def _answering(
-    provider: Provider, instance: Instance, job: TrainingJob, deadline: float, minutes: float
+    provider: Provider,
+    hire: Hire,
+    instance: Instance,
+    job: TrainingJob,
+    deadline: float,
+    minutes: float,
 ) -> Ready:
     said = ""
     while True:
@@ -116,4 +126,4 @@ async def _answering(
                 said = why
         # Ports move while a machine starts, and it may vanish meanwhile.
         described = await _described(provider, instance)
-        instance = await _running(provider, described, deadline, minutes)
+        instance, deadline = await _running(provider, hire, described, deadline, minutes)

@@ -41,6 +41,8 @@ class Journal:
     revivals: int = 0
     """How often reconcile had the run executed again."""
     artifact_id: str | None = None
+    time_up_step: int = -1
+    """The newest checkpoint when the time of a machine was up last; -1: it never was."""
 
     @classmethod
     def of(cls, run: RunFolder) -> Journal:
@@ -57,6 +59,7 @@ class Journal:
             int(record.get("lost_steps", 0)),
             int(record.get("revivals", 0)),
             record.get("artifact_id"),
+            int(record.get("time_up_step", -1)),
         )
 
     def begin(
@@ -223,6 +226,7 @@ class Journal:
             "lost_steps": self.lost_steps,
             "revivals": self.revivals,
             "artifact_id": self.artifact_id,
+            "time_up_step": self.time_up_step,
         }
         save_anyway(self.run.journal, record)
 

@@ -24,6 +24,7 @@ from trainer.contract.errors import (
     MachineLost,
     OrchestratorError,
     StoreAway,
+    TimeUp,
 )
 
 T = TypeVar("T")
@@ -236,6 +237,7 @@ async def _described(provider: Provider, instance: Instance) -> Instance | None:
 def _lost(instance: Instance, now: Instance) -> MachineLost:
     gone = {InstanceStatus.GONE, InstanceStatus.ABSENT}
     how = "is gone" if now.status in gone else "was taken back"
-    return MachineLost(
+    kind = TimeUp if now.time_is_up else MachineLost
+    return kind(
         f"{instance.id} {how}, according to its provider{f': {now.detail}' if now.detail else ''}."
     )

@@ -10,7 +10,7 @@ from flows.run_folder import RunFolder
 from flows.saved import stored_steps
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import newest_valid, step_of
-from trainer.contract.errors import MachineLost
+from trainer.contract.errors import MachineLost, TimeUp
 from trainer.contract.metrics import read_metrics
 
 
@@ -31,10 +31,15 @@ async def write_off(
         MachineLost: the job lost more machines, or more steps, than its limits allow.
     """
     journal = Journal.of(run)
-    lost = _steps_beyond_checkpoint(run)
-    # Saved before anything is given back, so that a crash in between does not grant another try.
-    journal.lost_machines += 1
+    saved = _saved_step(run)
+    lost = max(0, max(read_metrics(run.metrics)[0], default=0) - saved)
+    # An end that was announced is no loss, as long as the job gets on from one to the next.
+    if isinstance(error, TimeUp) and saved > journal.time_up_step:
+        journal.time_up_step = saved
+    else:
+        journal.lost_machines += 1
     journal.lost_steps += lost
+    # Saved before anything is given back, so that a crash in between does not grant another try.
     journal.save()
     logger().warning(
         "%s %d steps are trained again on another machine (machines lost so far: %d)",
@@ -61,8 +66,7 @@ async def write_off(
         ) from error
 
 
-def _steps_beyond_checkpoint(run: RunFolder) -> int:
-    steps, _ = read_metrics(run.metrics)
+def _saved_step(run: RunFolder) -> int:
+    """Return the step from which the job goes on."""
     checkpoint, _ = newest_valid(run.checkpoints)
-    saved = max([step_of(checkpoint) if checkpoint else 0, *stored_steps(run)])
-    return max(0, max(steps, default=0) - saved)
+    return max([step_of(checkpoint) if checkpoint else 0, *stored_steps(run)])

@@ -19,6 +19,7 @@ CLOUDS = {
     "lambda": "tests.clouds.lambda_cloud:LambdaCloud",
     "runpod": "tests.clouds.runpod:RunPodCloud",
     "sagemaker": "tests.clouds.sagemaker:SageMakerCloud",
+    "slurm": "tests.clouds.slurm:SlurmCluster",
     "vast": "tests.clouds.vast:VastCloud",
 }
 

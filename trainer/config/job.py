@@ -29,7 +29,7 @@ class Resources(Settings):
     """How many processes train together without a GPU (gpu_count: 0). null: one."""
     nodes: int = Field(default=1, ge=1, le=MAX_NODES)
     """How many machines train the job together, each with that many GPUs or processes: of one provider
-    and region, hired, started and replaced as one. For aws, azure, gcp, lambda, ssh, whose machines reach
+    and region, hired, started and replaced as one. For aws, azure, gcp, lambda, slurm, ssh, whose machines reach
     each other."""
     min_vram_gb: float | None = Field(default=None, gt=0)
     """Free memory that each GPU must have, in GiB."""

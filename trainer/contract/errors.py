@@ -213,6 +213,10 @@ class GpuSick(MachineLost):
     )
 
 
+class TimeUp(MachineLost):
+    """The machine was given for a time, and that is over: nobody took it back."""
+
+
 class HostKeyChanged(MachineLost):
     default_suggestion = (
         "Nothing was sent to it. If you set the host up anew, remove the file named above."

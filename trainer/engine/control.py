@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState
+from trainer.contract.signals import pass_over_notice, requests
 
 ENDED_BY_SIGNAL = 128 + signal.SIGTERM
 
@@ -41,8 +42,12 @@ class ControlReader:
             return self.end_state() or JobState.STOPPED
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT as a request to stop; a second one ends the process."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Take SIGTERM and SIGINT as a request to stop; a second one ends the process.
+
+        Where SIGTERM is only a notice, it does nothing; see `trainer.contract.signals`.
+        """
+        pass_over_notice()
+        for number in requests():
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:

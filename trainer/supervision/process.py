@@ -16,7 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Self
 
-REQUESTS = frozenset({signal.SIGTERM, signal.SIGINT})
+from trainer.contract.signals import pass_over_notice, requests
+
 CANNOT_START = 127  # the exit code of shells for a command that was not found
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # from linux/prctl.h
 IMPORTED: dict[tuple[str, ...], Callable[[str], Callable[[str], int] | None]] = {}
@@ -44,7 +45,7 @@ def name_process(name: str) -> None:
 class Bell:
     """Wakes its waiter at once when a child ended or a signal came, and counts requests to end.
 
-    SIGTERM and SIGINT are requests. SIGHUP is ignored: training outlives the terminal.
+    Which signals are requests: see `trainer.contract.signals`. SIGHUP is ignored: training outlives the terminal.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,8 @@ class Bell:
         # The default disposition ignores SIGCHLD, and then no byte is written to the pipe.
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in REQUESTS:
+        pass_over_notice()
+        for number in requests():
             signal.signal(number, self._request)
 
     def _request(self, number: int, _frame: FrameType | None) -> None:
@@ -106,7 +108,7 @@ class TrainerProcess:
         gate, self._opener = os.pipe()
         # A request that comes between fork and exec must end the child. Unblocked, it would run our
         # handler in the copy of this process, be counted there, and be lost at exec.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, requests())
         self.code: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -229,7 +231,7 @@ def _become(
         # inherited (SIGPIPE is ignored by Python), and SIGHUP stays ignored on purpose.
         os.setpgid(0, group)
         signal.set_wakeup_fd(-1)
-        for number in (*REQUESTS, signal.SIGCHLD, signal.SIGPIPE):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # No byte means end of file: the supervisor died before its record of this pid was on disk.

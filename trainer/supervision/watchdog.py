@@ -17,6 +17,7 @@ from trainer.contract.job_directory import (
     JobDirectory,
     JobState,
 )
+from trainer.contract.signals import ending
 from trainer.supervision.gpu_guard import GpuGuard
 from trainer.supervision.log import Echo
 from trainer.supervision.notice import Notice
@@ -269,10 +270,10 @@ class Watchdog:
                     # The signal is the request, so the grace begins now. The ranks alone get it: to
                     # save, they need the processes that they started.
                     watch.kill_after = self._terms.grace_seconds
-                    trainer.signal(signal.SIGTERM)
+                    trainer.signal(ending())
                 else:
                     # The grace is over, or there was nothing to save: everything is to end.
-                    trainer.signal_group(signal.SIGTERM)
+                    trainer.signal_group(ending())
             case Order.KILL:
                 watch.lingered = watch.resting_at is not None
                 trainer.signal_group(signal.SIGKILL)
