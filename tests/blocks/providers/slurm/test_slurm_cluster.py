@@ -157,8 +157,8 @@ async def test_what_slurm_refuses_is_an_error_of_ours_and_leaves_nothing(cluster
     with pytest.raises(CapacityError, match="Invalid feature"):
         await launched(provider, mark())
 
+    provider.options = ["--no-such-option"]
     with pytest.raises(ProviderError):
-        provider.options = ["--no-such-option"]
         await launched(provider, mark())
     assert cluster.jobs() == before
 
