@@ -30,7 +30,7 @@ from blocks.providers.slurm.login import (
     opened,
 )
 from blocks.providers.slurm.machine import NodeMachine
-from blocks.providers.slurm.queue import Row, first_of, instances_of, parsed_id, rows_of
+from blocks.providers.slurm.queue import SlurmJob, first_of, instances_of, parsed_id, rows_of
 from blocks.providers.slurm.workplace import SlurmWorkplace
 from blocks.workplaces.base import Workplace
 from blocks.workplaces.machine import base_of
@@ -61,7 +61,9 @@ class Slurm(Provider):
     keeps_files: ClassVar[bool] = True
     shutdown_command: ClassVar[str] = SHUTDOWN
     notice_command: ClassVar[str] = NOTICE
-    _jobs: ClassVar[dict[str, tuple[float, list[Row]]]] = {}  # by account; when it was asked for
+    _jobs: ClassVar[
+        dict[str, tuple[float, list[SlurmJob]]]
+    ] = {}  # by account; when it was asked for
     _addresses: ClassVar[dict[str, tuple[float, dict[str, str]]]] = {}
     _bases: ClassVar[dict[str, str]] = {}
     _ending: ClassVar[dict[str, str]] = {}  # ids that are to be removed, and their job directories
@@ -282,8 +284,8 @@ class Slurm(Provider):
         base = self._bases.get(self._account()) or base_of(instance.workspace)
         return f"{base}/slurm/{job}/{rank}"
 
-    def _terms(self) -> order.Terms:
-        return order.Terms(
+    def _terms(self) -> order.OrderTerms:
+        return order.OrderTerms(
             account=order.told(self.account, "SBATCH_ACCOUNT"),
             qos=order.told(self.qos, "SBATCH_QOS"),
             constraint=order.told(self.constraint, "SBATCH_CONSTRAINT"),
@@ -293,7 +295,7 @@ class Slurm(Provider):
             options=tuple(self.options),
         )
 
-    async def _rows(self) -> list[Row]:
+    async def _rows(self) -> list[SlurmJob]:
         """Return the user's jobs, from the last list while it is young."""
         account = self._account()
         asked_at, rows = self._jobs.get(account, (-LIST_SECONDS, []))
@@ -306,7 +308,7 @@ class Slurm(Provider):
         self._jobs[account] = began, rows
         return rows
 
-    async def _instances(self, row: Row) -> list[Instance]:
+    async def _instances(self, row: SlurmJob) -> list[Instance]:
         addresses = await self._node_addresses() if row.nodes > 1 else {}
         return instances_of(row, self.provider_name, self.price_per_hour, addresses)
 
@@ -372,6 +374,6 @@ class Slurm(Provider):
             return await asked(login, *words, folder=self.commands)
 
 
-def _is_there(row: Row) -> bool:
+def _is_there(row: SlurmJob) -> bool:
     """Whether a job may still do something."""
     return listed.STATES.get(row.state) is not InstanceStatus.GONE

@@ -26,7 +26,7 @@ _OWN = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class OrderTerms:
     """What a user says of all allocations; empty where nothing is said."""
 
     account: str = ""
@@ -44,7 +44,7 @@ def told(given: str, variable: str) -> str:
 
 
 def sbatch(
-    offer: Offer, mark: Mark, terms: Terms, *, partition_seconds: float | None, log: str
+    offer: Offer, mark: Mark, terms: OrderTerms, *, partition_seconds: float | None, log: str
 ) -> list[str]:
     """Return the command that orders an allocation; its script goes to the standard input.
 
@@ -112,7 +112,7 @@ def gres_of(offer: Offer, given: str) -> str:
     return ",".join([*([] if any(p.split(":")[0] == GRES for p in parts) else [gpus]), *parts])
 
 
-def time_limit(offer: Offer, terms: Terms, partition_seconds: float | None) -> float | None:
+def time_limit(offer: Offer, terms: OrderTerms, partition_seconds: float | None) -> float | None:
     """Return after how many seconds Slurm ends the job; None: what the partition says.
 
     Raises:

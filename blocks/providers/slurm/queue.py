@@ -80,7 +80,7 @@ NEVER = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class SlurmJob:
     """A job in the queue."""
 
     id: str
@@ -96,7 +96,7 @@ class Row:
     mark: Mark | None
 
 
-def rows_of(printed: str) -> list[Row]:
+def rows_of(printed: str) -> list[SlurmJob]:
     """Return the jobs in what `LIST` prints.
 
     Raises:
@@ -106,14 +106,14 @@ def rows_of(printed: str) -> list[Row]:
         return [_row(line) for line in printed.split("\n") if line.strip()]
 
 
-def _row(line: str) -> Row:
+def _row(line: str) -> SlurmJob:
     content, begin, found = line.encode(), 0, {}
     for name, width in _COLUMNS.items():
         found[name] = content[begin : begin + width].decode(errors="replace").strip()
         begin += width
     if not re.fullmatch(r"[0-9]+(_[0-9\[\]%,-]+|\+[0-9]+)?", found["JobID"]) or not found["State"]:
         raise ValueError(f"{line.split()[:2]} is no job")
-    return Row(
+    return SlurmJob(
         id=found["JobID"],
         state=found["State"],
         restarts=int(found["RestartCnt"] or 0),
@@ -151,7 +151,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def instances_of(
-    row: Row, provider: str, price_per_hour: float, addresses: Mapping[str, str]
+    row: SlurmJob, provider: str, price_per_hour: float, addresses: Mapping[str, str]
 ) -> list[Instance]:
     """Return an instance for each node of a job, the first one first.
 
@@ -189,7 +189,7 @@ def instances_of(
     return found
 
 
-def _status_of(row: Row) -> tuple[InstanceStatus, str, OrchestratorError | None]:
+def _status_of(row: SlurmJob) -> tuple[InstanceStatus, str, OrchestratorError | None]:
     # What ran in it has ended, though the job waits to be started once more.
     if row.restarts and STATES.get(row.state) is not InstanceStatus.GONE:
         return InstanceStatus.LOST, "Slurm put the job back into its queue", None
@@ -201,7 +201,7 @@ def _status_of(row: Row) -> tuple[InstanceStatus, str, OrchestratorError | None]
     return status, words if known else f"{words}: {row.reason}", None
 
 
-def _waiting(row: Row) -> tuple[InstanceStatus, str, OrchestratorError | None]:
+def _waiting(row: SlurmJob) -> tuple[InstanceStatus, str, OrchestratorError | None]:
     why = row.reason.strip("()") or "None"
     bare = why.casefold().replace(" ", "_")
     if any(part in bare for part in NEVER):
@@ -249,7 +249,7 @@ def instance_type(kind: str, gpus: int) -> str:
     return f"{gpus} × {kind or 'GPU'}" if gpus else "CPU"
 
 
-def first_of(rows: Sequence[Row], mark: Mark) -> tuple[Row, int] | None:
+def first_of(rows: Sequence[SlurmJob], mark: Mark) -> tuple[SlurmJob, int] | None:
     """Return the job, and the rank of its node, that a mark means; the youngest job of several."""
     for row in reversed(rows):
         for rank in range(row.nodes):

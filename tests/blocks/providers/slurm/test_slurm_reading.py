@@ -220,7 +220,7 @@ def test_what_no_node_can_be_is_refused_with_what_there_is(wanted, why):
 
 def test_an_order_says_all_that_a_user_set_and_that_it_must_not_be_begun_again():
     [offer] = offered(gpu_count=2, cpu_threads=6, min_ram_gb=10)
-    terms = order.Terms(
+    terms = order.OrderTerms(
         account="lab", qos="high", constraint="nvlink&ib", time_limit="2-0", options=("--nice=5",)
     )
 
@@ -262,14 +262,14 @@ def test_a_time_limit_that_is_none_is_refused():
     [offer] = offered(gpu_count=0)
 
     with pytest.raises(ConfigError, match="time_limit = 'soon' is no time"):
-        order.time_limit(offer, order.Terms(time_limit="soon"), None)
+        order.time_limit(offer, order.OrderTerms(time_limit="soon"), None)
 
 
 def test_without_a_word_the_job_may_take_what_it_needs_or_the_partition_allows():
     [offer] = offered(gpu_count=0)
 
-    assert order.time_limit(offer, order.Terms(), None) is None
-    assert order.time_limit(offer, order.Terms(), 3600.0) == 3600.0
+    assert order.time_limit(offer, order.OrderTerms(), None) is None
+    assert order.time_limit(offer, order.OrderTerms(), 3600.0) == 3600.0
 
 
 @pytest.mark.parametrize(
