@@ -81,6 +81,8 @@ def free_ports(number: int) -> list[int]:
 class SlurmCluster:
     """A controller and nodes, all on this computer; started, or as a context manager."""
 
+    name = "slurm"
+
     def __init__(self, folder: Path, port: int = 0) -> None:
         """Prepare; nothing is started yet.
 
