@@ -112,6 +112,10 @@ def supervise_detached(job: JobDirectory, terms: Terms) -> int:
             except GpusTaken as error:
                 _say({"pid": None, "already_running": False, "gpus_taken": error.message})
                 return GPUS_TAKEN
+            except ConfigError as error:
+                # Said here, too: to whoever asks over a network an exit code alone is no answer.
+                _say({"pid": None, "already_running": False, "refused": error.to_dict()})
+                return BAD_USAGE
     _say({"pid": pid, "already_running": lock is None})
     return 0
 

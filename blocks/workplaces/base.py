@@ -241,6 +241,7 @@ class Workplace(ABC):
 
         Raises:
             GpusTaken: others have GPUs that `gpus.json` names; nothing was started.
+            ConfigError: GPUs cannot be held there at all.
             NoAnswer: its command failed, which need not mean that nothing runs.
         """
 

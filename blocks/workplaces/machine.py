@@ -28,7 +28,7 @@ from blocks.workplaces.base import (
 from blocks.workplaces.delivery import deliver
 from blocks.workplaces.environment import prepare
 from trainer.config.extras import check_extras, check_trainer
-from trainer.contract.errors import ConnectionLost, GpusTaken, MachineLost
+from trainer.contract.errors import ConnectionLost, GpusTaken, MachineLost, from_dict
 from trainer.contract.own_python import own_python
 
 COMMAND_SECONDS = 90.0  # for one call of the supervisor: a Python starts, on a machine that is busy
@@ -124,6 +124,8 @@ class MachineWorkplace(Workplace):
         answer = await self._supervisor(python, env, "--detach")
         if taken := answer.get("gpus_taken"):
             raise GpusTaken(str(taken)[:MAX_QUOTE])
+        if isinstance(refused := answer.get("refused"), dict):
+            raise from_dict({name: str(value)[:MAX_QUOTE] for name, value in refused.items()})
         return bool(answer["already_running"])
 
     async def examine(self, python: str) -> dict[str, Any]:

@@ -27,8 +27,10 @@ from trainer.contract.gpu_locks import Held
 from trainer.contract.job_directory import Desired, JobDirectory
 from trainer.supervision.restart_decision import Ended
 
-LOOK_SECONDS = 10.0  # between two looks; each starts nvidia-smi, some 50 ms of a processor
-PRETENDED_SECONDS = 0.5
+LOOK_SECONDS = 10.0  # between two looks at what others have noted
+ASK_SECONDS = 60.0  # between two questions to nvidia-smi, which take up to a second of a processor
+SHARE_SECONDS = 10.0  # the same, where others would be hurt
+PRETENDED_SECONDS = 0.5  # both, where a file is read instead
 GIVE_UP_SECONDS = 30.0  # nvidia-smi hangs where a driver is broken
 SLACK_GB, SLACK_SHARE = 0.25, 0.02  # above a share that are nobody's fault: contexts, fragments
 LOOKS_UNTIL_PAUSE = 3  # in a row above its share
@@ -98,7 +100,7 @@ class GpuGuard:
         self._gpus = gpus
         self._grace = grace_seconds
         self._question = _Question()
-        self._due = 0.0
+        self._look_at = self._ask_at = 0.0
         self._over: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -116,14 +118,17 @@ class GpuGuard:
         uuids = self._gpus.allocation.uuids
         if not uuids:
             return None
-        if time.monotonic() >= self._due:
-            pretends = os.environ.get(PRETENDED_VARIABLE)
-            self._due = time.monotonic() + (PRETENDED_SECONDS if pretends else LOOK_SECONDS)
+        now, pretends = time.monotonic(), PRETENDED_VARIABLE in os.environ
+        if now >= self._look_at:
+            self._look_at = now + (PRETENDED_SECONDS if pretends else LOOK_SECONDS)
             self._gpus.keep()
             for uuid in uuids:
                 # Another process may have heard what the driver tells only those who listen.
                 if reason := sickness(uuid):
                     return self._broken(uuid, reason)
+        if now >= self._ask_at:
+            seconds = ASK_SECONDS if self._gpus.allocation.share_gb is None else SHARE_SECONDS
+            self._ask_at = now + (PRETENDED_SECONDS if pretends else seconds)
             self._question.ask()
         sight = self._question.answer(uuids)
         if sight is None:

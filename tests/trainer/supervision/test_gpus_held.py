@@ -112,9 +112,11 @@ def test_nothing_starts_on_gpus_that_another_has(job):
 def test_a_file_that_names_no_gpus_is_bad_usage(job):
     replace_json(job.job.gpus, {"uuids": ["../etc"]})
 
-    done = run(job)
+    done, detached = run(job), run(job, "--detach")
 
     assert (done.returncode, "gpus.json" in done.stderr) == (2, True)
+    assert detached.returncode == 2
+    assert json.loads(detached.stdout)["refused"]["class"] == "ConfigError"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="GPUs are held on Linux")
