@@ -42,6 +42,7 @@ from blocks.allotted import allotted
 from blocks.home import home
 from deployments import left_runs
 from deployments.beside_main import beside_main_thread
+from deployments.gpu_table import GpuTable
 from deployments.hearing import hear
 from deployments.left_runs import taken_here
 from deployments.pool_worker import SafeConfiguration, lacking, refuse
@@ -147,6 +148,8 @@ class TrainingWorker(ProcessWorker):
         )
         self._helpers.append(asyncio.create_task(hear(self._turn.set, ring)))
         self._helpers.append(asyncio.create_task(keep_telling()))
+        if self._work_pool_name != CLOUD_POOL:
+            self._helpers.append(asyncio.create_task(GpuTable(self.client).keep()))
 
     async def _look(self, given: Given) -> PoolMachine:
         """Return this computer as it is now."""
