@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from trainer.contract.job_directory import JobState
 from trainer.contract.words import NOTHING, duration
 from trainer.results.markdown import cell, code
 
+LINK = re.compile(r"[\[\]<>`]")
 ORDER = ("running", "waiting", "paused", "failed", "stopped", "skipped", "completed")
 HEAD = ("job", "state", "after", "waited", "took", "")
 PAGE_STYLE = """:root{color-scheme:light dark}
@@ -96,7 +98,8 @@ def markdown(batch: str, found: Sequence[JobRow], now: datetime) -> str:
         f"|{' --- |' * len(HEAD)}",
     ]
     for row in found:
-        linked = f"[{code(row.name)}](/runs/flow-run/{row.id})"
+        # Prefect shows no code in the text of a link; a name of anybody's could end the link.
+        linked = f"[{LINK.sub(' ', cell(row.name))}](/runs/flow-run/{row.id})"
         cells = [linked, row.word, cell(_after(row)), *_times(row, now), cell(row.text)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

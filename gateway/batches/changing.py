@@ -174,13 +174,16 @@ def _ask_to_pause(client: LightClient, pair: Pair) -> bool:
 
 
 def _schedule(client: LightClient, pairs: Sequence[Pair]) -> int:
-    """Put jobs back into the queue."""
-    done: set[str] = set()
-    for begun in (True, False):
-        # What never ran is in the queue as it was; what ran goes on.
-        some = [pair for pair in pairs if (pair[0].start_time is not None) is begun]
-        state = {"type": "SCHEDULED", "name": "Resuming" if begun else "Queued"}
-        done |= _set(client, some, ["PAUSED", "FAILED", "CANCELLED"], state)
+    """Put jobs back into the queue, those that never ran at their old places."""
+    begun = [pair for pair in pairs if pair[0].start_time is not None]
+    resting = ["PAUSED", "FAILED", "CANCELLED"]
+    done = _set(client, begun, resting, {"type": "SCHEDULED", "name": "Resuming"})
+    for run, one in pairs:
+        if run.start_time is None and run.created is not None:
+            # One by one: each has a place of its own, which is the time of its state.
+            place = {"scheduled_time": run.created.isoformat()}
+            client.set_state(run.id, "SCHEDULED", force=True, name="Queued", state_details=place)
+            done.add(one.id)
     return len(done)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -140,6 +141,8 @@ def test_a_batch_that_waits_is_paused_resumed_cancelled_and_retried(
     with pytest.raises(ConfigError, match="nothing to pause"):
         changing.pause(client, batch.name)
     assert changing.resume(client, batch.name) == 3
+    places = [run.value["next_scheduled_start_time"] for run in runs_of(client, batch.name)]
+    assert places == [run.value["created"] for run in runs_of(client, batch.name)]
     assert states(client, batch.name) == everything
     with pytest.raises(ConfigError, match=r"Nothing of batch .* is paused"):
         changing.resume(client, batch.name)
@@ -220,3 +223,15 @@ def test_a_mistake_in_one_job_names_it_and_rows_of_equal_jobs_are_read_once(tmp_
     said: list[str] = []
     checked_plan(batch_file(tmp_path, "train/local", jobs), "other", said.append)
     assert said == ["training.model: /data/none is not on this computer; the worker must have it"]
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(134, "two submit one batch at the same moment")
+def test_two_who_submit_at_the_same_moment_make_one_batch(deployment: str, tmp_path: Path):
+    plan = plan_of(tmp_path, deployment, {f"j{n}": {} for n in range(30)})
+
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: submit(connected(), plan).runs, range(3)))
+
+    assert done[0] == done[1] == done[2]
+    assert len(runs_of(connected(), plan.name)) == 30
