@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from abc import ABC
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -53,7 +53,9 @@ class ByStore(Provider, ABC):
     """
 
     store_scheme: ClassVar[str]
-    """The scheme of the stores to which the role of its machines can be given a key."""
+    """The scheme of the stores that a role of its machines can be allowed to use."""
+    role_variable: ClassVar[str]
+    """The variable that gives machines such a role."""
     _boxes: ClassVar[dict[str, str]] = {}
     """The mailboxes of machines that this process has reached, by the machines' ids."""
     _let_go: ClassVar[set[str]] = set()
@@ -101,6 +103,10 @@ class ByStore(Provider, ABC):
     def _role_reads(self) -> bool:
         return self.mailbox_by_role or switched_on(self._variable("MAILBOX_BY_ROLE"))
 
+    @abstractmethod
+    def _role_of_machines(self) -> str:
+        """Return the role that machines get; empty: none."""
+
     def _variable(self, name: str) -> str:
         return f"{self.provider_name.upper()}_{name}"
 
@@ -121,6 +127,11 @@ class ByStore(Provider, ABC):
             raise ConfigError(
                 f"{variable} = {named!r} is no bucket through which a machine can be reached.",
                 f"Set it, or mailbox of the block, to {what}.",
+            )
+        if self._role_reads() and not self._role_of_machines():
+            raise ConfigError(
+                f"{self._variable('MAILBOX_BY_ROLE')} is set, and machines get no role.",
+                f"Set {self.role_variable}, or remove it.",
             )
         return url
 
@@ -168,6 +179,8 @@ class ByStore(Provider, ABC):
         url = self._mailboxes()
         bucket = await asyncio.to_thread(opened, url)
         await bucket.put("check", b"")
+        # Without this right S3 calls forbidden what is not there yet: no command would be heard.
+        await bucket.entries("check")
         await bucket.delete(["check"])
         if not self._role_reads():
             await bucket.sign("GET", ["check"], 60.0)

@@ -305,7 +305,7 @@ class AWS(AwsAccount):
             image=image,
             subnet=places.subnets[offer.zone],
             group=group,
-            profile=self._setting("instance_profile", "AWS_INSTANCE_PROFILE"),
+            profile=self._role_of_machines(),
             user_data=user_data,
             mailbox=mailbox,
         )
@@ -325,7 +325,7 @@ class AWS(AwsAccount):
         aws = self._in(region)
         rows = await self._rows(aws)
         network, image = self._network(), self._setting("image", "AWS_IMAGE")
-        profile = self._setting("instance_profile", "AWS_INSTANCE_PROFILE")
+        profile = self._role_of_machines()
         with as_described("AWS", "a dry run"):
             return len(rows), await examined(aws, network, image, profile, rows)
 

@@ -23,6 +23,7 @@ class AwsAccount(ByStore, ABC):
 
     set_up_by: ClassVar[str] = "AWS_PROVIDER"
     store_scheme: ClassVar[str] = "s3"
+    role_variable: ClassVar[str] = "AWS_INSTANCE_PROFILE"
     intervals: ClassVar[Mapping[str, float]] = INTERVALS
 
     profile: str | None = Field(
@@ -56,6 +57,9 @@ class AwsAccount(ByStore, ABC):
     def is_configured(self) -> bool:
         """Whether AWS was chosen on purpose: credentials for it lie about on many computers."""
         return bool(self._block_document_name) or switched_on(self.set_up_by)
+
+    def _role_of_machines(self) -> str:
+        return self._setting("instance_profile", "AWS_INSTANCE_PROFILE")
 
     def _in(self, region: str) -> Aws:
         return Aws(region, self._setting("profile", ""), self.intervals)

@@ -41,6 +41,7 @@ class AzureAccount(ByStore, ABC):
     title: ClassVar[str] = "Azure"
     set_up_by: ClassVar[str] = "AZURE_PROVIDER"
     store_scheme: ClassVar[str] = "az"
+    role_variable: ClassVar[str] = "AZURE_MACHINE_IDENTITY"
     intervals: ClassVar[Mapping[str, float]] = {}
     instead: ClassVar[Mapping[str, str]] = {
         "AZURE_SSH_KEY_NAME": "each machine gets a key pair of its own, which is removed with it"
@@ -220,6 +221,9 @@ class AzureAccount(ByStore, ABC):
                 "Set AZURE_SUBNET as `az network vnet subnet show --query id` prints it.",
             )
         return given
+
+    def _role_of_machines(self) -> str:
+        return self._identity()
 
     def _identity(self) -> str:
         return _set(self.identity, "AZURE_MACHINE_IDENTITY")

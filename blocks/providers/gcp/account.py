@@ -33,6 +33,7 @@ class GoogleAccount(ByStore):
 
     set_up_by: ClassVar[str] = "GCP_PROVIDER"
     store_scheme: ClassVar[str] = "gs"
+    role_variable: ClassVar[str] = "GCP_SERVICE_ACCOUNT"
     intervals: ClassVar[Mapping[str, float]] = {"": 0.05}
     """Seconds between two calls of the account."""
 
@@ -161,6 +162,9 @@ class GoogleAccount(ByStore):
             raise ConfigError(
                 f"GCP_SSH_CIDR = {text!r}: {error}.", "Write it as in 203.0.113.7/32."
             ) from error
+
+    def _role_of_machines(self) -> str:
+        return self._set("service_account")
 
     def _public(self) -> bool:
         return self.public_ip and not self._by_store()

@@ -124,6 +124,7 @@ async def test_check_says_how_machines_are_reached(cloud, provider, monkeypatch)
             {"AWS_MAILBOX": "gs://models/x", "AWS_MAILBOX_BY_ROLE": "1"},
             "AWS_MAILBOX = 'gs://models/x' is no bucket",
         ),
+        ({"AWS_MAILBOX_BY_ROLE": "1"}, "AWS_MAILBOX_BY_ROLE is set, and machines get no role"),
     ],
 )
 async def test_a_wrong_setting_is_named(cloud, provider, monkeypatch, changes, words):
@@ -149,6 +150,8 @@ async def test_a_region_with_public_subnets_only_is_no_place_for_machines_withou
 async def test_a_machine_with_a_role_is_given_no_signed_address(cloud, provider, monkeypatch):
     cloud.sshd_never = True
     monkeypatch.setenv("AWS_MAILBOX_BY_ROLE", "1")
+    monkeypatch.setenv("AWS_INSTANCE_PROFILE", "trainer")
+    cloud.profiles.add("trainer")
 
     await hired(provider)
 
