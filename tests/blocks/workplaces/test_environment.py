@@ -294,7 +294,8 @@ def small_disk(tmp_path):
     """Yield a folder on a disk that takes the wheel, and not what is in it."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=450k", "tmpfs", str(disk)]
+    size = trainer_wheel(tmp_path).stat().st_size + (40 << 10)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk is not allowed here")
     yield disk

@@ -184,7 +184,7 @@ async def test_what_is_sent_and_answered_is_what_azures_own_models_know(cloud, p
     await launched(provider, key, spot=True)
     [rented] = cloud.all
     rows = {
-        models.VirtualMachine: await provider._rows(),
+        models.VirtualMachine: await provider._rows(provider._group()),
         models.Disk: await provider._listed("Microsoft.Compute/disks", provider._group()),
         models.ResourceSku: [size.row("westeurope") for size in cloud.sizes.values()],
     }

@@ -294,7 +294,7 @@ async def test_a_machine_stays_within_reach_when_the_group_in_the_settings_chang
     cloud.groups["another"] = "Succeeded"
 
     moved = Azure()
-    assert await moved.instances() == []
+    assert [one.id for one in await moved.instances()] == [instance.id]
     assert (await moved.describe(instance.id)).status is InstanceStatus.RUNNING
     assert await moved.remark(instance.id, mark(2))
     assert await moved.terminate(instance.id)
