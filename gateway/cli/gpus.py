@@ -77,7 +77,8 @@ def heal_gpu(uuid: str) -> str:
             f"{uuid!r} is {'several GPUs' if match else 'no GPU'} of this computer.",
             "'trainctl gpus' shows them.",
         )
-    if gpu_files.heal(match[0]):
+    parts = [gpu.uuid for gpu in inventory() if gpu.parent == match[0]]
+    if any([gpu_files.heal(uuid) for uuid in [match[0], *parts]]):  # noqa: C419 - each of them
         return f"{match[0]} is in use again"
     return f"{match[0]} was not taken out of use; what its driver says of it stands"
 

@@ -105,6 +105,8 @@ def _gpus(index: int, uuid: str, handle: Any, island: str) -> Iterator[Gpu]:
     sick = _sickness(uuid, handle)
     parts = list(_parts(handle))
     for part, parent in [(part, uuid) for part in parts] or [(handle, "")]:
+        if sick and parent:  # who has a part looks for the part alone
+            mark_sick(pynvml.nvmlDeviceGetUUID(part), sick)
         memory = pynvml.nvmlDeviceGetMemoryInfo(part)
         rates = None if parent else _asked(lambda: pynvml.nvmlDeviceGetUtilizationRates(handle))
         yield Gpu(

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -241,3 +242,42 @@ def test_whoever_is_killed_leaves_nothing_behind():
     process.wait()
 
     take(whole("GPU-0"), ME).close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_users_keep_to_each_others_locks(monkeypatch):
+    with tempfile.TemporaryDirectory() as place:  # where both may go
+        Path(place).chmod(0o755)
+        folder = Path(place) / "locks"
+        monkeypatch.setenv(gpu_files.FOLDER_VARIABLE, str(folder))
+        take(whole("GPU-0"), ME).close()
+
+        def as_nobody(work):
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                    os._exit(work())
+                finally:
+                    os._exit(99)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        def takes(uuid):
+            try:
+                take(whole(uuid), Holder.here(name="theirs"), patience=0).close()
+            except GpusTaken:
+                return 1
+            return 0
+
+        assert as_nobody(lambda: takes("GPU-0")) == 0  # a file of root's
+        assert as_nobody(lambda: takes("GPU-1")) == 0  # a file of its own
+        with take(whole("GPU-0", "GPU-1"), ME):
+            assert as_nobody(lambda: takes("GPU-0")) == 1
+            assert as_nobody(lambda: takes("GPU-1")) == 1
+            seen = as_nobody(lambda: int([one.name for one in holders("GPU-1")] != ["mine"]))
+        assert seen == 0  # whoever wrote the note before
+        gpu_files.mark_sick("GPU-1", "broken")
+        assert as_nobody(lambda: int(not gpu_files.heal("GPU-1"))) == 0
+        assert gpu_files.sickness("GPU-1") == ""

@@ -10,7 +10,9 @@ import pytest
 from blocks.providers.local import nvml
 from blocks.providers.local.gpus import inventory
 from tests.blocks.providers.local.nvml_driver import GIB, Chip, Driver
+from trainer.contract.errors import GpusTaken
 from trainer.contract.gpu_files import sickness
+from trainer.contract.gpu_locks import Allocation, Holder, take
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +113,8 @@ def test_the_parts_of_a_divided_gpu_are_gpus(monkeypatch):
     ]
     assert [bool(gpu.sick) for gpu in found] == [True, True, False]  # the whole is broken
     assert [gpu.utilisation for gpu in found] == [None, None, 7]
+    with pytest.raises(GpusTaken, match="MIG-1 is out of use"):
+        take(Allocation(uuids=("MIG-1",)), Holder.here())
 
 
 def test_gpus_are_grouped_by_nvlink_and_else_by_their_node(monkeypatch):
