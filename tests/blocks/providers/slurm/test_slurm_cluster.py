@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from blocks.keys import MachineKeys
 from blocks.marks import Mark
 from blocks.models import Instance, InstanceStatus
 from blocks.providers import slurm
@@ -15,6 +17,7 @@ from blocks.providers.slurm import Slurm
 from blocks.workplaces.base import Lease, Ready, Wanted
 from flows.renting.giving_back import Ending, until_gone
 from tests.blocks.providers.rented_account import mark
+from tests.clouds.machines import Profile, SshdMachine
 from tests.clouds.slurm import SlurmCluster
 from tests.waiting import until
 from trainer.config import Limits, Resources
@@ -174,3 +177,26 @@ async def test_what_is_given_back_leaves_nothing_on_the_shared_file_system(clust
     assert ending is Ending.GONE
     left = [path for name in ("slurm", "jobs") for path in (here / name).glob(f"*{instance.id}*")]
     assert [path for path in left if path.name in {instance.id, str(mark())}] == []
+
+
+async def test_a_login_node_over_ssh_is_as_good_as_this_computer(
+    cluster, provider, tmp_path, monkeypatch
+):
+    own = MachineKeys("own")
+    profile = Profile(environment={"SLURM_CONF": os.environ["SLURM_CONF"]})
+    with SshdMachine(tmp_path / "login", public_keys=[own.public_key()], profile=profile) as login:
+        monkeypatch.delenv("SLURM_CONF")
+        monkeypatch.delenv("SLURM_FOLDER")
+        monkeypatch.setenv("SLURM_LOGIN_NODE", f"{login.user}@{login.address}:{login.port}")
+        monkeypatch.setenv("SSH_KEY_FILE", str(own.private_key))
+        [instance] = await launched(provider, mark())
+
+        await ready(provider, instance.id)
+        async with provider.workplace(instance) as place:
+            said = await place.machine.run(
+                ["sh", "-c", "echo $SLURM_JOB_ID $HOME $A"], env={"A": "b c"}
+            )
+        ending, _ = await until_gone(provider, mark(), instance.id)
+
+        assert said.stdout == f"{instance.id} {login.home} b c\n"
+        assert ending is Ending.GONE
