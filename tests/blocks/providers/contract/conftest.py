@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from blocks.models import Offer
-from blocks.providers import aws, boto, gcp, lambda_cloud, runpod, sagemaker, vast
+from blocks.providers import aws, boto, gcp, lambda_cloud, runpod, sagemaker, slurm, vast
 from blocks.providers.aws import AWS
 from blocks.providers.azure import Azure, market, network, reading
 from blocks.providers.base import Provider
@@ -22,6 +22,7 @@ from blocks.providers.lambda_cloud import LambdaCloud
 from blocks.providers.local import Local
 from blocks.providers.runpod import RunPod
 from blocks.providers.sagemaker import SageMaker
+from blocks.providers.slurm import Slurm
 from blocks.providers.ssh import SshHost
 from blocks.providers.vast import VastAI
 from flows.renting import giving_back
@@ -35,6 +36,7 @@ from tests.clouds.plain import PlainCloud
 from tests.clouds.private import PrivateAws, PrivateAzure, PrivateGoogle
 from tests.clouds.runpod import RunPodCloud
 from tests.clouds.sagemaker import SageMakerCloud
+from tests.clouds.slurm import SlurmCluster
 from tests.clouds.vast import VastCloud
 from trainer.config import Limits, Resources
 
@@ -103,7 +105,10 @@ OF_JSON = pytest.mark.parametrize(
 )
 """All whose answers are trees: JSON, or what Amazon's library makes of XML."""
 EVERYWHERE = pytest.mark.parametrize(
-    "case", [*sorted(CASES), *_LONGER, "local", "ssh"], indirect=True
+    "case",
+    # A cluster takes a while to start.
+    [*sorted(CASES), *_LONGER, "local", "ssh", pytest.param("slurm", marks=pytest.mark.thorough)],
+    indirect=True,
 )
 
 
@@ -117,6 +122,9 @@ def case(
         yield Case(Local(home=tmp_path / "home"))
         return
     with ExitStack() as open_here:
+        if request.param == "slurm":
+            yield Case(_cluster(tmp_path, open_here, monkeypatch))
+            return
         if request.param == "ssh":
             yield Case(_host(tmp_path, open_here, monkeypatch))
             return
@@ -151,6 +159,15 @@ def hurry(block: type[Provider], monkeypatch: pytest.MonkeyPatch) -> None:
         (network, "LOOK_SECONDS"),
     ]:
         monkeypatch.setattr(module, name, 0.0)
+
+
+def _cluster(folder: Path, open_here: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Slurm:
+    cluster = open_here.enter_context(SlurmCluster(folder / "cluster"))
+    for name, value in cluster.environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(slurm, "LIST_SECONDS", 0.0)
+    monkeypatch.setattr(Slurm, "settle_seconds", 0.6)
+    return Slurm()
 
 
 def _host(folder: Path, open_here: ExitStack, monkeypatch: pytest.MonkeyPatch) -> SshHost:
