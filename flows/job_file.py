@@ -48,6 +48,11 @@ def load_job(path: Path, name: str | None = None) -> TrainingJob:
     """
     value = parse_job(path)
     if isinstance(value, dict):
+        if "jobs" in value and "training" not in value:
+            raise ConfigError(
+                f"{source_of(path)}: holds the jobs of a batch.",
+                f"Hand them over: trainctl batch {path}",
+            )
         value = as_job(value, path)
         folder = Path.cwd() if path == STANDARD_INPUT else path.expanduser().absolute().parent
         value = with_absolute_paths(value, folder)

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from gateway.cli.completion import batch_names
 from gateway.cli.options import AsJson, Follow, Wait, one_of
 from gateway.exits import reported
 
-BatchName = Annotated[str, typer.Argument(metavar="NAME", help="The batch's name.")]
+BatchName = Annotated[
+    str, typer.Argument(metavar="NAME", help="The batch's name.", autocompletion=batch_names)
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, and print the jobs.")]
 OnlyFailed = Annotated[
     bool, typer.Option("--failed", help="Only what failed, and not what was stopped.")

@@ -228,8 +228,3 @@ def _put_page(client: LightClient, name: str, to: Path | None = None) -> Path:
             f"--to = {str(to)!r}: cannot be written: {error.strerror}.", "Name another file."
         ) from None
     return target
-
-
-def names(start: str) -> list[str]:
-    """Return the names of batches that begin so, for completion."""
-    return [name for name in all_batches(connected()) if name.startswith(start)]

@@ -23,6 +23,7 @@ def refusal(tmp_path, content: str | bytes) -> str:
     ("content", "message"),
     [
         ("", "job.yaml: is empty."),
+        ("jobs: {a: {}}\n", "job.yaml: holds the jobs of a batch."),
         ("- a\n- b\n", "job.yaml: holds a list, not a mapping of field names to values."),
         ("just words\n", "job.yaml: holds a str, not a mapping of field names to values."),
         (b"name: \xff\n", "job.yaml: byte 6 is not UTF-8."),

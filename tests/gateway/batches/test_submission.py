@@ -18,6 +18,7 @@ from gateway.batches import changing
 from gateway.batches.checking import checked_plan
 from gateway.batches.finding import runs_of
 from gateway.batches.submission import submit
+from gateway.cli.completion import batch_names
 from gateway.prefect.client import LightClient, connected
 from tests.flows.batches.in_prefect import batch_file, deployed, plan_of
 from tests.gateway.commanding import Trainctl
@@ -202,6 +203,7 @@ def test_the_commands_list_show_and_draw_a_batch(
         one for one in listed if one["batch"] == made["batch"]
     ).items()
     assert "3 jobs of batch" in stopped.stdout
+    assert batch_names(made["batch"][:6]) == [made["batch"]]
     assert trainctl("batches", "show", "nowhere").returncode == 2
     assert "FILE is missing. Give it once" in trainctl("batch").stderr
     client = connected()
