@@ -159,14 +159,12 @@ class ByStore(Provider, ABC):
 
     def _options(self) -> dict[str, Any]:
         """Return what an agent with a role must know of the bucket; nothing secret."""
-        endpoint, given = os.environ.get("AWS_ENDPOINT_URL_S3", ""), dict[str, Any]()
-        if self.store_scheme == "s3":
-            given = {"region": os.environ.get("AWS_REGION", ""), "endpoint": endpoint}
-            if endpoint.startswith("http://"):
-                given["client_options"] = {"allow_http": True}
-        elif self.store_scheme == "az":
-            given = {"account_name": os.environ.get("AZURE_STORAGE_ACCOUNT", "")}
-        return {name: value for name, value in given.items() if value}
+        variables = {
+            "s3": {"region": "AWS_REGION", "endpoint": "AWS_ENDPOINT_URL_S3"},
+            "az": {"account_name": "AZURE_STORAGE_ACCOUNT", "endpoint": "AZURE_STORAGE_ENDPOINT"},
+        }.get(self.store_scheme, {})
+        given = {name: os.environ.get(variable, "") for name, variable in variables.items()}
+        return {"role": True, **{name: text for name, text in given.items() if text}}
 
     async def _check_mailboxes(self) -> str:
         """Write to the bucket, sign an address of it, and say so; nothing, over SSH.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
-from blocks.machines.mailbox.packing import packed, variables
+from blocks.machines.mailbox.packing import packed, variables, way_of
 from tests.clouds.machines import MARKER, SECONDS, SYSTEM_PATH, kill_all, with_variable
 from trainer.config.store_urls import parse_store_url
 
@@ -50,13 +51,14 @@ class AgentMachine:
             **QUICK,
             **environment,
         }
-        self._signed = environment.get(MAILBOX, "").startswith("http")
+        options = json.loads(environment.get(f"{MAILBOX}_OPTIONS", "{}"))
+        self._way = way_of(environment.get(MAILBOX, ""), options)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: Sequence[str] = ()) -> None:
         """Start its first process, which is the agent unless another command is given."""
         if not command:
-            self._file.write_bytes(packed(signed=self._signed))
+            self._file.write_bytes(packed(self._way))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 list(command) or [sys.executable, self._file],

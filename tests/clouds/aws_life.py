@@ -26,6 +26,7 @@ else:
     Base = object
 
 TOKEN = "AQAEAmetadata"  # noqa: S105 - no secret
+ROLES = "iam/security-credentials/"
 FIRST_BOOT = "TEST_FIRST_BOOT"
 NO_SYSTEMD = {"systemctl": "exit 1", "systemd-run": "exit 1"}
 """A machine of the tests must not reach the services of this computer."""
@@ -39,6 +40,7 @@ class Life(Base):
     volumes: dict[str, dict[str, Any]]
     spot_requests: dict[str, dict[str, Any]]
     url: str
+    key_id: str
 
     def environment(self, rented: Rented) -> Mapping[str, str]:
         """Return where a machine finds its own metadata."""
@@ -154,6 +156,8 @@ class Life(Base):
             return Response(status_code=401)
         asked = request.path_params
         rented = self.account.get(f"{asked['region']}/{asked['id']}")
+        if asked["path"].startswith(ROLES) and rented:
+            return self._role(rented, asked["path"].removeprefix(ROLES))
         if asked["path"] != "spot/instance-action" or rented is None:
             return Response(status_code=404)
         at = rented.facts.get("notice")
@@ -161,6 +165,14 @@ class Life(Base):
             return Response(status_code=404)
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
         return JSONResponse({"action": "terminate", "time": moment})
+
+    def _role(self, rented: Rented, name: str) -> Response:
+        """Return the name of a machine's role, or its keys; there are those of the account only."""
+        profile = rented.facts["asked"].get("IamInstanceProfile", {}).get("Name")
+        if not profile or name not in {"", profile}:
+            return Response(status_code=404)
+        keys = {"AccessKeyId": self.key_id, "SecretAccessKey": self.key, "Token": "session"}
+        return JSONResponse(keys) if name else Response(profile)
 
 
 def config_in(asked: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from blocks.machines.mailbox.agent.saving import TAKEN_BACK
 from blocks.machines.shell import FOLDER
 
 HOME = f"~/{FOLDER}"
+WAYS = frozenset({"libraries", "roles", "signed"})
 PACKAGE = "blocks/machines/mailbox/agent"
 _DATE = (1980, 1, 1, 0, 0, 0)  # always the same, so that the same agent is the same file
 _RUN = f"import runpy\n\nrunpy.run_module('{PACKAGE.replace('/', '.')}.__main__', run_name='__main__')\n"
@@ -29,8 +30,12 @@ NOTICE_COMMAND = f"until [ -e {HOME}/{TAKEN_BACK} ]; do sleep 1; done"
 
 
 @cache
-def packed(*, signed: bool = False) -> bytes:
-    """Return the agent, for a bucket that it has a key to, or only signed addresses of."""
+def packed(way: str = "libraries") -> bytes:
+    """Return the agent.
+
+    Args:
+        way: the module by which it gets at its mailbox: libraries, roles or signed.
+    """
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
 
@@ -41,12 +46,19 @@ def packed(*, signed: bool = False) -> bytes:
         folder = Path(PACKAGE)
         for above in list(folder.parents)[:-1]:
             add(f"{above}/__init__.py", "")
-        needless = "libraries.py" if signed else "signed.py"
+        needless = {f"{other}.py" for other in WAYS - {way}}
         for path in sorted((Path(__file__).parent / "agent").glob("*.py")):
-            if path.name == needless:
+            if path.name in needless:
                 continue
             add(f"{PACKAGE}/{path.name}", _bare(path.read_text(encoding="utf-8")))
     return content.getvalue()
+
+
+def way_of(url: str, options: Mapping[str, Any]) -> str:
+    """Return by which of its modules an agent gets at a mailbox; see `start_script`."""
+    if url.startswith("http"):
+        return "signed"
+    return "roles" if options.get("role") else "libraries"
 
 
 def _bare(text: str) -> str:
@@ -88,12 +100,13 @@ def start_script(url: str, options: Mapping[str, Any] | None = None) -> str:
     Args:
         url: of the mailbox, to which the machine's identity, such as a role, must be allowed to read
             and write; or what `Grants.begin` returned: then the machine needs no identity.
-        options: further settings of its store, such as an endpoint.
+        options: further settings of its store, such as an endpoint; `role`: the machine's own
+            opens it, by HTTP alone.
     """
     exports = " ".join(
         f"{name}={shlex.quote(text)}" for name, text in variables(url, options).items()
     )
-    text = base64.b64encode(packed(signed=url.startswith("http"))).decode()
+    text = base64.b64encode(packed(way_of(url, options or {}))).decode()
     return (
         'export HOME="${HOME:-/root}"; '
         f"mkdir -p -m 700 {HOME} && cd {HOME} && echo {text} | base64 -d >agent.pyz && "

@@ -13,7 +13,7 @@ def opened(url: str, options: dict[str, Any], beside: Path) -> Box:
 
     Args:
         url: such as s3://models/mailboxes/x; or the signed address of the object `grant`.
-        options: further settings of its store.
+        options: further settings of its store; `role`: the machine's own opens it.
         beside: a folder for a library that has to be installed.
     """
     # Each agent has only that module with it which it needs.
@@ -21,6 +21,10 @@ def opened(url: str, options: dict[str, Any], beside: Path) -> Box:
         from blocks.machines.mailbox.agent.signed import BySigned
 
         return BySigned(url)
+    if options.get("role"):
+        from blocks.machines.mailbox.agent.roles import ByRole
+
+        return ByRole(url, options)
     from blocks.machines.mailbox.agent import libraries
 
     return libraries.opened(url, options, beside)

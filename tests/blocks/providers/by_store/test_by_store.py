@@ -147,15 +147,19 @@ async def test_a_region_with_public_subnets_only_is_no_place_for_machines_withou
 
 
 @pytest.mark.parametrize("cloud", ["aws"], indirect=True)
-async def test_a_machine_with_a_role_is_given_no_signed_address(cloud, provider, monkeypatch):
-    cloud.sshd_never = True
+async def test_a_machine_with_a_role_needs_no_signed_address(cloud, provider, monkeypatch):
     monkeypatch.setenv("AWS_MAILBOX_BY_ROLE", "1")
     monkeypatch.setenv("AWS_INSTANCE_PROFILE", "trainer")
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
     cloud.profiles.add("trainer")
 
-    await hired(provider)
+    instance = await hired(provider)
 
-    text = str(cloud.all[0].facts["asked"])
     assert cloud.s3.keys() == []
+    text = str(cloud.all[0].facts["asked"])
     assert "X-Amz" not in text
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in text
+    running = await until(provider, instance.id, InstanceStatus.RUNNING)
+    async with await answering(provider.machine(running)) as machine:
+        assert (await machine.run(["echo", "by its role"])).stdout == "by its role\n"
+    assert cloud.s3.content(f"mailboxes/{mark()}/grant") is None
