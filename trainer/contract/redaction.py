@@ -56,12 +56,17 @@ def remember_variables(names: Iterable[str]) -> None:
         remember(os.environ.get(name, "").strip())
 
 
+def is_secret(name: str) -> bool:
+    """Whether the name of an environment variable says that it holds a secret."""
+    return _IS_SECRET.search(name) is not None
+
+
 def remember_environment() -> None:
     """Remember what stands in every variable whose name says that it is a secret."""
     for name, value in os.environ.items():
         # Not what only names a place, or is a number.
         text = value.strip()
-        if _IS_SECRET.search(name) and not text.startswith(("/", "~", "http")):
+        if is_secret(name) and not text.startswith(("/", "~", "http")):
             remember("" if text.isdigit() else text)
 
 

@@ -24,6 +24,8 @@ IMPORTED: dict[tuple[str, ...], Callable[[str], Callable[[str], int] | None]] = 
 """In a warm process (see `trainer.supervision.warm`): commands but for their last word, whose modules
 it has imported. The value returns for the last word what does the same here, or None where only a
 process of its own will do."""
+READ_AT_IMPORT = ("OMP_", "MKL_", "OPENBLAS_", "GOMP_", "KMP_")
+"""How variables begin that decide, when torch and numpy are loaded, how many threads compute."""
 OF_LIBRARIES: set[int] = set()
 """Descriptors that libraries of a warm process have opened, and may use."""
 # Loaded here: between fork and exec nothing may be.
@@ -243,6 +245,8 @@ def _become(
                 os.set_inheritable(lock, True)  # noqa: FBT003  its only parameter
             settings = {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
             serves = IMPORTED.get(tuple(command[:-1]))
+            if _read_before(variables):
+                serves = None
             if serves and (main := serves(command[-1])):
                 os.environ.update({**settings, **variables})
                 _close_as_exec_would()
@@ -253,6 +257,14 @@ def _become(
     finally:
         # Never return: this is a copy of the supervisor, with its stack and its atexit handlers.
         os._exit(CANNOT_START)
+
+
+def _read_before(variables: Mapping[str, str]) -> bool:
+    """Whether libraries that are imported already have read another value of one of these."""
+    return any(
+        name.startswith(READ_AT_IMPORT) and os.environ.get(name) != value
+        for name, value in variables.items()
+    )
 
 
 def _close_as_exec_would() -> None:
@@ -270,6 +282,8 @@ def _run_here(main: Callable[[str], int], command: Sequence[str]) -> NoReturn:
         name_process("trainer")
         sys.argv = [*command[-2:]]
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        # As Python has it from its start: a peer that hangs up is an error, and not the end.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         code = main(command[-1])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

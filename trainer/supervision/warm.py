@@ -16,9 +16,13 @@ import hashlib
 import json
 import os
 import resource
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +30,7 @@ from typing import Any
 
 import trainer
 from trainer.contract.own_python import own_python
+from trainer.contract.redaction import is_secret
 from trainer.supervision.process import IMPORTED
 
 SECONDS = "TRAINING_ORCHESTRATOR_WARM_SECONDS"
@@ -33,11 +38,18 @@ SECONDS = "TRAINING_ORCHESTRATOR_WARM_SECONDS"
 MOST = 2  # warm processes of a user; each holds about half a gigabyte
 LEAST_FREE_GB = 4.0  # of memory, for another one to be started
 ANSWER_SECONDS = 30.0  # for a supervisor to be on record; then the job is started without it
+START_SECONDS = 120.0  # for one to import everything; then, too
+REFUSED_SECONDS = 3600.0  # for which none is started again that found that it may not fork
 MEMORY = Path("/dev/shm")  # noqa: S108 - with a folder of our own in it
+NAME = "warm-trainer"
+CREDENTIALS = struct.Struct("3i")  # of a peer: process, user, group; see unix(7)
 SERVER = "trainer.training.warm_process"
 GIB = 1 << 30
+REFUSED = ".refused"
+CONFINED = ("Cap", "NoNewPrivs", "Seccomp", "Mems_allowed")
+"""How lines of /proc/self/status begin that say what a process may do."""
 FDS = 3  # standard input, output and error
-READ_LATE = ("TRAINING_ORCHESTRATOR_", "PREFECT_", "WANDB_", "MLFLOW_", "SSH_", "PYTEST_", "LC_")
+READ_LATE = ("TRAINING_ORCHESTRATOR_", "PREFECT_", "WANDB_", "MLFLOW_", "SSH_", "PYTEST_")
 """How variables begin that no library reads while it is imported."""
 READ_LATE_TOO = {
     *("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "CUDA_VISIBLE_DEVICES"),
@@ -82,9 +94,23 @@ def _ask(connection: socket.socket, arguments: Sequence[str]) -> int | None:
     socket.send_fds(connection, [len(text).to_bytes(8, "big")], range(FDS))
     connection.sendall(text)
     connection.settimeout(ANSWER_SECONDS)
-    answer = connection.recv(16)
+    try:
+        answer = connection.recv(16)
+    except TimeoutError:
+        _end_hung(connection)
+        return None
     # No answer: it died. Whether it had begun the job, the lock of the job directory says.
     return int(answer) if answer else None
+
+
+def _end_hung(connection: socket.socket) -> None:
+    """End a warm process that does not answer, so that nobody else waits for it."""
+    # It holds our standard output, whose end somebody may await, for as long as it lives.
+    Path(str(connection.getpeername())).unlink(missing_ok=True)
+    peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    pid = CREDENTIALS.unpack(peer)[0]
+    if _text_of(Path(f"/proc/{pid}/comm")).strip() == NAME:
+        os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -100,7 +126,10 @@ def _connection(seconds: float) -> Iterator[socket.socket | None]:
             fcntl.flock(stream, fcntl.LOCK_EX)
             # Somebody else may have started it meanwhile.
             ready = _connects(connection, path) or (
-                _has_room(folder) and _start(path, seconds) and _connects(connection, path)
+                not _was_refused(path)
+                and _has_room(folder)
+                and _start(path, seconds)
+                and _connects(connection, path)
             )
         yield connection if ready else None
 
@@ -118,7 +147,7 @@ def _start(path: Path, seconds: float) -> bool:
     kept = {name: value for name, value in os.environ.items() if not _is_read_late(name)}
     reader, writer = os.pipe()
     try:
-        subprocess.Popen(  # noqa: S603 - our own interpreter
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter
             own_python("-m", SERVER, str(path), str(seconds), str(writer)),
             env=kept,  # no token of one job in the environment of the next
             cwd="/",
@@ -131,7 +160,18 @@ def _start(path: Path, seconds: float) -> bool:
     finally:
         os.close(writer)
     with os.fdopen(reader, "rb") as stream:
-        return bool(stream.read(1))  # the end of the file: it died
+        if not select.select([stream], [], [], START_SECONDS)[0]:
+            process.kill()
+        if stream.read(1):
+            return True
+    # The end of the file: it may not fork here, or it died. The next job need not wait for the same.
+    path.with_suffix(REFUSED).touch()
+    return False
+
+
+def _was_refused(path: Path) -> bool:
+    age = time.time() - _last_used(path.with_suffix(REFUSED))
+    return 0 <= age < REFUSED_SECONDS
 
 
 def _has_room(folder: Path) -> bool:
@@ -188,18 +228,19 @@ def fingerprint() -> str:
 
 
 def _is_read_late(name: str) -> bool:
-    return name.startswith(READ_LATE) or name in READ_LATE_TOO
+    return name.startswith(READ_LATE) or name in READ_LATE_TOO or is_secret(name)
 
 
 def code_facts() -> list[Any]:
     """Return what changes when the trainer or a package is changed."""
     root = Path(trainer.__file__).parent
     ours = [_stamp(path) for path in sorted(root.rglob("*.py"))]
-    # Installing, upgrading or removing a package changes a folder of its name and version.
+    # Installing, upgrading or removing a package changes a folder of its name and version; of the same
+    # version, its time.
     folders = [Path(entry) for entry in sys.path if entry.endswith("-packages")]
     return [
         ours,
-        [[str(folder), *sorted(map(str, folder.glob("*.dist-info")))] for folder in folders],
+        [[_stamp(path) for path in sorted(folder.glob("*.dist-info"))] for folder in folders],
     ]
 
 
@@ -221,6 +262,14 @@ def _process_facts() -> list[Any]:
         [[name, resource.getrlimit(getattr(resource, name))] for name in limits],
         [_text_of(Path("/proc/self") / name) for name in names],
         [_link_of(path) for path in sorted(Path("/proc/self/ns").iterdir())],
+        _link_of(Path("/proc/self/root")),
+        _text_of(Path("/proc/self/attr/current")),
+        # What a sandbox has taken from its processes: nobody gets out of it by a warm one.
+        [
+            line
+            for line in _text_of(Path("/proc/self/status")).splitlines()
+            if line.startswith(CONFINED)
+        ],
     ]
 
 

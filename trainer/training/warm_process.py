@@ -30,7 +30,6 @@ from trainer.supervision.process import IMPORTED, OF_LIBRARIES, name_process
 from trainer.supervision.restart_decision import OWN_TRAINER
 from trainer.training.starting import is_light, start_lightly
 
-NAME = "warm-trainer"
 LOOK_SECONDS = 2.0  # between two looks whether it is still wanted
 CODE_SECONDS = 30.0  # between two looks at the code
 SCARCE_GB = 1.0  # of free memory: then others need it more
@@ -46,7 +45,7 @@ MODULES = (
 def main(path: Path, seconds: float, ready: int) -> None:
     """Serve at a socket until nobody needs it any more."""
     before = warm.fingerprint()
-    name_process(NAME)
+    name_process(warm.NAME)
     _import_all()
     if not _may_fork():
         return
@@ -162,10 +161,23 @@ def _fork_for(connection: socket.socket, listening: socket.socket) -> None:
         request = json.loads(_exactly(connection, int.from_bytes(head, "big")))
         if os.fork() == 0:
             listening.close()
+            if _has_hung_up(connection):  # and has started the job without us
+                os._exit(1)
             _become(request, fds, connection)
     finally:
         for fd in fds:
             os.close(fd)
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    """Whether whoever asked no longer waits: this process was held up for too long."""
+    connection.setblocking(False)  # noqa: FBT003  its only parameter
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    finally:
+        connection.settimeout(LOOK_SECONDS)
 
 
 def _exactly(connection: socket.socket, size: int) -> str:

@@ -1,13 +1,17 @@
 """Whom a warm process serves: those who would get the same by starting anew."""
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from trainer.supervision import warm
+from trainer.training import warm_process
 
 
 @pytest.mark.parametrize(
@@ -97,3 +101,58 @@ def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path, monkeypatch: pyte
 
     with pytest.raises(PermissionError, match="belongs to somebody else"):
         warm.runtime_folder()
+
+
+def test_no_secret_stays_in_a_warm_process_or_decides_whom_it_serves(monkeypatch):
+    before = warm.fingerprint()
+    for name in ("OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "JUDGE_KEY", "MY_PASSWORD"):
+        monkeypatch.setenv(name, "canary")
+    assert warm.fingerprint() == before
+    assert not [
+        name for name in os.environ if warm.is_secret(name) and not warm._is_read_late(name)
+    ]
+
+
+def test_a_package_that_is_installed_anew_in_the_same_version_is_noticed(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "some-1.0.dist-info"
+    package.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(package.parent))
+    before = warm.code_facts()
+    os.utime(package, (1, 1))
+    assert warm.code_facts() != before
+
+
+def test_one_that_may_not_fork_here_is_not_tried_by_every_job(memory: Path, monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, *_: object, **__: object) -> None:
+            started.append(1)
+
+    monkeypatch.setattr(warm.subprocess, "Popen", Process)  # it ends without a word
+    monkeypatch.setattr(warm, "free_gb", lambda: 64.0)
+    for _ in range(3):
+        assert warm.serve_warmly(["--detach", "/nowhere"]) is None
+    assert started == [1]
+    for mark in memory.glob("*.refused"):
+        os.utime(mark, (1, 1))
+    assert warm.serve_warmly(["--detach", "/nowhere"]) is None
+    assert started == [1, 1]
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv")
+def test_whoever_may_do_less_is_not_served_by_one_that_may_do_more():
+    show = (sys.executable, "-c", "from trainer.supervision import warm; print(warm.fingerprint())")
+    free, confined = (
+        subprocess.run([*before, *show], capture_output=True, text=True, check=True).stdout
+        for before in ([], ["setpriv", "--no-new-privs"])
+    )
+    assert free != confined
+
+
+def test_a_request_whose_sender_waits_no_longer_is_carried_out_by_nobody():
+    asking, asked = socket.socketpair()
+    with asked:
+        with asking:
+            assert not warm_process._has_hung_up(asked)
+        assert warm_process._has_hung_up(asked)

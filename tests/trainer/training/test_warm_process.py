@@ -16,7 +16,6 @@ from tests.trainer.supervised import ENVIRONMENT, command
 from tests.waiting import PATIENCE, until_now
 from trainer.contract.job_directory import JobState
 from trainer.supervision import warm
-from trainer.training.warm_process import NAME
 
 pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.slow]
 Start = Callable[..., subprocess.CompletedProcess[str]]
@@ -51,7 +50,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 def warm_processes() -> list[psutil.Process]:
     """Return those that wait for jobs; a job's own processes are copies, with other names."""
-    return [one for one in psutil.process_iter() if comm(one.pid) == NAME]
+    return [one for one in psutil.process_iter() if comm(one.pid) == warm.NAME]
 
 
 def comm(pid: int) -> str:
@@ -143,7 +142,7 @@ def test_a_warm_process_that_is_killed_takes_no_job_along(
     start(job)
     until_now(lambda: job.status.state is JobState.RUNNING)
     assert comm(job.status.pid) == "supervisor"
-    [process] = [one for one in warm_processes() if "OF_THESE_TESTS" in one.environ()]
+    process = warm_process_of(tmp_path)
 
     process.kill()
     process.wait(PATIENCE)
@@ -152,3 +151,44 @@ def test_a_warm_process_that_is_killed_takes_no_job_along(
     again = make_job(tmp_path / "again", max_steps=1)
     assert start(again).returncode == 0  # by another one, which took its place
     assert ended(again) is JobState.COMPLETED
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(145, "warm trainer stands still")
+def test_a_warm_process_that_stands_still_is_ended_and_the_job_starts_without_it(
+    start: Start, trained: Job, make_job, tmp_path: Path
+):
+    del trained  # there is a warm process by now
+    process = warm_process_of(tmp_path)
+    path = Path(process.cmdline()[-3])
+    job = make_job(tmp_path / "job", max_steps=1)
+    process.suspend()
+    patience = "import sys\nfrom trainer.supervision import warm\nwarm.ANSWER_SECONDS = 0.5\n"
+    words = ["-c", patience + "from trainer.__main__ import main\nsys.exit(main(sys.argv[1:]))"]
+    first = command(job.directory.root, "--detach")
+    done = subprocess.run(
+        [first[0], "-P", *words, *first[first.index("trainer") + 1 :]],
+        env=process_environment(process) | {warm.SECONDS: "600"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert json.loads(done.stdout)["already_running"] is False, done.stderr
+    assert ended(job) is JobState.COMPLETED
+    assert not path.exists()  # so that the next job does not wait for it
+    process.wait(PATIENCE)
+    assert job.status.attempt == 1
+
+
+def warm_process_of(tmp_path: Path) -> psutil.Process:
+    """Return that of these tests; those of another test run may be there too."""
+    run = str(tmp_path.parent)
+    every = [(one, one.environ().get("OF_THESE_TESTS", "")) for one in warm_processes()]
+    [process] = [one for one, whose in every if whose.startswith(run)]
+    return process
+
+
+def process_environment(process: psutil.Process) -> dict[str, str]:
+    """Return the environment by which jobs are served by this warm process."""
+    return ENVIRONMENT | {"OF_THESE_TESTS": process.environ()["OF_THESE_TESTS"]}
