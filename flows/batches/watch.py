@@ -106,7 +106,7 @@ class BatchWatch:
         for run in waiting:
             if batch := text(run.labels, BATCH):
                 of.setdefault(batch, {})[run.id] = run
-        if of or self._known or self._may_look():
+        if of or self._may_look():
             for ended in await self._ended():
                 self._note_end(ended)
         found: dict[str, str] = {}
@@ -120,8 +120,9 @@ class BatchWatch:
         return found
 
     def _may_look(self) -> bool:
-        """Whether it is time to look for batches though none waits here."""
-        return self._looked_at is None or self._clock() - self._looked_at >= IDLE_SECONDS
+        """Whether it is time to look for what has ended though nothing of a batch waits here."""
+        least = PAGE_SECONDS if self._known else IDLE_SECONDS
+        return self._looked_at is None or self._clock() - self._looked_at >= least
 
     async def _ended(self) -> list[FlowRun]:
         """Return the runs of batches that ended since we looked last and were not noted yet."""
@@ -231,18 +232,18 @@ class BatchWatch:
             least = max(PAGE_SECONDS, REST * known.took)
             if not known.page_due or now - known.page_at < least:
                 continue
-            known.page_due, known.page_at = False, now
-            began = self._clock()
-            runs = await runs_of(self._client, batch)
-            known.took = self._clock() - began
-            moment = datetime.now(UTC)
-            found = rows(runs, moment)
+            known.page_at = now
+            began, moment = self._clock(), datetime.now(UTC)
             try:
-                await self._publishing(batch, found, moment)
+                runs = await runs_of(self._client, batch)
+                known.took = self._clock() - began
+                await self._publishing(batch, rows(runs, moment), moment)
             except (httpx.HTTPError, OSError) as error:
-                # A page is a courtesy: the next change makes it again.
+                # A page is a courtesy: what waits must not wait for it. It is tried again.
                 logger().debug("the page of batch %s was not updated: %s", batch, error)
-            if runs and all(member(run, run.labels).has_ended for run in runs):
+                continue
+            known.page_due = False
+            if all(member(run, run.labels).has_ended for run in runs):
                 del self._known[batch]
 
     async def _publish(self, batch: str, found: list[JobRow], now: datetime) -> None:
