@@ -12,10 +12,12 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 from blocks.home import home, private_folder
-from trainer.contract.errors import CredentialsError
+from trainer.contract.errors import CredentialsError, ProviderError
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+CLOSED = (CredentialsError, ProviderError)
+"""What a place answers that is closed to us, or is no more; it must not hide all others for ever."""
 
 
 def note(label: str, place: str) -> None:
@@ -47,6 +49,11 @@ async def if_allowed(place: str, look: Callable[[], Awaitable[list[T]]]) -> list
     """
     try:
         return await look()
-    except CredentialsError as error:
-        logger.warning("What is in %s, which is not in the settings, is not seen: %s", place, error)
+    except CLOSED as error:
+        not_seen(place, error)
         return []
+
+
+def not_seen(place: str, error: Exception) -> None:
+    """Say that a place that is not in the settings cannot be looked at."""
+    logger.warning("What is in %s, which is not in the settings, is not seen: %s", place, error)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -29,7 +29,7 @@ from blocks.providers.gcp.answers import (
     instance_of,
     meaning,
 )
-from blocks.providers.gcp.compute import TITLE, Listing, data_of
+from blocks.providers.gcp.compute import TITLE, Compute, Listing, data_of
 from blocks.providers.gcp.offers import fitting, offers_of, places_without, within
 from blocks.providers.gcp.operations import Story
 from blocks.providers.gcp.orders import order, request_id
@@ -44,8 +44,7 @@ from trainer.contract.errors import (
     Scope,
 )
 
-logger = logging.getLogger(__name__)
-
+T = TypeVar("T")
 ORDER_SECONDS = 60.0  # of silence that an order is allowed
 FOLLOW_SECONDS = 5.0  # that an order is followed before it is left to `describe`
 LABEL_SECONDS = 20.0  # that a change of labels may take
@@ -148,13 +147,13 @@ class GoogleCloud(GoogleAccount):
 
     async def find(self, mark: Mark) -> Instance | None:
         """Return the instance that bears the label; see `Provider.find`."""
-        self._api().forget("instances")  # what was hired a moment ago may be in the next list
-        listing = await self._listing()
-        for instance in self._instances(listing):
-            if instance.mark == mark:
-                return instance
-        listing.whole()
-        return None
+
+        async def look(compute: Compute) -> Instance | None:
+            compute.api.forget("instances")  # what was hired a moment ago may be in the next list
+            found = await self._instances_of(compute, mark)
+            return next((one for one in found if one.mark == mark), None)
+
+        return await self._first(look)
 
     async def describe(self, id: str) -> Instance:
         """Return the instance as listed or asked for, with what operations tell; see `Provider`."""
@@ -164,13 +163,13 @@ class GoogleCloud(GoogleAccount):
 
     async def _looked_for(self, id: str) -> Instance:
         # A list with gaps still shows what the other zones have.
-        listed = self._instances(await self._listing())
+        listed = self._instances(await self._listing(self._compute()))
         seen = next((one for one in listed if one.id == id), None)
         # Absent from the list is not yet gone: a fresh instance, or its zone, may not be listed.
-        seen = seen or await self._asked_for(id)
+        seen = seen or await self._first(lambda compute: self._asked_for(id, compute))
         if seen is not None and seen.status not in ENDING:
             return seen
-        operations = await self._compute().operations(id)
+        operations = await self._first(lambda compute: compute.operations(id)) or []
         with as_described(TITLE, "GET operations"):
             story = Story.of(operations)
         instance = story.told_of(id, seen)
@@ -182,9 +181,14 @@ class GoogleCloud(GoogleAccount):
 
     async def terminate(self, id: str) -> bool:
         """Delete the instance, its disk with it; see `Provider.terminate`."""
-        compute = self._compute()
         if "/" not in id:
             return False
+        if not await self._first(lambda compute: self._deleted(compute, id)):
+            return False
+        self._asked_to_end(id)
+        return True
+
+    async def _deleted(self, compute: Compute, id: str) -> bool:
         # An id of its own for every request: one that repeats another's is answered with that one's
         # fate, also when it was accepted and nothing came of it.
         params = {"requestId": str(uuid4())}
@@ -193,7 +197,6 @@ class GoogleCloud(GoogleAccount):
         if answer.status == 404:
             return False
         data_of(answer)
-        self._asked_to_end(id)
         return True
 
     async def instances(self) -> list[Instance]:
@@ -202,21 +205,20 @@ class GoogleCloud(GoogleAccount):
         Raises:
             ConnectionLost: a zone cannot be asked: what is there is not known.
         """
-        for project in places.others(self.label, [self._project()]):
-            logger.error(
-                "Machines may be left in project %s, which is not looked at any more: to see, set "
-                "GOOGLE_CLOUD_PROJECT to it and run trainctl reconcile.",
-                project,
-            )
-        listing = await self._listing()
-        listing.whole()
-        return self._instances(listing)
+        current, *former = self._computes()
+        found = await self._instances_of(current)
+        for compute in former:
+            look = partial(self._instances_of, compute)
+            found += await places.if_allowed(f"project {compute.project}", look)
+        return found
 
     async def remark(self, id: str, mark: Mark) -> bool:
         """Change the label; False when the instance is gone."""
-        compute = self._compute()
         if "/" not in id:
             return False
+        return bool(await self._first(lambda compute: self._labelled(compute, id, mark)))
+
+    async def _labelled(self, compute: Compute, id: str, mark: Mark) -> bool:
         for _ in range(LABEL_TRIES):
             answer = await compute.api.call("GET", compute.at(id))
             if answer.status == 404:
@@ -242,10 +244,37 @@ class GoogleCloud(GoogleAccount):
     async def sweep(self) -> None:
         """Delete disks of ours, and mailboxes, that no machine has; see `Provider.sweep`."""
         await self._sweep_mailboxes()
-        await self._compute().sweep(IDLE_DISK_SECONDS)
+        await self._first(lambda compute: compute.sweep(IDLE_DISK_SECONDS))
 
-    async def _listing(self) -> Listing:
-        compute = self._compute()
+    async def _first(self, look: Callable[[Compute], Awaitable[T]]) -> T | None:
+        """Return what is found first: in the project that is set, or in one that was set before.
+
+        The name of a machine is of one run and attempt, so no other project has the same.
+        """
+        current, *former = self._computes()
+        if found := await look(current):
+            return found
+        for compute in former:
+            try:
+                if found := await look(compute):
+                    return found
+            except places.CLOSED as error:
+                places.not_seen(f"project {compute.project}", error)
+        return None
+
+    async def _instances_of(self, compute: Compute, mark: Mark | None = None) -> list[Instance]:
+        """Return what a project has; with a mark, also of a list with gaps that shows that one.
+
+        Raises:
+            ConnectionLost: a zone cannot be asked: what is there is not known.
+        """
+        listing = await self._listing(compute)
+        found = self._instances(listing)
+        if not mark or all(one.mark != mark for one in found):
+            listing.whole()
+        return found
+
+    async def _listing(self, compute: Compute) -> Listing:
         return await compute.api.shared(
             "instances", INSTANCES_SECONDS, lambda: compute.everywhere("instances")
         )
@@ -257,8 +286,8 @@ class GoogleCloud(GoogleAccount):
     def _instance(self, row: Mapping[str, Any], zone: str) -> Instance:
         return instance_of(row, zone, user=self._user(), port=self._port())
 
-    async def _asked_for(self, id: str) -> Instance | None:
-        compute = self._compute()
+    async def _asked_for(self, id: str, compute: Compute | None = None) -> Instance | None:
+        compute = compute or self._compute()
         row = await compute.row(compute.at(id))
         with as_described(TITLE, "GET instance"):
             return None if row is None else self._instance(row, id.partition("/")[0])

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr
 
 from blocks.models import Offer
+from blocks.providers import places
 from blocks.providers.by_store import ByStore, Reached
 from blocks.providers.cloud import port_of, switched_on
 from blocks.providers.gcp.access import GoogleApi, GoogleToken, project_of, source_of
@@ -184,8 +185,14 @@ class GoogleAccount(ByStore):
     def _api(self) -> GoogleApi:
         return self._compute().api
 
-    def _compute(self) -> Compute:
-        given, project = self._given(), self._project()
+    def _computes(self) -> list[Compute]:
+        """Return the project that is set, and then those that machines were ordered in before."""
+        project = self._project()
+        former = places.others(self.label, [project])
+        return [self._compute(one) for one in (project, *former)]
+
+    def _compute(self, project: str = "") -> Compute:
+        given, project = self._given(), project or self._project()
         api = GoogleApi(
             TITLE,
             self._set("api_url") or URL,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
+import httpx
 import pytest
 
 from blocks.providers import boto
+from blocks.providers.api import Answer
 from blocks.providers.aws import AWS
 from blocks.providers.azure import Azure
 from blocks.providers.gcp import GoogleCloud
+from blocks.providers.gcp.access import GoogleApi
 from tests.blocks.providers.contract.conftest import hurry
-from tests.blocks.providers.rented_account import mark
+from tests.blocks.providers.rented_account import mark, true
 from tests.clouds.aws import AwsCloud
 from tests.clouds.azure import AzureCloud
 from tests.clouds.gcp import GoogleCloud as LocalGoogle
@@ -70,14 +73,28 @@ async def test_a_group_that_is_set_no_more_is_looked_at_for_what_is_left(account
 
 
 @pytest.mark.parametrize("account", [(LocalGoogle, GoogleCloud)], indirect=True)
-async def test_a_project_that_is_set_no_more_is_named(account, monkeypatch, caplog):
+async def test_a_project_that_is_set_no_more_is_looked_at_for_what_is_left(account, monkeypatch):
     cloud, provider = account
-    await hired(provider)
-    assert len(await provider.instances()) == 1
-    assert cloud.project not in caplog.text
+    instance = await hired(provider)
     monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "another-project")
+    theirs = cloud.project_url.rpartition("/")[2]
+    answer = GoogleApi.call
 
-    try:
-        await provider.instances()
-    finally:
-        assert f"Machines may be left in project {cloud.project}" in caplog.text
+    async def call(api, method, path, **options):
+        # The local one has a single project: the other has nothing in it.
+        if "/another-project/aggregated/" in path:
+            zones = {"zones/us-central1-a": {"warning": {"code": "NO_RESULTS_ON_PAGE"}}}
+            return Answer(status=200, data={"items": zones}, headers=httpx.Headers())
+        if "/another-project/" in path:
+            return Answer(status=404, data={}, headers=httpx.Headers())
+        return await answer(api, method, path, **options)
+
+    monkeypatch.setattr(GoogleApi, "call", call)
+
+    assert cloud.project == theirs
+    assert [one.id for one in await provider.instances()] == [instance.id]
+    assert (await provider.find(mark())).id == instance.id
+    assert (await provider.describe(instance.id)).mark == mark()
+    assert await provider.remark(instance.id, mark(2))
+    assert await provider.terminate(instance.id)
+    await true(lambda: not cloud.alive())
