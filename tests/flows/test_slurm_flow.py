@@ -84,3 +84,23 @@ async def test_a_job_is_found_in_the_queue_paused_resumed_and_cancelled(cluster,
     assert (cluster.alive(), len(Journal.of(run).hires)) == ([], 2)
     assert any(run.checkpoints.glob("checkpoint-*"))
     assert [*(cluster.shared / ".training-orchestrator" / "jobs").iterdir()] == []
+
+
+async def test_a_job_whose_time_is_up_goes_on_in_the_next_allocation_and_lost_none(
+    cluster, flow_process
+):
+    steps = {**LONG, "save_steps": 150}
+    job = {**make_job(**steps).model_dump(), "provider": "slurm", "resources": {"gpu_count": 0}}
+    run = RunFolder((await create_run(TrainingJob.model_validate(job))).id)
+    flow = flow_process(run.run_id)
+    await until(lambda: max(read_metrics(run.metrics)[0], default=0) >= 5)
+
+    cluster.command("scontrol", "update", f"JobId={cluster.alive()[0]}", "EndTime=now+1")
+    output = await flow.ended()
+
+    assert await state_of(run) is JobState.COMPLETED, output
+    journal = Journal.of(run)
+    assert [hire.instance_id for hire in journal.hires] == ["1", "2"]
+    assert "TimeUp" in journal.hires[0].cause
+    # Saved by the notice alone, since nothing else was due.
+    assert (journal.lost_machines, 0 < journal.time_up_step < 150) == (0, True)

@@ -298,13 +298,18 @@ class Slurm(Provider):
     async def _rows(self) -> list[SlurmJob]:
         """Return the user's jobs, from the last list while it is young."""
         account = self._account()
-        asked_at, rows = self._jobs.get(account, (-LIST_SECONDS, []))
-        if time.monotonic() - asked_at < LIST_SECONDS:
-            return rows
-        began = time.monotonic()
-        async with self._login() as login:
-            await self._base(login)
-            rows = rows_of(await asked(login, *listed.LIST, folder=self.commands))
+        known, began = self._jobs.get(account), time.monotonic()
+        if known and began - known[0] < LIST_SECONDS:
+            return known[1]
+        if known:  # one asks, and the others make do with the last list meanwhile
+            self._jobs[account] = began, known[1]
+        try:
+            async with self._login() as login:
+                await self._base(login)
+                rows = rows_of(await asked(login, *listed.LIST, folder=self.commands))
+        except BaseException:
+            self._jobs.pop(account, None)
+            raise
         self._jobs[account] = began, rows
         return rows
 

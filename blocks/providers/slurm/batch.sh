@@ -22,7 +22,9 @@ while :; do sleep 60 & wait \$!; done"
 srun --overlap --nodes=1 --ntasks=1 --mem=0 sh -c "$listen" </dev/null >/dev/null 2>&1 &
 
 if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ]; then
+    # Without a word of it a step has one CPU, since Slurm 22.05.
     srun --overlap --ntasks-per-node=1 --ntasks="$SLURM_JOB_NUM_NODES" --mem=0 --kill-on-bad-exit=0 \
+        --cpus-per-task="${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}" --cpu-bind=none \
         sh "$place/agent.sh" "$place" </dev/null &
 else
     SLURM_NODEID=0 sh "$place/agent.sh" "$place" </dev/null &

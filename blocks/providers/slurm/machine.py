@@ -220,7 +220,10 @@ def exit_code_of(code: int) -> int:
 
 def _why(said: CommandResult) -> str:
     if said.exit_code == NOT_UP:
-        return "its agent has not come up, or its job has ended"
+        return (
+            "its agent has not come up, or its job has ended; login node and nodes must share "
+            "their folder"
+        )
     if said.exit_code == SILENT:
         return f"nothing was heard of its agent for {SILENCE_SECONDS} s"
     return said.stderr.strip()[-300:] or f"exit code {said.exit_code}"
