@@ -17,6 +17,7 @@ from trainer.engine.collectives import highest
 from trainer.engine.control import ControlReader
 
 ENDS = (None, JobState.PAUSED, JobState.STOPPED)
+WRAPPED = "_checkpoint_wrapped_module"
 FLAGS = (
     *("should_training_stop", "should_epoch_stop"),
     *("should_save", "should_evaluate", "should_log"),
@@ -133,8 +134,17 @@ def full_weights(trainer: Any) -> dict[str, Any] | None:
         return None
     wrapped = trainer.model if trainer.is_fsdp_enabled else trainer.deepspeed
     weights: dict[str, Any] = trainer.accelerator.get_state_dict(wrapped)
+    # Of weights that go by two names, as tied embeddings do, one copy is saved, as of a whole model.
+    every = {name for name, _ in trainer.model.named_parameters(remove_duplicate=False)}
+    for name in every - {name for name, _ in trainer.model.named_parameters()}:
+        weights.pop(plain_name(name), None)
     _without_wrappers(trainer.model)
     return weights
+
+
+def plain_name(name: str) -> str:
+    """Return the name of weights without what FSDP's gradient checkpointing puts into it."""
+    return name.replace(f"{WRAPPED}.", "")
 
 
 def _without_wrappers(model: Any) -> None:
@@ -142,11 +152,10 @@ def _without_wrappers(model: Any) -> None:
 
     PEFT looks for the weights by the names of the modules, and would write an adapter of none.
     """
-    inner = "_checkpoint_wrapped_module"
     for module in [*model.modules()]:
         for name, child in [*module.named_children()]:
-            if name != inner and hasattr(child, inner):
-                setattr(module, name, getattr(child, inner))
+            if name != WRAPPED and hasattr(child, WRAPPED):
+                setattr(module, name, getattr(child, WRAPPED))
 
 
 def agreed_end_state(control_reader: ControlReader, control: Any = None) -> JobState | None:

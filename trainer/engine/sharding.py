@@ -38,7 +38,7 @@ from trainer.contract.checkpoints import SHARDS
 from trainer.contract.errors import ConfigError, TrainingFailed
 from trainer.contract.world import own_rank
 from trainer.engine import collectives
-from trainer.engine.parallelism import is_hybrid
+from trainer.engine.parallelism import is_hybrid, plain_name
 
 ALIKE = "alike.pt"
 """What every process has alike; beside the shards."""
@@ -161,14 +161,9 @@ def _states(trainer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     trained = {name for name, one in trainer.model.named_parameters() if one.requires_grad}
     # Weights that go by two names are there by both, frozen ones too: torch leaves out one name.
     names = {name for name, _ in trainer.model.named_parameters(remove_duplicate=False)}
-    for name in map(_plain, names - trained):
+    for name in map(plain_name, names - trained):
         model.pop(name, None)
     return model, get_optimizer_state_dict(trainer.model, trainer.optimizer, options=OPTIONS)
-
-
-def _plain(name: str) -> str:
-    """Return the name of weights without what gradient checkpointing puts into it."""
-    return name.replace("_checkpoint_wrapped_module.", "")
 
 
 def _parted(
