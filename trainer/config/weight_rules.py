@@ -8,6 +8,9 @@ from trainer.config.training_fields import TrainingFields
 SOFT_PROMPT_METHODS = ("sft", "cpt")
 """Others compare answers, or generate them, by code that knows nothing of virtual tokens."""
 
+SPLIT_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd", "rmsprop")
+"""Tried; others compute with plain tensors, or keep a state that cannot be put together."""
+
 
 def check_weights(config: TrainingFields) -> None:
     """Apply every rule of this file.
@@ -20,6 +23,7 @@ def check_weights(config: TrainingFields) -> None:
     check_adapter(config)
     check_new_tokens(config)
     check_quantization(config)
+    check_optimizer(config)
 
 
 def check_peft(config: TrainingFields) -> None:
@@ -148,4 +152,17 @@ def check_quantization(config: TrainingFields) -> None:
         raise ValueError(
             f"quantization: {config.parallelism} would share out weights whose scales it does not "
             "know: set parallelism: ddp, or deepspeed with zero_stage: 2"
+        )
+
+
+def check_optimizer(config: TrainingFields) -> None:
+    """Refuse an optimizer that does not know weights which are split across processes.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if config.shards and config.optim not in SPLIT_OPTIMIZERS:
+        raise ValueError(
+            f"optim = {config.optim!r} does not know weights that {config.parallelism} has split: set "
+            f"optim: {SPLIT_OPTIMIZERS[0]}, or another of {', '.join(SPLIT_OPTIMIZERS[1:])}"
         )

@@ -77,6 +77,7 @@ async def test_without_one_part_there_is_no_checkpoint(tmp_path, mirror, fault):
         assert at_home(tmp_path) == ["checkpoint-6", "checkpoint-5"]
 
 
+@pytest.mark.fault(142, "fsdp: a machine without its part, or with a damaged one")
 async def test_a_machine_gets_what_it_lacks_of_what_it_needs(tmp_path, mirror, monkeypatch):
     parts_of(tmp_path)
     await mirror.sync()

@@ -129,6 +129,10 @@ WRONG = {
         "parallelism": "deepspeed",
         "zero_stage": 3,
     },
+    "optim = 'adafactor' does not know weights that fsdp has split": {
+        "parallelism": "fsdp",
+        "optim": "adafactor",
+    },
     "parallelism: fsdp would leave a part of what prefix_tuning trains": {
         "peft": {"peft_type": "prefix_tuning"},
         "parallelism": "fsdp",

@@ -108,7 +108,6 @@ def test_any_number_of_processes_goes_on(tmp_path, make_job, undisturbed, proces
     assert read_manifest(job.checkpoint(8))["batch"]["examples"] == 4
 
 
-@pytest.mark.fault(142, "fsdp: other machines and processes go on")
 def test_two_machines_have_parts_and_others_go_on_from_them(tmp_path, make_job, undisturbed):
     make = partial(make_job, parallelism="fsdp", **SETTINGS)
     pair = [make(tmp_path / f"node{node}") for node in (0, 1)]
