@@ -38,7 +38,8 @@ _AT_REST = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED}
 
 async def begin(run: RunFolder, flow_run: FlowRun) -> None:
     """Note that a flow begins to work on a run: for the first time, or once more."""
-    states: list[State] | None = None if flow_run.run_count else []
+    is_first = flow_run.run_count <= 1  # Prefect counts the present execution
+    states: list[State] | None = [] if is_first else None
     if states is None:
         with suppress(*UNANSWERED):
             async with prefect_client() as client:
@@ -46,7 +47,7 @@ async def begin(run: RunFolder, flow_run: FlowRun) -> None:
                     states = await client.read_flow_run_states(flow_run.id)
 
     def change(noted: Noted) -> None:
-        noted.facts, noted.is_first = facts_of(flow_run), not flow_run.run_count
+        noted.facts, noted.is_first = facts_of(flow_run), is_first
         if states is not None:
             noted.rests, noted.trained_before = past(states)
         elif _last(noted, BEGINS | RESTS) in RESTS:  # Prefect is away: what is noted here has to do
@@ -92,11 +93,14 @@ def trains(run: RunFolder) -> None:
         if noted.began:
             return
         gpus = _gpus(run)
-        what = Happening.RESUMED if noted.trained_before else Happening.STARTED
-        _add(noted, what, gpus=gpus, cost_usd=Journal.of(run).cost())
+        _add(noted, _beginning(noted), gpus=gpus, cost_usd=Journal.of(run).cost())
         noted.began, noted.gpus = Moment.now().to_dict(), gpus
 
     _change(run, change)
+
+
+def _beginning(noted: Noted) -> Happening:
+    return Happening.RESUMED if noted.trained_before else Happening.STARTED
 
 
 def rests(run: RunFolder, what: Happening, reason: str = "", **payload: Any) -> None:
@@ -107,9 +111,9 @@ def rests(run: RunFolder, what: Happening, reason: str = "", **payload: Any) -> 
             return  # a request that came too late
         cost, step = Journal.of(run).cost(), max(read_metrics(run.metrics)[0], default=0)
         found: dict[str, Any] = {"reason": reason, "step": step, "cost_usd": cost}
-        if what is Happening.COMPLETED and not noted.began and not noted.trained_before:
+        if what is Happening.COMPLETED and not noted.began:
             # Of a short training that was never seen while it trained.
-            _add(noted, Happening.STARTED, gpus=_gpus(run), cost_usd=cost)
+            _add(noted, _beginning(noted), gpus=_gpus(run), cost_usd=cost)
         _let_go(noted)
         _add(noted, what, **_used(noted), **found, **payload)
 

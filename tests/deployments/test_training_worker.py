@@ -11,6 +11,7 @@ from deployments.left_runs import left_at_work, taken_here
 from deployments.pools import POOL_TYPE
 from deployments.run_places import RunPlaces
 from deployments.training_worker import TrainingWorker, lock_of
+from flows.job_events.spool import EventSpool
 from flows.locks import locked
 from flows.scheduling.labels import FOR, PLACE, allotment
 from flows.scheduling.preempting import preempt, queue_again
@@ -63,6 +64,8 @@ async def test_a_run_pauses_for_another_and_goes_on_at_its_old_place(site, home,
     assert labels[FOR] == ""  # it has had GPUs since
     assert PLACE in labels
     assert not worker._at_work
+    told = [event["event"].rpartition(".")[2] for event in EventSpool.of(str(first)).read().events]
+    assert told == ["submitted", "started", "preempted", "queued", "resumed", "completed"]
 
 
 async def test_what_a_worker_left_is_found_and_what_others_have_is_not(site, tmp_path):

@@ -161,6 +161,9 @@ def test_a_short_training_has_started_although_nobody_saw_it():
     noting.rests(run, Happening.COMPLETED, output="/result")
     noting.rests(run, Happening.STOPPED, "too late")
     assert names(a_run_) == ["started", "completed"]
+    run = begun(a_run_ := a_run(), rests=1, trained_before=True)
+    noting.rests(run, Happening.COMPLETED)
+    assert names(a_run_) == ["resumed", "completed"]
 
 
 def test_gpu_seconds_are_those_between_start_and_rest(monkeypatch):
