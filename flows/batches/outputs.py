@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
-
 from blocks.home import runs
 from flows.batches.fetching import runs_of
 from flows.batches.members import JOB
@@ -44,8 +42,7 @@ async def with_outputs(job: TrainingJob, run: RunFolder) -> TrainingJob:
         return job
     known: dict[str, str] = read_json(run.outputs) or {}
     if missing := named.keys() - known.keys():
-        async with prefect_client() as client:
-            ids = await _ids(client, UUID(run.run_id))
+        ids = await _ids(UUID(run.run_id))
         known |= {
             name: await asyncio.to_thread(_folder_of, name, named[name], ids.get(name))
             for name in sorted(missing)
@@ -54,12 +51,13 @@ async def with_outputs(job: TrainingJob, run: RunFolder) -> TrainingJob:
     return TrainingJob.model_validate(replaced(asked, lambda f, value: _put(f, value, known)))
 
 
-async def _ids(client: PrefectClient, run_id: UUID) -> dict[str, UUID]:
+async def _ids(run_id: UUID) -> dict[str, UUID]:
     """Return the runs of the batch that a run belongs to, by the names of jobs."""
-    batch = text((await client.read_flow_run(run_id)).labels, BATCH)
-    if not batch:
-        return {}
-    return {text(one.labels, JOB): one.id for one in await runs_of(client, batch)}
+    async with prefect_client() as client:
+        batch = text((await client.read_flow_run(run_id)).labels, BATCH)
+        if not batch:
+            return {}
+        return {text(one.labels, JOB): one.id for one in await runs_of(client, batch)}
 
 
 def _folder_of(name: str, field: str, id: UUID | None) -> str:

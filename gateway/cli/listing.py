@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from flows.scheduling.labels import BATCH, text
 from flows.shown import short_id, without_pictures
 from gateway import jobs
 from gateway.cli.table import print_table
@@ -113,6 +114,7 @@ def facts(
         "state": view.state,
         "message": view.message,
         "waiting": waiting["text"] if waiting else "",
+        "batch": text(run.labels, BATCH),
         "provider": jobs.provider_of(run),
         "method": asked.get("method"),
         "model": asked.get("model"),

@@ -114,6 +114,7 @@ async def test_what_comes_after_a_failure_ends_with_a_message_and_the_rest_goes_
     assert state.message == held["ppo"]
 
 
+@pytest.mark.thorough
 async def test_a_failed_job_that_is_tried_again_ends_nothing_though_its_failure_was_seen(
     scene: Scene,
 ):

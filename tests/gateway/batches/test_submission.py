@@ -167,6 +167,7 @@ def test_a_batch_that_waits_is_paused_resumed_cancelled_and_retried(
     assert states(client, batch.name) == everything
 
 
+@pytest.mark.thorough
 def test_what_runs_is_asked_and_a_crashed_one_is_not_over(deployment: str, tmp_path: Path):
     client = connected()
     batch = plan_of(tmp_path, deployment, {"a": {}, "b": {}, "c": {}})
@@ -192,6 +193,7 @@ def test_the_commands_list_show_and_draw_a_batch(
     made = json.loads(trainctl("batch", "--batch-config", file, "--json").stdout)
     shown = trainctl("batches", "show", made["batch"], "--to", page)
     listed = json.loads(trainctl("batches", "--json").stdout)
+    assert f"batch      {made['batch']}" in trainctl("status", made["jobs"]["sft"]).stdout
     stopped = trainctl("batches", "cancel", made["batch"])
 
     assert (made["new"], set(made["jobs"])) == (3, set(CHAIN))
