@@ -59,6 +59,7 @@ def numbers(curve: dict[str, Any]) -> dict[tuple[str, int], float]:
     return {(n, i): v for n, pair in curve.items() for i, v in enumerate(pair) if v is not None}
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.fault(140, "fsdp: a machine's trainer killed, then other processes")
 async def test_a_kill_a_pause_and_other_processes_change_nothing(hosts, flow_process, tmp_path):
     run = RunFolder((await create_run(on_two())).id)

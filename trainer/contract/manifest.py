@@ -22,6 +22,7 @@ WEIGHTS = ".safetensors"
 PICKLES = {".bin", ".ckpt", ".joblib", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pt2", ".pth"}
 """What pickles are called: to load one is to run what its maker put there."""
 NOT_KEPT = "The output was not kept. Let the trainer write it again, on a machine that you trust."
+MOST_PROCESSES = 1 << 20
 MAX_FILES = 100_000  # more than this in one manifest is an attack, not a model
 
 
@@ -88,6 +89,8 @@ def parse_manifest(content: bytes, where: str) -> dict[str, Any]:
         check_name(name)
         if not _is_usable(facts):
             raise IntegrityError(f"{where} says nothing usable about {name!r}.")
+    if not _counts_are_usable(manifest):
+        raise IntegrityError(f"{where} says nothing usable about processes and parts.")
     parents = {str(parent) for name in files for parent in PurePosixPath(name).parents}
     # Fetching such a manifest would have to create one name twice, and fail in the middle.
     if both := parents & files.keys():
@@ -102,6 +105,22 @@ def _is_usable(facts: Any) -> bool:
         and facts["bytes"] >= 0
         and isinstance(facts.get("sha256"), str)
     )
+
+
+def _counts_are_usable(manifest: dict[str, Any]) -> bool:
+    """Whether what it says of the processes and machines that wrote a checkpoint can be counted with."""
+    numbers = [manifest.get(*field) for field in (("processes", 1), ("parts", 1), ("part", 0))]
+    if not all(type(number) is int and 0 <= number <= MOST_PROCESSES for number in numbers):
+        return False
+    processes, parts, part = numbers
+    of_parts = manifest.get("of_parts", [])
+    names_files = isinstance(of_parts, list) and all(
+        isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and manifest["files"].keys() >= set(names)
+        for names in of_parts
+    )
+    return bool(names_files and part < parts and processes and processes % parts == 0)
 
 
 def check_name(name: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.trainer.contract.parts import parts_of
 from trainer.contract.checkpoints import check, check_names, commit
 from trainer.contract.errors import IntegrityError
-from trainer.contract.manifest import read_manifest
+from trainer.contract.manifest import parse_manifest, read_manifest
 from trainer.contract.parts import common_files, needed_on, refuse_parts_of_others, whole
 from trainer.contract.world import Rank
 
@@ -92,3 +94,25 @@ def test_the_files_of_single_processes_are_not_common(tmp_path):
     assert set(common_files(part)) - {"MANIFEST.json"} == {
         *("shards/.metadata", "shards/alike.pt", "scheduler.pt", "trainer_state.json"),
     }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": 0},
+        {"parts": "two"},
+        {"parts": 3},
+        {"part": 2},
+        {"part": -1},
+        {"processes": 10**12},
+        {"processes": True},
+        {"of_parts": [["elsewhere"]]},
+        {"of_parts": [{}]},
+        {"of_parts": 7},
+    ],
+)
+def test_what_a_machine_may_write_of_its_parts_is_counted_with_or_refused(tmp_path, change):
+    [manifest, _] = manifests(tmp_path)
+
+    with pytest.raises(IntegrityError, match="nothing usable about processes and parts"):
+        parse_manifest(json.dumps({**manifest, **change}).encode(), "it")
