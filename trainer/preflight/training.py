@@ -31,8 +31,9 @@ from trainer.rewards.scorer import check_scorer
 def _model(subject: Subject) -> Finding:
     config = subject.config
     if config.trainer in FOREIGN_DATA:
-        if config.trainer != "command":
-            check_model_files(config.model)
+        # Image models are single files, or folders of diffusers.
+        if config.trainer != "command" and not Path(config.model).expanduser().is_file():
+            check_model_files(config.model, needed=("model_index.json", "config.json"))
         return Finding(f"{config.model}; the command loads it")
     check_model_files(config.model)
     check_export(config)

@@ -9,6 +9,8 @@ import pytest
 
 from flows.job_file import load_job
 from trainer.contract.errors import ConfigError, DataError
+from trainer.preflight.table import Subject, walk
+from trainer.preflight.training import TRAINING
 from trainer.presets import PRESETS, as_command
 from trainer.presets.kohya import DATASET, SETTINGS
 from trainer.presets.preset import Start, refuse
@@ -128,6 +130,16 @@ def test_a_dataset_file_of_kohyas_is_taken_with_its_folders(folder: Path):
     (folder / "dataset.toml").write_text('[[datasets]]\n[[datasets.subsets]]\nimage_dir = "gone"\n')
     with pytest.raises(DataError, match="gone is not a folder of images"):
         written(folder, text)
+
+
+def test_a_single_file_and_a_folder_of_diffusers_are_models(folder: Path):
+    for model in ("./model.safetensors", "./sdxl", "./nowhere"):
+        (folder / "sdxl").mkdir(exist_ok=True)
+        (folder / "sdxl" / "model_index.json").write_text("{}")
+        job = job_of(folder, CONFIG.replace("./model.safetensors", model))
+        (found,) = [one for one in walk(TRAINING, Subject(job.training), ()) if one.name == "model"]
+
+        assert (found.error is None) is (model != "./nowhere"), found
 
 
 def test_flat_settings_defaults_and_a_table_of_ours(folder: Path):
