@@ -31,12 +31,16 @@ trap 'exit 0' USR2
 
 # Runs the request $1 in a session of its own, of which nothing is left at its end.
 obey() {
-    trap - TERM USR1 USR2
+    trap : TERM USR1 # what interrupts the waiting does not end it; the request itself gets its defaults
+    trap - USR2
     answer=$mine/answers/$1
     setsid sh "$mine/todo/$1" >"$answer.out" 2>"$answer.err" </dev/null &
     echo "$!" >"$answer.pid"
-    wait $!
-    code=$?
+    code=
+    while [ -z "$code" ] || kill -0 $! 2>/dev/null; do
+        wait $!
+        code=$?
+    done
     kill -9 "-$!" 2>/dev/null
     echo "$code" >"$answer.code"
 }

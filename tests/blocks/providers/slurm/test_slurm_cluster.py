@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -200,3 +201,24 @@ async def test_a_login_node_over_ssh_is_as_good_as_this_computer(
 
         assert said.stdout == f"{instance.id} {login.home} b c\n"
         assert ending is Ending.GONE
+
+
+async def test_a_sweep_takes_what_ended_long_ago_and_is_ours_alone(cluster, provider):
+    here = cluster.shared / ".training-orchestrator"
+    await provider.check()
+    names = {"901": str(mark()), "902": "to-00000000-" + "0" * 32 + "-1", "903": str(mark())}
+    for job, name in names.items():
+        (here / "slurm" / job / "0" / "jobs").mkdir(parents=True)
+        (here / "slurm" / job / "0" / "alive").touch()
+        (here / "jobs" / name).mkdir(exist_ok=True)
+        (here / "slurm" / job / "0" / "jobs" / name).symlink_to(here / "jobs" / name)
+    hours_ago = time.time() - 3 * 3600
+    for job in ("901", "902"):
+        os.utime(here / "slurm" / job / "0" / "alive", (hours_ago, hours_ago))
+        os.utime(here / "slurm" / job, (hours_ago, hours_ago))
+
+    await provider.sweep()
+
+    assert [(here / "slurm" / job).exists() for job in names] == [False, True, True]
+    assert not (here / "jobs" / names["901"]).exists()
+    assert (here / "jobs" / names["902"]).exists()

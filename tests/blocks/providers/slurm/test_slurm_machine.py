@@ -25,7 +25,7 @@ AGENT = Path(slurm.__file__).with_name("agent.sh")
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_NODEID": "0"}
-    process = subprocess.Popen(["sh", AGENT, tmp_path], env=environment)
+    process = subprocess.Popen(["sh", AGENT, tmp_path], env=environment, start_new_session=True)
     yield process
     process.kill()
     process.wait()
@@ -98,7 +98,7 @@ async def test_sigterm_is_a_notice_and_ends_nothing(machine, agent, tmp_path):
     )
     await until((tmp_path / "on").exists)
 
-    agent.send_signal(signal.SIGTERM)
+    os.killpg(agent.pid, signal.SIGTERM)  # all that is the agent, as Slurm does
 
     assert (await waiting).exit_code == 0
     assert (await machine.run(["true"])).exit_code == 0
