@@ -79,6 +79,7 @@ class Place:
             "OMP_NUM_THREADS": "1",  # CPU seconds of two arms compare only at equal threads
         }
         self._stack = stack
+        self.server_pid = 0
 
     def start(self, command: Sequence[object], log: str, **environment: str) -> Process:
         """Start a command; what it prints goes to the file `log`. It ends with the benchmark."""
@@ -107,6 +108,7 @@ class Place:
             port = probe.getsockname()[1]
         command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--no-ui"]
         server = self.start([sys.executable, *command, "--port", port], "server.log")
+        self.server_pid = server.process.pid
         url = f"http://127.0.0.1:{port}/api"
         wait_until(lambda: _healthy(url) or server.must_live(), SERVER_SECONDS)
         self.environment["PREFECT_API_URL"] = url

@@ -7,55 +7,34 @@ folder where a worker or a flow runs: a `json.py` there must not break jobs.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
-import shlex
 import signal
 import socket
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.exceptions import ObjectNotFound
-from prefect.logging.loggers import flow_run_logger
 from prefect.settings import get_current_settings
-from prefect.states import Failed
-from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
+from prefect.workers.process import ProcessWorker
 
 from blocks.home import runs
 from blocks.providers.local import Local
+from deployments.flow_process import SafeConfiguration, die_with, lacking, refuse
 from deployments.pools import CLOUD_POOL
 from flows.locks import is_held
 from trainer.contract.garbage import search_seldom
 from trainer.contract.job_directory import JobDirectory
-from trainer.contract.own_python import own_python
 
 if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import WorkerFlowRunResponse
 
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 POLL_SECONDS = 0.1
 # For runs that are just being started when we are asked to end; less than the supervisor waits.
 ENDING_SECONDS = 10.0
-
-
-class SafeConfiguration(ProcessJobConfiguration):
-    """How a flow process is started: from a folder that it imports nothing from."""
-
-    def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:
-        """Fill in the command, unless the pool or the deployment has one of its own."""
-        # Prefect's own is `python -m prefect.engine`, which looks for modules in the folder where
-        # it runs before it looks in the library.
-        if self.command is None:
-            self.command = shlex.join(own_python("-m", "prefect.engine"))
-        # A flow waits for Prefect however long it is away (`flows.prefect_api`); this is for the
-        # moments before it begins: eight pauses that double are eight minutes.
-        self.env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
-        super().prepare_for_flow_run(*args, **kwargs)
 
 
 with warnings.catch_warnings():
@@ -158,26 +137,6 @@ with warnings.catch_warnings():
             os._exit(0)
 
 
-def lacking(flow_run: FlowRun, required: Iterable[str]) -> str:
-    """Return why a run is refused: it has no value for what its form requires; "" if it has."""
-    # Prefect checks what a person asks for, but not what a schedule makes. The flow would end before
-    # any code of ours could say why.
-    names = [name for name in required if name not in flow_run.parameters]
-    if not names:
-        return ""
-    return (
-        f"This run has no {', '.join(names)}: put it into the parameters of its "
-        f"deployment or of its schedule."
-    )
-
-
-async def refuse(client: PrefectClient, flow_run: FlowRun, reason: str) -> None:
-    """Fail a run that cannot be executed, and say so in its log."""
-    flow_run_logger(flow_run=flow_run).error(reason)
-    failed: State[Any] = Failed(message=reason)
-    await client.set_flow_run_state(flow_run.id, failed, force=True)
-
-
 async def others_at_work(mine: set[UUID]) -> set[UUID]:
     """Return the jobs besides `mine` whose flow or whose training is alive on this computer."""
     # A job directory alone proves nothing: it stays after the job. Its lock is held by a process,
@@ -220,16 +179,6 @@ async def serve(pool: str, limit: int | None) -> None:
             number, lambda: ending.append(asyncio.create_task(worker.end()))
         )
     await worker.start()
-
-
-def die_with(parent: int) -> None:
-    """Be killed when the parent ends, however it ends; exit at once when it has ended already."""
-    # SIGKILL, because nothing is left that could wait for us. Flow processes are not affected: the
-    # setting is cleared in children (prctl(2)).
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    # Checked afterwards: a parent that died before the call sends no signal any more.
-    if os.getppid() != parent:
-        sys.exit(1)
 
 
 if __name__ == "__main__":

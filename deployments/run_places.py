@@ -11,7 +11,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.exceptions import ObjectNotFound
 
 from deployments.catalogue import CATALOGUE
-from deployments.pool_worker import SafeConfiguration
+from deployments.flow_process import SafeConfiguration
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, WorkPool

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from deployments.pool_worker import die_with
+from deployments.flow_process import die_with
 from deployments.training_worker import TrainingWorker
 from trainer.contract.garbage import search_seldom
 

@@ -42,10 +42,10 @@ from blocks.allotted import allotted
 from blocks.home import home
 from deployments import left_runs
 from deployments.beside_main import beside_main_thread
+from deployments.flow_process import SafeConfiguration, lacking, refuse
 from deployments.gpu_table import GpuTable
 from deployments.hearing import hear
 from deployments.left_runs import taken_here
-from deployments.pool_worker import SafeConfiguration, lacking, refuse
 from deployments.pools import CLOUD_POOL, POOL_TYPE
 from deployments.run_places import RunPlaces
 from deployments.this_machine import Given, no_machine, this_machine
@@ -227,6 +227,10 @@ class TrainingWorker(ProcessWorker):
 
     async def _started(self) -> list[FlowRun]:
         """Do what the queue decides, and return the runs that were started."""
+        # What was to get a process of its own and got none: Prefect did not give it to us.
+        for id in self._gpus_apart.keys() - self._submitting_flow_run_ids:
+            del self._gpus_apart[id]
+            self._queue.left(str(id))
         decisions = await self._queue.decide()
         for pause in decisions:
             if isinstance(pause, PauseJob):

@@ -26,7 +26,7 @@ MARK = ".process"
 LOCK = ".lock"
 """Held by the one process that works on a run, however it was started."""
 
-# Kept for ever: Popen warns when it is garbage-collected while its process runs (ResourceWarning).
+# Kept: Popen warns when it is garbage-collected while its process runs (ResourceWarning).
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -60,7 +60,8 @@ def start_beside(
             env=os.environ,
             start_new_session=True,
         )
-    _started.append(process)
+    # Those that have ended are let go of, by which the kernel forgets them: a worker lives for weeks.
+    _started[:] = [one for one in _started if one.poll() is None] + [process]
     return process
 
 

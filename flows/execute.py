@@ -20,6 +20,7 @@ from blocks.home import artifacts
 from flows.announcing import ask_to_pause, pause_is_wanted
 from flows.logger import logger
 from flows.prefect_api import patient_engine, prefect_client
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.run_state import force_state, is_cancelled
 from flows.saved import STOPPED
@@ -67,6 +68,8 @@ async def execute(run_id: UUID, *, asked: bool = True) -> State[Any]:
             if run.state and (waited or not asked) and is_over(run):
                 logger().warning("this run is %s already", run.state.name)
                 return run.state
+            if not asked and run.state and run.state.is_cancelling():
+                return await _cancelled_before_it_began(client, run)
             if job_state(run) is JobState.COMPLETED:
                 raise ConfigError(
                     f"Job {run_id} is completed; there is nothing to resume.",
@@ -75,6 +78,14 @@ async def execute(run_id: UUID, *, asked: bool = True) -> State[Any]:
             return await _executed(client, run, asked)
         finally:
             disown(folder)
+
+
+async def _cancelled_before_it_began(client: PrefectClient, run: FlowRun) -> State[Any]:
+    """Put a run to rest that was cancelled after it was given to us."""
+    if Journal.of(RunFolder(run.id)).hires:  # reconcile settles what it has
+        return cast("State[Any]", run.state)
+    stopped: State[Any] = Cancelled(name=STOPPED, message="cancelled before it began")
+    return (await client.set_flow_run_state(run.id, stopped, force=True)).state or stopped
 
 
 async def execute_other(run_id: UUID, flow: Flow[..., Any]) -> State[Any]:

@@ -27,6 +27,7 @@ from flows.shown import PAUSING
 
 POLL_SECONDS = 1.0
 GATHER_SECONDS = 0.05  # for which a question waits for others to join it
+FEW = 10  # runs in one process, of which each tells Prefect as much as if it were alone
 PAGE = 200  # what Prefect's API returns at most
 
 # Of a run in any other state nothing is wanted.
@@ -89,6 +90,16 @@ def bell_of(run_id: UUID) -> Iterator[None]:
         yield
     finally:
         _bells.pop(run_id, None)
+
+
+def unhurried(seconds: float, most: float) -> float:
+    """Return how long to wait between two words to Prefect: longer, where many runs are executed here.
+
+    Args:
+        seconds: for a few runs.
+        most: for any number.
+    """
+    return min(most, seconds * max(1.0, len(_bells) / FEW))
 
 
 def ring(run_id: UUID) -> None:

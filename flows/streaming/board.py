@@ -23,11 +23,13 @@ from flows.prefect_api import CREATE_SECONDS, UNANSWERED, asking_once
 from flows.shown import CURVE, METRICS, PROGRESS
 from flows.streaming.chart import Panel, chart, data_uri, thinned
 from flows.streaming.metrics_tail import MetricsTail
+from flows.wanted import unhurried
 from trainer.contract.metrics import OF_METHODS, Record
 from trainer.contract.words import number, rounded, time_taken
 from trainer.results.markdown import table as markdown_table
 
 UPDATE_SECONDS = 2.0
+CROWDED_SECONDS = 60.0  # the same where many runs are executed in one process
 REST = 4.0  # the least pause, as a multiple of the time that publishing took
 KINDS = {
     PROGRESS: ("progress", "How much of the training is done"),
@@ -95,7 +97,8 @@ class Board:
         while True:
             began = time.monotonic()
             await self._publish()
-            await asyncio.sleep(max(UPDATE_SECONDS, REST * (time.monotonic() - began)))
+            pause = unhurried(UPDATE_SECONDS, CROWDED_SECONDS)
+            await asyncio.sleep(max(pause, REST * (time.monotonic() - began)))
 
     async def finish(self) -> None:
         """Publish the last state."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -28,11 +29,13 @@ from blocks.threads import in_thread
 from flows.prefect_api import CREATE_SECONDS, asking_once, persistently, prefect_client
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER
+from flows.wanted import unhurried
 from trainer.contract.files import read_json, replace_json
 from trainer.contract.redaction import redacted
 from trainer.contract.tail import TailReader
 
 INTERVAL_SECONDS = 0.4
+CROWDED_SECONDS = 4.0  # the same where many runs are executed in one process
 SINGLE_LINES = 40  # up to this many new lines, each is a record of its own
 RECORD_LINES = 200  # of more lines, this many share a record: the API's cost is by record
 RECORD_CHARACTERS = 24_000
@@ -63,6 +66,7 @@ class LogShipper:
         self._run = run
         self._cursor = LogCursor()
         self._closing = False
+        self._hurry = asyncio.Event()
         self._finished = asyncio.Event()
 
     async def run(self) -> None:
@@ -73,13 +77,16 @@ class LogShipper:
             if not shipped:
                 if self._closing:
                     break
-                await asyncio.sleep(INTERVAL_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(unhurried(INTERVAL_SECONDS, CROWDED_SECONDS)):
+                        await self._hurry.wait()
         self._finished.set()
         await asyncio.Event().wait()
 
     async def finish(self) -> None:
         """Wait until every line of the mirror is with Prefect, the last unfinished one too."""
         self._closing = True
+        self._hurry.set()
         await self._finished.wait()
 
     async def _ship_some(self) -> bool:

@@ -15,7 +15,8 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from blocks.marks import Mark
 from blocks.models import Offer
 from blocks.providers.local import Local
-from deployments.pool_worker import PoolWorker, SafeConfiguration, fitting, others_at_work
+from deployments.flow_process import SafeConfiguration
+from deployments.pool_worker import PoolWorker, fitting, others_at_work
 from flows.locks import locked
 from flows.run_folder import RunFolder
 from tests.waiting import until

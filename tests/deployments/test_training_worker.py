@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from prefect.client.schemas.objects import StateType
-from prefect.workers.base import BaseWorker
 
 from blocks.home import runs
 from deployments.left_runs import left_at_work, taken_here
 from deployments.pools import POOL_TYPE
 from deployments.run_places import RunPlaces
 from deployments.training_worker import TrainingWorker, lock_of
+from flows.execute import execute
 from flows.job_events.spool import EventSpool
 from flows.locks import locked
 from flows.scheduling.labels import FOR, PLACE, allotment
@@ -34,8 +37,12 @@ async def site():
         yield made
 
 
-def test_prefect_finds_the_worker_by_its_type():
-    assert BaseWorker.get_worker_class_from_type(POOL_TYPE) is TrainingWorker
+def test_prefect_finds_the_worker_by_its_type_and_its_own_as_before():
+    said = "from prefect.workers.base import BaseWorker as B; f = B.get_worker_class_from_type"
+    said += f"; print(f('{POOL_TYPE}').__name__, f('process').__name__)"
+    done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["TrainingWorker", "ProcessWorker"]
 
 
 async def test_a_run_pauses_for_another_and_goes_on_at_its_old_place(site, home, tmp_path):
@@ -115,3 +122,17 @@ async def test_what_has_an_environment_of_its_own_gets_a_process_of_its_own(site
     assert (await places.of(run, pool)).flow is None
     run.job_variables = {"stream_output": False}
     assert (await places.of(run, pool)).flow is not None
+
+
+async def test_a_run_that_is_cancelled_after_it_was_given_to_us_ends_before_it_begins(
+    site, tmp_path
+):
+    id = await site.submit(tmp_path)
+    await site.set(id, StateType.PENDING, "Pending")
+    await site.set(id, StateType.CANCELLING, "Cancelling")
+    assert (await site.state(id)).type is StateType.CANCELLING
+
+    ended = await execute(id, asked=False)
+
+    assert (ended.type, ended.message) == (StateType.CANCELLED, "cancelled before it began")
+    assert (await site.state(id)).name == "Stopped"
