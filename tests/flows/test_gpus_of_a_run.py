@@ -8,6 +8,7 @@ import json
 import os
 import signal
 from contextlib import suppress
+from pathlib import Path
 from uuid import UUID
 
 import psutil
@@ -18,7 +19,7 @@ from blocks.allotted import allotted
 from flows.execute import create_run, execute
 from flows.shown import job_state
 from tests.flows.flow_runs import FlowProcess, Job, of_stand_in
-from tests.processes import is_running
+from tests.processes import command_lines
 from tests.stand_in import stand_in
 from tests.waiting import until
 from trainer.config import TrainingJob
@@ -100,25 +101,31 @@ async def test_a_run_whose_gpu_was_taken_meanwhile_has_another(home, tmp_path, p
 
 
 class Watch:
-    """Counts, again and again, the trainers that see each GPU."""
+    """Counts, again and again, the trainers that see each GPU: their groups of processes."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
+        self.home = str(home)
+        """Whose; other tests may run at the same time."""
         self.most = 0
         self.looks = 0
 
     async def look(self) -> None:
         while True:
-            seen: dict[str, set[int]] = {}
-            for process in psutil.process_iter(["cmdline"]):
-                words = process.info["cmdline"] or ()
-                # The trainer's own process, which starts the stand-in.
-                if "trainer.command" not in words:
+            seen: dict[str, dict[int, int]] = {}
+            for pid, words in command_lines(psutil.pids()).items():
+                # The trainer's own process, which starts the stand-in, and is doubled for a moment
+                # until that is executed: both are of one group, and another trainer is of another.
+                if "trainer.command" not in words or not words[-1].startswith(self.home):
                     continue
                 with suppress(psutil.Error, OSError):
-                    uuid = process.environ().get("CUDA_VISIBLE_DEVICES", "")
-                    if uuid in UUIDS and is_running(process.pid):
-                        seen.setdefault(uuid, set()).add(process.pid)
-            self.most = max([self.most, *map(len, seen.values())])
+                    uuid = psutil.Process(pid).environ().get("CUDA_VISIBLE_DEVICES", "")
+                    if uuid in UUIDS:
+                        seen.setdefault(uuid, {})[pid] = os.getpgid(pid)
+            for pids in seen.values():
+                # One may have ended before the other was looked at. Who still has a command line has
+                # let go of nothing.
+                still = [pid for pid, words in command_lines(pids).items() if words]
+                self.most = max(self.most, len({pids[pid] for pid in still}))
             self.looks += bool(seen)
             await asyncio.sleep(0.03)
 
@@ -131,7 +138,7 @@ async def test_kills_free_no_gpu_that_is_used_and_keep_none_that_is_not(
     job = on_a_gpu(tmp_path, "--steps", 150, "--pace", 0.03)
     runs = [(await create_run(job)).id for _ in range(4)]
     jobs = [Job(home, run) for run in runs]
-    watch = Watch()
+    watch = Watch(home)
     watching = asyncio.create_task(watch.look())
     first: FlowProcess = flow_process(*runs)
 
