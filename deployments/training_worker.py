@@ -244,9 +244,14 @@ class TrainingWorker(ProcessWorker):
         for id in self._at_work.keys() | self._submitting_flow_run_ids:
             starts.pop(id, None)
         runs = await self._read(list(starts))
-        taken = await asyncio.gather(*(self._take(run, starts[run.id]) for run in runs))
+        taken = await asyncio.gather(
+            *(self._take(run, starts[run.id]) for run in runs), return_exceptions=True
+        )
+        # Only when all have come to their end: what went on beside the next turn would be taken twice.
+        if trouble := next((one for one in taken if isinstance(one, BaseException)), None):
+            raise trouble
         await self._queue.tell(decisions)
-        return [run for run, is_ours in zip(runs, taken, strict=True) if is_ours]
+        return [run for run, is_ours in zip(runs, taken, strict=True) if is_ours is True]
 
     async def _read(self, ids: Sequence[UUID]) -> list[FlowRun]:
         """Return runs by their ids, in that order; those that are gone are left out."""

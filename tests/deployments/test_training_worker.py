@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 
+import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
 
@@ -136,3 +139,39 @@ async def test_a_run_that_is_cancelled_after_it_was_given_to_us_ends_before_it_b
 
     assert (ended.type, ended.message) == (StateType.CANCELLED, "cancelled before it began")
     assert (await site.state(id)).name == "Stopped"
+
+
+@pytest.mark.thorough
+async def test_trouble_with_one_run_leaves_none_behind(site, home, tmp_path, pretended_gpus):
+    pretended_gpus.set_up(3)
+    go = tmp_path / "go"
+    async with working(site, None) as worker:
+        answered, asked = worker.client.update_flow_run_labels, []
+        again = asyncio.Event()
+
+        async def busy_once(id, labels):
+            asked.append(id)
+            if len(asked) == 2:
+                request = httpx.Request("PATCH", f"{site.client.api_url}flow_runs/{id}/labels")
+                answer = httpx.Response(503, request=request)
+                raise httpx.HTTPStatusError("busy", request=request, response=answer)
+            if len(asked) == 3:  # still on its way when the one before has failed
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(again.wait(), 3)
+            elif id == asked[2]:
+                again.set()
+            return await answered(id, labels)
+
+        worker.client.update_flow_run_labels = busy_once
+        words, one = ("--steps", 8, "--hold", 6, "--go", go), {"gpu_count": 1}
+        ids = [await site.submit(tmp_path, *words, resources=one) for _ in range(3)]
+        for id in ids:
+            await Job(home, id).at_step(5)
+        had = {allotment((await site.run(id)).labels).gpus for id in ids}
+        go.touch()
+        for id in ids:
+            await until(lambda id=id: site.is_named(id, "Completed"))
+
+    assert not again.is_set()
+    assert len(asked) > 3
+    assert had == {("GPU-0",), ("GPU-1",), ("GPU-2",)}
