@@ -15,14 +15,17 @@ import pytest
 from prefect import get_client
 
 from flows.execute import create_run
+from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from gateway.control import ask_pause, reshape
+from tests.clouds.lambda_cloud import LambdaCloud
 from tests.flows.flow_runs import make_job
 from tests.flows.test_two_machines import losses, said, state_of
 from tests.flows.two_hosts import two_hosts
 from tests.waiting import until
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import all_checkpoints, check
+from trainer.contract.events import parse_events
 from trainer.contract.job_directory import JobDirectory, JobState
 
 pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.thorough]
@@ -87,3 +90,26 @@ async def test_a_kill_a_pause_and_other_processes_change_nothing(hosts, flow_pro
     expected = await asyncio.to_thread(undisturbed, tmp_path / "alone", on_two())
     assert numbers(losses(run.metrics)) == pytest.approx(numbers(expected), rel=TOLERANCE)
     assert hosts.jobs() == []
+
+
+async def test_machines_that_replace_lost_ones_get_their_parts(tmp_path, monkeypatch, flow_process):
+    with LambdaCloud(tmp_path / "lambda") as cloud:
+        cloud.rates.factor = 0.0
+        for variable, value in cloud.environ().items():
+            monkeypatch.setenv(variable, value)
+        job = on_two().model_copy(update={"provider": "lambda"})
+        run = RunFolder((await create_run(job)).id)
+        flow = flow_process(run.run_id)
+        await until(lambda: all_checkpoints(run.checkpoints), 180)
+
+        second = next(one for one in cloud.all if one.name.endswith("-1-1"))
+        cloud.preempt(second.id)
+        output = await flow.ended()
+
+        assert await state_of(run) is JobState.COMPLETED, output
+        assert cloud.alive() == []
+    assert Journal.of(run).lost_machines == 1
+    kinds = [event.kind for event in parse_events(run.events.read_bytes().splitlines())]
+    assert kinds.index("saved") < kinds.index("resumed")
+    expected = await asyncio.to_thread(undisturbed, tmp_path / "alone", on_two())
+    assert numbers(losses(run.metrics)) == pytest.approx(numbers(expected), rel=TOLERANCE)
