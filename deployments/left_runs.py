@@ -6,8 +6,10 @@ ended. It is executed again at once, and attaches to its training.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -21,9 +23,10 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 
-from blocks.home import runs
+from blocks.home import home, runs
 from blocks.marks import installation_id
 from flows.attended import is_worked_on
 from flows.owner import OWNER, owner_elsewhere
@@ -32,6 +35,13 @@ from flows.scheduling.labels import FOR, text
 
 PAGE = 200
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+
+
+def lock_of(pool: str) -> Path:
+    """Return the lock that the worker holds which decides for a pool on this computer."""
+    # By the server too: two of them may have pools of one name.
+    whose = hashlib.sha256(f"{PREFECT_API_URL.value()} {pool}".encode()).hexdigest()
+    return home() / f"worker-{whose[:16]}.lock"
 
 
 def taken_here() -> str:

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import hashlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,7 +26,6 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
-    PREFECT_API_URL,
     PREFECT_WORKER_ENABLE_CANCELLATION,
     PREFECT_WORKER_QUERY_SECONDS,
     temporary_settings,
@@ -39,13 +36,13 @@ from prefect.utilities.engine import propose_state
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from blocks.allotted import allotted
-from blocks.home import home
 from deployments import left_runs
+from deployments.beginnings import Beginnings
 from deployments.beside_main import beside_main_thread
 from deployments.flow_process import SafeConfiguration, lacking, refuse
 from deployments.gpu_table import GpuTable
 from deployments.hearing import hear
-from deployments.left_runs import taken_here
+from deployments.left_runs import lock_of, taken_here
 from deployments.pools import CLOUD_POOL, POOL_TYPE
 from deployments.run_places import RunPlaces
 from deployments.this_machine import Given, no_machine, this_machine
@@ -99,6 +96,7 @@ class TrainingWorker(ProcessWorker):
         super().__init__(work_pool_name, name=name or socket.gethostname(), **more)
         self._most = limit
         self._at_work: dict[UUID, asyncio.Task[None]] = {}
+        self._beginnings = Beginnings()
         self._gpus_apart: dict[UUID, Sequence[str]] = {}
         self._vram: dict[str, float] = {}
         self._turn = asyncio.Event()
@@ -243,7 +241,7 @@ class TrainingWorker(ProcessWorker):
         }
         for id in self._at_work.keys() | self._submitting_flow_run_ids:
             starts.pop(id, None)
-        runs = await self._read(list(starts))
+        runs = await self._read(self._beginnings.few(list(starts), self._turn.set))
         taken = await asyncio.gather(
             *(self._take(run, starts[run.id]) for run in runs), return_exceptions=True
         )
@@ -319,6 +317,7 @@ class TrainingWorker(ProcessWorker):
             self._turn.set()
 
     def _begin(self, run: FlowRun, flow: Flow[..., Any], gpus: Sequence[str]) -> None:
+        self._beginnings.note(run.id)
         context = self._context.copy()
         if gpus:
             context.run(allotted.set, self._allocation(run, gpus))
@@ -342,6 +341,7 @@ class TrainingWorker(ProcessWorker):
             self.get_flow_run_logger(run).error("the run broke off", exc_info=error)
         finally:
             self._at_work.pop(run.id, None)
+            self._beginnings.forget(run.id)
             self._queue.left(str(run.id))
             self._turn.set()
 
@@ -368,8 +368,10 @@ class TrainingWorker(ProcessWorker):
                 await self._queue_again(run.id)
         mine = self._at_work.keys() | self._submitting_flow_run_ids
         left = await left_runs.left_at_work(self.client, self._work_pool_name, mine)
-        begun = [run for run in left if await self._take_over(run)]
-        self._searched = time.monotonic()
+        few = self._beginnings.few(left, self._turn.set)
+        begun = [run for run in few if await self._take_over(run)]
+        # Where some are left, the next turn goes on with them.
+        self._searched = time.monotonic() - LEFT_SECONDS * (len(few) < len(left))
         return begun
 
     async def _take_over(self, run: FlowRun) -> bool:
@@ -389,10 +391,3 @@ class TrainingWorker(ProcessWorker):
         had = allotment(run.labels)
         self._begin(run, place.flow, had.gpus if had else ())
         return True
-
-
-def lock_of(pool: str) -> Path:
-    """Return the lock that the worker holds which decides for a pool on this computer."""
-    # By the server too: two of them may have pools of one name.
-    whose = hashlib.sha256(f"{PREFECT_API_URL.value()} {pool}".encode()).hexdigest()
-    return home() / f"worker-{whose[:16]}.lock"

@@ -12,10 +12,10 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from blocks.home import runs
-from deployments.left_runs import left_at_work, taken_here
+from deployments.left_runs import left_at_work, lock_of, taken_here
 from deployments.pools import POOL_TYPE
 from deployments.run_places import RunPlaces
-from deployments.training_worker import TrainingWorker, lock_of
+from deployments.training_worker import TrainingWorker
 from flows.execute import execute
 from flows.job_events.spool import EventSpool
 from flows.locks import locked
