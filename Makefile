@@ -60,7 +60,7 @@ test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run all tests,
 	@$(BIN)/python -m pytest
 
 faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/sbin/slurmctld /usr/bin/faketime /usr/sbin/iptables ## Inject every kind of fault, and print what came of each
-	@$(BIN)/python -m pytest tests/faults tests/flows tests/blocks tests/trainer/training/test_warm_process.py --thorough -m fault -n 4
+	@$(BIN)/python -m pytest tests --thorough -m fault -n 4
 
 thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql /usr/sbin/slurmctld ## Run the long tests, and those of properties with new examples
 	@$(BIN)/python -m pytest --thorough -m "(thorough or hypothesis) and not fault" -n 3
