@@ -59,11 +59,14 @@ class Announcer:
         value = {"pool": self._pool, "at": moment(self.now()), **_packed(machine)}
         await write_variable(self._client, name, value)
         self._said, self._at = machine, time.monotonic()
+        ended = self._clock()
         written = await self._client.read_variable_by_name(name)
         if written is not None and written.updated is not None:
-            ahead = written.updated.timestamp() - began
-            # Less is what the request took.
-            self._ahead = ahead if abs(ahead) > WRONG_SECONDS else 0.0
+            at = written.updated.timestamp()
+            # It was written while we waited; only what is outside of that is a difference of clocks.
+            self._ahead = 0.0
+            if not began - WRONG_SECONDS <= at <= ended + WRONG_SECONDS:
+                self._ahead = at - began
 
 
 async def announced(ask: AskApi, pool: str, *, within: float, now: float) -> list[PoolMachine]:

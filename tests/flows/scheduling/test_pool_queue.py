@@ -159,7 +159,6 @@ async def test_of_a_long_queue_only_the_news_are_read(
     site: PoolSite, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(reading, "PAGE", 3)
-    monkeypatch.setattr(reading, "OVERLAP", 0.0)
     monkeypatch.setattr(reading, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(reading, "FEW", 0)
     monkeypatch.setattr(reading, "REST", 0.0)
