@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,9 @@ def execute_on_gpus(
     # starts that keeps descriptors open.
     for descriptor in held.descriptors:
         os.set_inheritable(descriptor, True)  # noqa: FBT003  its only parameter
+    # Python ignores these, and a program keeps what is ignored: `yes | head` would end in an error.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(command[0], list(command), {**os.environ, **held.allocation.variables})  # noqa: S606  no shell is meant
     except OSError as error:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -47,22 +47,24 @@ def test_without_a_gpu_that_is_said(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("pretended_gpus")
-def test_a_program_has_its_gpus_to_its_end():
-    code = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES']); sys.stdout.flush(); input()"
+def test_a_program_has_its_gpus_to_its_end_and_the_signals_of_a_shell():
+    line = 'sed -n "s/SigIgn:.//p" /proc/self/status; echo "$CUDA_VISIBLE_DEVICES"; read _'
     words = [sys.executable, "-m", "gateway", "gpus", "exec", "--count", "2", "--"]
     with (
         take(Allocation(uuids=("GPU-0",)), Holder.here(name="another")),
         subprocess.Popen(
-            [*words, sys.executable, "-c", code],
+            [*words, "sh", "-c", line],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         ) as process,
     ):
+        # What Python ignores, and `yes | head` needs.
+        assert not int(process.stdout.readline(), 16) & 1 << signal.SIGPIPE - 1
         uuids = process.stdout.readline().strip().split(",")
         assert set(uuids) < {"GPU-1", "GPU-2", "GPU-3"}
         [holder] = holders(uuids[0])
-        assert (holder.pid, holder.name) == (process.pid, Path(sys.executable).name)
+        assert (holder.pid, holder.name) == (process.pid, "sh")
 
         process.communicate("\n", timeout=PATIENCE)
     assert [holders(uuid) for uuid in uuids] == [[], []]

@@ -38,6 +38,12 @@ def folder() -> Path:
         ConfigError: it cannot be made, or is not what it has to be.
     """
     chosen = os.environ.get(FOLDER_VARIABLE)
+    # Elsewhere for everybody who works elsewhere, it would lock nobody out.
+    if chosen and not chosen.startswith("/"):
+        raise ConfigError(
+            f"{FOLDER_VARIABLE} = {chosen!r} is not absolute.",
+            "Name one folder for all users of the GPUs, such as /srv/gpu-locks.",
+        )
     # By what all users see alike, never by what this one may do: two folders would be no lock.
     common = next((one for one in COMMON if _is_for_all(one)), COMMON[-1])
     path = Path(chosen) if chosen else Path(common) / NAME

@@ -262,7 +262,8 @@ def _take_share(descriptor: int, mib: int, in_all: int) -> list[tuple[int, int]]
     pieces: list[tuple[int, int]] = []
     place = 0
     for start, length in [*sorted(_locked(descriptor)), (in_all, 1)]:
-        room = min(start - place, mib - sum(size for _, size in pieces))
+        # Whoever counts with more memory may have a lock beyond what is shared out here.
+        room = min(min(start, in_all) - place, mib - sum(size for _, size in pieces))
         if room > 0:
             if not _lock(descriptor, place, room):  # somebody came in between
                 return []

@@ -68,6 +68,21 @@ def test_a_share_may_lie_in_several_pieces():
     between.close()
 
 
+def test_locks_beyond_what_is_shared_out_make_no_room():
+    first, beyond = (take(share(20, of=48), ME) for _ in range(2))
+    first.close()
+
+    with beyond, take(share(8, of=10), ME), pytest.raises(GpusTaken):
+        take(share(8, of=10), ME, patience=0)
+
+
+def test_a_folder_that_depends_on_where_one_works_is_refused(monkeypatch):
+    monkeypatch.setenv(gpu_files.FOLDER_VARIABLE, "~/locks")
+
+    with pytest.raises(ConfigError, match="GPU_LOCKS = '~/locks' is not absolute"):
+        take(whole("GPU-0"), ME)
+
+
 def test_who_inherits_the_lock_holds_it():
     held = take(whole("GPU-0"), ME)
     child = subprocess.Popen(["sleep", "600"], pass_fds=held.descriptors)
