@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
 import tempfile
@@ -43,7 +44,9 @@ def main() -> None:
             sys.exit(str(error))
         with cloud:
             cloud.boot_seconds = arguments.boot_seconds
-            values = " ".join(f"{name}={value}" for name, value in cloud.environ().items())
+            values = " ".join(
+                f"{name}={shlex.quote(value)}" for name, value in cloud.environ().items()
+            )
             print(f"export {values}", flush=True)  # noqa: T201
             _wait()
 

@@ -98,8 +98,8 @@ class SlurmCluster:
         self.errors: list[str] = []
         self.nodes = ["node1"]
         self.cpus = 2
-        self.gpus = 1
-        """Pretended: Slurm counts them, and there are none."""
+        self.gpus = 0
+        """Pretended: Slurm counts them, and there are none, so that a job with one finds none."""
         self.kill_wait = 5
         """Seconds from SIGTERM to SIGKILL."""
         self.boot_seconds = 0.0

@@ -27,6 +27,7 @@ FOLDER_VARIABLE = "SLURM_FOLDER"
 HERE = "local"
 ASK_SECONDS = 60.0  # for one of Slurm's commands; a busy controller takes its time
 MISSING_COMMAND = 127
+_BEGIN = "@answer\n"  # of what a command prints: before it may stand what a login shell does
 
 _AWAY = (
     "unable to contact slurm controller",
@@ -90,7 +91,7 @@ async def asked(login: Machine, *words: str, text: str = "", folder: str = "") -
     """
     result = await _run(login, words, text, folder)
     if result.exit_code == 0:
-        return result.stdout
+        return result.stdout.partition(_BEGIN)[2]
     said = " ".join(result.stderr.split()) or f"exit code {result.exit_code}"
     if result.exit_code == MISSING_COMMAND:
         raise DependencyError(
@@ -102,7 +103,7 @@ async def asked(login: Machine, *words: str, text: str = "", folder: str = "") -
 
 async def _run(login: Machine, words: tuple[str, ...], text: str, folder: str) -> CommandResult:
     # The text as an argument of the shell: it is no secret, as every user may read a job's script.
-    line = 'PATH="${1:+$1:}$PATH"; text=$2; shift 2; printf "%s" "$text" | exec "$@"'
+    line = 'PATH="${1:+$1:}$PATH"; text=$2; shift 2; echo @answer; printf "%s" "$text" | exec "$@"'
     # In English, since what is refused is told by its words.
     env = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
     command = ["sh", "-c", line, "sh", folder, text, *words]

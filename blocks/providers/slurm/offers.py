@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from blocks.models import Offer
 from blocks.providers.cloud import as_described
 from blocks.providers.gpu_names import matches
-from blocks.providers.slurm.queue import TITLE, gpus_of, instance_type
+from blocks.providers.slurm.queue import TITLE, instance_type, kinds_of
 from trainer.config import Limits, Resources
 from trainer.contract.errors import CapacityError
 
@@ -22,7 +22,7 @@ NAME = "slurm"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nodes:
-    """Nodes of one kind in one partition."""
+    """Nodes of one kind in one partition; of nodes with several kinds of GPUs, one for each."""
 
     partition: str
     is_default: bool
@@ -49,21 +49,32 @@ def nodes_of(printed: str) -> list[Nodes]:
             name, up, limit, count, cpus, memory, gres, state = line.split("|")
             if up.strip() != "up" or state.strip().lower().startswith("future"):
                 continue
-            kind, gpus = gpus_of(gres)
-            found.append(
+            found += [
                 Nodes(
                     partition=name.strip().rstrip("*"),
                     is_default=name.strip().endswith("*"),
                     seconds=seconds_in(limit),
-                    count=int(count),
-                    cpus=int(cpus.rstrip("+")),
-                    ram_gb=float(memory.rstrip("+")) / MB_PER_GIB,
+                    count=_number(count),
+                    cpus=_number(cpus),
+                    ram_gb=_number(memory) / MB_PER_GIB,
                     gpu_type=kind,
                     gpus=gpus,
-                    is_well=not state.strip().lower().startswith(UNUSABLE),
+                    is_well=_is_well(state.strip().lower()),
                 )
-            )
+                for kind, gpus in kinds_of(gres)
+            ]
     return found
+
+
+def _number(text: str) -> int:
+    """Return a number as sinfo writes it: it makes 2K of 2048, and puts a + behind the least of several."""
+    text = text.strip().rstrip("+")
+    return int(text[:-1]) * 1024 if text.endswith("K") else int(text)
+
+
+def _is_well(state: str) -> bool:
+    # A star: the node does not answer.
+    return not state.startswith(UNUSABLE) and not state.endswith("*")
 
 
 def seconds_in(text: str) -> float | None:

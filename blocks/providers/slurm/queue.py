@@ -31,6 +31,8 @@ _COLUMNS = {
 FORMAT = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
 LIST = ("squeue", "--me", "--noheader", "--states=all", f"--Format={FORMAT}")
 """The user's jobs, those among them that ended some minutes ago too."""
+_NUMBER = re.compile(r"[0-9]+(_[0-9\[\]%,-]+|\+[0-9]+)?")  # of a job, an array's, a part of one
+_BEGIN = re.compile(rf"{_NUMBER.pattern} *[A-Z]")
 
 WAITING = "PENDING"
 STATES = {
@@ -102,8 +104,15 @@ def rows_of(printed: str) -> list[SlurmJob]:
     Raises:
         ProviderError: it is not as squeue describes it.
     """
+    lines: list[str] = []
+    for line in printed.split("\n"):
+        # A user may write line breaks into comment and name, which are last: the rest belongs to the job.
+        if lines and not _BEGIN.match(line):
+            lines[-1] += f"\n{line}"
+        elif line.strip():
+            lines.append(line)
     with as_described(TITLE, "squeue"):
-        return [_row(line) for line in printed.split("\n") if line.strip()]
+        return [_row(line) for line in lines]
 
 
 def _row(line: str) -> SlurmJob:
@@ -111,7 +120,7 @@ def _row(line: str) -> SlurmJob:
     for name, width in _COLUMNS.items():
         found[name] = content[begin : begin + width].decode(errors="replace").strip()
         begin += width
-    if not re.fullmatch(r"[0-9]+(_[0-9\[\]%,-]+|\+[0-9]+)?", found["JobID"]) or not found["State"]:
+    if not _NUMBER.fullmatch(found["JobID"]) or not found["State"]:
         raise ValueError(f"{line.split()[:2]} is no job")
     return SlurmJob(
         id=found["JobID"],
@@ -234,14 +243,20 @@ def parsed_id(id: str) -> tuple[str, int]:
 
 def gpus_of(gres: str) -> tuple[str, int]:
     """Return kind and number of the GPUs in `gres:gpu:a100:4`, `gpu:2(S:0-1)` and the like."""
+    return kinds_of(gres)[0]
+
+
+def kinds_of(gres: str) -> list[tuple[str, int]]:
+    """Return kind and number of all GPUs, which may be of several kinds; without any, none of no kind."""
+    found: list[tuple[str, int]] = []
     for part in re.sub(r"\([^)]*\)", "", gres).split(","):
         words = re.split(r"[:=/]", part.strip().removeprefix("gres:").removeprefix("gres/"))
         if words[0] != "gpu":
             continue
         count = int(words[-1]) if len(words) > 1 and words[-1].isdecimal() else 1
         named = [word for word in words[1:] if not word.isdecimal()]
-        return (named[0] if named and named[0] != "(null)" else ""), count
-    return "", 0
+        found.append((named[0] if named and named[0] != "(null)" else "", count))
+    return found or [("", 0)]
 
 
 def instance_type(kind: str, gpus: int) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from blocks.machines.local import LocalMachine
 from blocks.marks import Mark
 from blocks.models import InstanceStatus
 from blocks.providers.api import Unanswered
 from blocks.providers.slurm import order
-from blocks.providers.slurm.login import folder_of, refusal
+from blocks.providers.slurm.login import asked, folder_of, refusal
 from blocks.providers.slurm.offers import nodes_of, offers_of, seconds_in, together
 from blocks.providers.slurm.queue import (
     _COLUMNS,
@@ -35,6 +36,8 @@ main*|up|infinite|3|8+|32000+|(null)|mixed
 short|up|1:00:00|1|8|32000|gpu:2|allocated
 old|down|infinite|4|8|32000|gpu:k80:2|idle
 main*|up|infinite|1|16|64000|gpu:a100:4|drained
+mig|up|infinite|2K|1K|64000|gpu:a100:3(S:0-1),nvme:1,gpu:1g.5gb:14(S:0)|idle
+mig|up|infinite|1|16|64000|gpu:1g.5gb:2|idle*
 """
 
 
@@ -123,6 +126,17 @@ def test_what_others_write_in_any_script_shifts_no_column():
     assert rows[1].mark == mark()
 
 
+def test_a_line_break_in_what_others_write_hides_no_job_and_makes_none():
+    ours = line(Comment="of\nthe site", Name=str(mark()))
+
+    rows = rows_of(
+        line(JobID="6", Comment="a\nb", Name="my\n8\njob") + ours + line(JobID="9_[1-4]")
+    )
+
+    assert [row.id for row in rows] == ["6", "7", "9_[1-4]"]
+    assert [row.mark for row in rows] == [None, mark(), mark()]
+
+
 @pytest.mark.parametrize("printed", ["squeue: nothing like a job", "x" * 900, "\0"])
 def test_what_is_no_list_of_jobs_is_an_error_and_never_an_empty_list(printed):
     with pytest.raises(ProviderError, match="Slurm's answer to squeue is not as it is described"):
@@ -204,12 +218,26 @@ def test_the_default_partition_is_offered_and_others_where_they_are_named():
     assert [offer.gpu_count for offer in offered()] == [0, 1]
 
 
+def test_each_kind_of_gpu_of_a_node_is_offered_and_large_numbers_are_read():
+    found = [one for one in nodes_of(SINFO) if one.partition == "mig"]
+
+    assert [(one.gpu_type, one.gpus, one.is_well) for one in found] == [
+        ("a100", 3, True),
+        ("1g.5gb", 14, True),
+        ("1g.5gb", 2, False),
+    ]
+    assert (found[0].count, found[0].cpus) == (2048, 1024)
+    assert [offer.gpu_type for offer in offered(regions=["mig"], gpu_types=["1g.5gb"])] == [
+        "1g.5gb"
+    ]
+
+
 @pytest.mark.parametrize(
     ("wanted", "why"),
     [
         ({"gpu_count": 5}, "No node of Slurm's fits the job: .*main: 2 × 4 × a100"),
         ({"gpu_count": 1, "gpu_types": ["H100"]}, "No node of Slurm's fits"),
-        ({"regions": ["old"]}, "no nodes in old; its partitions: main, short"),
+        ({"regions": ["old"]}, "no nodes in old; its partitions: main, mig, short"),
         ({"spot": True}, "resources.spot"),
     ],
 )
@@ -311,6 +339,15 @@ def test_a_refusal_rules_out_what_it_is_about(said, kind, scope):
 )
 def test_a_controller_that_does_not_answer_may_have_acted(said):
     assert isinstance(refusal("sbatch", said), Unanswered)
+
+
+async def test_what_a_login_shell_prints_is_no_answer():
+    class Greeting(LocalMachine):
+        async def run(self, command, **options):
+            greeted = ["sh", "-c", 'echo Welcome; exec "$@"', "sh", *command]
+            return await super().run(greeted, **options)
+
+    assert await asked(Greeting(), "cat", text="5\n@answer\n") == "5\n@answer\n"
 
 
 def test_a_folder_that_is_not_absolute_is_refused():
