@@ -91,7 +91,8 @@ def read_batch(path: Path, name: str | None = None) -> tuple[BatchSettings, list
     of_all = {key: inner for key, inner in value.items() if key not in {JOBS, DEFAULTS}}
     if path != STANDARD_INPUT:
         of_all.setdefault("name", path.stem)
-    settings = validated(BatchSettings, of_all | ({"name": name} if name else {}), source)
+    of_all |= {"name": name} if name else {}
+    settings = validated(BatchSettings, of_all, source, "Correct the batch file.")
     folder = Path.cwd() if path == STANDARD_INPUT else path.expanduser().absolute().parent
     defaults = _mapping(value.get(DEFAULTS) or {}, f"{source}: {DEFAULTS}")
     entries = _named(value[JOBS], source)

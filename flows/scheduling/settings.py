@@ -135,14 +135,22 @@ class PoolSettings(Settings):
             total=max(machine.total, len(machine.gpus)),
         )
 
+    def absent(self, machines: Iterable[PoolMachine]) -> list[int | str]:
+        """Return what `gpus` names and none of the machines has."""
+        there = [gpu for machine in machines for gpu in machine.gpus]
+        return [one for one in self.gpus or [] if not any(_is_meant(one, gpu) for gpu in there)]
+
     def _may_use(self, gpu: PoolGpu) -> bool:
-        return self.gpus is None or any(
-            wanted == gpu.index if isinstance(wanted, int) else wanted in {gpu.uuid, str(gpu.index)}
-            for wanted in self.gpus
-        )
+        return self.gpus is None or any(_is_meant(one, gpu) for one in self.gpus)
 
     def _limited(self, gpu: PoolGpu) -> PoolGpu:
         return dataclasses.replace(gpu, vram_gb=min(gpu.vram_gb, self.max_vram_per_gpu or math.inf))
+
+
+def _is_meant(wanted: int | str, gpu: PoolGpu) -> bool:
+    if isinstance(wanted, int):
+        return wanted == gpu.index
+    return wanted in {gpu.uuid, str(gpu.index)}
 
 
 def variable_of(pool: str) -> str:
@@ -166,7 +174,8 @@ def settings_of(value: Any, pool: str) -> PoolSettings:
     """
     if value is None:
         return PoolSettings()
-    return validated(PoolSettings, value, f"settings of pool {pool}")
+    remedy = f"Set it by: trainctl pool set {pool} KEY=VALUE; KEY= alone is the default again."
+    return validated(PoolSettings, value, f"settings of pool {pool}", remedy)
 
 
 def changed(value: Any, changes: Mapping[str, Any], pool: str) -> dict[str, Any]:

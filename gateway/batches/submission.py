@@ -54,7 +54,7 @@ def submit(client: LightClient, plan: BatchPlan, *, pause: float = PAUSE) -> Sub
             is another one; Prefect does not take a job.
         OrchestratorError: not every job could be created; the same call goes on with the rest.
     """
-    targets = _targets(client, plan)
+    targets = targets_of(client, plan)
     there = {text(run.labels, JOB): run for run in runs_of(client, plan.name)}
     _refuse_another(plan, there)
     missing = [one for one in plan.jobs if one.name not in there]
@@ -70,8 +70,13 @@ def submit(client: LightClient, plan: BatchPlan, *, pause: float = PAUSE) -> Sub
     return Submitted(runs={one.name: there[one.name].id for one in plan.jobs}, new=len(missing))
 
 
-def _targets(client: LightClient, plan: BatchPlan) -> dict[str, UUID]:
-    """Return the ids of the deployments, by name."""
+def targets_of(client: LightClient, plan: BatchPlan) -> dict[str, UUID]:
+    """Return the ids of the deployments, by name.
+
+    Raises:
+        ConfigError: a deployment is missing, its pool's worker knows no batches, or no machine of the
+            pool can ever hold one of the jobs.
+    """
     found: dict[str, UUID] = {}
     for name in dict.fromkeys(one.deployment for one in plan.jobs):
         facts = client.deployment_facts(name)

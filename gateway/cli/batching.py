@@ -19,10 +19,14 @@ from gateway.batches.changing import Pair
 from gateway.batches.checking import checked_plan
 from gateway.batches.finding import all_batches, members_of
 from gateway.batches.submission import submit as hand_over
+from gateway.batches.submission import targets_of
 from gateway.cli.table import print_table
 from gateway.exits import ApiUnreachable, Exit, note, say, say_json
 from gateway.prefect.client import JobRun, LightClient, connected
+from gateway.prefect.server import known as known_server
+from gateway.prefect.settings import PrefectSettings
 from gateway.view import age, printable
+from trainer.config.training import TrainingConfig
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 
@@ -33,6 +37,8 @@ def submit(file: Path, name: str | None, *, dry_run: bool, follow: bool, as_json
     """Check a batch, hand it over, and look on if that is wanted."""
     plan = checked_plan(file, name, note)
     if dry_run:
+        if PrefectSettings().url or known_server():  # none is started for a look
+            targets_of(connected(), plan)
         _tell_plan(plan, as_json=as_json)
         return Exit.OK
     client = connected()
@@ -58,10 +64,15 @@ def _tell_plan(plan: BatchPlan, *, as_json: bool) -> None:
         say_json({"batch": plan.name, "jobs": [{"name": j.name, **j.body()} for j in plan.jobs]})
         return
     found = [
-        (job.name, ", ".join(job.after) or "–", job.deployment, job.job.training.method)
+        (job.name, ", ".join(job.after) or "–", job.deployment, _how(job.job.training))
         for job in plan.jobs
     ]
     print_table(("JOB", "AFTER", "DEPLOYMENT", "METHOD"), found, named=1)
+
+
+def _how(training: TrainingConfig) -> str:
+    """Return the method, which is a setting of our own trainer alone, or another trainer's name."""
+    return training.method if training.trainer == "builtin" else training.trainer
 
 
 def list_batches(*, as_json: bool) -> None:

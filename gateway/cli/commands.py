@@ -85,7 +85,9 @@ def cancel(text: str, *, wait: bool) -> Exit:
     async def work(client: PrefectClient) -> Exit:
         found = await client.read_flow_run(run_id)
         await control.ask_cancel(client, found)
-        async with _waiting("stopping: the training saves a checkpoint first …"):
+        trains = job_state(found) in {JobState.INITIALIZING, JobState.RUNNING}
+        saves = ": the training saves a checkpoint first" if trains else ""
+        async with _waiting(f"stopping{saves} …"):
             # Also with --no-wait: a run whose process is dead must be stopped here or not at all.
             found = await control.until_stopped(client, found.id, wait=wait)
         if not job_state(found).at_rest:

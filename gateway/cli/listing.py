@@ -35,11 +35,11 @@ def state_named(name: str | None) -> JobState | None:
     """
     if name is None:
         return None
-    known = {**STATES_OF_OTHERS, **{str(state): state for state in JobState}}
+    known = {str(state): state for state in JobState} | STATES_OF_OTHERS
     found = known.get(name.strip().lower())
     if found is None:
         raise ConfigError(
-            f"--state = {name!r}: is not a state; there are: {', '.join(JobState)}.", "Choose one."
+            f"--state = {name!r}: is not a state; there are: {', '.join(known)}.", "Choose one."
         )
     return found
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from flows.asking import AskApi
 from flows.job_file import parse_job, source_of
+from flows.scheduling.announced import KNOWN_SECONDS, announced
 from flows.scheduling.other_names import changes_of
 from flows.scheduling.seen import SeenRun
 from flows.scheduling.settings import (
@@ -164,13 +166,19 @@ def set_pool(pool: str, given: list[str], config: Path | None = None) -> None:
         for words in notes:
             note(words)
     changes |= assignments(given)
-    value = asyncio.run(_kept(connected().asking(), pool))
+    ask = connected().asking()
+    value = asyncio.run(_kept(ask, pool))
     new = changed(value, changes, pool)
     from flows.variables import write_variable
     from gateway.prefect.full_client import call
 
     call(lambda client: write_variable(client, variable_of(pool), new))
     show_pool(pool, as_json=False)
+    known = asyncio.run(announced(ask, pool, within=KNOWN_SECONDS, now=time.time()))
+    absent = settings_of(new, pool).absent(known) if known else []
+    if absent and "gpus" in changes:
+        # It may be meant for a machine to come.
+        note(f"gpus: no machine of pool {pool} has {', '.join(map(str, absent))}")
 
 
 async def _kept(ask: AskApi, pool: str) -> Any:

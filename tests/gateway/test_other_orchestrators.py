@@ -92,6 +92,7 @@ def test_its_commands_work_by_the_letter(trainctl: Trainctl, tmp_path: Path):
     assert (status["name"], status["job"]["priority"]) == ("character_lora_v1", 10)
     assert "created" in monitored.stdout
     assert cancelled.returncode == 0, cancelled.stderr
+    assert "checkpoint" not in cancelled.stdout + cancelled.stderr  # it never trained
     assert settings.returncode == 0, settings.stderr
     shown = json.loads(trainctl("pool", "show", pool, "--json").stdout)
     assert {**AS_SETTINGS, "gpus": [1]}.items() <= shown.items()
@@ -101,7 +102,7 @@ def test_a_job_is_named_once(trainctl: Trainctl, tmp_path: Path):
     assert "ID is missing. Give it once, as ID or as --job-id ID." in trainctl("status").stderr
     assert "are both given" in trainctl("cancel", "a", "--job-id", "b").stderr
     assert "FILE is missing." in trainctl("submit").stderr
-    assert (
-        "--state = 'done': is not a state; there are: created, "
-        in trainctl("list", "--status", "done").stderr
+    assert "--state = 'done': is not a state; there are: created, " in (
+        refused := trainctl("list", "--status", "done").stderr
     )
+    assert ", pending, queued, cancelled. Choose one." in refused

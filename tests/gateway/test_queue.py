@@ -16,6 +16,7 @@ from flows.scheduling.labels import AFTER, BATCH, USER, user_name
 from flows.scheduling.pool import StartJob
 from gateway.cli.submitting import with_priority
 from gateway.exits import Exit
+from tests.flows.batches.in_prefect import batch_file
 from tests.flows.scheduling.pool_site import PoolSite, pool_site
 from tests.gateway.commanding import call_here, job_values, make_job
 
@@ -102,6 +103,16 @@ async def test_what_no_machine_can_ever_hold_is_refused_at_submit(
     assert refused.returncode == Exit.BAD_INPUT
     assert "can never start in pool" in refused.stderr
     assert "it needs 3 GPUs at once, and no machine of the pool has more than 2" in refused.stderr
+    dry = batch_file(tmp_path, f"train/{site.pool}", {"a": {"resources": {"gpu_count": 3}}})
+    refused = await _call(capfd, "batch", dry, "--dry-run")
+    assert refused.returncode == Exit.BAD_INPUT
+    assert "resources of job a: it can never start" in refused.stderr
+    theirs = {"training": {"trainer": "command", "command": {"run": ["true"]}}}
+    dry.write_text(json.dumps({"jobs": {"b": {"deployment": f"train/{site.pool}", **theirs}}}))
+    planned = await _call(capfd, "batch", dry, "--dry-run")
+    assert planned.stdout.splitlines()[-1].split()[-1] == "command"  # not the method sft
+    changed = await _call(capfd, "pool", "set", site.pool, "gpus=[1, 7]")
+    assert f"no machine of pool {site.pool} has 7" in changed.stderr
     await site.set("quotas.vision.gpus=1")
     refused = await submit(gpu_count=2)
     assert "it needs 2 GPUs, and project vision may have 1" in refused.stderr

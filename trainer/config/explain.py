@@ -19,8 +19,14 @@ ELSEWHERE = dict.fromkeys(("weight", "ratio", "proportion", "probability", "prob
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def validated(model: type[Model], value: Any, source: str) -> Model:
+def validated(model: type[Model], value: Any, source: str, remedy: str | None = None) -> Model:
     """Return `value` as a `model`.
+
+    Args:
+        model: what it is to be.
+        value: as it was read.
+        source: where it comes from.
+        remedy: what to do about mistakes where the source is no job file.
 
     Raises:
         ConfigError: naming `source`, and for every problem the field, the value and the remedy.
@@ -28,7 +34,7 @@ def validated(model: type[Model], value: Any, source: str) -> Model:
     if not isinstance(value, dict):
         raise ConfigError(
             f"{source}: holds a {type(value).__name__}, not a mapping of field names to values.",
-            "Start from the file that 'trainctl init' writes.",
+            remedy or "Start from the file that 'trainctl init' writes.",
         )
     try:
         return model.model_validate(value)
@@ -39,7 +45,8 @@ def validated(model: type[Model], value: Any, source: str) -> Model:
             problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
         shown = "; ".join(problems)
         # from None: the traceback of pydantic would say the same once more, and worse.
-        raise ConfigError(f"{source}: {shown}{'' if shown.endswith('?') else '.'}") from None
+        end = "" if shown.endswith("?") else "."
+        raise ConfigError(f"{source}: {shown}{end}", remedy) from None
 
 
 def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:

@@ -71,6 +71,19 @@ def test_a_bad_setting_is_named_with_its_value(given: str, message: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["fifo", ["fifo"], {"strategy": "lifo"}])
+def test_the_remedy_of_settings_is_the_command_that_sets_them(value: Any):
+    with pytest.raises(ConfigError) as caught:
+        settings_of(value, "p")
+    assert "trainctl pool set p KEY=VALUE" in caught.value.suggestion
+
+
+def test_gpus_that_no_machine_has_are_found():
+    machines = [PoolMachine(name="m", gpus=(PoolGpu(uuid="GPU-a", vram_gb=1.0, index=0),))]
+    for given, absent in (([0, "0", "GPU-a"], []), ([0, 7, "GPU-b"], [7, "GPU-b"]), (None, [])):
+        assert PoolSettings(gpus=given).absent(machines) == absent
+
+
 @pytest.mark.parametrize("value", ["fifo", 3, [], {"strategy": None}, {"gpus": {"a": 1}}])
 def test_whatever_somebody_wrote_into_the_variable_is_refused_in_words(value: Any):
     with pytest.raises(ConfigError, match="settings of pool p"):
