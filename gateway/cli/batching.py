@@ -38,7 +38,10 @@ def submit(file: Path, name: str | None, *, dry_run: bool, follow: bool, as_json
     plan = checked_plan(file, name, note)
     if dry_run:
         if PrefectSettings().url or known_server():  # none is started for a look
-            targets_of(connected(), plan)
+            try:
+                targets_of(connected(), plan)
+            except ApiUnreachable as error:
+                note(f"the work pools are not looked at: {error.message}")
         _tell_plan(plan, as_json=as_json)
         return Exit.OK
     client = connected()

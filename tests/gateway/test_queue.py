@@ -84,7 +84,10 @@ async def test_a_pool_is_set_and_shown(site: PoolSite, capfd: pytest.CaptureFixt
 
 
 async def test_what_no_machine_can_ever_hold_is_refused_at_submit(
-    site: PoolSite, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    site: PoolSite,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ):
     path = tmp_path / "job.yaml"
     words = ("submit", path, "--deployment", f"train/{site.pool}", "--json")
@@ -111,6 +114,11 @@ async def test_what_no_machine_can_ever_hold_is_refused_at_submit(
     dry.write_text(json.dumps({"jobs": {"b": {"deployment": f"train/{site.pool}", **theirs}}}))
     planned = await _call(capfd, "batch", dry, "--dry-run")
     assert planned.stdout.splitlines()[-1].split()[-1] == "command"  # not the method sft
+    with monkeypatch.context() as away:
+        away.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+        planned = await _call(capfd, "batch", dry, "--dry-run")
+    assert planned.returncode == Exit.OK
+    assert "the work pools are not looked at: Prefect's API at " in planned.stderr
     changed = await _call(capfd, "pool", "set", site.pool, "gpus=[1, 7]")
     assert f"no machine of pool {site.pool} has 7" in changed.stderr
     await site.set("quotas.vision.gpus=1")
