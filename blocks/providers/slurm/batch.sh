@@ -8,6 +8,8 @@ unset SLURM_EXPORT_ENV # srun hands on what is set here
 [ -z "$home" ] || export HOME="$home"
 [ -n "$base" ] || base=$HOME/.training-orchestrator
 place=$base/slurm/$SLURM_JOB_ID
+# A controller that lost its state counts from 1 again: an older job's word that all is over is not ours.
+rm -rf -- "$place"
 mkdir -p -- "$place" && printf '%s' "$agent" >"$place/agent.sh" || exit 1
 notice() {
     [ ! -e "$place/over" ] || exit 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
 from blocks.machines.local import LocalMachine
@@ -20,6 +23,7 @@ from blocks.providers.slurm.queue import (
     rows_of,
 )
 from tests.blocks.providers.rented_account import mark
+from tests.waiting import PATIENCE, until_now
 from trainer.config import Limits, Resources
 from trainer.contract.errors import (
     CapacityError,
@@ -339,6 +343,21 @@ def test_a_refusal_rules_out_what_it_is_about(said, kind, scope):
 )
 def test_a_controller_that_does_not_answer_may_have_acted(said):
     assert isinstance(refusal("sbatch", said), Unanswered)
+
+
+def test_what_an_older_job_of_the_same_number_left_ends_no_allocation(tmp_path):
+    place = tmp_path / "slurm" / "7"
+    place.mkdir(parents=True)
+    (place / "over").touch()
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SLURM_JOB_ID": "7"}
+
+    with subprocess.Popen(["sh", "-c", order.script(str(tmp_path), "")], env=environ) as process:
+        until_now((place / "0" / "alive").exists)
+        is_over = (place / "over").exists()
+        (place / "over").touch()
+        assert process.wait(PATIENCE) == 0
+
+    assert not is_over
 
 
 async def test_what_a_login_shell_prints_is_no_answer():
