@@ -170,6 +170,8 @@ async def _cancelled_too_late(client: PrefectClient, run_id: UUID) -> State[Any]
     run = await client.read_flow_run(run_id)
     if run.state is None or not run.state.is_cancelling():
         return None
+    if run.start_time is None:
+        return await _cancelled_before_it_began(client, run)
     stopped: State[Any] = Cancelled(name=STOPPED, message="the job had ended already")
     return (await client.set_flow_run_state(run_id, stopped, force=True)).state
 

@@ -11,6 +11,7 @@ from prefect.states import Cancelled, Cancelling, Failed, Paused, Pending, Runni
 
 from flows.execute import create_run, execute
 from flows.run_state import force_state
+from flows.saved import STOPPED
 from tests.flows.flow_runs import make_job
 
 pytestmark = pytest.mark.usefixtures("home", "prefect_api")
@@ -56,9 +57,12 @@ async def test_a_run_that_is_cancelled_as_it_is_executed_does_not_begin(monkeypa
 
     monkeypatch.setattr(PrefectClient, "read_flow_run", cancel_after_reading)
 
-    assert (await execute(run.id)).is_cancelling()
+    ended = await execute(run.id)
+
+    assert ended.is_cancelled()
+    assert ended.message == "cancelled before it began"
 
     async with get_client() as client:
         names = [state.name for state in await client.read_flow_run_states(run.id)]
         assert "Running" not in names
-        assert names[-1] == "Cancelling"
+        assert names[-2:] == ["Cancelling", STOPPED]

@@ -18,12 +18,14 @@ Each class says what the caller does next (`Action`) and carries a suggestion fo
     ├── DiskFull                 stop: with both sizes
     │   └── HomeDiskFull         retry: what a machine holds waits for room on this computer
     ├── IntegrityError           stop: bytes are not what the manifest says
+    │   └── CheckpointDamaged    retry: a machine of several is brought its part once more
     ├── ConnectionLost           retry: the machine may still be well
     ├── StoreError               stop: an object store refuses: no such bucket, no right, a wrong key
     │   ├── StoreAway            retry: it does not answer, or asks to slow down
     │   └── LinkExpired          retry: a signed address no longer permits what it did
     ├── MachineLost              elsewhere: continue from the newest checkpoint
     │   ├── GpuSick              elsewhere: the GPU is broken, and taken out of use
+    │   ├── TimeUp               elsewhere: the time for which the machine was given is over
     │   └── HostKeyChanged       elsewhere: what answers is not the machine we hired
     └── ProviderError
         ├── CapacityError, QuotaError, BootError        elsewhere

@@ -203,7 +203,7 @@ async def test_machines_that_do_not_reach_each_other_are_refused(provider, why):
 
     assert caught.value.message == f"resources.nodes = 2: provider {provider} {why}."
     assert caught.value.suggestion.startswith("Choose ")
-    assert caught.value.suggestion.endswith("lambda or ssh, or set resources.nodes: 1.")
+    assert caught.value.suggestion.endswith("lambda or slurm or ssh, or set resources.nodes: 1.")
     assert caught.value.action is Action.STOP
 
 

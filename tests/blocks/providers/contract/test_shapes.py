@@ -104,8 +104,8 @@ async def true_answers(asked, monkeypatch) -> dict[tuple[str, str], Any]:
 
     call = Amazon._call
 
-    def record_amazon(self, service, operation, arguments, *, once):
-        found = call(self, service, operation, arguments, once=once)
+    def record_amazon(self, service, operation, arguments, **how):
+        found = call(self, service, operation, arguments, **how)
         found.pop("ResponseMetadata")
         # A list is asked for by one state after the other, and most of them have nothing.
         seen[service, operation] = max(found, seen.get((service, operation), {}), key=_size)
