@@ -214,7 +214,7 @@ SDKS = ("boto3", "botocore", "google.auth", "azure.core", "azure.identity", "obs
             "sys.argv = ['trainctl', '--help']\n"
             "from gateway.cli import main\n"
             "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()",
-            (*HEAVY, *SDKS, "prefect"),
+            (*HEAVY, *SDKS, "prefect", "fastapi"),
         ),
     ],
     ids=["local job", "help"],

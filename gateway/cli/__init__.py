@@ -39,6 +39,7 @@ from gateway.cli.options import (
 from gateway.cli.queue_commands import pools, queue_commands
 from gateway.cli.renting_commands import renting_commands
 from gateway.cli.server_commands import servers
+from gateway.cli.service_commands import service_commands
 from gateway.exits import (
     EXIT_CODES,
     Exit,
@@ -60,6 +61,7 @@ app = typer.Typer(
 )
 # Without a name Typer takes the commands into this level: `trainctl offers`, not `renting offers`.
 app.add_typer(renting_commands)
+app.add_typer(service_commands)
 app.add_typer(queue_commands)
 app.add_typer(pools, name="pool")
 app.add_typer(file_commands)

@@ -1,0 +1,99 @@
+"""Serve the HTTP interface by uvicorn, on a socket of ours."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from gateway.exits import ApiUnreachable, say
+from gateway.prefect.full_client import connect
+from gateway.rest.app import create_app
+from gateway.rest.settings import ServiceSettings, service_settings
+from trainer.contract.errors import ConfigError
+
+GRACE_SECONDS = 5
+"""For requests that are being answered when a signal comes."""
+
+
+def serve(host: str | None, port: int | None) -> None:
+    """Serve until a signal ends it.
+
+    Args:
+        host: the address to listen on; None: as the environment says.
+        port: likewise.
+
+    Raises:
+        ConfigError: it cannot listen there.
+        ApiUnreachable: Prefect's API does not answer.
+    """
+    settings = service_settings(host=host, port=port)
+    _refuse_open_door(settings)
+    run(create_app(settings), settings)
+
+
+def run(app: FastAPI, settings: ServiceSettings) -> None:
+    """Listen where the settings say, and serve an application until a signal ends it.
+
+    Raises:
+        ConfigError: it cannot listen there.
+        ApiUnreachable: Prefect's API does not answer.
+    """
+    url = connect()  # here too, so that what is wrong with it is one line
+    with _listening(settings) as listener:
+        name, port = listener.getsockname()[:2]
+        where = f"[{name}]" if ":" in name else name
+        say(f"serving http://{where}:{port} (its description: /docs), with Prefect at {url}")
+        config = uvicorn.Config(
+            app,
+            # Ours are already in place; access is not logged, because its lines hold what was asked.
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            server_header=False,
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        server = uvicorn.Server(config)
+        server.run(sockets=[listener])
+        if not server.started:
+            raise ApiUnreachable("The service did not start.", "The lines above say why.")
+
+
+def _listening(settings: ServiceSettings) -> socket.socket:
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, number)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(settings, error) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise _cannot_listen(settings, error) from None
+    return listener
+
+
+def _cannot_listen(settings: ServiceSettings, error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ConfigError(
+        f"{settings.host}, port {settings.port}: cannot be listened on: {reason}.",
+        "Name another port with --port, or an address of this computer with --host.",
+    )
+
+
+def _refuse_open_door(settings: ServiceSettings) -> None:
+    """Refuse to listen where others reach it: whoever does may do everything.
+
+    Raises:
+        ConfigError: it would.
+    """
+    if not settings.is_private:
+        raise ConfigError(
+            f"host = {settings.host}: other computers would reach it, and it asks nobody who he is.",
+            "Listen on 127.0.0.1, and let a proxy that asks for a password stand before it.",
+        )

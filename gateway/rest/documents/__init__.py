@@ -1,0 +1,1 @@
+"""The routes, as programs that were written before this service call them."""

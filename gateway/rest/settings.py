@@ -1,0 +1,60 @@
+"""What a service is configured by: environment variables TRAINING_ORCHESTRATOR_…."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
+
+from trainer.contract.errors import ConfigError
+
+PREFIX = "TRAINING_ORCHESTRATOR_"
+PORT = 8000
+
+
+class ServiceSettings(BaseSettings):
+    """How the service is hosted."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    host: str = "127.0.0.1"
+    """The address on which it listens: of this computer's own by default."""
+    port: int = Field(default=PORT, ge=0, le=65535)
+    """0: a free one."""
+    deployment: str = "train/local"
+    """FLOW/NAME of the deployment for jobs that train on a worker's own computer."""
+    cloud_deployment: str = "train/cloud"
+    """FLOW/NAME of the deployment for jobs that train on rented machines."""
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is reached from this computer only."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def service_settings(**given: Any) -> ServiceSettings:
+    """Return the settings of the environment; what is given outweighs it, None does not.
+
+    Raises:
+        ConfigError: a value is not one that the setting can have.
+    """
+    try:
+        return ServiceSettings(
+            **{name: value for name, value in given.items() if value is not None}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = f"{PREFIX}{first['loc'][0]}".upper()
+        raise ConfigError(
+            f"{name} = {first.get('input')!r}: {first['msg']}.", "Correct it, or unset it."
+        ) from None
+    except SettingsError as error:
+        raise ConfigError(f"{error}.", f"Correct the variables {PREFIX}….") from None
