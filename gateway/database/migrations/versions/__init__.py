@@ -1,0 +1,1 @@
+"""The revisions, by number; what has been released is never changed."""
