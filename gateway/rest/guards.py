@@ -1,28 +1,16 @@
-"""Who may do what: the doors through which every route lets callers in.
+"""The doors through which every route lets callers in.
 
 Until keys exist the service listens on loopback only, where everybody is the user of this computer.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
-from flows.scheduling.labels import user_name
-
-Scope = Literal["read", "submit", "admin"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks."""
-
-    user: str
-    project: str | None = None
-    """The only project whose jobs it may see; None: any."""
+from gateway.access.callers import Caller, Scope, local_user
 
 
 def may(scope: Scope) -> Any:
@@ -30,7 +18,7 @@ def may(scope: Scope) -> Any:
 
     async def caller(connection: HTTPConnection) -> Caller:
         del connection
-        return Caller(user=user_name())
+        return local_user()
 
     caller.__name__ = f"may_{scope}"
     return Depends(caller)
@@ -39,3 +27,5 @@ def may(scope: Scope) -> Any:
 Reader = Annotated[Caller, may("read")]
 Submitter = Annotated[Caller, may("submit")]
 Administrator = Annotated[Caller, may("admin")]
+Reporter = Annotated[Caller, may("report")]
+"""Sends what a trainer reports; ask `may_report_for` whose."""

@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from gateway.database.engine import DatabaseUnreachable
 from gateway.exits import ApiUnreachable, sentence, unexpected
 from gateway.rest.prefect_link import ERRORS_OF_CLIENT, in_our_words
 from trainer.contract.errors import ConfigError, DiskFull, OrchestratorError
@@ -149,7 +150,7 @@ def status_of(error: OrchestratorError) -> int:
     match error:
         case ConfigError():
             return 400
-        case ApiUnreachable():
+        case ApiUnreachable() | DatabaseUnreachable():
             return 503
         case DiskFull():
             return 507
