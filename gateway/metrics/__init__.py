@@ -1,0 +1,1 @@
+"""What trainings measured: stored in chunks, followed from their files, streamed, exported."""
