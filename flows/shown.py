@@ -114,15 +114,20 @@ class ShownRun(Protocol):
 
 def job_state(run: ShownRun) -> JobState:
     """Return the job's state that a flow run stands for."""
-    if run.state is None:
+    return state_of(run.state)
+
+
+def state_of(state: ShownState | None) -> JobState:
+    """Return the job's state that a state of a flow run stands for, the present one or another."""
+    if state is None:
         return JobState.CREATED
-    if run.state.type == "RUNNING":
-        is_engines = run.state.name == RUNNING and not run.state.message
-        is_initializing = is_engines or run.state.name == INITIALIZING
+    if state.type == "RUNNING":
+        is_engines = state.name == RUNNING and not state.message
+        is_initializing = is_engines or state.name == INITIALIZING
         return JobState.INITIALIZING if is_initializing else JobState.RUNNING
-    if run.state.type == "SCHEDULED" and run.state.name == REVIVING:
+    if state.type == "SCHEDULED" and state.name == REVIVING:
         return JobState.RUNNING
-    return STATE_OF_TYPE[run.state.type]
+    return STATE_OF_TYPE[state.type]
 
 
 def is_over(run: ShownRun) -> bool:
