@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,25 +86,29 @@ class Follower:
             del self._files[job]
         for job, (_, size) in sizes.items():
             if size != self._files[job].offset:
-                await self._read(job)
+                await self._read(job, size)
 
     async def look(self) -> None:
         """Read on in the files that grow or are watched."""
-        now = time.monotonic()
-        for job in self._watched - self._files.keys():
-            path = await asyncio.to_thread(_path_of, job)
-            if path is not None:
-                known = await self._store.followed([job])
+        if missing := self._watched - self._files.keys():
+            found = await asyncio.to_thread(_paths_of, missing)
+            known = await self._store.followed(found) if found else {}
+            for job, path in found.items():
                 self._files[job] = FollowedFile(path, known.get(job, 0))
-        for job, file in list(self._files.items()):
-            grows = file.changed and now - file.changed < FRESH_SECONDS
-            if grows or job in self._watched:
-                await self._read(job)
+        now = time.monotonic()
+        wanted = {
+            job: file.path
+            for job, file in self._files.items()
+            if job in self._watched or (file.changed and now - file.changed < FRESH_SECONDS)
+        }
+        for job, size in (await asyncio.to_thread(_sizes_of, wanted)).items():
+            if size != self._files[job].offset:
+                await self._read(job, size)
 
-    async def _read(self, job: str) -> None:
+    async def _read(self, job: str, size: int) -> None:
         """Read a part of a file that waits; more of it at the next look."""
         file = self._files[job]
-        if await asyncio.to_thread(_size, file.path) < file.offset:
+        if size < file.offset:
             # Another file than before: it was put back from elsewhere.
             await self._store.rebuild(job, file.path)
             file.offset = (await self._store.followed([job]))[job]
@@ -145,13 +149,15 @@ def _files(folders: Iterable[os.DirEntry[str]]) -> Iterable[Path]:
     return (Path(each.path) / FILE for each in folders if RUN_ID.fullmatch(each.name))
 
 
-def _path_of(job: str) -> Path | None:
-    path = runs() / job / FILE
-    return path if RUN_ID.fullmatch(job) and path.exists() else None
+def _paths_of(jobs: Iterable[str]) -> dict[str, Path]:
+    paths = {job: runs() / job / FILE for job in jobs if RUN_ID.fullmatch(job)}
+    return {job: path for job, path in paths.items() if path.exists()}
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 1 << 62  # it is gone: what is stored of it stays
+def _sizes_of(paths: Mapping[str, Path]) -> dict[str, int]:
+    """Return the sizes of files; of one that is gone, what is stored stays."""
+    found = {}
+    for job, path in paths.items():
+        with suppress(OSError):
+            found[job] = path.stat().st_size
+    return found

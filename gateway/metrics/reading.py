@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy import Connection, func, or_, select
 
 from gateway.metrics.axes import POSITIONS, positions
-from gateway.metrics.codec import Steps, Values, binned, merged
+from gateway.metrics.codec import Steps, Values, binned, merged, unpack
 from gateway.metrics.merging import AT_ONCE, LEVELS, Chunk, decoded, tail_records
 from gateway.metrics.series import Curves, curves_of
 from gateway.metrics.tables import chunks, jobs, series, tail
@@ -92,6 +92,35 @@ def read(
         for name, curve in curves.items():
             stored[job][name] = _with_tail(stored[job].get(name), curve, level)
     return {job: _later(curves, after) for job, curves in stored.items()}
+
+
+def newest(connection: Connection, job: str) -> Curves:
+    """Return the last point of each metric of a job, all at the newest step."""
+    ids = job_ids(connection, [job])
+    if job not in ids:
+        return {}
+    last = (
+        select(chunks.c.series_id, func.max(chunks.c.first_step).label("first"))
+        .join(series, series.c.id == chunks.c.series_id)
+        .where(series.c.job_id == ids[job], chunks.c.level == 0)
+        .group_by(chunks.c.series_id)
+        .subquery()
+    )
+    query = (
+        select(series.c.name, chunks.c.data)
+        .join(series, series.c.id == chunks.c.series_id)
+        .join(
+            last, (last.c.series_id == chunks.c.series_id) & (last.c.first == chunks.c.first_step)
+        )
+        .where(chunks.c.level == 0)
+    )
+    found = {row.name: unpack(row.data) for row in connection.execute(query)}
+    for name, curve in curves_of(tail_records(connection, ids[job])).items():
+        found[name] = merged([found[name], curve]) if name in found else merged([curve])
+    if not found:
+        return {}
+    step = max(steps[-1] for steps, _ in found.values())
+    return {name: (np.array([step]), values[:, -1:]) for name, (_, values) in found.items()}
 
 
 def job_ids(connection: Connection, names: Iterable[str]) -> dict[str, int]:

@@ -132,10 +132,23 @@ class MetricsStore:
         query = select(jobs.c.job, jobs.c.followed).where(jobs.c.job.in_(sorted(job_names)))
         return {row.job: row.followed for row in await self._all(query)}
 
-    async def revisions(self, job_names: Iterable[str]) -> dict[str, int]:
-        """Return how often jobs were added to, by job, whichever replica did it."""
-        query = select(jobs.c.job, jobs.c.revision).where(jobs.c.job.in_(sorted(job_names)))
-        return {row.job: row.revision for row in await self._all(query)}
+    async def foreign(self, job_names: Iterable[str]) -> dict[str, int]:
+        """Return how often others than this process have added to jobs; it only counts up.
+
+        It may be too small for a moment, while a transaction of ours ends.
+        """
+        wanted = sorted(job_names)
+        if not wanted:
+            return {}
+        query = select(jobs.c.job, jobs.c.revision).where(jobs.c.job.in_(wanted))
+        rows = await self._all(query)
+        return {row.job: row.revision - self._writer.commits[row.job] for row in rows}
+
+    async def newest(self, job: str) -> Record | None:
+        """Return the newest value of each metric of a job, with its newest step; None: it has none."""
+        newest = partial(reading.newest, job=job)
+        record = records_of(await self._database.run(newest))
+        return record[0] if record else None
 
     async def rebuild(self, job: str, path: Path) -> int:
         """Build a job's curves anew from its file; return how many lines were unreadable.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Writer:
         self._waiting: list[Append] = []
         self._jobs: dict[str, KnownJob] = {}
         self._task: asyncio.Task[None] | None = None
+        self.commits: Counter[str] = Counter()
+        """How often this process has added to a job's revision."""
 
     async def append(self, wanted: Append) -> bool:
         """Store records; whether they were, when this returns, is on disk.
@@ -82,6 +85,7 @@ class Writer:
                     self.forget(each.job)
                     _tell(each, error=error)
             else:
+                self.commits.update({each.job for each in taken})
                 for each, stored in zip(taken, done, strict=True):
                     _tell(each, stored=stored)
 

@@ -1,0 +1,138 @@
+"""A stream to one client, over a WebSocket or as Server-Sent Events, with a deadline for each send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from fastapi import WebSocket
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
+
+from gateway.streams.feed import JobFeed, Joined
+from gateway.streams.hub import Streams
+from gateway.streams.messages import Message, StreamCursor
+from gateway.streams.subscription import TooSlow
+
+SEND_SECONDS = 10.0
+ALIVE_SECONDS = 15.0  # between two signs of life of Server-Sent Events: proxies close what is idle
+TRY_AGAIN_LATER, INTERNAL_ERROR = 1013, 1011
+Put = Callable[[Message], Awaitable[None]]
+
+
+async def deliver(feed: JobFeed, joined: Joined, after: StreamCursor | None, put: Put) -> None:
+    """Send a client all that it has missed, and then what comes, for as long as it takes it.
+
+    Args:
+        feed: of the job.
+        joined: the client.
+        after: what it has; None: it is new.
+        put: sends a message.
+
+    Raises:
+        TooSlow: it did not take a message in time, or has let too much pile up.
+    """
+
+    async def send(message: Message) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await put(message)
+        except TimeoutError:
+            raise TooSlow from None
+
+    async for message in feed.missed(joined, after):
+        await send(message)
+    while True:
+        await send(await joined.subscription.take())
+        if (step := joined.subscription.take_gap()) is not None:
+            async for message in feed.since(step):
+                await send(message)
+
+
+async def serve_websocket(
+    websocket: WebSocket, streams: Streams, job: str, after: StreamCursor | None
+) -> None:
+    """Stream a job to an accepted WebSocket until either side ends it."""
+
+    async def put(message: Message) -> None:
+        await websocket.send_text(message.text)
+
+    async with streams.watching(job) as (feed, joined):
+        sending = asyncio.create_task(deliver(feed, joined, after, put))
+        listening = asyncio.create_task(_until_closed(websocket))
+        try:
+            await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            listening.cancel()
+            sending.cancel()
+            await asyncio.wait({sending, listening})
+        if sending.cancelled():
+            return
+        error = sending.exception()
+        if isinstance(error, WebSocketDisconnect | RuntimeError):
+            return
+        code = TRY_AGAIN_LATER if isinstance(error, TooSlow) else INTERNAL_ERROR
+        # To one that does not read this may not come through either: see `PromptWebSocket`.
+        with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+            async with asyncio.timeout(1):
+                await websocket.close(code, "come back with ?after= and the last cursor")
+
+
+async def _until_closed(websocket: WebSocket) -> None:
+    """Read what the client sends, which means nothing, until it closes."""
+    while (await websocket.receive())["type"] != "websocket.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """A stream of Server-Sent Events; a client that does not take them is cut off."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, streams: Streams, job: str, after: StreamCursor | None) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(headers=headers)
+        del self.headers["content-length"]
+        self._streams, self._job, self._after = streams, job, after
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events until the client goes away or is too slow."""
+
+        async def write(body: bytes, *, more: bool = True) -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        async def put(message: Message) -> None:
+            await write(message.as_event())
+
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": self.raw_headers},
+        )
+        await write(b"retry: 1000\n\n")
+        async with self._streams.watching(self._job) as (feed, joined):
+            tasks = {
+                asyncio.create_task(deliver(feed, joined, self._after, put)),
+                asyncio.create_task(_until_gone(receive)),
+                asyncio.create_task(_sign_of_life(write)),
+            }
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await write(b"", more=False)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _sign_of_life(write: Callable[[bytes], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(ALIVE_SECONDS)
+        await write(b": still here\n\n")
