@@ -12,6 +12,7 @@ from gateway.exits import ApiUnreachable, say
 from gateway.prefect.full_client import connect
 from gateway.rest.app import create_app
 from gateway.rest.settings import ServiceSettings, service_settings
+from gateway.streams.prompt_websocket import PromptWebSocket
 from trainer.contract.errors import ConfigError
 
 GRACE_SECONDS = 5
@@ -51,6 +52,9 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
             # Ours are already in place; access is not logged, because its lines hold what was asked.
             log_config=None,
             access_log=False,
+            ws=PromptWebSocket,
+            # Two buffers for each of a thousand readers, for messages of 200 bytes.
+            ws_per_message_deflate=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
             server_header=False,
         )

@@ -11,50 +11,49 @@ from __future__ import annotations
 from sqlalchemy import (
     BigInteger,
     Column,
-    Float,
+    Double,
     ForeignKey,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     String,
     Table,
     UniqueConstraint,
 )
 
+from gateway.database.tables import metadata, row_id
+
 LONGEST_JOB, LONGEST_METRIC = 64, 200  # characters
-_id = BigInteger().with_variant(Integer, "sqlite")  # only an INTEGER is SQLite's own row id
-metadata = MetaData()
 
 jobs = Table(
     "metric_job",
     metadata,
-    Column("id", _id, primary_key=True),
+    Column("id", row_id, primary_key=True),
     Column("job", String(LONGEST_JOB), nullable=False, unique=True),
     Column("followed", BigInteger, nullable=False, default=0),  # bytes of its metrics.jsonl
     Column("revision", BigInteger, nullable=False, default=0),
-    Column("updated", Float, nullable=False),  # seconds since 1970
+    Column("updated", Double, nullable=False),  # seconds since 1970
 )
 tail = Table(
     "metric_tail",
     metadata,
-    Column("id", _id, primary_key=True),
-    Column("job_id", _id, ForeignKey("metric_job.id"), nullable=False, index=True),
+    Column("id", row_id, primary_key=True),
+    Column("job_id", row_id, ForeignKey("metric_job.id"), nullable=False, index=True),
     Column("steps", Integer, nullable=False),
     Column("records", LargeBinary, nullable=False),  # JSON
 )
 series = Table(
     "metric_series",
     metadata,
-    Column("id", _id, primary_key=True),
-    Column("job_id", _id, ForeignKey("metric_job.id"), nullable=False),
+    Column("id", row_id, primary_key=True),
+    Column("job_id", row_id, ForeignKey("metric_job.id"), nullable=False),
     Column("name", String(LONGEST_METRIC), nullable=False),
     UniqueConstraint("job_id", "name", name="uq_metric_series"),
 )
 chunks = Table(
     "metric_chunk",
     metadata,
-    Column("series_id", _id, ForeignKey("metric_series.id"), primary_key=True),
+    Column("series_id", row_id, ForeignKey("metric_series.id"), primary_key=True),
     Column("level", SmallInteger, primary_key=True, autoincrement=False),
     Column("first_step", BigInteger, primary_key=True, autoincrement=False),
     Column("points", SmallInteger, nullable=False),

@@ -13,9 +13,12 @@ from fastapi import FastAPI
 from gateway.rest.problems import Problem, handle_problems, responses
 from gateway.rest.settings import ServiceSettings
 
-ROUTERS = ("gateway.rest.documents.health:router",)
+ROUTERS = ("gateway.rest.documents.health:router", "gateway.streams.routes:router")
 """The routers, in the order in which their paths are tried: MODULE:NAME."""
-HELD = ("gateway.rest.database_link:database_link", "gateway.rest.prefect_link:prefect_link")
+HELD = (
+    *("gateway.rest.database_link:database_link", "gateway.rest.prefect_link:prefect_link"),
+    *("gateway.metrics.holding:metrics_link", "gateway.streams.holding:streams_link"),
+)
 """What is held while the application is served: functions of it that return an asynchronous context
 manager, entered in this order and left in the other."""
 MIDDLEWARE: tuple[str, ...] = ()

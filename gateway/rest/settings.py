@@ -26,6 +26,8 @@ class ServiceSettings(BaseSettings):
     """0: a free one."""
     deployment: str = "train/local"
     """FLOW/NAME of the deployment for jobs that train on a worker's own computer."""
+    metrics_retention_days: float | None = Field(default=None, gt=0)
+    """For how many days the metrics store keeps the points of a job after its last; None: for ever."""
     cloud_deployment: str = "train/cloud"
     """FLOW/NAME of the deployment for jobs that train on rented machines."""
 

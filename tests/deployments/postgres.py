@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from blocks.home import HOME_VARIABLE
 from tests.waiting import until_now
 
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=60")
@@ -52,8 +51,6 @@ def running_postgres() -> Iterator[str]:
                 [program("postgres"), "-D", data, "-p", str(port), *(f"-c{o}" for o in options)],
                 **user,
                 cwd=folder,
-                # All tests share it, so it belongs to the home of none.
-                env={k: v for k, v in os.environ.items() if k != HOME_VARIABLE},
                 stdout=log,
                 stderr=log,
             )

@@ -15,6 +15,7 @@ from sqlalchemy import insert, select, text
 from gateway.database.engine import SQLITE, VARIABLE, DatabaseUnreachable, database_url, make_engine
 from gateway.database.tables import installation, metadata
 from gateway.database.upgrading import configuration, revisions, upgrade
+from gateway.metrics import tables as of_metrics
 from trainer.contract.errors import ConfigError
 
 STARTS = """
@@ -41,6 +42,7 @@ def _start():
 
 
 def differences(connection):
+    assert of_metrics.metadata is metadata  # they are declared by being imported
     ours = MigrationContext.configure(
         connection, opts={"compare_type": True, "include_object": is_ours}
     )

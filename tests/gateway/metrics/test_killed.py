@@ -28,9 +28,10 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("after", [40, 131])
-async def test_a_killed_writer_loses_nothing_that_it_acknowledged(store, url, after):
+async def test_a_killed_writer_loses_nothing_that_it_acknowledged(store, database, after):
     """Kill it between two answers, and in the midst of a commit, as it happens."""
     told: dict[str, int] = {}
+    url = database.render_as_string(hide_password=False)
     with subprocess.Popen(  # noqa: ASYNC220 - nothing else runs here
         [sys.executable, "-c", WRITER, url], stdout=subprocess.PIPE, text=True
     ) as writer:
