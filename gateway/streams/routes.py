@@ -42,7 +42,7 @@ async def watch(
 
 @router.get(
     "/api/training/jobs/{job_id}/events",
-    response_class=EventStream,
+    response_class=Response,
     responses={200: {"content": {"text/event-stream": {}}}, **responses(400, 401, 403, 404)},
 )
 async def events(
