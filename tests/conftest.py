@@ -74,7 +74,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # On a computer that is busy with other things an example takes as long as it does.
     patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("new examples", patient)
-    settings.register_profile("same examples", patient, derandomize=True)
+    # Few, for they are the same ones at every run.
+    settings.register_profile("same examples", patient, derandomize=True, max_examples=40)
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("new examples" if config.getoption("thorough") else "same examples")
 

@@ -61,6 +61,7 @@ def drawn_by(count: int) -> set[str]:
 
 @pytest.mark.fault(63, "two first processes of a home")
 @pytest.mark.parametrize("_", range(20))
+@pytest.mark.thorough
 def test_processes_that_come_first_at_the_same_time_get_the_same_id(_):
     assert drawn_by(4) == {installation_id()}
 

@@ -123,6 +123,7 @@ async def test_a_saved_block_is_loaded_by_its_name_and_knows_it(prefect_api, tmp
         await load_provider("local/none")
 
 
+@pytest.mark.thorough
 def test_prefect_finds_our_block_types_when_it_imports_the_package():
     code = (
         "import prefect, sys, blocks\n"

@@ -74,6 +74,7 @@ def test_the_schedule_of_reconcile_fires_and_a_worker_executes_it(site, workers)
     assert "ok      reconcile    last ran" in site.trainctl("check").stdout
 
 
+@pytest.mark.thorough
 def test_killing_all_of_worker_takes_the_workers_along_and_no_job(site, workers, job):
     trains_on(site, job)
     children = list(until_now(lambda: len(w := workers.of_pools()) == 2 and w).values())

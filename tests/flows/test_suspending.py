@@ -71,6 +71,7 @@ async def test_a_job_that_is_suspended_saves_gives_its_machine_back_and_rests_fo
     assert job.is_gone()
 
 
+@pytest.mark.thorough
 async def test_a_suspension_before_the_training_begins_is_not_forgotten(
     home, flow_process, tmp_path
 ):
@@ -90,6 +91,7 @@ async def test_a_suspension_before_the_training_begins_is_not_forgotten(
     assert Job(home, run.id).is_gone()
 
 
+@pytest.mark.thorough
 async def test_a_suspended_job_whose_process_dies_is_stopped_and_paused_by_reconcile(
     home, flow_process, tmp_path
 ):

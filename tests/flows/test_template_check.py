@@ -31,6 +31,7 @@ def look(tmp_path):
     return look
 
 
+@pytest.mark.thorough
 def test_what_would_be_lost_is_refused_before_the_start(look):
     [result] = look({"messages": [ASK, SAY]}, {"messages": [ASK, CALLS, SAY]})
 

@@ -215,6 +215,7 @@ FAILING_STEPS = [
 ]
 
 
+@pytest.mark.thorough
 async def test_a_step_that_fails_ends_the_job_with_one_sentence(home, flow_process):
     jobs = [make_job().model_dump() | changes for changes, _ in FAILING_STEPS]
     runs = [await create_run(TrainingJob.model_validate(job)) for job in jobs]

@@ -78,6 +78,7 @@ async def metric_steps(run_id: UUID) -> str:
     return next(str(a.data) for a in artifacts if a.key == METRICS)
 
 
+@pytest.mark.thorough
 async def test_a_cancelled_job_of_a_worker_says_where_it_is_saved_and_its_log_is_whole(
     pool: str, home: Path, tmp_path: Path
 ):

@@ -202,6 +202,7 @@ def test_a_refusal_names_the_variable_that_is_wanted(
 
 
 @of_guarded
+@pytest.mark.thorough
 def test_the_status_of_the_server_says_a_refusal_a_wrong_address_and_health(
     guarded: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -70,6 +70,7 @@ def test_a_job_trains_there_with_an_empty_entry_in_the_pythonpath(here: Here, tm
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_job_trains_on_a_machine_whose_user_has_such_files(here: Here, tmp_path: Path):
     keys = MachineKeys("own")
     machine = SshdMachine(tmp_path / "machine", public_keys=[keys.public_key()])

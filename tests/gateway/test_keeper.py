@@ -71,6 +71,7 @@ def test_a_first_run_that_is_still_to_come_is_not_called_late(
 
 # Prefect leaves sockets open where a flow runs in the process of the test.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.thorough
 def test_check_says_when_reconcile_ran_here_or_elsewhere_or_that_it_never_did(
     trainctl, home, tmp_path, monkeypatch
 ):

@@ -34,7 +34,9 @@ def test_a_row_is_shown_to_programs(tmp_path, capfd):
     ("changes", "words"),
     [
         ({"trainer": "command", "command": {"run": ["true"]}}, "only command knows"),
-        ({"dataset": {"path": "./none.jsonl"}}, "none.jsonl"),
+        pytest.param(
+            {"dataset": {"path": "./none.jsonl"}}, "none.jsonl", marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_what_cannot_be_shown_is_refused(tmp_path, capfd, changes, words):

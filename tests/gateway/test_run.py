@@ -185,6 +185,7 @@ def test_a_job_is_paused_resumed_detached_and_cancelled(
     assert ask("monitor", job, "--follow").returncode == 4
 
 
+@pytest.mark.thorough
 def test_an_interrupt_without_a_terminal_stops_with_a_checkpoint(
     running: subprocess.Popen[str], tmp_path: Path
 ):
@@ -194,6 +195,7 @@ def test_an_interrupt_without_a_terminal_stops_with_a_checkpoint(
     assert re.search(r"stopped: cancelled; saved at step \d+", (tmp_path / "run.out").read_text())
 
 
+@pytest.mark.thorough
 def test_a_training_whose_flow_was_killed_is_stopped_all_the_same(
     running: subprocess.Popen[str], ask: Trainctl, tmp_path: Path
 ):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 from ruamel.yaml import YAML
 
 from flows.job_file import load_job
@@ -60,6 +61,7 @@ def test_a_job_is_read_from_standard_input(tmp_path: Path):
     assert "standard input, line 1: this is not valid YAML" in bad.stdout
 
 
+@pytest.mark.thorough
 def test_prefects_own_command_takes_what_is_shown(
     prefect_server: str, tmp_path: Path, trainctl: Trainctl, capfd
 ):

@@ -115,7 +115,9 @@ def desk(prefect_server: str, home: Path) -> Iterator[Desk]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [("hang up", 129), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    ("how", "code"), [("hang up", 129), pytest.param("SIGTERM", 143, marks=pytest.mark.thorough)]
+)
 def test_a_job_goes_on_without_its_terminal(desk: Desk, tmp_path: Path, how: str, code: int):
     go = tmp_path / "go"
     path = job_file_of(stand_in(tmp_path, "--hold", 15, "--go", go), tmp_path)
@@ -162,6 +164,7 @@ def test_ctrl_c_asks_and_the_answers_are_obeyed(desk: Desk, tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_ctrl_c_once_more_leaves_and_the_job_stops_all_the_same(desk: Desk, tmp_path: Path):
     terminal = desk.trainctl("run", patient_job_file(tmp_path))
     job = terminal.until(r"job ([0-9a-f-]{36})")[1]

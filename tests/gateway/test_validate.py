@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 from tests.gateway.commanding import call_here, job_file
@@ -12,6 +13,7 @@ from tests.gateway.commanding import call_here, job_file
 TINY_LLAMA_PARAMETERS = 1_115_264  # as examples/tiny-llama/config.json gives them
 
 
+@pytest.mark.thorough
 def test_validate_estimates_what_the_training_takes(tmp_path: Path, capfd):
     path = job_file(tmp_path, max_steps=-1, num_train_epochs=2.0)
 

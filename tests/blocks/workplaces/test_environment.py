@@ -211,6 +211,7 @@ async def test_what_the_image_lacks_is_installed_beside_it_and_serves_later_trai
     assert machine.verbs == ["run", "upload", "run"]
 
 
+@pytest.mark.thorough
 async def test_what_one_job_needs_besides_stays_out_of_the_environment_of_others(
     tmp_path, base, package_index, monkeypatch
 ):

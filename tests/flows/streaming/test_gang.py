@@ -154,6 +154,7 @@ async def test_an_error_that_nothing_helps_against_ends_the_job_everywhere(gang,
     assert training._journal.hires[0].retries == {}
 
 
+@pytest.mark.thorough
 async def test_when_memory_runs_out_on_one_all_get_smaller_batches(gang, hosts):
     training = await gang(30)
     await training.start_or_attach()
@@ -170,6 +171,7 @@ async def test_when_memory_runs_out_on_one_all_get_smaller_batches(gang, hosts):
     assert training._journal.hires[0].retries == {"batch_divisor": 2}
 
 
+@pytest.mark.thorough
 async def test_a_pause_on_the_first_brings_all_to_rest_and_they_go_on_together(gang, hosts):
     training = await gang(60)
     await training.start_or_attach()

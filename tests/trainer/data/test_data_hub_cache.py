@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 READ_FROM_HUB = """
 import sys
 from trainer.data.reading import open_source
@@ -24,6 +26,7 @@ def read_offline(cache, *splits):
     return done.stdout.strip()
 
 
+@pytest.mark.thorough
 def test_a_hub_name_that_the_hub_does_not_give_says_both(tmp_path):
     said = read_offline(tmp_path)
 
@@ -65,6 +68,7 @@ def test_a_dataset_fetched_from_the_hub_before_is_read_without_a_network(tmp_pat
     assert "Unknown split" in read_offline(tmp_path, "test")
 
 
+@pytest.mark.thorough
 def test_the_first_split_of_the_hub_that_there_is_is_read(tmp_path):
     put_in_cache(tmp_path, [{"text": "x"}])
 

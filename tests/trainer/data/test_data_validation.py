@@ -66,6 +66,7 @@ def test_bad_rows_of_the_held_out_file_count_too(make_config, write_rows):
         inspect_dataset(make_config({"path": str(path), "eval_path": str(bad)}))
 
 
+@pytest.mark.thorough
 def test_a_hundred_thousand_rows_take_seconds_and_tell_their_progress(make_config, write_rows):
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "x" * 200}]
     path = write_rows({"messages": turns} for _ in range(100_000))

@@ -77,7 +77,10 @@ os._exit(0)
 
 
 @pytest.mark.xdist_group("torch")
-@pytest.mark.parametrize(("fault", "name"), [("hangs", "TrainingStalled"), ("dies", "PeerLost")])
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [pytest.param("hangs", "TrainingStalled", marks=pytest.mark.thorough), ("dies", "PeerLost")],
+)
 def test_another_process_that_hangs_or_dies_is_told_apart(tmp_path, fault, name):
     command = [sys.executable, "-c", GATHERING, str(tmp_path)]
 

@@ -16,7 +16,7 @@ def config(**settings) -> TrainingConfig:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("peft", [{"r": 8}, None])
+@pytest.mark.parametrize("peft", [{"r": 8}, pytest.param(None, marks=pytest.mark.thorough)])
 def test_two_layers_tell_of_four(peft, checkpointing):
     job = config(peft=peft, gradient_checkpointing=checkpointing)
 

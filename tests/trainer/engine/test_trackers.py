@@ -39,6 +39,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     return job
 
 
+@pytest.mark.thorough
 def test_mlflow_has_one_run_with_every_step(tracked):
     store = sqlite3.connect(tracked.directory.reports / "mlflow" / "mlflow.db")
 
@@ -50,6 +51,7 @@ def test_mlflow_has_one_run_with_every_step(tracked):
     assert losses.fetchall() == [(n, pytest.approx(loss)) for n, loss in expected]
 
 
+@pytest.mark.thorough
 def test_mlflow_shows_a_failed_run_as_failed(tmp_path, make_job):
     job = make_job(tmp_path / "job", **WILD, report_to=["mlflow"])
 

@@ -95,6 +95,7 @@ def test_the_head_is_held_in_float32_beside_16_bits(tmp_path, make_job):
     assert not head.bfloat16().float().equal(head), "it was never rounded"
 
 
+@pytest.mark.thorough
 def test_no_batch_size_changes_what_is_measured_or_learned(tmp_path, make_job, trained):
     """A step of 8 rows, as 1 × 8 or 3 + 3 + 2: the loss of a step is that of its rows."""
     plain = {**SETTINGS, "peft": {"r": 8, "lora_dropout": 0.0}, "max_steps": 2, "eval_steps": 2}

@@ -146,7 +146,7 @@ def test_too_few_prompts_for_one_rollout_are_told(tmp_path, make_online):
         job.train()
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "ppo"])
+@pytest.mark.parametrize("name", ["grpo", "ppo", pytest.param("rloo", marks=pytest.mark.thorough)])
 def test_the_examples_train(tmp_path, name):
     from flows.job_file import load_job
     from tests.trainer.jobs import Job

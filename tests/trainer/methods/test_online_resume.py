@@ -27,10 +27,10 @@ def curve(job):
     return {n: {key: r.get(key) for key in COMPARED} for n, r in job.metrics.items()}
 
 
-# rloo differs from grpo by its loss alone.
+# rloo differs from grpo by its loss alone; ppo's steps are looked at by test_ppo, too.
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(m, marks=pytest.mark.thorough) if m == "rloo" else m for m in SETTINGS],
+    params=[m if m == "grpo" else pytest.param(m, marks=pytest.mark.thorough) for m in SETTINGS],
 )
 def uninterrupted(request, tmp_path_factory, make_online):
     settings = {"method": request.param, "max_steps": STEPS, **SETTINGS[request.param]}
@@ -63,6 +63,7 @@ def test_rollouts_survive_a_pause(tmp_path, make_online, uninterrupted, steps):
     shutil.rmtree(tmp_path / "job")
 
 
+@pytest.mark.thorough
 def test_rollouts_fit_a_batch_that_memory_halved(tmp_path, make_online):
     settings = {**SETTINGS["ppo"], "method": "ppo", "max_steps": 8, "lr_scheduler_type": "constant"}
     straight, halved = (make_online(tmp_path / name, **settings) for name in ("a", "b"))

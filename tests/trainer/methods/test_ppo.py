@@ -34,6 +34,7 @@ def learnt(tmp_path_factory, make_online):
     return job
 
 
+@pytest.mark.thorough
 def test_the_mean_reward_rises(learnt):
     rewards = [record["reward"] for record in learnt.metrics.values() if "reward" in record]
 

@@ -21,6 +21,8 @@ MARGIN = {
 }
 """How much better a good answer is than a bad one, as each method has it."""
 METHODS = list(MARGIN)
+FEW = ("dpo", "kto")
+"""One with pairs, one without; the others differ by their loss alone."""
 
 
 def settings(method: str) -> dict[str, Any]:
@@ -53,7 +55,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_job) -> dict[str, Job
     return Trained()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [m if m in FEW else pytest.param(m, marks=pytest.mark.thorough) for m in METHODS]
+)
 def test_a_good_answer_becomes_better_than_a_bad_one(trained, method):
     evaluations = [r for r in trained[method].metrics.values() if "eval_loss" in r]
 

@@ -51,6 +51,7 @@ def test_each_pair_is_asked_of_once_in_three_epochs(make_dpo, asked, peft):
     assert asked == [4, 4]
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_knows_what_was_said(make_dpo, asked):
     undisturbed, job = make_dpo("undisturbed"), make_dpo("job")
     assert undisturbed.train() is JobState.COMPLETED

@@ -156,7 +156,9 @@ def calls(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize(("kind", "cached"), [("bart", True), ("rwkv", False)])
+@pytest.mark.parametrize(
+    ("kind", "cached"), [("bart", True), pytest.param("rwkv", False, marks=pytest.mark.thorough)]
+)
 def test_prompts_are_answered_apart_where_padding_would_change_what_is_written(
     tmp_path, make_online, architecture, calls, capsys, kind, cached
 ):

@@ -69,6 +69,7 @@ def test_one_adapter_adds_what_several_add(made, tmp_path):
     assert [part["adapter"] for part in manifest["combines"]] == [str(f) for f in made]
 
 
+@pytest.mark.thorough
 def test_it_is_gone_on_with(made, tmp_path, make_job):
     combine(made, tmp_path / "both")
 
@@ -82,6 +83,7 @@ def test_it_is_gone_on_with(made, tmp_path, make_job):
     assert sorted({*settings["rank_pattern"].values()}) == [2, 7]
 
 
+@pytest.mark.thorough
 def test_a_job_that_names_several_goes_on_with_their_sum_and_resumes_exactly(
     made, tmp_path, make_job, capsys
 ):

@@ -87,6 +87,7 @@ def test_what_changed_while_a_job_was_paused_is_refused_by_name(own, change, nam
     assert own.job.saved_steps == [2]
 
 
+@pytest.mark.thorough
 def test_an_acceptance_holds_for_the_changes_of_its_day_and_no_later_ones(own, monkeypatch):
     own.pause(after=1)
     own.other_rows()

@@ -120,6 +120,7 @@ def test_two_processes_see_the_mix_that_one_sees(two, make_job, tmp_path):
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_data_set_of_a_mix_that_has_changed_is_named(two, make_job, tmp_path):
     shutil.copytree(two, tmp_path / "own")
     job = make_job(tmp_path / "job", **mix(tmp_path / "own"))

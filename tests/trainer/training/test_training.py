@@ -142,6 +142,7 @@ def test_the_data_hash_changes_with_the_data(adapters, packed):
     assert len(hashes) == 2
 
 
+@pytest.mark.thorough
 def test_adapters_load_in_a_fresh_process_and_change_what_the_model_says(adapters):
     script = """
 import json, sys, torch, peft

@@ -138,6 +138,7 @@ def test_memory_that_ran_out_is_named(tmp_path, make_job, capfd):
 
 
 @torch_group
+@pytest.mark.thorough
 def test_a_divided_batch_learns_the_same(tmp_path, make_job, request):
     # 30 rows: the last batch of an epoch is not full.
     settings = {"per_device_train_batch_size": 4, "max_steps": 10, "learning_rate": 0.01}

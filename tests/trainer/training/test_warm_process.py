@@ -76,6 +76,7 @@ def trained(start: Start, make_job, tmp_path_factory: pytest.TempPathFactory) ->
     return job
 
 
+@pytest.mark.thorough
 def test_it_learns_what_it_would_in_a_process_of_its_own(trained: Job, make_job, tmp_path: Path):
     alone = make_job(tmp_path / "alone", max_steps=60, save_steps=4)
     alone.train()
