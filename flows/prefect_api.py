@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -37,6 +39,10 @@ TEMPORARY = {408, 425, 429}
 UNANSWERED = (httpx.HTTPError, ObjectNotFound)
 """What a call raises to which there is no answer: an API that is away or refuses, or one that does not
 know the run any more, because its database was reset. By neither may a job end."""
+
+NO_RESULTS = Path(os.devnull)
+"""Where the result of a flow would be stored that is never stored. Told no place, Prefect's engine asks
+its API for one: several times a run, holding up all others, on connections that nobody closes."""
 
 T = TypeVar("T")
 _was_away = False

@@ -36,7 +36,7 @@ from flows.locks import locked
 from flows.logger import logger
 from flows.outcome import lasting_pause
 from flows.owner import owner_elsewhere
-from flows.prefect_api import deployment_id
+from flows.prefect_api import NO_RESULTS, deployment_id
 from flows.renting.adopting import note
 from flows.renting.giving_back import Ending, until_gone
 from flows.renting.journal import Journal
@@ -86,7 +86,7 @@ class Found:
     mark: Mark
 
 
-@flow(name="reconcile", persist_result=False)
+@flow(name="reconcile", persist_result=False, result_storage=NO_RESULTS)
 async def reconcile(dry_run: bool = False) -> list[dict[str, Any]] | State[Any]:  # noqa: FBT001, FBT002
     """Keep, revive or terminate every machine of this installation.
 

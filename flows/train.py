@@ -26,7 +26,7 @@ from flows.job_events.sending import telling
 from flows.job_file import on_this_computer
 from flows.logger import logger
 from flows.owner import claim
-from flows.prefect_api import deployment_id, make_engine_patient
+from flows.prefect_api import NO_RESULTS, deployment_id, make_engine_patient
 from flows.renting.giving_back import give_back_all
 from flows.renting.journal import Journal
 from flows.renting.lease import renewed
@@ -72,6 +72,7 @@ PAUSED: dict[str, Any] = {"state": JobState.PAUSED, "reason": "paused"}
     flow_run_name="{job.name}",
     on_cancellation=[stop_training_of_dead_flow],
     persist_result=False,
+    result_storage=NO_RESULTS,
 )
 async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     """Train one model or adapter and bring it home, verified.

@@ -51,11 +51,14 @@ def execute_on_gpus(
     for descriptor in held.descriptors:
         os.set_inheritable(descriptor, True)  # noqa: FBT003  its only parameter
     # Python ignores these, and a program keeps what is ignored: `yes | head` would end in an error.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
+    ignored = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)
+    }
     try:
         os.execvpe(command[0], list(command), {**os.environ, **held.allocation.variables})  # noqa: S606  no shell is meant
     except OSError as error:
+        for number, handler in ignored.items():
+            signal.signal(number, handler)
         held.close()
         raise DependencyError(
             f"{command[0]!r} cannot be started: {error.strerror}.",
