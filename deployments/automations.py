@@ -1,7 +1,8 @@
 """Bring automations from files to a Prefect server: `trainctl deploy --automations PATH`.
 
-A file is what `prefect automation create --from-file` takes, but an action may name its deployment:
-`deployment: FLOW/NAME`. Prefect knows deployments by an id that no file can know before.
+A file is what `prefect automation create --from-file` takes, but an action may name its deployment,
+`deployment: FLOW/NAME`, and the block by which it tells people, `block: TYPE/NAME`. Prefect knows both by
+ids that no file can know before.
 """
 
 from __future__ import annotations
@@ -84,19 +85,32 @@ async def _read(client: PrefectClient, file: Path) -> AutomationCore:
 
 
 async def _resolved(client: PrefectClient, file: Path, action: Any) -> Any:
-    """Return an action with the id of the deployment that it names."""
-    if not isinstance(action, Mapping) or "deployment" not in action:
+    """Return an action with the ids of the deployment and of the block that it names."""
+    if not isinstance(action, Mapping):
         return action
-    name = str(action["deployment"])
-    try:
-        found = await client.read_deployment_by_name(name)
-    except ObjectNotFound:
-        raise ConfigError(
-            f"{file}: deployment = {name!r}: Prefect has no such deployment.",
-            "Name one of 'prefect deployment ls', as FLOW/NAME.",
-        ) from None
-    rest = {key: value for key, value in action.items() if key != "deployment"}
-    return {**rest, "source": "selected", "deployment_id": str(found.id)}
+    rest = {key: value for key, value in action.items() if key not in {"deployment", "block"}}
+    if "deployment" in action:
+        name = str(action["deployment"])
+        try:
+            found = await client.read_deployment_by_name(name)
+        except ObjectNotFound:
+            raise ConfigError(
+                f"{file}: deployment = {name!r}: Prefect has no such deployment.",
+                "Name one of 'prefect deployment ls', as FLOW/NAME.",
+            ) from None
+        rest |= {"source": "selected", "deployment_id": str(found.id)}
+    if "block" in action:
+        name = str(action["block"])
+        kind, _, given = name.partition("/")
+        try:
+            block = await client.read_block_document_by_name(given, kind)
+        except ObjectNotFound:
+            raise ConfigError(
+                f"{file}: block = {name!r}: Prefect has no such block.",
+                "Name one of 'prefect block ls', as TYPE/NAME, such as slack-webhook/team.",
+            ) from None
+        rest["block_document_id"] = str(block.id)
+    return rest
 
 
 def _content(automation: Automation | AutomationCore) -> dict[str, Any]:

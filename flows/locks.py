@@ -65,6 +65,16 @@ def briefly_locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def locked_now(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file if nobody else does; yields whether it is held."""
+    descriptor = _opened(path)
+    try:
+        yield _take(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file now."""
     # By trying to take it: for that instant another process that tries finds it held.

@@ -25,6 +25,7 @@ from flows.full_disk import save_anyway
 from flows.job_events.sending import telling
 from flows.job_file import on_this_computer
 from flows.logger import logger
+from flows.notifying.delivering import notifying
 from flows.owner import claim
 from flows.prefect_api import NO_RESULTS, deployment_id, make_engine_patient
 from flows.renting.giving_back import give_back_all
@@ -85,11 +86,16 @@ async def train(job: TrainingJob) -> dict[str, Any] | State[Any]:
     try:
         job = await _prepared(job, run)
     except ConfigError as error:
-        async with telling(run):
+        async with telling(run), notifying(job, run):
             return outcome.of_error(run, error)
     # Reporting is outermost, so that it delivers the alert of whatever ends the rest. A suspension
     # is turned into a request while we still wait for our turn, or the server would fail the run.
-    async with telling(run), reporting(job, run), suspending_means_pausing():
+    async with (
+        telling(run),
+        notifying(job, run),
+        reporting(job, run),
+        suspending_means_pausing(),
+    ):
         if await own(run) and await outcome.is_at_its_end():
             raise Abort("another process brought this run to its end")
         async with announcing(), TaskScope() as scope:
@@ -228,6 +234,8 @@ async def _on_machines(
                     words = [str(status.get(name) or "") for name in ("warning", "missing")]
                     report = await verify(job, folder, *words)
     except (MachineLost, GpusTaken) as error:
+        if isinstance(error, MachineLost):
+            milestones.lost(run, error)
         async with heard(job, run):
             await fetch_left(job, run, Instance.from_dict(first))
         await move_on(job, run, Instance.from_dict(first), error)

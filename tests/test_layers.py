@@ -27,14 +27,14 @@ ROOMS = (
 )
 """The trainer's folders; each imports what stands before it, and itself."""
 CHAPTERS = (
-    *("scheduling", "setup", "renting", "reporting", "job_events", "streaming"),
+    *("scheduling", "setup", "renting", "reporting", "job_events", "notifying", "streaming"),
     *("batches", "tasks"),
 )
 """The folders of the flows, in the same order: each imports what stands before it, and itself.
 
 The modules beside them, directly in flows/, may import any of them, and any of them those.
 """
-STOREYS = ("secrets", "stores", "machines", "workplaces", "providers")
+STOREYS = ("secrets", "notifiers", "stores", "machines", "workplaces", "providers")
 """The folders of the blocks, in the same order."""
 FOR_ALL = {
     "contract",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from flows.full_disk import save_anyway
 from flows.job_events.kinds import PREFIX, RESTS, event_name, plain
 from flows.job_events.sending import send
 from flows.job_events.spool import EventSpool, Noted
+from flows.notifying.of_batches import tell_of_batch
 from flows.scheduling.labels import BATCH, PROJECT, USER, text
 from flows.shown import job_state
 from trainer.contract.files import read_json
@@ -50,6 +52,7 @@ async def tell_completed(client: PrefectClient) -> None:
         else:
             event = await _event(client, batch, runs, ended)
             spool.change(functools.partial(Noted.add, event=event))
+            await asyncio.to_thread(tell_of_batch, runs, event)
     save_anyway(file, {"at": until.isoformat()})
     await send(spool, hurry=True)
 

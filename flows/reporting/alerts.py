@@ -138,7 +138,7 @@ def _note(run: RunFolder, kind: Alert, key: str, **fields: Any) -> None:
         "user_id": who.user_id,
         "model_name": who.model_name,
         "status": STATUS[kind],
-        **_progress(run.metrics),
+        **progress_of(run.metrics),
         "duration": _duration(spool, now),
         **{name: value for name, value in fields.items() if value is not None},
     }
@@ -160,7 +160,7 @@ def _duration(spool: Spool, now: float) -> int:
     return max(0, round(1000 * (now - began)))
 
 
-def _progress(metrics: Path) -> Record:
+def progress_of(metrics: Path) -> Record:
     """Return progress (percent), steps and loss, as far as there are any."""
     records = _last_records(metrics)
     if not records:

@@ -9,7 +9,7 @@ from flows.renting.journal import Journal
 from flows.reporting import alerts
 from flows.reporting.spool import Spool
 from flows.run_folder import RunFolder
-from trainer.config import TrainingJob
+from trainer.config import Limits, TrainingJob
 from trainer.contract.events import Kind, parse_events
 from trainer.contract.tail import TailReader
 
@@ -38,17 +38,26 @@ class Watch:
     def _nearly_over(self) -> str:
         """Return which limit is nearly reached, or nothing."""
         limits = self._job.limits
-        if limits.max_runtime_minutes is not None:
-            # Read anew each time: a supervisor that is started again has all its minutes again.
-            who = Spool(self._run).who()
-            since = who.supervised_since if who else None
-            if since and time.time() - since >= WARN_AT * 60 * limits.max_runtime_minutes:
-                return (
-                    f"90 % of limits.max_runtime_minutes = {limits.max_runtime_minutes:g} is over."
-                )
+        # Read anew each time: a supervisor that is started again has all its minutes again.
+        who = Spool(self._run).who()
+        if why := time_nearly_over(limits, who.supervised_since if who else None):
+            return why
         if limits.max_cost is not None:
             # The journal of the folder, not the flow's object: this is another thread.
             left = Budget(self._job, Journal.of(self._run)).left()
             if left <= (1 - WARN_AT) * limits.max_cost:
                 return f"90 % of limits.max_cost = {limits.max_cost:g} USD is spent."
         return ""
+
+
+def time_nearly_over(limits: Limits, since: float | None) -> str:
+    """Return, in a sentence, that most of a job's time is used up; nothing before.
+
+    Args:
+        limits: the job's.
+        since: when its supervisor was started, in seconds since the epoch; None: it was not.
+    """
+    minutes = limits.max_runtime_minutes
+    if minutes is None or not since or time.time() - since < WARN_AT * 60 * minutes:
+        return ""
+    return f"90 % of limits.max_runtime_minutes = {minutes:g} is over."

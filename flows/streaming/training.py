@@ -18,7 +18,6 @@ from flows.announcing import announce
 from flows.earlier_jobs import job_of
 from flows.logger import logger
 from flows.renting.other_gpus import allocation_of, has_what_was_allotted, on_other_gpus
-from flows.reporting import alerts
 from flows.run_folder import RunFolder
 from flows.setup.secrets import kept_elsewhere, named_in, secrets
 from flows.setup.shipping import ship
@@ -114,7 +113,7 @@ class Lead:
 
     def started(self) -> None:
         """Note that a supervisor was started."""
-        alerts.supervisor_started(self._run)
+        milestones.supervised(self._run)
 
     def running(self, status: Status) -> None:
         """Announce, once, that it trains."""

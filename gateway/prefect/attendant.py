@@ -3,7 +3,8 @@
 `trainctl run` starts it, in the background, with its own environment: the keys of providers are
 there and nowhere else. It looks once a minute, only at files, and starts `trainctl reconcile`
 when the process of a run has died, or when a machine is left and no process executes its run. It
-ends when no run is unfinished and no machine is left. Nothing here imports Prefect, or asyncio.
+sends the messages that had to wait for longer than their flow. It ends when no run is unfinished, no
+machine is left and no message waits. Nothing here imports Prefect, or asyncio.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from blocks.home import home, instances, runs
 from flows.attended import MARK, is_left, is_marked, is_worked_on
 from flows.locks import is_held
+from flows.notifying.waiting import folders_with_messages
 from trainer.contract.files import read_json
 from trainer.contract.garbage import search_seldom
 from trainer.contract.own_python import own_python
@@ -94,7 +96,8 @@ def main() -> int:
     look = _look_seconds()
     before: set[str] = set()
     pause, again = look, 0.0
-    while unfinished():
+    messages = Messages(look)
+    while unfinished() or folders_with_messages():
         # First sleep, then look: a run has just begun, and nothing can need to be put right yet.
         time.sleep(look)
         left = left_alone()
@@ -107,7 +110,27 @@ def main() -> int:
             pause = min(2 * pause, LONGEST_SHARE * look) if left == before else look
             again = time.monotonic() + pause
         before = left
+        messages.send()
     return 0
+
+
+class Messages:
+    """Sends what waits; a receiver that takes nothing is tried ever more seldom."""
+
+    def __init__(self, look: float) -> None:
+        self._look = self._pause = look
+        self._again = 0.0
+        self._before: set[Path] = set()
+
+    def send(self) -> None:
+        """Start a process that sends, if there is something to send."""
+        waiting = set(folders_with_messages())
+        if waiting and (waiting - self._before or time.monotonic() >= self._again):
+            _started.append(subprocess.Popen(own_python("-m", "flows.notifying")))  # noqa: S603
+            longer = min(2 * self._pause, LONGEST_SHARE * self._look)
+            self._pause = longer if waiting == self._before else self._look
+            self._again = time.monotonic() + self._pause
+        self._before = waiting
 
 
 def unfinished() -> bool:

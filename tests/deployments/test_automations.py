@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 from prefect import flow, get_client
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 
@@ -20,6 +21,7 @@ from flows.scheduling.labels import PROJECT
 from tests.flows.flow_runs import EXAMPLES
 from tests.flows.job_events.test_noting import a_run
 from tests.flows.test_on_completion import deploy
+from tests.receivers import web_receiver
 from tests.waiting import until
 from trainer.contract.errors import ConfigError
 
@@ -111,3 +113,40 @@ async def test_a_file_that_is_wrong_is_refused_with_the_field(tmp_path: Path, te
         (tmp_path / "empty").mkdir()
         with pytest.raises(ConfigError, match=r"holds no .yaml"):
             await deploy_automations(client, tmp_path / "empty", lambda _: None)
+
+
+TELLS = """
+name: {name}
+trigger:
+  type: event
+  posture: Reactive
+  expect: [training-orchestrator.job.failed]
+  match: {{prefect.resource.id: prefect.flow-run.{run}}}
+  threshold: 1
+actions:
+  - type: send-notification
+    block: custom-webhook/{name}
+    subject: "{{{{ event.payload.job.name }}}} has failed"
+    body: "{{{{ event.payload.reason }}}}"
+"""
+
+
+@pytest.mark.usefixtures("prefect_api")
+async def test_prefect_tells_people_by_a_block_that_is_named(tmp_path: Path):
+    name, run, file = f"hook-{uuid4().hex}", a_run(), tmp_path / "tell.yaml"
+    file.write_text(TELLS.format(name=name, run=run.id))
+    with web_receiver() as web:
+        async with get_client() as client:
+            with pytest.raises(ConfigError, match="Prefect has no such block"):
+                await deploy_automations(client, file, print)
+            json = {"subject": "{{subject}}", "body": "{{body}}"}
+            block = CustomWebhookNotificationBlock(
+                name=name, url=web.url, json_data=json, allow_private_urls=True
+            )
+            await block.save(name)
+            await deploy_automations(client, file, print)
+            await tell(Happening.FAILED, run, reason="The loss was NaN.")
+        await until(lambda: web.requests)
+
+    assert web.requests[0].json["subject"] == f"{run.name} has failed"
+    assert "The loss was NaN." in web.requests[0].json["body"]

@@ -21,9 +21,12 @@ import pytest
 from blocks.home import instances, runs
 from flows import attended
 from flows.locks import is_held
+from flows.notifying.destinations import Destination
+from flows.notifying.outbox import Outbox
 from gateway.prefect import attendant
 from tests.gateway.commanding import Trainctl, call_trainctl, job_file_of, process_of
 from tests.processes import is_running
+from tests.receivers import web_receiver
 from tests.stand_in import stand_in
 from tests.waiting import PATIENCE, until_now
 
@@ -101,6 +104,21 @@ def test_it_costs_little_and_ends_when_it_is_told_to(home: Path, monkeypatch: py
         attendant.stop()
         assert newer != pid
         until_now(lambda: not is_held(home / "attendant.lock"))
+
+
+def test_it_sends_what_had_to_wait_and_then_ends(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(attendant.SECONDS, "0.2")
+    monkeypatch.setenv("HOOK_KEY", "a-key-that-signs")
+    with web_receiver() as web:
+        job = {"id": "1", "name": "small"}
+        Outbox.of(Destination(to=web.url, key="HOOK_KEY")).add(
+            {"id": "1", "what": "completed", "at": time.time(), "job": job}
+        )
+        attendant.start(replace=False)
+        until_now(web.came.is_set)
+        until_now(lambda: not is_held(home / "attendant.lock"))
+
+    assert len(web.requests) == 1
 
 
 def hold(folder: Path, **machine: object) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from trainer.config.notifications import Notifications
 from trainer.config.on_completion import OnCompletion
 from trainer.config.settings import JobName, Settings, Text
 from trainer.config.store_urls import parse_store_url
@@ -111,6 +112,8 @@ class TrainingJob(Settings):
     az://CONTAINER/PATH, block://NAME for a saved block, or a folder."""
     on_completion: OnCompletion | None = None
     """A deployment to start, once, when the job has completed. null: none."""
+    notifications: Notifications | None = None
+    """Who is told what becomes of it, besides those whom the installation tells. null: nobody."""
 
     @model_validator(mode="after")
     def _several_machines(self) -> TrainingJob:

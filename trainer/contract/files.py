@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ def fsync_directory(folder: Path) -> None:
 
 def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace `path` by `text` in one step; `durable` waits until it is on the disk."""
-    # In the same folder, since rename(2) cannot cross file systems; by process id, so that two
-    # writers do not fill one file.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # In the same folder, since rename(2) cannot cross file systems; by process and thread, so that
+    # two writers do not fill one file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)

@@ -1,5 +1,7 @@
 """Files that are replaced in one step."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from trainer.contract.files import read_json, replace_json, replace_text, sha256_of
@@ -67,3 +69,13 @@ def test_the_sha256_is_the_one_of_the_standard(tmp_path):
 
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of(path) == expected
+
+
+def test_threads_that_replace_one_file_at_once_do_not_take_each_others(tmp_path):
+    path = tmp_path / "state.json"
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda n: replace_json(path, {"n": n}, durable=False), range(400)))
+
+    assert read_json(path) is not None
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,1 @@
+"""Ways to tell people something: a webhook that is signed, and every service that Apprise knows."""
