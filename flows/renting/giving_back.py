@@ -121,7 +121,8 @@ async def until_gone(
         provider: whose it is.
         mark: what it must bear; what bears another mark of ours is left alone.
         id: the provider's own name for it, where it is known.
-        accepted: called each time that the provider accepts its end.
+        accepted: called each time that the provider accepts its end, or has come to show nothing of
+            it after a request whose answer was lost.
 
     Returns:
         What came of it, and the machine as it was seen last, if it was seen.
@@ -142,7 +143,7 @@ async def _ended(
     deadline = time.monotonic() + patience
     absence, changed = Absence(provider.settle_seconds), Absence(provider.settle_seconds)
     asked_at: float | None = None
-    is_ending, seen = False, None
+    is_sent, is_ending, seen = False, False, None
     looks = 0  # in a row that did not find it
     pause = LOOK_SECONDS / 5
     while True:
@@ -150,22 +151,23 @@ async def _ended(
             found = await look(provider, mark, id)
             absence.seen(found)
             looks = looks + 1 if found is None else 0
+            # The answer to our request was lost; from here on it is not billed, if it is gone.
+            if is_sent and not is_ending and looks == 1:
+                accepted()
             anothers = found is not None and found.mark not in {mark, None}
             if found:
                 id, seen = found.id, found
                 # For as long as lists lag, it may be the mark that it bore before.
                 changed.seen(None if anothers else found)
-            if found and found.status is InstanceStatus.GONE:
-                return Ending.GONE, seen
             # Once the provider has accepted its end, absence is what was announced.
-            if absence.is_proven or (is_ending and looks >= LOOKS_AFTER):
+            if absence.is_proven or (is_ending and looks >= LOOKS_AFTER) or _is_gone(found):
                 return Ending.GONE, seen
             if anothers and changed.is_proven:
                 return Ending.ANOTHERS, seen
             now = time.monotonic()
             due = asked_at is None or now - asked_at >= AGAIN_SECONDS
             if found and not anothers and due:
-                asked_at = now
+                asked_at, is_sent = now, True
                 if await provider.terminate(id):
                     is_ending = True
                     accepted()
@@ -176,3 +178,7 @@ async def _ended(
             return Ending.STAYS, seen
         await asyncio.sleep(pause)
         pause = min(2 * pause, LOOK_SECONDS)
+
+
+def _is_gone(found: Instance | None) -> bool:
+    return found is not None and found.status is InstanceStatus.GONE
