@@ -244,7 +244,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["provider"],
         printable(row["instance_type"]),
         f"{count} x {printable(row['gpu_type'] or '')}" if count else "CPU",
-        f"{row['vram_gb']:.0f} GiB" if count else NOTHING,
+        _vram(row["vram_gb"]) if count else NOTHING,
         {True: "yes", False: "NO", None: NOTHING}[row["holds_peak"]],
         printable(_place(row["region"], row["zone"])),
         spot,
@@ -253,6 +253,11 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         _usd(row["estimated_usd"]),
         _usd(row["expected_usd"]),
     )
+
+
+def _vram(gib: float) -> str:
+    """Return the memory of one GPU; 0 means that its provider does not say."""
+    return f"{gib:.0f} GiB" if gib else "unknown"
 
 
 def _place(region: str, zone: str) -> str:

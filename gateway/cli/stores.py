@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from blocks.stores.bucket import Bucket
@@ -11,7 +12,8 @@ from blocks.stores.opening import open_bucket
 from blocks.stores.store import KEPT, OBJECTS
 from flows.streaming.run_store import RUNS, UNFINISHED
 from gateway.exits import Exit, say, say_json, sentence
-from trainer.contract.errors import OrchestratorError
+from trainer.config.store_urls import parse_store_url
+from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.manifest import MANIFEST
 from trainer.contract.words import size
 
@@ -40,6 +42,7 @@ def check_store(address: str, *, set_rule: bool, as_json: bool) -> Exit:
 
 
 async def _facts(address: str, *, rule: bool) -> dict[str, dict[str, Any]]:
+    _refuse_absent(address)
     bucket = await open_bucket(address, field="--store")
     if rule:
         await set_rule(bucket)
@@ -52,6 +55,23 @@ async def _facts(address: str, *, rule: bool) -> dict[str, dict[str, Any]]:
         "keeps": {"ok": True, "text": RETENTION},
         "unfinished": await _looked(unfinished_uploads(bucket)),
     }
+
+
+def _refuse_absent(address: str) -> None:
+    """Refuse a folder that is not there: opening it would make it, whatever should be mounted there.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    try:
+        url = parse_store_url(address)
+    except ValueError:  # opening it says why
+        return
+    if url.scheme == "file" and not Path(url.path).is_dir():
+        raise ConfigError(
+            f"--store = {address!r}: there is no such folder.",
+            "Mount what should be there, or make it; the first job that names it makes it too.",
+        )
 
 
 async def _looked(look: Any) -> dict[str, Any]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import boto3
+import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from gateway.cli import app
 from tests.flows.flow_runs import make_job
+from trainer.config import TrainingJob
 
 
 def checked(*words):
@@ -80,7 +83,28 @@ def test_validate_names_the_right_that_is_missing_before_anything_is_paid_for(s3
 
 
 def test_a_folder_is_a_store_too(home, tmp_path):
+    (tmp_path / "store").mkdir()
     found = checked(str(tmp_path / "store"))
 
     assert found.exit_code == 0, found.output
     assert "a folder has no unfinished uploads" in found.stdout
+
+
+def test_a_folder_that_is_not_there_is_refused_and_not_made(tmp_path, home):
+    absent = tmp_path / "not mounted"
+
+    found = checked(str(absent))
+
+    assert found.exit_code == 2
+    assert f"--store = '{absent}': there is no such folder. Mount" in found.output
+    assert not absent.exists()
+
+
+def test_the_message_about_a_store_of_a_job_names_the_value_once():
+    job = {**make_job().model_dump(), "store": "foo://bar"}
+
+    with pytest.raises(ValidationError) as refused:
+        TrainingJob.model_validate(job)
+
+    [error] = refused.value.errors()
+    assert error["msg"].startswith("Value error, foo:// is no kind of store.")

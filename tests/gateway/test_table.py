@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cli.renting import _place
+from gateway.cli.renting import _place, _vram
 from gateway.cli.table import cells_of, cut, print_table, shortened, without
 
 HEAD = ("ID", "NAME", "STATE", "PROVIDER", "TOOK")
@@ -53,3 +53,7 @@ def test_without_a_terminal_a_name_is_whole(capsys: pytest.CaptureFixture[str]):
 )
 def test_offers_of_two_zones_are_told_apart(region, zone, place):
     assert _place(region, zone) == place
+
+
+def test_memory_of_a_gpu_that_its_provider_does_not_tell_is_unknown_and_not_nothing():
+    assert [_vram(80.0), _vram(0.0)] == ["80 GiB", "unknown"]

@@ -16,7 +16,10 @@ MAX_NODES = 128
 
 
 def _of_a_store(text: str) -> str:
-    parse_store_url(text)
+    try:
+        parse_store_url(text)
+    except ValueError as error:  # which begins with the value, as does what shows this
+        raise ValueError(str(error).removeprefix(f"{text!r}: ")) from None
     return text
 
 
