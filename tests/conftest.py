@@ -25,6 +25,7 @@ from tests.pretended_gpus import PretendedGpus
 from tests.waiting import until_now
 
 if TYPE_CHECKING:
+    from tests.clouds.metadata import Metadata
     from tests.clouds.s3 import S3Server
 from trainer.contract import redaction
 
@@ -237,6 +238,18 @@ def _await_health(url: str, folder: Path) -> None:
     except TimeoutError:
         log = (folder / "server.log").read_text()
         pytest.fail(f"the Prefect server did not start:\n{log[-2000:]}")
+
+
+@pytest.fixture
+def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
+    """The metadata services of the clouds on loopback, for machines that run here."""
+    from tests.clouds.metadata import Metadata
+
+    with Metadata() as server:
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url + "/")
+        monkeypatch.setenv("GCE_METADATA_HOST", server.url.removeprefix("http://"))
+        monkeypatch.setenv("AZURE_IMDS_URL", server.url)
+        yield server
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from prefect.blocks.core import Block
 
@@ -15,6 +15,7 @@ from blocks.models import Instance, Offer
 from blocks.workplaces.base import Workplace
 from blocks.workplaces.machine import HomeWorkplace, MachineWorkplace
 from trainer.config import Limits, Resources
+from trainer.config.store_urls import StoreUrl
 
 
 def counted(number: int, noun: str) -> str:
@@ -214,13 +215,24 @@ class Provider(Block, ABC):
             compress: whether what goes over a network is compressed on its way.
         """
         kind = HomeWorkplace if self.is_home else MachineWorkplace
-        return kind(
+        place = kind(
             self.machine(instance, compress=compress),
             instance.workspace,
             where=instance.id,
             shutdown_command=self.shutdown_command,
             notice_command=self.notice_command,
         )
+        place.role_at = self.role_at
+        return place
+
+    def role_at(self, url: StoreUrl) -> Mapping[str, Any] | None:
+        """Return what its machines must know of a store to use it by their own role.
+
+        Nothing of it is secret: see `trainer.courier.cloud_role.CloudRole`. None: they have no role,
+        or the store is none of the provider's own cloud. Whether the role may do it shows only there.
+        """
+        del url
+        return None
 
     def machine(self, instance: Instance, *, compress: bool = False) -> Machine:
         """Return a connection to an instance, opened when it is first used.

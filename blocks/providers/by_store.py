@@ -6,10 +6,13 @@ import asyncio
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from ipaddress import ip_address
 from typing import Any, ClassVar, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import Field
 from typing_extensions import override
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 MAILBOX_IDLE = timedelta(hours=1)
 """That a mailbox may lie still: an agent writes to it every ten seconds."""
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST", "AZURE_STORAGE_ENDPOINT")
+OWN_HOSTS = (".amazonaws.com", ".googleapis.com", ".core.windows.net")
+"""Ends of the hosts of the clouds' own stores."""
 LONGEST_URL = 250
 """Characters of a mailbox's address, which a tag of the machine holds."""
 
@@ -157,13 +162,30 @@ class ByStore(Provider, ABC):
                 f"{self._variable('MAILBOX_BY_ROLE')}=1.",
             ) from error
 
+    @override
+    def role_at(self, url: StoreUrl) -> Mapping[str, Any] | None:
+        """Return how machines use a store by their role, where it is one of their own cloud."""
+        if url.scheme != self.store_scheme or not self._role_of_machines():
+            return None
+        options = self._options()
+        host = urlsplit(options.get("endpoint", "")).hostname or ""
+        # What only speaks the same protocol knows nothing of our roles, and is shown none.
+        if host and not host.endswith(OWN_HOSTS) and not is_loopback(host):
+            return None
+        if self.store_scheme == "az" and not options.get("account_name"):
+            return None
+        return options
+
     def _options(self) -> dict[str, Any]:
         """Return what an agent with a role must know of the bucket; nothing secret."""
         variables = {
             "s3": {"region": "AWS_REGION", "endpoint": "AWS_ENDPOINT_URL_S3"},
+            "gs": {"endpoint": "STORAGE_EMULATOR_HOST"},
             "az": {"account_name": "AZURE_STORAGE_ACCOUNT", "endpoint": "AZURE_STORAGE_ENDPOINT"},
         }.get(self.store_scheme, {})
         given = {name: os.environ.get(variable, "") for name, variable in variables.items()}
+        if "://" not in (given.get("endpoint") or "://"):  # as Google's own libraries read it
+            given["endpoint"] = f"http://{given['endpoint']}"
         return {"role": True, **{name: text for name, text in given.items() if text}}
 
     async def _check_mailboxes(self) -> str:
@@ -217,6 +239,13 @@ class ByStore(Provider, ABC):
                     await _emptied(opened(place))
         except OrchestratorError as error:  # the next sweep takes them
             logger.info("mailboxes of %s are left: %s", self.provider_name, error)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this computer."""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 async def _emptied(bucket: Bucket) -> None:

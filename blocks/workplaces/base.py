@@ -21,6 +21,7 @@ from blocks.machines.base import CommandResult as CommandResult
 from blocks.machines.base import Transfer as Transfer
 from blocks.machines.disk import Room as Room
 from trainer.config import Limits, TrainingConfig
+from trainer.config.store_urls import StoreUrl
 from trainer.contract.errors import ConfigError, ConnectionLost
 from trainer.contract.job_directory import Desired, Status, parse_status_text
 
@@ -142,6 +143,8 @@ class Workplace(ABC):
 
     notice_command: str = ""
     """One line of sh by which the place learns that it is taken back, as `Provider` has it."""
+    role_at: Callable[[StoreUrl], Mapping[str, Any] | None] = staticmethod(lambda url: None)
+    """What the place must know of a store to use it by its own role; see `Provider.role_at`."""
     folder: str
     """The job directory, as one reads it in a log. Empty until the place has been ready once."""
 

@@ -1,4 +1,4 @@
-"""Let a machine carry a folder to a store or from it, by addresses that are signed here.
+"""Let a machine carry a folder to a store or from it, by its own role or by addresses signed here.
 
 No key leaves this computer: an address permits one file, one way, for some hours.
 """
@@ -26,6 +26,7 @@ from trainer.contract.errors import (
     from_dict,
 )
 from trainer.contract.files import NOT_JSON
+from trainer.courier.cloud_role import CloudRole
 from trainer.courier.orders import FOLDER, CarryingOrder, order_name, result_name
 
 LOOK_SECONDS = 1.0
@@ -38,6 +39,7 @@ BIG = 64 << 20  # bytes; the progress of more is logged
 REPORT_SECONDS = 10.0  # between two lines about it
 SIGNINGS = 3  # of addresses, where they expire before their files are through
 Verb = Literal["put", "get"]
+Role = Mapping[str, Any]
 
 
 async def carried(
@@ -47,6 +49,7 @@ async def carried(
     verb: Verb,
     folder: str,
     files: Mapping[str, Mapping[str, Any]],
+    role: Role | None = None,
 ) -> None:
     """Let the machine carry files; return when they are where they go.
 
@@ -58,15 +61,17 @@ async def carried(
         folder: in the job directory.
         files: by name, each with its `bytes` and `sha256`; and with its `key` in the bucket, where
             that is not the one that its hash has in a store of ours.
+        role: of the machine, by which it is done instead of by signed addresses; see
+            `Provider.role_at`.
 
     Raises:
         StoreError: this store's addresses cannot be signed, or the store refuses the machine.
         IntegrityError: a file is not what it should be.
         ConnectionLost: the machine cannot be reached.
     """
-    for left in range(SIGNINGS, 0, -1):
+    for left in range(1 if role else SIGNINGS, 0, -1):
         try:
-            await _carried_once(store, workplace, python, verb, folder, files)
+            await _carried_once(store, workplace, python, verb, folder, files, role)
         except LinkExpired as error:
             if left == 1:
                 raise
@@ -86,6 +91,7 @@ async def _carried_once(
     verb: Verb,
     folder: str,
     files: Mapping[str, Mapping[str, Any]],
+    role: Role | None,
 ) -> None:
     if not files:
         return
@@ -93,7 +99,12 @@ async def _carried_once(
     seconds = min(LONGEST_SECONDS, LEAST_SECONDS + size / SLOWEST)
     keys = [str(facts.get("key") or object_key(facts["sha256"])) for facts in files.values()]
     method: Literal["PUT", "GET"] = "PUT" if verb == "put" else "GET"
-    urls = await store.bucket.sign(method, keys, seconds)
+    bucket = store.bucket
+    if role:
+        plain, place = CloudRole(bucket.url.scheme, role), bucket.url
+        urls = [plain.address(place.bucket, place.inside(key).path) for key in keys]
+    else:
+        urls = await bucket.sign(method, keys, seconds)
     order = CarryingOrder(
         verb=verb,
         folder=folder,
@@ -101,7 +112,8 @@ async def _carried_once(
             name: {"bytes": facts["bytes"], "sha256": facts["sha256"], "url": url}
             for (name, facts), url in zip(files.items(), urls, strict=True)
         },
-        headers=store.bucket.put_headers,
+        headers=bucket.put_headers,
+        role={**role, "scheme": bucket.url.scheme} if role else None,
     )
     # Another one each time: the result of an earlier one must not be taken for this one's.
     name = f"{verb}-{uuid4().hex[:12]}"

@@ -20,7 +20,7 @@ from flows.full_disk import save_anyway
 from flows.logger import logger
 from flows.run_folder import RunFolder
 from flows.saved import stored_steps
-from flows.streaming.carrying import carried
+from flows.streaming.carrying import Verb, carried
 from flows.streaming.fetching import MAX_MANIFEST
 from trainer.config import TrainingJob
 from trainer.contract.checkpoints import all_checkpoints, check_names, step_of
@@ -66,6 +66,8 @@ class RunStore:
         """How often in a row the machine did not reach the store."""
         self._refused: set[str] = set()
         self._may_carry = alone and store.bucket.can_sign
+        self._by_role = alone
+        """Whether a machine's own role is tried."""
 
     @classmethod
     async def of(cls, job: TrainingJob, run: RunFolder) -> Self | None:
@@ -118,7 +120,7 @@ class RunStore:
                 logger().info("%s has a file that is too large for one request", folder)
                 return None
             wanted = {name: files[name] for name in absent}
-            await carried(self.store, workplace, python, "put", folder, wanted)
+            await self._carried(workplace, python, "put", folder, wanted)
             # What the machine says is not taken for granted: without these there is no checkpoint.
             if left := await self.store.missing(wanted):
                 raise StoreAway(f"{left[0]} of {folder} did not arrive.")  # noqa: TRY301
@@ -258,7 +260,7 @@ class RunStore:
             raise FileNotFoundError(f"{self.store.bucket.url} has no {name}")
         if self._may_carry and workplace.carries:
             try:
-                await carried(self.store, workplace, python, "get", folder, manifest["files"])
+                await self._carried(workplace, python, "get", folder, manifest["files"])
             except StoreAway:
                 raise
             except StoreError as error:
@@ -271,6 +273,26 @@ class RunStore:
             await self._given_from_here(workplace, name, folder)
         logger().info("continuing from checkpoint-%d of %s", step, self.store.bucket.url)
         return True
+
+    async def _carried(
+        self, workplace: Workplace, python: str, verb: Verb, folder: str, files: dict[str, Any]
+    ) -> None:
+        """Let the machine carry files: by its own role in the same cloud, else by signed addresses."""
+        role = workplace.role_at(self.store.bucket.url) if self._by_role else None
+        if role:
+            try:
+                await carried(self.store, workplace, python, verb, folder, files, role)
+            except StoreAway:
+                raise
+            except (StoreError, ConfigError) as error:
+                self._by_role = False
+                logger().info("by signed addresses, and not by the machine's role: %s", error)
+                if verb == "put":
+                    absent = await self.store.missing(files)
+                    files = {name: files[name] for name in absent}
+            else:
+                return
+        await carried(self.store, workplace, python, verb, folder, files)
 
     async def _given_from_here(self, workplace: Workplace, name: str, folder: str) -> None:
         """Put a checkpoint of the store into a job directory through this computer."""

@@ -1,1 +1,1 @@
-"""Carries files between a machine and an object store, by addresses that permit just that."""
+"""Carries files between a machine and an object store: by addresses that permit just that, or by role."""

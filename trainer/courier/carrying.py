@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.contract.errors import DiskFull, IntegrityError, LinkExpired, StoreAway, StoreError
+from trainer.courier.cloud_role import CloudRole
 
 CHUNK = 1 << 20  # bytes
 SILENCE_SECONDS = 60.0  # without a byte: the line is dead
@@ -41,6 +42,7 @@ def send(
     url: str,
     headers: Mapping[str, str],
     progress: Progress = lambda size: None,
+    role: CloudRole | None = None,
 ) -> None:
     """Send a file, unless it is not what it should be.
 
@@ -50,6 +52,7 @@ def send(
         url: takes it by PUT.
         headers: that go along.
         progress: called with the bytes of each piece that was sent; it may raise `Unwanted`.
+        role: signs the request, where the address itself permits nothing.
 
     Raises:
         IntegrityError: the file does not have this size and hash; the store does not have it.
@@ -60,8 +63,9 @@ def send(
     given = {**headers, "Content-Length": str(facts["bytes"]), "Content-Type": ""}
 
     def attempt() -> None:
+        signed = given | _signed(role, "PUT", url, facts["sha256"])
         request = urllib.request.Request(  # noqa: S310 - home says where
-            url, data=_checked(path, facts, progress), headers=given, method="PUT"
+            url, data=_checked(path, facts, progress), headers=signed, method="PUT"
         )
         with _open(request) as answer:
             answer.read(CHUNK)
@@ -74,6 +78,7 @@ def receive(
     facts: Mapping[str, Any],
     url: str,
     progress: Progress = lambda size: None,
+    role: CloudRole | None = None,
 ) -> None:
     """Fetch a file; it is in its place only whole, and with its hash.
 
@@ -86,7 +91,7 @@ def receive(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):
-        if _patiently(lambda: _received(target, facts, url, progress)):
+        if _patiently(lambda: _received(target, facts, url, progress, role)):
             return
     raise IntegrityError(f"{target.name} arrived with another SHA-256 than its manifest says.")
 
@@ -123,12 +128,31 @@ def _pieces(path: Path, facts: Mapping[str, Any], progress: Progress) -> Iterato
         progress(len(waiting))
 
 
-def _received(target: Path, facts: Mapping[str, Any], url: str, progress: Progress) -> bool:
+def _signed(role: CloudRole | None, method: str, url: str, sha256: str) -> dict[str, str]:
+    """Return what a role adds to a request.
+
+    Raises:
+        StoreError: the machine has none, or nobody hands out its keys.
+    """
+    try:
+        return role.headers(method, url, sha256) if role else {}
+    except (*TROUBLE, LookupError, TypeError, ValueError) as error:
+        raise StoreError(f"The machine has no role that can be used: {_reason(error)}.") from None
+
+
+def _received(
+    target: Path,
+    facts: Mapping[str, Any],
+    url: str,
+    progress: Progress,
+    role: CloudRole | None,
+) -> bool:
     digest, size = hashlib.sha256(), 0
     buffer = memoryview(bytearray(CHUNK))
     part = target.with_name(target.name + PART)
+    headers = _signed(role, "GET", url, hashlib.sha256(b"").hexdigest())
     with (
-        _open(urllib.request.Request(url)) as answer,  # noqa: S310 - home says where
+        _open(urllib.request.Request(url, headers=headers)) as answer,  # noqa: S310 - home says where
         _opened(part) as stream,
     ):
         while size <= facts["bytes"] and (count := answer.readinto(buffer)):

@@ -19,6 +19,7 @@ from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.files import read_json, replace_json
 from trainer.contract.manifest import check_name
 from trainer.courier.carrying import Unwanted, receive, send
+from trainer.courier.cloud_role import CloudRole
 
 FOLDER = "store"
 PARALLEL = 4  # files on their way at once
@@ -37,6 +38,9 @@ class CarryingOrder:
     """By name: bytes, sha256, and the url that takes or gives it."""
     headers: Mapping[str, str]
     """That go along with what is put."""
+    role: Mapping[str, Any] | None = None
+    """The machine's own signs: the `scheme` of the store, and what `CloudRole` needs to know of it.
+    None: each address permits what is asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is written to its file."""
@@ -45,6 +49,7 @@ class CarryingOrder:
             "folder": self.folder,
             "files": {name: dict(facts) for name, facts in self.files.items()},
             "headers": dict(self.headers),
+            "role": dict(self.role) if self.role else None,
         }
 
 
@@ -69,7 +74,9 @@ def take(job: Path, name: str) -> CarryingOrder:
     path.unlink(missing_ok=True)
     if record is None:
         raise ConfigError(f"{path} is not there, or is not JSON.")
-    order = CarryingOrder(record["verb"], record["folder"], record["files"], record["headers"])
+    order = CarryingOrder(
+        record["verb"], record["folder"], record["files"], record["headers"], record.get("role")
+    )
     for file in (order.folder, *order.files):
         check_name(file)
     return order
@@ -84,10 +91,11 @@ def carry_out(job: Path, name: str, order: CarryingOrder) -> bool:
         order: what it says.
     """
     work = _Work(job, name)
+    role = CloudRole(order.role["scheme"], order.role) if order.role else None
     with ThreadPoolExecutor(PARALLEL + 1) as pool:
         beat = pool.submit(work.beat)
         try:
-            carried = [pool.submit(work.carry, order, file) for file in order.files]
+            carried = [pool.submit(work.carry, order, file, role) for file in order.files]
             for one in carried:
                 one.result()
         except (OrchestratorError, OSError) as error:
@@ -115,16 +123,16 @@ class _Work:
         self._bytes = 0
         self._beats = 0
 
-    def carry(self, order: CarryingOrder, file: str) -> None:
+    def carry(self, order: CarryingOrder, file: str, role: CloudRole | None) -> None:
         """Carry one file."""
         path, facts = self._job / order.folder / file, order.files[file]
         if self.over.is_set():
             return
         try:
             if order.verb == "put":
-                send(path, facts, facts["url"], order.headers, self._moved)
+                send(path, facts, facts["url"], order.headers, self._moved, role)
             else:
-                receive(path, facts, facts["url"], self._moved)
+                receive(path, facts, facts["url"], self._moved, role)
         except Unwanted:  # another file has failed
             return
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from blocks.machines.mailbox.agent.saving import TAKEN_BACK
 from blocks.machines.shell import FOLDER
+from trainer.courier import cloud_role
 
 HOME = f"~/{FOLDER}"
 WAYS = frozenset({"libraries", "roles", "signed"})
@@ -51,6 +52,11 @@ def packed(way: str = "libraries") -> bytes:
             if path.name in needless:
                 continue
             add(f"{PACKAGE}/{path.name}", _bare(path.read_text(encoding="utf-8")))
+        if way == "roles":
+            for name in ("trainer/__init__.py", "trainer/courier/__init__.py"):
+                add(name, "")
+            source = Path(cloud_role.__file__).read_text(encoding="utf-8")
+            add("trainer/courier/cloud_role.py", _bare(source))
     return content.getvalue()
 
 

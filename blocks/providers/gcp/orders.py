@@ -17,6 +17,8 @@ MOST_SECONDS = 120 * 24 * 3600
 """What `maxRunDuration` may be."""
 NOTICE_SECONDS = 120
 """Between the notice and the end of a spot machine; only this or none is possible."""
+SCOPES = ("compute", "devstorage.read_write")
+"""What machines use their service account for: to end themselves, and for stores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +85,8 @@ def order(
         body["tags"] = {"items": [settings.tag]}
     # None unless it is configured: the default account's would give away the whole project.
     if settings.service_account:
-        names = ["compute", *(["devstorage.read_write"] if settings.reached.mailbox else [])]
-        scopes = [f"https://www.googleapis.com/auth/{name}" for name in names]
+        # Scopes only bound what the account may do by its roles.
+        scopes = [f"https://www.googleapis.com/auth/{name}" for name in SCOPES]
         body["serviceAccounts"] = [{"email": settings.service_account, "scopes": scopes}]
     return body
 

@@ -80,7 +80,7 @@ async def test_it_is_started_beside_the_training_with_the_standard_library_alone
 
 
 async def test_one_that_nobody_waits_for_any_more_gives_up(job, s3, monkeypatch):
-    def slowly(path, facts, url, headers, progress):
+    def slowly(path, facts, url, headers, progress, role):
         for _ in range(1000):
             result(job) and (job / result_name("one")).unlink()  # as home does
             time.sleep(0.01)

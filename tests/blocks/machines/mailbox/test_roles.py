@@ -2,62 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from blocks.machines.mailbox.agent.roles import ByRole
+from tests.clouds.metadata import Bearers
 from tests.clouds.plain_s3 import PlainS3
-from tests.clouds.store_wire import LocalStoreServer, Said
-
-
-class Metadata(LocalStoreServer):
-    """The metadata services of all three clouds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.keys = {"Token": "session/+="}
-
-    def answer(self, asked):
-        if asked.path == "/latest/api/token":
-            return Said(200 if asked.method == "PUT" else 405, b"T")
-        if asked.path.startswith("/latest/meta-data/iam/security-credentials/"):
-            if asked.headers.get("x-aws-ec2-metadata-token") != "T":
-                return Said(401)
-            role = asked.path.rpartition("/")[2]
-            return Said(200, json.dumps(self.keys).encode() if role == "trainer" else b"trainer")
-        flavours = {"metadata-flavor": "Google", "metadata": "true"}
-        if any(asked.headers.get(name) == value for name, value in flavours.items()):
-            return Said(200, b'{"access_token": "bearer-1"}')
-        return Said(403)
-
-
-class Bearers(LocalStoreServer):
-    """A store that takes a token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept = {}
-
-    def answer(self, asked):
-        if asked.headers.get("authorization") != "Bearer bearer-1":
-            return Said(401)
-        if asked.method == "PUT":
-            self.kept[asked.path] = asked.body, asked.headers
-        elif asked.method == "DELETE":
-            return Said(204 if self.kept.pop(asked.path, None) else 404)
-        elif asked.path not in self.kept:
-            return Said(404)
-        return Said(200, self.kept[asked.path][0])
-
-
-@pytest.fixture
-def metadata(monkeypatch):
-    with Metadata() as server:
-        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", server.url + "/")
-        monkeypatch.setenv("GCE_METADATA_HOST", server.url.removeprefix("http://"))
-        monkeypatch.setenv("AZURE_IMDS_URL", server.url)
-        yield server
 
 
 def is_a_box(box):
@@ -119,7 +68,7 @@ def test_google_and_azure_by_a_token(metadata, scheme):
     ],
 )
 def test_each_cloud_is_asked_at_its_own_address(url, options, base):
-    assert ByRole(url, options)._base() == base
+    assert ByRole(url, options).address("in/0") == f"{base}/m/in/0"
 
 
 def test_no_metadata_service_is_an_error_that_an_agent_waits_out(monkeypatch):
