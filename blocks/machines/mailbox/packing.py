@@ -20,6 +20,7 @@ from trainer.courier import cloud_role
 HOME = f"~/{FOLDER}"
 WAYS = frozenset({"libraries", "roles", "signed"})
 PACKAGE = "blocks/machines/mailbox/agent"
+ROLE = f"from {cloud_role.__name__} import CloudRole\n"
 _DATE = (1980, 1, 1, 0, 0, 0)  # always the same, so that the same agent is the same file
 _RUN = f"import runpy\n\nrunpy.run_module('{PACKAGE.replace('/', '.')}.__main__', run_name='__main__')\n"
 
@@ -51,13 +52,16 @@ def packed(way: str = "libraries") -> bytes:
         for path in sorted((Path(__file__).parent / "agent").glob("*.py")):
             if path.name in needless:
                 continue
-            add(f"{PACKAGE}/{path.name}", _bare(path.read_text(encoding="utf-8")))
-        if way == "roles":
-            for name in ("trainer/__init__.py", "trainer/courier/__init__.py"):
-                add(name, "")
-            source = Path(cloud_role.__file__).read_text(encoding="utf-8")
-            add("trainer/courier/cloud_role.py", _bare(source))
+            text = _bare(path.read_text(encoding="utf-8"))
+            # Within it, because each further file of an archive takes a hundred bytes.
+            add(f"{PACKAGE}/{path.name}", text.replace(ROLE, _role()))
     return content.getvalue()
+
+
+def _role() -> str:
+    """Return what an agent with a role shares with the courier of a job."""
+    text = _bare(Path(cloud_role.__file__).read_text(encoding="utf-8"))
+    return text.removeprefix("from __future__ import annotations\n")
 
 
 def way_of(url: str, options: Mapping[str, Any]) -> str:

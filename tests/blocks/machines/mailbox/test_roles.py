@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from blocks.machines.mailbox.agent.roles import ByRole
+from blocks.machines.mailbox.packing import packed, start_script
+from tests.blocks.machines.mailbox.test_mailbox import USER_DATA_LIMIT
 from tests.clouds.metadata import Bearers
 from tests.clouds.plain_s3 import PlainS3
 
@@ -77,3 +82,20 @@ def test_no_metadata_service_is_an_error_that_an_agent_waits_out(monkeypatch):
 
     with pytest.raises(box.errors):
         box.get("alive")
+
+
+def test_an_agent_with_a_role_is_whole_and_fits_into_a_first_script(tmp_path):
+    (tmp_path / "agent.pyz").write_bytes(packed("roles"))
+    script = start_script("s3://models/m", {"role": True, "region": "eu-west-1"})
+    where = "blocks.machines.mailbox.agent.roles"
+    program = f"import sys; sys.path.insert(0, sys.argv[1]); import {where} as r; print(r.__file__)"
+
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, tmp_path / "agent.pyz"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert found.stdout.startswith(f"{tmp_path}/agent.pyz/")
+    assert len(script) < USER_DATA_LIMIT - (2 << 10)
