@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from gateway.cli.access_commands import access_commands
 from gateway.cli.batch_commands import batch_commands, batches
 from gateway.cli.file_commands import file_commands
 from gateway.cli.gpu_commands import gpu_commands
@@ -63,6 +64,7 @@ app = typer.Typer(
 # Without a name Typer takes the commands into this level: `trainctl offers`, not `renting offers`.
 app.add_typer(renting_commands)
 app.add_typer(service_commands)
+app.add_typer(access_commands)
 app.add_typer(queue_commands)
 app.add_typer(pools, name="pool")
 app.add_typer(file_commands)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 
 import uvicorn
 from fastapi import FastAPI
 
-from gateway.exits import ApiUnreachable, say
+from gateway.access.gate import is_unguarded
+from gateway.access.settings import AccessSettings
+from gateway.database.engine import make_engine
+from gateway.database.upgrading import upgrade
+from gateway.exits import ApiUnreachable, note, say
 from gateway.prefect.full_client import connect
+from gateway.reading_settings import read_settings
 from gateway.rest.app import create_app
 from gateway.rest.settings import ServiceSettings, service_settings
 from gateway.streams.prompt_websocket import PromptWebSocket
@@ -27,11 +33,16 @@ def serve(host: str | None, port: int | None) -> None:
         port: likewise.
 
     Raises:
-        ConfigError: it cannot listen there.
+        ConfigError: it cannot listen there, or others would reach it and nobody has a key.
         ApiUnreachable: Prefect's API does not answer.
+        DatabaseUnreachable: its own database does not.
     """
     settings = service_settings(host=host, port=port)
-    _refuse_open_door(settings)
+    if asyncio.run(_refuse_open_door(settings)):
+        note(
+            "there are no keys: whoever is at this computer is let in, and nobody else. To open it: "
+            "trainctl keys create NAME, then trainctl serve --host 0.0.0.0"
+        )
     run(create_app(settings), settings)
 
 
@@ -57,6 +68,7 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
             server_header=False,
+            proxy_headers=False,  # which proxies are believed, our own settings say
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         server = uvicorn.Server(config)
@@ -90,14 +102,22 @@ def _cannot_listen(settings: ServiceSettings, error: Exception) -> ConfigError:
     )
 
 
-def _refuse_open_door(settings: ServiceSettings) -> None:
-    """Refuse to listen where others reach it: whoever does may do everything.
+async def _refuse_open_door(settings: ServiceSettings) -> bool:
+    """Return whether the service asks nobody who they are: it has no key and no user yet.
 
     Raises:
-        ConfigError: it would.
+        ConfigError: it has none, and others would reach it.
+        DatabaseUnreachable: its database does not answer.
     """
-    if not settings.is_private:
+    engine = make_engine()
+    try:
+        await upgrade(engine)
+        is_open = await is_unguarded(engine, read_settings(AccessSettings))
+    finally:
+        await engine.dispose()
+    if is_open and not settings.is_private:
         raise ConfigError(
-            f"host = {settings.host}: other computers would reach it, and it asks nobody who he is.",
-            "Listen on 127.0.0.1, and let a proxy that asks for a password stand before it.",
+            f"host = {settings.host}: other computers would reach it, and nobody has a key yet.",
+            "Make one first: trainctl keys create NAME, or trainctl users add NAME.",
         )
+    return is_open

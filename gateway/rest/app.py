@@ -13,15 +13,20 @@ from fastapi import FastAPI
 from gateway.rest.problems import Problem, handle_problems, responses
 from gateway.rest.settings import ServiceSettings
 
-ROUTERS = ("gateway.rest.documents.health:router", "gateway.streams.routes:router")
+ROUTERS = (
+    "gateway.rest.documents.health:router",
+    "gateway.rest.signing_in:router",
+    "gateway.streams.routes:router",
+)
 """The routers, in the order in which their paths are tried: MODULE:NAME."""
 HELD = (
     *("gateway.rest.database_link:database_link", "gateway.rest.prefect_link:prefect_link"),
+    "gateway.rest.access_link:access_link",
     *("gateway.metrics.holding:metrics_link", "gateway.streams.holding:streams_link"),
 )
 """What is held while the application is served: functions of it that return an asynchronous context
 manager, entered in this order and left in the other."""
-MIDDLEWARE: tuple[str, ...] = ()
+MIDDLEWARE: tuple[str, ...] = ("gateway.rest.gatekeeper:keep_gate",)
 """Functions that are given the application before it is served, the innermost first."""
 DESCRIPTION = "Fine-tuning jobs: create, submit, watch, control, download."
 

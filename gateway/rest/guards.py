@@ -1,26 +1,57 @@
 """The doors through which every route lets callers in.
 
-Until keys exist the service listens on loopback only, where everybody is the user of this computer.
+A route takes a `Reader`, `Submitter`, `Administrator` or `Reporter`, or `Depends` on `may(scope)`. That
+finds out who asks, and refuses who may not; it also refuses the path's job to whom it is not theirs.
+A route that has the job's id elsewhere, or that lists jobs, asks `refuse_others` or `Caller.sees`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import parse_qs
+from uuid import UUID
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.requests import HTTPConnection
+from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectNotFound
 
-from gateway.access.callers import Caller, Scope, local_user
+from gateway.access.callers import Caller, Scope
+from gateway.access.gate import Gate
+from gateway.access.refusals import Forbidden
+from gateway.rest.presenting import presented_by
+from gateway.rest.problems import no_such_job
+
+JOB_PARAMETERS = ("job_id", "train_id")
+"""The names that a job's id has in paths."""
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+FORM_HEADER, FORM_FIELD = "x-csrf-token", "csrf_token"
+GUARD = "guards_for"
+"""The attribute by which a dependency is known to be a guard; its value is the scope."""
+MOST_PROJECTS = 10_000
 
 
 def may(scope: Scope) -> Any:
     """Return the dependency of a route for callers with a scope; it gives the `Caller`."""
 
     async def caller(connection: HTTPConnection) -> Caller:
-        del connection
-        return local_user()
+        gate: Gate = connection.app.state.gate
+        seen = await gate.seen(presented_by(connection, gate.settings))
+        found = seen.caller
+        # For the middleware, which writes the audit log and sends the cookie.
+        state = connection.state
+        state.caller, state.cookie, state.guard = found, seen.cookie, scope
+        if not found.may(scope):
+            raise Forbidden(f"This needs the scope {scope!r}, which {found.name!r} does not have.")
+        if found.session_id and connection.scope.get("method", "GET") not in SAFE_METHODS:
+            await _refuse_foreign_form(connection, gate, found.session_id)
+        for name in JOB_PARAMETERS:
+            if name in connection.path_params:
+                await refuse_others(connection, found, connection.path_params[name])
+        return found
 
     caller.__name__ = f"may_{scope}"
+    setattr(caller, GUARD, scope)
     return Depends(caller)
 
 
@@ -28,4 +59,63 @@ Reader = Annotated[Caller, may("read")]
 Submitter = Annotated[Caller, may("submit")]
 Administrator = Annotated[Caller, may("admin")]
 Reporter = Annotated[Caller, may("report")]
-"""Sends what a trainer reports; ask `may_report_for` whose."""
+"""Sends what a trainer reports."""
+
+
+async def refuse_others(connection: HTTPConnection, caller: Caller, job_id: str) -> None:
+    """Refuse a job that is not the caller's.
+
+    Raises:
+        Forbidden: it came with the token of another job.
+        RequestRefused: there is no such job, as far as its project goes.
+    """
+    connection.state.job = str(job_id)
+    if caller.job_id is not None and _canonical(job_id) != caller.job_id:
+        raise Forbidden(f"This is the token of job {caller.job_id}, and not of {job_id!r}.")
+    if caller.project is not None and not await _is_seen(connection, caller, str(job_id)):
+        raise no_such_job(str(job_id))
+
+
+async def _is_seen(connection: HTTPConnection, caller: Caller, job_id: str) -> bool:
+    """Whether a job is of the caller's project; which project a job has never changes."""
+    id = _canonical(job_id)
+    state = connection.app.state
+    if not hasattr(state, "labels_of_jobs"):
+        state.labels_of_jobs = {}
+    known: dict[str, dict[str, Any]] = state.labels_of_jobs
+    if id not in known:
+        client: PrefectClient = state.prefect
+        try:
+            run = await client.read_flow_run(UUID(id))
+        except (ValueError, ObjectNotFound):
+            return False
+        if len(known) >= MOST_PROJECTS:
+            known.clear()
+        known[id] = run.labels
+    return caller.sees(known[id])
+
+
+async def _refuse_foreign_form(connection: HTTPConnection, gate: Gate, session_id: str) -> None:
+    """Refuse what a page of somebody else's lets a browser send, with the cookie that it has.
+
+    Raises:
+        Forbidden: the form was not made for this session.
+    """
+    given = connection.headers.get(FORM_HEADER, "")
+    kind = connection.headers.get("content-type", "").partition(";")[0].strip()
+    if (
+        not given
+        and kind == "application/x-www-form-urlencoded"
+        and isinstance(connection, Request)
+    ):
+        form = parse_qs((await connection.body()).decode("utf-8", "replace"))
+        given = form.get(FORM_FIELD, [""])[0]
+    if not gate.sessions.is_form_token(session_id, given):
+        raise Forbidden("This form was not made for your session.", "Load the page again.")
+
+
+def _canonical(job_id: object) -> str:
+    try:
+        return str(UUID(str(job_id)))
+    except ValueError:
+        return str(job_id)

@@ -12,10 +12,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from gateway.access.refusals import Forbidden, SignInAway, TooManyRequests, Unauthenticated
 from gateway.database.engine import DatabaseUnreachable
 from gateway.exits import ApiUnreachable, sentence, unexpected
 from gateway.rest.prefect_link import ERRORS_OF_CLIENT, in_our_words
@@ -82,7 +84,7 @@ def no_such_job(job_id: str) -> RequestRefused:
 
 
 def problem(
-    request: Request,
+    request: HTTPConnection,
     status: int,
     detail: str,
     *,
@@ -142,7 +144,7 @@ def _refused(request: Request, error: Exception) -> JSONResponse:
 
 def _ours(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OrchestratorError)  # noqa: S101 - for the type checker
-    return problem(request, status_of(error), sentence(error))
+    return problem(request, status_of(error), sentence(error), headers=_headers_of(error))
 
 
 def status_of(error: OrchestratorError) -> int:
@@ -150,12 +152,28 @@ def status_of(error: OrchestratorError) -> int:
     match error:
         case ConfigError():
             return 400
-        case ApiUnreachable() | DatabaseUnreachable():
+        case Unauthenticated():
+            return 401
+        case Forbidden():
+            return 403
+        case TooManyRequests():
+            return 429
+        case ApiUnreachable() | DatabaseUnreachable() | SignInAway():
             return 503
         case DiskFull():
             return 507
         case _:
             return 500
+
+
+def _headers_of(error: OrchestratorError) -> dict[str, str]:
+    match error:
+        case Unauthenticated():
+            return {"WWW-Authenticate": 'Bearer realm="Training Orchestrator"'}
+        case TooManyRequests():
+            return {"Retry-After": str(error.seconds)}
+        case _:
+            return {}
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from pydantic_settings.exceptions import SettingsError
 
-from trainer.contract.errors import ConfigError
+from gateway.reading_settings import PREFIX, read_settings
 
-PREFIX = "TRAINING_ORCHESTRATOR_"
 PORT = 8000
 
 
@@ -48,15 +46,4 @@ def service_settings(**given: Any) -> ServiceSettings:
     Raises:
         ConfigError: a value is not one that the setting can have.
     """
-    try:
-        return ServiceSettings(
-            **{name: value for name, value in given.items() if value is not None}
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = f"{PREFIX}{first['loc'][0]}".upper()
-        raise ConfigError(
-            f"{name} = {first.get('input')!r}: {first['msg']}.", "Correct it, or unset it."
-        ) from None
-    except SettingsError as error:
-        raise ConfigError(f"{error}.", f"Correct the variables {PREFIX}….") from None
+    return read_settings(ServiceSettings, **given)

@@ -20,8 +20,11 @@ SHOWN = "***"
 
 _IS_SECRET = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY)$|^JUDGE_", re.IGNORECASE)
 
+OURS = r"\b(?:to_[0-9a-f]{12}|tj_[0-9a-f]{32}|tt)_[\w-]{43}"
+"""How keys, job tokens and tickets of the gateway look: known by that, whoever has made them."""
+
 _known: set[str] = set()
-_pattern: re.Pattern[str] | None = None
+_pattern = re.compile(OURS, re.ASCII)
 
 
 def remember(value: str) -> str:
@@ -38,7 +41,8 @@ def remember(value: str) -> str:
     parts = {value, quote(value, safe=""), *(line for line in lines if len(line) > 2 * SHORTEST)}
     _known.update(parts)
     # The longest first: one may be part of another.
-    _pattern = re.compile("|".join(map(re.escape, sorted(_known, key=len, reverse=True))))
+    known = map(re.escape, sorted(_known, key=len, reverse=True))
+    _pattern = re.compile("|".join([*known, OURS]), re.ASCII)
     _redact_records()
     return value
 
@@ -47,7 +51,7 @@ def forget() -> None:
     """Forget every secret; for a process that lives longer than what it works on."""
     global _pattern
     _known.clear()
-    _pattern = None
+    _pattern = re.compile(OURS, re.ASCII)
 
 
 def remember_variables(names: Iterable[str]) -> None:
@@ -72,14 +76,14 @@ def remember_environment() -> None:
 
 def redacted_bytes(content: bytes) -> bytes:
     """Return what `redacted` does of bytes, of which some may be no text."""
-    if _pattern is None:
+    if not _known:  # megabytes of a log, in which nobody looks for our own keys
         return content
     return redacted(content.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
 
 def redacted(text: str) -> str:
     """Return a text in which every secret that is known is `***`."""
-    return _pattern.sub(SHOWN, text) if _pattern else text
+    return _pattern.sub(SHOWN, text)
 
 
 def _redact_records() -> None:
