@@ -121,15 +121,16 @@ def _noted(connection: HTTPConnection, gate: Gate, send: Send) -> Send:
 async def _note(connection: HTTPConnection, gate: Gate, status: int) -> None:
     """Write down who did what, or may not do it."""
     state = connection.scope["state"]
-    if not _is_notable(connection.scope["method"], status, state.get("guard")):
-        return
     caller: Caller | None = state.get("caller")
+    # Routes that ask nobody who they are note by themselves what matters.
+    if caller is None or not _is_notable(connection.scope["method"], status, state["guard"]):
+        return
     route = connection.scope.get("route")
     path = getattr(route, "path", connection.url.path)
     deed = audit.Deed(
-        who=caller.name if caller else "",
-        key_id=caller.key_id if caller else None,
-        project=caller.project if caller else None,
+        who=caller.name,
+        key_id=caller.key_id,
+        project=caller.project,
         address=address_of(connection, gate.settings),
         action=f"{connection.scope['method']} {path}",
         job=state.get("job"),
@@ -142,7 +143,7 @@ async def _note(connection: HTTPConnection, gate: Gate, status: int) -> None:
         log.exception("The audit log takes nothing: %s", deed)
 
 
-def _is_notable(method: str, status: int, guard: str | None) -> bool:
+def _is_notable(method: str, status: int, guard: str) -> bool:
     """Whether the audit log holds it: what was changed, and what somebody known may not do.
 
     What was merely read is not in it, nor what trainers report all the time.

@@ -78,10 +78,13 @@ def is_here(connection: HTTPConnection) -> bool:
 
 def host_of(connection: HTTPConnection) -> str:
     """Return the name by which the service was asked, without the port; empty if it is none."""
+    host = connection.headers.get("host", "")
     try:
-        return urlsplit(f"//{connection.headers.get('host', '')}").hostname or ""
+        parts = urlsplit(f"//{host}")
     except ValueError:
         return ""
+    # Nothing else may stand there, such as a user's name before an @.
+    return parts.hostname or "" if parts.netloc == host and "@" not in host else ""
 
 
 def _tokens(connection: HTTPConnection) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
@@ -39,3 +40,33 @@ async def outsider(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client somewhere else."""
     async with client_of(app, "203.0.113.7", "https://train.example.org") as client:
         yield client
+
+
+async def socket_status(
+    app: FastAPI, path: str, headers: dict[str, str] | None = None, query: str = ""
+) -> int:
+    """Ask for a WebSocket; return the status of its refusal, 101 if it was accepted."""
+    sent: list[dict[str, Any]] = []
+    given = {"host": "train.example.org"} | {n.lower(): v for n, v in (headers or {}).items()}
+    scope = {
+        "type": "websocket",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [(n.encode(), v.encode()) for n, v in given.items()],
+        "client": ("203.0.113.7", 4),
+        "server": ("127.0.0.1", 8000),
+        "scheme": "ws",
+        "subprotocols": [],
+        "extensions": {"websocket.http.response": {}},
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.disconnect" if sent else "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await app(scope, receive, send)
+    first = sent[0]
+    return 101 if first["type"] == "websocket.accept" else first.get("status", 403)
