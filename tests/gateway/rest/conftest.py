@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -19,6 +20,18 @@ async def app(prefect_api: str) -> AsyncIterator[FastAPI]:
     made = create_app(ServiceSettings())
     async with made.router.lifespan_context(made):
         yield made
+
+
+@asynccontextmanager
+async def gate_alone() -> AsyncIterator[FastAPI]:
+    """Yield a service with its database and its gate, for what neither Prefect nor streams answer."""
+    held = ("gateway.rest.database_link:database_link", "gateway.rest.access_link:access_link")
+    with pytest.MonkeyPatch.context() as patch:
+        # By its functions: `gateway.rest.app` is the application too, for uvicorn.
+        patch.setitem(create_app.__globals__, "HELD", held)
+        made = create_app(ServiceSettings())
+        async with made.router.lifespan_context(made):
+            yield made
 
 
 def client_of(app: FastAPI, address: str, base_url: str) -> httpx.AsyncClient:

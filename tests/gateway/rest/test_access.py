@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 from fastapi import FastAPI, Request, WebSocket
@@ -19,11 +21,17 @@ from gateway.reading_settings import read_settings
 from gateway.rest.gatekeeper import _limited
 from gateway.rest.guards import Reporter, Submitter
 from gateway.rest.presenting import COOKIE
-from tests.gateway.rest.conftest import client_of, socket_status
+from tests.gateway.rest.conftest import client_of, gate_alone, socket_status
 from trainer.contract.errors import ConfigError
 
 ME = "/api/access/me"
 GOOD, BAD = "correct horse battery", "wrong horse battery"
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[FastAPI]:
+    async with gate_alone() as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)

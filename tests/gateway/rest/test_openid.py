@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
@@ -15,9 +15,16 @@ from gateway.access.settings import AccessSettings
 from gateway.access.users import add_user
 from gateway.reading_settings import read_settings
 from tests.clouds.openid import CLIENT, SHARED, OpenIdServer
+from tests.gateway.rest.conftest import gate_alone
 
 ME = "/api/access/me"
 SITE = "https://train.example.org"
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[FastAPI]:
+    async with gate_alone() as made:
+        yield made
 
 
 @pytest.fixture
