@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import subprocess
 import sys
 import traceback
@@ -26,7 +27,7 @@ CANARY = "canary+/secret=77"
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch):
     monkeypatch.setattr(redaction, "_known", set())
-    monkeypatch.setattr(redaction, "_pattern", None)
+    monkeypatch.setattr(redaction, "_pattern", re.compile(redaction.OURS))
     factory = logging.getLogRecordFactory()
     yield
     logging.setLogRecordFactory(factory)
