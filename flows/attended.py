@@ -18,6 +18,7 @@ from uuid import UUID
 
 from blocks.home import private_folder, runs
 from flows.locks import is_held
+from trainer.contract.flock import flock
 from trainer.contract.own_python import own_python
 
 FLOW_LOG = "flow.log"
@@ -87,7 +88,7 @@ def hold(folder: Path) -> int:
         descriptor = os.open(folder / MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         # Shared: a run that is resumed may have two processes for a moment, and the mark must stay
         # until both are gone.
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        flock(descriptor, fcntl.LOCK_SH, folder / MARK)
         if os.fstat(descriptor).st_nlink:
             return descriptor
         # It was removed while we waited: nobody would ever see a lock on a file without a name.

@@ -24,7 +24,7 @@ from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.run_state import force_state, is_cancelled
 from flows.saved import STOPPED
-from flows.shown import is_over, job_state
+from flows.shown import QUEUED, is_over, job_state
 from flows.sole_owner import disown, own
 from flows.suspending import watch_instead_of_engine
 from flows.train import train
@@ -187,7 +187,10 @@ async def schedule_again(run_id: UUID) -> bool:
                 f"Job {run_id} is {run.state.name}; it cannot be resumed now.",
                 "Wait until it is at rest; for a flow whose process died, cancel it first.",
             )
-        if is_cancelled(await force_state(client, run, Scheduled(name="Resuming"))):
+        again: State[Any] = Scheduled(name="Resuming")
+        if run.start_time is None:  # it left the queue before it began: back at its old place
+            again = Scheduled(name=QUEUED, scheduled_time=run.created)
+        if is_cancelled(await force_state(client, run, again)):
             raise ConfigError(
                 f"Job {run_id} was cancelled at this moment.",
                 "Look at it with 'trainctl show', and resume it again if you want it to go on.",

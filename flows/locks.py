@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from trainer.contract.files import NO_ROOM
+from trainer.contract.flock import flock
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - with a folder of our own in it
 LOOK_SECONDS = 0.2  # between two tries: nothing announces that a lock is free
@@ -41,13 +42,13 @@ async def taken(path: Path, *, wait: bool = True) -> int | None:
     descriptor = _opened(path)
     held = False
     try:
-        held = _take(descriptor)
+        held = _take(descriptor, path)
         # Here, because it takes 8 MB, and a process that only calls `is_held` does without it.
         import asyncio
 
         while wait and not held:
             await asyncio.sleep(LOOK_SECONDS)
-            held = _take(descriptor)
+            held = _take(descriptor, path)
     finally:
         if not held:
             os.close(descriptor)
@@ -59,7 +60,7 @@ def briefly_locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file for an instant, such as to read another file and replace it."""
     descriptor = _opened(path)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        flock(descriptor, fcntl.LOCK_EX, path)
         yield
     finally:
         os.close(descriptor)
@@ -85,7 +86,7 @@ def is_held(path: Path) -> bool:
         except OSError:
             continue
         try:
-            if not _take(descriptor):
+            if not _take(descriptor, place):
                 return True
         finally:
             os.close(descriptor)
@@ -114,9 +115,9 @@ def _in_memory(path: Path) -> Path:
     return MEMORY / f"training-orchestrator-{os.getuid()}" / name
 
 
-def _take(descriptor: int) -> bool:
+def _take(descriptor: int, path: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
     except BlockingIOError:
         return False
     return True

@@ -211,7 +211,7 @@ async def _forget_ended(client: PrefectClient) -> None:
         except ObjectNotFound:
             forget(folder)
             continue
-        given_up = Journal.of(RunFolder(run.id)).revivals >= MAX_REVIVALS
+        given_up = Journal.of(RunFolder(run.id)).revivals_lately >= MAX_REVIVALS
         rests = job_state(run).at_rest and (given_up or not (run.state and run.state.is_crashed()))
         if rests or owner_elsewhere(run):
             forget(folder)
@@ -303,9 +303,7 @@ async def _do(act: Act, run: FlowRun, found: list[Found]) -> str:
     """Carry a decision out; return what there is to add to its reason."""
     if act is Act.REVIVE:
         # Counted before the start, so that a crash of ours cannot revive a run without end.
-        journal = Journal.of(RunFolder(run.id))
-        journal.revivals += 1
-        journal.save()
+        Journal.of(RunFolder(run.id)).revived()
         await revive(run)
     if act is not Act.SETTLE:
         return ""

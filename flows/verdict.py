@@ -22,7 +22,9 @@ from trainer.contract.errors import OrchestratorError
 ZOMBIE_SECONDS = 30.0
 PENDING_SECONDS = 600.0  # a worker may take minutes from taking a run to starting its process
 KEPT_SECONDS = 120.0  # for a kept machine to end itself once its time is up
-MAX_REVIVALS = 3  # of one run by reconcile; one that crashes again and again is brought to its end
+MAX_REVIVALS = (
+    3  # of one run by reconcile within a day; one that crashes each time is brought to its end
+)
 
 
 class Act(StrEnum):
@@ -77,9 +79,12 @@ def _by_state(run: FlowRun, state: State[Any], *, is_here: bool, found: bool) ->
         case StateType.RUNNING | StateType.CANCELLING if may_be_new and not is_left(folder):
             return Act.KEEP, "its process may just be starting"
         case StateType.RUNNING | StateType.PENDING | StateType.CRASHED:
-            if Journal.of(RunFolder(run.id)).revivals < MAX_REVIVALS:
+            if Journal.of(RunFolder(run.id)).revivals_lately < MAX_REVIVALS:
                 return Act.REVIVE, f"it is {state.name} and no process works on it"
-            return Act.SETTLE, f"it was revived {MAX_REVIVALS} times already"
+            return (
+                Act.SETTLE,
+                f"it was revived {MAX_REVIVALS} times already, each within a day of the one before",
+            )
         case _:
             what = "its machine is still there" if found else "one of its machines is not closed"
             return Act.SETTLE, f"it is {state.name} and {what}"

@@ -76,16 +76,21 @@ def checked_job(
     return job
 
 
-def examine(path: Path, say: Callable[[str], None], *, prove: bool = False) -> list[Shown]:
+def examine(
+    path: Path, say: Callable[[str], None], *, providers: str | None = None, prove: bool = False
+) -> list[Shown]:
     """Check job, data, model and machine, and estimate what the training takes.
 
     Args:
         path: the job file.
         say: called with what takes a while, before it does.
+        providers: names separated by commas, instead of those in the file.
         prove: also try how the rows of a batch are laid out; this loads the model.
     """
     try:
         job = load_job(path)
+        if providers is not None:
+            job = job.model_copy(update={"provider": _names(providers)})
         have_tokens(named_in(job))
         here = staged_job(job, say)
     except OrchestratorError as error:

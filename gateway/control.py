@@ -132,6 +132,12 @@ def refuse_resume(run: FlowRun) -> None:
         ConfigError: it is; the message says which.
     """
     state = job_state(run)
+    waits = run.deployment_id and run.state and run.state.is_scheduled()
+    if waits and state is JobState.CREATED:
+        raise ConfigError(
+            f"Job {_short(run)} waits in the queue already, and starts by itself.",
+            f"See why it waits: trainctl why {_short(run)}",
+        )
     if state is JobState.COMPLETED:
         raise ConfigError(
             f"Job {_short(run)} is completed; there is nothing to resume.", "Run it as a new job."

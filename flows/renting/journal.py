@@ -27,6 +27,8 @@ from flows.shown import IN_USE, MACHINES
 from trainer.contract.files import read_json
 from trainer.contract.words import rounded, time_taken
 
+CALM_SECONDS = 86400.0  # after which a run that was executed again counts as one that never was
+
 
 @dataclass(slots=True)
 class Journal:
@@ -39,10 +41,12 @@ class Journal:
     lost_steps: int = 0
     """How many steps were trained on them beyond their newest checkpoint at home."""
     revivals: int = 0
-    """How often reconcile had the run executed again."""
+    """How often reconcile had the run executed again lately; see `revivals_lately`."""
     artifact_id: str | None = None
     time_up_step: int = -1
     """The newest checkpoint when the time of a machine was up last; -1: it never was."""
+    revived_at: float = 0.0
+    """When reconcile had it executed again last, in seconds since the epoch."""
 
     @classmethod
     def of(cls, run: RunFolder) -> Journal:
@@ -60,6 +64,7 @@ class Journal:
             int(record.get("revivals", 0)),
             record.get("artifact_id"),
             int(record.get("time_up_step", -1)),
+            float(record.get("revived_at", 0.0)),
         )
 
     def begin(
@@ -214,6 +219,21 @@ class Journal:
         """Return what all machines that may still cost money cost together, in USD per hour."""
         return sum(hire.whole_per_hour for hire in self.hires if hire.is_open)
 
+    @property
+    def revivals_lately(self) -> int:
+        """How often the run was executed again without a day between two of these times.
+
+        A training of months may lose its process now and then; one that dies whenever it is
+        executed does so within minutes.
+        """
+        return self.revivals if time.time() - self.revived_at < CALM_SECONDS else 0
+
+    def revived(self) -> None:
+        """Count that the run is executed again."""
+        self.revivals = self.revivals_lately + 1
+        self.revived_at = time.time()
+        self.save()
+
     def save(self) -> None:
         """Write the journal to the run's folder; a full disk delays that and stops nothing."""
         # Metered with every save, so that a crash loses no more than the time since the last one.
@@ -227,6 +247,7 @@ class Journal:
             "revivals": self.revivals,
             "artifact_id": self.artifact_id,
             "time_up_step": self.time_up_step,
+            "revived_at": self.revived_at,
         }
         save_anyway(self.run.journal, record)
 

@@ -30,8 +30,6 @@ Of a run that has GPUs. One that waits has it as the time of its state, where Pr
 pages look for it: so a run that a person resumes has a new place, and one that was paused for another
 its old one.
 """
-ESTIMATE = f"{PREFIX}estimate"
-"""How many seconds it will take, estimated when it was submitted."""
 MACHINE = f"{PREFIX}machine"
 """The computer on which it has GPUs, or had them last."""
 GPUS = f"{PREFIX}gpus"

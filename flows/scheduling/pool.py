@@ -84,7 +84,7 @@ class Job:
     user: str = ""
     project: str = ""
     seconds_left: float = HOUR
-    """How long it will still run: measured, estimated, or else a guess."""
+    """How long it will still run: measured, as long as one of its name took, or else a guess."""
     ran: float = 0.0
     """Seconds of work so far, which is no waiting."""
     held: str = ""

@@ -15,7 +15,6 @@ from blocks.providers.gpu_names import matches
 from flows.asking import Json
 from flows.scheduling.labels import (
     BATCH,
-    ESTIMATE,
     PREFIX,
     PROJECT,
     USER,
@@ -198,8 +197,8 @@ def job_of(run: SeenRun, demand: Demand, *, left: float | None, held: str = "") 
         held: why it may not start yet, whatever is free.
     """
     if left is None:
-        estimate = _number(run.labels.get(ESTIMATE), HOUR)
-        left = max(0.0, min(estimate, run.cap) - run.ran) or min(estimate, run.cap)
+        usual = min(HOUR, run.cap)
+        left = max(0.0, usual - run.ran) or usual
     return Job(
         id=run.id,
         submitted=run.submitted,

@@ -16,7 +16,7 @@ from typing import Any
 from flows.batches.members import is_skipped
 from flows.saved import STOPPED
 from flows.scheduling.dependencies import Member
-from flows.shown import PAUSING
+from flows.shown import PAUSING, state_of
 from gateway.batches.finding import members_of
 from gateway.prefect.client import JobRun, LightClient
 from trainer.contract.errors import ConfigError, OrchestratorError
@@ -72,9 +72,7 @@ def pause(client: LightClient, batch: str) -> Changed:
     def waits(pair: Pair) -> bool:
         return pair[1].state is JobState.CREATED
 
-    until = datetime.now(UTC) + PAUSED_FOR
-    details = {"pause_timeout": until.isoformat(), "pause_reschedule": True}
-    state = {"type": "PAUSED", "message": "its batch is paused", "state_details": details}
+    state = _paused("its batch is paused")
     done = _change(client, batch, waits, ["SCHEDULED"], state, _ask_to_pause)
     if not done.at_once and not done.asked:
         raise ConfigError(
@@ -82,6 +80,22 @@ def pause(client: LightClient, batch: str) -> Changed:
             f"See: trainctl batches show {batch}",
         )
     return done
+
+
+def pause_waiting(client: LightClient, run: JobRun) -> bool:
+    """Take a single job from the queue if it waits there; return whether it did."""
+    if state_of(run.state) is not JobState.CREATED:
+        return False
+    # Unless a worker has taken it in this moment.
+    state = _paused("paused while it waited in the queue")
+    results = client.set_states([run.id], ["SCHEDULED"], state, force=True)
+    return any(one.get("status") == "ACCEPT" for one in results)
+
+
+def _paused(message: str) -> dict[str, Any]:
+    until = datetime.now(UTC) + PAUSED_FOR
+    details = {"pause_timeout": until.isoformat(), "pause_reschedule": True}
+    return {"type": "PAUSED", "message": message, "state_details": details}
 
 
 def resume(client: LightClient, batch: str) -> int:

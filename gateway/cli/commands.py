@@ -15,6 +15,7 @@ from flows.execute import schedule_again
 from flows.run_folder import RunFolder
 from flows.shown import job_state
 from gateway import control, jobs
+from gateway.batches import changing
 from gateway.cli import looking, running
 from gateway.cli.ending import rest_line, tell_end
 from gateway.cli.signals import Signals
@@ -62,8 +63,12 @@ def resume(
 
 
 def pause(text: str, *, wait: bool) -> Exit:
-    """Ask a job to pause, and wait for it."""
-    run_id = looking.found(text).id
+    """Ask a job to pause, and wait for it; one that waits in the queue leaves it at once."""
+    run = looking.found(text)
+    run_id = run.id
+    if changing.pause_waiting(connected(), run):
+        say(f"job {run_id} is paused; it had not started, and keeps its place until it is resumed")
+        return Exit.OK
 
     async def work(client: PrefectClient) -> Exit:
         found = await client.read_flow_run(run_id)

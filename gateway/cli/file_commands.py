@@ -7,14 +7,19 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.options import AsJson, JobFile, Prove
+from gateway.cli.options import AsJson, JobFile, Prove, Providers
 from gateway.exits import Exit, note, reported, say, say_json
 
 file_commands = typer.Typer()
 
 
 @file_commands.command()
-def validate(file: JobFile, json: AsJson = False, prove: Prove = False) -> None:  # noqa: FBT002
+def validate(
+    file: JobFile,
+    provider: Providers = None,
+    json: AsJson = False,  # noqa: FBT002
+    prove: Prove = False,  # noqa: FBT002
+) -> None:
     """Check job, data, model and machine without training; estimate memory and time.
 
     Example: trainctl validate job.yaml
@@ -22,7 +27,7 @@ def validate(file: JobFile, json: AsJson = False, prove: Prove = False) -> None:
     with reported():
         from gateway import checks
 
-        results = checks.examine(file, note, prove=prove)
+        results = checks.examine(file, note, providers=provider, prove=prove)
         passed = all(result.ok for result in results)
         if json:
             values = {r.name: {"ok": r.ok, "text": r.text, **r.facts} for r in results}

@@ -18,7 +18,7 @@ from gateway.exits import note, say, say_json
 from gateway.view import printable
 from trainer.config import Resources
 from trainer.contract import gpu_files
-from trainer.contract.errors import ConfigError, DependencyError, GpusBusy, GpusTaken
+from trainer.contract.errors import CapacityError, ConfigError, DependencyError, GpusBusy, GpusTaken
 from trainer.contract.gpu_locks import Allocation, Held, Holder, take
 
 HEAD = ("GPU", "UUID", "NAME", "FREE", "USE", "TEMP", "STATE")
@@ -107,6 +107,12 @@ def _taken(wanted: Resources, program: str, *, wait: bool) -> Held:
             if error.message != said:
                 note(f"waiting: {error.message}")
                 said = error.message
+        except CapacityError as error:
+            words = error.message.replace("resources.gpu_count", "--count")
+            raise CapacityError(
+                words.replace("resources.min_vram_gb", "--min-vram-gb"),
+                "Ask for less by --count or --min-vram-gb; 'trainctl gpus' shows what there is.",
+            ) from None
         time.sleep(LOOK_SECONDS if said else 0.1)
 
 

@@ -22,7 +22,17 @@ def deploy(automations: Sequence[Path] = ()) -> None:
 
     Args:
         automations: files, or folders of files, with automations to bring there too.
+
+    Raises:
+        ConfigError: an automation is not there, or is not as it should be.
     """
+    # Before anything is changed on the server.
+    for path in automations:
+        if not path.exists():
+            raise ConfigError(
+                f"--automations = {str(path)!r}: there is no such file or folder.",
+                "Name a folder of automations, or one file, such as those in examples/automations.",
+            )
     say(f"deploying to {connect()}")
 
     async def all_of_it(client: PrefectClient) -> None:

@@ -103,6 +103,8 @@ class SlurmCluster:
         self.kill_wait = 5
         """Seconds from SIGTERM to SIGKILL."""
         self.boot_seconds = 0.0
+        self.settings: dict[str, str] = {}
+        """Of slurm.conf, in place of those here or beside them."""
         self._host = socket.gethostname().partition(".")[0]
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._own: Path | None = None
@@ -194,7 +196,7 @@ class SlurmCluster:
             words, env={**os.environ, **self.environ()}, capture_output=True, text=True, check=False
         )
         if check and done.returncode:
-            raise AssertionError(f"{words}: {done.stderr}{done.stdout}")
+            raise AssertionError(f"{words}: {done.returncode} {done.stderr}{done.stdout}")
         return done.stdout
 
     def node(self, state: str) -> None:
@@ -245,7 +247,10 @@ class SlurmCluster:
             nodes="\n".join(rows),
             kill_wait=self.kill_wait,
         )
-        (self.own / "slurm.conf").write_text(text)
+        # Slurm takes the last of two, but complains with every command.
+        lines = [line for line in text.splitlines() if line.split("=")[0] not in self.settings]
+        lines += [f"{name}={value}" for name, value in self.settings.items()]
+        (self.own / "slurm.conf").write_text("\n".join([*lines, ""]))
         (self.own / "gres.conf").write_text(
             f"NodeName={','.join(self.nodes)} Name=gpu Type=pretended File=/dev/null\n"
             if self.gpus

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 from contextlib import suppress
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from flows.locks import briefly_locked, is_held, locked
+from trainer.contract.errors import ConfigError
+from trainer.contract.job_directory import JobDirectory
 
 
 @pytest.fixture
@@ -53,3 +57,21 @@ async def test_a_lock_is_held_on_a_disk_that_takes_no_file(disk, how, is_there):
     assert not is_held(path)
     with briefly_locked(path):
         assert is_held(path)
+
+
+async def test_a_file_system_that_keeps_no_locks_is_named(tmp_path, monkeypatch):
+    """As NFS without its lock service, which no test can mount."""
+
+    def refused(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+
+    with pytest.raises(ConfigError, match="this file system keeps no locks"):
+        async with locked(tmp_path / "lock"):
+            pass
+    with (
+        pytest.raises(ConfigError, match=f"{tmp_path}: this file system keeps no locks"),
+        JobDirectory(tmp_path).owned(),
+    ):
+        pass

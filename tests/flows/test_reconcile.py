@@ -20,7 +20,7 @@ from flows.attended import hold
 from flows.execute import create_run
 from flows.locks import locked
 from flows.reconcile import reconcile_once
-from flows.renting.journal import Journal
+from flows.renting.journal import CALM_SECONDS, Journal
 from flows.run_folder import RunFolder
 from flows.verdict import MAX_REVIVALS, Act, decide
 from tests.clouds.lambda_cloud import LambdaCloud
@@ -115,10 +115,17 @@ async def test_a_run_that_a_process_works_on_is_left_alone_whatever_its_state():
 async def test_a_run_that_dies_again_and_again_is_brought_to_its_end():
     run = await run_in(StateType.CRASHED)
     journal = Journal.of(RunFolder(run.id))
-    journal.revivals = MAX_REVIVALS
-    journal.save()
-
+    for _ in range(MAX_REVIVALS):
+        assert decide(run, is_here=True, found=True)[0] is Act.REVIVE
+        journal.revived()
     assert decide(run, is_here=True, found=True)[0] is Act.SETTLE
+
+    # A training of months may lose its process now and then.
+    journal.revived_at -= CALM_SECONDS
+    journal.save()
+    assert decide(run, is_here=True, found=True)[0] is Act.REVIVE
+    journal.revived()
+    assert Journal.of(RunFolder(run.id)).revivals == 1
 
 
 async def test_a_kept_machine_goes_when_its_time_is_up_and_not_before(cloud):

@@ -52,6 +52,16 @@ def test_a_wrong_setting_is_named_before_anything_starts(
     assert error.count("\n") == 1
 
 
+def test_automations_that_are_not_there_are_named_before_anything_is_deployed(
+    capsys: pytest.CaptureFixture[str],
+):
+    code, error = _complaint(["deploy", "--automations", "nosuch"], capsys)
+
+    assert code == Exit.BAD_INPUT
+    assert error.startswith("error: --automations = 'nosuch': there is no such file")
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import get_client
@@ -15,10 +15,13 @@ from prefect.states import Cancelling, Completed, Crashed, Paused, Running, Sche
 
 from blocks.home import runs
 from flows.attended import is_worked_on
-from flows.execute import create_run
+from flows.execute import create_run, schedule_again
 from flows.run_folder import RunFolder
-from flows.shown import REVIVING, job_state
+from flows.shown import QUEUED, REVIVING, job_state
 from gateway import control
+from gateway.batches import changing
+from gateway.prefect.client import connected
+from tests.flows.scheduling.pool_site import pool_site
 from tests.gateway.commanding import make_job
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
@@ -163,3 +166,26 @@ async def test_a_job_at_rest_goes_on_by_as_many_processes_as_are_asked_for(prefe
         running = await _run_in(client, Running())
         with pytest.raises(ConfigError, match="has not let go of what it trains on"):
             await control.reshape(client, running, nodes=None, processes=2)
+
+
+async def test_a_job_that_waits_leaves_the_queue_at_once_and_goes_back_to_its_place(
+    prefect_api: str,
+):
+    async with pool_site() as site:
+        id = UUID(await site.submit("waits"))
+        place = (await site.run(str(id))).created
+
+        with pytest.raises(ConfigError, match="waits in the queue already"):
+            control.refuse_resume(await site.run(str(id)))
+        light = connected()
+        assert changing.pause_waiting(light, light.read_flow_run(id))
+        run = await site.run(str(id))
+        assert job_state(run) is JobState.PAUSED
+        assert not changing.pause_waiting(light, light.read_flow_run(id))
+
+        control.refuse_resume(run)
+        assert await schedule_again(id)
+        run = await site.run(str(id))
+        assert (run.state.name, run.next_scheduled_start_time) == (QUEUED, place)
+        await site.set_state(str(id), Running())
+        assert not changing.pause_waiting(light, light.read_flow_run(id))

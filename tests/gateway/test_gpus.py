@@ -73,7 +73,8 @@ def test_a_program_has_its_gpus_to_its_end_and_the_signals_of_a_shell():
 @pytest.mark.usefixtures("pretended_gpus")
 def test_a_program_that_cannot_have_its_gpus_is_not_started(capsys):
     assert trainctl("gpus", "exec", "--count", "5", "--", "true") == 1
-    assert "asks for 5 GPUs" in capsys.readouterr().err
+    assert "--count asks for 5 GPUs" in (said := capsys.readouterr().err)
+    assert "resources." not in said
     assert trainctl("gpus", "exec", "--", "no-such-program") == 1
     assert signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN  # a broken line ends nothing here
     assert "'no-such-program' cannot be started" in capsys.readouterr().err

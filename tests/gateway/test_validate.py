@@ -56,6 +56,13 @@ def test_validate_tells_everything_that_is_wrong_at_once(tmp_path: Path, capfd):
     assert checks["machine"]["class"] == "CapacityError"
 
 
+def test_validate_takes_the_provider_that_run_takes(tmp_path: Path, capfd):
+    done = call_here(capfd, "validate", job_file(tmp_path), "--provider", "nosuch", "--json")
+
+    assert done.returncode == 2
+    assert "nosuch" in done.stdout
+
+
 def test_validate_reads_own_code_and_runs_none_of_it(tmp_path: Path, capfd):
     proof, code = tmp_path / "proof", tmp_path / "mine.py"
     code.write_text(f"open({str(proof)!r}, 'w')\ndef tidy(row):\n    return row\n")

@@ -34,6 +34,7 @@ from typing import Any
 
 from trainer.contract.errors import OrchestratorError, from_dict
 from trainer.contract.files import read_json, replace_json
+from trainer.contract.flock import flock
 
 MERGED, GGUF = "merged", "gguf"
 """Folders of an output: the merged model, and files for llama.cpp."""
@@ -200,7 +201,7 @@ class JobDirectory:
             try:
                 # flock(2), not fcntl(2) or lockf(3): those belong to the process and are lost at
                 # fork.
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, self._lock)
             except BlockingIOError:
                 yield None
             else:
@@ -215,7 +216,9 @@ class JobDirectory:
         except FileNotFoundError:
             return False
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # two who ask do not collide
+            flock(
+                descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, self._lock
+            )  # two who ask do not collide
         except BlockingIOError:
             return True
         finally:

@@ -27,6 +27,9 @@ FOLDER_VARIABLE = "SLURM_FOLDER"
 HERE = "local"
 ASK_SECONDS = 60.0  # for one of Slurm's commands; a busy controller takes its time
 MISSING_COMMAND = 127
+_STEERING = ("SLURM_", "SBATCH_", "SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_", "SRUN_")
+_CONFIGURED = {"SLURM_CONF"}
+"""Of the variables that steer Slurm's commands, the one that says which cluster this computer belongs to."""
 _BEGIN = "@answer\n"  # of what a command prints: before it may stand what a login shell does
 
 _AWAY = (
@@ -107,6 +110,11 @@ async def _run(login: Machine, words: tuple[str, ...], text: str, folder: str) -
     # In English, since what is refused is told by its words.
     env = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
     command = ["sh", "-c", line, "sh", folder, text, *words]
+    if isinstance(login, LocalMachine):
+        # Of the caller, such as SLURM_CLUSTERS, SBATCH_RESERVATION or SQUEUE_STATES: what holds is in the
+        # block, and what is meant for a person's own commands would lead ours elsewhere.
+        theirs = [n for n in os.environ if n.startswith(_STEERING) and n not in _CONFIGURED]
+        command = ["env", *(word for name in theirs for word in ("-u", name)), *command]
     try:
         return await login.run(command, env=env, timeout=ASK_SECONDS)
     except TimeoutError:
@@ -118,6 +126,13 @@ async def _run(login: Machine, words: tuple[str, ...], text: str, folder: str) -
 def refusal(command: str, said: str) -> OrchestratorError:
     """Return the error for what a command of Slurm's printed when it failed."""
     words = said.casefold()
+    if "munge" in words or "authentication" in words:
+        # Not refused: a training goes on while somebody starts it again.
+        return Unanswered(
+            f"Slurm cannot tell who asks, since munge does not work: {said[-300:]}.",
+            "Start munge on the login node (systemctl start munge); its key and its clock must be those "
+            "of the controller. 'munge -n | unmunge' tries it.",
+        )
     if any(text in words for text in _AWAY):
         return Unanswered(f"Slurm's controller does not answer: {said[-300:]}.")
     for text, kind, scope in _REFUSALS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ ADDRESSES = ("sinfo", "--noheader", "--Node", "--format=%N|%o")
 UNUSABLE = ("down", "drain", "fail", "maint", "inval", "unknown")
 MB_PER_GIB = 1024.0
 NAME = "slurm"
+_TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,8 @@ def seconds_in(text: str) -> float | None:
     text = text.strip()
     if text.lower() in {"infinite", "unlimited", "n/a", "not_set", "partition_limit"}:
         return None
+    if not _TIME.fullmatch(text):
+        raise ValueError(f"{text!r} is no time")
     days, dash, rest = text.rpartition("-")
     parts = [int(part) for part in rest.split(":")]
     if dash:

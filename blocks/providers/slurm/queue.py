@@ -264,9 +264,14 @@ def instance_type(kind: str, gpus: int) -> str:
     return f"{gpus} × {kind or 'GPU'}" if gpus else "CPU"
 
 
+def _number(row: SlurmJob) -> int:
+    return int(re.match(r"[0-9]+", row.id)[0])  # type: ignore[index]
+
+
 def first_of(rows: Sequence[SlurmJob], mark: Mark) -> tuple[SlurmJob, int] | None:
     """Return the job, and the rank of its node, that a mark means; the youngest job of several."""
-    for row in reversed(rows):
+    # squeue sorts by partition and priority, and Slurm numbers jobs in the order of their submission.
+    for row in sorted(rows, key=_number, reverse=True):
         for rank in range(row.nodes):
             if row.mark and with_rank(row.mark, rank) == mark:
                 return row, rank

@@ -265,3 +265,42 @@ def test_only_lesser_jobs_that_ran_a_while_are_paused_and_only_if_that_is_enough
     waiting = [*queue, *(one.job for one in victims)]
     after = decide(waiting, machines, rest, [], NOW + 60, policy)
     assert head.id in [one.job for one in after if isinstance(one, StartJob)]
+
+
+@settings(max_examples=12)
+@given(
+    st.sampled_from(Strategy),
+    st.integers(1, 4),
+    st.sampled_from([300.0, 1800.0]),
+    st.sampled_from([1, 2]),
+    st.booleans(),
+)
+def test_no_job_is_starved_by_others_that_come_for_ever(strategy, gpus, takes, each, preempts):
+    """Beyond `max_wait` a job starts as soon as what runs then has ended, whoever else is there."""
+    step, number = 300.0, 0
+    policy = Policy(strategy=strategy, max_wait=2 * HOUR, preempts=preempts)
+    pool = [PoolMachine(name="m", gpus=tuple(PoolGpu(uuid=f"g{n}", vram_gb=1) for n in range(4)))]
+    queue = [
+        Job(id="poor", submitted=NOW, demand=Demand(gpus=gpus), priority=0, seconds_left=20 * HOUR)
+    ]
+    running: list[Running] = []
+    now = NOW
+    while "poor" not in {one.job.id for one in running}:
+        assert now <= NOW + policy.max_wait + takes + 2 * step
+        running = [one for one in running if one.since + takes > now]
+        for _ in range(4):  # twice as much as the pool can do, and more
+            number += 1
+            queue.append(
+                Job(
+                    id=f"rich{number}",
+                    submitted=now,
+                    demand=Demand(gpus=each),
+                    priority=100,
+                    user=str(number),
+                    seconds_left=takes,
+                )
+            )
+        new = started(decide(queue, pool, running, [], now, policy), queue, now)
+        running += new
+        queue = [job for job in queue if job not in [one.job for one in new]]
+        now += step

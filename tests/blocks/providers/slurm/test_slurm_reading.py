@@ -164,6 +164,8 @@ def test_every_node_of_a_job_is_an_instance_with_the_mark_of_its_rank():
     assert own.run_id
     second = Mark.of_run(own.run_id, own.attempt, 1)
     assert first_of([row], second) == (row, 1)
+    [younger] = rows_of(line(JobID="10", NumNodes="3"))
+    assert first_of([younger, row], second) == first_of([row, younger], second) == (younger, 1)
     assert first_of([row], Mark.of_run(own.run_id, own.attempt + 1)) is None
 
 
@@ -209,6 +211,12 @@ def test_gpus_are_read_in_all_of_slurms_spellings(text, found):
 )
 def test_times_are_read_as_slurm_writes_them(text, seconds):
     assert seconds_in(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-5", "1:-2", "1:2:3:4", "5 minutes"])
+def test_what_is_no_time_of_slurm_is_refused(text):
+    with pytest.raises(ValueError, match="no time"):
+        seconds_in(text)
 
 
 def test_the_default_partition_is_offered_and_others_where_they_are_named():
@@ -343,6 +351,23 @@ def test_a_refusal_rules_out_what_it_is_about(said, kind, scope):
 )
 def test_a_controller_that_does_not_answer_may_have_acted(said):
     assert isinstance(refusal("sbatch", said), Unanswered)
+
+
+def test_where_munge_does_not_work_it_is_named():
+    error = refusal("sbatch", "error: Munge encode failed: Failed to access /run/munge.socket.2")
+
+    assert isinstance(error, Unanswered)
+    assert "munge does not work" in error.message
+    assert "systemctl start munge" in str(error.suggestion)
+
+
+async def test_what_a_person_set_for_slurms_own_commands_does_not_steer_ours(monkeypatch):
+    for name in ("SLURM_CLUSTERS", "SBATCH_RESERVATION", "SLURM_CONF"):
+        monkeypatch.setenv(name, "/of/mine")
+
+    said = await asked(LocalMachine(), "env")
+
+    assert [line for line in said.splitlines() if "/of/mine" in line] == ["SLURM_CONF=/of/mine"]
 
 
 def test_what_an_older_job_of_the_same_number_left_ends_no_allocation(tmp_path):
