@@ -7,12 +7,11 @@ import subprocess
 
 import pytest
 
-from blocks.machines.local import LocalMachine
 from blocks.marks import Mark
 from blocks.models import InstanceStatus
 from blocks.providers.api import Unanswered
 from blocks.providers.slurm import order
-from blocks.providers.slurm.login import asked, folder_of, refusal
+from blocks.providers.slurm.login import folder_of, refusal
 from blocks.providers.slurm.offers import nodes_of, offers_of, seconds_in, together
 from blocks.providers.slurm.queue import (
     _COLUMNS,
@@ -353,23 +352,6 @@ def test_a_controller_that_does_not_answer_may_have_acted(said):
     assert isinstance(refusal("sbatch", said), Unanswered)
 
 
-def test_where_munge_does_not_work_it_is_named():
-    error = refusal("sbatch", "error: Munge encode failed: Failed to access /run/munge.socket.2")
-
-    assert isinstance(error, Unanswered)
-    assert "munge does not work" in error.message
-    assert "systemctl start munge" in str(error.suggestion)
-
-
-async def test_what_a_person_set_for_slurms_own_commands_does_not_steer_ours(monkeypatch):
-    for name in ("SLURM_CLUSTERS", "SBATCH_RESERVATION", "SLURM_CONF"):
-        monkeypatch.setenv(name, "/of/mine")
-
-    said = await asked(LocalMachine(), "env")
-
-    assert [line for line in said.splitlines() if "/of/mine" in line] == ["SLURM_CONF=/of/mine"]
-
-
 def test_what_an_older_job_of_the_same_number_left_ends_no_allocation(tmp_path):
     place = tmp_path / "slurm" / "7"
     place.mkdir(parents=True)
@@ -383,15 +365,6 @@ def test_what_an_older_job_of_the_same_number_left_ends_no_allocation(tmp_path):
         assert process.wait(PATIENCE) == 0
 
     assert not is_over
-
-
-async def test_what_a_login_shell_prints_is_no_answer():
-    class Greeting(LocalMachine):
-        async def run(self, command, **options):
-            greeted = ["sh", "-c", 'echo Welcome; exec "$@"', "sh", *command]
-            return await super().run(greeted, **options)
-
-    assert await asked(Greeting(), "cat", text="5\n@answer\n") == "5\n@answer\n"
 
 
 def test_a_folder_that_is_not_absolute_is_refused():
