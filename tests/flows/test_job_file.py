@@ -32,6 +32,7 @@ def refusal(tmp_path, content: str | bytes) -> str:
         (GOOD.replace("name: a", "nam: a"), "nam is not a field; did you mean name?"),
         (GOOD.replace("name: a", "name: ../../etc"), "name = '../../etc': must be 1 to 63"),
         (GOOD.replace("m,", "m, learning_rate: -1,"), "training.learning_rate = -1: must be"),
+        (GOOD.replace("m,", "m, adapter: 5,"), "must be a valid string, or be a valid list"),
         (GOOD.replace("m,", "m, learning_rate: fast,"), "training.learning_rate = 'fast': must be"),
         (
             GOOD.replace("m,", "m, method: magic,"),

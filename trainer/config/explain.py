@@ -39,7 +39,7 @@ def validated(model: type[Model], value: Any, source: str, remedy: str | None = 
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = list(_problems(model, error))
+        problems = _joined(_problems(model, error))
         if len(problems) > MAX_PROBLEMS:
             # A whole file of the wrong kind has a problem in every line.
             problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
@@ -47,6 +47,16 @@ def validated(model: type[Model], value: Any, source: str, remedy: str | None = 
         # from None: the traceback of pydantic would say the same once more, and worse.
         end = "" if shown.endswith("?") else "."
         raise ConfigError(f"{source}: {shown}{end}", remedy) from None
+
+
+def _joined(problems: Iterator[str]) -> list[str]:
+    """Return one sentence for a value of none of the types that a field may have; pydantic has one for each."""
+    found: dict[str, str] = {}
+    for problem in problems:
+        head, _, order = problem.partition(": must ")
+        is_another = order and head in found
+        found[head] = f"{found[head]}, or {order}" if is_another else problem
+    return list(found.values())
 
 
 def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
