@@ -19,6 +19,7 @@ import dataclasses
 import math
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -66,6 +67,7 @@ def main() -> int:
     given = parser.parse_args()
     if MARK not in os.environ:
         _inside(given.speed)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and so the cluster's daemons end
     gpus = tuple(PoolGpu(uuid=f"GPU-{n}", vram_gb=80.0) for n in range(given.gpus))
     machines = [PoolMachine(name="host", gpus=gpus)]
     items = _trace(given.seed, given.jobs, given.gpus)
