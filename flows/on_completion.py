@@ -12,7 +12,6 @@ from uuid import UUID
 
 import httpx
 from prefect.exceptions import ObjectNotFound
-from prefect.utilities.schema_tools.validation import validate
 
 from flows.job_events.kinds import plain
 from flows.job_events.noting import used
@@ -51,6 +50,9 @@ async def refuse_unfit(job: TrainingJob) -> str:
     refuse_missing(wanted, found.model_dump(mode="json"))
     given = {**(found.parameters or {}), **with_results(wanted.parameters, RESULTS)}
     if found.enforce_parameter_schema and found.parameter_openapi_schema:
+        # Twenty megabytes, for those who need it.
+        from prefect.utilities.schema_tools.validation import validate
+
         for wrong in validate(given, found.parameter_openapi_schema):
             raise ConfigError(
                 f"on_completion.parameters: {wanted.deployment} does not take them: "
