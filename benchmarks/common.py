@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gateway.prefect.server import SETTINGS
 from trainer.contract.files import replace_json
 from trainer.contract.job_directory import JobDirectory
 
@@ -102,12 +103,12 @@ class Place:
         return self.start([sys.executable, *words], log, **environment).finished()
 
     def prefect_server(self) -> str:
-        """Start a Prefect server, for this process too, and return the URL of its API."""
+        """Start a Prefect server as ours is, for this process too, and return the URL of its API."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--no-ui"]
-        server = self.start([sys.executable, *command, "--port", port], "server.log")
+        server = self.start([sys.executable, *command, "--port", port], "server.log", **SETTINGS)
         self.server_pid = server.process.pid
         url = f"http://127.0.0.1:{port}/api"
         wait_until(lambda: _healthy(url) or server.must_live(), SERVER_SECONDS)

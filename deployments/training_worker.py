@@ -15,34 +15,35 @@ import contextvars
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.exceptions import Abort, ObjectNotFound, Pause
+from prefect.exceptions import ObjectNotFound, Pause
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_WORKER_ENABLE_CANCELLATION,
     PREFECT_WORKER_QUERY_SECONDS,
+    get_current_settings,
     temporary_settings,
 )
-from prefect.states import Pending
 from prefect.types._datetime import now
-from prefect.utilities.engine import propose_state
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from blocks.allotted import allotted
 from deployments import left_runs
 from deployments.beginnings import Beginnings
 from deployments.beside_main import beside_main_thread
+from deployments.claims import Claims
 from deployments.flow_process import SafeConfiguration, lacking, refuse
 from deployments.gpu_table import GpuTable
 from deployments.hearing import hear
-from deployments.left_runs import lock_of, taken_here
+from deployments.left_runs import lock_of
 from deployments.pools import CLOUD_POOL, POOL_TYPE
 from deployments.run_places import RunPlaces
 from deployments.this_machine import Given, no_machine, this_machine
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
 
 TURN_SECONDS = 0.05  # what Prefect's loop waits between two turns; ours wait by themselves
 LEFT_SECONDS = 10.0  # between two searches for runs that a worker left
-CLAIM_SECONDS = 30.0  # for Prefect to give us a run
+FULL_SECONDS = 3.0  # between two looks at the queue while no more may begin
 ENDING_SECONDS = 10.0  # less than `deployments.worker` waits
 PAGE = 200
 
@@ -104,7 +105,7 @@ class TrainingWorker(ProcessWorker):
         self._helpers: list[asyncio.Task[None]] = []
         self._context = contextvars.copy_context()
         self._leads = False
-        self._searched = 0.0
+        self._searched = self._decided = self._rests_until = 0.0
         self._is_ending = False
         self._silent = False
 
@@ -120,10 +121,13 @@ class TrainingWorker(ProcessWorker):
             await ProcessWorker.start(self, run_once, with_healthcheck, printer)
 
         # Cancellation: of what waits in this process, or has one of its own. Ours look by themselves.
-        ours = {
+        ours: dict[Any, Any] = {
             PREFECT_WORKER_ENABLE_CANCELLATION: True,
             PREFECT_WORKER_QUERY_SECONDS: TURN_SECONDS,
         }
+        if "heartbeat_frequency" not in get_current_settings().flows.model_fields_set:
+            # It takes a thread for each run, which wakes every second; ours are found without.
+            ours[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
         with temporary_settings(ours):
             if run_once or threading.current_thread() is not threading.main_thread():
                 await serve()
@@ -144,6 +148,7 @@ class TrainingWorker(ProcessWorker):
             limit=self._most,
             held=BatchWatch(self.client).held,
         )
+        self._claims = Claims(self.client, self._begin, self._queue.left)
         self._helpers.append(asyncio.create_task(hear(self._turn.set, ring)))
         self._helpers.append(asyncio.create_task(keep_telling()))
         if self._work_pool_name != CLOUD_POOL:
@@ -192,12 +197,14 @@ class TrainingWorker(ProcessWorker):
         with suppress(TimeoutError):
             async with asyncio.timeout(self._queue.settings.check_interval):
                 await self._turn.wait()
+        # Where Prefect is slow to answer, half of its time is for the runs.
+        await asyncio.sleep(self._rests_until - time.monotonic())
         self._turn.clear()
         self._last_polled_time = now("UTC")
         if self._is_ending or not self._has_successfully_synced or not await self._decides():
             return []
         try:
-            with asking_once():
+            with asking_once(), self._resting_afterwards():
                 begun = [*await self._taken_over(), *await self._started()]
         except UNANSWERED as error:
             if not self._silent:  # said while it is news
@@ -209,6 +216,13 @@ class TrainingWorker(ProcessWorker):
             return []
         self._silent = False
         return begun
+
+    @contextmanager
+    def _resting_afterwards(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._rests_until = ended + min(ended - began, self._queue.settings.check_interval)
 
     async def _decides(self) -> bool:
         """Whether this worker decides for its pool on this computer; another one may."""
@@ -229,7 +243,13 @@ class TrainingWorker(ProcessWorker):
         for id in self._gpus_apart.keys() - self._submitting_flow_run_ids:
             del self._gpus_apart[id]
             self._queue.left(str(id))
+        begun = await self._claims.settle()
+        if self._beginnings.is_full:
+            self._beginnings.once_few(self._turn.set)
+            if time.monotonic() - self._decided < FULL_SECONDS:
+                return begun
         decisions = await self._queue.decide()
+        self._decided = time.monotonic()
         for pause in decisions:
             if isinstance(pause, PauseJob):
                 await self._pause(UUID(pause.job), pause.whom)
@@ -239,7 +259,7 @@ class TrainingWorker(ProcessWorker):
             for one in decisions
             if isinstance(one, StartJob) and one.machine == host
         }
-        for id in self._at_work.keys() | self._submitting_flow_run_ids:
+        for id in self._mine():
             starts.pop(id, None)
         runs = await self._read(self._beginnings.few(list(starts), self._turn.set))
         taken = await asyncio.gather(
@@ -249,7 +269,11 @@ class TrainingWorker(ProcessWorker):
         if trouble := next((one for one in taken if isinstance(one, BaseException)), None):
             raise trouble
         await self._queue.tell(decisions)
-        return [run for run, is_ours in zip(runs, taken, strict=True) if is_ours is True]
+        return begun + [run for run, is_ours in zip(runs, taken, strict=True) if is_ours is True]
+
+    def _mine(self) -> set[UUID]:
+        """Return the runs that this process executes, or is about to."""
+        return self._at_work.keys() | self._submitting_flow_run_ids | self._claims.unsure.keys()
 
     async def _read(self, ids: Sequence[UUID]) -> list[FlowRun]:
         """Return runs by their ids, in that order; those that are gone are left out."""
@@ -271,28 +295,7 @@ class TrainingWorker(ProcessWorker):
         if place.flow is None:
             await self._apart(run, start.gpus)
             return True
-        given = False
-        try:
-            given = await self._is_given(run.id)
-        finally:
-            # Also where no answer came. If it was given to us all the same, it is found as left.
-            if not given:
-                self._queue.left(start.job)
-        if given:
-            self._begin(run, place.flow, start.gpus)
-        return given
-
-    async def _is_given(self, id: UUID) -> bool:
-        """Take a run; return whether Prefect has given it to us."""
-        try:
-            async with asyncio.timeout(CLAIM_SECONDS):
-                # By its rules Prefect gives a run to one alone, and keeps the limits of deployments.
-                state = await propose_state(
-                    self.client, Pending(message=taken_here()), flow_run_id=id
-                )
-        except (Abort, ObjectNotFound, TimeoutError):
-            return False
-        return state.is_pending()
+        return await self._claims.take(run, place.flow, start.gpus)
 
     async def _apart(self, run: FlowRun, gpus: Sequence[str]) -> None:
         """Have a run executed in a process of its own, by Prefect's own means."""
@@ -366,8 +369,7 @@ class TrainingWorker(ProcessWorker):
         if not self._searched:  # what paused for another since its worker ended
             for run in await left_runs.left_paused(self.client, self._work_pool_name):
                 await self._queue_again(run.id)
-        mine = self._at_work.keys() | self._submitting_flow_run_ids
-        left = await left_runs.left_at_work(self.client, self._work_pool_name, mine)
+        left = await left_runs.left_at_work(self.client, self._work_pool_name, self._mine())
         few = self._beginnings.few(left, self._turn.set)
         begun = [run for run in few if await self._take_over(run)]
         # Where some are left, the next turn goes on with them.

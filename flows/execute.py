@@ -105,7 +105,7 @@ async def execute_other(run_id: UUID, flow: Flow[..., Any]) -> State[Any]:
 
 
 async def _executed(client: PrefectClient, run: FlowRun, asked: bool) -> State[Any]:  # noqa: FBT001
-    flow = _flow()
+    flow = _flow(is_named=run.name == (run.parameters.get("job") or {}).get("name"))
     if not asked and run.state and run.state.is_running() and pause_is_wanted(run.state):
         # The process died that was to pause it: it is asked again, once it can hear.
         flow = flow.with_options(
@@ -136,12 +136,23 @@ async def _executed(client: PrefectClient, run: FlowRun, asked: bool) -> State[A
 
 
 @cache
-def _flow() -> Flow[..., Any]:
-    """Return the flow as it is executed here; made once, for it takes a while to describe a job."""
+def _flow(*, is_named: bool) -> Flow[..., Any]:
+    """Return the flow as it is executed here; made once, for it takes a while to describe a job.
+
+    Args:
+        is_named: whether the run has the name of its job already, so that nothing need be written.
+    """
     # Handlers can be set only in the main thread.
     is_main = threading.current_thread() is threading.main_thread()
     flow = cast("Flow[..., Any]", train)
-    return flow.with_options(on_running=[_end_silently] if is_main else [])
+    # Nothing is stored as a result; without a place for it the engine asks the API where it would be,
+    # for each run, and all others stand still meanwhile.
+    made = flow.with_options(
+        on_running=[_end_silently] if is_main else [], result_storage=artifacts()
+    )
+    if is_named:
+        made.flow_run_name = None
+    return made
 
 
 def _end_silently(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:

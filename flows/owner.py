@@ -11,6 +11,7 @@ import socket
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 
 from blocks.marks import installation_id
 from flows.logger import logger
@@ -20,12 +21,20 @@ OWNER = "training-orchestrator.owner"
 """The label of a flow run; its value is an installation, an @ and the name of its computer."""
 
 
+def owned_here() -> dict[str, str | int | float | bool]:
+    """Return the label of a run that is this installation's."""
+    return {OWNER: f"{installation_id()}@{socket.gethostname()}"}
+
+
 async def claim(run_id: UUID) -> None:
     """Note that a run is this installation's, however long Prefect's API is away."""
-    owner = f"{installation_id()}@{socket.gethostname()}"
+    context = FlowRunContext.get()
+    known = context.flow_run.labels if context and context.flow_run else {}
+    if owned_here().items() <= known.items():  # noted with the GPUs that the queue gave it
+        return
     try:
         async with prefect_client() as client:
-            await client.update_flow_run_labels(run_id, {OWNER: owner})
+            await client.update_flow_run_labels(run_id, owned_here())
     except UNANSWERED as error:  # a refusal, by which no run may end
         logger().warning("Prefect does not note who works on this run: %s", error)
 

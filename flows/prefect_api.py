@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import httpx
 from prefect import get_client
@@ -32,7 +33,12 @@ from flows.logger import logger
 
 ONCE_SECONDS = 10.0  # for a call that does not wait: an API may be silent without refusing
 CREATE_SECONDS = 120.0  # the same for what creates something; a busy database takes its time
-RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0)
+RETRY_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)  # the first: a database that was busy for a moment
+WRITES_AT_ONCE = 2
+READS_AT_ONCE = 6
+BUSY_SECONDS = (0.2, 0.5)  # before a call that asks once is repeated after all
+REPEATABLE = {"PATCH", "PUT", "DELETE"}
+READING = ("/filter", "/count")  # how the address of a POST ends that writes nothing
 # Request Timeout, Too Early and Too Many Requests ask for another try, as any 5xx does.
 TEMPORARY = {408, 425, 429}
 
@@ -48,6 +54,9 @@ T = TypeVar("T")
 _was_away = False
 _settings: tuple[SettingsContext, SettingsContext] | None = None
 """Those in force when a client was made last, and the same without Prefect's own tries."""
+_turns: WeakKeyDictionary[
+    asyncio.AbstractEventLoop, tuple[asyncio.Semaphore, asyncio.Semaphore]
+] = WeakKeyDictionary()
 _patience: ContextVar[float] = ContextVar("seconds for Prefect's API", default=math.inf)
 
 
@@ -76,7 +85,7 @@ async def persistently(call: Callable[[], Awaitable[T]]) -> T:
                 raise
             _was_away = True
             pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
-            if attempt < len(RETRY_SECONDS):  # said while it is news
+            if 0 < attempt < len(RETRY_SECONDS):  # said while it is news
                 message = "Prefect's API fails (%s); trying again in %g s"
                 logger().warning(message, type(error).__name__, pause)
             attempt += 1
@@ -128,7 +137,8 @@ def make_patient(client: PrefectClient) -> None:
     async def send_once(request: httpx.Request, **options: Any) -> httpx.Response:
         token = SettingsContext.__var__.set(without_retries)
         try:
-            return await send(request, **options)
+            async with _turn_of(request):
+                return await send(request, **options)
         finally:
             SettingsContext.__var__.reset(token)
 
@@ -138,7 +148,7 @@ def make_patient(client: PrefectClient) -> None:
             return await persistently(lambda: send_once(request, **options))
         try:
             async with asyncio.timeout(seconds) as timer:
-                return await send_once(request, **options)
+                return await _unless_busy(lambda: send_once(request, **options), request)
         except TimeoutError:
             if not timer.expired():
                 raise
@@ -146,6 +156,38 @@ def make_patient(client: PrefectClient) -> None:
 
     http.send = send_patiently  # type: ignore[method-assign]
     http.is_patient = True  # type: ignore[attr-defined]
+
+
+async def _unless_busy(
+    call: Callable[[], Awaitable[httpx.Response]], request: httpx.Request
+) -> httpx.Response:
+    """Call once more, at most twice, where the database was busy and nothing can be done twice."""
+    for pause in BUSY_SECONDS if request.method in REPEATABLE or _only_reads(request) else ():
+        try:
+            return await call()
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                raise
+        await asyncio.sleep(pause)
+    return await call()
+
+
+def _only_reads(request: httpx.Request) -> bool:
+    return request.method == "GET" or request.url.path.endswith(READING)
+
+
+def _turn_of(request: httpx.Request) -> asyncio.Semaphore:
+    """Return what lets few requests of this process, all its runs together, be under way at a time.
+
+    A hundred runs that write side by side keep a server with SQLite from answering any of them: it has
+    one writer at a time and fifteen connections, refuses whoever read before another wrote, and lets
+    all wait for a minute when one holds the lock that another connection needs.
+    """
+    loop = asyncio.get_running_loop()
+    if loop not in _turns:
+        _turns[loop] = asyncio.Semaphore(WRITES_AT_ONCE), asyncio.Semaphore(READS_AT_ONCE)
+    writes, reads = _turns[loop]
+    return reads if _only_reads(request) else writes
 
 
 def _without_retries() -> SettingsContext:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from gateway.prefect.server import answers
+from gateway.prefect.server import SETTINGS, answers
 from tests.pretended_gpus import PretendedGpus
 from tests.waiting import until_now
 
@@ -209,7 +209,8 @@ def _start_server(folder: Path) -> dict[str, object]:
                     *("--host", "127.0.0.1", "--port", str(port), "--no-ui"),
                 ],
                 # All tests share it, so it belongs to the home of none.
-                env={**os.environ, "PREFECT_HOME": str(folder / "home")}
+                env=SETTINGS
+                | {**os.environ, "PREFECT_HOME": str(folder / "home")}
                 | {"TRAINING_ORCHESTRATOR_HOME": str(folder)}
                 | {
                     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": str(

@@ -14,6 +14,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 
 from flows.asking import asking
+from flows.owner import owned_here
 from flows.scheduling.administration import Administration
 from flows.scheduling.announced import Announcer
 from flows.scheduling.gathering import Gathering, Held
@@ -107,7 +108,8 @@ class PoolQueue:
         given = Allotment(
             machine=start.machine, gpus=start.gpus, since=self._announcer.now(), place=run.submitted
         )
-        await self._client.update_flow_run_labels(UUID(start.job), given.labels())
+        labels = {**given.labels(), **owned_here()}
+        await self._client.update_flow_run_labels(UUID(start.job), labels)
         self._taken[run.id] = run.with_allotment(given)
         self._left.discard(run.id)
         self._asked.pop(run.id, None)

@@ -94,6 +94,8 @@ class Board:
 
         Less often while Prefect is slow, so that the boards of many jobs do not keep it slow.
         """
+        # What many write as they begin would keep others from beginning.
+        await asyncio.sleep(unhurried(UPDATE_SECONDS, CROWDED_SECONDS) - UPDATE_SECONDS)
         while True:
             began = time.monotonic()
             await self._publish()

@@ -32,6 +32,18 @@ PORT = 4200  # Prefect's own; PREFECT_SERVER_API_PORT chooses another, as it doe
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.2
+SETTINGS = {
+    # Prefect reports the use of a server to its maker unless this is off; a user may turn it on.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Else a schedule of every minute would show 60 runs in advance: the scheduler plans an hour.
+    "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT5M",
+    # Prefect names what waits for 15 s "Late", ten runs at a time, each in a transaction that reads
+    # before it writes. With SQLite, and a queue of a hundred, that lets nobody else write.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "PT5M",
+    # Twenty events in a transaction are half of what a hundred runs that begin have it write.
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+}
+"""What a server of ours is started with, where the environment does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +167,7 @@ def _spawn(port: int) -> Server:
         # Else the pages of our server would talk to that API: PREFECT_UI_API_URL defaults to it.
         if name not in {"PREFECT_API_URL", "PREFECT_API_KEY"}
     }
-    # Prefect reports the use of a server to its maker unless this is off; a user may turn it on.
-    environment.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    # Else a schedule of every minute would show 60 runs in advance: the scheduler plans an hour.
-    environment.setdefault("PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME", "PT5M")
+    environment = SETTINGS | environment
     command = own_python("-m", "prefect", "server", "start", "--host", HOST)
     with log_file().open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter

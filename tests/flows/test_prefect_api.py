@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 
 import httpx
 import pytest
+from prefect import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import prefect_api
-from flows.prefect_api import asking_once, is_away, prefect_client
+from flows.prefect_api import asking_once, is_away, make_patient, prefect_client
 from tests.clouds.proxy import Proxy
 
 
@@ -73,3 +75,58 @@ async def test_clients_share_the_settings_that_they_are_made_patient_with():
 
     assert elsewhere.client.max_retries == made.settings.client.max_retries == 0
     assert elsewhere.api.url != made.settings.api.url
+
+
+class Asked:
+    """What takes the place of the line to Prefect: counts who is under way at a time."""
+
+    def __init__(self, *answers: int) -> None:
+        self.answers = list(answers)
+        self.times = self.under_way = self.most = 0
+
+    async def send(self, request: httpx.Request, **_: object) -> httpx.Response:
+        self.times += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        code = self.answers.pop(0) if self.answers else 200
+        answer = httpx.Response(code, json=[], request=request)
+        if code >= 400:
+            raise httpx.HTTPStatusError("", request=request, response=answer)
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "most"),
+    [
+        ("PATCH", "/flow_runs/1/labels", prefect_api.WRITES_AT_ONCE),
+        ("POST", "/logs/", prefect_api.WRITES_AT_ONCE),
+        ("POST", "/flow_runs/filter", prefect_api.READS_AT_ONCE),
+        ("GET", "/flow_runs/1", prefect_api.READS_AT_ONCE),
+    ],
+)
+async def test_few_requests_of_a_process_are_under_way_at_a_time(prefect_api, method, path, most):
+    line = Asked()
+    async with get_client() as client, get_client() as other:
+        for each in (client, other):
+            each._client.send = line.send
+            make_patient(each)
+        await asyncio.gather(*(each.request(method, path) for each in (client, other) * 20))
+
+    assert (line.times, line.most) == (40, most)
+
+
+@pytest.mark.parametrize(("method", "times"), [("PATCH", 3), ("GET", 3), ("POST", 1)])
+async def test_a_busy_database_is_asked_again_where_nothing_is_done_twice(
+    prefect_api, monkeypatch, method, times
+):
+    monkeypatch.setattr("flows.prefect_api.BUSY_SECONDS", (0.0, 0.0))
+    line = Asked(503, 503)
+    async with get_client() as client:
+        client._client.send = line.send
+        make_patient(client)
+        with asking_once(), suppress(httpx.HTTPStatusError):
+            await client.request(method, "/flow_runs/1/labels")
+
+    assert line.times == times

@@ -13,6 +13,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate, WorkP
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled, Completed, Pending, Running, Scheduled
 
+from flows.owner import owned_here
 from flows.scheduling import administration, reading
 from flows.scheduling.labels import GPUS, MACHINE, Allotment
 from flows.scheduling.pool import Decision, ExplainWait, PauseJob, StartJob
@@ -132,6 +133,7 @@ async def test_a_run_whose_process_died_goes_on_where_it_has_its_gpus(site: Pool
     queue = site.queue()
     [start] = [one for one in await queue.decide() if isinstance(one, StartJob)]
     await queue.take(start)
+    assert owned_here().items() <= (await site.run(dead)).labels.items()
     await site.set_state(dead, Scheduled(name=REVIVING))
     other = await site.submit("other", resources={"gpu_count": 2})
 
