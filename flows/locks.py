@@ -71,7 +71,7 @@ def locked_now(path: Path) -> Iterator[bool]:
     """Hold the lock of a file if nobody else does; yields whether it is held."""
     descriptor = _opened(path)
     try:
-        yield _take(descriptor)
+        yield _take(descriptor, path)
     finally:
         os.close(descriptor)
 
