@@ -118,7 +118,7 @@ def metrics(client: LightClient, ids: Iterable[UUID]) -> dict[UUID, dict[int, Re
     for start in range(0, len(wanted), PAGE):
         for artifact in client.artifacts(METRICS, wanted[start : start + PAGE]):
             # Artifacts come newest first, so the first of a run is the one that counts.
-            found.setdefault(UUID(artifact["flow_run_id"]), _steps(artifact["data"]))
+            found.setdefault(UUID(artifact["flow_run_id"]), steps_of(artifact["data"]))
     return found
 
 
@@ -208,7 +208,7 @@ def link(run_id: UUID) -> str:
     return PrefectSettings().page_of_run(run_id)
 
 
-def _steps(data: Any) -> dict[int, Record]:
+def steps_of(data: Any) -> dict[int, Record]:
     """Return a metrics artifact's rows by step; Prefect returns tables as values or as text."""
     rows = json.loads(data) if isinstance(data, str) else data
     if not isinstance(rows, list):

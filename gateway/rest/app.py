@@ -14,8 +14,9 @@ from gateway.rest.problems import Problem, handle_problems, responses
 from gateway.rest.settings import ServiceSettings
 
 ROUTERS = (
-    "gateway.rest.documents.health:router",
-    "gateway.rest.signing_in:router",
+    *("gateway.rest.documents.health:router", "gateway.rest.documents.local_metrics:router"),
+    *("gateway.rest.documents.training_jobs:router", "gateway.rest.documents.agent:router"),
+    *("gateway.rest.documents.training_service:router", "gateway.rest.signing_in:router"),
     "gateway.streams.routes:router",
 )
 """The routers, in the order in which their paths are tried: MODULE:NAME."""

@@ -13,14 +13,12 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.requests import HTTPConnection
-from prefect.client.orchestration import PrefectClient
-from prefect.exceptions import ObjectNotFound
 
 from gateway.access.callers import Caller, Scope
 from gateway.access.gate import Gate
 from gateway.access.refusals import Forbidden
+from gateway.operations.finding import NoSuchJob, known_job
 from gateway.rest.presenting import presented_by
-from gateway.rest.problems import no_such_job
 
 JOB_PARAMETERS = ("job_id", "train_id")
 """The names that a job's id has in paths."""
@@ -28,7 +26,6 @@ SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 FORM_HEADER, FORM_FIELD = "x-csrf-token", "csrf_token"
 GUARD = "guards_for"
 """The attribute by which a dependency is known to be a guard; its value is the scope."""
-MOST_PROJECTS = 10_000
 
 
 def may(scope: Scope) -> Any:
@@ -67,32 +64,16 @@ async def refuse_others(connection: HTTPConnection, caller: Caller, job_id: str)
 
     Raises:
         Forbidden: it came with the token of another job.
-        RequestRefused: there is no such job, as far as its project goes.
+        NoSuchJob: there is no such job, as far as its project goes.
     """
     connection.state.job = str(job_id)
-    if caller.job_id is not None and _canonical(job_id) != caller.job_id:
+    if caller.project is None and caller.job_id in {None, _canonical(job_id)}:
+        return
+    run = await known_job(connection.app.state.prefect, str(job_id))
+    if caller.job_id is not None and (run is None or str(run.id) != caller.job_id):
         raise Forbidden(f"This is the token of job {caller.job_id}, and not of {job_id!r}.")
-    if caller.project is not None and not await _is_seen(connection, caller, str(job_id)):
-        raise no_such_job(str(job_id))
-
-
-async def _is_seen(connection: HTTPConnection, caller: Caller, job_id: str) -> bool:
-    """Whether a job is of the caller's project; which project a job has never changes."""
-    id = _canonical(job_id)
-    state = connection.app.state
-    if not hasattr(state, "labels_of_jobs"):
-        state.labels_of_jobs = {}
-    known: dict[str, dict[str, Any]] = state.labels_of_jobs
-    if id not in known:
-        client: PrefectClient = state.prefect
-        try:
-            run = await client.read_flow_run(UUID(id))
-        except (ValueError, ObjectNotFound):
-            return False
-        if len(known) >= MOST_PROJECTS:
-            known.clear()
-        known[id] = run.labels
-    return caller.sees(known[id])
+    if run is None or not caller.sees(run.labels):
+        raise NoSuchJob(f"There is no job {job_id!r}.", "List them: GET /api/training/jobs")
 
 
 async def _refuse_foreign_form(connection: HTTPConnection, gate: Gate, session_id: str) -> None:

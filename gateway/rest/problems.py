@@ -20,6 +20,9 @@ from starlette.exceptions import HTTPException
 from gateway.access.refusals import Forbidden, SignInAway, TooManyRequests, Unauthenticated
 from gateway.database.engine import DatabaseUnreachable
 from gateway.exits import ApiUnreachable, sentence, unexpected
+from gateway.operations.creating import Conflict
+from gateway.operations.finding import NoSuchJob
+from gateway.operations.showing import NoArtifact
 from gateway.rest.prefect_link import ERRORS_OF_CLIENT, in_our_words
 from trainer.contract.errors import ConfigError, DiskFull, OrchestratorError
 from trainer.contract.redaction import redacted
@@ -75,12 +78,6 @@ class RequestRefused(Exception):
         self.detail = detail
         self.job_id = job_id
         self.headers = dict(headers or {})
-
-
-def no_such_job(job_id: str) -> RequestRefused:
-    """Return the refusal of what asks for a job that is not there."""
-    detail = f"There is no job {job_id!r}. List them: GET /api/training/jobs"
-    return RequestRefused(404, detail, job_id=job_id)
 
 
 def problem(
@@ -150,6 +147,10 @@ def _ours(request: Request, error: Exception) -> JSONResponse:
 def status_of(error: OrchestratorError) -> int:
     """Return the status of HTTP for an error of ours."""
     match error:
+        case NoSuchJob() | NoArtifact():
+            return 404
+        case Conflict():
+            return 409
         case ConfigError():
             return 400
         case Unauthenticated():

@@ -26,6 +26,9 @@ class ServiceSettings(BaseSettings):
     """FLOW/NAME of the deployment for jobs that train on a worker's own computer."""
     metrics_retention_days: float | None = Field(default=None, gt=0)
     """For how many days the metrics store keeps the points of a job after its last; None: for ever."""
+    pairs: str | None = None
+    """Where the pairs of an endpoint are, for trainings of document 001 that do not say it: a path or an
+    address with {endpoint_id} and {version}."""
     cloud_deployment: str = "train/cloud"
     """FLOW/NAME of the deployment for jobs that train on rented machines."""
 

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Header, Query, WebSocket
 from fastapi.requests import HTTPConnection as Connection
 from starlette.responses import Response
 
+from gateway.operations.finding import find_job
 from gateway.rest.guards import Reader
+from gateway.rest.prefect_link import Prefect
 from gateway.rest.problems import responses
 from gateway.streams.hub import Streams
 from gateway.streams.messages import StreamCursor, cursor_of
@@ -27,17 +29,17 @@ After = Annotated[
 
 @router.websocket("/ws/training/jobs/{job_id}")
 async def watch(
-    websocket: WebSocket, job_id: str, caller: Reader, after: str | None = None
+    websocket: WebSocket, prefect: Prefect, job_id: str, caller: Reader, after: str | None = None
 ) -> None:
     """Stream a job's metrics, status and notifications."""
-    del caller
     await websocket.accept()
     try:
+        run = await find_job(prefect, caller, job_id)
         cursor = cursor_of(after) if after is not None else None
     except ConfigError as error:
         await websocket.close(POLICY_VIOLATION, error.message[:120])
         return
-    await serve_websocket(websocket, _streams(websocket), job_id, cursor)
+    await serve_websocket(websocket, _streams(websocket), str(run.id), cursor)
 
 
 @router.get(
@@ -47,17 +49,18 @@ async def watch(
 )
 async def events(
     connection: Connection,
+    prefect: Prefect,
     job_id: str,
     caller: Reader,
     after: After = None,
     last_event_id: Annotated[str | None, Header(max_length=80)] = None,
 ) -> Response:
     """Stream the same as the WebSocket does, as Server-Sent Events."""
-    del caller
+    run = await find_job(prefect, caller, job_id)
     # A browser sends the header by itself when it comes back, with the address as it was at first.
     text = last_event_id or after
     cursor: StreamCursor | None = cursor_of(text) if text is not None else None
-    return EventStream(_streams(connection), job_id, cursor)
+    return EventStream(_streams(connection), str(run.id), cursor)
 
 
 def _streams(connection: Connection) -> Streams:

@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from prefect import get_client
 
+from deployments.deploy import deploy
 from gateway.rest.app import create_app
 from gateway.rest.settings import ServiceSettings
 
@@ -83,3 +85,11 @@ async def socket_status(
     await app(scope, receive, send)
     first = sent[0]
     return 101 if first["type"] == "websocket.accept" else first.get("status", 403)
+
+
+@pytest.fixture
+async def deployed(service: httpx.AsyncClient) -> httpx.AsyncClient:
+    """The service, with the deployments of its jobs."""
+    async with get_client() as client:
+        await deploy(client, lambda _: None)
+    return service

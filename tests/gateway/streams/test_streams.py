@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import uuid
 
 import httpx
 import pytest
@@ -141,10 +140,10 @@ async def test_events_of_the_training_are_notifications(served, run):
     assert (told["data"]["message"], told["data"]["step"]) == ("The loss jumped.", 7)
 
 
-async def test_what_another_replica_stores_arrives_too(served, prefect_api):
+async def test_what_another_replica_stores_arrives_too(served, run):
     from tests.gateway.streams.conftest import serving
 
-    job = f"reported-{uuid.uuid4().hex[:8]}"
+    job = run.run_id
     async with serving() as other, websockets.connect(served.websocket(job)) as socket:
         await until(lambda: served.app.state.streams.clients == 1)
         await other.store.append(job, [{"step": 1, "train_loss": 0.5}])

@@ -1,0 +1,1 @@
+"""What can be asked for jobs, once for all ways in: the documents' routes and the Python client."""
