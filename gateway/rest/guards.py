@@ -17,6 +17,7 @@ from fastapi.requests import HTTPConnection
 from gateway.access.callers import Caller, Scope
 from gateway.access.gate import Gate
 from gateway.access.refusals import Forbidden
+from gateway.access.sessions import Seen
 from gateway.operations.finding import NoSuchJob, known_job
 from gateway.rest.presenting import presented_by
 
@@ -33,7 +34,13 @@ def may(scope: Scope) -> Any:
 
     async def caller(connection: HTTPConnection) -> Caller:
         gate: Gate = connection.app.state.gate
-        seen = await gate.seen(presented_by(connection, gate.settings))
+        # Of a service within a program, which nobody else can reach.
+        alone: Caller | None = getattr(connection.app.state, "only_caller", None)
+        seen = (
+            Seen(caller=alone, cookie=None)
+            if alone
+            else await gate.seen(presented_by(connection, gate.settings))
+        )
         found = seen.caller
         # For the middleware, which writes the audit log and sends the cookie.
         state = connection.state
