@@ -18,6 +18,7 @@ from gateway.cli.batch_commands import batch_commands, batches
 from gateway.cli.file_commands import file_commands
 from gateway.cli.gpu_commands import gpu_commands
 from gateway.cli.notify_commands import notify
+from gateway.cli.metrics_commands import metrics_commands
 from gateway.cli.options import (
     AcceptChanges,
     AsJson,
@@ -73,6 +74,7 @@ app.add_typer(batches, name="batches")
 app.add_typer(servers, name="server")
 app.add_typer(gpu_commands, name="gpus")
 app.add_typer(notify, name="notify")
+app.add_typer(metrics_commands, name="metrics")
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it with what was given

@@ -18,6 +18,7 @@ ROUTERS = (
     *("gateway.rest.documents.training_jobs:router", "gateway.rest.documents.agent:router"),
     *("gateway.rest.documents.training_service:router", "gateway.rest.signing_in:router"),
     "gateway.streams.routes:router",
+    "gateway.observation.routes:router",
 )
 """The routers, in the order in which their paths are tried: MODULE:NAME."""
 HELD = (

@@ -40,12 +40,21 @@ class Streams:
         self._follower = follower
         self._states = states
         self._watched: dict[str, Watched] = {}
+        self.dropped = 0
+        """Messages that made room for newer ones in front of clients that have left."""
+        self.cut_off = 0
+        """Clients that did not read."""
         store.listen(self._heard)
 
     @property
     def clients(self) -> int:
         """How many clients watch."""
         return sum(each.clients for each in self._watched.values())
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs are watched."""
+        return len(self._watched)
 
     @asynccontextmanager
     async def watching(self, job: str) -> AsyncIterator[tuple[JobFeed, Joined]]:
@@ -61,6 +70,7 @@ class Streams:
             try:
                 yield watched.feed, joined
             finally:
+                self.dropped += joined.subscription.dropped
                 watched.feed.leave(joined)
         finally:
             watched.clients -= 1

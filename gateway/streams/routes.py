@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Header, Query, WebSocket
 from fastapi.requests import HTTPConnection as Connection
+from prefect.client.orchestration import PrefectClient
 from starlette.responses import Response
 
-from gateway.operations.finding import find_job
+from gateway.access.callers import Caller
+from gateway.metrics.holding import Metrics
+from gateway.metrics.store import MetricsStore
+from gateway.operations.finding import NoSuchJob, find_job
 from gateway.rest.guards import Reader
-from gateway.rest.prefect_link import Prefect
+from gateway.rest.prefect_link import ERRORS_OF_CLIENT, Prefect
 from gateway.rest.problems import responses
 from gateway.streams.hub import Streams
 from gateway.streams.messages import StreamCursor, cursor_of
@@ -18,28 +23,34 @@ from gateway.streams.sending import EventStream, serve_websocket
 from trainer.contract.errors import ConfigError
 
 POLICY_VIOLATION = 1008
+MOST_REASON = 120  # bytes of a close frame, about
 router = APIRouter(tags=["streams"])
 After = Annotated[
     str | None,
-    Query(
-        max_length=80, description="The cursor of the last message that the client has; 0 for all"
-    ),
+    Query(max_length=80, description="The cursor of the last message that the client has; 0: all"),
 ]
+LastEventId = Annotated[str | None, Header(max_length=80)]
 
 
 @router.websocket("/ws/training/jobs/{job_id}")
 async def watch(
-    websocket: WebSocket, prefect: Prefect, job_id: str, caller: Reader, after: str | None = None
+    websocket: WebSocket,
+    prefect: Prefect,
+    metrics: Metrics,
+    job_id: str,
+    caller: Reader,
+    after: str | None = None,
 ) -> None:
     """Stream a job's metrics, status and notifications."""
     await websocket.accept()
     try:
-        run = await find_job(prefect, caller, job_id)
         cursor = cursor_of(after) if after is not None else None
+        job = await _job(job_id, caller, prefect, metrics)
     except ConfigError as error:
-        await websocket.close(POLICY_VIOLATION, error.message[:120])
+        # A browser's script is told the reason of a close, and nothing of a handshake that fails.
+        await websocket.close(POLICY_VIOLATION, error.message[:MOST_REASON])
         return
-    await serve_websocket(websocket, _streams(websocket), str(run.id), cursor)
+    await serve_websocket(websocket, _streams(websocket), job, cursor)
 
 
 @router.get(
@@ -50,17 +61,42 @@ async def watch(
 async def events(
     connection: Connection,
     prefect: Prefect,
+    metrics: Metrics,
     job_id: str,
     caller: Reader,
     after: After = None,
-    last_event_id: Annotated[str | None, Header(max_length=80)] = None,
+    last_event_id: LastEventId = None,
 ) -> Response:
     """Stream the same as the WebSocket does, as Server-Sent Events."""
-    run = await find_job(prefect, caller, job_id)
     # A browser sends the header by itself when it comes back, with the address as it was at first.
     text = last_event_id or after
     cursor: StreamCursor | None = cursor_of(text) if text is not None else None
-    return EventStream(_streams(connection), str(run.id), cursor)
+    job = await _job(job_id, caller, prefect, metrics)
+    return EventStream(_streams(connection), job, cursor)
+
+
+async def _job(job_id: str, caller: Caller, prefect: PrefectClient, metrics: MetricsStore) -> str:
+    """Return the id by which a job's files and metrics are known.
+
+    Raises:
+        NoSuchJob: there is none that the caller may see.
+    """
+    try:
+        return str((await find_job(prefect, caller, job_id)).id)
+    except (NoSuchJob, *ERRORS_OF_CLIENT):
+        # Imported, deleted in Prefect, or Prefect is away: what was measured is here. Whose it is
+        # is not.
+        id = _canonical(job_id)
+        if caller.project is None and id in await metrics.followed([id]):
+            return id
+        raise
+
+
+def _canonical(job_id: str) -> str:
+    try:
+        return str(UUID(job_id))
+    except ValueError:
+        return job_id
 
 
 def _streams(connection: Connection) -> Streams:

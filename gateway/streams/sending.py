@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 from fastapi import WebSocket
 from starlette.responses import Response
@@ -20,6 +22,7 @@ SEND_SECONDS = 10.0
 ALIVE_SECONDS = 15.0  # between two signs of life of Server-Sent Events: proxies close what is idle
 TRY_AGAIN_LATER, INTERNAL_ERROR = 1013, 1011
 Put = Callable[[Message], Awaitable[None]]
+log = logging.getLogger(__name__)
 
 
 async def deliver(feed: JobFeed, joined: Joined, after: StreamCursor | None, put: Put) -> None:
@@ -60,24 +63,34 @@ async def serve_websocket(
         await websocket.send_text(message.text)
 
     async with streams.watching(job) as (feed, joined):
-        sending = asyncio.create_task(deliver(feed, joined, after, put))
-        listening = asyncio.create_task(_until_closed(websocket))
-        try:
-            await asyncio.wait({sending, listening}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            listening.cancel()
-            sending.cancel()
-            await asyncio.wait({sending, listening})
-        if sending.cancelled():
-            return
-        error = sending.exception()
-        if isinstance(error, WebSocketDisconnect | RuntimeError):
-            return
+        delivery = deliver(feed, joined, after, put)
+        error = await _failure(streams, delivery, _until_closed(websocket))
+    if error is not None:
         code = TRY_AGAIN_LATER if isinstance(error, TooSlow) else INTERNAL_ERROR
         # To one that does not read this may not come through either: see `PromptWebSocket`.
         with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
             async with asyncio.timeout(1):
                 await websocket.close(code, "come back with ?after= and the last cursor")
+
+
+async def _failure(
+    streams: Streams, delivery: Coroutine[Any, Any, None], *others: Coroutine[Any, Any, None]
+) -> BaseException | None:
+    """Deliver until that, or any of the others, ends; return why it failed, if the client is there."""
+    tasks = [asyncio.create_task(each) for each in (delivery, *others)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        error, *_ = await asyncio.gather(*tasks, return_exceptions=True)
+    if error is None or isinstance(error, asyncio.CancelledError | WebSocketDisconnect | OSError):
+        return None
+    if isinstance(error, TooSlow):
+        streams.cut_off += 1
+    else:
+        log.warning("a stream ended (%s: %s)", type(error).__name__, error)
+    return error
 
 
 async def _until_closed(websocket: WebSocket) -> None:
@@ -111,18 +124,9 @@ class EventStream(Response):
         )
         await write(b"retry: 1000\n\n")
         async with self._streams.watching(self._job) as (feed, joined):
-            tasks = {
-                asyncio.create_task(deliver(feed, joined, self._after, put)),
-                asyncio.create_task(_until_gone(receive)),
-                asyncio.create_task(_sign_of_life(write)),
-            }
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
-        with suppress(TimeoutError):
+            delivery = deliver(feed, joined, self._after, put)
+            await _failure(self._streams, delivery, _until_gone(receive), _sign_of_life(write))
+        with suppress(TimeoutError, OSError):
             async with asyncio.timeout(1):
                 await write(b"", more=False)
 

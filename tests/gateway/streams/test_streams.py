@@ -144,10 +144,12 @@ async def test_what_another_replica_stores_arrives_too(served, run):
     from tests.gateway.streams.conftest import serving
 
     job = run.run_id
+    await served.store.append(job, [{"step": 0, "train_loss": 1.0}])
     async with serving() as other, websockets.connect(served.websocket(job)) as socket:
-        await until(lambda: served.app.state.streams.clients == 1)
+        await next_of(socket, "metrics")
         await other.store.append(job, [{"step": 1, "train_loss": 0.5}])
-        first = await next_of(socket, "metrics")
+        while (first := await next_of(socket, "metrics"))["data"]["step"] < 1:
+            pass
         await served.store.append(job, [{"step": 2, "train_loss": 0.25}])
         while (second := await next_of(socket, "metrics"))["data"]["step"] < 2:
             pass
@@ -187,3 +189,16 @@ async def test_what_is_no_cursor_is_refused(served, run, after):
     assert closed.value.rcvd.code == 1008
     assert answer.status_code in {400, 422}
     assert "after" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("job", [str(uuid.UUID(int=7)), "nobody"])
+async def test_a_job_that_is_not_there_is_refused(served, job):
+    async with websockets.connect(served.websocket(job)) as socket:
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await socket.recv()
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(served.events(job))
+
+    assert closed.value.rcvd.code == 1008
+    assert job in closed.value.rcvd.reason
+    assert (answer.status_code, answer.json()["job_id"]) == (404, job)

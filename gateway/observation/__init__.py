@@ -1,0 +1,1 @@
+"""What Prometheus scrapes: jobs, GPUs, money, queues, streams and the metrics store."""
