@@ -1,19 +1,25 @@
-"""A service on a port of loopback, with the tests' Prefect behind it."""
+"""A service on a port of loopback, with the tests' Prefect behind it, or none."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from gateway.metrics.holding import metrics_link
 from gateway.metrics.store import MetricsStore
 from gateway.rest.app import create_app
+from gateway.rest.database_link import database_link
 from gateway.rest.settings import ServiceSettings
+from gateway.streams.hub import Streams
 from gateway.streams.prompt_websocket import PromptWebSocket
+from gateway.streams.routes import router
+from gateway.streams.states import StateWatch
 
 
 @dataclass
@@ -25,6 +31,10 @@ class Served:
     def store(self) -> MetricsStore:
         return self.app.state.metrics
 
+    @property
+    def streams(self) -> Streams:
+        return self.app.state.streams
+
     def websocket(self, job: str, query: str = "") -> str:
         return f"ws://127.0.0.1:{self.port}/ws/training/jobs/{job}{query}"
 
@@ -34,8 +44,26 @@ class Served:
 
 @pytest.fixture
 async def served(prefect_api: str) -> AsyncIterator[Served]:
-    async with serving() as made:
+    async with serving(create_app(ServiceSettings())) as made:
         yield made
+
+
+@pytest.fixture
+async def alone() -> AsyncIterator[Served]:
+    """Yield the streams by themselves: of jobs that Prefect does not know."""
+    app = FastAPI(lifespan=_without_prefect)
+    app.state.settings = ServiceSettings()
+    app.include_router(router)
+    async with serving(app) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _without_prefect(app: FastAPI) -> AsyncIterator[None]:
+    app.state.prefect = None
+    async with database_link(app), metrics_link(app):
+        app.state.streams = Streams(app.state.metrics, app.state.follower, StateWatch())
+        yield
 
 
 class _Server(uvicorn.Server):
@@ -43,24 +71,18 @@ class _Server(uvicorn.Server):
         """Leave the signals to pytest."""
 
 
-def serving():
-    from contextlib import asynccontextmanager
-
-    @asynccontextmanager
-    async def run() -> AsyncIterator[Served]:
-        app = create_app(ServiceSettings())
-        config = uvicorn.Config(
-            app, port=0, log_config=None, ws=PromptWebSocket, timeout_graceful_shutdown=1
-        )
-        server = _Server(config)
-        task = asyncio.create_task(server.serve())
-        while not server.started:
-            assert not task.done(), task.result()
-            await asyncio.sleep(0.01)
-        try:
-            yield Served(app, server.servers[0].sockets[0].getsockname()[1])
-        finally:
-            server.should_exit = True
-            await task
-
-    return run()
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[Served]:
+    config = uvicorn.Config(
+        app, port=0, log_config=None, ws=PromptWebSocket, timeout_graceful_shutdown=1
+    )
+    server = _Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not task.done(), task.result()
+        await asyncio.sleep(0.01)
+    try:
+        yield Served(app, server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        await task

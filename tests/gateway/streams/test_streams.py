@@ -13,6 +13,9 @@ from prefect.states import Completed, Failed, Running
 
 from flows.run_folder import RunFolder
 from flows.shown import TRAINS
+from gateway.rest.app import create_app
+from gateway.rest.settings import ServiceSettings
+from tests.gateway.streams.conftest import serving
 from tests.waiting import until
 
 
@@ -69,7 +72,7 @@ async def test_metrics_status_and_notification_as_the_document_writes_them(serve
 async def test_a_client_that_comes_back_gets_all_that_it_missed(served, run):
     async with websockets.connect(served.websocket(run.run_id)) as socket:
         run.metrics.write_text(line(1) + line(2))
-        await until(lambda: served.app.state.streams.clients == 1)
+        await until(lambda: served.streams.clients == 1)
         while (last := await next_of(socket, "metrics"))["data"]["step"] < 2:
             pass
     cursor = last["cursor"]
@@ -141,11 +144,12 @@ async def test_events_of_the_training_are_notifications(served, run):
 
 
 async def test_what_another_replica_stores_arrives_too(served, run):
-    from tests.gateway.streams.conftest import serving
-
     job = run.run_id
     await served.store.append(job, [{"step": 0, "train_loss": 1.0}])
-    async with serving() as other, websockets.connect(served.websocket(job)) as socket:
+    async with (
+        serving(create_app(ServiceSettings())) as other,
+        websockets.connect(served.websocket(job)) as socket,
+    ):
         await next_of(socket, "metrics")
         await other.store.append(job, [{"step": 1, "train_loss": 0.5}])
         while (first := await next_of(socket, "metrics"))["data"]["step"] < 1:
@@ -166,7 +170,7 @@ async def test_one_request_asks_for_the_states_of_all_runs(served, prefect_api):
         sockets = [await websockets.connect(served.websocket(id)) for id in ids for _ in range(3)]
         for socket in sockets:
             group.create_task(next_of(socket, "status"))
-    streams = served.app.state.streams
+    streams = served.streams
     assert (streams.clients, len(streams._watched)) == (15, 5)
     states = streams._states
     before = states.requests
