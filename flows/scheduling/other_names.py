@@ -19,7 +19,10 @@ OBEYED = {
 """The setting of a pool for each of their names."""
 NEEDLESS = {
     "monitoring.log_parse_interval": "logs and metrics are read as they are written",
-    "monitoring.metrics_retention": "metrics are kept for as long as their run is",
+    "monitoring.metrics_retention": (
+        "metrics are kept for as long as their run is; "
+        "TRAINING_ORCHESTRATOR_METRICS_RETENTION_DAYS of 'trainctl serve' limits their store"
+    ),
 }
 """What is so in any case, and why nothing has to be set."""
 ABSENT = {

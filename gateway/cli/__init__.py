@@ -17,8 +17,8 @@ from gateway.cli.access_commands import access_commands
 from gateway.cli.batch_commands import batch_commands, batches
 from gateway.cli.file_commands import file_commands
 from gateway.cli.gpu_commands import gpu_commands
-from gateway.cli.notify_commands import notify
 from gateway.cli.metrics_commands import metrics_commands
+from gateway.cli.notify_commands import notify
 from gateway.cli.options import (
     AcceptChanges,
     AsJson,

@@ -17,7 +17,7 @@ from gateway.metrics.store import DAY, MetricsStore
 from trainer.contract.metrics import Record, parse_records
 from trainer.contract.tail import TailReader
 
-LOOK_SECONDS = 0.2  # between two looks at a file that grows, or that somebody watches
+LOOK_SECONDS = 0.05  # between two looks at files that grow, or that somebody watches
 SCAN_SECONDS = 2.0  # between two looks at all; longer where there are many
 SCAN_SHARE = 0.05  # of the time, at most
 FRESH_SECONDS = 900.0  # after its last line a file counts as growing
@@ -101,7 +101,8 @@ class Follower:
             for job, file in self._files.items()
             if job in self._watched or (file.changed and now - file.changed < FRESH_SECONDS)
         }
-        for job, size in (await asyncio.to_thread(_sizes_of, wanted)).items():
+        sizes = await asyncio.to_thread(_sizes_of, wanted) if wanted else {}
+        for job, size in sizes.items():
             if size != self._files[job].offset:
                 await self._read(job, size)
 

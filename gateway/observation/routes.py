@@ -26,7 +26,7 @@ PREFECT_SECONDS = 5.0  # Prometheus gives up after ten
 router = APIRouter(tags=["observation"])
 
 
-class Observation:
+class ServiceFigures:
     """Gathers the figures of a service when they are scraped."""
 
     def __init__(self, app: FastAPI) -> None:
@@ -72,7 +72,7 @@ async def scrape(request: Request, caller: Reader) -> Response:
     del caller
     state = request.app.state
     if not hasattr(state, "observation"):
-        state.observation = Observation(request.app)
+        state.observation = ServiceFigures(request.app)
     await state.observation.gather()
     encode, kind = exposition.choose_encoder(request.headers.get("accept", ""))
     return Response(encode(state.observation.registry), media_type=kind)

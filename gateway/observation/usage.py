@@ -13,7 +13,7 @@ from flows.run_folder import RunFolder, run_folders
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class UsedByJob:
     """What a job has used so far."""
 
     changed: int
@@ -28,7 +28,7 @@ class UsageOfAll:
     """Adds up what jobs have used; reads again only what can have changed."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Usage] = {}
+        self._known: dict[str, UsedByJob] = {}
 
     def total(self) -> tuple[float, float]:
         """Return the GPU-seconds and the USD of all jobs, those included whose folder is gone since."""
@@ -36,7 +36,7 @@ class UsageOfAll:
         every = self._known.values()
         return sum(each.gpu_seconds for each in every), sum(each.usd for each in every)
 
-    def _changed(self) -> Iterator[tuple[str, Usage]]:
+    def _changed(self) -> Iterator[tuple[str, UsedByJob]]:
         for folder in run_folders():
             known = self._known.get(folder.name)
             # A folder may be removed while it is looked at, or hold what nobody can read.
@@ -46,10 +46,10 @@ class UsageOfAll:
                     yield folder.name, _usage(RunFolder(folder.name), changed)
 
 
-def _usage(run: RunFolder, changed: int) -> Usage:
+def _usage(run: RunFolder, changed: int) -> UsedByJob:
     journal = Journal.of(run)
     has_gpus = bool(EventSpool.of(run.run_id).read().began)
-    return Usage(
+    return UsedByJob(
         changed=changed,
         is_open=has_gpus or any(hire.is_open for hire in journal.hires),
         gpu_seconds=used(run)["gpu_seconds"],
