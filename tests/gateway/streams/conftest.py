@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from gateway.metrics.holding import metrics_link
 from gateway.metrics.store import MetricsStore
+from gateway.rest.access_link import access_link
 from gateway.rest.app import create_app
 from gateway.rest.database_link import database_link
 from gateway.rest.settings import ServiceSettings
@@ -61,7 +62,7 @@ async def alone() -> AsyncIterator[Served]:
 @asynccontextmanager
 async def _without_prefect(app: FastAPI) -> AsyncIterator[None]:
     app.state.prefect = None
-    async with database_link(app), metrics_link(app):
+    async with database_link(app), access_link(app), metrics_link(app):
         app.state.streams = Streams(app.state.metrics, app.state.follower, StateWatch())
         yield
 
