@@ -30,7 +30,7 @@ async def unread(alone):
     loop = asyncio.get_running_loop()
     await loop.sock_connect(plain, ("127.0.0.1", alone.port))
     request = (
-        f"GET /ws/training/jobs/{JOB} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+        f"GET /ws/training/jobs/{JOB} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
         "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
