@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from gateway.metrics.merging import CHUNK
+from gateway.metrics.merging import CHUNK, OPEN_STEPS
 from gateway.metrics.store import MetricsStore
 from gateway.metrics.tables import chunks, tail
 from trainer.contract.errors import ConfigError
@@ -67,10 +67,12 @@ async def test_any_order_and_repetition_gives_the_last_value_of_each_step(store,
 
 async def test_a_late_evaluation_reaches_a_closed_chunk(store, engine):
     await store.append(JOB, [record(step) for step in range(2500)])
-    await store.append(JOB, [{"step": 30, "train_loss": -1.0}, {"step": 700, "eval_loss": 7.0}])
+    late = [{"step": 30, "train_loss": -1.0}, {"step": 700, "eval_loss": 7.0}]
+    await store.append(JOB, [*late, *({"step": step, "other": 0.0} for step in range(OPEN_STEPS))])
 
     assert await sizes(engine) == [1000, 1000, 500]
     loss, evaluation = await store.curves([(JOB, "train_loss"), (JOB, "eval_loss")])
+    assert loss.steps.tolist() == list(range(2500))
     assert loss.values[0, 30] == -1.0
     assert evaluation.steps.tolist() == [700]
 

@@ -30,7 +30,9 @@ async def service(prefect_api, monkeypatch):
     app = create_app(ServiceSettings())
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://localhost"
+        ) as client,
     ):
         client.app = app
         yield client

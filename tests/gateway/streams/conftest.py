@@ -27,6 +27,11 @@ from gateway.streams.states import StateWatch
 class Served:
     app: FastAPI
     port: int
+    server: uvicorn.Server
+
+    @property
+    def connections(self) -> int:
+        return len(self.server.server_state.connections)
 
     @property
     def store(self) -> MetricsStore:
@@ -83,7 +88,7 @@ async def serving(app: FastAPI) -> AsyncIterator[Served]:
         assert not task.done(), task.result()
         await asyncio.sleep(0.01)
     try:
-        yield Served(app, server.servers[0].sockets[0].getsockname()[1])
+        yield Served(app, server.servers[0].sockets[0].getsockname()[1], server)
     finally:
         server.should_exit = True
         await task

@@ -57,6 +57,8 @@ async def test_one_that_does_not_read_is_closed_and_the_others_are_served(alone,
             feed().publish_records([{"step": step, "text": "x" * 50_000}])
             while json.loads(await reader.recv())["data"]["step"] < step:
                 pass
+        # And not only in our books: nothing is left that waits for it to read.
+        await until(lambda: alone.connections == 1, 20)
     lazy.close()
 
     assert step > 3  # the kernel and uvicorn took some of it
