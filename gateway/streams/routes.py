@@ -23,6 +23,7 @@ from gateway.streams.sending import EventStream, serve_websocket
 from trainer.contract.errors import ConfigError
 
 POLICY_VIOLATION = 1008
+UNKNOWN: tuple[type[Exception], ...] = (NoSuchJob, *ERRORS_OF_CLIENT)
 MOST_REASON = 120  # bytes of a close frame, about
 router = APIRouter(tags=["streams"])
 After = Annotated[
@@ -83,7 +84,7 @@ async def _job(job_id: str, caller: Caller, prefect: PrefectClient, metrics: Met
     """
     try:
         return str((await find_job(prefect, caller, job_id)).id)
-    except (NoSuchJob, *ERRORS_OF_CLIENT):
+    except UNKNOWN:
         # Imported, deleted in Prefect, or Prefect is away: what was measured is here. Whose it is
         # is not.
         id = _canonical(job_id)

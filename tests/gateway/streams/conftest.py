@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -66,10 +67,17 @@ async def alone() -> AsyncIterator[Served]:
 
 @asynccontextmanager
 async def _without_prefect(app: FastAPI) -> AsyncIterator[None]:
-    app.state.prefect = None
+    app.state.prefect = _Away()
     async with database_link(app), access_link(app), metrics_link(app):
         app.state.streams = Streams(app.state.metrics, app.state.follower, StateWatch())
         yield
+
+
+class _Away:
+    """A Prefect that does not answer."""
+
+    async def request(self, *words: object, **more: object) -> None:
+        raise httpx.ConnectError("away")
 
 
 class _Server(uvicorn.Server):
