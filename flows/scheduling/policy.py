@@ -189,7 +189,7 @@ class _Round:
         """Return who is paused for the head."""
         head = self._head
         soon = self._reserved[0] <= self._now + self._policy.pause_seconds
-        if head is None or not self._policy.preempts or soon:
+        if head is None or not self._policy.preempts or soon or self._is_being_made_room(head):
             return []
         plans = [
             plan
@@ -209,6 +209,14 @@ class _Round:
         )
         return [PauseJob(job=one.job.id, whom=head.id) for one in best]
 
+    def _is_being_made_room(self, head: Job) -> bool:
+        """Whether the head starts as soon as those are gone that are being paused."""
+        is_full = self._is_full(self._pausing)
+        return not is_full and any(
+            _without_pausing(host).fit(head.demand) is not None
+            for host in self._state.machines.values()
+        )
+
     def _victims(self, head: Job, host: MachineState) -> list[Running] | None:
         """Return the jobs of a machine whose pause lets the head start; None: they do not suffice."""
         score = self._ranking.score(head)
@@ -223,10 +231,7 @@ class _Round:
             and self._ranking.score(one.job) < score
         ]
         may_go.sort(key=lambda one: (one.job.priority, -one.since))
-        later, chosen = copy.copy(host), list[Running]()
-        for _, leaving in host.running:
-            if leaving.pausing:
-                later.take(leaving)
+        later, chosen = _without_pausing(host), list[Running]()
 
         def suffice() -> bool:
             is_full = self._is_full(self._pausing + len(chosen))
@@ -273,6 +278,15 @@ class _Round:
     def _would_delay(self) -> str:
         head = short_id(self._head.id) if self._head else "?"
         return f"would delay job {head}, which is next"
+
+
+def _without_pausing(host: MachineState) -> MachineState:
+    """Return a machine as it is once those are gone that are being paused."""
+    later = copy.copy(host)
+    for _, leaving in host.running:
+        if leaving.pausing:
+            later.take(leaving)
+    return later
 
 
 def _words(demand: Demand) -> str:

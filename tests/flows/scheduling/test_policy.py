@@ -160,6 +160,14 @@ def test_where_only_so_many_may_run_an_urgent_job_takes_the_place_of_a_lesser_on
     assert not [one for one in made if isinstance(one, PauseJob)]
 
 
+def test_where_only_so_many_may_run_nobody_is_paused_beside_one_that_is_pausing():
+    machines = [*one_machine(1), PoolMachine(name="other", gpus=(PoolGpu(uuid="o", vram_gb=24.0),))]
+    leaving = dataclasses.replace(on("a", "o", priority=20), machine="other", pausing=True)
+    running = [leaving, on("b", "g0", priority=20)]
+    made = decide([job("urgent", priority=90)], machines, running, [], NOW, Policy(max_jobs=2))
+    assert not [one for one in made if isinstance(one, PauseJob)]
+
+
 def test_a_gpu_that_somebody_else_has_is_waited_for_and_named():
     [host] = one_machine(2)
     gpus = (host.gpus[0], dataclasses.replace(host.gpus[1], taken="taken by bob"))

@@ -28,7 +28,9 @@ from flows.scheduling.ranking import Ranking
 
 NOW = 1_000_000.0
 FEW = settings(max_examples=60)
-DEMANDS = st.builds(
+# Most ask for GPUs alone: what asks for much of everything fits nowhere, and is in nobody's way.
+PLAIN = st.builds(Demand, gpus=st.sampled_from([1, 1, 2, 4]))
+DEMANDING = st.builds(
     Demand,
     gpus=st.sampled_from([0, 1, 1, 1, 2, 4, 8]),
     vram_gb=st.sampled_from([0.0, 0.0, 10.0, 24.0, 80.0]),
@@ -37,16 +39,17 @@ DEMANDS = st.builds(
     ram_gb=st.sampled_from([0.0, 16.0, 200.0]),
     threads=st.sampled_from([0.0, 4.0]),
 )
+DEMANDS = PLAIN | PLAIN | DEMANDING
 
 
 @st.composite
 def pools(draw: st.DrawFn) -> list[PoolMachine]:
     machines = []
-    for number in range(draw(st.integers(1, 3))):
+    for number in range(draw(st.sampled_from([1, 1, 2, 3]))):
         kind, vram = draw(st.sampled_from([("A100", 80.0), ("L4", 24.0)]))
         gpus = tuple(
             PoolGpu(uuid=f"{number}-{n}", vram_gb=vram, kind=kind, island=str(n // 2))
-            for n in range(draw(st.integers(0, 8)))
+            for n in range(draw(st.sampled_from([4, 2, 8, 1, 0])))
         )
         machines.append(
             PoolMachine(
@@ -73,7 +76,7 @@ def queues(draw: st.DrawFn, most: int = 12) -> list[Job]:
             seconds_left=draw(st.sampled_from([60.0, HOUR, 20 * HOUR])),
             held=draw(st.sampled_from(["", "", "", "comes after job x"])),
         )
-        for number in range(draw(st.integers(0, most)))
+        for number in range(draw(st.integers(most // 2, most) | st.integers(0, most)))
     ]
 
 
@@ -145,17 +148,14 @@ def test_every_job_is_started_or_explained_and_the_order_of_the_queue_does_not_m
 
 @FEW
 @given(pools(), queues())
-def test_an_empty_pool_starts_something_if_anything_may_start(machines, queue):
+def test_an_empty_pool_starts_the_first_job_that_may_start(machines, queue):
     """So there is no deadlock: when all that runs has ended, the queue moves."""
     made = decide(queue, machines, [], [], NOW, Policy())
     waits = [one for one in made if isinstance(one, ExplainWait)]
-    could = [
-        job
-        for job in queue
-        if not job.held
-        and any(one.job == job.id and not one.reason.startswith("can never") for one in waits)
-    ]
-    assert not could or any(isinstance(one, StartJob) for one in made)
+    never = {one.job for one in waits if one.reason.startswith("can never")}
+    ranked = Ranking(Policy(), [], [], NOW).sort(queue)
+    first = next((job.id for job in ranked if not job.held and job.id not in never), None)
+    assert first is None or first in [one.job for one in made if isinstance(one, StartJob)]
 
 
 @FEW
@@ -228,7 +228,13 @@ def full_pools(draw: st.DrawFn) -> tuple[list[PoolMachine], list[Running]]:
 @settings(max_examples=200)
 @given(
     full_pools(),
-    st.lists(st.tuples(st.integers(1, 4), st.sampled_from([50, 90])), min_size=1, max_size=3),
+    st.lists(
+        st.tuples(
+            st.integers(1, 4), st.sampled_from([50, 90]), st.sampled_from([0.0, HOUR, 100 * HOUR])
+        ),
+        min_size=1,
+        max_size=3,
+    ),
     st.sampled_from(Strategy),
     st.sampled_from([None, None, 0, 1]),
 )
@@ -239,8 +245,8 @@ def test_only_lesser_jobs_that_ran_a_while_are_paused_and_only_if_that_is_enough
     most = None if further is None else len(running) + further
     policy = Policy(strategy=strategy, max_jobs=most)
     queue = [
-        Job(id=f"q{n}", submitted=NOW - n, demand=Demand(gpus=gpus), priority=priority)
-        for n, (gpus, priority) in enumerate(asked)
+        Job(id=f"q{n}", submitted=NOW - n - ago, demand=Demand(gpus=gpus), priority=priority)
+        for n, (gpus, priority, ago) in enumerate(asked)
     ]
     made = decide(queue, machines, running, [], NOW, policy)
 
@@ -271,25 +277,31 @@ def test_only_lesser_jobs_that_ran_a_while_are_paused_and_only_if_that_is_enough
 @given(
     st.sampled_from(Strategy),
     st.integers(1, 4),
-    st.sampled_from([300.0, 1800.0]),
     st.sampled_from([1, 2]),
     st.booleans(),
 )
-def test_no_job_is_starved_by_others_that_come_for_ever(strategy, gpus, takes, each, preempts):
+def test_no_job_is_starved_by_others_that_come_for_ever(strategy, gpus, each, preempts):
     """Beyond `max_wait` a job starts as soon as what runs then has ended, whoever else is there."""
-    step, number = 300.0, 0
+    step, longest, number = 300.0, 5, 0
     policy = Policy(strategy=strategy, max_wait=2 * HOUR, preempts=preempts)
     pool = [PoolMachine(name="m", gpus=tuple(PoolGpu(uuid=f"g{n}", vram_gb=1) for n in range(4)))]
     queue = [
         Job(id="poor", submitted=NOW, demand=Demand(gpus=gpus), priority=0, seconds_left=20 * HOUR)
     ]
     running: list[Running] = []
+    each_takes: dict[str, float] = {}
     now = NOW
     while "poor" not in {one.job.id for one in running}:
-        assert now <= NOW + policy.max_wait + takes + 2 * step
-        running = [one for one in running if one.since + takes > now]
+        assert now <= NOW + policy.max_wait + (longest + 2) * step
+        left = [one.since + each_takes[one.job.id] - now for one in running]
+        running = [
+            dataclasses.replace(one, job=dataclasses.replace(one.job, seconds_left=seconds))
+            for one, seconds in zip(running, left, strict=True)
+            if seconds > 0
+        ]
         for _ in range(4):  # twice as much as the pool can do, and more
             number += 1
+            each_takes[f"rich{number}"] = step * (1 + number % longest)  # not all end at once
             queue.append(
                 Job(
                     id=f"rich{number}",
@@ -297,7 +309,7 @@ def test_no_job_is_starved_by_others_that_come_for_ever(strategy, gpus, takes, e
                     demand=Demand(gpus=each),
                     priority=100,
                     user=str(number),
-                    seconds_left=takes,
+                    seconds_left=each_takes[f"rich{number}"],
                 )
             )
         new = started(decide(queue, pool, running, [], now, policy), queue, now)
