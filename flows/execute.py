@@ -145,11 +145,7 @@ def _flow(*, is_named: bool) -> Flow[..., Any]:
     # Handlers can be set only in the main thread.
     is_main = threading.current_thread() is threading.main_thread()
     flow = cast("Flow[..., Any]", train)
-    # Nothing is stored as a result; without a place for it the engine asks the API where it would be,
-    # for each run, and all others stand still meanwhile.
-    made = flow.with_options(
-        on_running=[_end_silently] if is_main else [], result_storage=artifacts()
-    )
+    made = flow.with_options(on_running=[_end_silently] if is_main else [])
     if is_named:
         made.flow_run_name = None
     return made

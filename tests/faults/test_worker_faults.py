@@ -219,9 +219,12 @@ async def test_a_job_that_pauses_for_another_is_queued_again_whoever_dies(
 ):
     uuids = pretended_gpus.set_up(1)
     log = tmp_path / "worker.log"
-    [first] = await jobs(site, tmp_path, 1, LONG)
+    # It stays at a step until it is asked to pause, however long the next worker takes to start.
+    words = ("--steps", 12, "--hold", 8, "--save", 5)
+    first = await site.submit(tmp_path, *words, **resources())
+    alone(tmp_path, tmp_path)
     with site.worker(log) as worker:
-        await Job(home, first).at_step(3)
+        await Job(home, first).at_step(7)
         (tmp_path / "urgent").mkdir()
         urgent = await site.submit(tmp_path / "urgent", "--steps", 5, priority=100, **resources())
         await until(lambda: site.is_named(urgent, "Queued"))
@@ -231,7 +234,10 @@ async def test_a_job_that_pauses_for_another_is_queued_again_whoever_dies(
         await all_completed(site, [urgent, first])
 
     states = await site.client.read_flow_run_states(first)
-    assert any(one.name == "Queued" and "paused for job" in str(one.message) for one in states)
-    assert steps(first) == list(range(1, LONG + 1))
+    [again] = [s for s in states if s.name == "Queued" and "paused for job" in str(s.message)]
+    taken = [s.timestamp for s in states if s.is_pending() and s.timestamp > again.timestamp]
+    ended = await site.state(urgent)
+    assert ended.timestamp < min(taken), "the urgent job came last"
+    assert steps(first) == list(range(1, 13))
     assert "resumed at" in (runs() / str(first) / "train.log").read_text()
     assert await until(lambda: nobody_has(uuids))
