@@ -80,15 +80,19 @@ def show_offers(file: Path, providers: str | None, *, limit: int, as_json: bool)
     return Exit.OK
 
 
-def show_costs(by: str, *, as_json: bool) -> None:
-    """Print what this installation's jobs cost: by job, provider or day."""
+def costs(by: str) -> list[dict[str, Any]]:
+    """Return what this installation's jobs cost.
+
+    Args:
+        by: job, provider or day.
+    """
     rows: dict[str, list[Hire]] = defaultdict(list)
     for run_id, hire in _hires():
         key = {"job": run_id, "provider": hire.provider, "day": hire.started_at[:10]}[by]
         rows[key].append(hire)
     # Only the names of jobs need Prefect; what was spent is in the journals of this computer.
     names = call(lambda client: _names(client, rows)) if by == "job" else {}
-    found = [
+    return [
         {
             by: f"{names.get(key, '')} {short_id(key)}".strip() if by == "job" else key,
             "machines": sum(bool(hire.instance_id) for hire in hires),
@@ -102,6 +106,11 @@ def show_costs(by: str, *, as_json: bool) -> None:
         }
         for key, hires in sorted(rows.items())
     ]
+
+
+def show_costs(by: str, *, as_json: bool) -> None:
+    """Print what this installation's jobs cost: by job, provider or day."""
+    found = costs(by)
     if as_json:
         say_json(found)
         return
