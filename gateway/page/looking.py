@@ -16,7 +16,7 @@ from blocks.home import runs
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.scheduling.labels import PROJECT, USER, text
-from flows.shown import is_part
+from flows.shown import FLOW, is_part, job_state
 from gateway import jobs
 from gateway.access.callers import Caller
 from gateway.cli.logs import mirror_of, print_log
@@ -60,7 +60,7 @@ def table(client: LightClient, caller: Caller, wanted: Wanted, page: int) -> lis
     """Return a page of jobs, the newest first, and one more where there are more."""
     start = (page - 1) * ROWS
     if wanted == Wanted() and caller.project is None:
-        return client.flow_runs(jobs.FLOW, limit=min(ROWS + 1, PAGE), offset=start)
+        return client.flow_runs(FLOW, limit=min(ROWS + 1, PAGE), offset=start)
     # A job's state and provider are not Prefect's: all are looked through until the page is full.
     seen = (run for run in jobs.runs(client) if caller.sees(run.labels) and wanted.fits(run))
     return list(itertools.islice(seen, start, start + ROWS + 1))
@@ -80,9 +80,17 @@ def find(client: LightClient, caller: Caller, id: str) -> JobRun:
 
 def states(client: LightClient, run: JobRun) -> list[dict[str, Any]]:
     """Return the states that Prefect has of a run, the oldest first."""
-    path = f"/flow_run_states/?flow_run_id={run.id}"
-    found = asyncio.run(client.asking()(path, None)) or []
-    return sorted(found, key=lambda state: str(state["timestamp"]))
+    found = ask(client, f"/flow_run_states/?flow_run_id={run.id}", None)
+    return sorted(found or [], key=lambda state: str(state["timestamp"]))
+
+
+def ask(client: LightClient, path: str, body: dict[str, Any] | None) -> Any:
+    """Return what Prefect's API answers; None: there is no such thing."""
+
+    async def asked() -> Any:
+        return await client.asking()(path, body)
+
+    return asyncio.run(asked())
 
 
 def log_lines(client: LightClient, run: JobRun, part: str) -> list[str]:
@@ -132,7 +140,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def is_at_rest(run: JobRun) -> bool:
     """Whether nothing more happens with a job by itself."""
-    return jobs.job_state(run) in {JobState.COMPLETED, JobState.FAILED, JobState.STOPPED}
+    return job_state(run) in {JobState.COMPLETED, JobState.FAILED, JobState.STOPPED}
 
 
 def as_yaml(value: Any) -> str:

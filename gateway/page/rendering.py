@@ -16,7 +16,7 @@ from flows.shown import short_id
 from gateway.exits import sentence
 from gateway.rest.prefect_link import ERRORS_OF_CLIENT, in_our_words
 from gateway.rest.problems import RequestRefused, status_of
-from gateway.view import age, duration, number
+from gateway.view import duration, number
 from trainer.contract.errors import OrchestratorError
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
     )
-    made.filters |= {"number": number, "duration": duration, "age": age, "short": short_id}
+    made.filters |= {"number": number, "duration": duration, "short": short_id}
     made.globals |= {"pages": PAGES}
     return made
 

@@ -12,6 +12,8 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
+from flows.scheduling.labels import PROJECT, USER
+from flows.scheduling.labels import text as text_of
 from flows.scheduling.seen import SeenRun
 from gateway import jobs
 from gateway.batches.finding import held
@@ -91,8 +93,8 @@ def _row(run: Any, steps: Any) -> dict[str, Any]:
     return {
         "view": jobs.view(run, steps),
         "provider": jobs.provider_of(run),
-        "user": looking.text(run.labels, looking.USER),
-        "project": looking.text(run.labels, looking.PROJECT),
+        "user": text_of(run.labels, USER),
+        "project": text_of(run.labels, PROJECT),
         "created": run.created,
         "seconds": jobs.seconds(run),
     }
@@ -206,7 +208,7 @@ def _numbers(values: Any) -> list[float | None]:
 def queue(request: Request, caller: Reader, pool: Short = "") -> Response:
     """Show the GPUs of a pool, who has them, and why the others wait."""
     client = connected()
-    pools = [one["name"] for one in asyncio.run(client.asking()("/work_pools/filter", {}))]
+    pools = [one["name"] for one in looking.ask(client, "/work_pools/filter", {})]
     chosen = pool or (pools[0] if pools else "")
 
     async def its_held(waiting: Iterable[SeenRun]) -> dict[str, str]:
@@ -220,8 +222,16 @@ def queue(request: Request, caller: Reader, pool: Short = "") -> Response:
     for one in view["running"] if view else []:
         for uuid in one["gpus"]:
             by_gpu.setdefault(uuid, []).append(one)
-    values = {"held": by_gpu, "pools": pools, "pool": chosen, "view": view}
-    return html(request, "queue.html", title="Queue", no_worker=NO_WORKER, **values)
+    return html(
+        request,
+        "queue.html",
+        title="Queue",
+        held=by_gpu,
+        pools=pools,
+        pool=chosen,
+        view=view,
+        no_worker=NO_WORKER,
+    )
 
 
 @router.get("/money")
