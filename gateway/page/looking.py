@@ -33,7 +33,7 @@ MOST_COMPARED = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class JobFilter:
     """Which jobs of the table a person wants to see."""
 
     state: str = ""
@@ -56,10 +56,10 @@ class Wanted:
         return not part or part in run.name.lower() or is_part(run.id, part)
 
 
-def table(client: LightClient, caller: Caller, wanted: Wanted, page: int) -> list[JobRun]:
+def table(client: LightClient, caller: Caller, wanted: JobFilter, page: int) -> list[JobRun]:
     """Return a page of jobs, the newest first, and one more where there are more."""
     start = (page - 1) * ROWS
-    if wanted == Wanted() and caller.project is None:
+    if wanted == JobFilter() and caller.project is None:
         return client.flow_runs(FLOW, limit=min(ROWS + 1, PAGE), offset=start)
     # A job's state and provider are not Prefect's: all are looked through until the page is full.
     seen = (run for run in jobs.runs(client) if caller.sees(run.labels) and wanted.fits(run))

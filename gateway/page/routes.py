@@ -75,7 +75,9 @@ def table(
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
     """Show the jobs; alone its rows where the table asks for itself again."""
-    wanted = looking.Wanted(state=state, provider=provider, project=project, user=user, text=text)
+    wanted = looking.JobFilter(
+        state=state, provider=provider, project=project, user=user, text=text
+    )
     client = connected()
     runs = looking.table(client, caller, wanted, page)
     shown = runs[: looking.ROWS]
