@@ -21,6 +21,7 @@ from gateway import jobs
 from gateway.access.callers import Caller
 from gateway.cli.logs import mirror_of, print_log
 from gateway.prefect.client import PAGE, JobRun, LightClient
+from  import no_such_job
 from gateway.view import printable
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
@@ -70,11 +71,14 @@ def find(client: LightClient, caller: Caller, id: str) -> JobRun:
     """Return a job that the caller may see.
 
     Raises:
-        ConfigError: there is none.
+        RequestRefused: there is none.
     """
-    run = jobs.find(client, id)
+    try:
+        run = jobs.find(client, id)
+    except ConfigError:
+        raise no_such_job(id) from None
     if not caller.sees(run.labels):
-        raise ConfigError(f"There is no job {id!r}.", "The table shows all that you may see.")
+        raise no_such_job(id)
     return run
 
 

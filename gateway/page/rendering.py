@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from flows.shown import short_id
+from gateway.access.refusals import Unauthenticated
 from gateway.exits import sentence
 from gateway.rest.prefect_link import ERRORS_OF_CLIENT, in_our_words
 from gateway.rest.problems import RequestRefused, status_of
@@ -61,7 +63,11 @@ def html(request: Request, template: str, *, status: int = 200, **values: Any) -
         status: of HTTP.
         values: what the template shows.
     """
-    text = TEMPLATES.get_template(template).render(request=request, **values)
+    caller = getattr(request.state, "caller", None)
+    session = caller.session_id if caller else None
+    # The guards refuse what a session's form sends without it.
+    csrf = request.app.state.gate.sessions.form_token(session) if session else ""
+    text = TEMPLATES.get_template(template).render(request=request, csrf=csrf, **values)
     tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:24]}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "HX-Request"}
     if status == 200 and request.headers.get("if-none-match") == tag:
@@ -79,6 +85,8 @@ class PageRoute(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 response = await inner(request)
+            except Unauthenticated as error:
+                response = _stranger(request, sentence(error))
             except OrchestratorError as error:
                 response = _mistake(request, status_of(error), sentence(error))
             except RequestRefused as error:
@@ -89,6 +97,14 @@ class PageRoute(APIRoute):
             return response
 
         return answer
+
+
+def _stranger(request: Request, text: str) -> Response:
+    """Send a person to the form, and refuse a program."""
+    if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
+        return _mistake(request, 401, text)
+    then = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"/sign-in?{urlencode({'next': then})}", 303)
 
 
 def _mistake(request: Request, status: int, text: str) -> Response:

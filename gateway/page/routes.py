@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
@@ -61,6 +60,14 @@ def static(name: str) -> Response:
         raise RequestRefused(404, f"The page has no file {name!r}.")
     content, kind = FILES[name]
     return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/sign-in")
+def sign_in(request: Request, next: Short = "/", failed: Short = "") -> Response:
+    """Show the form by which a person signs in."""
+    elsewhere = bool(request.app.state.gate.settings.oidc_issuer)
+    values = {"next": next, "failed": failed, "elsewhere": elsewhere}
+    return html(request, "sign_in.html", title="Sign in", values=values)
 
 
 @router.get("/jobs")
@@ -134,30 +141,16 @@ def log(request: Request, caller: Reader, job_id: UUID, text: Short = "") -> Res
 
 @router.post("/jobs/{job_id}/{verb}")
 async def act(
-    request: Request,
     caller: Submitter,
     prefect: Prefect,
     job_id: UUID,
     verb: Literal["cancel", "pause"],
 ) -> Response:
     """Cancel or pause a job."""
-    _refuse_foreign(request)
     await asyncio.to_thread(lambda: looking.find(connected(), caller, str(job_id)))
     run = await prefect.read_flow_run(job_id)
     await (ask_cancel if verb == "cancel" else ask_pause)(prefect, run)
     return RedirectResponse(f"/jobs/{job_id}", 303)
-
-
-def _refuse_foreign(request: Request) -> None:
-    """Refuse what another site's page has a browser send.
-
-    Raises:
-        RequestRefused: it does not come from a page of ours.
-    """
-    # Every browser names the origin with a POST, and no page can change what it names.
-    origin = urlsplit(request.headers.get("origin", "")).netloc
-    if not origin or origin != request.headers.get("host"):
-        raise RequestRefused(403, "This was not sent by a page of this service. Use its buttons.")
 
 
 @router.get("/compare")

@@ -37,6 +37,13 @@ const field = (id) => document.getElementById(id);
 const COLOURS = ["#2f7de1", "#e0662b", "#2f9e57", "#a24bd1", "#c9367a", "#0f99a8", "#a07a00", "#6a6fdb"];
 let charts = [], plots = [];
 
+function short(value) {
+  if (value === null || value === undefined) return "";
+  const size = Math.abs(value);
+  return size && (size < 1e-3 || size >= 1e6)
+    ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(4)));
+}
+
 function smoothed(values, weight) {
   // An exponential mean whose beginning is not drawn towards zero.
   let mean = 0, share = 0;
@@ -56,14 +63,19 @@ function draw() {
   const weight = Number(field("smooth").value), log = field("logarithmic").checked;
   const style = getComputedStyle(root);
   const ink = style.getPropertyValue("--soft"), line = style.getPropertyValue("--line");
-  for (const { title, curves } of charts) {
+  // All places first: how wide a chart is depends on how many there are.
+  const holders = charts.map(({ title }) => {
     const holder = document.createElement("section");
     holder.className = "chart";
     const head = document.createElement("h3");
     head.textContent = title;
     holder.append(head);
     box.append(holder);
-    const tables = [], series = [{ label: field("axis").value }];
+    return holder;
+  });
+  for (const [place, { curves }] of charts.entries()) {
+    const holder = holders[place];
+    const tables = [], bests = [], series = [{ label: field("axis").value }];
     curves.forEach((curve, index) => {
       const colour = COLOURS[index % COLOURS.length];
       const label = box.dataset.jobs.includes(" ") ? `${curve.name} ${curve.metric}` : curve.metric;
@@ -71,15 +83,20 @@ function draw() {
       const xs = points.map(([x]) => x);
       const ys = points.map(([, y]) => (log && y <= 0 ? null : y));
       tables.push([xs, ys, ...(weight ? [smoothed(ys, weight)] : [])]);
-      if (weight) series.push({ label: `${label}, raw`, stroke: colour + "55", width: 1, spanGaps: true });
-      series.push({ label, stroke: colour, width: 2, spanGaps: true });
+      if (weight) series.push({ label: `${label}, raw`, class: "raw", stroke: colour + "55", width: 1, spanGaps: true });
+      series.push({ label, value: (_, y) => short(y), stroke: colour, width: 2, spanGaps: true });
       const known = ys.filter((y) => y !== null);
       if (/loss/.test(curve.metric) && known.length)
-        head.append(` · best ${label} ${Math.min(...known).toPrecision(4)}`);
+        bests.push(`${label} ${short(known.reduce((a, b) => Math.min(a, b)))}`);
     });
+    if (bests.length) {
+      const best = document.createElement("p");
+      best.textContent = `Best: ${bests.join(", ")}`;
+      holder.append(best);
+    }
     const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     plots.push(new uPlot({
-      width: holder.clientWidth - 20, height: 240, series, axes: [axis, { ...axis, size: 64 }],
+      width: holder.clientWidth - 20, height: 240, series, axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map(short) }],
       scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
     }, uPlot.join(tables), holder));
   }

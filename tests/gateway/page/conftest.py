@@ -8,27 +8,20 @@ from uuid import UUID
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from gateway.metrics.store import MetricsStore
 from gateway.prefect.client import connected
-from gateway.rest.app import create_app
-from gateway.rest.settings import ServiceSettings
-
-
-class Browser(httpx.AsyncClient):
-    """A client, with the service's store beside it."""
-
-    store: MetricsStore
+from tests.gateway.rest.conftest import app as app
+from tests.gateway.rest.conftest import client_of
+from tests.gateway.rest.conftest import outsider as outsider
 
 
 @pytest.fixture
-async def browser(prefect_api: str) -> AsyncIterator[Browser]:
-    app = create_app(ServiceSettings())
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with Browser(transport=transport, base_url="http://service") as client:
-            client.store = app.state.metrics
-            yield client
+async def browser(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Yield what a browser on the service's own computer is."""
+    async with client_of(app, "127.0.0.1", "http://127.0.0.1:8000") as client:
+        client.headers["Accept"] = "text/html"
+        yield client
 
 
 async def made_job(name: str, **training: object) -> UUID:

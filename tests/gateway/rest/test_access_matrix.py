@@ -36,6 +36,8 @@ PUBLIC = {
     ("GET", "/docs/oauth2-redirect"),
     ("GET", "/redoc"),
     ("GET", "/health"),
+    ("GET", "/static/{name}"),
+    ("GET", "/sign-in"),
     ("POST", "/sign-in"),
     ("GET", "/sign-in/oidc"),
     ("GET", "/sign-in/oidc/callback"),
