@@ -20,8 +20,8 @@ from flows.shown import FLOW, is_part, job_state
 from gateway import jobs
 from gateway.access.callers import Caller
 from gateway.cli.logs import mirror_of, print_log
+from gateway.operations.finding import NoSuchJob
 from gateway.prefect.client import PAGE, JobRun, LightClient
-from  import no_such_job
 from gateway.view import printable
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
@@ -71,14 +71,14 @@ def find(client: LightClient, caller: Caller, id: str) -> JobRun:
     """Return a job that the caller may see.
 
     Raises:
-        RequestRefused: there is none.
+        NoSuchJob: there is none.
     """
     try:
         run = jobs.find(client, id)
     except ConfigError:
-        raise no_such_job(id) from None
+        raise NoSuchJob(f"There is no job {id!r}.", "List them: /") from None
     if not caller.sees(run.labels):
-        raise no_such_job(id)
+        raise NoSuchJob(f"There is no job {id!r}.", "List them: /")
     return run
 
 
