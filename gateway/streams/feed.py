@@ -97,7 +97,8 @@ class JobFeed:
             if states:
                 yield message(MessageType.STATUS, status_data(self.job, states[-1]), now)
             if record := await self._store.newest(self.job):
-                yield self._metrics(record, now)
+                # It may be newer than what the feed had when the client joined.
+                yield self._metrics(record, replace(now, step=max(now.step, record["step"])))
             return
         at = after
         for number, state in enumerate(states):
