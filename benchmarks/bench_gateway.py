@@ -111,7 +111,7 @@ async def _copy(engine: AsyncEngine, jobs: int) -> None:
                 " updated FROM metric_job WHERE id <= :there",
                 "INSERT INTO metric_series SELECT id + :s, job_id + :j, name FROM metric_series"
                 " WHERE id <= :series",
-                "INSERT INTO metric_chunk SELECT series_id + :s, level, first_step, points, data"
+                "INSERT INTO metric_chunk SELECT series_id + :s, first_step, points, hundreds, tens, ones"
                 " FROM metric_chunk WHERE series_id <= :series",
             ):
                 values = {"there": there, "series": series, **shift}

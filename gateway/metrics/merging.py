@@ -11,12 +11,10 @@ from sqlalchemy import Connection, and_, bindparam, delete, func, insert, select
 
 from gateway.metrics.codec import Steps, Values, binned, merged, pack, unpack
 from gateway.metrics.series import Curves, curves_of
-from gateway.metrics.tables import chunks, series, tail
+from gateway.metrics.tables import LEVELS, chunks, series, tail
 from trainer.contract.metrics import Record
 
 CHUNK = 1000  # points; a chunk that has as many is closed
-LEVELS = (1, 10, 100)
-"""How many points one stands for, by level."""
 AT_ONCE = 500  # names or ids in one statement; SQLite takes 32,766 values, PostgreSQL 32,767
 OPEN_STEPS = 100  # in the tail of a job, before they are merged into its chunks
 
@@ -91,12 +89,11 @@ def _changes(
     for id, curve in new.items():
         before = {first: unpack(data) for first, data in old.get(id, {}).items()}
         touched = _touched(before, int(curve[0].min()))
-        levels = range(len(LEVELS))
-        gone += [{"id": id, "of": level, "first": first} for first in touched for level in levels]
+        gone += [{"id": id, "first": first} for first in touched]
         points = merged([*(before[first] for first in touched), curve])
         for at in range(0, len(points[0]), CHUNK):
             part = points[0][at : at + CHUNK], points[1][:, at : at + CHUNK]
-            rows += [_row(id, level, part) for level in levels]
+            rows.append(_row(id, part))
     return gone, rows
 
 
@@ -107,15 +104,12 @@ def _touched(before: dict[int, Chunk], start: int) -> list[int]:
     return [n for n in firsts if before[n][0][-1] >= start or len(before[n][0]) < CHUNK]
 
 
-def _row(id: int, level: int, part: Chunk) -> dict[str, Any]:
-    steps, values = part if level == 0 else binned(*part, LEVELS[level])
-    return {
-        "series_id": id,
-        "level": level,
-        "first_step": int(part[0][0]),
-        "points": len(steps),
-        "data": pack(steps, values),
+def _row(id: int, part: Chunk) -> dict[str, Any]:
+    levels = {
+        column.name: pack(*(part if every == 1 else binned(*part, every)))
+        for every, column in LEVELS.items()
     }
+    return {"series_id": id, "first_step": int(part[0][0]), "points": len(part[0]), **levels}
 
 
 def decoded(rows: Iterable[Any]) -> dict[int, Chunk]:
@@ -135,7 +129,6 @@ _TAIL = (
 _DROP_TAIL = delete(tail).where(tail.c.job_id == bindparam("job"), tail.c.id <= bindparam("last"))
 _DROP_CHUNK = delete(chunks).where(
     chunks.c.series_id == bindparam("id"),
-    chunks.c.level == bindparam("of"),
     chunks.c.first_step == bindparam("first"),
 )
 _one = chunks.alias("one")
@@ -146,7 +139,6 @@ _starts = (
             select(func.max(_one.c.first_step))
             .where(
                 _one.c.series_id == series.c.id,
-                _one.c.level == 0,
                 _one.c.first_step <= bindparam("least"),
             )
             .scalar_subquery(),
@@ -156,11 +148,10 @@ _starts = (
     .where(series.c.id.in_(bindparam("series", expanding=True)))
     .subquery("starts")
 )
-_OLD = select(chunks.c.series_id, chunks.c.first_step, chunks.c.data).join(
+_OLD = select(chunks.c.series_id, chunks.c.first_step, chunks.c.ones.label("data")).join(
     _starts,
     and_(
         chunks.c.series_id == _starts.c.id,
-        chunks.c.level == 0,
         chunks.c.first_step >= _starts.c.start,
     ),
 )

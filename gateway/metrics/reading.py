@@ -10,9 +10,9 @@ from sqlalchemy import Connection, func, or_, select
 
 from gateway.metrics.axes import POSITIONS, positions
 from gateway.metrics.codec import Steps, Values, binned, merged, unpack
-from gateway.metrics.merging import AT_ONCE, LEVELS, Chunk, decoded, tail_records
+from gateway.metrics.merging import AT_ONCE, Chunk, decoded, tail_records
 from gateway.metrics.series import Curves, curves_of
-from gateway.metrics.tables import chunks, jobs, series, tail
+from gateway.metrics.tables import LEVELS, chunks, jobs, series, tail
 
 Key = tuple[str, str]
 """A job and a metric."""
@@ -48,15 +48,15 @@ def curves(
     ids = job_ids(connection, {job for job, _ in keys})
     extra = POSITIONS[x]
     names = {ids[job]: {*extra, *(m for j, m in keys if j == job)} for job in ids}
-    level = 0 if points is None else _level(connection, keys, ids, points)
-    found = read(connection, names, level=level, after=after)
+    every = 1 if points is None else _every(connection, keys, ids, points)
+    found = read(connection, names, every=every, after=after)
     result = []
     for job, metric in keys:
         of_job = found.get(ids.get(job, -1), {})
         if metric in of_job:
             steps, values = of_job[metric]
             at = positions(x, steps, of_job)
-            result.append(Curve(job, metric, LEVELS[level], steps, at, values))
+            result.append(Curve(job, metric, every, steps, at, values))
     return result
 
 
@@ -64,7 +64,7 @@ def read(
     connection: Connection,
     names: Mapping[int, Iterable[str] | None],
     *,
-    level: int = 0,
+    every: int = 1,
     after: int = -1,
 ) -> dict[int, Curves]:
     """Return by job its curves by name, what was added last among them.
@@ -72,7 +72,7 @@ def read(
     Args:
         connection: to the database.
         names: the metrics by job; None: all of the job.
-        level: an index of `LEVELS`.
+        every: how many points one is to stand for: a key of `LEVELS`.
         after: only of later steps than this.
     """
     which = [
@@ -85,12 +85,12 @@ def read(
     query = select(series.c.id, series.c.job_id, series.c.name).where(or_(*which))
     found = {row.id: (row.job_id, row.name) for row in connection.execute(query).all()}
     stored: dict[int, Curves] = {job: {} for job in names}
-    for id, curve in _chunks(connection, list(found), level, after).items():
+    for id, curve in _chunks(connection, list(found), every, after).items():
         job, name = found[id]
         stored[job][name] = curve
     for job, curves in _tails(connection, names).items():
         for name, curve in curves.items():
-            stored[job][name] = _with_tail(stored[job].get(name), curve, level)
+            stored[job][name] = _with_tail(stored[job].get(name), curve, every)
     return {job: _later(curves, after) for job, curves in stored.items()}
 
 
@@ -102,19 +102,18 @@ def newest(connection: Connection, job: str) -> Curves:
     last = (
         select(chunks.c.series_id, func.max(chunks.c.first_step).label("first"))
         .join(series, series.c.id == chunks.c.series_id)
-        .where(series.c.job_id == ids[job], chunks.c.level == 0)
+        .where(series.c.job_id == ids[job])
         .group_by(chunks.c.series_id)
         .subquery()
     )
     query = (
-        select(series.c.name, chunks.c.data)
+        select(series.c.name, chunks.c.ones)
         .join(series, series.c.id == chunks.c.series_id)
         .join(
             last, (last.c.series_id == chunks.c.series_id) & (last.c.first == chunks.c.first_step)
         )
-        .where(chunks.c.level == 0)
     )
-    found = {row.name: unpack(row.data) for row in connection.execute(query)}
+    found = {row.name: unpack(row.ones) for row in connection.execute(query)}
     for name, curve in curves_of(tail_records(connection, ids[job])).items():
         found[name] = merged([found[name], curve]) if name in found else merged([curve])
     if not found:
@@ -129,8 +128,8 @@ def job_ids(connection: Connection, names: Iterable[str]) -> dict[str, int]:
     return {row.job: row.id for row in connection.execute(query)}
 
 
-def _level(connection: Connection, keys: Sequence[Key], ids: Mapping[str, int], points: int) -> int:
-    """Return the finest level at which no curve has many more points than wanted."""
+def _every(connection: Connection, keys: Sequence[Key], ids: Mapping[str, int], points: int) -> int:
+    """Return how many points one has to stand for, so that no curve has more than wanted."""
     # The names of other jobs' metrics make the answer no worse than it is for these jobs.
     query = (
         select(func.sum(chunks.c.points).label("points"))
@@ -138,21 +137,19 @@ def _level(connection: Connection, keys: Sequence[Key], ids: Mapping[str, int], 
         .where(
             series.c.job_id.in_(list(ids.values())),
             series.c.name.in_({metric for _, metric in keys}),
-            chunks.c.level == len(LEVELS) - 1,
         )
         .group_by(series.c.id)
     )
-    most = max(connection.execute(query).scalars(), default=0) * LEVELS[-1]
-    fits = (level for level, size in enumerate(LEVELS) if most / size <= points)
-    return next(fits, len(LEVELS) - 1)
+    most = max(connection.execute(query).scalars(), default=0)
+    return next((every for every in LEVELS if most / every <= points), max(LEVELS))
 
 
-def _chunks(connection: Connection, ids: Sequence[int], level: int, after: int) -> dict[int, Chunk]:
+def _chunks(connection: Connection, ids: Sequence[int], every: int, after: int) -> dict[int, Chunk]:
     rows: list[object] = []
     for at in range(0, len(ids), AT_ONCE):
         some = ids[at : at + AT_ONCE]
-        query = select(chunks.c.series_id, chunks.c.data).where(
-            chunks.c.series_id.in_(some), chunks.c.level == level
+        query = select(chunks.c.series_id, LEVELS[every].label("data")).where(
+            chunks.c.series_id.in_(some)
         )
         if after >= 0:
             # The chunk that the step lies in begins before it.
@@ -161,7 +158,6 @@ def _chunks(connection: Connection, ids: Sequence[int], level: int, after: int) 
                 select(func.max(last.c.first_step))
                 .where(
                     last.c.series_id == chunks.c.series_id,
-                    last.c.level == level,
                     last.c.first_step <= after,
                 )
                 .scalar_subquery()
@@ -186,14 +182,14 @@ def _tails(connection: Connection, names: Mapping[int, object]) -> dict[int, Cur
     return found
 
 
-def _with_tail(stored: Chunk | None, curve: Chunk, level: int) -> Chunk:
-    if level == 0:
+def _with_tail(stored: Chunk | None, curve: Chunk, every: int) -> Chunk:
+    if every == 1:
         return merged([stored, curve]) if stored else curve
     # Of steps that are written once more the levels are made anew when the tail is merged.
     later = curve[0] > (stored[0][-1] if stored else -1)
     if not later.any():
-        return stored or binned(*curve, LEVELS[level])
-    bins = binned(curve[0][later], curve[1][:, later], LEVELS[level])
+        return stored or binned(*curve, every)
+    bins = binned(curve[0][later], curve[1][:, later], every)
     if stored is None:
         return bins
     return np.concatenate([stored[0], bins[0]]), np.concatenate([stored[1], bins[1]], axis=1)

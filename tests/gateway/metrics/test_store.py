@@ -23,9 +23,9 @@ def record(step, **more):
     return {"step": step, "train_loss": 2.0 + math.sin(step), "epoch": step / 100, **more}
 
 
-async def sizes(engine, level=0):
+async def sizes(engine):
     """Return how many points each chunk of the first metric has."""
-    query = select(chunks.c.series_id, chunks.c.points).where(chunks.c.level == level)
+    query = select(chunks.c.series_id, chunks.c.points)
     async with engine.connect() as connection:
         rows = (await connection.execute(query.order_by(chunks.c.first_step))).all()
     return [points for id, points in rows if id == min(row[0] for row in rows)]

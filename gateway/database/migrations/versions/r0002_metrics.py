@@ -37,12 +37,14 @@ def upgrade() -> None:
     op.create_table(
         "metric_chunk",
         sa.Column("series_id", ID, sa.ForeignKey("metric_series.id"), primary_key=True),
-        sa.Column("level", sa.SmallInteger, primary_key=True, autoincrement=False),
         sa.Column("first_step", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("points", sa.SmallInteger, nullable=False),
-        sa.Column("data", sa.LargeBinary, nullable=False),
+        sa.Column("hundreds", sa.LargeBinary, nullable=False),
+        sa.Column("tens", sa.LargeBinary, nullable=False),
+        sa.Column("ones", sa.LargeBinary, nullable=False),
         sqlite_with_rowid=False,
     )
     if op.get_bind().dialect.name == "postgresql":
-        # It is compressed already.
-        op.execute("ALTER TABLE metric_chunk ALTER COLUMN data SET STORAGE EXTERNAL")
+        # They are compressed already.
+        for name in ("hundreds", "tens", "ones"):
+            op.execute(f"ALTER TABLE metric_chunk ALTER COLUMN {name} SET STORAGE EXTERNAL")
