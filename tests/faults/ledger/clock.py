@@ -130,7 +130,8 @@ class FastLoop(asyncio.BaseEventLoop):
         return task
 
     def _is_dead(self, context: Context | None) -> bool:
-        who = (context or copy_context()).get(WHO)
+        # An empty context is false, and no process of ours either.
+        who = (copy_context() if context is None else context).get(WHO)
         return who is not None and who.is_dead
 
     def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:

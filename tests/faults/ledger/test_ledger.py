@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from contextvars import Context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.faults.ledger.clock import WHO, FastLoop, Ours
 from tests.faults.ledger.setting import Setting
 from tests.faults.ledger.walk import LedgerWalk
 from tests.faults.walks.accounts import ACCOUNTS
@@ -97,3 +99,17 @@ def test_a_machine_whose_end_was_not_answered_is_not_billed_beyond_it(tmp_path: 
         one.teardown()
 
     walk("vast", tmp_path, moves)
+
+
+def test_a_provider_goes_on_with_what_a_process_asked_for_before_it_was_killed() -> None:
+    loop, ours, done = FastLoop(), Ours(), []
+    ours.is_dead = True
+    killed = Context()
+    killed.run(WHO.set, ours)
+
+    killed.run(loop.call_soon, done.append, "of the provider", context=Context())
+    killed.run(loop.call_soon, done.append, "of the dead")
+    loop.pass_time(1.0)
+    loop.close()
+
+    assert done == ["of the provider"]
