@@ -46,4 +46,4 @@ class NotDelivered(OrchestratorError):
 class MessageRefused(OrchestratorError):
     """A receiver refuses it, or cannot be one; nothing changes before a person changes something."""
 
-    default_suggestion = "Correct the address or its key, then: trainctl notify test"
+    default_suggestion = "Correct the address or its key, and try it: 'trainctl notify test'."

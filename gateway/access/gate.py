@@ -100,7 +100,7 @@ class Gate:
         # Until there are keys, whoever sits at this computer is not held up.
         wait = self._requests.take(whose or caller.name) if whose or presented.proxy_user else 0.0
         if wait:
-            raise TooManyRequests("This key, session or job asks too often.", wait)
+            raise TooManyRequests.until("This key, session or job asks too often.", wait)
         return found
 
     async def is_open(self) -> bool:
@@ -118,7 +118,9 @@ class Gate:
             TooManyRequests: it has.
         """
         if wait := self._tries.wait(_place(address)):
-            raise TooManyRequests("Too many wrong keys or passwords came from your address.", wait)
+            raise TooManyRequests.until(
+                "Too many wrong keys or passwords came from your address.", wait
+            )
 
     def note_wrong(self, address: str) -> None:
         """Note that an address has shown something wrong."""

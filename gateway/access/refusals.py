@@ -33,9 +33,13 @@ class SignInAway(OrchestratorError):
 class TooManyRequests(OrchestratorError):
     """It asks too often (429)."""
 
-    def __init__(self, message: str, wait: float) -> None:
-        self.seconds = max(1, math.ceil(wait))
-        super().__init__(message, f"Try again in {self.seconds} s.")
+    seconds: int = 1
+    """After which it may ask again."""
 
-    def __reduce__(self) -> tuple[type[TooManyRequests], tuple[str, float]]:  # type: ignore[override]
-        return type(self), (self.message, float(self.seconds))
+    @classmethod
+    def until(cls, message: str, wait: float) -> TooManyRequests:
+        """Return the refusal of what may be asked again after `wait` seconds."""
+        seconds = max(1, math.ceil(wait))
+        refusal = cls(message, f"Try again in {seconds} s.")
+        refusal.seconds = seconds
+        return refusal

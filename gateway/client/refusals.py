@@ -42,7 +42,7 @@ class JobNotFound(RequestRejected):
 class NotPermitted(RequestRejected):
     """The key is missing or wrong, or may not do this."""
 
-    default_suggestion = "Give key=…, one whose scope allows it: trainctl keys --help"
+    default_suggestion = "Give key=…, one whose scope allows it; see 'trainctl keys --help'."
 
 
 class ServiceFailed(OrchestratorError):

@@ -136,8 +136,8 @@ async def ask_all(asked, answers, *, may_be_empty: bool) -> None:
             request=httpx.Request(request.method, "http://x/"),
         )
 
-    def answer_of_amazon(self, service, operation, arguments, *, once):
-        del self, arguments, once
+    def answer_of_amazon(self, service, operation, arguments, **how):
+        del self, arguments, how
         if (service, operation) not in answers:
             refusal = Refusal("Requested resource not found.")
             refusal.code = "ResourceNotFound"
