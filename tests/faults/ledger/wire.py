@@ -65,8 +65,9 @@ class Line:
         kind, _ = self.cloud.named(method, scope["path"], by, body)
         who = WHO.get()
         trap = next((one for one in self.traps if who and one.method == kind), None)
+        if trap:
+            self.traps.remove(trap)  # one process alone dies by it
         if trap and who and not trap.committed:
-            self.traps.remove(trap)
             self.loop.kill(who)
         await asyncio.sleep(THERE)
         answer = _Answer(body)
@@ -74,7 +75,6 @@ class Line:
         work = self._wire(scope, answer)
         await asyncio.shield(self.loop.create_task(work, context=Context()))
         if trap and who and trap.committed:
-            self.traps.remove(trap)
             self.loop.kill(who)
         await asyncio.sleep(THERE)
         return None if answer.is_cut else (answer.status, answer.headers, bytes(answer.body))
