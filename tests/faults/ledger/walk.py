@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from flows.renting.hire import Hire
-from flows.renting.journal import Journal
-from flows.run_folder import RunFolder, run_folders
 from tests.clouds.cloud import Fault
 from tests.faults.ledger import clock
 from tests.faults.ledger.setting import Setting
 from tests.faults.ledger.wire import Trap
+from tests.faults.ledger.world import all_hires, open_hires
 
 FEW = st.integers(0, 2)
 CAP = 0.05
@@ -170,7 +169,7 @@ class LedgerWalk(RuleBasedStateMachine):
         # What is kept waits for its time, and what a lag hid is seen by now.
         self.loop.pass_time(KEEP_MINUTES * 60 + 60)
         for _ in range(10):  # it is scheduled every minute
-            if self.cloud.alive() or self._open():
+            if self.cloud.alive() or open_hires():
                 self.world.reconcile()
             self.loop.pass_time(60.0)
 
@@ -178,13 +177,13 @@ class LedgerWalk(RuleBasedStateMachine):
         assert self.cloud.alive() == [], story
         assert self.cloud.errors == [], story
         assert clock.FAILED == [], "\n".join([*clock.FAILED[:1], story])
-        assert self._open() == [], story
+        assert open_hires() == [], story
         self._prove_the_bill(story)
 
     def _prove_the_bill(self, story: str) -> None:
         """Every machine is charged to runs for as long as it was billed, and at its price."""
         booked: dict[str, list[Hire]] = {}
-        for hire in self._hires():
+        for hire in all_hires():
             booked.setdefault(hire.instance_id, []).append(hire)
         bill = self.cloud.billing()
         self.billed.append(sum(seconds for _, _, seconds, _ in bill))
@@ -200,16 +199,10 @@ class LedgerWalk(RuleBasedStateMachine):
             wrong = abs(cost - price * charged / 3600)
             assert wrong <= 0.01 * cost + 1e-6, f"{id} {cost} {price}{story}"
 
-    def _hires(self) -> list[Hire]:
-        return [hire for one in run_folders() for hire in Journal.of(RunFolder(one.name)).hires]
-
-    def _open(self) -> list[Hire]:
-        return [hire for hire in self._hires() if hire.is_open]
-
     def _story(self) -> str:
         rows = [
             f"{h.mark} {h.instance_id} {h.seconds():.0f} s {h.started_at}-{h.ended_at} {h.cause}"
-            for h in self._hires()
+            for h in all_hires()
         ]
         machines = [
             f"{r.id} {r.name} {r.status} {r.created:.0f}-{r.ended} gone={r.gone} {r.facts.get('stopping')}"

@@ -28,6 +28,7 @@ from blocks.task_scope import TaskScope
 from flows.reconcile import reconcile_once
 from flows.renting.budget import Budget
 from flows.renting.giving_back import give_back
+from flows.renting.hire import Hire
 from flows.renting.hiring import Hiring
 from flows.renting.journal import Journal
 from flows.renting.keeping import keep
@@ -35,7 +36,7 @@ from flows.renting.lease import renewed
 from flows.renting.liveness import Contact, watch_provider
 from flows.renting.other_gpus import move_on
 from flows.renting.turns import in_turn
-from flows.run_folder import RunFolder
+from flows.run_folder import RunFolder, run_folders
 from flows.settling import settle_run
 from flows.shown import is_over
 from flows.sole_owner import own
@@ -75,6 +76,8 @@ class Watched(Cloud):
     attended: dict[str, bool]
     """Whether the process that worked on its run when a machine ended lived on to see that."""
     works_on: Callable[[str], Ours | None]
+    is_open: Callable[[str], bool]
+    """Whether a machine, by its id, is still charged to a run."""
 
     def rent(self, rented: Rented) -> Rented:
         rented.created = self.loop.time()
@@ -88,8 +91,11 @@ class Watched(Cloud):
         who = self.works_on(rented.name)
 
         def note() -> None:
-            lived_on = who is not None and (who.is_over or not who.is_dead)
-            self.attended.setdefault(rented.id, lived_on)
+            # One that was cancelled amid giving it back leaves it to reconcile.
+            saw = who is not None and (
+                not self.is_open(rented.id) if who.is_over else not who.is_dead
+            )
+            self.attended.setdefault(rented.id, saw)
 
         self.loop.call_later(SEEN_SECONDS, note, context=Context())
 
@@ -113,6 +119,16 @@ class Watched(Cloud):
     def _downloaded(self, rented: Rented) -> Path:
         """Take it that the agent is there."""
         return self.folder / rented.id
+
+
+def all_hires() -> list[Hire]:
+    """Return what all runs of the walk have hired."""
+    return [hire for one in run_folders() for hire in Journal.of(RunFolder(one.name)).hires]
+
+
+def open_hires() -> list[Hire]:
+    """Return what of it may still cost money."""
+    return [hire for hire in all_hires() if hire.is_open]
 
 
 class Table:
@@ -150,7 +166,12 @@ class World:
 
     def __init__(self, loop: FastLoop, provider: str, folder: Path) -> None:
         self.loop, self.provider = loop, provider
-        facts = {"loop": loop, "attended": {}, "works_on": staticmethod(self._works_on)}
+        facts = {
+            "loop": loop,
+            "attended": {},
+            "works_on": staticmethod(self._works_on),
+            "is_open": staticmethod(lambda id: id in {hire.instance_id for hire in open_hires()}),
+        }
         kind = type("LedgerCloud", (Watched, ACCOUNTS[provider].server), facts)
         self.cloud: Any = kind(folder / "cloud")
         self.cloud.folder.mkdir(parents=True)
