@@ -9,7 +9,7 @@ has them as time limits, at which nothing is ended. It orders by submission (`pr
 `sched/backfill`. What it takes itself to start and end a job at that speed is measured on the idle cluster; the
 policy's jobs hold their GPUs for as much longer, and it counts as nobody's wait. The policy lives through the trace in the simulator: `balanced`, and `fifo`, which has Slurm's order.
 
-Needs slurmctld, slurmd, munge and faketime of Debian; about three minutes.
+Needs slurmctld, slurmd, munge and faketime of Debian; about five minutes.
 """
 
 from __future__ import annotations
