@@ -15,6 +15,7 @@ from flows.notifying.destinations import Destination
 from flows.notifying.outbox import DAY, Outbox, outboxes
 from flows.notifying.sending import send_waiting
 from tests.flows.notifying.conftest import told
+from tests.waiting import until_now
 
 DIES = """
 import os
@@ -50,8 +51,12 @@ def test_what_was_sent_when_its_process_died_comes_again_with_its_id(hook, recei
     Outbox.of(receiver).add(event("1"))
     ended = subprocess.run([sys.executable, "-c", DIES], capture_output=True)
     assert ended.returncode == 9, ended.stderr
-    subprocess.run([sys.executable, "-m", "flows.notifying"], check=True)
 
+    def is_sent_again() -> bool:
+        subprocess.run([sys.executable, "-m", "flows.notifying"], check=True)
+        return len(hook.requests) > 1
+
+    until_now(is_sent_again)
     first, second = hook.requests
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
     assert first.body == second.body

@@ -41,7 +41,9 @@ def reached(job: Job, attempt: int, step: int) -> bool:
 
 
 def kill_mid_step(job: Job, attempt: int) -> None:
-    until_now(lambda: reached(job, attempt, 3))
+    # With a checkpoint to go on from: on a busy machine it may come later than the next steps.
+    saved = job.directory.checkpoints
+    until_now(lambda: reached(job, attempt, 3) and any(saved.glob("checkpoint-*")))
     os.kill(job.status.trainer_pid, signal.SIGKILL)
 
 
