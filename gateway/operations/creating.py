@@ -20,7 +20,8 @@ from flows.scheduling.admission import refuse_impossible
 from flows.scheduling.labels import PREFIX, of_submit, text
 from flows.shown import FLOW, QUEUED
 from gateway.access.callers import Caller
-from gateway.operations.finding import DRAFT, SUBMITTED, find_job, is_draft, known_job
+from gateway.cli.submitting import with_priority
+from gateway.operations.finding import DRAFT, SUBMITTED, find_job, is_draft, known_job, runs_of
 from gateway.prefect.client import JobRun
 from trainer.config import TrainingJob
 from trainer.config.explain import validated
@@ -31,8 +32,10 @@ BODY, KEY = f"{PREFIX}body", f"{PREFIX}idempotency-key"
 """Labels: of what a job was created from, and of the key that its client gave."""
 NEVER = datetime(2100, 1, 1, tzinfo=UTC)
 """When a draft would be due; it has no deployment, so no worker ever sees it."""
-DEPLOYMENTS = {True: "train/local", False: "train/cloud"}
+DEPLOYMENTS: Mapping[bool, str] = {True: "train/local", False: "train/cloud"}
 """By whether a job trains on the computer of its worker."""
+KEY_TAG = "idempotency-key:"
+"""How the tag begins by which a run is found that was asked for under a key."""
 
 JobId = Annotated[str, Field(pattern=JOB_ID)]
 
@@ -144,12 +147,15 @@ async def create_job(
                 "Leave it out, or ask with a key of that project.",
             )
         job = job.model_copy(update={"project": caller.project})
+    if key and (same := await _asked_before(client, caller, request, key)):
+        return same, False
     job_id = request.job_id or _made_id(caller, key)
     labels = of_submit(user=caller.name, project=job.project) | {BODY: _hash(request)}
     labels |= {KEY: key} if key else {}
     labels |= {f"{PREFIX}{name}": value for name, value in (notes or {}).items()}
     known = await known_job(client, job_id)
-    run = known or await _draft(client, job_id, job, labels)
+    tags = [_tag_of(caller, key)] if key else []
+    run = known or await _draft(client, job_id, job, labels, tags)
     if text(run.labels, BODY) != labels[BODY] or text(run.labels, KEY) != (key or ""):
         what = (
             f"Idempotency-Key = {key!r}" if key and not request.job_id else f"job_id = {job_id!r}"
@@ -163,12 +169,29 @@ async def create_job(
     return run, known is None
 
 
+async def _asked_before(
+    client: PrefectClient, caller: Caller, request: JobRequest, key: str
+) -> JobRun | None:
+    """Return the run that a caller asked for under a key before; None: there is none.
+
+    Raises:
+        Conflict: something else was asked for.
+    """
+    found = await runs_of(client, limit=2, tags={"all_": [_tag_of(caller, key)]})
+    if not found:
+        return None
+    run = min(found, key=is_draft)  # what is submitted counts
+    if text(run.labels, BODY) != _hash(request):
+        raise Conflict(f"Idempotency-Key = {key!r} is that of another request.", "Choose another.")
+    return run
+
+
 async def submit_job(
     client: PrefectClient,
     caller: Caller,
     job_id: str,
     provider: str | list[str] | None = None,
-    deployment: str | None = None,
+    deployments: Mapping[bool, str] = DEPLOYMENTS,
 ) -> JobRun:
     """Hand a job to the workers that are to train it, and return its run.
 
@@ -177,7 +200,7 @@ async def submit_job(
         caller: who asks.
         job_id: the job's.
         provider: where it trains; None: where it says itself.
-        deployment: FLOW/NAME; None: the one for this provider.
+        deployments: FLOW/NAME, by whether a job trains on the computer of its worker.
 
     Raises:
         NoSuchJob: there is none of this id.
@@ -199,8 +222,8 @@ async def submit_job(
         raise ConfigError(
             f"Job {job_id!r} was cancelled before it was submitted.", "Create another job."
         )
-    name = deployment or DEPLOYMENTS[job.provider == "local"]
-    submitted = await _submitted(client, run, job_id, job, name)
+    target = deployments[job.providers == ["local"]]
+    submitted = await _submitted(client, run, job_id, job, target)
     with suppress(ObjectNotFound):  # whoever submitted it at the same moment was first
         await client.delete_flow_run(run.id)
     return submitted
@@ -229,6 +252,8 @@ async def _submitted(
         "name": job.name,
         "parameters": {"job": values},
         "labels": {key: value for key, value in draft.labels.items() if key.startswith(PREFIX)},
+        "tags": [tag for tag in draft.value.get("tags") or () if tag.startswith(KEY_TAG)],
+        "work_queue_name": with_priority(job, None)[1],
         "state": {"type": "SCHEDULED", "name": QUEUED},
         "idempotency_key": f"{SUBMITTED}{job_id}",
     }
@@ -236,7 +261,7 @@ async def _submitted(
 
 
 async def _draft(
-    client: PrefectClient, job_id: str, job: TrainingJob, labels: dict[str, Any]
+    client: PrefectClient, job_id: str, job: TrainingJob, labels: dict[str, Any], tags: list[str]
 ) -> JobRun:
     ask = asking(client)
     flow = await ask("/flows/", {"name": FLOW})
@@ -251,6 +276,7 @@ async def _draft(
         "name": job.name,
         "parameters": {"job": job.model_dump(mode="json")},
         "labels": labels,
+        "tags": tags,
         "state": state,
         "idempotency_key": f"{DRAFT}{job_id}",
     }
@@ -261,6 +287,10 @@ def _made_id(caller: Caller, key: str | None) -> str:
     """Return an id for a job whose client chose none: the same one for the same key."""
     made: UUID = uuid5(NAMESPACE_URL, f"{caller.name}/{key}") if key else uuid4()
     return str(made)
+
+
+def _tag_of(caller: Caller, key: str) -> str:
+    return f"{KEY_TAG}{hashlib.sha256(f'{caller.name}/{key}'.encode()).hexdigest()[:32]}"
 
 
 def _hash(request: JobRequest) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
+from prefect.exceptions import ObjectNotFound
 
 from blocks.home import runs
-from flows.asking import asking
+from flows.asking import AskApi, Json, asking
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER, METRICS, job_state
@@ -18,6 +22,8 @@ from gateway.jobs import link, message_of, provider_of, steps_of
 from gateway.operations.finding import is_draft as is_draft
 from gateway.operations.finding import job_id_of
 from gateway.prefect.client import PAGE, JobRun
+from gateway.prefect.waiting import waiting_for
+from gateway.view import printable
 from trainer.contract.errors import ConfigError
 from trainer.contract.files import read_json
 from trainer.contract.job_directory import JobState
@@ -46,9 +52,44 @@ async def status_of_job(client: PrefectClient, run: JobRun) -> dict[str, Any]:
         "provider_job_id": await asyncio.to_thread(_machine_of, run),
         "current_metrics": newest,
         "artifact_info": artifact,
-        "message": message_of(run) or None,
+        "message": await reason_of(client, run),
         "link": link(run.id),
     }
+
+
+async def handed_over(client: PrefectClient, run: JobRun) -> dict[str, Any]:
+    """Return what is told of a job that was handed to the workers at once."""
+    why = await reason_of(client, run)
+    return {
+        "job_id": job_id_of(run),
+        "status": str(job_state(run)),
+        "message": f"Job submitted: it {why}" if why and _waits(run) else "Job submitted",
+    }
+
+
+async def reason_of(client: PrefectClient, run: JobRun) -> str | None:
+    """Return why a job is in its state: of one that waits, for what; None: there is no more to say."""
+    if not _waits(run):
+        return message_of(run) or None
+    waiting = await waiting_for(_asking_kindly(client), run.value)
+    return waiting["text"] if waiting else message_of(run) or None
+
+
+def _waits(run: JobRun) -> bool:
+    return job_state(run) is JobState.CREATED and not is_draft(run)
+
+
+def _asking_kindly(client: PrefectClient) -> AskApi:
+    """Return what asks the API, and says None of what is not there."""
+    ask = asking(client)
+
+    async def kindly(path: str, body: Json | None) -> Any:
+        try:
+            return await ask(path, body)
+        except ObjectNotFound:
+            return None
+
+    return kindly
 
 
 def summary_of(run: JobRun) -> dict[str, Any]:
@@ -87,12 +128,8 @@ async def log_of_job(
         limit: how many at most.
     """
     file = runs() / str(run.id) / LOG
-    lines = await asyncio.to_thread(_lines, file)
-    if lines is None:
-        lines = await _told_lines(client, run)
-    start = max(0, len(lines) + after) if after < 0 else after
-    some = lines[start : start + limit]
-    return some, start + len(some)
+    some = await asyncio.to_thread(_lines_in, file, after, limit)
+    return some if some is not None else _part(await _told_lines(client, run), after, limit)
 
 
 def errors_of_job(run: JobRun) -> list[dict[str, Any]]:
@@ -170,29 +207,54 @@ def _records_in(file: Path) -> dict[int, Record]:
     return by_step(records)
 
 
-def _lines(file: Path) -> list[str] | None:
+def _lines_in(file: Path, after: int, limit: int) -> tuple[list[str], int] | None:
+    """Return lines of a log as `log_of_job` does, one by one: it may be larger than memory."""
     try:
-        return file.read_text(errors="replace").splitlines()
+        with file.open(encoding="utf-8", errors="replace", newline="\n") as stream:
+            return _part(stream, after, limit)
     except FileNotFoundError:
         return None
 
 
+def _part(lines: Iterable[str], after: int, limit: int) -> tuple[list[str], int]:
+    """Return some of the lines, and after how many lines the next ones come."""
+    if after >= 0:
+        some = [_plain(line) for line in islice(lines, after, after + limit)]
+        return some, after + len(some)
+    count = 0
+    last: deque[str] = deque(maxlen=min(-after, MOST_LINES))
+    for count, line in enumerate(lines, 1):  # noqa: B007 - how many there were is asked for below
+        last.append(line)
+    start = count - len(last)
+    some = [_plain(line) for line in last][:limit]
+    return some, start + len(some)
+
+
+def _plain(line: str) -> str:
+    # A progress bar redraws its line with carriage returns: the last drawing is what was seen.
+    return printable(line.rstrip("\r\n").rpartition("\r")[2])
+
+
 async def _told_lines(client: PrefectClient, run: JobRun) -> list[str]:
-    """Return the lines that Prefect has, of a job that trained elsewhere."""
-    lines: list[str] = []
+    """Return the lines that Prefect has, of a job that trained elsewhere: its log, else all."""
+    of_log: list[str] = []
+    of_all: list[str] = []
+    offset = 0
     while True:
         body = {
             "logs": {"flow_run_id": {"any_": [str(run.id)]}},
             "sort": "TIMESTAMP_ASC",
             "limit": PAGE,
-            "offset": len(lines),
+            "offset": offset,
         }
         page = await asking(client)("/logs/filter", body)
-        lines += [one["message"] for one in page if one["name"] == LOGGER] or [
-            one["message"] for one in page
-        ]
-        if len(page) < PAGE or len(lines) >= MOST_LINES:
-            return lines
+        offset += len(page)
+        for one in page:
+            lines = one["message"].splitlines()
+            of_all += lines
+            of_log += lines if one["name"] == LOGGER else []
+        if len(page) < PAGE:
+            return of_log or of_all
 
 
 def _moment(at: datetime | None) -> str | None:

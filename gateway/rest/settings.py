@@ -33,6 +33,11 @@ class ServiceSettings(BaseSettings):
     """FLOW/NAME of the deployment for jobs that train on rented machines."""
 
     @property
+    def deployments(self) -> dict[bool, str]:
+        """The deployments, by whether a job trains on the computer of its worker."""
+        return {True: self.deployment, False: self.cloud_deployment}
+
+    @property
     def is_private(self) -> bool:
         """Whether it is reached from this computer only."""
         if self.host == "localhost":

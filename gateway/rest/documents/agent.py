@@ -10,7 +10,8 @@ from pydantic import Field
 from gateway.operations import showing
 from gateway.operations.controlling import cancel_job, pause_job, resume_job
 from gateway.operations.creating import JobRequest, create_job, submit_job
-from gateway.operations.finding import find_job
+from gateway.operations.finding import find_job, job_id_of
+from gateway.rest.configured import Settings
 from gateway.rest.documents.answers import AnswerBody, JobLog, JobStatus
 from gateway.rest.documents.training_jobs import Key
 from gateway.rest.guards import Reader, Submitter
@@ -42,16 +43,20 @@ class AgentStatus(JobStatus):
 
 @router.post("/execute", status_code=201, summary="Create a job and submit it")
 async def execute(
-    prefect: Prefect, caller: Submitter, request: JobRequest, answer: Response, key: Key = None
+    prefect: Prefect,
+    caller: Submitter,
+    settings: Settings,
+    request: JobRequest,
+    answer: Response,
+    key: Key = None,
 ) -> Executed:
     """Create a job and hand it to the workers at once; `provider` is local unless it is given."""
     run, is_new = await create_job(prefect, caller, request, key)
     if not is_new:
         answer.status_code = 200
-    status = showing.summary_of(run)
     if showing.is_draft(run):
-        status = showing.summary_of(await submit_job(prefect, caller, status["job_id"]))
-    return Executed(job_id=status["job_id"], status=status["state"], message="Job submitted")
+        run = await submit_job(prefect, caller, job_id_of(run), deployments=settings.deployments)
+    return Executed.model_validate(await showing.handed_over(prefect, run))
 
 
 @router.get("/status/{job_id}", summary="Where a job stands")

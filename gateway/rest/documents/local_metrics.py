@@ -16,9 +16,10 @@ from flows.shown import job_state
 from gateway.access.callers import Caller
 from gateway.metrics.holding import Metrics
 from gateway.operations.creating import JobRequest, create_job, submit_job
-from gateway.operations.finding import find_job, is_draft
-from gateway.operations.showing import summary_of
+from gateway.operations.finding import find_job, is_draft, job_id_of
+from gateway.operations.showing import handed_over
 from gateway.prefect.client import JobRun
+from gateway.rest.configured import Settings
 from gateway.rest.documents.agent import Executed
 from gateway.rest.documents.answers import AnswerBody
 from gateway.rest.documents.training_jobs import Key
@@ -183,16 +184,21 @@ async def alert(prefect: Prefect, caller: Reporter, body: AlertReport) -> AlertT
 
 @router.post("/training/deploy/runpod", status_code=201, summary="Train on RunPod")
 async def deploy_on_runpod(
-    prefect: Prefect, caller: Submitter, request: JobRequest, answer: Response, key: Key = None
+    prefect: Prefect,
+    caller: Submitter,
+    settings: Settings,
+    request: JobRequest,
+    answer: Response,
+    key: Key = None,
 ) -> Executed:
     """Create a job and submit it to RunPod."""
     run, is_new = await create_job(prefect, caller, request, key)
     if not is_new:
         answer.status_code = 200
-    status = summary_of(run)
     if is_draft(run):
-        status = summary_of(await submit_job(prefect, caller, status["job_id"], "runpod"))
-    return Executed(job_id=status["job_id"], status=status["state"], message="Job submitted")
+        job_id = job_id_of(run)
+        run = await submit_job(prefect, caller, job_id, "runpod", settings.deployments)
+    return Executed.model_validate(await handed_over(prefect, run))
 
 
 async def _store(

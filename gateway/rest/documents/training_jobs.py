@@ -13,6 +13,7 @@ from gateway.operations.controlling import cancel_job, pause_job, resume_job
 from gateway.operations.creating import JobRequest, create_job, submit_job
 from gateway.operations.finding import find_job, list_jobs
 from gateway.prefect.client import JobRun
+from gateway.rest.configured import Settings
 from gateway.rest.documents.answers import (
     Artifact,
     JobError,
@@ -85,11 +86,16 @@ async def listing(
 
 @router.post("/{job_id}/submit", summary="Submit a job to a provider")
 async def submit(
-    prefect: Prefect, caller: Submitter, job_id: str, request: SubmitRequest | None = None
+    prefect: Prefect,
+    caller: Submitter,
+    settings: Settings,
+    job_id: str,
+    request: SubmitRequest | None = None,
 ) -> JobStatus:
-    """Hand a job to the workers that are to train it."""
+    """Hand a job to the workers that are to train it; the message says for what it waits."""
     wanted = request.provider if request else None
-    return await _status(prefect, await submit_job(prefect, caller, job_id, wanted))
+    run = await submit_job(prefect, caller, job_id, wanted, settings.deployments)
+    return await _status(prefect, run)
 
 
 @router.get("/{job_id}/status", summary="Where a job stands")

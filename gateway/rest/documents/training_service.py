@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Response
-from fastapi.requests import HTTPConnection
+from fastapi import APIRouter, Response
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +13,7 @@ from gateway.operations import showing
 from gateway.operations.controlling import cancel_job
 from gateway.operations.creating import JobId, JobRequest, create_job, submit_job
 from gateway.operations.finding import find_job, is_draft
+from gateway.rest.configured import Settings
 from gateway.rest.documents.answers import JobStatus
 from gateway.rest.documents.training_jobs import Key
 from gateway.rest.guards import Administrator, Reader, Submitter
@@ -26,14 +26,6 @@ from trainer.contract.job_directory import JobState
 router = APIRouter(
     prefix="/api/v1/training", tags=["training"], responses=responses(400, 401, 403, 404, 409, 429)
 )
-
-
-def _settings(connection: HTTPConnection) -> ServiceSettings:
-    settings: ServiceSettings = connection.app.state.settings
-    return settings
-
-
-Settings = Annotated[ServiceSettings, Depends(_settings)]
 
 
 class StartRequest(BaseModel):
@@ -95,7 +87,7 @@ async def start(
     if not is_new:
         answer.status_code = 200
     if is_draft(run):
-        run = await submit_job(prefect, caller, request.train_id)
+        run = await submit_job(prefect, caller, request.train_id, deployments=settings.deployments)
     return _told(request.train_id, await showing.status_of_job(prefect, run))
 
 
