@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from flows.shown import ShownState, state_of
 from gateway.jobs import PHRASES
@@ -37,13 +37,12 @@ class MessageType(StrEnum):
     NOTIFICATION = "notification"
 
 
-class PastState(ShownState):
+class PastState(ShownState, Protocol):
     """A state that a run has or had, with its time: as Prefect's client gives it."""
 
     @property
     def timestamp(self) -> datetime:
         """When it came."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
