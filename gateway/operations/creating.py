@@ -234,18 +234,13 @@ async def _submitted(
 ) -> JobRun:
     ask = asking(client)
     values = job.model_dump(mode="json")
-    try:
-        target = await ask(f"/deployments/name/{name}", None)
-    except ObjectNotFound:
+    target = await ask(f"/deployments/name/{name}", None)
+    if target is None:
         raise ConfigError(
             f"Prefect has no deployment {name!r}.", "Create it: run 'trainctl deploy'."
-        ) from None
+        )
     if wanted := job.on_completion:
-        try:
-            facts = await ask(f"/deployments/name/{wanted.deployment}", None)
-        except ObjectNotFound:
-            facts = None
-        refuse_missing(wanted, facts)
+        refuse_missing(wanted, await ask(f"/deployments/name/{wanted.deployment}", None))
     if pool := target.get("work_pool_name"):
         await refuse_impossible(ask, pool, [values])
     body = {

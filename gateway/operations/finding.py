@@ -17,7 +17,6 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
-from prefect.exceptions import ObjectNotFound
 from pydantic import TypeAdapter
 
 from flows.asking import asking
@@ -122,10 +121,7 @@ async def runs_of(client: PrefectClient, *, limit: int, offset: int = 0, **of: A
         "limit": limit,
         "offset": offset,
     }
-    try:
-        return [JobRun.of(value) for value in await asking(client)("/flow_runs/filter", body)]
-    except ObjectNotFound:
-        return []
+    return [JobRun.of(value) for value in await asking(client)("/flow_runs/filter", body)]
 
 
 async def list_jobs(

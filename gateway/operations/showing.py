@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
-from prefect.exceptions import ObjectNotFound
 
 from blocks.home import runs
-from flows.asking import AskApi, Json, asking
+from flows.asking import asking
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER, METRICS, job_state
@@ -71,25 +70,12 @@ async def reason_of(client: PrefectClient, run: JobRun) -> str | None:
     """Return why a job is in its state: of one that waits, for what; None: there is no more to say."""
     if not _waits(run):
         return message_of(run) or None
-    waiting = await waiting_for(_asking_kindly(client), run.value)
+    waiting = await waiting_for(asking(client), run.value)
     return waiting["text"] if waiting else message_of(run) or None
 
 
 def _waits(run: JobRun) -> bool:
     return job_state(run) is JobState.CREATED and not is_draft(run)
-
-
-def _asking_kindly(client: PrefectClient) -> AskApi:
-    """Return what asks the API, and says None of what is not there."""
-    ask = asking(client)
-
-    async def kindly(path: str, body: Json | None) -> Any:
-        try:
-            return await ask(path, body)
-        except ObjectNotFound:
-            return None
-
-    return kindly
 
 
 def summary_of(run: JobRun) -> dict[str, Any]:

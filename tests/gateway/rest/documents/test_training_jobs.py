@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from prefect import get_client
 
+from flows.run_folder import RunFolder
+
 JOBS = "/api/training/jobs"
 
 
@@ -156,3 +158,47 @@ async def test_a_job_without_a_log_has_no_lines(service):
 
     assert logs == {"job_id": job_id, "logs": [], "next": 0}
     assert errors == {"job_id": job_id, "errors": []}
+
+
+async def test_one_key_makes_one_job_whatever_ids_are_chosen(service):
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+
+    first = await service.post(JOBS, json=asked(chosen()), headers=key)
+    second = await service.post(JOBS, json=asked(chosen()), headers=key)
+
+    assert (first.status_code, second.status_code) == (201, 409)
+
+
+async def test_whoever_submits_learns_that_nobody_serves_the_job(deployed):
+    job_id = chosen()
+    await deployed.post(JOBS, json=asked(job_id))
+
+    submitted = (await deployed.post(f"{JOBS}/{job_id}/submit")).json()
+
+    assert "worker" in submitted["message"]
+
+
+async def test_jobs_are_runs_of_the_deployment_that_is_set(deployed, app):
+    app.state.settings = app.state.settings.model_copy(update={"deployment": "train/nowhere"})
+    job_id = chosen()
+    await deployed.post(JOBS, json=asked(job_id))
+
+    answer = await deployed.post(f"{JOBS}/{job_id}/submit")
+
+    assert answer.status_code == 400
+    assert "train/nowhere" in answer.json()["detail"]
+
+
+async def test_a_log_is_read_in_parts(service):
+    job_id = chosen()
+    created = (await service.post(JOBS, json=asked(job_id))).json()
+    folder = RunFolder(created["link"].rpartition("/")[2])
+    folder.log.write_text("".join(f"line {n}\n" for n in range(10)))
+
+    def part(after: int, limit: int) -> Any:
+        query = {"after": after, "limit": limit}
+        return service.get(f"{JOBS}/{job_id}/logs", params=query)
+
+    first, last = (await part(2, 3)).json(), (await part(-2, 100)).json()
+    assert (first["logs"], first["next"]) == (["line 2", "line 3", "line 4"], 5)
+    assert (last["logs"], last["next"]) == (["line 8", "line 9"], 10)
