@@ -23,6 +23,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.context import FlowRunContext
 
+from flows.beside import working_beside
 from flows.job_events import noting
 from flows.job_events.spool import EventSpool, Noted, older_than, unfinished
 from flows.locks import locked
@@ -63,19 +64,12 @@ async def telling(run: RunFolder) -> AsyncIterator[None]:
     if context := FlowRunContext.get():
         assert context.flow_run is not None  # noqa: S101 - a flow that runs has one
         await noting.begin(run, context.flow_run)
-    closing = asyncio.Event()
-    running = asyncio.create_task(_keep_sending(spool, closing))
-    patience = FINISH_SECONDS
-    try:
+    async with working_beside(
+        functools.partial(_keep_sending, spool),
+        finish_seconds=FINISH_SECONDS,
+        cancelled_seconds=CANCELLED_SECONDS,
+    ):
         yield
-    except asyncio.CancelledError:
-        patience = CANCELLED_SECONDS
-        raise
-    finally:
-        closing.set()
-        await asyncio.wait({running}, timeout=patience)
-        running.cancel()
-        await asyncio.wait({running}, timeout=CANCELLED_SECONDS)
 
 
 async def _keep_sending(spool: EventSpool, closing: asyncio.Event) -> None:

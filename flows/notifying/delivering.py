@@ -10,12 +10,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
 from blocks.threads import aside
+from flows.beside import working_beside
 from flows.logger import logger
 from flows.notifying import noting
 from flows.notifying.destinations import Destination
@@ -41,19 +43,12 @@ async def notifying(job: TrainingJob, run: RunFolder) -> AsyncIterator[None]:
     if not receivers:
         yield
         return
-    closing = asyncio.Event()
-    telling = asyncio.create_task(_keep_telling(job, run, receivers, closing))
-    patience = FINISH_SECONDS
-    try:
+    async with working_beside(
+        partial(_keep_telling, job, run, receivers),
+        finish_seconds=FINISH_SECONDS,
+        cancelled_seconds=CANCELLED_SECONDS,
+    ):
         yield
-    except asyncio.CancelledError:
-        patience = CANCELLED_SECONDS
-        raise
-    finally:
-        closing.set()
-        await asyncio.wait({telling}, timeout=patience)
-        telling.cancel()
-        await asyncio.wait({telling}, timeout=CANCELLED_SECONDS)
 
 
 async def deliver_waiting() -> None:
