@@ -1,4 +1,4 @@
-"""`trainctl serve` and `trainctl agent`: the HTTP interface."""
+"""`trainctl serve`: the HTTP interface."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from gateway.database.upgrading import upgrade
 from gateway.exits import ApiUnreachable, note, say
 from gateway.prefect.full_client import connect
 from gateway.reading_settings import read_settings
-from gateway.rest.app import create_app
+from gateway.rest.application import create_app
 from gateway.rest.settings import ServiceSettings, service_settings
 from gateway.streams.prompt_websocket import PromptWebSocket
 from trainer.contract.errors import ConfigError

@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from gateway.access.callers import local_user
-from gateway.rest.app import create_app
+from gateway.rest.application import create_app
 from gateway.rest.settings import service_settings
 
 ADDRESS = "http://localhost"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from gateway.rest.app import create_app
+    from gateway.rest.application import create_app
     from gateway.rest.settings import service_settings
 
     globals()["app"] = made = create_app(service_settings())

@@ -15,7 +15,7 @@ from gateway.client import (
     TrainingOrchestrator,
     TrainingState,
 )
-from gateway.rest.app import create_app
+from gateway.rest.application import create_app
 from gateway.rest.settings import service_settings
 from tests.gateway.commanding import job_values
 

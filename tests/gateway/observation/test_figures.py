@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from flows.run_folder import RunFolder
 from gateway.observation import routes
 from gateway.observation.usage import UsageOfAll
-from gateway.rest.app import create_app
+from gateway.rest.application import create_app
 from gateway.rest.settings import ServiceSettings
 from trainer.contract.files import replace_json
 

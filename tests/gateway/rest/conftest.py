@@ -12,7 +12,8 @@ from fastapi import FastAPI
 from prefect import get_client
 
 from deployments.deploy import deploy
-from gateway.rest.app import create_app
+from gateway.rest import application
+from gateway.rest.application import create_app
 from gateway.rest.settings import ServiceSettings
 
 
@@ -29,8 +30,7 @@ async def gate_alone() -> AsyncIterator[FastAPI]:
     """Yield a service with its database and its gate, for what neither Prefect nor streams answer."""
     held = ("gateway.rest.database_link:database_link", "gateway.rest.access_link:access_link")
     with pytest.MonkeyPatch.context() as patch:
-        # By its functions: `gateway.rest.app` is the application too, for uvicorn.
-        patch.setitem(create_app.__globals__, "HELD", held)
+        patch.setattr(application, "HELD", held)
         made = create_app(ServiceSettings())
         async with made.router.lifespan_context(made):
             yield made

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from gateway.metrics.holding import metrics_link
 from gateway.metrics.store import MetricsStore
 from gateway.rest.access_link import access_link
-from gateway.rest.app import create_app
+from gateway.rest.application import create_app
 from gateway.rest.database_link import database_link
 from gateway.rest.settings import ServiceSettings
 from gateway.streams.hub import Streams

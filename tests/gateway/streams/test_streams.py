@@ -14,7 +14,7 @@ from prefect.states import Completed, Failed, Running
 
 from flows.run_folder import RunFolder
 from flows.shown import TRAINS
-from gateway.rest.app import create_app
+from gateway.rest.application import create_app
 from gateway.rest.settings import ServiceSettings
 from tests.gateway.streams.conftest import serving
 from tests.waiting import until

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from gateway.rest.settings import service_settings
 from trainer.contract.errors import ConfigError
@@ -51,3 +52,11 @@ def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch):
 
     with pytest.raises(ConfigError, match="TRAINING_ORCHESTRATOR_PORT = 'many'"):
         service_settings()
+
+
+def test_the_application_is_found_by_its_name_whatever_was_imported_before():
+    import gateway.rest.application
+    from gateway.rest import app
+
+    assert isinstance(app, FastAPI)
+    assert gateway.rest.app is app
