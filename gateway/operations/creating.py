@@ -21,7 +21,15 @@ from flows.scheduling.labels import PREFIX, of_submit, text
 from flows.shown import FLOW, QUEUED
 from gateway.access.callers import Caller
 from gateway.cli.submitting import with_priority
-from gateway.operations.finding import DRAFT, SUBMITTED, find_job, is_draft, known_job, runs_of
+from gateway.operations.finding import (
+    DRAFT,
+    SUBMITTED,
+    find_job,
+    is_draft,
+    job_id_of,
+    known_job,
+    runs_of,
+)
 from gateway.prefect.client import JobRun
 from trainer.config import TrainingJob
 from trainer.config.explain import validated
@@ -227,6 +235,26 @@ async def submit_job(
     with suppress(ObjectNotFound):  # whoever submitted it at the same moment was first
         await client.delete_flow_run(run.id)
     return submitted
+
+
+async def start_job(
+    client: PrefectClient,
+    caller: Caller,
+    request: JobRequest,
+    key: str | None = None,
+    *,
+    provider: str | None = None,
+    deployments: Mapping[bool, str] = DEPLOYMENTS,
+    notes: Mapping[str, str | int] | None = None,
+) -> tuple[JobRun, bool]:
+    """Create a job and submit it at once; see `create_job` and `submit_job`.
+
+    A request that is repeated does what its first try left undone.
+    """
+    run, is_new = await create_job(client, caller, request, key, notes=notes)
+    if is_draft(run):
+        run = await submit_job(client, caller, job_id_of(run), provider, deployments)
+    return run, is_new
 
 
 async def _submitted(

@@ -18,8 +18,7 @@ from flows.renting.journal import Journal
 from flows.run_folder import RunFolder
 from flows.shown import LOGGER, METRICS, job_state
 from gateway.jobs import link, message_of, provider_of, steps_of
-from gateway.operations.finding import is_draft as is_draft
-from gateway.operations.finding import job_id_of
+from gateway.operations.finding import is_draft, job_id_of
 from gateway.prefect.client import PAGE, JobRun
 from gateway.prefect.waiting import waiting_for
 from gateway.view import printable

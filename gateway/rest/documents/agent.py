@@ -9,8 +9,8 @@ from pydantic import Field
 
 from gateway.operations import showing
 from gateway.operations.controlling import cancel_job, pause_job, resume_job
-from gateway.operations.creating import JobRequest, create_job, submit_job
-from gateway.operations.finding import find_job, job_id_of
+from gateway.operations.creating import JobRequest, start_job
+from gateway.operations.finding import find_job
 from gateway.rest.configured import Settings
 from gateway.rest.documents.answers import AnswerBody, JobLog, JobStatus
 from gateway.rest.documents.training_jobs import Key
@@ -51,11 +51,9 @@ async def execute(
     key: Key = None,
 ) -> Executed:
     """Create a job and hand it to the workers at once; `provider` is local unless it is given."""
-    run, is_new = await create_job(prefect, caller, request, key)
+    run, is_new = await start_job(prefect, caller, request, key, deployments=settings.deployments)
     if not is_new:
         answer.status_code = 200
-    if showing.is_draft(run):
-        run = await submit_job(prefect, caller, job_id_of(run), deployments=settings.deployments)
     return Executed.model_validate(await showing.handed_over(prefect, run))
 
 

@@ -15,8 +15,8 @@ from flows.reporting.alerts import Alert
 from flows.shown import job_state
 from gateway.access.callers import Caller
 from gateway.metrics.holding import Metrics
-from gateway.operations.creating import JobRequest, create_job, submit_job
-from gateway.operations.finding import find_job, is_draft, job_id_of
+from gateway.operations.creating import JobRequest, start_job
+from gateway.operations.finding import find_job
 from gateway.operations.showing import handed_over
 from gateway.prefect.client import JobRun
 from gateway.rest.configured import Settings
@@ -192,12 +192,11 @@ async def deploy_on_runpod(
     key: Key = None,
 ) -> Executed:
     """Create a job and submit it to RunPod."""
-    run, is_new = await create_job(prefect, caller, request, key)
+    run, is_new = await start_job(
+        prefect, caller, request, key, provider="runpod", deployments=settings.deployments
+    )
     if not is_new:
         answer.status_code = 200
-    if is_draft(run):
-        job_id = job_id_of(run)
-        run = await submit_job(prefect, caller, job_id, "runpod", settings.deployments)
     return Executed.model_validate(await handed_over(prefect, run))
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.shown import job_state
 from gateway.operations import showing
 from gateway.operations.controlling import cancel_job
-from gateway.operations.creating import JobId, JobRequest, create_job, submit_job
+from gateway.operations.creating import JobId, JobRequest, start_job
 from gateway.operations.finding import find_job, is_draft
 from gateway.rest.configured import Settings
 from gateway.rest.documents.answers import JobStatus
@@ -83,11 +83,11 @@ async def start(
     """Create a training of an endpoint's pairs and submit it."""
     asked = _request(request, settings)
     notes = request.model_dump(include={"endpoint_id", "version", "source_llm"}, exclude_none=True)
-    run, is_new = await create_job(prefect, caller, asked, key, notes=notes)
+    run, is_new = await start_job(
+        prefect, caller, asked, key, deployments=settings.deployments, notes=notes
+    )
     if not is_new:
         answer.status_code = 200
-    if is_draft(run):
-        run = await submit_job(prefect, caller, request.train_id, deployments=settings.deployments)
     return _told(request.train_id, await showing.status_of_job(prefect, run))
 
 
