@@ -12,28 +12,27 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 from uuid import UUID
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from flows.renting.hire import Hire
-from tests.clouds.cloud import Fault
 from tests.faults.ledger import clock
 from tests.faults.ledger.setting import Setting
 from tests.faults.ledger.wire import Trap
 from tests.faults.ledger.world import all_hires, open_hires
+from tests.faults.provider_trouble import ProviderTrouble
 
 FEW = st.integers(0, 2)
 CAP = 0.05
 KEEP_MINUTES = 5.0
 LOOKS = 25.0
 """Seconds by which an end may be seen late: two looks at a provider, and the first requests again."""
-CALLS = st.sampled_from(["POST", "DELETE", "PATCH", "PUT", "GET"])
 
 
-class LedgerWalk(RuleBasedStateMachine):
+class LedgerWalk(ProviderTrouble, RuleBasedStateMachine):
     """One walk; a subclass says where."""
 
     provider: ClassVar[str]
@@ -109,21 +108,6 @@ class LedgerWalk(RuleBasedStateMachine):
     def lag(self, lists: float, looks: float) -> None:
         self.cloud.list_lag, self.cloud.look_lag = lists, looks
 
-    @rule(count=st.integers(1, 2))
-    def omit(self, count: int) -> None:
-        self.cloud.omits = count
-
-    @rule(
-        kind=st.sampled_from(["commit_then_drop", "commit_then_status", "drop", "empty"]),
-        method=CALLS,
-    )
-    def lose_an_answer(self, kind: Any, method: str) -> None:
-        self.cloud.faults.add(Fault(kind=kind, method=method, status=503))
-
-    @rule(ignored=st.integers(0, 1), refused=st.integers(0, 1))
-    def stay(self, ignored: int, refused: int) -> None:
-        self.cloud.terminate_ignored, self.cloud.terminate_refuses = ignored, refused
-
     @rule(which=FEW)
     def preempt(self, which: int) -> None:
         alive = [one.id for one in self.cloud.all if one.ended is None]
@@ -133,10 +117,6 @@ class LedgerWalk(RuleBasedStateMachine):
 
     async def _preempted(self, id: str) -> None:
         self.cloud.preempt(id)
-
-    @rule(capacity=st.booleans())
-    def sell_out(self, capacity: bool) -> None:
-        self.cloud.no_capacity = not capacity
 
     @rule(seconds=st.floats(1, 600))
     def wait(self, seconds: float) -> None:

@@ -37,8 +37,8 @@ from blocks.marks import read_mark
 from flows.execute import create_run
 from flows.renting.journal import Journal
 from flows.run_folder import RunFolder, run_folders
-from tests.clouds.cloud import Fault
 from tests.faults import disk
+from tests.faults.provider_trouble import ProviderTrouble
 from tests.faults.walks.accounts import opened
 from tests.faults.walks.machines import Machines, Training
 from tests.faults.walks.walker import KEPT_SECONDS, MACHINES, SETTLE_SECONDS
@@ -83,7 +83,7 @@ class Zygote:
         self._process.communicate()
 
 
-class Walk(RuleBasedStateMachine):
+class Walk(ProviderTrouble, RuleBasedStateMachine):
     """One walk; a subclass says where."""
 
     provider: ClassVar[str]
@@ -207,21 +207,6 @@ class Walk(RuleBasedStateMachine):
     def lag(self, lists: float, looks: float) -> None:
         self.cloud.list_lag, self.cloud.look_lag = lists, looks
 
-    @rule(count=st.integers(1, 2))
-    def omit(self, count: int) -> None:
-        self.cloud.omits = count
-
-    @rule(
-        kind=st.sampled_from(["commit_then_drop", "commit_then_status", "drop", "empty"]),
-        method=st.sampled_from(["POST", "DELETE", "PATCH", "PUT", "GET"]),
-    )
-    def lose_an_answer(self, kind: Any, method: str) -> None:
-        self.cloud.faults.add(Fault(kind=kind, method=method, status=503))
-
-    @rule(ignored=st.integers(0, 1), refused=st.integers(0, 1))
-    def stay(self, ignored: int, refused: int) -> None:
-        self.cloud.terminate_ignored, self.cloud.terminate_refuses = ignored, refused
-
     @rule(which=FEW, again=st.booleans())
     def preempt(self, which: int, again: bool) -> None:
         """Take a machine back, or do so amid its log and see its run train on another one."""
@@ -243,10 +228,6 @@ class Walk(RuleBasedStateMachine):
         """Change what the next machines cost, where the local cloud can."""
         if hasattr(self.cloud, "price_factor"):
             self.cloud.price_factor = factor
-
-    @rule(capacity=st.booleans())
-    def sell_out(self, capacity: bool) -> None:
-        self.cloud.no_capacity = not capacity
 
     @rule(seconds=st.floats(0.05, 0.5))
     def wait(self, seconds: float) -> None:
