@@ -32,13 +32,16 @@ JOBS: dict[str, Any] = {
 
 
 class Pages:
-    """The pages that were made."""
+    """The pages of one batch that were made."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: str) -> None:
+        self.batch = batch
         self.summaries: list[str] = []
         self.fails = 0
 
     async def __call__(self, batch: str, found: list[JobRow], now: datetime) -> None:
+        if batch != self.batch:  # of another test that ended a moment ago on this server
+            return
         if self.fails:
             self.fails -= 1
             raise OSError("no room")
@@ -50,7 +53,7 @@ class Scene:
 
     def __init__(self, client: PrefectClient, pool: str, batch: str) -> None:
         self.client, self.pool, self.batch = client, pool, batch
-        self.now, self.pages = 0.0, Pages()
+        self.now, self.pages = 0.0, Pages(batch)
         self.watch = BatchWatch(client, clock=lambda: self.now, publishing=self.pages)
 
     async def held(self) -> dict[str, str]:
