@@ -12,8 +12,8 @@ import time
 
 from websockets.asyncio.client import connect
 
-SMALL_STEP = 1000
-"""Steps from here on are measured; those before are to fill buffers."""
+MEASURED = 100_000
+"""Steps from here on are measured."""
 
 
 async def main() -> None:
@@ -27,18 +27,21 @@ async def main() -> None:
     async def read(number: int) -> None:
         await asyncio.sleep(number / 200)  # not all at the same moment
         address = addresses[number % len(addresses)]
-        async with connect(address, compression=None, max_size=None, open_timeout=120) as socket:
+        async with connect(address, compression=None, open_timeout=120) as socket:
+            await socket.recv()  # from here on it gets all
             ready.release()
             async for text in socket:
                 now = time.time()
                 data = json.loads(text)["data"]
-                if data.get("step", 0) >= SMALL_STEP and "sent" in data:
+                if data.get("step", 0) >= MEASURED and "sent" in data:
                     delays.append(now - data["sent"])
                     got[number] += 1
 
     tasks = [asyncio.create_task(read(number)) for number in range(int(readers))]
-    for _ in tasks:
-        await ready.acquire()
+    waiting = asyncio.create_task(_all(ready, len(tasks)))
+    done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    if waiting not in done:
+        sys.exit(f"a reader ended: {done.pop().exception()!r}")
     print("ready", flush=True)
     await asyncio.wait(tasks, timeout=float(seconds))
     failed = sum(task.done() for task in tasks)
@@ -49,6 +52,11 @@ async def main() -> None:
     facts = {"median": delays[len(delays) // 2], "p99": delays[int(len(delays) * 0.99)]}
     facts |= {"largest": delays[-1], "messages": len(delays), "least": min(got), "ended": failed}
     print(json.dumps(facts), flush=True)
+
+
+async def _all(ready: asyncio.Semaphore, count: int) -> None:
+    for _ in range(count):
+        await ready.acquire()
 
 
 if __name__ == "__main__":

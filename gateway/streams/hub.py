@@ -56,6 +56,10 @@ class Streams:
         """How many jobs are watched."""
         return len(self._watched)
 
+    def has(self, job: str) -> bool:
+        """Whether anybody watches a job."""
+        return job in self._watched
+
     @asynccontextmanager
     async def watching(self, job: str) -> AsyncIterator[tuple[JobFeed, Joined]]:
         """Let a client join a job's feed for as long as the body runs."""

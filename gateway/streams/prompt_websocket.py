@@ -9,7 +9,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 if TYPE_CHECKING:
     from uvicorn._types import ASGISendEvent
 
-ABORT_SECONDS = 2.0
+ABORT_SECONDS = 1.0
 """That the client is given to read after all, before its connection is cut."""
 
 

@@ -46,7 +46,7 @@ async def watch(
     await websocket.accept()
     try:
         cursor = cursor_of(after) if after is not None else None
-        job = await _job(job_id, caller, prefect, metrics)
+        job = await _job(websocket, job_id, caller, prefect, metrics)
     except ConfigError as error:
         # A browser's script is told the reason of a close, and nothing of a handshake that fails.
         await websocket.close(POLICY_VIOLATION, error.message[:MOST_REASON])
@@ -72,22 +72,31 @@ async def events(
     # A browser sends the header by itself when it comes back, with the address as it was at first.
     text = last_event_id or after
     cursor: StreamCursor | None = cursor_of(text) if text is not None else None
-    job = await _job(job_id, caller, prefect, metrics)
+    job = await _job(connection, job_id, caller, prefect, metrics)
     return EventStream(_streams(connection), job, cursor)
 
 
-async def _job(job_id: str, caller: Caller, prefect: PrefectClient, metrics: MetricsStore) -> str:
+async def _job(
+    connection: Connection,
+    job_id: str,
+    caller: Caller,
+    prefect: PrefectClient,
+    metrics: MetricsStore,
+) -> str:
     """Return the id by which a job's files and metrics are known.
 
     Raises:
         NoSuchJob: there is none that the caller may see.
     """
+    id = _canonical(job_id)
+    # The next of a thousand clients need not ask Prefect what the first was told.
+    if caller.project is None and _streams(connection).has(id):
+        return id
     try:
         return str((await find_job(prefect, caller, job_id)).id)
     except UNKNOWN:
         # Imported, deleted in Prefect, or Prefect is away: what was measured is here. Whose it is
         # is not.
-        id = _canonical(job_id)
         if caller.project is None and id in await metrics.followed([id]):
             return id
         raise
