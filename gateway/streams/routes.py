@@ -10,6 +10,7 @@ from fastapi.requests import HTTPConnection as Connection
 from prefect.client.orchestration import PrefectClient
 from starlette.responses import Response
 
+from flows.run_folder import RUN_ID
 from gateway.access.callers import Caller
 from gateway.metrics.holding import Metrics
 from gateway.metrics.store import MetricsStore
@@ -90,7 +91,7 @@ async def _job(
     """
     id = _canonical(job_id)
     # The next of a thousand clients need not ask Prefect what the first was told.
-    if caller.project is None and _streams(connection).has(id):
+    if caller.project is None and RUN_ID.fullmatch(id) and _streams(connection).has(id):
         return id
     try:
         return str((await find_job(prefect, caller, job_id)).id)
