@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from enum import StrEnum
 
 from blocks.keys import MachineKeys
@@ -34,26 +33,78 @@ class Ending(StrEnum):
     """The provider has not ended it, or cannot be asked."""
 
 
+RUNS_ON = {
+    InstanceStatus.QUEUED,
+    InstanceStatus.PROVISIONING,
+    InstanceStatus.RUNNING,
+    InstanceStatus.UNKNOWN,
+}
+"""What a machine is seen as that has not begun to end, or not yet as far as lists that lag show."""
+
+
+class Unbilled:
+    """What is noted of the end of a machine that stands in no journal: nothing."""
+
+    def asked(self) -> None:
+        """The provider is about to be asked for its end."""
+
+    def accepted(self) -> None:
+        """The provider has accepted its end."""
+
+    def seen(self, found: Instance | None) -> None:
+        """A look has shown this; None: the machine was not found."""
+
+
+class EndOfBill(Unbilled):
+    """Notes in a journal until when a machine is billed whose end was asked for.
+
+    Should we die before it is seen to be gone, whoever sees that later does not bill the time between.
+    """
+
+    def __init__(self, journal: Journal, hire: Hire) -> None:
+        self._journal, self._hire = journal, hire
+        self._is_asked = self._is_accepted = False
+        self._seconds: float | None = None
+
+    def asked(self) -> None:
+        """Take it from now on for ended as soon as it is not found, whether or not an answer comes."""
+        self._is_asked = True
+
+    def accepted(self) -> None:
+        """Take it for ended now, unless it is seen to run on."""
+        # Counted anew for each request: one that was accepted and ignored has ended nothing.
+        self._is_accepted, self._seconds = True, self._billed()
+
+    def seen(self, found: Instance | None) -> None:
+        """Note the end that is believed: none while it is seen to run on."""
+        runs_on = found is not None and found.status in RUNS_ON
+        if not self._is_accepted:
+            self._seconds = (
+                self._seconds or self._billed() if self._is_asked and not found else None
+            )
+        believed = None if runs_on else self._seconds
+        if believed != self._hire.accepted_seconds:
+            self._hire.accepted_seconds = believed
+            self._journal.save()
+
+    def _billed(self) -> float:
+        self._hire.exists()
+        self._hire.accepted_seconds = None
+        return self._hire.seconds()
+
+
 async def give_back(journal: Journal, hire: Hire, cause: str) -> bool:
     """Terminate the machine of a row and close the row; return whether nothing of it is left.
 
     One that does not go is reported, keeps being charged to the job, and is tried again by the
     next reconcile.
     """
-
-    def accepted() -> None:
-        # Noted at once: should we die before the machine is seen to be gone, whoever sees it later
-        # does not bill the time between. Counted anew for each request: one that was accepted and
-        # ignored has ended nothing.
-        hire.exists()
-        hire.accepted_seconds = None
-        hire.accepted_seconds = hire.seconds()
-        journal.save()
-
     try:
         provider = await load_provider(hire.provider)
         ends_bill = provider.shutdown_ends_bill
-        ending, instance = await until_gone(provider, hire.mark, hire.instance_id, accepted)
+        ending, instance = await until_gone(
+            provider, hire.mark, hire.instance_id, EndOfBill(journal, hire)
+        )
     except OrchestratorError as error:
         ending, instance, ends_bill = Ending.STAYS, None, False
         logger().warning("%s", error)
@@ -113,7 +164,7 @@ async def until_gone(
     provider: Provider,
     mark: Mark,
     id: str = "",
-    accepted: Callable[[], None] = lambda: None,
+    bill: Unbilled | None = None,
 ) -> tuple[Ending, Instance | None]:
     """Ask for a machine's end again and again until the provider says gone; then its keys go too.
 
@@ -121,13 +172,12 @@ async def until_gone(
         provider: whose it is.
         mark: what it must bear; what bears another mark of ours is left alone.
         id: the provider's own name for it, where it is known.
-        accepted: called each time that the provider accepts its end, or has come to show nothing of
-            it after a request whose answer was lost.
+        bill: where the end of its bill is noted; None: nowhere.
 
     Returns:
         What came of it, and the machine as it was seen last, if it was seen.
     """
-    ending, seen = await _ended(provider, mark, id, accepted)
+    ending, seen = await _ended(provider, mark, id, bill or Unbilled())
     # Not before: a machine that stays must stay reachable.
     if ending is Ending.GONE:
         _remove_keys(provider.provider_name, mark, seen.id if seen else id)
@@ -135,7 +185,7 @@ async def until_gone(
 
 
 async def _ended(
-    provider: Provider, mark: Mark, id: str, accepted: Callable[[], None]
+    provider: Provider, mark: Mark, id: str, bill: Unbilled
 ) -> tuple[Ending, Instance | None]:
     # An order without an answer may come true late, so what is not seen is waited for as long as
     # the provider may hide it.
@@ -143,7 +193,7 @@ async def _ended(
     deadline = time.monotonic() + patience
     absence, changed = Absence(provider.settle_seconds), Absence(provider.settle_seconds)
     asked_at: float | None = None
-    is_sent, is_ending, seen = False, False, None
+    is_ending, seen = False, None
     looks = 0  # in a row that did not find it
     pause = LOOK_SECONDS / 5
     while True:
@@ -151,9 +201,7 @@ async def _ended(
             found = await look(provider, mark, id)
             absence.seen(found)
             looks = looks + 1 if found is None else 0
-            # The answer to our request was lost; from here on it is not billed, if it is gone.
-            if is_sent and not is_ending and looks == 1:
-                accepted()
+            bill.seen(found)
             anothers = found is not None and found.mark not in {mark, None}
             if found:
                 id, seen = found.id, found
@@ -167,10 +215,11 @@ async def _ended(
             now = time.monotonic()
             due = asked_at is None or now - asked_at >= AGAIN_SECONDS
             if found and not anothers and due:
-                asked_at, is_sent = now, True
+                asked_at = now
+                bill.asked()
                 if await provider.terminate(id):
                     is_ending = True
-                    accepted()
+                    bill.accepted()
         except OrchestratorError as error:
             logger().warning("%s", error.message)
             asked_at = None  # whether the request arrived is unknown: send it again at once

@@ -101,6 +101,21 @@ def test_a_machine_whose_end_was_not_answered_is_not_billed_beyond_it(tmp_path: 
     walk("vast", tmp_path, moves)
 
 
+def test_a_machine_whose_end_was_accepted_and_ignored_is_billed_on(tmp_path: Path) -> None:
+    """Its process is killed before it asks again, and the machine ends itself when its lease is over."""
+
+    def moves(kind: type[LedgerWalk]) -> None:
+        one = kind()
+        one.begin(trains=True)
+        one.stay(ignored=1, refused=0)
+        one.cancel(0)
+        one.kill(which=0, after=10.0)
+        one.wait(400.0)
+        one.teardown()
+
+    walk("runpod", tmp_path, moves)
+
+
 def test_a_provider_goes_on_with_what_a_process_asked_for_before_it_was_killed() -> None:
     loop, ours, done = FastLoop(), Ours(), []
     ours.is_dead = True
