@@ -51,7 +51,8 @@ exit codes:
   6  others have its GPUs; nothing was started
 
 A request to pause or stop stays in control.json until --resume, and is obeyed by later starts too.
-SIGTERM and Ctrl-C stop the job with a checkpoint; a second one kills it.
+SIGTERM and Ctrl-C stop the job with a checkpoint; a second one kills it. Whoever looks after the job starts
+it again after SIGTERM, which all processes get as their computer goes down: --stop is what ends it.
 """
 
 

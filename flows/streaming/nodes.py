@@ -15,7 +15,7 @@ from flows.streaming.run_store import CHECKPOINTS
 from flows.streaming.training import RemoteTraining
 from trainer.contract.checkpoints import step_of
 from trainer.contract.errors import OrchestratorError, TrainerKilled, TrainingFailed
-from trainer.contract.job_directory import LEASE_EXPIRED, Desired, JobState, parse_status
+from trainer.contract.job_directory import Desired, JobState, parse_status
 from trainer.contract.manifest import read_manifest
 from trainer.contract.parts import needed_on
 
@@ -112,7 +112,6 @@ def error_of(facts: dict[str, Any]) -> OrchestratorError | None:
     status = parse_status(facts)
     if not status.state.at_rest:
         return TrainerKilled("Supervisor and trainer disappeared without leaving a reason.")
-    # At rest as if asked to stop, but nobody asked: its lease ran out while we were away.
-    if status.reason.startswith(LEASE_EXPIRED):
+    if status.interrupted:
         return TrainerKilled(f"It stopped: {status.reason}.")
     return status.exception()

@@ -242,14 +242,18 @@ class RemoteTraining:
         while True:
             facts = await self.until_nobody_works()
             ended = parse_status(facts)
-            if ended.state.at_rest and not ended.reason.startswith(LEASE_EXPIRED):
+            if ended.state.at_rest and not ended.interrupted:
                 return facts
             revivals += 1
             if revivals > MAX_REVIVALS:
                 raise await self._cause_of_death(revivals)
-            logger().warning("no process is running in %s; starting again", self.workplace.folder)
-            # Stopped because its lease ran out while we were away: nobody asked for that.
-            if ended.state.at_rest:
+            why = f" ({ended.reason})" if ended.interrupted else ""
+            logger().warning(
+                "no process is running in %s%s; starting again", self.workplace.folder, why
+            )
+            # Only a lease that ran out leaves a request behind. After a signal there may be one of
+            # a person, who must not be overruled.
+            if ended.reason.startswith(LEASE_EXPIRED):
                 await self.ask(Desired.RUN, "")
             await self.start()
 

@@ -78,16 +78,26 @@ async def test_a_machine_taken_back_while_it_saves_leaves_no_half_checkpoint(sce
 
 @pytest.mark.thorough
 @pytest.mark.fault(33, "supervisor killed")
-@pytest.mark.parametrize("both", [False, True], ids=["supervisor", "supervisor and trainer"])
-async def test_a_training_whose_supervisor_was_killed_is_still_brought_home(scene, survived, both):
+@pytest.mark.parametrize(
+    ("number", "both"),
+    [
+        pytest.param(signal.SIGKILL, False, id="supervisor"),
+        pytest.param(signal.SIGKILL, True, id="supervisor and trainer"),
+        # As all processes get it when their computer goes down.
+        pytest.param(signal.SIGTERM, True, id="both told to end"),
+    ],
+)
+async def test_a_training_whose_supervisor_was_killed_is_still_brought_home(
+    scene, survived, number, both
+):
     run = await scene.run(scene.job(**MEDIUM))
     await scene.at_step(run, 30)
     status = scene.directory(run).read_status()
 
     scene.injected(run, "nobody works")
-    os.kill(status.pid, signal.SIGKILL)
+    os.kill(status.pid, number)
     if both:
-        os.kill(status.trainer_pid, signal.SIGKILL)
+        os.kill(status.trainer_pid, number)
 
     await survived(run)
     assert scene.directory(run).read_status().attempt == (2 if both else 1)

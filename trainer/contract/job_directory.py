@@ -40,6 +40,11 @@ MERGED, GGUF = "merged", "gguf"
 """Folders of an output: the merged model, and files for llama.cpp."""
 LEASE_EXPIRED = "lease expired"
 """How the reason begins when a job stopped because nobody renewed the lease."""
+SIGNALLED = "a signal asked it to stop"
+"""Why a trainer stopped that got the signal, rather than its supervisor."""
+NOBODY_ASKED = (LEASE_EXPIRED, SIGNALLED, "SIGTERM")
+"""How reasons begin that are no request of a person. SIGTERM is what all processes get as their computer
+goes down, that of a machine which is taken back included; who means to stop a job writes `control.json`."""
 
 
 class JobState(StrEnum):
@@ -109,6 +114,11 @@ class Status:
     started_at: str | None = None
     updated_at: str | None = None
     finished_at: str | None = None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it stopped though nobody asked for that, so that it is to go on."""
+        return self.state is JobState.STOPPED and self.reason.startswith(NOBODY_ASKED)
 
     def exception(self) -> OrchestratorError | None:
         """Return the failure as an exception, or None when there is none."""

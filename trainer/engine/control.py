@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from trainer.contract.job_directory import Control, Desired, JobDirectory, JobState
+from trainer.contract.job_directory import SIGNALLED, Control, Desired, JobDirectory, JobState
 from trainer.contract.signals import pass_over_notice, requests
 
 ENDED_BY_SIGNAL = 128 + signal.SIGTERM
@@ -74,7 +74,7 @@ class ControlReader:
             self._control = self._directory.read_control()
         # What the file asks for is more precise than a signal: pause, or its own reason.
         if self._signals and self._control.desired is Desired.RUN:
-            return Control(desired=Desired.STOP, reason="a signal asked it to stop")
+            return Control(desired=Desired.STOP, reason=SIGNALLED)
         return self._control
 
     def has_new_notice(self) -> bool:

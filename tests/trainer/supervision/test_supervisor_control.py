@@ -20,6 +20,11 @@ state('running')
 wait_for(lambda: wanted() != 'run')
 state({'pause': 'paused', 'stop': 'stopped'}[wanted()])
 """
+SAVING = """
+signal.signal(signal.SIGTERM, lambda *_: (state('stopped'), sys.exit(0)))
+state('running')
+time.sleep(600)
+"""
 DEAF = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 state('running')
@@ -65,6 +70,7 @@ def test_a_trainer_that_ignores_a_stop_is_ended_after_its_grace(tmp_path):
     assert supervisor.wait(PATIENCE) == 4
     assert time.monotonic() - asked >= 1
     assert (job.status.state, job.status.reason) == (JobState.STOPPED, "enough")
+    assert not job.status.interrupted
     assert (job.status.exit_code, job.status.error) == (-signal.SIGTERM, None)
 
 
@@ -116,6 +122,7 @@ def test_a_lease_that_nobody_renews_stops_the_job(tmp_path):
 
     assert job.run().returncode == 4
     assert job.status.reason == "lease expired: nobody renewed it for 0.5 seconds"
+    assert job.status.interrupted
     assert job.job.read_control().desired is Desired.STOP
 
 
@@ -145,7 +152,7 @@ def test_the_longest_runtime_stops_the_job(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_trainer_save_and_stop(tmp_path, number):
-    job = Supervised(tmp_path, OBEDIENT)
+    job = Supervised(tmp_path, SAVING)
     supervisor = job.start()
     job.until(JobState.RUNNING)
 
@@ -153,6 +160,8 @@ def test_a_signal_lets_the_trainer_save_and_stop(tmp_path, number):
 
     assert supervisor.wait(PATIENCE) == 4
     assert (job.status.state, job.status.exit_code) == (JobState.STOPPED, 0)
+    # All processes get SIGTERM as their computer goes down: whoever looks after the job starts it again.
+    assert job.status.interrupted is (number == signal.SIGTERM)
 
 
 def test_a_second_signal_kills_the_trainer(tmp_path):
