@@ -56,19 +56,29 @@ async def serve(pools: Mapping[str, Served], say: Say) -> None:
     # SIGHUP too: a terminal that is closed must not kill the workers halfway through a start.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    keeping, waiting = (asyncio.create_task(each) for each in (keep(pools, say), ended.wait()))
+    await asyncio.wait({waiting, keeping}, return_when=asyncio.FIRST_COMPLETED)
+    say("ending the workers; jobs go on")
+    for task in (waiting, keeping):
+        task.cancel()
+    await asyncio.gather(waiting, keeping, return_exceptions=True)
+
+
+async def keep(pools: Mapping[str, Served], say: Say) -> None:
+    """Keep a worker for each pool until this is cancelled, then end them; see `serve`."""
     width = max(map(len, pools))
     keeping = [
         asyncio.create_task(_keep(pool, served, _labelled(f"{pool:<{width}} | ", say)))
         for pool, served in pools.items()
     ]
-    waiting = asyncio.create_task(ended.wait())
-    # A task of `keeping` ends only by failing, and then all workers end: a supervisor that keeps
-    # some of its pools would look healthy.
-    await asyncio.wait({waiting, *keeping}, return_when=asyncio.FIRST_COMPLETED)
-    say("ending the workers; jobs go on")
-    for task in (waiting, *keeping):
-        task.cancel()
-    await asyncio.gather(waiting, *keeping, return_exceptions=True)
+    try:
+        # A task of `keeping` ends only by failing, and then all workers end: a supervisor that
+        # keeps some of its pools would look healthy.
+        await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(*keeping, return_exceptions=True)
 
 
 def _labelled(label: str, say: Say) -> Say:

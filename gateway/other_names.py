@@ -12,19 +12,17 @@ from trainer.contract.errors import OrchestratorError
 
 ANY, HOME = "any", "local"
 WORDS: Mapping[str, str] = {
-    "BACKEND_URL": "set METRICS_API_URL and ALERT_API_URL",
-    "API_KEY": "set JOB_TOKEN for metrics and INTERNAL_API_KEY for alerts",
-    "MODELS_DIR": "name the model's folder by training.model in the job file",
-    "DATASETS_DIR": "name the file by training.dataset.path in the job file",
+    "BACKEND_URL": "trainctl agent reads it; elsewhere set METRICS_API_URL and ALERT_API_URL",
+    "API_KEY": "trainctl agent reads it; elsewhere set JOB_TOKEN for metrics and INTERNAL_API_KEY for alerts",
+    "MODELS_DIR": "trainctl agent reads it; elsewhere name the model's folder by training.model in the job file",
+    "DATASETS_DIR": "trainctl agent reads it; elsewhere name the file by training.dataset.path in the job file",
     "DATASET_URL": "name the address by training.dataset.path, with training.dataset.sha256",
-    "CHECKPOINTS_DIR": "set TRAINING_ORCHESTRATOR_HOME: checkpoints are kept below it",
-    "LOGS_DIR": "set TRAINING_ORCHESTRATOR_HOME: logs are kept below it",
-    "GPU_MEMORY_FRACTION": "what does not fit is trained in smaller parts by itself; set "
-    "resources.min_vram_gb for more room",
-    "ENABLE_MIXED_PRECISION": "set training.dtype; auto takes bfloat16 where the GPU has it",
-    "MAX_CONCURRENT_JOBS": "start the worker by trainctl worker --limit N",
-    "CHECKPOINT_INTERVAL_STEPS": "set training.save_steps",
-    "METRICS_REPORT_INTERVAL_STEPS": "set training.logging_steps",
+    "CHECKPOINTS_DIR": "trainctl agent reads it; elsewhere set TRAINING_ORCHESTRATOR_HOME: checkpoints are kept below it",
+    "LOGS_DIR": "trainctl agent reads it; elsewhere set TRAINING_ORCHESTRATOR_HOME: logs are kept below it",
+    "ENABLE_MIXED_PRECISION": "trainctl agent reads it; elsewhere set training.dtype; auto takes bfloat16 where the GPU has it",
+    "MAX_CONCURRENT_JOBS": "trainctl agent reads it; elsewhere start the worker by trainctl worker --limit N",
+    "CHECKPOINT_INTERVAL_STEPS": "trainctl agent reads it; elsewhere set training.save_steps",
+    "METRICS_REPORT_INTERVAL_STEPS": "trainctl agent reads it; elsewhere set training.logging_steps",
     "HF_REPO_NAME": "set training.push_to_hub",
     "NEXT_PUBLIC_SUPABASE_URL": "metrics and alerts go to METRICS_API_URL and ALERT_API_URL alone",
     "NEXT_PUBLIC_SUPABASE_ANON_KEY": "metrics and alerts go to METRICS_API_URL and ALERT_API_URL "

@@ -25,7 +25,8 @@ def read_settings(kind: type[S], **given: Any) -> S:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         # A rule between several settings stands at none of them.
-        name = f"{PREFIX}{first['loc'][0]}".upper() + " = " if first["loc"] else ""
+        prefix = kind.model_config.get("env_prefix", "")
+        name = f"{prefix}{first['loc'][0]}".upper() + " = " if first["loc"] else ""
         value = f"{first.get('input')!r}: " if name else ""
         raise ConfigError(f"{name}{value}{first['msg']}.", "Correct it, or unset it.") from None
     except SettingsError as error:

@@ -20,7 +20,7 @@ from flows.logger import logger
 from flows.reporting.alerts import next_alert
 from flows.reporting.platform import Address, Platform
 from flows.reporting.points import next_points
-from flows.reporting.spool import DeliveryCursor, Spool
+from flows.reporting.spool import DeliveryCursor, DeliveryFolder, Spool
 from flows.run_folder import RunFolder
 
 METRICS, ALERTS = "metrics", "alerts"
@@ -65,7 +65,9 @@ class Feed:
     Several processes may try; a lock lets one of them at a time.
     """
 
-    def __init__(self, kind: str, address: Address, spool: Spool, next_batch: NextBatch) -> None:
+    def __init__(
+        self, kind: str, address: Address, spool: DeliveryFolder, next_batch: NextBatch
+    ) -> None:
         self.kind = kind
         self.pause = 0.0
         """Seconds to wait before the next attempt."""
@@ -188,7 +190,8 @@ async def _post(client: httpx.AsyncClient, address: Address, body: Any) -> Recei
         # httpx's own timeouts are for each read or write, so a receiver that trickles would
         # never meet one: https://www.python-httpx.org/advanced/timeouts/
         async with asyncio.timeout(POST_SECONDS):
-            response = await client.post(address.url, json=body, headers=dict(address.headers))
+            headers = dict(address.headers)
+            response = await client.request(address.method, address.url, json=body, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         return Receipt(Delivery.LATER, f"no answer: {type(error).__name__}")
     if response.is_success:

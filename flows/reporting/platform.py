@@ -22,11 +22,12 @@ from trainer.contract.errors import OrchestratorError
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to POST, and the key that allows it."""
+    """Where a report goes, and the key that allows it."""
 
     # Neither shows in a repr: tracebacks and test reports print those.
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
+    method: str = "POST"
 
     @property
     def shown(self) -> str:
@@ -96,7 +97,7 @@ def _address(
     except OrchestratorError as error:
         problems.append(f"{error.message.rstrip('.')}: no {what} are reported. {error.suggestion}")
         return None
-    if not _is_web(url):
+    if not is_web(url):
         problem = (
             f"{variable} is not an http:// or https:// address without a user name and password: "
             f"no {what} are reported. Correct it, or unset it."
@@ -118,7 +119,8 @@ def _address(
     return Address(url, {name: prefix + key})
 
 
-def _is_web(url: str) -> bool:
+def is_web(url: str) -> bool:
+    """Whether a text is an address that reports can go to, with no password in it."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # parsed only when it is read; a wrong one raises then

@@ -48,11 +48,39 @@ class Who:
     """When the present supervisor was started; seconds since the epoch."""
 
 
-class Spool:
+class DeliveryFolder:
+    """Where it is noted how far each kind of report is with its receiver."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def cursor(self, kind: str) -> DeliveryCursor:
+        """Return how far reports of this kind are."""
+        record = read_json(self._cursor(kind)) or {}
+        names = {entry.name for entry in dataclasses.fields(DeliveryCursor)}
+        return DeliveryCursor(**{k: v for k, v in record.items() if k in names})
+
+    def save_cursor(self, kind: str, cursor: DeliveryCursor) -> None:
+        """Note how far reports of this kind are, so that the death of this process loses nothing.
+
+        It is not synced: that would cost the job's disk a flush for each batch, to spare the
+        receiver one repeated batch after a power cut.
+        """
+        replace_json(self._cursor(kind), dataclasses.asdict(cursor), durable=False)
+
+    def lock(self, kind: str) -> Path:
+        """Return the lock of the process that delivers reports of this kind."""
+        return self.root / f".{kind}.lock"
+
+    def _cursor(self, kind: str) -> Path:
+        return self.root / f"{kind}-cursor.json"
+
+
+class Spool(DeliveryFolder):
     """Names, reads and writes the files of one run's reports. None of them holds a key."""
 
     def __init__(self, run: RunFolder) -> None:
-        self.root = run.root / "reporting"
+        super().__init__(run.root / "reporting")
         self._who = self.root / "job.json"
         self.alerts_file = self.root / "alerts.jsonl"
 
@@ -93,24 +121,3 @@ class Spool:
         if key not in {alert["key"] for alert in alerts}:
             alerts.append({"key": key, "at": at, "body": body})
             replace_text(self.alerts_file, "".join(f"{json.dumps(alert)}\n" for alert in alerts))
-
-    def cursor(self, kind: str) -> DeliveryCursor:
-        """Return how far reports of this kind are."""
-        record = read_json(self._cursor(kind)) or {}
-        names = {entry.name for entry in dataclasses.fields(DeliveryCursor)}
-        return DeliveryCursor(**{k: v for k, v in record.items() if k in names})
-
-    def save_cursor(self, kind: str, cursor: DeliveryCursor) -> None:
-        """Note how far reports of this kind are, so that the death of this process loses nothing.
-
-        It is not synced: that would cost the job's disk a flush for each batch, to spare the
-        receiver one repeated batch after a power cut.
-        """
-        replace_json(self._cursor(kind), dataclasses.asdict(cursor), durable=False)
-
-    def lock(self, kind: str) -> Path:
-        """Return the lock of the process that delivers reports of this kind."""
-        return self.root / f".{kind}.lock"
-
-    def _cursor(self, kind: str) -> Path:
-        return self.root / f"{kind}-cursor.json"

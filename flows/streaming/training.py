@@ -19,6 +19,7 @@ from flows.earlier_jobs import job_of
 from flows.logger import logger
 from flows.renting.other_gpus import allocation_of, has_what_was_allotted, on_other_gpus
 from flows.run_folder import RunFolder
+from flows.setup.job_token import reporting_variables
 from flows.setup.secrets import kept_elsewhere, named_in, secrets
 from flows.setup.shipping import ship
 from flows.setup.staging import staged
@@ -339,7 +340,8 @@ class RemoteTraining:
         # thread: a login to the Hub that runs out is renewed over the network.
         read = kept_elsewhere if self.workplace.is_home else secrets
         tokens = await asyncio.to_thread(read, named_in(self.job))
-        given = {**self.variables, **tokens, **accepted_changes()}
+        reports = await reporting_variables(self.job, self._run.run_id)
+        given = {**reports, **self.variables, **tokens, **accepted_changes()}
         instance, threads = self.instance, self.job.resources.cpu_threads
         # Empty for a job without GPUs, which hides them all: others may be using them.
         if instance.gpu_ids or not instance.gpu_count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,3 +29,21 @@ def serve(host: Host = None, port: Port = None) -> None:
         from gateway.cli import serving
 
         serving.serve(host, port)
+
+
+@service_commands.command()
+def agent(
+    host: Host = None,
+    port: Port = None,
+    env_file: Annotated[
+        Path, typer.Option(help="Lines NAME=value; the environment outweighs them.")
+    ] = Path(".env"),
+) -> None:
+    """Serve the HTTP interface on a GPU machine, train its jobs here, and report to BACKEND_URL.
+
+    Example: trainctl agent --env-file agent.env
+    """
+    with reported():
+        from gateway.cli import serving
+
+        serving.serve_agent(env_file, host, port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
@@ -38,12 +39,38 @@ def serve(host: str | None, port: int | None) -> None:
         DatabaseUnreachable: its own database does not.
     """
     settings = service_settings(host=host, port=port)
+    _say_who_is_let_in(settings)
+    run(create_app(settings), settings)
+
+
+def serve_agent(env_file: Path, host: str | None, port: int | None) -> None:
+    """Serve an agent until a signal ends it: its trainings go on, and the next agent takes them up.
+
+    Args:
+        env_file: with settings; the environment outweighs it.
+        host: the address to listen on; None: as the settings say.
+        port: likewise.
+
+    Raises:
+        ConfigError: a setting cannot be, or as `serve` has it.
+        ApiUnreachable: Prefect's API does not answer.
+        DatabaseUnreachable: its own database does not.
+    """
+    from gateway.agent.settings import agent_service
+    from gateway.cli.hosting import deploy
+
+    settings = agent_service(env_file, host=host, port=port)
+    _say_who_is_let_in(settings)
+    deploy()
+    run(create_app(settings, "gateway.agent.holding:agent_link"), settings)
+
+
+def _say_who_is_let_in(settings: ServiceSettings) -> None:
     if asyncio.run(_refuse_open_door(settings)):
         note(
             "there are no keys: whoever is at this computer is let in, and nobody else. To open it: "
-            "trainctl keys create NAME, then trainctl serve --host 0.0.0.0"
+            "trainctl keys create NAME, then --host 0.0.0.0"
         )
-    run(create_app(settings), settings)
 
 
 def run(app: FastAPI, settings: ServiceSettings) -> None:
@@ -56,6 +83,7 @@ def run(app: FastAPI, settings: ServiceSettings) -> None:
     url = connect()  # here too, so that what is wrong with it is one line
     with _listening(settings) as listener:
         name, port = listener.getsockname()[:2]
+        app.state.port = port
         where = f"[{name}]" if ":" in name else name
         say(f"serving http://{where}:{port} (its description: /docs), with Prefect at {url}")
         config = uvicorn.Config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -246,13 +246,26 @@ async def start_job(
     provider: str | None = None,
     deployments: Mapping[bool, str] = DEPLOYMENTS,
     notes: Mapping[str, str | int] | None = None,
+    first: Callable[[str], None] | None = None,
 ) -> tuple[JobRun, bool]:
     """Create a job and submit it at once; see `create_job` and `submit_job`.
 
     A request that is repeated does what its first try left undone.
+
+    Args:
+        client: of Prefect.
+        caller: who asks.
+        request: what to train.
+        key: of the request.
+        provider: where it trains; None: where it says itself.
+        deployments: FLOW/NAME, by whether a job trains on the computer of its worker.
+        notes: kept with the run.
+        first: called with the id of a job that is about to be submitted.
     """
     run, is_new = await create_job(client, caller, request, key, notes=notes)
     if is_draft(run):
+        if first is not None:
+            first(job_id_of(run))
         run = await submit_job(client, caller, job_id_of(run), provider, deployments)
     return run, is_new
 

@@ -34,11 +34,12 @@ MIDDLEWARE: tuple[str, ...] = ("gateway.rest.gatekeeper:keep_gate",)
 DESCRIPTION = "Fine-tuning jobs: create, submit, watch, control, download."
 
 
-def create_app(settings: ServiceSettings) -> FastAPI:
+def create_app(settings: ServiceSettings, *also: str) -> FastAPI:
     """Return the application; nothing is connected before it is served.
 
     Args:
         settings: how it is hosted.
+        also: what is held besides `HELD`, after it.
     """
     app = FastAPI(
         title="Training Orchestrator",
@@ -51,6 +52,7 @@ def create_app(settings: ServiceSettings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.also = also
     handle_problems(app)
     for place in ROUTERS:
         app.include_router(_object(place))
@@ -76,7 +78,7 @@ def _describe_problems(app: FastAPI) -> None:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with AsyncExitStack() as held:
-        for place in HELD:
+        for place in (*HELD, *app.state.also):
             await held.enter_async_context(_object(place)(app))
         yield
 

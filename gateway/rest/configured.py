@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
+from gateway.operations.creating import JobRequest
 from gateway.rest.settings import ServiceSettings
 
 
@@ -16,3 +17,11 @@ def _settings(connection: HTTPConnection) -> ServiceSettings:
 
 
 Settings = Annotated[ServiceSettings, Depends(_settings)]
+
+
+def _asked(request: JobRequest, settings: Settings) -> JobRequest:
+    return settings.filled(request)
+
+
+Asked = Annotated[JobRequest, Depends(_asked)]
+"""The body that asks for a job, with what this service adds where it says nothing."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.reading_settings import PREFIX, read_settings
+
+if TYPE_CHECKING:
+    from gateway.operations.creating import JobRequest
 
 PORT = 8000
 
@@ -36,6 +39,10 @@ class ServiceSettings(BaseSettings):
     def deployments(self) -> dict[bool, str]:
         """The deployments, by whether a job trains on the computer of its worker."""
         return {True: self.deployment, False: self.cloud_deployment}
+
+    def filled(self, request: JobRequest) -> JobRequest:
+        """Return a request with what this service adds where it says nothing: here, nothing."""
+        return request
 
     @property
     def is_private(self) -> bool:

@@ -10,19 +10,24 @@ from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Cookie, Query, Request
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
+from flows.shown import job_state
 from gateway.access import audit
 from gateway.access.gate import Gate
 from gateway.access.oidc import CALLBACK, SECONDS, OpenIdProvider
 from gateway.access.refusals import Forbidden, Unauthenticated
+from gateway.access.signing import job_token
 from gateway.access.tickets import SECONDS as TICKET_SECONDS
 from gateway.access.tickets import make_ticket
 from gateway.access.users import User, user_from_elsewhere
+from gateway.operations.finding import find_job
 from gateway.rest.gatekeeper import is_secure, set_cookie
-from gateway.rest.guards import Reader
+from gateway.rest.guards import Reader, Reporter, refuse_others
+from gateway.rest.prefect_link import Prefect
 from gateway.rest.presenting import address_of
 from gateway.rest.problems import RequestRefused, responses
+from trainer.contract.job_directory import JobState
 
 router = APIRouter(tags=["access"])
 SIGN_IN = "/sign-in"
@@ -36,6 +41,21 @@ class Ticket(BaseModel):
     ticket: str
     expires_in: float
     """Seconds; it counts once."""
+
+
+class JobTokenRequest(BaseModel):
+    """Whose token."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"job_id": "my_job_123"}]})
+
+    job_id: str = Field(min_length=1, max_length=100)
+
+
+class JobToken(BaseModel):
+    """By which a job's training reports, until the job is over."""
+
+    job_id: str
+    token: str
 
 
 class Me(BaseModel):
@@ -52,6 +72,24 @@ async def ticket(request: Request, caller: Reader) -> Ticket:
     """Return a ticket for one WebSocket: what stands in an address is logged by proxies."""
     gate: Gate = request.app.state.gate
     return Ticket(ticket=await make_ticket(gate.engine, caller), expires_in=TICKET_SECONDS)
+
+
+@router.post(
+    "/api/access/job-tokens", status_code=201, responses=responses(401, 403, 404, 409, 429)
+)
+async def token_of_job(
+    request: Request, prefect: Prefect, caller: Reporter, body: JobTokenRequest
+) -> JobToken:
+    """Return the token of a job: it may report for that one and do nothing else.
+
+    Whoever may report for all jobs may hand each its own; workers do, for trainers of other programs.
+    """
+    gate: Gate = request.app.state.gate
+    await refuse_others(request, caller, body.job_id)
+    run = await find_job(prefect, caller, body.job_id)
+    if job_state(run).at_rest and job_state(run) is not JobState.PAUSED:
+        raise RequestRefused(409, f"Job {body.job_id!r} is {job_state(run)}.", job_id=body.job_id)
+    return JobToken(job_id=body.job_id, token=job_token(gate.key, run.id))
 
 
 @router.get("/api/access/me", responses=responses(401, 403, 429))

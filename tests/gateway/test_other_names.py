@@ -21,6 +21,7 @@ from gateway.exits import Exit
 from gateway.other_names import answers, answers_of_any_program
 from tests.gateway.commanding import call_here
 from trainer.contract.errors import ConfigError
+from trainer.engine.gpu_share import allowed_part
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ada@home"
 OFFER = Offer(
@@ -56,6 +57,7 @@ PLATFORM = {
     "MODEL_NAME": "canary/model",
 }
 OBEYED: dict[str, tuple[str, Callable[[], object]]] = {
+    "GPU_MEMORY_FRACTION": ("0.5", allowed_part),
     "RUNPOD_API_KEY": ("canary-key", lambda: RunPod()._key()),
     "RUNPOD_SSH_PUBLIC_KEY": (KEY, order),
     "LAMBDA_API_KEY": ("canary-key", lambda: LambdaCloud()._key()),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
 
+from gateway.agent.reporting import ToBackend
 from gateway.operations import showing
 from gateway.operations.controlling import cancel_job, pause_job, resume_job
 from gateway.operations.creating import JobRequest, start_job
@@ -21,6 +22,13 @@ from gateway.rest.problems import responses
 router = APIRouter(
     prefix="/api/training", tags=["agent"], responses=responses(400, 401, 403, 404, 409, 429)
 )
+
+
+class ExecuteRequest(JobRequest):
+    """What to train, and how a backend is told of it."""
+
+    job_token: str | None = Field(default=None, min_length=8, max_length=4096, pattern=r"^[!-~]+$")
+    """By which the backend knows the job: an agent reports with it. It is kept by the agent alone."""
 
 
 class Executed(AnswerBody):
@@ -46,12 +54,22 @@ async def execute(
     prefect: Prefect,
     caller: Submitter,
     settings: Settings,
-    request: JobRequest,
+    request: ExecuteRequest,
+    backend: ToBackend,
     answer: Response,
     key: Key = None,
 ) -> Executed:
     """Create a job and hand it to the workers at once; `provider` is local unless it is given."""
-    run, is_new = await start_job(prefect, caller, request, key, deployments=settings.deployments)
+    report = backend.reports_with(request.job_token)
+    asked = JobRequest(**request.model_dump(exclude={"job_token"}, exclude_unset=True))
+    run, is_new = await start_job(
+        prefect,
+        caller,
+        settings.filled(asked),
+        key,
+        deployments=settings.deployments,
+        first=report,
+    )
     if not is_new:
         answer.status_code = 200
     return Executed.model_validate(await showing.handed_over(prefect, run))

@@ -15,11 +15,11 @@ from flows.reporting.alerts import Alert
 from flows.shown import job_state
 from gateway.access.callers import Caller
 from gateway.metrics.holding import Metrics
-from gateway.operations.creating import JobRequest, start_job
+from gateway.operations.creating import start_job
 from gateway.operations.finding import find_job
 from gateway.operations.showing import handed_over
 from gateway.prefect.client import JobRun
-from gateway.rest.configured import Settings
+from gateway.rest.configured import Asked, Settings
 from gateway.rest.documents.agent import Executed
 from gateway.rest.documents.answers import AnswerBody
 from gateway.rest.documents.training_jobs import Key
@@ -187,7 +187,7 @@ async def deploy_on_runpod(
     prefect: Prefect,
     caller: Submitter,
     settings: Settings,
-    request: JobRequest,
+    request: Asked,
     answer: Response,
     key: Key = None,
 ) -> Executed:

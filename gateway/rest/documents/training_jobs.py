@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from gateway.operations import showing
 from gateway.operations.controlling import cancel_job, pause_job, resume_job
-from gateway.operations.creating import JobRequest, create_job, submit_job
+from gateway.operations.creating import create_job, submit_job
 from gateway.operations.finding import find_job, list_jobs
 from gateway.prefect.client import JobRun
-from gateway.rest.configured import Settings
+from gateway.rest.configured import Asked, Settings
 from gateway.rest.documents.answers import (
     Artifact,
     JobError,
@@ -58,7 +58,7 @@ class SubmitRequest(BaseModel):
 
 @router.post("", status_code=201, summary="Create a job")
 async def create(
-    prefect: Prefect, caller: Submitter, request: JobRequest, answer: Response, key: Key = None
+    prefect: Prefect, caller: Submitter, request: Asked, answer: Response, key: Key = None
 ) -> JobStatus:
     """Create a job; it trains once it is submitted."""
     run, is_new = await create_job(prefect, caller, request, key)

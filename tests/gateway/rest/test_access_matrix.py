@@ -47,6 +47,7 @@ STREAMS = {"/api/training/jobs/{job_id}/events"}
 """Whom they let in, this client never hears: it waits for the end of an answer."""
 BODIES: dict[str, Any] = {
     "/api/training/local/metrics": {"job_id": "JOB", "metrics": [{"step": 1}]},
+    "/api/access/job-tokens": {"job_id": "JOB"},
     "/api/alerts/trigger": {"job_id": "JOB", "type": "job_started"},
 }
 """By path: what names a job in its body, given the job's id as JOB."""

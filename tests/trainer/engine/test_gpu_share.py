@@ -40,3 +40,15 @@ def test_a_job_with_a_whole_gpu_has_all_of_it(tmp_path, fractions):
 
     assert keep_to_share(job) is None
     assert fractions == []
+
+
+@pytest.mark.parametrize(("share", "most"), [(None, 12.0), (10, 9.5), (20, 12.0)])
+def test_torch_keeps_to_the_part_of_a_gpu_that_the_environment_allows(
+    tmp_path, fractions, monkeypatch, share, most
+):
+    monkeypatch.setenv("GPU_MEMORY_FRACTION", "0.5")
+    job = JobDirectory(tmp_path)
+    replace_json(job.gpus, {"uuids": ["GPU-0"], "share_gb": share, "vram_gb": 24})
+
+    assert keep_to_share(job) == most
+    assert fractions == [most / 24]
