@@ -91,10 +91,23 @@ def parse_job(path: Path) -> Any:
     name = source_of(path)
     if path.suffix.lower() == TOML:
         return _parsed_toml(path)
+    return parse_yaml(_text_of(path), name)
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """Return the value that a text of YAML holds.
+
+    Args:
+        text: YAML.
+        name: where it comes from, for messages.
+
+    Raises:
+        ConfigError: it is not valid YAML, or holds nothing; duplicate keys are refused.
+    """
     # "safe": a tag must not create objects. Pure Python, because the C loader reads YAML 1.1, in
     # which words such as `no` and `on` are booleans.
     try:
-        value = YAML(typ="safe", pure=True).load(_text_of(path))
+        value = YAML(typ="safe", pure=True).load(text)
     except DuplicateKeyError as error:
         raise ConfigError(
             # ruamel says: found duplicate key "a" with value "2" (original value: "1"). Values stay

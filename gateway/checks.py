@@ -64,16 +64,30 @@ def checked_job(
         job = job.model_copy(update={"keep_minutes": _minutes(keep)})
     if providers is not None:
         job = job.model_copy(update={"provider": _names(providers)})
+    refuse_unfit(job, note, for_worker=for_worker)
+    return job
+
+
+def refuse_unfit(job: TrainingJob, say: Callable[[str], None], *, for_worker: bool) -> None:
+    """Refuse a job for what can be seen of it from here.
+
+    Args:
+        job: its paths are absolute.
+        say: called with what a person should know beside.
+        for_worker: as for `checked_job`.
+
+    Raises:
+        OrchestratorError: the first thing that is wrong.
+    """
     if not for_worker:  # a worker has secrets of its own
         have_tokens(named_in(job))
     for words in answers(job.providers):
-        note(words)
+        say(words)
     # A worker fetches from object stores itself: its keys may be others than ours.
-    subject = subject_of(job if for_worker else staged_job(job, note), for_worker=for_worker)
+    subject = subject_of(job if for_worker else staged_job(job, say), for_worker=for_worker)
     for field, name in subject.away.items():
-        note(f"{field}: {name} is not on this computer; the worker must have it")
+        say(f"{field}: {name} is not on this computer; the worker must have it")
     refuse(PREFLIGHT, subject, seen_from_here(job, for_worker=for_worker))
-    return job
 
 
 def examine(
@@ -91,6 +105,23 @@ def examine(
         job = load_job(path)
         if providers is not None:
             job = job.model_copy(update={"provider": _names(providers)})
+    except OrchestratorError as error:
+        return [_shown(Result("job", None, error))]
+    return examine_job(job, say, prove=prove)
+
+
+def examine_job(
+    job: TrainingJob, say: Callable[[str], None], *, estimate: bool = True, prove: bool = False
+) -> list[Shown]:
+    """Check a job, its data, model and machine.
+
+    Args:
+        job: its paths are absolute.
+        say: called with what takes a while, before it does.
+        estimate: whether to estimate what the training takes, too.
+        prove: as for `examine`.
+    """
+    try:
         have_tokens(named_in(job))
         here = staged_job(job, say)
     except OrchestratorError as error:
@@ -108,7 +139,8 @@ def examine(
     ]
     # An estimate of a job that cannot run would only hide what is wrong with it.
     if all(check.ok for check in found):
-        found += map(_shown, walk([ESTIMATE, *([PROOF] if prove else [])], subject, have, say))
+        more = [*([ESTIMATE] if estimate else []), *([PROOF] if prove else [])]
+        found += map(_shown, walk(more, subject, have, say))
     return found
 
 

@@ -81,14 +81,14 @@ def _instead(model: type[BaseModel], depth: int) -> Iterator[str]:
         default = field.get_default(call_default_factory=True)
         value = _choices(field.annotation)[0] if default is PydanticUndefined else default
         words = " ".join((field.description or "").split())
-        yield f"{indent}#   {name}: {_yaml(value)}  # {words}"
+        yield f"{indent}#   {name}: {one_line(value)}  # {words}"
 
 
 def _setting(model: type[BaseModel], name: str, field: FieldInfo, depth: int) -> Iterator[str]:
     chosen = CHOSEN.get((model, name), PydanticUndefined)
     value = field.get_default(call_default_factory=True) if chosen is PydanticUndefined else chosen
     mark = "#" if chosen is PydanticUndefined else ""
-    yield f"{'  ' * depth}{mark}{name}: {_yaml(value)}"
+    yield f"{'  ' * depth}{mark}{name}: {one_line(value)}"
 
 
 def _comment(field: FieldInfo, depth: int) -> Iterator[str]:
@@ -120,7 +120,7 @@ def _nested(annotation: Any) -> list[type[BaseModel]]:
     return []
 
 
-def _yaml(value: Any) -> str:
+def one_line(value: Any) -> str:
     """Return a value on one line, as YAML."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = True

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -51,33 +51,60 @@ PARTS = {
 COSTS = {"job": "JOB", "provider": "PROVIDER", "day": "DAY"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForHire:
+    """What there is for hire for a job."""
+
+    rows: list[dict[str, Any]]
+    """The offers, first choice first, with time and cost."""
+    more: int
+    """How many there are beyond those."""
+    advice: str
+    why_empty: str
+    """Why there is none; empty where there are some."""
+
+
 def show_offers(file: Path, providers: str | None, *, limit: int, as_json: bool) -> Exit:
     """Print what there is for hire for a job, first choice first, with time and cost."""
-    job = checked_job(file, providers)
-    note("asking the providers …")
+    found = for_hire(checked_job(file, providers), limit, note)
+    if as_json:
+        say_json(found.rows)
+    elif found.rows:
+        print_table(OFFERS, [offer_cells(row) for row in found.rows])
+        if found.more:
+            note(f"and {found.more} more; see --limit")
+        if found.advice:
+            say(found.advice)
+    if found.why_empty:
+        complain(found.why_empty)
+        return Exit.FAILED
+    return Exit.OK
+
+
+def for_hire(job: TrainingJob, limit: int, say: Callable[[str], None]) -> ForHire:
+    """Return what there is for hire for a job, with time and cost.
+
+    Args:
+        job: its paths are absolute.
+        limit: how many offers at most.
+        say: called with what takes a while, before it does, and with what a provider does not answer.
+    """
+    say("asking the providers …")
     # Before the estimate, which takes a while and is of no use without an offer.
     found = asyncio.run(market(job))
-    facts = _facts(job) if found.choices else None
+    facts = _facts(job, say) if found.choices else None
     if facts and decides(job):  # as the job itself would rank them
         found = asyncio.run(market(job, facts))
     for label, error in found.problems.items():
-        note(f"{label}: {sentence(error)}")
+        say(f"{label}: {sentence(error)}")
     choices = found.choices[:limit]
     history, need = History(), need_of(job, facts)
-    rows = [_offer(job, choice, facts, history, need) for choice in choices]
-    if as_json:
-        say_json(rows)
-    elif choices:
-        print_table(OFFERS, [_cells(row) for row in rows])
-        more = len(found.choices) - len(choices)
-        if more:
-            note(f"and {more} more; see --limit")
-        if words := asyncio.run(advice(found.choices, job, facts)):
-            say(words)
-    if not found.choices:
-        complain(sentence(found.why_empty()))
-        return Exit.FAILED
-    return Exit.OK
+    return ForHire(
+        rows=[_offer(job, choice, facts, history, need) for choice in choices],
+        more=len(found.choices) - len(choices),
+        advice=asyncio.run(advice(found.choices, job, facts)) or "" if choices else "",
+        why_empty="" if found.choices else sentence(found.why_empty()),
+    )
 
 
 def costs(by: str) -> list[dict[str, Any]]:
@@ -206,15 +233,15 @@ def _remarks() -> Iterator[str]:
     yield from answers_of_any_program()
 
 
-def _facts(job: TrainingJob) -> dict[str, Any] | None:
+def _facts(job: TrainingJob, say: Callable[[str], None]) -> dict[str, Any] | None:
     if not can_estimate(job):
-        note("no estimate: the trainer is not ours, or torch is not installed here")
+        say("no estimate: the trainer is not ours, or torch is not installed here")
         return None
-    note("counting the job's steps …")
+    say("counting the job's steps …")
     try:
         return estimated(job)
     except OrchestratorError as error:
-        note(f"no estimate: {error.message}")
+        say(f"no estimate: {error.message}")
         return None
 
 
@@ -244,7 +271,8 @@ def _offer(
     }
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def offer_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return an offer as the cells of a table, under `OFFERS`."""
     count = row["gpu_count"]
     spot = "no"
     if row["spot"]:

@@ -15,6 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from flows.shown import short_id
 from gateway.access.refusals import Unauthenticated
+from gateway.cli.renting import OFFERS, offer_cells
 from gateway.exits import sentence
 from gateway.rest.prefect_link import ERRORS_OF_CLIENT, in_our_words
 from gateway.rest.problems import RequestRefused, status_of
@@ -39,15 +40,21 @@ FILES = {
     if path.suffix[1:] in KINDS
 }
 """What the page loads, by name: nothing else of the disk can be asked for."""
-PAGES = (("/jobs", "Jobs"), ("/queue", "Queue"), ("/money", "Money"))
+PAGES = (("/jobs", "Jobs"), ("/new", "New job"), ("/queue", "Queue"), ("/money", "Money"))
 
 
 def _environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined
     )
-    made.filters |= {"number": number, "duration": duration, "short": short_id}
-    made.globals |= {"pages": PAGES}
+    made.filters |= {
+        "number": number,
+        "duration": duration,
+        "short": short_id,
+        "offer_cells": offer_cells,
+    }
+    made.filters["extract"] = lambda path, values: values[path]
+    made.globals |= {"pages": PAGES, "offer_heads": OFFERS}
     return made
 
 

@@ -22,6 +22,7 @@ from gateway.rest.problems import problem
 
 NOTHING_DONE = {400, 401, 404, 405, 413, 422, 429}
 """Answers to what was not even tried."""
+LOOKED = "only_looked"
 log = logging.getLogger(__name__)
 
 
@@ -125,6 +126,8 @@ async def _note(connection: HTTPConnection, gate: Gate, status: int) -> None:
     # Routes that ask nobody who they are note by themselves what matters.
     if caller is None or not _is_notable(connection.scope["method"], status, state["guard"]):
         return
+    if state.get(LOOKED) and status != HTTPStatus.FORBIDDEN:
+        return
     route = connection.scope.get("route")
     path = getattr(route, "path", connection.url.path)
     deed = audit.Deed(
@@ -151,6 +154,11 @@ def _is_notable(method: str, status: int, guard: str) -> bool:
     if status == HTTPStatus.FORBIDDEN:
         return True
     return method not in SAFE_METHODS and guard != "report" and status not in NOTHING_DONE
+
+
+def only_looked(connection: HTTPConnection) -> None:
+    """Say that a request changes nothing, though its method might."""
+    connection.scope["state"][LOOKED] = True
 
 
 def set_cookie(value: str, connection: HTTPConnection, gate: Gate) -> str:

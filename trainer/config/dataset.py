@@ -58,7 +58,7 @@ class SourceConfig(Settings):
     after its path."""
     share: float | None = Field(default=None, gt=0, le=1)
     """Of several data sets: which part of the rows of an epoch comes from this one. All have one, or
-    none; together they are 1."""
+    none; together they are 1. null: as many as it has."""
     repeats: float | None = Field(default=None, gt=0, le=10_000)
     """Of several data sets: how often an epoch goes over this one; below 1, over a part of it. null: once."""
     format: DatasetFormat = "auto"
@@ -68,7 +68,7 @@ class SourceConfig(Settings):
     roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(default_factory=dict)
     """Your names for roles, beside those that are known: {patient: user, doctor: assistant}."""
     subset: Text | None = None
-    """A Hub dataset's configuration, where it has several."""
+    """A Hub dataset's configuration, where it has several. null: its only one."""
     split: Text = "train"
     """The split to train on: of a dataset on the Hub, or of a folder whose files are named after
     splits, such as train.jsonl and test.jsonl."""
@@ -79,15 +79,16 @@ class SourceConfig(Settings):
     """What to do with a row that cannot be used. skip: leave it out, and tell how many and the first
     twenty of them."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Read at most this many rows; for a quick trial."""
+    """Read at most this many rows; for a quick trial. null: all."""
     eval_path: Text | None = None
-    """Where the held-out rows are, in the same format: a file, a folder, or a dataset on the Hub."""
+    """Where the held-out rows are, in the same format: a file, a folder, or a dataset on the Hub. null:
+    nowhere; see eval_split and eval_fraction."""
     eval_fraction: float = Field(default=0.0, ge=0.0, le=0.5)
     """Hold out this share of the rows; the same seed picks the same rows."""
     sha256: Checksum | None = None
-    """The SHA-256 that the file at path must have; an address (https://…) needs one."""
+    """The SHA-256 that the file at path must have; an address (https://…) needs one. null: any."""
     eval_sha256: Checksum | None = None
-    """The same of eval_path."""
+    """The same of eval_path. null: any."""
 
     @property
     def has_evaluation(self) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -16,7 +17,42 @@ _ORDER = re.compile(r"^\w+ should ")  # "Input should be", "String should have"
 _CHOICE = re.compile(r"literal\[|list\[|str$|function-after\[|[A-Z]\w*Config$")
 ELSEWHERE = dict.fromkeys(("weight", "ratio", "proportion", "probability", "prob"), "share")
 """What other projects call a field of ours, where the words are not alike."""
+_FIRST_WORD = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
 Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with one field."""
+
+    place: str
+    """The field, as a path such as training.model; empty: it is about several."""
+    text: str
+    """The field, its value and the remedy, in a sentence."""
+
+
+def faults(model: type[BaseModel], value: dict[str, Any]) -> list[Fault]:
+    """Return everything that is wrong with a `model`, each with the field to which it belongs."""
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        return _joined(_problems(model, error))
+    return []
+
+
+def place_in(model: type[BaseModel], text: str, below: str = "") -> str:
+    """Return the field that a sentence begins with, as a path; empty: with none.
+
+    Args:
+        model: whose fields.
+        text: the sentence.
+        below: the path of the settings that it speaks of, where these are not all.
+    """
+    word = _FIRST_WORD.match(text)
+    parts = [part for part in (below, word[0] if word else "") if part]
+    path = ".".join(parts).split(".")
+    is_field = word is not None and path[-1] in _fields_at(model, tuple(path[:-1]))
+    return ".".join(path) if is_field else ""
 
 
 def validated(model: type[Model], value: Any, source: str, remedy: str | None = None) -> Model:
@@ -39,7 +75,7 @@ def validated(model: type[Model], value: Any, source: str, remedy: str | None = 
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        problems = _joined(_problems(model, error))
+        problems = [fault.text for fault in _joined(_problems(model, error))]
         if len(problems) > MAX_PROBLEMS:
             # A whole file of the wrong kind has a problem in every line.
             problems[MAX_PROBLEMS:] = [f"and {len(problems) - MAX_PROBLEMS} more"]
@@ -49,32 +85,37 @@ def validated(model: type[Model], value: Any, source: str, remedy: str | None = 
         raise ConfigError(f"{source}: {shown}{end}", remedy) from None
 
 
-def _joined(problems: Iterator[str]) -> list[str]:
-    """Return one sentence for a value of none of the types that a field may have; pydantic has one for each."""
-    found: dict[str, str] = {}
+def _joined(problems: Iterable[Fault]) -> list[Fault]:
+    """Return one fault for a value of none of the types that a field may have; pydantic has one for each."""
+    found: dict[str, Fault] = {}
     for problem in problems:
-        head, _, order = problem.partition(": must ")
+        head, _, order = problem.text.partition(": must ")
         is_another = order and head in found
-        found[head] = f"{found[head]}, or {order}" if is_another else problem
+        text = f"{found[head].text}, or {order}" if is_another else problem.text
+        found[head] = Fault(problem.place, text)
     return list(found.values())
 
 
-def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[str]:
+def _problems(model: type[BaseModel], error: ValidationError) -> Iterator[Fault]:
     for problem in error.errors(include_url=False):
         where = ".".join(str(part) for part in problem["loc"] if not _is_choice(part))
         given = problem.get("input")
         match problem["type"]:
             case "missing":
-                yield f"{where} is missing"
+                yield Fault(where, f"{where} is missing")
             case "extra_forbidden":
-                yield f"{where} is not a field{_did_you_mean(model, problem['loc'])}"
+                yield Fault(where, f"{where} is not a field{_did_you_mean(model, problem['loc'])}")
             case "value_error":
                 # Rules about several fields get the whole job as input, and name their field
                 # themselves.
-                given_text = "" if isinstance(given, BaseModel | dict) else f" = {_short(given)}"
-                yield f"{where}{given_text}: {problem['ctx']['error']}".removeprefix(": ")
+                of_many = isinstance(given, BaseModel | dict)
+                shown = "" if of_many else f" = {_short(given)}"
+                said = str(problem["ctx"]["error"])
+                place = place_in(model, said, where) or where if of_many else where
+                yield Fault(place, f"{where}{shown}: {said}".removeprefix(": "))
             case _:
-                yield f"{where} = {_short(given)}: {_ORDER.sub('must ', problem['msg'])}"
+                text = f"{where} = {_short(given)}: {_ORDER.sub('must ', problem['msg'])}"
+                yield Fault(where, text)
 
 
 def _is_choice(part: int | str) -> bool:

@@ -36,13 +36,13 @@ class Resources(Settings):
     and region, hired, started and replaced as one. For aws, azure, gcp, lambda, slurm, ssh, whose machines reach
     each other."""
     min_vram_gb: float | None = Field(default=None, gt=0)
-    """Free memory that each GPU must have, in GiB."""
+    """Free memory that each GPU must have, in GiB. null: any."""
     disk_gb: float | None = Field(default=None, gt=0)
     """Free disk that the machine must have, in GiB. null: as much as the provider's default."""
     gpu_types: list[Text] = Field(default_factory=list)
     """Only these GPUs, such as [RTX 4090, A100]; part of a name is enough. []: any."""
     min_ram_gb: float | None = Field(default=None, gt=0)
-    """Main memory that the machine must have, in GiB."""
+    """Main memory that the machine must have, in GiB. null: any."""
     spot: bool | None = False
     """true: only machines that the provider may take back at any time, which cost less. null: either."""
     regions: list[Text] = Field(default_factory=list)
@@ -64,9 +64,10 @@ class Limits(Settings):
     stop_grace_seconds: float = Field(default=120.0, gt=0)
     """How long the trainer may take to save on a pause or stop before it is killed."""
     max_cost: float | None = Field(default=None, gt=0)
-    """USD for the whole job, failed boots included; at the limit it saves a checkpoint and stops."""
+    """USD for the whole job, failed boots included; at the limit it saves a checkpoint and stops.
+    null: no limit."""
     max_price_per_hour: float | None = Field(default=None, gt=0)
-    """USD per hour and machine; more expensive ones are not rented."""
+    """USD per hour and machine; more expensive ones are not rented. null: at any price."""
     boot_timeout_minutes: float | None = Field(default=None, gt=0)
     """How long a machine may take to boot. null: what is usual for its provider."""
     max_offers: int = Field(default=10, ge=1)
@@ -95,7 +96,8 @@ class TrainingJob(Settings):
     """How urgent it is in the queue of its pool, 0 to 100; more goes first. null: as its work queue says:
     high 80, default 50, low 20."""
     project: JobName | None = None
-    """What it is a part of: the share of a pool and the quotas are counted by user and by project."""
+    """What it is a part of: the share of a pool and the quotas are counted by user and by project.
+    null: no project."""
     resources: Resources = Resources()
     """What the machine must have."""
     limits: Limits = Limits()
@@ -112,7 +114,7 @@ class TrainingJob(Settings):
 
     store: Annotated[Text, AfterValidator(_of_a_store)] | None = None
     """Where checkpoints and the result are kept too: s3://BUCKET/PATH, gs://BUCKET/PATH,
-    az://CONTAINER/PATH, block://NAME for a saved block, or a folder."""
+    az://CONTAINER/PATH, block://NAME for a saved block, or a folder. null: nowhere else."""
     on_completion: OnCompletion | None = None
     """A deployment to start, once, when the job has completed. null: none."""
     notifications: Notifications | None = None

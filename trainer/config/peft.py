@@ -90,7 +90,7 @@ class LoraConfig(PeftSettings):
     """Which layers get an adapter: all-linear, names such as [q_proj, v_proj], or a regular expression
     of whole paths, such as .*layers[.][0-7][.].*_proj."""
     exclude_modules: list[str] | None = None
-    """Layers among those that get none, such as [lm_head]."""
+    """Layers among those that get none, such as [lm_head]. null: no further ones."""
     layers_to_transform: list[int] | None = None
     """Which blocks of the model get adapters, by number from 0; null: all."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
@@ -99,7 +99,7 @@ class LoraConfig(PeftSettings):
     """The same for lora_alpha."""
     modules_to_save: list[str] | None = None
     """Layers trained in full and saved with the adapter, such as [norm]. For new tokens there is
-    training.new_tokens."""
+    training.new_tokens. null: none."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases are trained."""
     use_dora: bool = False

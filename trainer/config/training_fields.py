@@ -91,7 +91,7 @@ class TrainingFields(Settings):
     trainer: TrainerName = "builtin"
     """The trainer: builtin (this product), command (any command), or another project by name."""
     command: CommandConfig | None = None
-    """For `trainer: command`, the command; for another project, how to start it."""
+    """For `trainer: command`, the command; for another project, how to start it. null: as the project says."""
     method: MethodName = "sft"
     """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
     from pairs of a better and a worse answer. kto: from single answers that are good or bad.
@@ -111,7 +111,8 @@ class TrainingFields(Settings):
     """The examples. In a job file, a path alone will do, or a list of data sets that are mixed."""
     chat_template: Text | None = None
     """How a chat becomes text, instead of the template beside the model's tokenizer: a file of Jinja, or
-    the name of a well-known template, such as qwen3 or llama3. It goes along with the result."""
+    the name of a well-known template, such as qwen3 or llama3. It goes along with the result. null: the
+    one beside the tokenizer."""
     peft: Peft = LoraConfig()
     """What to train while the model itself stays frozen: adapters (peft_type: lora, ia3, loha, lokr,
     oft, vera, prompt_tuning or prefix_tuning). null: train all weights."""
@@ -121,7 +122,8 @@ class TrainingFields(Settings):
     adapter: Annotated[Text | list[Text], AfterValidator(_one_or_several)] | None = None
     """Go on with this adapter instead of a new one: a folder, such as an artifact, a repository of the
     Hub, or a completed job of this computer by its id or name. Its own settings hold, so leave `peft` out;
-    `model` may be left out of a job file too. A list of LoRA adapters of one base is merged into one first."""
+    `model` may be left out of a job file too. A list of LoRA adapters of one base is merged into one first.
+    null: begin with a new one."""
     quantization: QuantizationConfig | None = None
     """Hold the frozen weights in few bits, so that larger models fit: {load_in_4bit: true} is QLoRA,
     {load_in_8bit: true} is more exact. null: not at all."""
@@ -151,10 +153,10 @@ class TrainingFields(Settings):
     """Run each of your own reward functions in a process of its own, under a time limit, so that one that
     hangs or crashes costs some answers their score and not the training. null: in the trainer's."""
     reward_judge: JudgeConfig | None = None
-    """A model behind an API like OpenAI's that scores the answers, too."""
+    """A model behind an API like OpenAI's that scores the answers, too. null: none does."""
     reward_model: Text | None = None
     """A model with a single score that also scores the answers: a folder, such as the output of method
-    reward, or a model on the Hub."""
+    reward, or a model on the Hub. null: none does."""
     num_generations: int | None = Field(default=None, ge=2)
     """How many answers per prompt are compared. null: TRL's own, 8 for grpo and 2 for rloo."""
     max_completion_length: int = Field(default=256, ge=1)
@@ -172,12 +174,14 @@ class TrainingFields(Settings):
     callbacks: list[Text] = Field(default_factory=list)
     """Your own subclasses of transformers' TrainerCallback, as path.py:Class."""
     formatting: Text | None = None
-    """Your own function from a row to a row in one of the formats, as path.py:function."""
+    """Your own function from a row to a row in one of the formats, as path.py:function. null:
+    rows are taken as they are."""
     lr_scheduler_type: Text = "cosine"
     """How the learning rate changes over time; any name that transformers knows."""
     warmup_steps: float = Field(default=0.03, ge=0)
     """Steps until the full learning rate; below 1, a share of all steps."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """How strongly every step pulls the weights towards zero."""
     max_grad_norm: float = Field(default=1.0, ge=0)
     """Gradients are clipped to this norm; 0: never."""
     optim: Text = "adamw_torch_fused"
@@ -227,7 +231,8 @@ class TrainingFields(Settings):
     eval_on_start: bool = True
     """Evaluate once before training, to see what training gained."""
     early_stopping_patience: int | None = Field(default=None, ge=1)
-    """Stop when eval_loss has not improved for this many evaluations, and keep the best."""
+    """Stop when eval_loss has not improved for this many evaluations, and keep the best.
+    null: train to the end."""
     early_stopping_threshold: float = Field(default=0.0, ge=0)
     """An improvement is a drop of more than this."""
     merge: bool = False
@@ -238,7 +243,7 @@ class TrainingFields(Settings):
     """Of the exported weights: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0."""
     push_to_hub: Repository | None = None
     """Upload the result to this repository of the Hub, as owner/name, by the token in HF_TOKEN
-    or else that of `hf auth login`."""
+    or else that of `hf auth login`. null: nowhere."""
     hub_private_repo: bool = True
     """Whether the repository is private, if it has to be created."""
     report_to: list[Tracker] = Field(default=["tensorboard"])

@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from gateway.prefect.client import connected
 from tests.gateway.rest.conftest import app as app
 from tests.gateway.rest.conftest import client_of
+from tests.gateway.rest.conftest import deployed as deployed
 from tests.gateway.rest.conftest import outsider as outsider
+from tests.gateway.rest.conftest import service as service
 
 
 @pytest.fixture
