@@ -52,7 +52,7 @@ COSTS = {"job": "JOB", "provider": "PROVIDER", "day": "DAY"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForHire:
+class Hirable:
     """What there is for hire for a job."""
 
     rows: list[dict[str, Any]]
@@ -81,7 +81,7 @@ def show_offers(file: Path, providers: str | None, *, limit: int, as_json: bool)
     return Exit.OK
 
 
-def for_hire(job: TrainingJob, limit: int, say: Callable[[str], None]) -> ForHire:
+def for_hire(job: TrainingJob, limit: int, say: Callable[[str], None]) -> Hirable:
     """Return what there is for hire for a job, with time and cost.
 
     Args:
@@ -99,7 +99,7 @@ def for_hire(job: TrainingJob, limit: int, say: Callable[[str], None]) -> ForHir
         say(f"{label}: {sentence(error)}")
     choices = found.choices[:limit]
     history, need = History(), need_of(job, facts)
-    return ForHire(
+    return Hirable(
         rows=[_offer(job, choice, facts, history, need) for choice in choices],
         more=len(found.choices) - len(choices),
         advice=asyncio.run(advice(found.choices, job, facts)) or "" if choices else "",

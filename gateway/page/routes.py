@@ -9,25 +9,20 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from flows.scheduling.labels import PROJECT, USER
-from flows.scheduling.labels import text as text_of
 from flows.scheduling.seen import SeenRun
 from gateway import jobs
 from gateway.batches.finding import held
 from gateway.cli.listing import facts
 from gateway.cli.renting import costs
-from gateway.control import ask_cancel, ask_pause
 from gateway.metrics.holding import Metrics
-from gateway.page import looking
+from gateway.page import looking, results
 from gateway.page.rendering import FILES, PageRoute, html
 from gateway.prefect.client import LightClient, connected
 from gateway.queue_view import NO_WORKER, queue_view, record
-from gateway.rest.guards import Reader, Submitter
-from gateway.rest.prefect_link import Prefect
+from gateway.rest.guards import Reader
 from gateway.rest.problems import RequestRefused
-from trainer.contract.job_directory import JobState
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Short = Annotated[str, Query(max_length=200)]
@@ -70,45 +65,6 @@ def sign_in(request: Request, next: Short = "/", failed: Short = "") -> Response
     return html(request, "sign_in.html", title="Sign in", values=values)
 
 
-@router.get("/jobs")
-def table(
-    request: Request,
-    caller: Reader,
-    state: Short = "",
-    provider: Short = "",
-    project: Short = "",
-    user: Short = "",
-    text: Short = "",
-    page: Annotated[int, Query(ge=1, le=100_000)] = 1,
-) -> Response:
-    """Show the jobs; alone its rows where the table asks for itself again."""
-    wanted = looking.JobFilter(
-        state=state, provider=provider, project=project, user=user, text=text
-    )
-    client = connected()
-    runs = looking.table(client, caller, wanted, page)
-    shown = runs[: looking.ROWS]
-    steps = jobs.metrics(client, [run.id for run in shown])
-    rows = [_row(run, steps.get(run.id, {})) for run in shown]
-    part = "rows.html" if request.headers.get("hx-request") else "jobs.html"
-    more = len(runs) > looking.ROWS
-    states = list(JobState)
-    return html(
-        request, part, title="Jobs", rows=rows, wanted=wanted, page=page, more=more, states=states
-    )
-
-
-def _row(run: Any, steps: Any) -> dict[str, Any]:
-    return {
-        "view": jobs.view(run, steps),
-        "provider": jobs.provider_of(run),
-        "user": text_of(run.labels, USER),
-        "project": text_of(run.labels, PROJECT),
-        "created": run.created,
-        "seconds": jobs.seconds(run),
-    }
-
-
 @router.get("/jobs/{job_id}")
 def job(request: Request, caller: Reader, job_id: UUID) -> Response:
     """Show all of one job."""
@@ -125,7 +81,10 @@ def job(request: Request, caller: Reader, job_id: UUID) -> Response:
         states=looking.states(client, run),
         config=looking.as_yaml(run.parameters.get("job")),
         report=jobs.report_of(client, run) or "",
-        attempts=looking.attempts(run),
+        machines=results.machines(run),
+        checkpoints=results.checkpoints(run),
+        artifact=results.artifact(run),
+        can_resume=looking.can_resume(run),
         link=jobs.link(run.id),
         over=looking.is_at_rest(run),
     )
@@ -139,18 +98,24 @@ def log(request: Request, caller: Reader, job_id: UUID, text: Short = "") -> Res
     return html(request, "log.html", lines=looking.log_lines(client, run, text))
 
 
-@router.post("/jobs/{job_id}/{verb}")
-async def act(
-    caller: Submitter,
-    prefect: Prefect,
+@router.get("/jobs/{job_id}/rows")
+def rows(
+    request: Request,
+    caller: Reader,
     job_id: UUID,
-    verb: Literal["cancel", "pause"],
+    first: Annotated[int, Query(ge=1, le=10**9)] = 1,
 ) -> Response:
-    """Cancel or pause a job."""
-    await asyncio.to_thread(lambda: looking.find(connected(), caller, str(job_id)))
-    run = await prefect.read_flow_run(job_id)
-    await (ask_cancel if verb == "cancel" else ask_pause)(prefect, run)
-    return RedirectResponse(f"/jobs/{job_id}", 303)
+    """Show rows of a job's data as the model sees them."""
+    run = looking.find(connected(), caller, str(job_id))
+    found = results.rows_as_seen(run, first)
+    return html(request, "data_rows.html", rows=found, first=first, id=job_id)
+
+
+@router.get("/jobs/{job_id}/artifact/{name:path}")
+def artifact_file(caller: Reader, job_id: UUID, name: str) -> Response:
+    """Send a file of a job's artifact."""
+    path = results.artifact_file(looking.find(connected(), caller, str(job_id)), name)
+    return FileResponse(path, filename=path.name, media_type="application/octet-stream")
 
 
 @router.get("/compare")

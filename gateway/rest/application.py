@@ -19,7 +19,8 @@ ROUTERS = (
     *("gateway.rest.documents.training_service:router", "gateway.rest.signing_in:router"),
     "gateway.streams.routes:router",
     "gateway.observation.routes:router",
-    *("gateway.page.routes:router", "gateway.page.new_job.routes:router"),
+    *("gateway.page.routes:router", "gateway.page.table_routes:router"),
+    "gateway.page.new_job.routes:router",
 )
 """The routers, in the order in which their paths are tried: MODULE:NAME."""
 HELD = (

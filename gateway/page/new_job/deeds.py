@@ -14,7 +14,7 @@ from prefect.client.orchestration import PrefectClient
 from flows.job_file import with_absolute_paths
 from gateway.access.callers import Caller
 from gateway.checks import Shown, examine_job, refuse_unfit
-from gateway.cli.renting import ForHire, for_hire
+from gateway.cli.renting import Hirable, for_hire
 from gateway.exits import sentence
 from gateway.operations.creating import JobRequest, start_job
 from gateway.page.new_job.draft import Draft
@@ -36,7 +36,7 @@ class Outcome:
     faults: list[Fault] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     checks: list[Shown] = field(default_factory=list)
-    offers: ForHire | None = None
+    offers: Hirable | None = None
 
     def note(self, text: str) -> None:
         """Keep what a person should know; what merely takes a while is over when it is read."""

@@ -44,7 +44,7 @@ WORDS = {"true", "false", "null"}
 """What a choice may be beside texts and numbers."""
 
 
-class Kind(StrEnum):
+class FieldKind(StrEnum):
     """How a field is filled in."""
 
     TEXT = "text"
@@ -62,7 +62,7 @@ class Field:
 
     path: str
     """Where it is in a job, such as training.dataset.path."""
-    kind: Kind
+    kind: FieldKind
     help: str
     choices: tuple[str, ...] = ()
     default: str | None = None
@@ -96,21 +96,21 @@ class Field:
 
     def shown(self, value: Any) -> str:
         """Return a value of the job file as the form shows it."""
-        if isinstance(value, str) and self.kind is not Kind.YAML:
+        if isinstance(value, str) and self.kind is not FieldKind.YAML:
             return value
-        if self.kind is Kind.LINES and _is_texts(value):
+        if self.kind is FieldKind.LINES and _is_texts(value):
             return "\n".join(value)
         return one_line(value)
 
     def value(self, text: str) -> Any:
         """Return what somebody filled in as a value for the job file; what is not of its kind as it is."""
         text = text.strip()
-        if self.kind is Kind.LINES and text != "null" and not text.startswith("["):
+        if self.kind is FieldKind.LINES and text != "null" and not text.startswith("["):
             return [line for line in map(str.strip, text.splitlines()) if line]
-        if self.kind is Kind.TEXT and text != "null":
+        if self.kind is FieldKind.TEXT and text != "null":
             if not self.may_be_list or not text.startswith("["):
                 return text
-        elif self.kind is Kind.CHOICE and text not in WORDS and not text.isdecimal():
+        elif self.kind is FieldKind.CHOICE and text not in WORDS and not text.isdecimal():
             return text
         try:
             return YAML(typ="safe", pure=True).load(text)
@@ -119,7 +119,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class FormPart:
     """A part of the form."""
 
     title: str
@@ -136,10 +136,10 @@ def fields() -> dict[str, Field]:
 
 
 @cache
-def parts() -> tuple[Part, ...]:
+def parts() -> tuple[FormPart, ...]:
     """Return the parts of the form, in the order in which a person fills them."""
     return tuple(
-        Part(
+        FormPart(
             title=title,
             fields=tuple(fields()[path] for path in OPEN.get(title, ())),
             folded=tuple(
@@ -168,7 +168,9 @@ def _fields(schema: Schema, definitions: dict[str, Schema], prefix: str) -> Iter
             for field in _fields(nested[0], definitions, f"{path}."):
                 tags = [one for other in nested for one in _tags(other, field.path)]
                 is_tag = len(nested) > 1 and len(tags) == len(nested)
-                yield replace(field, kind=Kind.CHOICE, choices=tuple(tags)) if is_tag else field
+                yield (
+                    replace(field, kind=FieldKind.CHOICE, choices=tuple(tags)) if is_tag else field
+                )
             continue
         kind, choices = _kind(kinds)
         yield Field(
@@ -199,17 +201,17 @@ def _default(schema: Schema, *, is_required: bool) -> str | None:
     return one_line(schema.get("default", empty))
 
 
-def _kind(kinds: list[Schema]) -> tuple[Kind, tuple[str, ...]]:
+def _kind(kinds: list[Schema]) -> tuple[FieldKind, tuple[str, ...]]:
     choices = [choice for one in kinds for choice in _choices(one)]
     if all(_choices(one) for one in kinds) and len(choices) > 1:
-        return Kind.CHOICE, tuple(choices)
+        return FieldKind.CHOICE, tuple(choices)
     types = {one.get("type") for one in kinds} - {"null"}
     if types <= {"number", "integer"}:
-        return Kind.NUMBER, ()
+        return FieldKind.NUMBER, ()
     if "string" in types and types <= {"string", "array"}:
-        return Kind.TEXT, ()
+        return FieldKind.TEXT, ()
     items = [one.get("items", {}).get("type") for one in kinds if one.get("type") == "array"]
-    return (Kind.LINES if types == {"array"} and items == ["string"] else Kind.YAML), ()
+    return (FieldKind.LINES if types == {"array"} and items == ["string"] else FieldKind.YAML), ()
 
 
 def _choices(schema: Schema) -> list[str]:

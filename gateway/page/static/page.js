@@ -12,13 +12,24 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 
 const selected = new Set();
+const boxes = () => document.querySelectorAll('#rows input[name="job"]');
+function select(box, on) {
+  box.checked = on;
+  on ? selected.add(box.value) : selected.delete(box.value);
+}
 document.addEventListener("change", ({ target }) => {
-  if (target.name === "job" && target.type === "checkbox")
-    target.checked ? selected.add(target.value) : selected.delete(target.value);
+  if (target.id === "all") boxes().forEach((box) => select(box, target.checked));
+  else if (target.name === "job" && target.type === "checkbox") select(target, target.checked);
+  else return;
+  document.getElementById("selected").textContent = selected.size ? `${selected.size} selected` : "";
+});
+document.getElementById("tag")?.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  document.getElementById("add-tag").click();
 });
 document.addEventListener("htmx:afterSwap", () => {
-  for (const box of document.querySelectorAll('input[name="job"]'))
-    box.checked = selected.has(box.value);
+  for (const box of boxes()) box.checked = selected.has(box.value);
   const log = document.getElementById("log");
   if (log && document.getElementById("follow")?.checked) log.scrollTop = log.scrollHeight;
 });
@@ -40,7 +51,7 @@ let charts = [], plots = [];
 function short(value) {
   if (value === null || value === undefined) return "";
   const size = Math.abs(value);
-  return size && (size < 1e-3 || size >= 1e6)
+  return size && (size < 1e-4 || size >= 1e6)
     ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(4)));
 }
 

@@ -19,7 +19,7 @@ FIRST_LOAD = 150_000  # bytes
 
 
 async def test_jobs_are_listed_filtered_and_paged(browser: httpx.AsyncClient, monkeypatch):
-    monkeypatch.setattr("gateway.page.looking.ROWS", 1)
+    monkeypatch.setattr("gateway.page.table.ROWS", 1)
     mine = [await made_job(f"paged-page-{number}") for number in range(2)]
 
     first = (await browser.get("/jobs", params={"text": "paged-page"})).text
