@@ -87,6 +87,8 @@ class Job:
     """How long it will still run: measured, as long as one of its name took, or else a guess."""
     ran: float = 0.0
     """Seconds of work so far, which is no waiting."""
+    paused_for: str = ""
+    """The id of the job for which it was paused and waits again; it goes after that one."""
     held: str = ""
     """Why it may not start yet, whatever is free, such as a job that it comes after."""
     batch: str = ""

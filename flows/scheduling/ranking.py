@@ -78,8 +78,24 @@ class Ranking:
         return factors.overdue, number, -job.submitted, job.id
 
     def sort(self, jobs: Iterable[Job]) -> list[Job]:
-        """Return jobs in the order in which they are considered."""
-        return sorted(jobs, key=self.score, reverse=True)
+        """Return jobs in the order in which they are considered.
+
+        That of their scores, but who was paused for another job comes after it, while both wait: what
+        is known of how long it still takes may be news, and it would take its GPUs back at once.
+        """
+        known = {job.id: (job, self.score(job)) for job in jobs}
+
+        def place(job: Job) -> tuple[Score, int, Score]:
+            score = known[job.id][1]
+            own = score, 0, score
+            whom = known[job.paused_for][0] if job.paused_for in known else job
+            # Only ever for a higher priority, so there is no circle. Waiting has its end all the same.
+            if whom.priority <= job.priority or score[0]:
+                return own
+            before, after, _ = place(whom)
+            return min(own, (before, after - 1, score))
+
+        return sorted((job for job, _ in known.values()), key=place, reverse=True)
 
 
 _NUMBERS: Mapping[Strategy, Callable[[Factors], float]] = {

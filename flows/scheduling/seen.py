@@ -15,6 +15,7 @@ from blocks.providers.gpu_names import matches
 from flows.asking import Json
 from flows.scheduling.labels import (
     BATCH,
+    FOR,
     PREFIX,
     PROJECT,
     USER,
@@ -208,6 +209,7 @@ def job_of(run: SeenRun, demand: Demand, *, left: float | None, held: str = "") 
         project=run.project,
         seconds_left=max(1.0, left),
         ran=run.ran,
+        paused_for=text(run.labels, FOR),
         held=held,
         batch=text(run.labels, BATCH),
         batch_limit=batch_limit(run.labels),

@@ -64,6 +64,17 @@ async def jobs(site: TrainingSite, folder: Path, count: int, steps: int = STEPS)
     return made
 
 
+async def held(site: TrainingSite, folder: Path, hold: int, *words: object) -> UUID:
+    """Submit a job of a GPU that stays at a step until it is asked to pause, or the file `go` is there.
+
+    So it does not end, however long the next worker takes to start.
+    """
+    more = ("--hold", hold, "--go", folder / "go", "--save", 5)
+    id = await site.submit(folder, *words, *more, **resources())
+    alone(folder, folder)
+    return id
+
+
 def resources() -> dict[str, object]:
     return {"resources": {"gpu_count": 1, "cpu_threads": 1}}
 
@@ -138,14 +149,17 @@ async def test_trainings_go_on_when_the_worker_is_asked_to_end_and_the_next_one_
 ):
     pretended_gpus.set_up(1)
     log = tmp_path / "worker.log"
-    [first] = await jobs(site, tmp_path, 1, LONG)
+    first = await held(site, tmp_path, LONG - 10, "--steps", LONG, "--pace", 0.1)
     with site.worker(log) as worker:
         await Job(home, first).at_step(3)
         worker.send_signal(signal.SIGTERM)
         code = await asyncio.to_thread(worker.wait, 60)
     reached, state = Job(home, first).status().step, await site.state(first)
     await Job(home, first).at_step(reached + 1)  # with nobody who follows it
+    before = moves(log)
     with site.worker(log):
+        await until(lambda: moves(log) > before)
+        (tmp_path / "go").touch()
         await all_completed(site, [first])
 
     assert (code, state.type) == (0, "RUNNING")
@@ -160,15 +174,17 @@ async def test_the_second_worker_of_a_pool_takes_over_when_the_first_is_killed(
 ):
     uuids = pretended_gpus.set_up(1)
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    [id] = await jobs(site, tmp_path, 1, LONG)
+    id = await held(site, tmp_path, 8, "--steps", 12)
     with site.worker(logs[0]) as first:
         await Job(home, id).at_step(3)
         with site.worker(logs[1]):
             await until(lambda: "standing by" in logs[1].read_text())
             first.kill()
+            await until(lambda: moves(logs[1]))
+            (tmp_path / "go").touch()
             await all_completed(site, [id])
 
-    assert steps(id) == list(range(1, LONG + 1))
+    assert steps(id) == list(range(1, 13))
     assert "attached to the training" in logs[1].read_text()
     assert await until(lambda: nobody_has(uuids))
 
@@ -219,10 +235,7 @@ async def test_a_job_that_pauses_for_another_is_queued_again_whoever_dies(
 ):
     uuids = pretended_gpus.set_up(1)
     log = tmp_path / "worker.log"
-    # It stays at a step until it is asked to pause, however long the next worker takes to start.
-    words = ("--steps", 12, "--hold", 8, "--save", 5)
-    first = await site.submit(tmp_path, *words, **resources())
-    alone(tmp_path, tmp_path)
+    first = await held(site, tmp_path, 8, "--steps", 12)
     with site.worker(log) as worker:
         await Job(home, first).at_step(7)
         (tmp_path / "urgent").mkdir()

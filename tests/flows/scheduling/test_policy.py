@@ -80,6 +80,30 @@ def test_a_strategy_says_who_goes_first(strategy, first):
     assert starts(queue, one_machine(1), [], [had], NOW, policy) == [first]
 
 
+def test_who_was_paused_for_another_starts_after_it_however_little_it_still_takes():
+    """What is left of it is measured only now, and would let it take its GPU back at once."""
+    urgent = job("urgent", priority=100)
+    paused = job("paused", priority=50, seconds_left=5, paused_for="urgent")
+    lesser = job("lesser", priority=20, seconds_left=5, paused_for="paused")
+    queue = [lesser, paused, urgent]
+    assert starts(queue, one_machine(3), [], [], NOW, Policy()) == ["urgent", "paused", "lesser"]
+    assert starts(queue[:2], one_machine(2), [], [], NOW, Policy()) == ["paused", "lesser"]
+
+
+@pytest.mark.parametrize(
+    "paused",
+    [
+        job("paused", priority=99, seconds_left=5, paused_for="other"),
+        job("paused", waited=90 * HOUR, seconds_left=5, paused_for="other"),
+        job("paused", seconds_left=5, paused_for="gone"),
+    ],
+    ids=["has become as urgent itself", "has waited too long", "that one is gone"],
+)
+def test_who_was_paused_for_another_does_not_stay_behind_it_for_ever(paused):
+    queue = [job("other", priority=90), paused]
+    assert starts(queue, one_machine(1), [], [], NOW, Policy()) == ["paused"]
+
+
 @pytest.mark.parametrize("strategy", Strategy)
 def test_whoever_has_waited_beyond_the_limit_goes_first(strategy):
     queue = [

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate, WorkPoolUpdate
@@ -18,8 +19,9 @@ from flows.scheduling import administration, reading
 from flows.scheduling.labels import GPUS, MACHINE, Allotment
 from flows.scheduling.pool import Decision, ExplainWait, PauseJob, StartJob
 from flows.scheduling.pool_queue import PoolQueue
+from flows.scheduling.preempting import preempt
 from flows.scheduling.reasons import queued
-from flows.shown import MACHINES, PAUSING, QUEUED, REVIVING
+from flows.shown import MACHINES, QUEUED, REVIVING
 from tests.flows.scheduling.pool_site import HOST, PoolSite, pool_site
 
 
@@ -78,7 +80,8 @@ async def test_what_fits_starts_and_the_rest_is_told_why_it_waits(site: PoolSite
 async def test_an_urgent_job_has_another_paused_which_keeps_its_place(site: PoolSite):
     await site.set("min_run=0", "strategy=priority")
     queue = site.queue()
-    low = await site.submit("low", queue="low", resources={"gpu_count": 2})
+    short = {"max_runtime_minutes": 10}
+    low = await site.submit("low", queue="low", resources={"gpu_count": 2}, limits=short)
     await take_all(queue, await queue.decide())
     await site.set_state(low, Running())
     submitted = (await site.run(low)).expected_start_time
@@ -86,7 +89,7 @@ async def test_an_urgent_job_has_another_paused_which_keeps_its_place(site: Pool
 
     made = await queue.decide()
     assert [one for one in made if isinstance(one, PauseJob)] == [PauseJob(job=low, whom=urgent)]
-    await site.set_state(low, Running(name=PAUSING))
+    assert await preempt(site.client, UUID(low), urgent)
     assert of(await queue.decide(), PauseJob) == []  # it has been asked
 
     queue.left(low)
@@ -94,6 +97,8 @@ async def test_an_urgent_job_has_another_paused_which_keeps_its_place(site: Pool
     place = datetime.fromisoformat(str(had["training-orchestrator.place"]))
     await site.set_state(low, queued(place.timestamp(), "paused for another"))
     assert (await site.run(low)).next_scheduled_start_time == submitted
+    # Not by its place alone: it would go first as soon as its end is known to be near.
+    await site.set("strategy=shortest_first")
     made = await queue.decide()
     assert (of(made, StartJob), list(reasons(made))) == ([urgent], [low])
 
