@@ -142,7 +142,7 @@ class Site:
         }
         path = f"/deployments/{self._deployments[kind]}/create_flow_run"
         # Under its key a submission that is sent again makes one run.
-        body = {"parameters": {"job": job}, "idempotency_key": job["name"]}
+        body = {"parameters": {"job": job}, "idempotency_key": job["name"], "name": job["name"]}
         answer = self.api.post(path, json=body)
         return str(answer.raise_for_status().json()["id"])
 

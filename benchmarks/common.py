@@ -107,7 +107,8 @@ class Place:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--no-ui"]
+        command = ["-m", "gateway.prefect.serving", "server", "start"]
+        command += ["--host", "127.0.0.1", "--no-ui"]
         server = self.start([sys.executable, *command, "--port", port], "server.log", **SETTINGS)
         self.server_pid = server.process.pid
         url = f"http://127.0.0.1:{port}/api"

@@ -21,12 +21,14 @@ from flows.prefect_api import UNANSWERED, prefect_client
 from flows.run_folder import this_run_id
 from flows.run_state import is_cancelled, restore, set_meanwhile
 from flows.shown import PAUSING, TRAINS
-from flows.wanted import wanted_of
+from flows.wanted import unhurried, wanted_of
 from trainer.contract.job_directory import JobState
 
 LAST_SECONDS = (
     2.0  # for a state that is on its way to arrive, so that it does not come after the last
 )
+SHOWN_SECONDS = 0.5  # that a state lasts at least to be shown, by as many runs as share a process
+CROWDED_SECONDS = 5.0
 
 
 class _Announcer:
@@ -40,7 +42,8 @@ class _Announcer:
 
     def tell(self, state: JobState) -> None:
         self._state = state
-        self.is_idle.clear()
+        if not _crowded_seconds():
+            self.is_idle.clear()
         self._news.set()
 
     async def run(self) -> None:
@@ -48,14 +51,22 @@ class _Announcer:
         async with prefect_client() as client:
             while True:
                 await self._news.wait()
+                # Of many that begin at once only how they go on is shown.
+                await asyncio.sleep(_crowded_seconds())
                 self._news.clear()
+                self.is_idle.clear()
                 try:
                     if self._state:
                         await _announce(client, run_id, self._state)
                 except Exception as error:  # noqa: BLE001 - a name that is not shown harms nothing
                     logger().warning("Prefect does not show the job as %s: %s", self._state, error)
-                if not self._news.is_set():
+                if _crowded_seconds() or not self._news.is_set():
                     self.is_idle.set()
+
+
+def _crowded_seconds() -> float:
+    """Return for how long a newer state may take the place of one that is to be shown."""
+    return unhurried(SHOWN_SECONDS, CROWDED_SECONDS) - SHOWN_SECONDS
 
 
 _announcer: ContextVar[_Announcer] = ContextVar("the announcer of this flow run")

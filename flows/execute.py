@@ -132,7 +132,10 @@ async def _executed(client: PrefectClient, run: FlowRun, asked: bool) -> State[A
         )
         logger().error("%s. What it made is in %s", message, artifacts())
         return Crashed(message=message)
-    return await _cancelled_too_late(client, run.id) or cast("State[Any]", state)
+    ended = cast("State[Any]", state)
+    if ended.is_final():  # Prefect took it
+        return ended
+    return await _cancelled_too_late(client, run.id) or ended
 
 
 @cache

@@ -30,8 +30,10 @@ from flows.locks import locked
 from flows.logger import logger
 from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.run_folder import RunFolder
+from flows.wanted import unhurried
 
 LOOK_SECONDS = 1.0
+CROWDED_SECONDS = 3.0  # the same, and for the last word of a run, where many share a process
 STORED_SECONDS = 6.0  # Prefect stores what it was sent within five
 AGAIN_SECONDS = 60.0  # after which it must have lost what it does not find
 FINISH_SECONDS = 10.0  # that the flow's end waits for Prefect
@@ -135,7 +137,7 @@ async def send(spool: EventSpool, *, hurry: bool = False) -> Sent:
     else:
         is_first = False
     gathering.spools[spool.file] = spool
-    if hurry:
+    if hurry and unhurried(LOOK_SECONDS, CROWDED_SECONDS) == LOOK_SECONDS:
         gathering.hurry.set()
     if is_first:
         await _lead(gathering)
@@ -148,7 +150,7 @@ async def _lead(gathering: _Posting) -> None:
     results: dict[Path, Sent] = {}
     try:
         with suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_SECONDS):
+            async with asyncio.timeout(unhurried(LOOK_SECONDS, CROWDED_SECONDS)):
                 await gathering.hurry.wait()
         del _gathering[asyncio.get_running_loop()]  # whoever comes now begins the next one
         results = await send_all(list(gathering.spools.values()))

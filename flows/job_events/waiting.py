@@ -28,10 +28,12 @@ from flows.logger import logger
 from flows.owner import owner_elsewhere
 from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.shown import FLOW, REVIVING
+from flows.wanted import unhurried
 from trainer.contract.files import read_json
 
 PAGE = 200
 LOOK_SECONDS = 10.0
+CROWDED_SECONDS = 30.0  # the same where many runs are executed in one process
 OVERLAP = timedelta(minutes=2)  # of two looks: clocks differ, and a row may be written late
 AT_ONCE = timedelta(seconds=5)  # a run that is due for longer waits for its turn
 ENDS = {StateType.CANCELLED: Happening.STOPPED, StateType.FAILED: Happening.FAILED}
@@ -68,7 +70,7 @@ async def keep_telling() -> None:
             logger().debug("waiting jobs are told of later: %s", error)
         except Exception as error:  # noqa: BLE001 - the worker's runs go on
             logger().warning("waiting jobs are told of later: %s", error)
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(unhurried(LOOK_SECONDS, CROWDED_SECONDS))
 
 
 async def _wait_of(client: PrefectClient, run: FlowRun, now: datetime) -> list[Found]:

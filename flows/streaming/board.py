@@ -87,7 +87,8 @@ class Board:
         self._client = client
         self._run_id = run_id
         self._tail = MetricsTail(metrics)
-        self._artifacts: dict[str, UUID] | None = None
+        # Where there is nothing to show yet, nobody has shown anything.
+        self._artifacts: dict[str, UUID] | None = None if metrics.exists() else {}
 
     async def run(self) -> None:
         """Publish whatever is new, every two seconds. Runs until it is cancelled.

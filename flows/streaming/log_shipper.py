@@ -65,6 +65,8 @@ class LogShipper:
         self._run_id = run_id
         self._run = run
         self._cursor = LogCursor()
+        # Of a log that is still to come nobody has shipped anything.
+        self._is_first = not run.log.exists()
         self._closing = False
         self._hurry = asyncio.Event()
         self._finished = asyncio.Event()
@@ -142,7 +144,7 @@ class LogShipper:
         record = read_json(self._run.log_cursor)
         if record:
             self._cursor = LogCursor(**record)
-        elif not self._run.log.exists():
+        elif self._is_first:
             return
         lines, timestamp = await persistently(self._stored)
         if lines:
@@ -178,11 +180,20 @@ class LogShipper:
 
 async def ship_rest(run_id: UUID, run: RunFolder) -> None:
     """Ship what Prefect lacks of the log of a run whose flow is not running any more."""
+    if _is_shipped(run):
+        return
     async with prefect_client() as client:
         shipper = LogShipper(client, run_id, run)
         async with TaskScope() as scope:
             scope.start(shipper.run())
             await scope.result_of(shipper.finish())
+
+
+def _is_shipped(run: RunFolder) -> bool:
+    record = read_json(run.log_cursor)
+    if record is None or not run.log.exists():
+        return False
+    return int(record["offset"]) >= run.log.stat().st_size
 
 
 def as_records(lines: list[bytes]) -> list[list[bytes]]:

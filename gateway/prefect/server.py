@@ -168,7 +168,7 @@ def _spawn(port: int) -> Server:
         if name not in {"PREFECT_API_URL", "PREFECT_API_KEY"}
     }
     environment = SETTINGS | environment
-    command = own_python("-m", "prefect", "server", "start", "--host", HOST)
+    command = own_python("-m", "gateway.prefect.serving", "server", "start", "--host", HOST)
     with log_file().open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [*command, "--port", str(port)],

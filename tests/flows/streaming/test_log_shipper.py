@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime
+from typing import cast
 from uuid import UUID
 
 import httpx
 import pytest
 from prefect import flow, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import LogCreate
 
 from flows.prefect_api import prefect_client
 from flows.run_folder import RunFolder
+from flows.streaming import log_shipper
 from flows.streaming.log_shipper import (
     LINE_CHARACTERS,
     RECORD_CHARACTERS,
@@ -59,6 +62,16 @@ async def test_a_rest_that_cannot_be_shipped_is_said_and_not_waited_for(run_id):
     async with asyncio.timeout(PATIENCE):
         with pytest.raises(IsADirectoryError):
             await ship_rest(run_id, run)
+
+
+async def test_prefect_is_asked_for_nothing_of_a_log_that_is_new_or_all_there(run_id, monkeypatch):
+    run = RunFolder(run_id)
+    new = LogShipper(cast("PrefectClient", None), run_id, run)
+    run.log.write_text("step 1/2\n")
+    await new._restore()
+    await ship_all(run_id)
+    monkeypatch.setattr(log_shipper, "prefect_client", None)
+    await ship_rest(run_id, run)
 
 
 class LosesTheAnswer:
