@@ -8,11 +8,13 @@ runs, and is answered by those alone of which something is wanted: usually none.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -22,13 +24,18 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import State, StateType
 
-from flows.prefect_api import asking_once, prefect_client
+from flows.deleted import deleted_among
+from flows.prefect_api import UNANSWERED, asking_once, prefect_client
 from flows.shown import PAUSING
 
 POLL_SECONDS = 1.0
 GATHER_SECONDS = 0.05  # for which a question waits for others to join it
+DELETED_SECONDS = 30.0  # between two looks for runs that were deleted
 FEW = 10  # runs in one process, of which each tells Prefect as much as if it were alone
 PAGE = 200  # what Prefect's API returns at most
+
+DELETED = "its run was deleted in Prefect"
+_DELETED: State = State(type=StateType.CANCELLED, name="Deleted", message=DELETED)
 
 # Of a run in any other state nothing is wanted.
 _STATES = FlowRunFilterState(
@@ -58,17 +65,33 @@ class _SharedQuestion:
                         flow_run_filter=FlowRunFilter(id=some, state=_STATES), limit=PAGE
                     )
                 found |= {run.id: run.state for run in runs if run.state}
-        return found
+            await _look_for_deleted(client, asked)
+        return found | dict.fromkeys(_deleted & self.runs, _DELETED)
 
 
 _open: WeakKeyDictionary[asyncio.AbstractEventLoop, _SharedQuestion] = WeakKeyDictionary()
 """The question that can still be joined."""
+_may_look = 0.0
+_deleted: set[UUID] = set()
+"""The runs that were deleted; none comes back."""
 _bells: dict[UUID, asyncio.Event] = {}
 """Of the runs whose watchers can be woken."""
 
 
+async def _look_for_deleted(client: PrefectClient, runs: list[UUID]) -> None:
+    """Note now and then which runs were deleted in Prefect."""
+    global _may_look
+    if time.monotonic() < _may_look:
+        return
+    _may_look = time.monotonic() + DELETED_SECONDS
+    with suppress(*UNANSWERED), asking_once():
+        _deleted.update(await deleted_among(client, runs))
+
+
 async def wanted_of(run_id: UUID) -> State | None:
     """Return the state of a run that is to pause or to end, or has; None: it may go on.
+
+    One that was deleted in Prefect counts as cancelled.
 
     Raises:
         httpx.HTTPError: Prefect does not answer; it is asked once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -18,7 +19,7 @@ from flows.prefect_api import UNANSWERED
 from flows.renting.budget import Budget
 from flows.run_folder import RunFolder
 from flows.run_state import is_cancelled
-from flows.wanted import until_next_look, wanted_of
+from flows.wanted import DELETED, until_next_look, wanted_of
 from trainer.config import TrainingJob
 from trainer.contract.job_directory import Desired
 
@@ -107,8 +108,15 @@ async def watch_requests(run_id: UUID, ask: Ask) -> None:
             desired = requested_by(state)
             if desired and desired is not asked:
                 asked = desired
+                why = "paused" if desired is Desired.PAUSE else "cancelled"
+                if state and state.message == DELETED:
+                    why = DELETED
+                    # Prefect shows no log of such a run: this is for that of its process.
+                    logging.getLogger(__name__).warning(
+                        "job %s: %s; saving and ending", run_id, why
+                    )
                 get_run_logger().info("asked to %s: saving a checkpoint first", desired)
-                await ask(desired, "paused" if desired is Desired.PAUSE else "cancelled")
+                await ask(desired, why)
         await until_next_look(run_id)
 
 

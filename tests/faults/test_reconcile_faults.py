@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -55,12 +57,18 @@ async def test_the_machine_of_a_live_flow_stays_though_prefect_does_not_know_its
 
 @pytest.mark.thorough
 @pytest.mark.fault(50, "run unknown to this Prefect")
-async def test_a_training_goes_on_to_its_end_though_prefect_has_forgotten_its_run(scene, home):
+async def test_a_training_goes_on_to_its_end_though_prefect_has_forgotten_its_run(
+    scene, home, shared
+):
     run = await scene.run(scene.job(**MEDIUM))
     await scene.at_step(run, 20)
 
-    async with get_client() as client:  # as a database that was reset has
+    async with get_client() as client:  # with all that was ever noted, as a database that was reset
         await client.delete_flow_run(run.id)
+    of_it = (f"prefect.flow-run.{run.id}",)
+    file = shared / "prefect" / "home" / "prefect.db"
+    with closing(sqlite3.connect(file, timeout=60)) as database, database:
+        database.execute("DELETE FROM events WHERE resource_id = ?", of_it)
     await until(lambda: scene.flows[-1].poll() is not None)
 
     folder = RunFolder(run.id)

@@ -22,6 +22,7 @@ from tests.deployments.training_site import TrainingSite, training_site
 from tests.flows.flow_runs import Job
 from tests.pretended_gpus import PretendedGpus
 from tests.waiting import until
+from trainer.contract.checkpoints import all_checkpoints
 from trainer.contract.gpu_locks import holders
 
 KILLS = int(os.environ.get("WORKER_KILLS", "3"))
@@ -217,7 +218,7 @@ async def test_trainings_go_on_while_prefect_is_away_and_the_queue_moves_on_afte
             assert Job(home, first).status().step > reached
         finally:
             os.kill(server, signal.SIGCONT)
-        back = time.monotonic()
+        back, first_left = time.monotonic(), 0.1 * (STEPS - Job(home, first).status().step)
         await all_completed(site, [first])
         await Job(home, waits).at_step(1)
         moved = time.monotonic() - back
@@ -226,6 +227,7 @@ async def test_trainings_go_on_while_prefect_is_away_and_the_queue_moves_on_afte
 
     assert steps(first) == steps(waits) == list(range(1, STEPS + 1))
     note(next_job_began_after=moved)
+    assert moved < first_left + MOVES_WITHIN * max(1.0, os.getloadavg()[0] / 2)
 
 
 @pytest.mark.thorough
@@ -253,4 +255,26 @@ async def test_a_job_that_pauses_for_another_is_queued_again_whoever_dies(
     assert ended.timestamp < min(taken), "the urgent job came last"
     assert steps(first) == list(range(1, 13))
     assert "resumed at" in (runs() / str(first) / "train.log").read_text()
+    assert await until(lambda: nobody_has(uuids))
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(150, "run deleted in Prefect")
+async def test_a_training_whose_run_is_deleted_saves_and_lets_its_gpu_go(
+    site: TrainingSite, home: Path, tmp_path: Path, pretended_gpus: PretendedGpus
+):
+    uuids = pretended_gpus.set_up(1)
+    first = await held(site, tmp_path, 8, "--steps", 12)
+    (tmp_path / "next").mkdir()
+    with site.worker(tmp_path / "worker.log"):
+        await Job(home, first).at_step(8)
+        waits = await site.submit(tmp_path / "next", "--steps", 5, **resources())
+        await until(lambda: site.is_named(waits, "Queued"))
+        await site.client.delete_flow_run(first)
+        await all_completed(site, [waits])
+
+    status = Job(home, first).status()
+    assert (status.state, status.reason) == ("stopped", "its run was deleted in Prefect")
+    assert all_checkpoints(Job(home, first).directory.checkpoints)
+    assert "deleted in Prefect" in (tmp_path / "worker.log").read_text()
     assert await until(lambda: nobody_has(uuids))
