@@ -56,13 +56,19 @@ demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in ab
 	@test "$$(id -u)" = 0 || { echo "Slurm is missing: sudo apt-get install slurmctld slurmd slurm-client munge"; exit 1; }
 	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurmctld slurmd slurm-client munge >/dev/null
 
+# The page is tried in it; without it those tests are skipped.
+/usr/bin/chromium:
+	@echo "Installing chromium with apt-get …"
+	@test "$$(id -u)" = 0 || { echo "chromium is missing: sudo apt-get install chromium"; exit 1; }
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null
+
 test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run all tests, in parallel
 	@$(BIN)/python -m pytest
 
 faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/sbin/slurmctld /usr/bin/faketime /usr/sbin/iptables ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests --thorough -m fault -n 4
 
-thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql /usr/sbin/slurmctld ## Run the long tests, and those of properties with new examples
+thorough: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql /usr/sbin/slurmctld /usr/bin/chromium ## Run the long tests, and those of properties with new examples
 	@$(BIN)/python -m pytest --thorough -m "(thorough or hypothesis) and not fault" -n 3
 
 methods: $(VENV)/installed ## Train every method's example, with a kill in between, and print a table

@@ -13,7 +13,7 @@ from flows.train import train
 JsonSchema = dict[str, Any]
 SHORT = {
     "TrainingJob": ("name", "training", "provider", "priority", "project"),
-    "TrainingConfig": ("model", "dataset", "method", "num_train_epochs", "learning_rate"),
+    "TrainingConfig": ("method", "model", "dataset", "num_train_epochs", "learning_rate"),
     "DatasetConfig": ("path", "eval_fraction"),
 }
 """What the short form asks for; every other field has its default."""

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
-from prefect.exceptions import ObjectNotFound
 
-from blocks.registry import configured_providers, how_to_set_up, provider_class
+from blocks.registry import configured_providers, how_to_set_up
 from flows.asking import asking
 from flows.reconcile import reconcile_once
 from flows.renting.cost_estimate import can_estimate, cost_on, decides, estimated, seconds_on
 from flows.renting.expected_cost import History, expected_on
-from flows.renting.hire import Hire
-from flows.renting.journal import Journal
 from flows.renting.market import Choice, market
 from flows.renting.right_size import Need, advice, holds, need_of
 from flows.reporting.platform import Platform
-from flows.run_folder import RunFolder, run_folders
 from flows.setup.secrets import have_tokens
-from flows.shown import short_id
 from flows.verdict import Act
 from gateway.checks import checked_job
 from gateway.cli.table import print_table
 from gateway.exits import Exit, complain, note, say, say_json, sentence
 from gateway.other_names import answers, answers_of_any_program
+from gateway.prefect.client import connected
 from gateway.prefect.full_client import call
 from gateway.prefect.keeper import last_reconcile
+from gateway.spending import costs
 from gateway.view import NOTHING, duration, printable
 from trainer.config import TrainingJob
 from trainer.contract.errors import OrchestratorError
@@ -48,7 +43,7 @@ PARTS = {
     "traffic_usd": "TRAFFIC",
 }
 """The parts of a cost, by the columns that show them."""
-COSTS = {"job": "JOB", "provider": "PROVIDER", "day": "DAY"}
+COSTS = {"job": "JOB", "provider": "PROVIDER", "project": "PROJECT", "day": "DAY"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,37 +102,9 @@ def for_hire(job: TrainingJob, limit: int, say: Callable[[str], None]) -> Hirabl
     )
 
 
-def costs(by: str) -> list[dict[str, Any]]:
-    """Return what this installation's jobs cost.
-
-    Args:
-        by: job, provider or day.
-    """
-    rows: dict[str, list[Hire]] = defaultdict(list)
-    for run_id, hire in _hires():
-        key = {"job": run_id, "provider": hire.provider, "day": hire.started_at[:10]}[by]
-        rows[key].append(hire)
-    # Only the names of jobs need Prefect; what was spent is in the journals of this computer.
-    names = call(lambda client: _names(client, rows)) if by == "job" else {}
-    return [
-        {
-            by: f"{names.get(key, '')} {short_id(key)}".strip() if by == "job" else key,
-            "machines": sum(bool(hire.instance_id) for hire in hires),
-            "refused": sum(not hire.instance_id for hire in hires),
-            "hours": sum(hire.seconds() for hire in hires) / 3600,
-            "machine_usd": sum(hire.compute_cost() for hire in hires),
-            "storage_usd": sum(hire.storage_cost() for hire in hires),
-            "address_usd": sum(hire.beside_cost() for hire in hires),
-            "traffic_usd": sum(hire.traffic_cost() for hire in hires),
-            "usd": sum(hire.cost() for hire in hires),
-        }
-        for key, hires in sorted(rows.items())
-    ]
-
-
 def show_costs(by: str, *, as_json: bool) -> None:
-    """Print what this installation's jobs cost: by job, provider or day."""
-    found = costs(by)
+    """Print what this installation's jobs cost: by job, provider, project or day."""
+    found = costs(connected, by)
     if as_json:
         say_json(found)
         return
@@ -304,29 +271,3 @@ def _place(region: str, zone: str) -> str:
 
 def _usd(amount: float | None) -> str:
     return NOTHING if amount is None else f"{amount:.4g}"
-
-
-def _hires() -> Iterable[tuple[str, Hire]]:
-    """Yield every order of a machine, with its run; a folder of this computer is not for hire."""
-    for folder in run_folders():
-        for hire in Journal.of(RunFolder(folder.name)).hires:
-            if not _is_home(hire.provider):
-                yield folder.name, hire
-
-
-def _is_home(label: str) -> bool:
-    try:
-        return provider_class(label).is_home
-    except OrchestratorError:  # a provider that is installed no longer: its bill was real
-        return False
-
-
-async def _names(client: PrefectClient, ids: Iterable[str]) -> dict[str, str]:
-    names = {}
-    for id in ids:
-        try:
-            names[id] = (await client.read_flow_run(UUID(id))).name
-        except ObjectNotFound:
-            # Prefect may have forgotten the run; what it cost was paid all the same.
-            names[id] = "(deleted)"
-    return names

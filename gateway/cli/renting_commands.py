@@ -31,7 +31,7 @@ def offers(
 
 @renting_commands.command()
 def costs(
-    by: Annotated[str, typer.Option(help="job, provider or day.")] = "job",
+    by: Annotated[str, typer.Option(help="job, provider, project or day.")] = "job",
     json: AsJson = False,  # noqa: FBT002
 ) -> None:
     """Sum up what rented machines have cost, failed boots and idle time included.
@@ -42,7 +42,7 @@ def costs(
         from gateway.cli import renting
 
         if by not in renting.COSTS:
-            raise typer.BadParameter(f"--by = {by!r}: must be job, provider or day.")
+            raise typer.BadParameter(f"--by = {by!r}: must be job, provider, project or day.")
         renting.show_costs(by, as_json=json)
 
 

@@ -15,7 +15,6 @@ from flows.scheduling.seen import SeenRun
 from gateway import jobs
 from gateway.batches.finding import held
 from gateway.cli.listing import facts
-from gateway.cli.renting import costs
 from gateway.metrics.holding import Metrics
 from gateway.page import looking, results
 from gateway.page.rendering import FILES, PageRoute, html
@@ -23,6 +22,7 @@ from gateway.prefect.client import LightClient, connected
 from gateway.queue_view import NO_WORKER, queue_view, record
 from gateway.rest.guards import Reader
 from gateway.rest.problems import RequestRefused
+from gateway.spending import costs, forecasts, quotas
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 Short = Annotated[str, Query(max_length=200)]
@@ -196,11 +196,22 @@ def queue(request: Request, caller: Reader, pool: Short = "") -> Response:
 
 @router.get("/money")
 def money(
-    request: Request, caller: Reader, by: Literal["job", "provider", "day"] = "job"
+    request: Request, caller: Reader, by: Literal["job", "provider", "project", "day"] = "job"
 ) -> Response:
-    """Show what rented machines cost."""
+    """Show what rented machines cost, and will."""
     if caller.project is not None:
         raise RequestRefused(403, "What all projects cost is shown to those who see all projects.")
-    found = costs(by)
-    total = sum(row["usd"] for row in found)
-    return html(request, "money.html", title="Money", rows=found, by=by, total=total)
+    found = costs(connected, by)
+    running = forecasts(connected())
+    return html(
+        request,
+        "money.html",
+        title="Money",
+        rows=found if by == "day" else sorted(found, key=lambda row: -row["usd"]),
+        by=by,
+        ways=("job", "provider", "project", "day"),
+        total=sum(row["usd"] for row in found),
+        most=max((row["usd"] for row in found), default=0.0),
+        running=running,
+        quotas=quotas(connected(), running),
+    )

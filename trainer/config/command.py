@@ -99,7 +99,7 @@ class CommandConfig(Settings):
     metrics: list[MetricPattern] = Field(default_factory=list)
     """Regular expressions with named groups, looked for in every line that it prints."""
     metrics_file: Below | None = None
-    """A file that it appends lines to, looked through as well as what it prints."""
+    """A file that it appends lines to, looked through as well as what it prints. null: none."""
     checkpoints: Below | None = None
     """Its checkpoint folders, such as out/checkpoint-*. null: it writes none."""
     checkpoint_marker: Text | None = None
@@ -113,7 +113,8 @@ class CommandConfig(Settings):
     output: Below = "out/final"
     """The file or folder that becomes the artifact."""
     success: Pattern | None = None
-    """A regular expression that must have been printed; without it exit code 0 is a failure."""
+    """A regular expression that must have been printed; without it exit code 0 is a failure.
+    null: exit code 0 is enough."""
     env: Annotated[dict[Text, Word], AfterValidator(_no_secrets)] = Field(default_factory=dict)
     """Environment variables. Secrets have no place here."""
 

@@ -53,14 +53,6 @@ class SourceConfig(Settings):
     path: Text
     """A file (JSONL, JSON, CSV, Parquet, …), a folder of such files, here or in a store (s3://…, gs://…,
     az://…), or a dataset on the Hub."""
-    name: JobName | None = None
-    """What the data set is called in the log and in eval_<name>_loss, where it is one of several. null:
-    after its path."""
-    share: float | None = Field(default=None, gt=0, le=1)
-    """Of several data sets: which part of the rows of an epoch comes from this one. All have one, or
-    none; together they are 1. null: as many as it has."""
-    repeats: float | None = Field(default=None, gt=0, le=10_000)
-    """Of several data sets: how often an epoch goes over this one; below 1, over a part of it. null: once."""
     format: DatasetFormat = "auto"
     """How rows are laid out. auto: recognised by the column names of the first row."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -89,6 +81,14 @@ class SourceConfig(Settings):
     """The SHA-256 that the file at path must have; an address (https://…) needs one. null: any."""
     eval_sha256: Checksum | None = None
     """The same of eval_path. null: any."""
+    name: JobName | None = None
+    """What the data set is called in the log and in eval_<name>_loss, where it is one of several. null:
+    after its path."""
+    share: float | None = Field(default=None, gt=0, le=1)
+    """Of several data sets: which part of the rows of an epoch comes from this one. All have one, or
+    none; together they are 1. null: as many as it has."""
+    repeats: float | None = Field(default=None, gt=0, le=10_000)
+    """Of several data sets: how often an epoch goes over this one; below 1, over a part of it. null: once."""
 
     @property
     def has_evaluation(self) -> bool:

@@ -83,7 +83,7 @@ class Receiver(Settings):
     """Where: the NAME of a variable that holds an address of Apprise (slack://…, ntfy://…), or secret://… as
     in docs/secrets.md; mailto:ADDRESS by the server in SMTP_URL; https://… of a webhook, with `key`."""
     key: Text | None = None
-    """The secret by which a webhook's messages are signed: the NAME of a variable, or secret://…."""
+    """The secret by which a webhook's messages are signed: the NAME of a variable, or secret://…. null: they are not signed."""
     events: list[Notable] | None = None
     """Of what; null: as for all."""
 

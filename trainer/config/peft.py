@@ -137,7 +137,7 @@ class LayerSettings(PeftSettings):
     """Which layers get an adapter: all-linear, names such as [q_proj, v_proj], or a regular expression
     of whole paths, such as .*layers[.][0-7][.].*_proj."""
     modules_to_save: list[str] | None = None
-    """Layers trained in full and saved with the adapter, such as [norm]."""
+    """Layers trained in full and saved with the adapter, such as [norm]. null: none."""
 
     @model_validator(mode="after")
     def _has_layers(self) -> LayerSettings:
@@ -154,7 +154,7 @@ class IA3Config(LayerSettings):
     peft_type: Literal["ia3"]
     """This kind."""
     exclude_modules: list[str] | None = None
-    """Layers among those that get none, such as [down_proj]."""
+    """Layers among those that get none, such as [down_proj]. null: no further ones."""
     feedforward_modules: list[str] = Field(default_factory=list)
     """Layers among those of which the inputs are multiplied instead, such as [down_proj]."""
 
@@ -181,7 +181,7 @@ class _Lycoris(LayerSettings):
     module_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """The share of layers whose adapter is off in a step."""
     exclude_modules: list[str] | None = None
-    """Layers among those that get none, such as [down_proj]."""
+    """Layers among those that get none, such as [down_proj]. null: no further ones."""
     layers_to_transform: list[int] | None = None
     """Which blocks of the model get adapters, by number from 0; null: all."""
     rank_pattern: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(default_factory=dict)
@@ -231,7 +231,7 @@ class OFTConfig(LayerSettings):
     block_share: bool = False
     """Rotate all blocks of a layer alike, which has fewer parameters."""
     exclude_modules: list[str] | None = None
-    """Layers among those that get none, such as [down_proj]."""
+    """Layers among those that get none, such as [down_proj]. null: no further ones."""
     layers_to_transform: list[int] | None = None
     """Which blocks of the model get adapters, by number from 0; null: all."""
 
@@ -281,7 +281,7 @@ class PromptTuningConfig(PeftSettings):
     prompt_tuning_init: Literal["random", "sample_vocab", "text"] = "random"
     """Start from noise, from random tokens, or from a text."""
     prompt_tuning_init_text: Text | None = None
-    """For example the task in words; repeated or cut to fit."""
+    """For example the task in words; repeated or cut to fit. null: see prompt_tuning_init."""
 
     @model_validator(mode="after")
     def _has_its_text(self) -> PromptTuningConfig:

@@ -88,10 +88,6 @@ def _dataset_shorthand(value: Any) -> Any:
 class TrainingFields(Settings):
     """What the trainer reads: method, model, dataset, adapters and hyperparameters."""
 
-    trainer: TrainerName = "builtin"
-    """The trainer: builtin (this product), command (any command), or another project by name."""
-    command: CommandConfig | None = None
-    """For `trainer: command`, the command; for another project, how to start it. null: as the project says."""
     method: MethodName = "sft"
     """sft: supervised fine-tuning on examples. cpt: continued pretraining on plain text. dpo, orpo:
     from pairs of a better and a worse answer. kto: from single answers that are good or bad.
@@ -100,6 +96,12 @@ class TrainingFields(Settings):
     reward_judge say how well."""
     model: Text
     """The base model: a folder, or a model on the Hub."""
+    dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
+    """The examples. In a job file, a path alone will do, or a list of data sets that are mixed."""
+    trainer: TrainerName = "builtin"
+    """The trainer: builtin (this product), command (any command), or another project by name."""
+    command: CommandConfig | None = None
+    """For `trainer: command`, the command; for another project, how to start it. null: as the project says."""
     revision: Text | None = None
     """Of a model on the Hub: a commit, tag or branch. null: its main branch."""
     trust_remote_code: bool = False
@@ -107,8 +109,6 @@ class TrainingFields(Settings):
     code before. For a model on the Hub, revision must be a commit."""
     init: Literal["pretrained", "random"] = "pretrained"
     """pretrained: start from the weights. random: start from the config alone."""
-    dataset: Annotated[DatasetConfig, BeforeValidator(_dataset_shorthand)]
-    """The examples. In a job file, a path alone will do, or a list of data sets that are mixed."""
     chat_template: Text | None = None
     """How a chat becomes text, instead of the template beside the model's tokenizer: a file of Jinja, or
     the name of a well-known template, such as qwen3 or llama3. It goes along with the result. null: the

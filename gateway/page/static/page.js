@@ -107,7 +107,7 @@ function draw() {
     }
     const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 } };
     plots.push(new uPlot({
-      width: holder.clientWidth - 20, height: 240, series, axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map(short) }],
+      width: holder.clientWidth - 20, height: 240, series, axes: [{ ...axis, label: field("axis").value, size: 26, labelSize: 18, labelFont: "12px system-ui", font: "12px system-ui" }, { ...axis, font: "12px system-ui", size: 64, values: (_, ticks) => ticks.map(short) }],
       scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
     }, uPlot.join(tables), holder));
   }

@@ -137,7 +137,7 @@ async def test_a_job_is_cancelled_by_its_button(browser: httpx.AsyncClient):
 
 
 async def test_queue_and_money_are_shown_where_there_is_nothing(browser: httpx.AsyncClient):
-    for path in ("/queue", "/money", "/money?by=day"):
+    for path in ("/queue", "/money", "/money?by=day", "/money?by=project"):
         answer = await browser.get(path)
         assert answer.status_code == 200, answer.text
 
