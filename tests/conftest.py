@@ -5,18 +5,22 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import functools
 import gc
 import json
 import os
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import certifi
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from tests.clouds.metadata import Metadata
     from tests.clouds.s3 import S3Server
 from trainer.contract import redaction
+from trainer.supervision import warm
 
 # Before anything imports torch or Prefect: two cores are shared by the workers of xdist, and
 # nothing here may reach the network or the developer's own Prefect.
@@ -56,10 +61,33 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_make_context = ssl.create_default_context
+
+
+@functools.cache
+def _context_of_the_world() -> ssl.SSLContext:
+    return _make_context(cafile=certifi.where())
+
+
+def _shared_context(*words: Any, **more: Any) -> ssl.SSLContext:
+    """Return one context to all who trust the world's certificates: to read them takes 25 ms."""
+    if not words and more == {"cafile": certifi.where()}:
+        return _context_of_the_world()
+    return _make_context(*words, **more)
+
+
+ssl.create_default_context = _shared_context  # every client of httpx and of Prefect makes one
 PAUSES_LOOKED_AT_EVERY = 1  # seconds; by the server, for those whose time is over
+SERVER_SECONDS = 240.0
+"""For a server of Prefect to start: with nothing else to do it takes six, on a full computer twenty times that."""
 EMPTY = "empty.db"
+OF_ROWS = Path(__file__).parent / "trainer" / "data"
+"""The folder whose tests make tokens of rows, for which torch is imported too."""
 TRAIN_WHOLE_JOBS = {"training", "results"}
 """The folders of tests with torch that take the most time."""
+RUN = "TESTS_OF_PROCESS"
+"""A variable that all processes of one run of the tests have in common."""
+os.environ.setdefault(RUN, str(os.getpid()))
 _servers: list[subprocess.Popen[bytes]] = []  # one that nobody refers to warns when it is collected
 
 
@@ -76,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
     patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("new examples", patient)
     # Few, for they are the same ones at every run.
-    settings.register_profile("same examples", patient, derandomize=True, max_examples=40)
+    settings.register_profile("same examples", patient, derandomize=True, max_examples=25)
     if not config.getoption("--hypothesis-profile"):
         settings.load_profile("new examples" if config.getoption("thorough") else "same examples")
 
@@ -103,15 +131,26 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    """End the processes that have trained for the tests, once the last worker is done."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    for process in psutil.process_iter(["name"]):
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.info["name"] == warm.NAME and process.environ().get(RUN) == os.environ[RUN]:
+                Path(process.cmdline()[-3]).unlink()  # its socket, without which it ends
+
+
 def _name_group(item: pytest.Item) -> None:
     """Send the tests of an xdist_group to one worker: importing torch costs ten seconds in each.
 
     pytest-xdist 3.8 means to do this itself, but writes to a field that pytest 9.2 no longer reads.
     """
     group = item.get_closest_marker("xdist_group")
-    if group is None or not hasattr(item, "_id"):
+    of_rows = item.path.is_relative_to(OF_ROWS)
+    if not (group or of_rows) or not hasattr(item, "_id"):
         return
-    name = group.args[0]
+    name = group.args[0] if group else "torch-data"
     # One worker alone would take longer for all that needs torch than the others for the rest.
     if name == "torch" and item.path.parent.name in TRAIN_WHOLE_JOBS:
         name = "torch-jobs"
@@ -137,6 +176,18 @@ def pretended_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pretended
     monkeypatch.setenv("TRAINING_ORCHESTRATOR_PRETENDED_GPUS", str(gpus.file))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return gpus
+
+
+@pytest.fixture(scope="module")
+def warm_trainers() -> Iterator[None]:
+    """Have whole jobs of a module forked by one warm process, which all workers share.
+
+    For tests of what happens around a training: a new process imports torch for ten seconds.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(warm.SECONDS, "300")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # one process for all
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +286,7 @@ def _start_server(folder: Path) -> dict[str, object]:
 
 def _await_health(url: str, folder: Path) -> None:
     try:
-        until_now(lambda: answers(url))
+        until_now(lambda: answers(url), SERVER_SECONDS)
     except TimeoutError:
         log = (folder / "server.log").read_text()
         pytest.fail(f"the Prefect server did not start:\n{log[-2000:]}")

@@ -9,11 +9,14 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from trainer.config import TrainingConfig
 from trainer.contract import checkpoints
 from trainer.contract.events import Event, parse_events
 from trainer.contract.job_directory import Desired, JobDirectory, JobState, Status
 from trainer.contract.metrics import read_metrics
+from trainer.engine import memory_prediction
 from trainer.engine.control import ControlReader
 from trainer.training.train import main, train
 
@@ -55,12 +58,14 @@ class Job:
     def train(self, control_reader: ControlReader | None = None) -> JobState:
         """Train here; what goes wrong is raised."""
         _leave_modules_out_of_garbage_collection()
-        return train(self.directory, control_reader or ControlReader(self.directory))
+        with remembered_memory():
+            return train(self.directory, control_reader or ControlReader(self.directory))
 
     def main(self) -> int:
         """Train here as the trainer's process does; what goes wrong is in the status."""
         try:
-            return main(str(self.directory.root))
+            with remembered_memory():
+                return main(str(self.directory.root))
         finally:
             faulthandler.unregister(signal.SIGUSR1)
             faulthandler.enable(file=sys.__stderr__)
@@ -115,6 +120,29 @@ class PausesAfter(ControlReader):
         if self._asked == self._steps:
             self._job.request(Desired.PAUSE, reason="a test")
         return super().end_state()
+
+
+MAKES_NO_MEMORY = {
+    *("dataset", "max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "optim"),
+    *("warmup_steps", "max_grad_norm", "save_steps", "eval_steps", "report_to", "seed"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("callbacks", "reward_functions"),
+}
+"""Settings that no trace of a pass depends on."""
+_trace = memory_prediction._traced
+_traced: dict[tuple[str, int, int], float | None] = {}
+
+
+def _traced_once(config: TrainingConfig, rows: int, length: int) -> float | None:
+    key = config.model_dump_json(exclude=MAKES_NO_MEMORY), rows, length
+    if key not in _traced:
+        _traced[key] = _trace(config, rows, length)
+    return _traced[key]
+
+
+def remembered_memory() -> Any:
+    """Return a context in which a pass is traced once: of the jobs here that is more than half."""
+    return patch.object(memory_prediction, "_traced", _traced_once)
 
 
 @functools.cache

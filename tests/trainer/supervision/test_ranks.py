@@ -146,13 +146,14 @@ def rank_1_hangs():
 if attempt == 1: rank_1_hangs()
 """
     stall = 0.05 if "no sign" in says else 30
-    job = Several(tmp_path, script + END, stall_timeout_minutes=stall)
+    # On a busy computer, the attempts after the first may take longer than that, too.
+    job = Several(tmp_path, script + END, stall_timeout_minutes=stall, max_restarts=20)
 
     assert job.run().returncode == 0
     assert says in job.log
     stacks = [line for line in job.log.splitlines() if "in rank_1_hangs" in line]
     assert any(line.startswith("[rank 1] ") for line in stacks)
-    assert "restart 1 of 2 after TrainingStalled: " in job.log
+    assert "restart 1 of 20 after TrainingStalled: " in job.log
 
 
 def test_a_request_to_end_reaches_every_rank(tmp_path):

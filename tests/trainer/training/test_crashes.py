@@ -10,12 +10,16 @@ import pytest
 
 from tests.trainer import narrow
 from tests.trainer.jobs import Job
-from tests.trainer.supervised import ENVIRONMENT, command
-from tests.waiting import PATIENCE, until_now
+from tests.trainer.supervised import command
+from tests.waiting import until_now
 from trainer.contract import checkpoints
 from trainer.contract.job_directory import JobState
 
-pytestmark = [pytest.mark.xdist_group("torch"), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.xdist_group("torch"),
+    pytest.mark.slow,
+    pytest.mark.usefixtures("warm_trainers"),
+]
 SETTINGS = {
     "peft": None,  # all weights: a save takes long enough to be killed in
     "gradient_accumulation_steps": 2,
@@ -26,13 +30,18 @@ SETTINGS = {
 }
 
 
-def start(job: Job, **environment: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command(job.directory.root),
-        env=ENVIRONMENT | environment,
+def start(job: Job, **environment: str) -> None:
+    subprocess.run(
+        command(job.directory.root, "--detach"),
+        env=os.environ | environment,
+        check=True,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
     )
+
+
+def ended(job: Job) -> JobState:
+    until_now(lambda: job.status.finished_at is not None and not job.directory.is_alive())
+    return job.status.state
 
 
 def reached(job: Job, attempt: int, step: int) -> bool:
@@ -77,10 +86,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
 def killed(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     """One job whose trainer was killed in a step, and again while it saved; it ended well."""
     job = make_job(tmp_path_factory.mktemp("killed") / "job", **SETTINGS)
-    supervisor = start(job)
+    start(job)
     kill_mid_step(job, attempt=1)
     kill_mid_save(job, attempt=2)
-    assert supervisor.wait(PATIENCE) == 0, job.directory.log.read_text()
+    assert ended(job) is JobState.COMPLETED, job.directory.log.read_text()
     return job
 
 
@@ -131,11 +140,11 @@ def stopped(request, tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     if request.param:
         trainer = [sys.executable, "-c", NARROW, str(job.directory.root)]
         job.write(config=job.config, command=trainer)
-    supervisor = start(job, **{narrow.LIMIT: "1"})
+    start(job, **({narrow.LIMIT: "1"} if request.param else {}))
     attempt = 2 if request.param else 1
-    until_now(lambda: reached(job, attempt, 3) or supervisor.poll() is not None)
-    supervisor.terminate()
-    assert supervisor.wait(PATIENCE) == 4
+    until_now(lambda: reached(job, attempt, 3) or job.status.finished_at is not None)
+    os.kill(job.status.pid, signal.SIGTERM)
+    assert ended(job) is JobState.STOPPED
     return job
 
 
