@@ -40,13 +40,8 @@ def table() -> dict[str, list[str]]:
 TABLE = table()
 
 
-QUICK = ("llama", "nemotron")
-"""One without padding and one with it; the others run with the whole table."""
-
-
-@pytest.mark.parametrize(
-    "kind", [k if k in QUICK else pytest.param(k, marks=pytest.mark.thorough) for k in HANDFUL]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", HANDFUL)
 def test_a_handful_learns_what_plain_transformers_computes(kind):
     warm_up()
     found = outcomes(kind)

@@ -110,7 +110,7 @@ def test_adapters_are_put_on_the_language_part_alone_and_learn(kind, seeing, mak
     assert ("AutoModelForImageTextToText" in code) is (kind != "gemma3")
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "gemma3"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", pytest.param("gemma3", marks=pytest.mark.thorough)])
 def test_all_weights_are_those_of_the_language_part(kind, seeing, make_job, tmp_path, capfd):
     model = seeing(kind)
     job = make_job(tmp_path / "job", model=str(model), max_steps=2, peft=None, weight_decay=0.1)

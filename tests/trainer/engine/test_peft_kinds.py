@@ -101,7 +101,7 @@ KINDS: dict[str, dict[str, Any]] = {
 SETTINGS = {"data": {"eval_fraction": 0.2}, "max_steps": 10, "save_steps": 4, "learning_rate": None}
 
 
-RARE = ("dora", "qdora_4bit", "lora_8bit", "ia3_4bit", "loha", "lokr", "oft", "vera_8bit")
+RARE = KINDS.keys() - {"prompt_tuning"}
 """They stay in the long tests; see also `test_merging.py`."""
 
 

@@ -27,14 +27,17 @@ def unfit(kind):
         ("falcon", set()),  # a class of its own that is linear
         ("mamba", {"mixer.dt_proj", "mixer.out_proj", "mixer.x_proj"}),
         ("phimoe", {"mlp.router"}),
-        ("deepseek_v4", {"self_attn.o_a_proj"}),
+        pytest.param("deepseek_v4", {"self_attn.o_a_proj"}, marks=pytest.mark.thorough),
     ],
 )
 def test_layers_that_carry_no_adapter_are_known(kind, layers):
     assert unfit(kind) == layers
 
 
-@pytest.mark.parametrize(("kind", "taken"), [("mamba", "mixer.in_proj"), ("phimoe", "o_proj")])
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [("mamba", "mixer.in_proj"), pytest.param("phimoe", "o_proj", marks=pytest.mark.thorough)],
+)
 def test_all_linear_leaves_them_out(kind, taken, make_job, tmp_path):
     model = tiny_model_folder(tmp_path / "model", kind)
     job = make_job(tmp_path / "job", model=str(model), max_steps=2, learning_rate=0.01)
@@ -69,7 +72,7 @@ def test_a_model_that_transformers_cannot_build_is_named_so(make_job, tmp_path):
         job.train()
 
 
-@pytest.mark.parametrize("kind", ["gemma3", "gemma4"])
+@pytest.mark.parametrize("kind", ["gemma3", pytest.param("gemma4", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj"]])
 def test_every_adapter_of_a_model_with_eyes_learns_from_texts(kind, targets):
     """Several processes would wait for the gradient of one that does not."""

@@ -82,6 +82,7 @@ def test_the_time_is_of_the_steps_after_the_first_and_of_no_evaluation(monkeypat
     assert measured.facts["seconds_predicted"] == 20
 
 
+@pytest.mark.thorough
 def test_all_modules_train_though_the_root_says_it_does(make_job, tmp_path):
     """PEFT wraps a model that was loaded for inference: its own flag is set, the others are not."""
     code = tmp_path / "watch.py"
@@ -111,12 +112,11 @@ VARIANTS = {
     },
     "compiled": {"arguments": {"torch_compile": True}},
 }
-LONG = {"workers", "compiled", "gradient checkpointing", "by length"}
 
 
 @pytest.mark.parametrize(
     "variant",
-    [pytest.param(n, marks=[pytest.mark.thorough] if n in LONG else []) for n in VARIANTS],
+    [pytest.param(n, marks=pytest.mark.thorough) for n in VARIANTS],
 )
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_a_resume_is_exact_with(variant, tmp_path, make_job):

@@ -77,6 +77,7 @@ def records_of(file: Path) -> Iterator[bytes]:
             record = b""
 
 
+@pytest.mark.thorough
 def test_wandb_writes_offline_parts_of_one_run(tracked):
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -93,6 +94,7 @@ def test_wandb_writes_offline_parts_of_one_run(tracked):
     assert losses == {n: pytest.approx(r["train_loss"]) for n, r in tracked.metrics.items()}
 
 
+@pytest.mark.thorough
 def test_reports_have_a_manifest_of_their_own_and_are_no_part_of_the_output(tracked):
     files = set(verify(tracked.directory.reports)["files"])
 

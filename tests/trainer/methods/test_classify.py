@@ -45,6 +45,7 @@ def test_classes_are_learned_and_measured(trained):
     assert "eval_macro_f1 (higher is better)" in card
 
 
+@pytest.mark.thorough
 def test_a_paused_job_goes_on_as_if_nothing_had_been(tmp_path, make_job, trained):
     job = make_job(tmp_path / "job", **SETTINGS)
     assert job.train(PausesAfter(job.directory, 7)) is JobState.PAUSED

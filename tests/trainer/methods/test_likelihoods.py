@@ -32,7 +32,9 @@ def job_of(make_job, folder, kind, method, rows):
     )
 
 
-@pytest.mark.parametrize(("method", "examples"), [("dpo", PAIRS), ("kto", RATED)])
+@pytest.mark.parametrize(
+    ("method", "examples"), [("dpo", PAIRS), pytest.param("kto", RATED, marks=pytest.mark.thorough)]
+)
 def test_a_head_that_trl_passes_over_is_called(make_job, tmp_path, capsys, method, examples):
     """Between BERT's last states and its output weights there is a layer of its own."""
     job = job_of(make_job, tmp_path, "bert", method, examples)
@@ -43,6 +45,7 @@ def test_a_head_that_trl_passes_over_is_called(make_job, tmp_path, capsys, metho
     assert line in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_model_that_sees_what_comes_later_is_refused(make_job, tmp_path):
     job = job_of(make_job, tmp_path, "xlnet", "dpo", PAIRS)
 

@@ -51,6 +51,7 @@ def scorer(tmp_path_factory, make_job):
     return job.directory.output
 
 
+@pytest.mark.thorough
 def test_the_merged_reward_model_scores_as_the_adapter_does(tmp_path, scorer):
     from transformers import AutoModelForSequenceClassification
 
@@ -65,6 +66,7 @@ def test_the_merged_reward_model_scores_as_the_adapter_does(tmp_path, scorer):
     assert len({round(score, 4) for score in scores[0]}) == 2
 
 
+@pytest.mark.thorough
 def test_a_model_trained_by_method_reward_scores_answers(tmp_path, make_online, scorer):
     job = make_online(tmp_path / "job", **TWO_STEPS, reward_functions=[], reward_model=str(scorer))
 
@@ -90,6 +92,7 @@ def own_code(tmp_path):
     return path
 
 
+@pytest.mark.thorough
 def test_own_formatting_and_callbacks_take_part(tmp_path, make_online, own_code):
     job = make_online(
         tmp_path / "job",
@@ -146,7 +149,9 @@ def test_too_few_prompts_for_one_rollout_are_told(tmp_path, make_online):
         job.train()
 
 
-@pytest.mark.parametrize("name", ["grpo", "ppo", pytest.param("rloo", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "name", ["ppo", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("grpo", "rloo"))]
+)
 def test_the_examples_train(tmp_path, name):
     from flows.job_file import load_job
     from tests.trainer.jobs import Job
@@ -160,6 +165,7 @@ def test_the_examples_train(tmp_path, name):
     assert "reward" in job.metrics[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", ["ppo", pytest.param("grpo", marks=pytest.mark.thorough)])
 def test_tokens_are_drawn_by_the_jobs_settings_alone(method, tmp_path, make_online, base_model):
     """A model's own samplers would draw from another distribution than the loss is about."""

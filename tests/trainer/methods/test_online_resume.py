@@ -80,6 +80,7 @@ def test_rollouts_fit_a_batch_that_memory_halved(tmp_path, make_online):
     assert halved.status.batch_divisor == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method",
     ["grpo", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("rloo", "ppo"))],

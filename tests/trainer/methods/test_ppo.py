@@ -42,6 +42,7 @@ def test_the_mean_reward_rises(learnt):
     assert rewards[-1] > 0.6 * rewards[0], "answers are not clearly shorter"
 
 
+@pytest.mark.thorough
 def test_it_logs_how_far_it_went_and_how_well(learnt):
     first, last = learnt.metrics[1], learnt.metrics[29]
 
@@ -51,6 +52,7 @@ def test_it_logs_how_far_it_went_and_how_well(learnt):
     assert 1 <= last["completions/mean_length"] <= 12
 
 
+@pytest.mark.thorough
 def test_the_value_head_is_in_checkpoints_and_not_in_the_output(learnt):
     names = {path.name for path in learnt.checkpoint(32).iterdir()}
 

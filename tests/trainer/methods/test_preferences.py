@@ -21,7 +21,6 @@ MARGIN = {
 }
 """How much better a good answer is than a bad one, as each method has it."""
 METHODS = list(MARGIN)
-FEW = ("dpo", "kto")
 """One with pairs, one without; the others differ by their loss alone."""
 
 
@@ -56,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_job) -> dict[str, Job
 
 
 @pytest.mark.parametrize(
-    "method", [m if m in FEW else pytest.param(m, marks=pytest.mark.thorough) for m in METHODS]
+    "method", [m if m == "dpo" else pytest.param(m, marks=pytest.mark.thorough) for m in METHODS]
 )
 def test_a_good_answer_becomes_better_than_a_bad_one(trained, method):
     evaluations = [r for r in trained[method].metrics.values() if "eval_loss" in r]
@@ -66,6 +65,7 @@ def test_a_good_answer_becomes_better_than_a_bad_one(trained, method):
     assert last["eval_loss"] < first["eval_loss"]
 
 
+@pytest.mark.thorough
 def test_dpo_learns_by_another_loss_from_pairs_that_begin_with_their_prompt(tmp_path, make_job):
     pairs = map(json.loads, (EXAMPLES / "preferences.jsonl").read_text().splitlines())
     data = {**settings("dpo")["data"], "path": str(tmp_path / "pairs.jsonl")}
@@ -86,9 +86,7 @@ def test_dpo_learns_by_another_loss_from_pairs_that_begin_with_their_prompt(tmp_
     assert last["eval_rewards/margins"] > first["eval_rewards/margins"] + 0.1
 
 
-@pytest.mark.parametrize(
-    "method", [m if m == "dpo" else pytest.param(m, marks=pytest.mark.thorough) for m in METHODS]
-)
+@pytest.mark.parametrize("method", [pytest.param(m, marks=pytest.mark.thorough) for m in METHODS])
 def test_a_paused_job_goes_on_as_if_nothing_had_been(tmp_path, make_job, trained, method):
     job = make_job(tmp_path / "job", **settings(method))
     assert job.train(PausesAfter(job.directory, 6)) is JobState.PAUSED
@@ -100,7 +98,9 @@ def test_a_paused_job_goes_on_as_if_nothing_had_been(tmp_path, make_job, trained
     assert job.weights == trained[method].weights
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.thorough) if m == "kto" else m for m in METHODS]
+)
 def test_the_output_is_one_adapter(trained, method):
     output = trained[method].directory.output
 

@@ -42,7 +42,11 @@ def make_dpo(make_job, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("peft", [{"r": 4}, None], ids=["adapters", "all weights"])
+@pytest.mark.parametrize(
+    "peft",
+    [{"r": 4}, pytest.param(None, marks=pytest.mark.thorough)],
+    ids=["adapters", "all weights"],
+)
 def test_each_pair_is_asked_of_once_in_three_epochs(make_dpo, asked, peft):
     job = make_dpo("job", peft=peft)
 
@@ -72,7 +76,10 @@ def test_a_resumed_run_knows_what_was_said(make_dpo, asked):
     "settings",
     [
         {"max_steps": 2},
-        {"peft": None, "arguments": {"sync_ref_model": True, "ref_model_sync_steps": 1}},
+        pytest.param(
+            {"peft": None, "arguments": {"sync_ref_model": True, "ref_model_sync_steps": 1}},
+            marks=pytest.mark.thorough,
+        ),
     ],
     ids=["one epoch", "a reference that changes"],
 )

@@ -178,6 +178,7 @@ def test_prompts_are_answered_apart_where_padding_would_change_what_is_written(
     assert answers == alone
 
 
+@pytest.mark.thorough
 def test_ppo_answers_them_apart_too(tmp_path, make_online, architecture, calls):
     settings = {"peft": None, "temperature": 1e-6}
     trainer = built(online(make_online, tmp_path, "ppo", architecture("bart"), **settings))

@@ -53,9 +53,21 @@ def plain_step(job, model, rows):
     ("method", "settings"),
     [
         ("sft", {"padding_free": False, "per_device_train_batch_size": 5}),
-        ("sft", {"padding_free": True, "per_device_train_batch_size": 5}),
-        ("sft", {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}),
-        ("sft", {"packing": True, "per_device_train_batch_size": 2, "max_length": 64}),
+        pytest.param(
+            "sft",
+            {"padding_free": True, "per_device_train_batch_size": 5},
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "sft",
+            {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3},
+            marks=pytest.mark.thorough,
+        ),
+        pytest.param(
+            "sft",
+            {"packing": True, "per_device_train_batch_size": 2, "max_length": 64},
+            marks=pytest.mark.thorough,
+        ),
         pytest.param(
             "sft",
             {"assistant_only_loss": False, "per_device_train_batch_size": 5},

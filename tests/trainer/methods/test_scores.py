@@ -23,6 +23,7 @@ def test_what_is_learned_from_is_what_the_model_computes(make_job, tmp_path, cap
     assert "rows of a batch: padded, as each alone to " in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_reward_model_that_reads_the_first_token_of_what_looks_back_is_refused(
     make_job, tmp_path
 ):

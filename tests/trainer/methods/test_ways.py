@@ -95,6 +95,7 @@ def test_packing_is_refused_where_it_is_not_right(make_job, architecture, tmp_pa
         job.train()
 
 
+@pytest.mark.thorough
 def test_a_restart_does_not_prove_again(make_job, architecture, tmp_path, monkeypatch, capsys):
     from tests.trainer.jobs import PausesAfter
     from trainer.methods import ways
@@ -120,7 +121,15 @@ def test_a_model_whose_loss_would_teach_it_to_copy_learns_to_predict(
     assert first_loss(job) == pytest.approx(plain_loss(model, data.train), abs=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{}, {"padding_free": False}, {"packing": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param({"padding_free": False}, marks=pytest.mark.thorough),
+        pytest.param({"packing": True}, marks=pytest.mark.thorough),
+    ],
+    ids=str,
+)
 def test_routers_are_balanced_over_real_tokens_alone(make_job, architecture, tmp_path, settings):
     """However rows lie, all are in one batch, so that the routers see the same tokens."""
     whole = FULL | {"per_device_train_batch_size": 30, "model": architecture("mixtral")}
@@ -149,6 +158,7 @@ def balance_of(model, rows):
     return float(load_balancing_loss_func(layers, model.num_experts, model.num_experts_per_tok))
 
 
+@pytest.mark.thorough
 def test_routers_count_once_however_batches_accumulate(make_job, architecture, tmp_path):
     folder = architecture("mixtral")
 
@@ -185,6 +195,7 @@ def test_the_evaluation_is_of_tokens_not_of_batches(make_job, tmp_path):
         assert ours == pytest.approx(plain, abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_evaluation_of_routed_models_leaves_the_routers_out(make_job, architecture, tmp_path):
     settings = {"data": {"eval_fraction": 0.25}, "per_device_eval_batch_size": 3}
     settings |= {"model": architecture("qwen3_moe"), "eval_on_start": True}

@@ -89,7 +89,14 @@ def test_the_tokenizer_is_the_same(exported):
 
 @pytest.mark.parametrize(
     ("quantization", "limit"),
-    [("F32", 1e-5), ("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.05), ("Q5_1", 0.3), ("Q4_0", 0.5)],
+    [
+        ("F32", 1e-5),
+        pytest.param("F16", 0.01, marks=pytest.mark.thorough),
+        pytest.param("BF16", 0.05, marks=pytest.mark.thorough),
+        pytest.param("Q8_0", 0.05, marks=pytest.mark.thorough),
+        pytest.param("Q5_1", 0.3, marks=pytest.mark.thorough),
+        ("Q4_0", 0.5),
+    ],
 )
 def test_logits_are_as_close_as_the_quantisation_is(tmp_path, quantization, limit):
     from transformers import AutoTokenizer
@@ -105,8 +112,10 @@ def test_logits_are_as_close_as_the_quantisation_is(tmp_path, quantization, limi
     ("kind", "settings"),
     [
         ("llama", {"tie_word_embeddings": False}),
-        ("mistral", {"sliding_window": None, "head_dim": 32}),
-        ("qwen2", {"tie_word_embeddings": True}),
+        pytest.param(
+            "mistral", {"sliding_window": None, "head_dim": 32}, marks=pytest.mark.thorough
+        ),
+        pytest.param("qwen2", {"tie_word_embeddings": True}, marks=pytest.mark.thorough),
         ("qwen3", {"head_dim": 128}),  # which no file tells this reader
     ],
 )

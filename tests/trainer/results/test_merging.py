@@ -100,6 +100,7 @@ def test_quantised_weights_are_refused_before_training(tmp_path, base_model):
         refuse_quantised_base(TrainingConfig(**job, merge=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "peft",
     [

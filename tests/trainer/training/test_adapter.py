@@ -70,6 +70,7 @@ def test_the_reference_of_dpo_is_the_adapter_as_it_was(first, tmp_path, make_job
     assert job.metrics[2]["eval_rewards/margins"] != 0
 
 
+@pytest.mark.thorough
 def test_the_reference_of_ppo_is_the_adapter_as_it_was_and_it_resumes_exactly(
     first, tmp_path, make_job
 ):
@@ -104,6 +105,7 @@ def test_the_reference_of_ppo_is_the_adapter_as_it_was_and_it_resumes_exactly(
     assert paused.weights == whole.weights
 
 
+@pytest.mark.thorough
 def test_a_reward_model_goes_on_from_what_wrote_and_from_what_scored(
     first, tmp_path, make_job, pairs
 ):
@@ -127,6 +129,7 @@ def test_a_reward_model_goes_on_from_what_wrote_and_from_what_scored(
         make_job(tmp_path / "writes", adapter=str(scorer.directory.output)).train()
 
 
+@pytest.mark.thorough
 def test_classes_are_those_of_the_adapter(tmp_path, make_job):
     path = tmp_path / "rows.jsonl"
     rows = [{"text": f"token {n}", "label": "ba"[n % 2]} for n in range(8)]

@@ -21,6 +21,7 @@ def test_a_job_killed_before_its_output_was_written_trains_no_further(tmp_path, 
     assert (job.weights, job.curve) == (weights, curve)
 
 
+@pytest.mark.thorough
 def test_a_damaged_output_is_made_again(tmp_path, make_job):
     job = make_job(tmp_path / "job", max_steps=2)
     job.train()
@@ -64,6 +65,7 @@ def test_early_stopping_stops_and_keeps_the_best(tmp_path, make_job):
     assert job.weights == digest(job.checkpoint(best)) != digest(job.checkpoint(last))
 
 
+@pytest.mark.thorough
 def test_the_model_before_training_is_not_the_best_checkpoint(tmp_path, make_job):
     job = make_job(
         tmp_path / "job",

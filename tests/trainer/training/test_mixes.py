@@ -88,6 +88,7 @@ def test_the_mix_is_told(whole):
     assert re.search(r"\| eval_long_loss \(lower is better\) \| [\d.]+ → [\d.]+ \|", card)
 
 
+@pytest.mark.thorough
 def test_a_mix_resumes_exactly(whole, two, make_job, tmp_path):
     job = make_job(tmp_path / "job", **mix(two))
     assert job.train(PausesAfter(job.directory, 4)) is JobState.PAUSED

@@ -179,6 +179,7 @@ def test_it_resumes_exactly(trained, tmp_path, make_job):
     assert job.weights == trained.weights
 
 
+@pytest.mark.thorough
 def test_dpo_goes_on_with_it_from_where_it_was(trained, tmp_path, make_job):
     pairs = tmp_path / "pairs.jsonl"
     rows = [
@@ -207,6 +208,7 @@ def test_dpo_goes_on_with_it_from_where_it_was(trained, tmp_path, make_job):
     assert (job.directory.output / "merged" / "model.safetensors").is_file()
 
 
+@pytest.mark.thorough
 def test_all_weights_are_trained_with_it(tmp_path, make_job, colours):
     job = make_job(
         tmp_path / "job",
@@ -224,6 +226,7 @@ def test_all_weights_are_trained_with_it(tmp_path, make_job, colours):
     assert "lm_head.weight" not in load_file(output / "model.safetensors")
 
 
+@pytest.mark.thorough
 def test_a_token_that_the_model_has_already_is_trained_further(tmp_path, make_job, colours):
     model = _model(tmp_path / "resized", tokens=[NEW], resized=True)
     job = make_job(
@@ -246,6 +249,7 @@ CHATML = """\
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 
 
+@pytest.mark.thorough
 def test_one_that_ends_a_turn_is_where_the_result_stops(tmp_path, make_job, colours):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -335,6 +339,7 @@ def test_any_text_is_one_token_or_is_refused(name, tokenizer):
     assert tokenizer.decode([number]) == name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "layers",
     [

@@ -94,6 +94,7 @@ def pair(tmp_path_factory, make_job) -> Pair:
     return pair
 
 
+@pytest.mark.thorough
 def test_two_processes_learn_what_one_learns_with_the_same_batch(tmp_path, make_job, pair):
     one = make_job(tmp_path / "one", **SETTINGS, per_device_train_batch_size=2)
     assert one.train() is JobState.COMPLETED
@@ -110,6 +111,7 @@ def test_two_processes_learn_what_one_learns_with_the_same_batch(tmp_path, make_
     )
 
 
+@pytest.mark.thorough
 def test_only_the_first_process_speaks(pair):
     assert "[rank 1]" not in pair.log
     assert pair.log.count("dataset ") == 1
@@ -120,6 +122,7 @@ def test_only_the_first_process_speaks(pair):
     assert len(lines) == 8 + 3  # steps and evaluations
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_has_the_random_numbers_of_every_process(tmp_path, pair):
     newest = pair.job.checkpoint(8)
     checkpoints.check(newest)

@@ -64,7 +64,7 @@ def assert_ends_like(uninterrupted: Job, job: Job) -> None:
 # 1: the first step. 3: where it saves anyway. 4: where it evaluates. 5: the end of an epoch.
 # 7: within an epoch. 8: the last step.
 @pytest.mark.parametrize(
-    "step", [3, 8, *(pytest.param(step, marks=pytest.mark.thorough) for step in (1, 4, 5, 7))]
+    "step", [3, *(pytest.param(step, marks=pytest.mark.thorough) for step in (1, 4, 5, 7, 8))]
 )
 def test_a_paused_job_goes_on_as_if_nothing_had_been(tmp_path, make_job, uninterrupted, step):
     job = make_job(tmp_path / "job", **SETTINGS)
@@ -111,6 +111,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_passed_over(at_6, uninterrupted, cap
     assert [e.step for e in at_6.events if e.kind == "saved"][-1] == max(at_6.saved_steps)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_without_a_manifest_is_passed_over(at_6, uninterrupted, capfd):
     (at_6.checkpoint(6) / MANIFEST).unlink()
 
@@ -119,6 +120,7 @@ def test_a_checkpoint_without_a_manifest_is_passed_over(at_6, uninterrupted, cap
     assert "resuming from checkpoint-3\n" in capfd.readouterr().out
 
 
+@pytest.mark.thorough
 def test_what_a_crash_left_half_saved_is_not_resumed_from(at_6, uninterrupted, capfd):
     half = at_6.directory.checkpoints / checkpoints.STAGING / "checkpoint-9"
     half.mkdir(parents=True)
@@ -130,6 +132,7 @@ def test_what_a_crash_left_half_saved_is_not_resumed_from(at_6, uninterrupted, c
     assert not half.exists()
 
 
+@pytest.mark.thorough
 def test_without_any_good_checkpoint_it_begins_again(at_6, uninterrupted, capfd):
     for step in (3, 6):
         flip_a_byte(at_6.checkpoint(step) / "optimizer.pt")
@@ -141,6 +144,7 @@ def test_without_any_good_checkpoint_it_begins_again(at_6, uninterrupted, capfd)
     assert "resuming" not in printed
 
 
+@pytest.mark.thorough
 def test_a_torn_line_of_metrics_does_not_swallow_the_next(at_6, uninterrupted):
     with at_6.directory.metrics.open("a") as stream:
         stream.write('{"step": 7, "train_lo')
@@ -182,7 +186,14 @@ class Evil:
         return os.system, (f"touch {self.proof}",)
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optimizer.pt",
+        pytest.param("scheduler.pt", marks=pytest.mark.thorough),
+        pytest.param("rng_state.pth", marks=pytest.mark.thorough),
+    ],
+)
 def test_code_in_a_checkpoint_is_refused_and_not_run(at_6, tmp_path, name):
     import torch
 

@@ -157,6 +157,7 @@ def test_rows_of_which_nothing_can_be_learned_end_a_stream(
 PACKED = {"packing": True, "max_length": 32}  # a sequence a piece, so that a batch has one of each
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [({}, [1, 1, 2, 2]), pytest.param(PACKED, [1.5] * 4, marks=pytest.mark.thorough)],

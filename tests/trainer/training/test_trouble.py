@@ -186,7 +186,7 @@ def assert_finite(checkpoint: Path) -> None:
 
 
 @torch_group
-@pytest.mark.parametrize("logging_steps", [1, 30])
+@pytest.mark.parametrize("logging_steps", [1, pytest.param(30, marks=pytest.mark.thorough)])
 def test_training_that_diverged_is_ended_with_a_good_checkpoint(
     tmp_path, make_job, capfd, logging_steps
 ):
@@ -205,6 +205,7 @@ def test_training_that_diverged_is_ended_with_a_good_checkpoint(
         assert_finite(job.checkpoint(step))
 
 
+@pytest.mark.thorough
 @torch_group
 def test_an_evaluation_that_is_no_number_ends_training(tmp_path, make_job):
     settings = WILD | {"data": {"eval_fraction": 0.2}, "eval_steps": 1, "logging_steps": 40}
@@ -236,6 +237,7 @@ def test_half_the_learning_rate_goes_on_from_the_checkpoint(tmp_path, make_job):
     assert rates[5:] == pytest.approx([rate / 2 for rate in rates[1:4]])
 
 
+@pytest.mark.thorough
 @torch_group
 @pytest.mark.usefixtures("little_memory")
 def test_neither_memory_that_ran_out_in_the_evaluation_nor_a_clock_that_jumps_costs_a_step(
@@ -302,6 +304,7 @@ def test_a_disk_that_fills_while_saving_is_named_and_the_checkpoint_before_is_go
     assert not list(job.directory.checkpoints.glob(".saving/*"))
 
 
+@pytest.mark.thorough
 @torch_group
 def test_a_loss_that_does_not_fall_is_an_event_in_the_log_and_in_the_file(
     make_job, tmp_path, capfd, monkeypatch
@@ -321,6 +324,7 @@ def test_a_loss_that_does_not_fall_is_an_event_in_the_log_and_in_the_file(
     assert b"plateau" not in job.directory.metrics.read_bytes()
 
 
+@pytest.mark.thorough
 @torch_group
 def test_a_disk_that_fills_while_saving_loses_old_checkpoints_first(small_disk, make_job, capfd):
     job = make_job(small_disk / "job", save_steps=1, save_total_limit=8)
@@ -351,6 +355,7 @@ def test_a_disk_that_fills_at_the_output_loses_old_checkpoints_first(small_disk,
     assert job.saved_steps == [3]
 
 
+@pytest.mark.thorough
 @torch_group
 def test_a_disk_that_fills_at_the_output_leaves_no_half_of_it(small_disk, make_job):
     job = make_job(small_disk / "job", peft={"r": 32}, max_steps=2)

@@ -86,6 +86,7 @@ def test_it_learns_what_it_would_in_a_process_of_its_own(trained: Job, make_job,
     assert trained.curve == alone.curve
 
 
+@pytest.mark.thorough
 def test_what_it_prints_is_in_its_log_and_nothing_is_left(trained: Job):
     log = trained.directory.log.read_text()
 
