@@ -63,7 +63,7 @@ class Site:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=280,  # on a full computer; a whole test may take 300
             check=False,
         )
 

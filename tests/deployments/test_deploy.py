@@ -141,6 +141,7 @@ def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site, 
     assert "updated  train/local: description" in done.stdout
 
 
+@pytest.mark.thorough
 def test_a_worker_of_a_pool_that_is_not_there_says_how_to_make_it(site):
     done = site.trainctl("worker", "--pool", "gpus")
 

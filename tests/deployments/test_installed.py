@@ -9,6 +9,8 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 NIGHTLY = """
 import json
@@ -26,6 +28,7 @@ print(json.dumps([job.training.model, job.training.dataset.path, rows]))
 """
 
 
+@pytest.mark.thorough
 def test_the_nightly_example_is_found_where_the_worker_is_installed(tmp_path):
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)

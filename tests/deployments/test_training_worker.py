@@ -40,6 +40,7 @@ async def site():
         yield made
 
 
+@pytest.mark.thorough
 def test_prefect_finds_the_worker_by_its_type_and_its_own_as_before():
     said = "from prefect.workers.base import BaseWorker as B; f = B.get_worker_class_from_type"
     said += f"; print(f('{POOL_TYPE}').__name__, f('process').__name__)"

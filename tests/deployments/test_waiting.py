@@ -35,6 +35,7 @@ def test_whoever_submits_a_job_learns_where_it_waits_and_that_nobody_serves_it(s
     httpx.delete(f"{site.url}/flow_runs/{said.stdout.split()[1]}").raise_for_status()
 
 
+@pytest.mark.thorough
 def test_a_paused_queue_and_a_full_pool_are_named(site, job):
     def say():
         return json.loads(site.trainctl("status", job, "--json").stdout)["waiting"]["text"]

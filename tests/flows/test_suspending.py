@@ -25,7 +25,7 @@ from tests.flows.flow_runs import Job, patient_job
 from tests.waiting import until
 from trainer.contract.job_directory import JobState
 
-pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("prefect_api", "warm_trainers"), pytest.mark.slow]
 LIMIT = timedelta(seconds=1)
 LIMIT_OF_THE_UI = timedelta(seconds=300)
 

@@ -37,7 +37,7 @@ from trainer.contract.manifest import verify
 from trainer.contract.metrics import read_metrics
 from trainer.contract.words import number, time_taken
 
-pytestmark = [pytest.mark.usefixtures("prefect_api"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("prefect_api", "warm_trainers"), pytest.mark.slow]
 
 
 async def state_of(run_id: UUID) -> JobState:
@@ -196,6 +196,7 @@ async def test_two_processes_for_one_run_train_once(home, flow_process):
     assert {record["attempt"] for record in steps.values()} == {1}
 
 
+@pytest.mark.thorough
 async def test_a_wrong_job_fails_with_one_sentence(home, flow_process):
     run = await create_run(make_job(optim="adamm"))
 

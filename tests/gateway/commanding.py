@@ -81,7 +81,7 @@ def call_trainctl(*arguments: object, **environment: str) -> subprocess.Complete
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,  # on a full computer; a whole test may take 300
         check=False,
     )
 

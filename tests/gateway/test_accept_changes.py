@@ -11,7 +11,10 @@ import pytest
 from tests.gateway.commanding import EXAMPLES, Trainctl, job_file
 from tests.waiting import until_now
 
-pytestmark = pytest.mark.xdist_group("trainctl-run")
+pytestmark = [
+    pytest.mark.xdist_group("trainctl-run"),
+    pytest.mark.usefixtures("warm_trainers"),
+]
 
 
 @pytest.mark.thorough

@@ -30,7 +30,10 @@ from tests.receivers import web_receiver
 from tests.stand_in import stand_in
 from tests.waiting import PATIENCE, until_now
 
-pytestmark = pytest.mark.xdist_group("trainctl-run")
+pytestmark = [
+    pytest.mark.xdist_group("trainctl-run"),
+    pytest.mark.usefixtures("warm_trainers"),
+]
 
 
 @pytest.fixture

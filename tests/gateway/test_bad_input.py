@@ -140,7 +140,7 @@ def test_a_mistake_in_the_command_is_one_line(
         (b"", "is empty"),
         (b"a\0b", "this is not valid YAML"),
         (b"\x89PNG\r\n\xff", "is not UTF-8"),
-        (b"[" * 3000, "is nested too deeply"),
+        (b"[" * 1000, "is nested too deeply"),
         (b"name: 2024-13-45\n", "a value in it cannot be read"),
         (b"x: " + b"1" * 5000, "a value in it cannot be read"),
         (b"? [a]\n: b\n", "must be strings"),
@@ -248,31 +248,30 @@ def test_every_end_of_a_job_has_an_exit_code_of_its_own():
     assert [int(code_of_state(state)) for state in ends] == [0, 1, 3, 4]
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["init", "new.yaml"], ["version"], ["--version"], ["list", "--help"]]
-)
-def test_what_needs_no_prefect_does_not_import_it(arguments: list[str], tmp_path: Path):
-    program = (
-        "import sys\nfrom gateway.cli import main\n"
-        f"try: main({arguments!r})\nexcept SystemExit as end: assert not end.code\n"
-        "assert not {'prefect', 'torch', 'httpx'} & sys.modules.keys()"
-    )
+WITHOUT_PREFECT = """
+import sys
+from gateway.cli import main
+for words, may_fail in COMMANDS:
+    try:
+        main(words.split())
+    except SystemExit as end:
+        assert may_fail or not end.code, words
+    assert not {"prefect", "torch", "httpx"} & sys.modules.keys(), words
+"""
+
+
+def test_what_needs_no_prefect_does_not_import_it(tmp_path: Path):
+    words = ["--help", "init new.yaml", "version", "--version", "list --help"]
+    program = WITHOUT_PREFECT.replace("COMMANDS", repr([(w, False) for w in words]))
 
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True)
 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["list"], ["list", "--json"], ["status", "x"], ["monitor", "x"], ["logs", "x"], ["push", "x"]],
-)
-def test_a_command_that_only_looks_does_without_prefect(arguments: list[str], prefect_server: str):
-    program = (
-        "import sys\nfrom gateway.cli import main\n"
-        f"try: main({arguments!r})\nexcept SystemExit: pass\n"
-        "assert not {'prefect', 'torch', 'httpx'} & sys.modules.keys()"
-    )
+def test_a_command_that_only_looks_does_without_prefect(prefect_server: str):
+    words = ["list", "list --json", "status x", "monitor x", "logs x", "push x"]
+    program = WITHOUT_PREFECT.replace("COMMANDS", repr([(w, True) for w in words]))
 
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -282,7 +281,7 @@ def test_a_command_that_only_looks_does_without_prefect(arguments: list[str], pr
     )
 
     assert done.returncode == 0, done.stderr
-    assert arguments[0] == "list" or "There is no job 'x'" in done.stderr
+    assert done.stderr.count("There is no job 'x'") == 4
 
 
 def test_every_command_has_an_example_in_its_help(capsys: pytest.CaptureFixture[str]):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.gateway.commanding import call_here, job_file
 
-pytestmark = pytest.mark.xdist_group("trainctl-run")
+pytestmark = pytest.mark.xdist_group("torch")  # which it imports, in this process
 
 
 def test_a_row_is_shown_as_it_is_learned(tmp_path, capfd):

@@ -27,7 +27,10 @@ from tests.waiting import PATIENCE, until_now
 from trainer.contract.files import sha256_of
 from trainer.contract.manifest import verify
 
-pytestmark = pytest.mark.xdist_group("trainctl-run")
+pytestmark = [
+    pytest.mark.xdist_group("trainctl-run"),
+    pytest.mark.usefixtures("warm_trainers"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,10 @@ from tests.gateway.commanding import call_trainctl, job_file, job_file_of, patie
 from tests.stand_in import stand_in
 from tests.waiting import until_now
 
-pytestmark = pytest.mark.xdist_group("trainctl-run")
+pytestmark = [
+    pytest.mark.xdist_group("trainctl-run"),
+    pytest.mark.usefixtures("warm_trainers"),
+]
 CTRL_C = b"\x03"
 SECONDS = 120.0
 TRAINCTL = (sys.executable, "-P", "-m", "gateway")
@@ -181,6 +184,7 @@ def test_ctrl_c_once_more_leaves_and_the_job_stops_all_the_same(desk: Desk, tmp_
     assert re.match(r"cancelled; saved at step [1-9]", desk.status(job)["message"])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ctrl_c_in_a_pipe_stops_the_job_and_says_130(desk: Desk, tmp_path: Path):
     said = tmp_path / "said"

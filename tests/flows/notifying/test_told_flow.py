@@ -15,7 +15,7 @@ from tests.stand_in import stand_in
 from tests.waiting import until
 from trainer.config.notifications import Notifications
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
+pytestmark = pytest.mark.usefixtures("prefect_api", "warm_trainers")
 
 
 @pytest.mark.slow

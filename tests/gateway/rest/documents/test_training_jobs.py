@@ -122,16 +122,19 @@ async def test_the_list_has_pages_and_filters(service):
         await service.post(JOBS, json=asked(job_id, provider=provider))
 
     seen: list[str] = []
-    cursor, total = None, 0
+    cursor, totals = None, []
     while cursor is not None or not seen:
         query = {"provider": "lambda", "state": "created", "limit": 2}
         page = (
             await service.get(JOBS, params=query | ({"cursor": cursor} if cursor else {}))
         ).json()
         seen += [job["job_id"] for job in page["jobs"]]
-        cursor, total = page["cursor"], page["total"]
+        cursor = page["cursor"]
+        totals.append(page["total"])
 
-    assert len(seen) == len(set(seen)) == total
+    assert len(seen) == len(set(seen))
+    # Other tests' jobs come and go on the same server meanwhile.
+    assert min(totals) <= len(seen) <= max(totals)
     assert set(ids[::2]) <= set(seen)
     assert not set(ids[1::2]) & set(seen)
     assert (await service.get(JOBS, params={"cursor": "!"})).status_code == 400
