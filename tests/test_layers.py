@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import defaultdict
@@ -64,8 +65,13 @@ def modules(*packages: str) -> dict[str, Path]:
 MODULES = modules(*PACKAGES)
 
 
-def imports_of(path: Path) -> Iterator[str]:
-    """Yield what a file imports anywhere in it, modules of ours by their full names."""
+@functools.cache
+def imports_of(path: Path) -> tuple[str, ...]:
+    """Return what a file imports anywhere in it, modules of ours by their full names."""
+    return tuple(_imports_of(path))
+
+
+def _imports_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

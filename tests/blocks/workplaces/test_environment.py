@@ -322,6 +322,7 @@ async def test_over_ssh_a_warm_image_is_ready_and_stays_so(tmp_path):
     assert all(line.startswith("environment ready in ") for line in log)
 
 
+@pytest.mark.thorough
 async def test_over_ssh_two_jobs_prepare_at_once(tmp_path):
     wheel = trainer_wheel(tmp_path)
     async with over_ssh(tmp_path) as (machine, base):
@@ -332,6 +333,7 @@ async def test_over_ssh_two_jobs_prepare_at_once(tmp_path):
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.thorough
 async def test_over_ssh_a_missing_requirement_is_named(tmp_path, monkeypatch):
     wheel = wheel_that_requires(monkeypatch, tmp_path, "torch>=2", "no-such-package==4.2")
     profile = Profile(environment={"PIP_NO_INDEX": "1"})

@@ -84,7 +84,7 @@ async def move(machine, verb, source, target):
 async def test_a_cancelled_download_is_still_when_it_returns_and_can_go_on(machine, tmp_path):
     source, target = tmp_path / "source", tmp_path / "target"
     part = tmp_path / "target.part"
-    content = dice(2).randbytes(1 << 20) * 300
+    content = dice(2).randbytes(1 << 20) * 150
     source.write_bytes(content)
     loading = asyncio.create_task(machine.download(str(source), target))
     await until(lambda: loading.done() or (part.exists() and part.stat().st_size))
@@ -95,7 +95,7 @@ async def test_a_cancelled_download_is_still_when_it_returns_and_can_go_on(machi
     transfer = await machine.download(str(source), target)
 
     source.unlink()
-    target.unlink()  # 300 MB each
+    target.unlink()  # 150 MB each
 
     assert 0 < arrived < len(content)
     assert transfer.resumed == arrived

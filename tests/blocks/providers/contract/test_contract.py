@@ -101,7 +101,15 @@ async def test_a_mark_that_is_borne_hires_nothing_more(case):
 
 
 @CLOUDS
-@pytest.mark.parametrize("kind", ["commit_then_drop", "commit_then_status", "truncated", "empty"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "commit_then_drop",
+        "truncated",
+        pytest.param("commit_then_status", marks=pytest.mark.thorough),
+        pytest.param("empty", marks=pytest.mark.thorough),
+    ],
+)
 async def test_an_order_without_a_usable_answer_is_adopted_and_never_repeated(case, kind):
     case.cloud.list_lag = 0.3
     case.cloud.faults.add(Fault(kind=kind, path=CREATE, method="POST", status=502))

@@ -76,7 +76,7 @@ async def test_an_answer_of_another_shape_is_an_error_of_ours(case, monkeypatch,
     monkeypatch.setattr(type(case.provider), "settle_seconds", 0.0)
     asked = calls(case, machine.id, await case.offer())
     seen = await true_answers(asked, monkeypatch)
-    many = 300 if pytestconfig.getoption("thorough") else 150
+    many = 300 if pytestconfig.getoption("thorough") else 60
     hurry = settings(max_examples=many, deadline=None, database=None)
 
     @hurry
