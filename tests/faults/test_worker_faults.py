@@ -53,13 +53,13 @@ def alone(folder: Path, together: Path) -> None:
     script.write_text(ALONE.replace("TOGETHER", repr(str(together))) + script.read_text())
 
 
-async def jobs(site: TrainingSite, folder: Path, count: int, steps: int = STEPS) -> list[UUID]:
-    """Submit jobs of a GPU each."""
+async def jobs(site: TrainingSite, folder: Path, count: int, *more: object) -> list[UUID]:
+    """Submit jobs of a GPU each, with more arguments of the stand-in."""
     made = []
     for number in range(count):
         own = folder / f"job{number}"
         own.mkdir()
-        words = ("--steps", steps, "--pace", 0.1, "--save", 10)
+        words = ("--steps", STEPS, "--pace", 0.1, "--save", 10, *more)
         made.append(await site.submit(own, *words, **resources()))
         alone(own, folder)
     return made
@@ -278,3 +278,45 @@ async def test_a_training_whose_run_is_deleted_saves_and_lets_its_gpu_go(
     assert all_checkpoints(Job(home, first).directory.checkpoints)
     assert "deleted in Prefect" in (tmp_path / "worker.log").read_text()
     assert await until(lambda: nobody_has(uuids))
+
+
+@pytest.mark.thorough
+@pytest.mark.fault(151, "all processes killed at once")
+async def test_jobs_go_on_from_their_checkpoints_after_a_reboot(
+    site: TrainingSite, home: Path, tmp_path: Path, pretended_gpus: PretendedGpus
+):
+    uuids = pretended_gpus.set_up(2)
+    log = tmp_path / "worker.log"
+    go = tmp_path / "go"
+    ids = await jobs(site, tmp_path, 3, "--hold", 15, "--go", go)
+    with site.worker(log) as worker:
+        await until(lambda: sum(Job(home, id).status().step == 15 for id in ids) == 2)
+        trained = [id for id in ids if Job(home, id).status().step]
+        kill([worker.pid, *at_work(home)])
+    go.touch()
+    since, before = time.monotonic(), moves(log)
+    with site.worker(log):
+        await until(lambda: moves(log) > before)
+        moved = time.monotonic() - since
+        await all_completed(site, ids)
+
+    for id in ids:
+        assert sorted(set(steps(id))) == list(range(1, STEPS + 1))
+        said = (runs() / str(id) / "train.log").read_text()
+        assert ("resumed at 10" in said) is (id in trained)
+    assert await until(lambda: nobody_has(uuids))
+    note(reboot_until_a_training_moves=moved)
+    assert moved < MOVES_WITHIN * max(1.0, os.getloadavg()[0] / 2)
+
+
+def at_work(home: Path) -> list[int]:
+    """Return the supervisors and trainers of the jobs of a home."""
+    found = psutil.process_iter(["cmdline"])
+    return [one.pid for one in found if str(home) in " ".join(one.info["cmdline"] or ())]
+
+
+def kill(pids: list[int]) -> None:
+    """Kill processes as if at once: none sees another go."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
