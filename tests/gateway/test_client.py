@@ -50,7 +50,7 @@ def scheduled(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     They are the only ones: a flow of their own is taken for the flow of jobs.
     """
-    with httpx.Client(base_url=prefect_server, timeout=60) as api:
+    with httpx.Client(base_url=prefect_server, timeout=240) as api:
 
         def post(path: str, **values: object) -> Any:
             def answer() -> httpx.Response | None:
