@@ -11,7 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.access.callers import INCLUDED, Caller, local_user
-from gateway.access.keys import ApiKey, key_of, note_use
+from gateway.access.keys import ApiKey, key_of, key_of_id, note_use
 from gateway.access.limits import Buckets
 from gateway.access.refusals import Forbidden, TooManyRequests, Unauthenticated
 from gateway.access.sessions import Seen, Sessions
@@ -67,6 +67,7 @@ class Gate:
         self._is_unfinished = is_unfinished
         self._known: dict[str, tuple[float, ApiKey]] = {}
         self._going_on: dict[str, float] = {}
+        self._let_in: dict[str, tuple[float, bool]] = {}
         self._is_closed = False
         self._looked = -KNOWN_SECONDS
 
@@ -102,6 +103,35 @@ class Gate:
         if wait:
             raise TooManyRequests.until("This key, session or job asks too often.", wait)
         return found
+
+    async def still_lets_in(self, caller: Caller) -> bool:
+        """Whether what a caller came with counts still: for one who was let in a while ago.
+
+        However many there are with one key or session, the database is asked once a second.
+        """
+        name = caller.key_id or caller.session_id or caller.name
+        looked, answer = self._let_in.get(name, (-KNOWN_SECONDS, True))
+        at = time.monotonic()
+        if at - looked < KNOWN_SECONDS:
+            return answer
+        if len(self._let_in) >= MOST_KNOWN:
+            self._let_in.clear()
+        self._let_in[name] = at, answer  # for those who ask meanwhile
+        answer = await self._counts_still(caller)
+        self._let_in[name] = at, answer
+        return answer
+
+    async def _counts_still(self, caller: Caller) -> bool:
+        if caller.key_id:
+            key = await key_of_id(self.engine, caller.key_id)
+            return key is not None and key.state(time.time()) == "valid"
+        if caller.session_id:
+            return await self.sessions.goes_on(caller.session_id)
+        if await self.is_open():
+            return True
+        query = select(users.c.name).where(users.c.name == caller.name, ~users.c.disabled)
+        async with self.engine.connect() as connection:
+            return (await connection.execute(query)).first() is not None
 
     async def is_open(self) -> bool:
         """Whether whoever is at this computer is let in: see `is_unguarded`."""

@@ -122,6 +122,14 @@ async def key_of(engine: AsyncEngine, token: str) -> ApiKey | None:
     return _key(row)
 
 
+async def key_of_id(engine: AsyncEngine, id: str) -> ApiKey | None:
+    """Return a key, also one that no longer counts; None: there is none of this id."""
+    async with engine.connect() as connection:
+        query = select(api_keys).where(api_keys.c.id == id)
+        row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _key(row)
+
+
 async def note_use(engine: AsyncEngine, key: ApiKey, now: float) -> None:
     """Note that a key is used, once a minute at most."""
     if key.last_used is not None and now - key.last_used < USED_SECONDS:

@@ -100,6 +100,13 @@ class Sessions:
         )
         return Seen(caller, fresh)
 
+    async def goes_on(self, id: str) -> bool:
+        """Whether somebody is signed in still."""
+        query = select(sessions.c.expires, users.c.disabled).join(users).where(sessions.c.id == id)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return row is not None and row.expires > self._clock() and not row.disabled
+
     async def end(self, id: str) -> None:
         """Sign out."""
         async with writing(self._engine) as connection:

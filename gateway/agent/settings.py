@@ -99,7 +99,10 @@ def filled(request: JobRequest, agent: AgentSettings) -> JobRequest:
         "logging_steps": agent.metrics_report_interval_steps,
         "dtype": None if agent.enable_mixed_precision else "float32",
     }
-    training = {name: v for name, v in wanted.items() if v is not None} | training
+    # Another trainer has its own ways to be told, and refuses what is not one of them.
+    is_ours = training.get("trainer", "builtin") == "builtin"
+    given = {name: v for name, v in wanted.items() if v is not None} if is_ours else {}
+    training = given | training
     if "model" in training:
         training["model"] = _found(training["model"], agent.models_dir)
     dataset = training.get("dataset")

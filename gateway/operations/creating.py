@@ -21,6 +21,7 @@ from flows.scheduling.labels import PREFIX, of_submit, text
 from flows.shown import FLOW, QUEUED
 from gateway.access.callers import Caller
 from gateway.cli.submitting import with_priority
+from gateway.operations.examining import examine_new, examine_place
 from gateway.operations.finding import (
     DRAFT,
     SUBMITTED,
@@ -162,6 +163,8 @@ async def create_job(
     labels |= {KEY: key} if key else {}
     labels |= {f"{PREFIX}{name}": value for name, value in (notes or {}).items()}
     known = await known_job(client, job_id)
+    if known is None:
+        await examine_new(job)
     tags = [_tag_of(caller, key)] if key else []
     run = known or await _draft(client, job_id, job, labels, tags)
     if text(run.labels, BODY) != labels[BODY] or text(run.labels, KEY) != (key or ""):
@@ -230,6 +233,7 @@ async def submit_job(
         raise ConfigError(
             f"Job {job_id!r} was cancelled before it was submitted.", "Create another job."
         )
+    await examine_place(job)
     target = deployments[job.providers == ["local"]]
     submitted = await _submitted(client, run, job_id, job, target)
     with suppress(ObjectNotFound):  # whoever submitted it at the same moment was first

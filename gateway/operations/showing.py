@@ -19,6 +19,7 @@ from flows.run_folder import RunFolder
 from flows.shown import LOGGER, METRICS, job_state
 from gateway.jobs import link, message_of, provider_of, steps_of
 from gateway.operations.finding import is_draft, job_id_of
+from gateway.operations.newest_values import newest_values
 from gateway.prefect.client import PAGE, JobRun
 from gateway.prefect.waiting import waiting_for
 from gateway.view import printable
@@ -36,10 +37,7 @@ OLD_NAMES = {"train_loss": "loss"}
 
 async def status_of_job(client: PrefectClient, run: JobRun) -> dict[str, Any]:
     """Return where a job stands, with its newest numbers, as document 000 has it."""
-    steps = await steps_of_job(client, run)
-    newest: Record = {}
-    for record in steps.values():
-        newest |= {name: value for name, value in record.items() if value is not None}
+    newest = await _newest_of_job(client, run)
     for ours, theirs in OLD_NAMES.items():
         if ours in newest:
             newest.setdefault(theirs, newest[ours])
@@ -53,6 +51,16 @@ async def status_of_job(client: PrefectClient, run: JobRun) -> dict[str, Any]:
         "message": await reason_of(client, run),
         "link": link(run.id),
     }
+
+
+async def _newest_of_job(client: PrefectClient, run: JobRun) -> Record:
+    """Return the newest value of each metric of a job."""
+    if found := await asyncio.to_thread(newest_values, runs() / str(run.id) / "metrics.jsonl"):
+        return found
+    newest: Record = {}
+    for record in (await steps_of_job(client, run)).values():
+        newest |= {name: value for name, value in record.items() if value is not None}
+    return newest
 
 
 async def handed_over(client: PrefectClient, run: JobRun) -> dict[str, Any]:

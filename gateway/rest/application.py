@@ -47,8 +47,8 @@ def create_app(settings: ServiceSettings, *also: str) -> FastAPI:
         version=version("training-orchestrator"),
         description=DESCRIPTION,
         lifespan=_lifespan,
-        # A body that cannot be read, a field that is wrong, a failure of ours, Prefect away.
-        responses=responses(400, 422, 500, 503),
+        # A body that cannot be read or is too large, a field that is wrong, a failure of ours, Prefect away.
+        responses=responses(400, 413, 422, 500, 503),
         # Two paths with and without a slash at the end are two paths: a redirect loses a POST's body.
         redirect_slashes=False,
     )

@@ -6,6 +6,7 @@ title again), `detail` and `job_id`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -123,6 +124,11 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def there_already(kind: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Return the answer, for a route's description, to what is asked for again under its key."""
+    return {200: {"model": kind, "description": "It was asked for before, under the same key"}}
+
+
 def handle_problems(app: FastAPI) -> None:
     """Let every error of an application be answered as a problem."""
     app.add_exception_handler(RequestRefused, _refused)
@@ -200,7 +206,20 @@ def _of_http(request: Request, error: Exception) -> JSONResponse:
         404: f"There is nothing at {request.url.path}. What there is: /docs",
         405: f"{request.url.path} does not take {request.method}. What it takes: /docs",
     }.get(error.status_code, str(error.detail))
-    return problem(request, error.status_code, detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(sorted(_methods_of(request, headers.get("Allow", ""))))
+    return problem(request, error.status_code, detail, headers=headers)
+
+
+def _methods_of(request: Request, known: str) -> set[str]:
+    """Return the methods that a path takes: one route has its own, and there may be several."""
+    found = {name.strip() for name in known.split(",") if name.strip()}
+    for path, operations in request.app.openapi()["paths"].items():
+        pattern = "[^/]+".join(map(re.escape, re.split(r"\{[^}]*\}", path)))
+        if re.fullmatch(pattern, request.url.path):
+            found |= {method.upper() for method in operations}
+    return found
 
 
 def _of_prefect(request: Request, error: Exception) -> JSONResponse:

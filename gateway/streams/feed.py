@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,8 @@ class JobFeed:
         self._subscriptions: set[Subscription] = set()
         self._states: list[PastState] = []
         self.cursor = StreamCursor()
+        self.gone = asyncio.Event()
+        """Prefect knows its run no more: it was deleted, or is another one since it was submitted."""
         self.foreign = 0
         """How often others had added to the job's metrics when last looked at."""
 

@@ -101,7 +101,7 @@ class Streams:
             feed.publish_states(states)
             watched.has_states.set()
 
-        self._states.watch(run_id, heard)
+        self._states.watch(run_id, heard, feed.gone.set)
         with suppress(TimeoutError):
             async with asyncio.timeout(STATES_SECONDS):
                 await watched.has_states.wait()

@@ -8,22 +8,23 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Query, WebSocket
 from fastapi.requests import HTTPConnection as Connection
 from prefect.client.orchestration import PrefectClient
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from flows.run_folder import RUN_ID
 from gateway.access.callers import Caller
+from gateway.access.gate import Gate
 from gateway.metrics.holding import Metrics
 from gateway.metrics.store import MetricsStore
-from gateway.operations.finding import NoSuchJob, find_job
+from gateway.operations.finding import NoSuchJob, find_job, known_job
 from gateway.rest.guards import Reader
 from gateway.rest.prefect_link import ERRORS_OF_CLIENT, Prefect
 from gateway.rest.problems import responses
 from gateway.streams.hub import Streams
 from gateway.streams.messages import StreamCursor, cursor_of
-from gateway.streams.sending import EventStream, serve_websocket
+from gateway.streams.sending import POLICY_VIOLATION, EventStream, Terms, serve_websocket
 from trainer.contract.errors import ConfigError
 
-POLICY_VIOLATION = 1008
 UNKNOWN: tuple[type[Exception], ...] = (NoSuchJob, *ERRORS_OF_CLIENT)
 MOST_REASON = 120  # bytes of a close frame, about
 router = APIRouter(tags=["streams"])
@@ -52,7 +53,8 @@ async def watch(
         # A browser's script is told the reason of a close, and nothing of a handshake that fails.
         await websocket.close(POLICY_VIOLATION, error.message[:MOST_REASON])
         return
-    await serve_websocket(websocket, _streams(websocket), job, cursor)
+    terms = _terms(websocket, job_id, caller, prefect)
+    await serve_websocket(websocket, _streams(websocket), job, cursor, terms)
 
 
 @router.get(
@@ -74,7 +76,25 @@ async def events(
     text = last_event_id or after
     cursor: StreamCursor | None = cursor_of(text) if text is not None else None
     job = await _job(connection, job_id, caller, prefect, metrics)
-    return EventStream(_streams(connection), job, cursor)
+    terms = _terms(connection, job_id, caller, prefect)
+    return EventStream(_streams(connection), job, cursor, terms)
+
+
+def _terms(connection: Connection, job_id: str, caller: Caller, prefect: PrefectClient) -> Terms:
+    gate: Gate = connection.app.state.gate
+    alone = getattr(connection.app.state, "only_caller", None)
+
+    async def is_let_in() -> bool:
+        try:
+            return alone is not None or await gate.still_lets_in(caller)
+        except SQLAlchemyError:
+            return True  # it is asked again soon
+
+    async def present_run() -> str | None:
+        run = await known_job(prefect, job_id)
+        return None if run is None else str(run.id)
+
+    return Terms(is_let_in, present_run)
 
 
 async def _job(

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import WebSocket
@@ -13,16 +14,39 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
+from blocks.task_scope import TaskScope
 from gateway.streams.feed import JobFeed, Joined
 from gateway.streams.hub import Streams
-from gateway.streams.messages import Message, StreamCursor
+from gateway.streams.messages import START, Message, StreamCursor
 from gateway.streams.subscription import TooSlow
 
 SEND_SECONDS = 10.0
 ALIVE_SECONDS = 15.0  # between two signs of life of Server-Sent Events: proxies close what is idle
-TRY_AGAIN_LATER, INTERNAL_ERROR = 1013, 1011
+TRY_AGAIN_LATER, INTERNAL_ERROR, POLICY_VIOLATION = 1013, 1011, 1008
+WORDS = dict.fromkeys(
+    (TRY_AGAIN_LATER, INTERNAL_ERROR), "come back with ?after= and the last cursor"
+) | {POLICY_VIOLATION: "what you came with counts no more"}
+LOOK_SECONDS = 1.0  # between two looks at whether a client is let in still
 Put = Callable[[Message], Awaitable[None]]
 log = logging.getLogger(__name__)
+
+
+class NoLongerLetIn(Exception):
+    """The client's key was revoked, or its session has ended."""
+
+
+class Replaced(Exception):
+    """The job has another run than before; it is the argument."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which a stream goes on."""
+
+    is_let_in: Callable[[], Awaitable[bool]]
+    """Whether the client may see the job still."""
+    present_run: Callable[[], Awaitable[str | None]]
+    """The id of the job's run as it is now: that of a draft is another one once it is submitted."""
 
 
 async def deliver(feed: JobFeed, joined: Joined, after: StreamCursor | None, put: Put) -> None:
@@ -55,22 +79,58 @@ async def deliver(feed: JobFeed, joined: Joined, after: StreamCursor | None, put
 
 
 async def serve_websocket(
-    websocket: WebSocket, streams: Streams, job: str, after: StreamCursor | None
+    websocket: WebSocket, streams: Streams, job: str, after: StreamCursor | None, terms: Terms
 ) -> None:
     """Stream a job to an accepted WebSocket until either side ends it."""
 
     async def put(message: Message) -> None:
         await websocket.send_text(message.text)
 
-    async with streams.watching(job) as (feed, joined):
-        delivery = deliver(feed, joined, after, put)
-        error = await _failure(streams, delivery, _until_closed(websocket))
+    error = await _failure(
+        streams, _whole_job(streams, job, after, terms, put), _until_closed(websocket)
+    )
     if error is not None:
         code = TRY_AGAIN_LATER if isinstance(error, TooSlow) else INTERNAL_ERROR
+        if isinstance(error, NoLongerLetIn):
+            code = POLICY_VIOLATION
         # To one that does not read this may not come through either: see `PromptWebSocket`.
         with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
             async with asyncio.timeout(1):
-                await websocket.close(code, "come back with ?after= and the last cursor")
+                await websocket.close(code, WORDS[code])
+
+
+async def _whole_job(
+    streams: Streams, job: str, after: StreamCursor | None, terms: Terms, put: Put
+) -> None:
+    """Deliver a job, from one run to the next where it was a draft and is submitted.
+
+    Raises:
+        TooSlow: as `deliver` has it.
+        NoLongerLetIn: the client may see it no more.
+    """
+    while True:
+        async with streams.watching(job) as (feed, joined):
+            try:
+                async with TaskScope() as scope:
+                    scope.start(_until_dismissed(terms))
+                    scope.start(_until_replaced(feed, terms))
+                    await scope.result_of(deliver(feed, joined, after, put))
+            except Replaced as now:
+                job, after = str(now), START
+
+
+async def _until_dismissed(terms: Terms) -> None:
+    while True:
+        if not await terms.is_let_in():
+            raise NoLongerLetIn
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _until_replaced(feed: JobFeed, terms: Terms) -> None:
+    await feed.gone.wait()
+    # One that was deleted has no other; what was measured of it is here still.
+    if (present := await terms.present_run()) not in {None, feed.job}:
+        raise Replaced(present)
 
 
 async def _failure(
@@ -86,6 +146,8 @@ async def _failure(
         error, *_ = await asyncio.gather(*tasks, return_exceptions=True)
     if error is None or isinstance(error, asyncio.CancelledError | WebSocketDisconnect | OSError):
         return None
+    if isinstance(error, NoLongerLetIn):
+        return error
     if isinstance(error, TooSlow):
         streams.cut_off += 1
     else:
@@ -104,11 +166,13 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, streams: Streams, job: str, after: StreamCursor | None) -> None:
+    def __init__(
+        self, streams: Streams, job: str, after: StreamCursor | None, terms: Terms
+    ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(headers=headers)
         del self.headers["content-length"]
-        self._streams, self._job, self._after = streams, job, after
+        self._streams, self._job, self._after, self._terms = streams, job, after, terms
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the client goes away or is too slow."""
@@ -123,9 +187,8 @@ class EventStream(Response):
             {"type": "http.response.start", "status": 200, "headers": self.raw_headers},
         )
         await write(b"retry: 1000\n\n")
-        async with self._streams.watching(self._job) as (feed, joined):
-            delivery = deliver(feed, joined, self._after, put)
-            await _failure(self._streams, delivery, _until_gone(receive), _sign_of_life(write))
+        delivery = _whole_job(self._streams, self._job, self._after, self._terms, put)
+        await _failure(self._streams, delivery, _until_gone(receive), _sign_of_life(write))
         with suppress(TimeoutError, OSError):
             async with asyncio.timeout(1):
                 await write(b"", more=False)

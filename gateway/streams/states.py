@@ -29,21 +29,33 @@ class StateWatch:
 
     def __init__(self) -> None:
         self._watched: dict[UUID, HeardStates] = {}
+        self._gone: dict[UUID, Callable[[], None]] = {}
         self._known: dict[UUID, UUID] = {}
         """The newest state of each run."""
         self._wake = asyncio.Event()
         self._failures = 0
         self.requests = 0
 
-    def watch(self, run_id: UUID, heard: HeardStates) -> None:
-        """Pass on the states of a run: those that it had, and every one from now on."""
+    def watch(
+        self, run_id: UUID, heard: HeardStates, gone: Callable[[], None] | None = None
+    ) -> None:
+        """Pass on the states of a run: those that it had, and every one from now on.
+
+        Args:
+            run_id: of the run.
+            heard: called with its states.
+            gone: called once Prefect knows it no more.
+        """
         self._watched[run_id] = heard
+        if gone is not None:
+            self._gone[run_id] = gone
         self._wake.set()
 
     def unwatch(self, run_id: UUID) -> None:
         """Forget a run."""
         self._watched.pop(run_id, None)
         self._known.pop(run_id, None)
+        self._gone.pop(run_id, None)
 
     async def run(self) -> None:
         """Ask again and again. Runs until it is cancelled."""
@@ -77,7 +89,12 @@ class StateWatch:
         for at in range(0, len(ids), PAGE):
             wanted = FlowRunFilter(id=FlowRunFilterId(any_=ids[at : at + PAGE]))
             self.requests += 1
-            for run in await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE):
+            there = await client.read_flow_runs(flow_run_filter=wanted, limit=PAGE)
+            for id in set(ids[at : at + PAGE]) - {run.id for run in there}:
+                # Only what was there: a run that is being created may not be in the list yet.
+                if id in self._known and (gone := self._gone.pop(id, None)):
+                    gone()
+            for run in there:
                 if run.state is not None and self._known.get(run.id) != run.state.id:
                     # Between two looks there may have been several.
                     await self._pass_on(client, run.id, run.state.id)

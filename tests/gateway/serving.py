@@ -11,9 +11,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from tests.waiting import PATIENCE, until_now
 
 TRAINCTL = (sys.executable, "-P", "-m", "gateway")
+
+
+def variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process with some variables otherwise; an empty one is removed."""
+    given = {**os.environ, **environ}
+    return {name: value for name, value in given.items() if value}
 
 
 @contextmanager
@@ -28,12 +36,11 @@ def process_of(
         seen: a pattern, which its log shows once it is ready.
         environ: variables that are set otherwise than here; an empty one is removed.
     """
-    given = {**os.environ, **(environ or {})}
     log = folder / f"{words[0]}-{len(list(folder.glob('*.log')))}.log"
     with log.open("wb") as stream:
         process = subprocess.Popen(
             [*TRAINCTL, *words],
-            env={name: value for name, value in given.items() if value},
+            env=variables(environ or {}),
             cwd=folder,
             stdout=stream,
             stderr=stream,
@@ -57,8 +64,17 @@ def service(
     """Run `trainctl serve`, or `agent`, on a free port; yield its address."""
     seen = r"serving (http://\S+) \(its"
     given = (command, "--port", "0", *words)
-    with process_of(folder, *given, seen=seen, environ=environ) as (_, found):
+    with process_of(folder, *given, seen=seen, environ=environ) as (process, found):
+        # It says so before it has connected to everything.
+        until_now(lambda: process.poll() is not None or _answers(found[1]), 2 * PATIENCE)
         yield found[1]
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=PATIENCE).is_success
+    except httpx.TransportError:
+        return False
 
 
 @contextmanager
@@ -68,10 +84,9 @@ def prefect_of_its_own(folder: Path) -> Iterator[dict[str, str]]:
     try:
         yield environ
     finally:
-        given = {**os.environ, **environ}
         subprocess.run(
             [*TRAINCTL, "server", "stop"],
-            env={name: value for name, value in given.items() if value},
+            env=variables(environ),
             check=True,
             timeout=120,
             capture_output=True,

@@ -17,7 +17,7 @@ from gateway.rest.documents.answers import AnswerBody, JobLog, JobStatus
 from gateway.rest.documents.training_jobs import Key
 from gateway.rest.guards import Reader, Submitter
 from gateway.rest.prefect_link import Prefect
-from gateway.rest.problems import responses
+from gateway.rest.problems import responses, there_already
 
 router = APIRouter(
     prefix="/api/training", tags=["agent"], responses=responses(400, 401, 403, 404, 409, 429)
@@ -49,7 +49,12 @@ class AgentStatus(JobStatus):
     """The numbers again."""
 
 
-@router.post("/execute", status_code=201, summary="Create a job and submit it")
+@router.post(
+    "/execute",
+    status_code=201,
+    responses=there_already(Executed),
+    summary="Create a job and submit it",
+)
 async def execute(
     prefect: Prefect,
     caller: Submitter,

@@ -25,7 +25,7 @@ from gateway.rest.documents.answers import AnswerBody
 from gateway.rest.documents.training_jobs import Key
 from gateway.rest.guards import Reader, Reporter, Submitter
 from gateway.rest.prefect_link import Prefect
-from gateway.rest.problems import RequestRefused, responses
+from gateway.rest.problems import RequestRefused, responses, there_already
 
 router = APIRouter(
     prefix="/api", tags=["reports"], responses=responses(400, 401, 403, 404, 409, 413, 429)
@@ -39,7 +39,8 @@ class MetricRecord(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     step: int = Field(ge=0)
-    timestamp: str | float | None = None
+    # Strict: or `false` would be the year 1970.
+    timestamp: str | Annotated[float, Field(strict=True)] | None = None
 
 
 class MetricsOfJob(BaseModel):
@@ -182,7 +183,12 @@ async def alert(prefect: Prefect, caller: Reporter, body: AlertReport) -> AlertT
     return AlertTold(job_id=body.job_id, told=told)
 
 
-@router.post("/training/deploy/runpod", status_code=201, summary="Train on RunPod")
+@router.post(
+    "/training/deploy/runpod",
+    status_code=201,
+    responses=there_already(Executed),
+    summary="Train on RunPod",
+)
 async def deploy_on_runpod(
     prefect: Prefect,
     caller: Submitter,

@@ -25,7 +25,7 @@ from gateway.rest.documents.answers import (
 )
 from gateway.rest.guards import Reader, Submitter
 from gateway.rest.prefect_link import Prefect
-from gateway.rest.problems import responses
+from gateway.rest.problems import responses, there_already
 from trainer.contract.job_directory import JobState
 
 router = APIRouter(
@@ -56,7 +56,7 @@ class SubmitRequest(BaseModel):
     """One, several in the order in which they are tried, or null: where the job says itself."""
 
 
-@router.post("", status_code=201, summary="Create a job")
+@router.post("", status_code=201, responses=there_already(JobStatus), summary="Create a job")
 async def create(
     prefect: Prefect, caller: Submitter, request: Asked, answer: Response, key: Key = None
 ) -> JobStatus:

@@ -18,7 +18,7 @@ from gateway.rest.documents.answers import JobStatus
 from gateway.rest.documents.training_jobs import Key
 from gateway.rest.guards import Administrator, Reader, Submitter
 from gateway.rest.prefect_link import Prefect
-from gateway.rest.problems import RequestRefused, responses
+from gateway.rest.problems import RequestRefused, responses, there_already
 from gateway.rest.settings import ServiceSettings
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
@@ -71,7 +71,12 @@ class ServiceStatus(JobStatus):
     """The state again."""
 
 
-@router.post("/start", status_code=201, summary="Start a training")
+@router.post(
+    "/start",
+    status_code=201,
+    responses=there_already(ServiceStatus),
+    summary="Start a training",
+)
 async def start(
     prefect: Prefect,
     caller: Submitter,

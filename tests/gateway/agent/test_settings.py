@@ -7,6 +7,7 @@ import pytest
 from gateway.agent.settings import agent_service
 from gateway.operations.creating import JobRequest
 from tests.gateway.commanding import job_values
+from tests.stand_in import stand_in
 from trainer.contract.errors import ConfigError
 
 DOCUMENT = """
@@ -74,6 +75,14 @@ def test_a_whole_job_is_filled_in_too_and_what_is_not_in_a_folder_stays(folder):
 
     assert job.training.model == values["training"]["model"]
     assert job.training.save_steps == 500
+
+
+def test_another_trainer_gets_nothing_that_it_would_refuse(folder):
+    values = {**job_values(), "training": stand_in(folder)}
+    filled = agent_service(folder / ".env").filled(JobRequest(job=values))
+
+    assert filled.to_job().training.trainer == "command"
+    assert filled.job == values
 
 
 @pytest.mark.parametrize(
