@@ -114,7 +114,7 @@ async def test_without_a_service_jobs_are_made_listed_and_cancelled_in_this_proc
     config = TrainingConfig(job_id="of-localhost", job=job_values())
     with TrainingOrchestrator() as orchestrator:
         made = orchestrator.create_job(config)
-        listed = orchestrator.list_jobs(state=TrainingState.CREATED, limit=5)
+        listed = orchestrator.list_jobs(state=TrainingState.CREATED, limit=200)
         stopped = orchestrator.cancel("of-localhost")
 
     assert made.state is TrainingState.CREATED
