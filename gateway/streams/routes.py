@@ -22,7 +22,7 @@ from gateway.rest.prefect_link import ERRORS_OF_CLIENT, Prefect
 from gateway.rest.problems import responses
 from gateway.streams.hub import Streams
 from gateway.streams.messages import StreamCursor, cursor_of
-from gateway.streams.sending import POLICY_VIOLATION, EventStream, Terms, serve_websocket
+from gateway.streams.sending import POLICY_VIOLATION, EventStream, StreamTerms, serve_websocket
 from trainer.contract.errors import ConfigError
 
 UNKNOWN: tuple[type[Exception], ...] = (NoSuchJob, *ERRORS_OF_CLIENT)
@@ -80,7 +80,9 @@ async def events(
     return EventStream(_streams(connection), job, cursor, terms)
 
 
-def _terms(connection: Connection, job_id: str, caller: Caller, prefect: PrefectClient) -> Terms:
+def _terms(
+    connection: Connection, job_id: str, caller: Caller, prefect: PrefectClient
+) -> StreamTerms:
     gate: Gate = connection.app.state.gate
     alone = getattr(connection.app.state, "only_caller", None)
 
@@ -94,7 +96,7 @@ def _terms(connection: Connection, job_id: str, caller: Caller, prefect: Prefect
         run = await known_job(prefect, job_id)
         return None if run is None else str(run.id)
 
-    return Terms(is_let_in, present_run)
+    return StreamTerms(is_let_in, present_run)
 
 
 async def _job(

@@ -40,7 +40,7 @@ class Replaced(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class StreamTerms:
     """On which a stream goes on."""
 
     is_let_in: Callable[[], Awaitable[bool]]
@@ -79,7 +79,7 @@ async def deliver(feed: JobFeed, joined: Joined, after: StreamCursor | None, put
 
 
 async def serve_websocket(
-    websocket: WebSocket, streams: Streams, job: str, after: StreamCursor | None, terms: Terms
+    websocket: WebSocket, streams: Streams, job: str, after: StreamCursor | None, terms: StreamTerms
 ) -> None:
     """Stream a job to an accepted WebSocket until either side ends it."""
 
@@ -100,7 +100,7 @@ async def serve_websocket(
 
 
 async def _whole_job(
-    streams: Streams, job: str, after: StreamCursor | None, terms: Terms, put: Put
+    streams: Streams, job: str, after: StreamCursor | None, terms: StreamTerms, put: Put
 ) -> None:
     """Deliver a job, from one run to the next where it was a draft and is submitted.
 
@@ -119,14 +119,14 @@ async def _whole_job(
                 job, after = str(now), START
 
 
-async def _until_dismissed(terms: Terms) -> None:
+async def _until_dismissed(terms: StreamTerms) -> None:
     while True:
         if not await terms.is_let_in():
             raise NoLongerLetIn
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _until_replaced(feed: JobFeed, terms: Terms) -> None:
+async def _until_replaced(feed: JobFeed, terms: StreamTerms) -> None:
     await feed.gone.wait()
     # One that was deleted has no other; what was measured of it is here still.
     if (present := await terms.present_run()) not in {None, feed.job}:
@@ -167,7 +167,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, streams: Streams, job: str, after: StreamCursor | None, terms: Terms
+        self, streams: Streams, job: str, after: StreamCursor | None, terms: StreamTerms
     ) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(headers=headers)

@@ -80,7 +80,11 @@ def _answers(url: str) -> bool:
 @contextmanager
 def prefect_of_its_own(folder: Path) -> Iterator[dict[str, str]]:
     """Yield the variables by which commands share a home, and a Prefect server that they start."""
-    environ = {"TRAINING_ORCHESTRATOR_HOME": str(folder / "home"), "PREFECT_API_URL": ""}
+    environ = {
+        "TRAINING_ORCHESTRATOR_HOME": str(folder / "home"),
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": "",
+    }
     try:
         yield environ
     finally:

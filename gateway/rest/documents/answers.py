@@ -45,7 +45,7 @@ class JobStatus(JobSummary):
     """Where a job stands."""
 
     provider_job_id: str | None = None
-    """The id that the provider gave the machine; null while there is none yet, and for local jobs."""
+    """The id that the provider gave the machine; null while there is none yet."""
     current_metrics: dict[str, Any] = Field(default_factory=dict)
     artifact_info: Artifact | None = None
     message: str | None = None
