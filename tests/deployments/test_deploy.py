@@ -108,9 +108,9 @@ def test_the_fields_of_a_form_are_in_order_on_a_database_that_reorders_keys(site
 
     assert list(fields) != sorted(fields, key=lambda name: fields[name]["position"])  # PostgreSQL
     assert sorted(fields, key=lambda name: fields[name]["position"]) == [
+        "method",
         "model",
         "dataset",
-        "method",
         "num_train_epochs",
         "learning_rate",
     ]
