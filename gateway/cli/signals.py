@@ -59,19 +59,28 @@ class Signals:
     def raise_from_now(self, *numbers: int) -> None:
         """Make these signals raise `Told`; one that came already does so now."""
         self.raised = frozenset(numbers)
-        # One that came before was only noted; without this it would be lost.
-        for number in self.heard:
-            if number in self.raised:
-                raise Told(number)
+        self._tell()
 
     def wait(self, seconds: float, also: Sequence[int] = ()) -> list[int]:
-        """Sleep until a signal comes or one of the descriptors `also` can be read; return these."""
+        """Sleep until a signal comes or one of the descriptors `also` can be read; return these.
+
+        Raises:
+            Told: a signal that raises came, and nobody heard it yet.
+        """
+        self._tell()
         ready, _, _ = select.select([self._reader, *also], [], [], seconds)
         if self._reader in ready:
             os.read(self._reader, 512)
         return [descriptor for descriptor in ready if descriptor != self._reader]
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
-        if number in self.raised:
-            raise Told(number)
         self.heard.append(number)
+        self._tell()
+
+    def _tell(self) -> None:
+        # Also of those that were told before: one that came before it was to raise was only noted,
+        # and Python drops what is raised while it destroys an object
+        # (https://docs.python.org/3/reference/datamodel.html#object.__del__).
+        for number in self.heard:
+            if number in self.raised:
+                raise Told(number)

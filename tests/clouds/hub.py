@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from uuid import uuid4
 
 import pyarrow
 
@@ -33,6 +34,8 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        # Xet keeps on disk which chunks an address has: another hub may have had this port.
+        self.cas = f"/cas-{uuid4()}"
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.visibility: dict[str, Any] = {}
         self.commits: list[str] = []
@@ -69,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self._body()
-        path = self.path.split("?")[0]
+        path = self.path.split("?")[0].removeprefix(self.server.cas)
         self.server.asked.append(f"{self.command} {path}")
         for start, left in self.server.failures.items():
             if path.startswith(start) and left:
@@ -169,7 +172,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def xet_token(self, body: bytes, repo: str) -> tuple[int, Any]:
         expires = int(time.time()) + 3600
-        return 200, {"accessToken": "xet", "casUrl": self.server.url, "exp": expires}
+        return 200, {
+            "accessToken": "xet",
+            "casUrl": self.server.url + self.server.cas,
+            "exp": expires,
+        }
 
     def unknown(self, body: bytes, **_: str) -> tuple[int, Any]:
         return 404, {"error": "not seen before"}

@@ -21,6 +21,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from gateway.prefect.server import answers
 from tests.deployments.postgres import free_port, running_postgres
+from tests.patient import PatientClient
 from tests.stand_in import patient
 from tests.waiting import PATIENCE, until_now
 
@@ -69,10 +70,14 @@ class Site:
 
     def ask(self, path: str, body: Any = None) -> Any:
         """Return what the REST API answers to a GET, or with a body to a POST."""
-        method = "GET" if body is None else "POST"
-        answer = httpx.request(method, f"{self.url}{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        return self.request("GET" if body is None else "POST", path, body).json()
+
+    def request(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Return the REST API's answer, which is not a refusal."""
+        with PatientClient(self.url) as api:
+            answer = api.request(method, path, json=body)
+        assert answer.is_success, answer.text
+        return answer
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"/deployments/name/{name}")

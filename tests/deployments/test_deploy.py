@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 
 from tests.gateway.commanding import call_here
@@ -11,7 +10,7 @@ pytestmark = pytest.mark.xdist_group("hosting")
 
 
 def patch(site, path, body):
-    answer = httpx.patch(f"{site.url}{path}", json=body, timeout=30)
+    answer = site.request("PATCH", path, body)
     assert answer.is_success, answer.text
 
 
@@ -99,7 +98,7 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
     finally:
         patch(site, "/work_pools/local-gpu", {"concurrency_limit": None})
         patch(site, "/work_pools/local-gpu/queues/low", {"priority": queue["priority"]})
-        httpx.delete(f"{site.url}/deployments/{nightly['id']}").raise_for_status()
+        site.request("DELETE", f"/deployments/{nightly['id']}")
 
 
 def test_the_fields_of_a_form_are_in_order_on_a_database_that_reorders_keys(site):
@@ -133,7 +132,7 @@ def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site, 
     patch(site, f"/deployments/{local['id']}", {"description": "old"})
 
     done = deploy()
-    httpx.delete(f"{site.url}/deployments/{nightly['id']}").raise_for_status()
+    site.request("DELETE", f"/deployments/{nightly['id']}")
 
     assert done.returncode == 2
     assert "train/nightly is as it was: " in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import httpx
 import pytest
 
 pytestmark = pytest.mark.xdist_group("hosting")
@@ -20,7 +19,7 @@ def job(site):
     assert site.ask("/work_pools/local-gpu/workers/filter", {}) == []
     run_id = site.submit("--priority", "high")
     yield run_id
-    httpx.delete(f"{site.url}/flow_runs/{run_id}").raise_for_status()
+    site.request("DELETE", f"/flow_runs/{run_id}")
 
 
 def test_whoever_submits_a_job_learns_where_it_waits_and_that_nobody_serves_it(site, job):
@@ -32,7 +31,7 @@ def test_whoever_submits_a_job_learns_where_it_waits_and_that_nobody_serves_it(s
     assert (shown["queue"], shown["priority"], shown["workers_online"]) == ("high", 1, 0)
     assert NOBODY in site.trainctl("status", job).stdout
     assert site.trainctl("monitor", job).stdout.splitlines()[0] == NOBODY
-    httpx.delete(f"{site.url}/flow_runs/{said.stdout.split()[1]}").raise_for_status()
+    site.request("DELETE", f"/flow_runs/{said.stdout.split()[1]}")
 
 
 @pytest.mark.thorough
@@ -41,16 +40,14 @@ def test_a_paused_queue_and_a_full_pool_are_named(site, job):
         return json.loads(site.trainctl("status", job, "--json").stdout)["waiting"]["text"]
 
     worker = {"name": "w", "heartbeat_interval_seconds": 30}
-    httpx.post(f"{site.url}/work_pools/local-gpu/workers/heartbeat", json=worker).raise_for_status()
+    site.request("POST", "/work_pools/local-gpu/workers/heartbeat", worker)
     online = say()
-    httpx.patch(f"{site.url}/work_pools/local-gpu", json={"concurrency_limit": 0})
+    site.request("PATCH", "/work_pools/local-gpu", {"concurrency_limit": 0})
     full = say()
-    httpx.patch(
-        f"{site.url}/work_pools/local-gpu", json={"concurrency_limit": None, "is_paused": True}
-    )
+    site.request("PATCH", "/work_pools/local-gpu", {"concurrency_limit": None, "is_paused": True})
     paused = say()
-    httpx.patch(f"{site.url}/work_pools/local-gpu", json={"is_paused": False})
-    httpx.delete(f"{site.url}/work_pools/local-gpu/workers/w").raise_for_status()
+    site.request("PATCH", "/work_pools/local-gpu", {"is_paused": False})
+    site.request("DELETE", "/work_pools/local-gpu/workers/w")
 
     assert online.endswith("a worker is online and takes it when it has room")
     assert full.endswith("0 of 0 jobs that may run there at once run now")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import httpx
 import psutil
 import pytest
 
@@ -24,7 +23,7 @@ def second(site, job):
     """A job that waits for the first one to end."""
     run_id = site.submit()
     yield run_id
-    httpx.delete(f"{site.url}/flow_runs/{run_id}").raise_for_status()
+    site.request("DELETE", f"/flow_runs/{run_id}")
 
 
 def trains_on(site, job):
@@ -61,7 +60,7 @@ def test_the_schedule_of_reconcile_fires_and_a_worker_executes_it(site, workers)
 
     def fires(timing):
         changed = {"schedule": timing, "active": True}
-        httpx.patch(f"{site.url}{path}", json=changed).raise_for_status()
+        site.request("PATCH", path, changed)
 
     fires({"interval": 5})
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
 from prefect.client.schemas.objects import StateType
 
@@ -30,6 +29,7 @@ from gateway.prefect.connecting import PrefectApi, api_url, refused
 from gateway.prefect.server import answers
 from gateway.prefect.settings import PrefectSettings
 from tests.gateway.commanding import call_trainctl
+from tests.patient import PatientClient
 from tests.waiting import until_now
 from trainer.contract.errors import ConfigError, OrchestratorError
 from trainer.contract.job_directory import JobState
@@ -50,14 +50,10 @@ def scheduled(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     They are the only ones: a flow of their own is taken for the flow of jobs.
     """
-    with httpx.Client(base_url=prefect_server, timeout=240) as api:
+    with PatientClient(prefect_server) as api:
 
         def post(path: str, **values: object) -> Any:
-            def answer() -> httpx.Response | None:
-                found = api.post(path, json=values)
-                return None if found.status_code == 503 else found  # its database is busy
-
-            return until_now(answer).raise_for_status().json()
+            return api.post(path, json=values).raise_for_status().json()
 
         name = f"hourly-{time.time_ns()}"
         monkeypatch.setattr(jobs, "FLOW", name)

@@ -8,13 +8,13 @@ import json
 import time
 from typing import Any
 
-import httpx
 import pytest
 from prefect import get_client
 
 from flows.asking import asking
 from flows.reconcile import reconcile
 from gateway.prefect import attendant, keeper
+from tests.patient import PatientClient
 from trainer.contract.files import replace_json
 
 
@@ -28,7 +28,7 @@ def test_a_first_run_that_is_still_to_come_is_not_called_late(
 ):
     name = f"reconcile-{time.time_ns()}"  # which nobody else on this server has run
     monkeypatch.setattr(keeper, "FLOW", name)
-    with httpx.Client(base_url=prefect_api, timeout=60) as api:
+    with PatientClient(prefect_api) as api:
 
         def post(path: str, **values: Any) -> Any:
             return api.post(path, json=values).raise_for_status().json()

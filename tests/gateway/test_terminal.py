@@ -40,6 +40,7 @@ class Terminal:
         if self.pid == 0:
             os.environ.update(environment)
             os.execv(str(words[0]), [str(word) for word in words])  # noqa: S606
+        os.set_inheritable(self._master, False)  # else another process keeps the terminal open
         self._code: int | None = None
 
     def until(self, pattern: str) -> re.Match[str]:
