@@ -114,7 +114,7 @@ async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> F
             # Prefect's worker sets "Cancelled" first, without our message. Ours follows from the
             # flow, and is worth a wait.
             late = time.monotonic() - since > LAST_WORD_SECONDS
-            if run.state is None or run.state.name != "Cancelled" or late:
+            if run.state is None or run.state.name != "Cancelled" or late or _never_ran(run):
                 return run
         elif watch.is_abandoned():
             return await _stop_abandoned(client, run)
@@ -123,6 +123,12 @@ async def until_stopped(client: PrefectClient, run_id: UUID, *, wait: bool) -> F
         if not wait and watch.somebody_works():
             return run
         await asyncio.sleep(POLL_SECONDS)
+
+
+def _never_ran(run: FlowRun) -> bool:
+    """Return whether a run that is over only waited: nobody will say more of its end."""
+    # Prefect lets such a run start at the moment of its end.
+    return run.start_time is None or run.start_time == run.end_time
 
 
 def refuse_resume(run: FlowRun) -> None:

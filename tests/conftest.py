@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import certifi
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
@@ -69,14 +68,15 @@ _make_context = ssl.create_default_context
 
 
 @functools.cache
-def _context_of_the_world() -> ssl.SSLContext:
-    return _make_context(cafile=certifi.where())
+def _context_of(cafile: str, _written: int) -> ssl.SSLContext:
+    return _make_context(cafile=cafile)
 
 
 def _shared_context(*words: Any, **more: Any) -> ssl.SSLContext:
-    """Return one context to all who trust the world's certificates: to read them takes 25 ms."""
-    if not words and more == {"cafile": certifi.where()}:
-        return _context_of_the_world()
+    """Return one context to all who trust the same certificates: to read the world's takes 25 ms."""
+    if not words and isinstance(cafile := more.get("cafile"), str) and len(more) == 1:
+        with contextlib.suppress(FileNotFoundError):
+            return _context_of(cafile, Path(cafile).stat().st_mtime_ns)
     return _make_context(*words, **more)
 
 

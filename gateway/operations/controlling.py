@@ -46,9 +46,6 @@ async def cancel_job(
         await client.set_flow_run_state(whole.id, stopped, force=True)
     else:
         await ask_cancel(client, whole)
-        run = await find_job(client, caller, job_id)
-        if run.start_time is None and job_state(run).at_rest:
-            return run  # it only waited: nobody will say more of its end
         with suppress(TimeoutError):
             async with asyncio.timeout(wait):
                 await until_stopped(client, whole.id, wait=True)

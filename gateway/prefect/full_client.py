@@ -69,8 +69,10 @@ def hush_prefect(write: Callable[[str], None]) -> None:
 
     The command itself says how a run ended, so Prefect's own lines would only repeat it.
     """
-    setup_logging()  # now, because later calls change only levels and leave our handler in place
     root = logging.getLogger()
+    if any(isinstance(handler, OneLine) for handler in root.handlers):
+        return  # a service asks for each of its clients
+    setup_logging()  # now, because later calls change only levels and leave our handler in place
     # pytest's handler stays: tests look at the records that it catches.
     for handler in [h for h in root.handlers if type(h).__name__ != "LogCaptureHandler"]:
         root.removeHandler(handler)

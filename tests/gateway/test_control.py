@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from gateway.batches import changing
 from gateway.prefect.client import connected
 from tests.flows.scheduling.pool_site import pool_site
 from tests.gateway.commanding import make_job
+from tests.waiting import PATIENCE
 from trainer.contract.errors import ConfigError
 from trainer.contract.job_directory import JobState
 
@@ -102,6 +104,20 @@ async def test_a_paused_job_is_cancelled_at_once(prefect_api: str):
         await control.ask_cancel(client, run)
 
         assert job_state(await client.read_flow_run(run.id)) is JobState.STOPPED
+
+
+async def test_whoever_cancels_a_job_that_only_waited_waits_for_no_last_word(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(control, "LAST_WORD_SECONDS", 1e9)
+    async with get_client() as client:
+        run = await _run_in(client, Scheduled(name=QUEUED))
+
+        await control.ask_cancel(client, run)
+        async with asyncio.timeout(PATIENCE):
+            stopped = await control.until_stopped(client, run.id, wait=True)
+
+        assert job_state(stopped) is JobState.STOPPED
 
 
 async def test_a_completed_job_is_neither_cancelled_nor_resumed(prefect_api: str):

@@ -16,6 +16,9 @@ from gateway.rest import application
 from gateway.rest.application import create_app
 from gateway.rest.settings import ServiceSettings
 
+_deployed: set[str] = set()
+"""The servers that have them: to compare those that are there takes a second."""
+
 
 @pytest.fixture
 async def app(prefect_api: str) -> AsyncIterator[FastAPI]:
@@ -88,8 +91,10 @@ async def socket_status(
 
 
 @pytest.fixture
-async def deployed(service: httpx.AsyncClient) -> httpx.AsyncClient:
+async def deployed(service: httpx.AsyncClient, prefect_api: str) -> httpx.AsyncClient:
     """The service, with the deployments of its jobs."""
-    async with get_client() as client:
-        await deploy(client, lambda _: None)
+    if prefect_api not in _deployed:
+        async with get_client() as client:
+            await deploy(client, lambda _: None)
+        _deployed.add(prefect_api)
     return service
