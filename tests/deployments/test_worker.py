@@ -86,6 +86,7 @@ def test_killing_all_of_worker_takes_the_workers_along_and_no_job(site, workers,
     assert trains_on(site, job)
 
 
+@pytest.mark.thorough
 def test_asking_it_to_end_ends_both_workers_and_no_job(site, workers, job):
     trains_on(site, job)
     children = list(until_now(lambda: len(w := workers.of_pools()) == 2 and w).values())

@@ -48,9 +48,8 @@ def state_of(ask: Trainctl, job: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)]
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.thorough
 def test_a_job_whose_process_is_ended_completes_by_itself_before_the_eyes_of_whoever_looks_on(
     ask: Trainctl, prefect_server: str, tmp_path: Path, home: Path, number: int
 ):

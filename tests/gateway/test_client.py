@@ -169,6 +169,7 @@ def guarded(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @of_guarded
+@pytest.mark.thorough
 def test_a_guarded_server_answers_who_knows_the_password(
     guarded: str, monkeypatch: pytest.MonkeyPatch
 ):

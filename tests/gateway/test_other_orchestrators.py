@@ -81,7 +81,9 @@ def test_its_commands_work_by_the_letter(trainctl: Trainctl, tmp_path: Path):
     words = ("--config", job_file(tmp_path), "--name", "character_lora_v1", "--priority", "10")
     made = trainctl("submit", *words, "--deployment", deployment, "--json")
     job = json.loads(made.stdout)["id"]
-    listed = json.loads(trainctl("list", "--status", "PENDING", "--json").stdout)
+    listed = json.loads(
+        trainctl("list", "--status", "PENDING", "--limit", "10000", "--json").stdout
+    )
     status = json.loads(trainctl("status", "--job-id", job, "--json").stdout)
     monitored = trainctl("monitor", "--job-id", job)
     pool = deployment.partition("/")[2]

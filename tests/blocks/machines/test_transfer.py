@@ -72,6 +72,7 @@ def try_once(source, target, part, looks, torn):
             stream.truncate(max(0, size - torn))
 
 
+@pytest.mark.thorough
 def test_a_transfer_that_was_killed_goes_on(tmp_path):
     source, part = tmp_path / "source", tmp_path / "target.part"
     source.write_bytes(bytes(range(256)) * 600_000)  # 150 MB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from prefect import get_client
@@ -23,12 +24,14 @@ PARAMETERS = {"job": make_job().model_dump(mode="json")}
 async def test_waiting_jobs_are_submitted_queued_and_stopped_once_and_later_ones_not_yet(
     monkeypatch,
 ):
+    ours = train.with_options(name=f"train-{uuid4()}")  # which no other test's worker tells of
+    monkeypatch.setattr(waiting, "FLOW", ours.name)
     async with get_client() as client:
 
         async def made(seconds: float):
             at = now("UTC") + timedelta(seconds=seconds)
             state = Scheduled(scheduled_time=at)
-            return (await client.create_flow_run(train, parameters=PARAMETERS, state=state)).id
+            return (await client.create_flow_run(ours, parameters=PARAMETERS, state=state)).id
 
         waits, later = await made(0), await made(3600)
         gone = await made(-30)

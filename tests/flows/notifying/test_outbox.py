@@ -47,6 +47,7 @@ def test_what_is_noted_twice_is_sent_once(hook, receiver):
     assert outboxes() == []
 
 
+@pytest.mark.thorough
 def test_what_was_sent_when_its_process_died_comes_again_with_its_id(hook, receiver):
     Outbox.of(receiver).add(event("1"))
     ended = subprocess.run([sys.executable, "-c", DIES], capture_output=True)

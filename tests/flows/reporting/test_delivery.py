@@ -142,6 +142,7 @@ def start_reporting(run) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", PROCESS, run.run_id, helpers])
 
 
+@pytest.mark.thorough
 async def test_a_process_killed_in_between_loses_nothing_and_repeats_one_batch_at_most(
     run, receiver
 ):

@@ -85,6 +85,7 @@ def test_an_extra_requires_more_than_every_job_does():
     assert not more & {Requirement(text).name for text in trainer_requirements()}
 
 
+@pytest.mark.thorough
 def test_pip_installs_it_and_the_trainer_runs_from_there(tmp_path):
     wheel = trainer_wheel(tmp_path)
     target = tmp_path / "target"

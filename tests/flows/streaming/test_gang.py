@@ -105,7 +105,8 @@ async def test_both_train_to_the_end_and_their_logs_come_home(gang, hosts):
     assert not any(hosts.directory(rank).is_alive() for rank in (0, 1))
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.thorough), 1])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.thorough
 async def test_when_one_is_killed_all_go_on_from_the_same_checkpoint(gang, hosts, rank):
     training = await gang(40)
     await training.start_or_attach()

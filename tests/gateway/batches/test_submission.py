@@ -106,7 +106,7 @@ def test_entries_that_failed_are_repeated_under_their_keys(deployment: str, tmp_
     client = Unlucky(connected())
     plan = plan_of(tmp_path, deployment, CHAIN)
 
-    done = submit(client, plan, pause=0.001)
+    done = submit(client, plan, pause=0.1)
 
     keys = [f"{plan.name}/{name}" for name in CHAIN]
     assert client.calls[0] == keys

@@ -27,7 +27,7 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize("after", [40, 131])
+@pytest.mark.parametrize("after", [40, pytest.param(131, marks=pytest.mark.thorough)])
 async def test_a_killed_writer_loses_nothing_that_it_acknowledged(store, database, after):
     """Kill it between two answers, and in the midst of a commit, as it happens."""
     told: dict[str, int] = {}

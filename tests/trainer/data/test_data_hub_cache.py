@@ -59,6 +59,7 @@ def put_in_cache(cache, rows):
     info.write_to_directory(str(folder))
 
 
+@pytest.mark.thorough
 def test_a_dataset_fetched_from_the_hub_before_is_read_without_a_network(tmp_path):
     put_in_cache(tmp_path, [{"text": "x"}, {"text": "y"}])
 

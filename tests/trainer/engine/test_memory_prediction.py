@@ -64,6 +64,7 @@ def traced_once():
     return traced
 
 
+@pytest.mark.thorough
 def test_gradient_checkpointing_is_chosen_where_it_would_not_fit_otherwise(monkeypatch):
     monkeypatch.setattr(memory, "_traced", traced_once())
     job = config(gradient_checkpointing="auto", per_device_train_batch_size=64)

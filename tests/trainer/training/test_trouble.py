@@ -262,6 +262,7 @@ def test_neither_memory_that_ran_out_in_the_evaluation_nor_a_clock_that_jumps_co
 # Disk ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_log_on_a_full_disk_ends_nothing_and_is_made_up_for(tmp_path):
     script = f"""
 import os
