@@ -46,6 +46,7 @@ async def deployed_run(client: PrefectClient, name: str, folder: Path) -> FlowRu
     return await client.create_flow_run_from_deployment(deployment, parameters={"job": job})
 
 
+@pytest.mark.thorough
 async def test_a_job_that_is_suspended_saves_gives_its_machine_back_and_rests_for_good(
     home, flow_process, tmp_path
 ):

@@ -191,6 +191,7 @@ async def test_an_environment_torn_by_a_crash_is_built_anew(tmp_path, base):
     assert answer(python, "-c", "import trainer.config") == ""
 
 
+@pytest.mark.thorough
 async def test_what_the_image_lacks_is_installed_beside_it_and_serves_later_trainers(
     tmp_path, base, package_index, monkeypatch
 ):

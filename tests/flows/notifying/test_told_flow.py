@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("prefect_api", "warm_trainers")
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 async def test_a_job_is_told_with_numbers_and_link(home, flow_process, hook, tmp_path):
     tells(users={"ada": {"to": [{"to": f"{hook.url}/ada", "key": "HOOK_KEY"}]}})
     own = {"to": [{"to": f"{hook.url}/own", "key": "HOOK_KEY"}], "group_seconds": 0}

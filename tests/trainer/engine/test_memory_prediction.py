@@ -93,6 +93,7 @@ def test_a_model_that_cannot_be_traced_is_reckoned(monkeypatch):
     assert traced["activations"] / 3 < reckoned["activations"] < 3 * traced["activations"]
 
 
+@pytest.mark.thorough
 def test_what_a_gpu_elsewhere_holds_is_predicted_without_one(monkeypatch):
     job = config(dtype="bfloat16")
     model = memory.empty_model(job)

@@ -172,6 +172,7 @@ def encoder(folder: Path, kind: str = "Bert", **further) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_an_encoder_learns_pairs_and_everything_fresh_is_saved(tmp_path, make_job):
     """A masked model's files lack a pooler: it is random, so it has to be trained and saved, too."""
     import torch

@@ -72,6 +72,7 @@ def test_all_weights_can_be_trained_and_held_out_prompts_answered(tmp_path, make
     assert job.weights
 
 
+@pytest.mark.thorough
 def test_what_the_value_head_learns_does_not_shrink_the_steps_of_the_policy(tmp_path, make_online):
     jobs = [
         make_online(
