@@ -17,6 +17,7 @@ MOST_FILES = 2000
 class _Read:
     """How far a file was read, and what was newest by then."""
 
+    inode: int = -1
     offset: int = 0
     newest: Record = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -35,8 +36,9 @@ def newest_values(path: Path) -> Record:
             _files.popitem(last=False)
     with read.lock:
         try:
-            if path.stat().st_size < read.offset:  # another file than before
-                read.offset, read.newest = 0, {}
+            found = path.stat()
+            if found.st_size < read.offset or found.st_ino != read.inode:  # another than before
+                read.offset, read.newest, read.inode = 0, {}, found.st_ino
         except FileNotFoundError:
             return {}
         tail = TailReader(path, read.offset)
