@@ -38,8 +38,9 @@ SETTINGS = {
     # Else a schedule of every minute would show 60 runs in advance: the scheduler plans an hour.
     "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT5M",
     # Prefect names what waits for 15 s "Late", ten runs at a time, each in a transaction that reads
-    # before it writes. With SQLite, and a queue of a hundred, that lets nobody else write.
-    "PREFECT_SERVER_SERVICES_LATE_RUNS_AFTER_SECONDS": "PT5M",
+    # before it writes. With SQLite that lets nobody else write for up to a minute. And it tells less
+    # than we do: why a job waits.
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
     # Twenty events in a transaction are half of what a hundred runs that begin have it write.
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
 }
