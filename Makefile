@@ -62,8 +62,9 @@ demo: $(VENV)/installed ## Fine-tune a tiny model here, as a Prefect flow, in ab
 	@test "$$(id -u)" = 0 || { echo "chromium is missing: sudo apt-get install chromium"; exit 1; }
 	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null
 
+# What fails is run once more, and named in the summary: see docs/architecture.md.
 test: $(VENV)/installed-dev /usr/sbin/sshd /usr/lib/postgresql ## Run all tests, in parallel
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --reruns 1 -rfER
 
 faults: $(VENV)/installed-dev /usr/sbin/sshd /usr/sbin/slurmctld /usr/bin/faketime /usr/sbin/iptables ## Inject every kind of fault, and print what came of each
 	@$(BIN)/python -m pytest tests --thorough -m fault -n 4
