@@ -74,7 +74,9 @@ def html(request: Request, template: str, *, status: int = 200, **values: Any) -
     session = caller.session_id if caller else None
     # The guards refuse what a session's form sends without it.
     csrf = request.app.state.gate.sessions.form_token(session) if session else ""
-    text = TEMPLATES.get_template(template).render(request=request, csrf=csrf, **values)
+    # Nobody is shown a button that would be refused.
+    known = {"request": request, "csrf": csrf, "may_submit": bool(caller and caller.may("submit"))}
+    text = TEMPLATES.get_template(template).render(**known, **values)
     tag = f'"{hashlib.sha256(text.encode()).hexdigest()[:24]}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "HX-Request"}
     if status == 200 and request.headers.get("if-none-match") == tag:

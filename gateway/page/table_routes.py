@@ -59,7 +59,6 @@ def jobs(
         sort=sort,
         columns=table.COLUMNS,
         most_sorted=table.MOST_SORTED,
-        may_submit=caller.may("submit"),
         states=list(JobState),
     )
 

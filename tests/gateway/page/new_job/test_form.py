@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from gateway.access import audit
 from gateway.access.users import add_user
 from gateway.page.new_job.draft import Draft, merged
 from gateway.page.new_job.fields import OPEN, fields, parts
+from tests.gateway.page.conftest import made_job
 from trainer.config import TrainingJob
 from trainer.contract.errors import ConfigError
 
@@ -211,13 +213,23 @@ async def test_a_job_that_the_worker_would_refuse_is_refused_here(
 
 
 async def test_only_those_who_may_submit_have_the_form(app: FastAPI, outsider: httpx.AsyncClient):
+    path = f"/jobs/{await made_job('not-hers')}"
     await add_user(app.state.gate.engine, "eve", ["read"], password=PASSWORD)
     assert (await outsider.get("/new")).status_code == 401
     await outsider.post("/sign-in", data={"name": "eve", "password": PASSWORD, "next": "/"})
 
-    assert (await outsider.get("/jobs")).status_code == 200
+    jobs, job = await outsider.get("/jobs"), await outsider.get(path)
+    assert (jobs.status_code, job.status_code) == (200, 200)
+    assert not re.search("/new|/cancel|/pause", jobs.text + job.text)
     assert (await outsider.get("/new")).status_code == 403
     assert (await outsider.post("/new/write", data={})).status_code == 403
+
+
+async def test_whoever_may_submit_is_shown_how(browser: httpx.AsyncClient):
+    path = f"/jobs/{await made_job('ours')}"
+
+    assert "/new" in (await browser.get("/jobs")).text
+    assert "/cancel" in (await browser.get(path)).text
 
 
 async def test_what_changes_nothing_is_not_in_the_audit_log(
