@@ -4,7 +4,7 @@
 
 The job is the quickstart, cut short; nothing of it changes but its provider. Same: every loss,
 gradient norm and learning rate, and the adapter's SHA-256, are those of the provider `local`, to the last
-bit. What is left over is what the account still has when the job has ended and reconcile has run once.
+bit. NAME-private: its machines are reached by a store alone. What is left over is what the account still has when the job has ended and reconcile has run once.
 Exits with 1 unless every provider trains the same and leaves nothing.
 """
 
@@ -77,7 +77,7 @@ def _row(here: Place, job: Path, provider: str, measure: Any) -> tuple[Any, bool
     with _account(here, provider) as (variables, left_over):
         began = time.monotonic()
         known = set(runs().glob("*"))
-        words = [TRAINCTL, "run", job, "--provider", provider]
+        words = [TRAINCTL, "run", job, "--provider", provider.removesuffix("-private")]
         here.start(words, f"{provider}.log", **variables).finished()
         seconds = time.monotonic() - began
         here.start([TRAINCTL, "reconcile"], f"{provider}.log", **variables).finished()
