@@ -4,7 +4,8 @@
 
 The job is the quickstart, cut short; nothing of it changes but its provider. Same: every loss,
 gradient norm and learning rate, and the adapter's SHA-256, are those of the provider `local`, to the last
-bit. NAME-private: its machines are reached by a store alone. What is left over is what the account still has when the job has ended and reconcile has run once.
+bit. NAME-private: its machines are reached by a store alone. What is left over is what the account
+still has when the job has ended and reconcile has run once.
 Exits with 1 unless every provider trains the same and leaves nothing.
 """
 
