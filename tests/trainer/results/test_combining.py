@@ -48,7 +48,6 @@ def made(tmp_path_factory):
     return folders
 
 
-@pytest.mark.thorough
 def test_one_adapter_adds_what_several_add(made, tmp_path):
     import peft
     import torch

@@ -45,7 +45,6 @@ def let_go_and_note(job: Job, trainer: Any) -> None:
     job.optimizers = [trainer.optimizer, *trainer.accelerator._optimizers]
 
 
-@pytest.mark.thorough
 def test_what_training_held_in_memory_is_free_when_the_merge_begins(merged):
     assert merged.held == 0
     assert merged.optimizers == [None]

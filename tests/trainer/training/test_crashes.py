@@ -93,13 +93,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory, make_job) -> Job:
     return job
 
 
-@pytest.mark.thorough
 def test_a_trainer_that_was_killed_is_started_again_each_time(killed):
     assert (killed.status.state, killed.status.restarts) == (JobState.COMPLETED, 2)
     assert killed.status.step == killed.status.total_steps == SETTINGS["max_steps"]
 
 
-@pytest.mark.thorough
 def test_after_kills_every_number_is_what_it_would_have_been(killed, uninterrupted):
     assert killed.curve == uninterrupted.curve
 

@@ -55,7 +55,6 @@ def whole(two, tmp_path_factory, base_model, make_job):
     return job
 
 
-@pytest.mark.thorough
 def test_every_data_set_has_a_loss_and_the_whole_one_is_of_all_their_tokens(
     whole, two, make_job, tmp_path
 ):

@@ -113,7 +113,6 @@ def test_a_new_token_that_no_row_has_is_named(tmp_path, make_config, write_rows,
     assert said == "training.new_tokens: no row has '<|sqI|>', so nothing is learned of it."
 
 
-@pytest.mark.thorough
 def test_the_model_learns_to_write_it_and_the_merged_one_says_the_same(trained):
     import torch
     from transformers import AutoModelForCausalLM

@@ -218,13 +218,12 @@ async def test_follow_costs_next_to_nothing_while_nothing_is_written(machine, tm
             pass
 
     following = [asyncio.create_task(consume()) for _ in range(50)]
-    await asyncio.sleep(0.1)
-    before, since = time.process_time(), time.monotonic()
+    await asyncio.sleep(2)  # by then each looks as seldom as it ever will
+    before = time.process_time()
 
     await asyncio.sleep(1)
 
-    share = (time.process_time() - before) / (time.monotonic() - since)
-    assert share < 0.5  # of a processor; followers that never rest take all of it
+    assert time.process_time() - before < 0.25
     for task in following:
         task.cancel()
     await asyncio.gather(*following, return_exceptions=True)
