@@ -9,7 +9,7 @@ TRAINER = """
 import argparse, json, os, pathlib, signal, struct, sys, time
 words = argparse.ArgumentParser()
 words.add_argument("--out"); words.add_argument("--final"); words.add_argument("--resume")
-words.add_argument("--steps", type=int, default=20); words.add_argument("--hold", type=int)
+words.add_argument("--steps", type=int, default=20); words.add_argument("--hold", type=int, action="append", default=[])
 words.add_argument("--save", type=int, default=5); words.add_argument("--pace", type=float, default=0)
 words.add_argument("--weights", default="model.safetensors"); words.add_argument("--fails", type=int)
 words.add_argument("--go")
@@ -20,6 +20,11 @@ step = 0
 if given.resume:
     step = json.loads(pathlib.Path(given.resume, "state.json").read_text())["step"]
     print("resumed at", step)
+def may_go():  # beyond the step in the file; an empty one lets it go on to the end
+    try:
+        return step <= float(pathlib.Path(str(given.go)).read_text() or "inf")
+    except OSError:
+        return False
 def save():
     folder = pathlib.Path(given.out, f"checkpoint-{step}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +39,7 @@ while step < given.steps and not stop:
     if step == given.fails:
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB.")
         sys.exit(1)
-    while step == given.hold and not given.resume and not stop and not os.path.exists(str(given.go)):
+    while step in given.hold and not given.resume and not stop and not may_go():
         time.sleep(0.01)
 if stop:
     save()

@@ -61,11 +61,13 @@ def test_a_killed_command_continues_from_the_newest_valid_checkpoint(tmp_path):
 
 
 def test_a_torn_checkpoint_is_passed_over(tmp_path):
-    job = foreign(tmp_path / "job", "--hold", "13")
+    go = tmp_path / "go"
+    job = foreign(tmp_path / "job", "--hold", "7", "--hold", "13", "--go", str(go))
     process = job.start()
+    until_now(lambda: 5 in steps_saved(job))
+    go.write_text("7")
     at_step(job, 13)
     until_now(lambda: 10 in steps_saved(job))
-    five = 5 in steps_saved(job)  # on a full computer 10 may have been there at the first look
     torn = job.job.checkpoints / "checkpoint-10" / "state.json"
     torn.unlink()
     torn.write_text("{")
@@ -76,12 +78,10 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path):
 
     assert job.status.state is JobState.COMPLETED
     assert "skipped a checkpoint" in job.log
-    assert ("resumed at 5" in job.log) is five
-    assert "resumed at 10" not in job.log
+    assert "resumed at 5" in job.log
     found = [event for event in job.events if event.kind in {"checkpoint_passed_over", "resumed"}]
-    names = ["checkpoint-10", *(["checkpoint-5"] if five else [])]
-    assert [event.facts["checkpoint"] for event in found] == names
-    assert {10, 15, 20} <= {event.step for event in job.events if event.kind == "saved"}
+    assert [event.facts["checkpoint"] for event in found] == ["checkpoint-10", "checkpoint-5"]
+    assert {5, 10, 15, 20} == {event.step for event in job.events if event.kind == "saved"}
 
 
 @pytest.mark.parametrize(
