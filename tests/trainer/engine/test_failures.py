@@ -77,10 +77,7 @@ os._exit(0)
 
 
 @pytest.mark.xdist_group("torch")
-@pytest.mark.parametrize(
-    ("fault", "name"),
-    [("hangs", "TrainingStalled"), ("dies", "PeerLost")],
-)
+@pytest.mark.parametrize(("fault", "name"), [("hangs", "TrainingStalled"), ("dies", "PeerLost")])
 @pytest.mark.thorough
 def test_another_process_that_hangs_or_dies_is_told_apart(tmp_path, fault, name):
     command = [sys.executable, "-c", GATHERING, str(tmp_path)]
