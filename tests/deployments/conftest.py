@@ -201,7 +201,8 @@ def _deploy_by_two_at_once(site: Site) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _awake(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let the server stand still between the files that use it: it takes a tenth of a processor."""
-    if "hosting" not in str(getattr(request.module, "pytestmark", "")):
+    group = request.node.get_closest_marker("xdist_group")
+    if group is None or group.args != ("hosting",):
         yield
         return
     made: Site = request.getfixturevalue("site")

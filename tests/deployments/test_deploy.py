@@ -9,11 +9,6 @@ from tests.gateway.commanding import call_here
 pytestmark = pytest.mark.xdist_group("hosting")
 
 
-def patch(site, path, body):
-    answer = site.request("PATCH", path, body)
-    assert answer.is_success, answer.text
-
-
 @pytest.fixture
 def deploy(site, monkeypatch, capfd):
     """Return a function that deploys as `trainctl` does, in this process."""
@@ -69,14 +64,16 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
         "work_queue_name": "low",
         "paused": True,
     }
-    patch(site, f"/deployments/{nightly['id']}", theirs)
+    site.request("PATCH", f"/deployments/{nightly['id']}", theirs)
     cron = {"schedule": {"cron": "0 5 * * 1", "timezone": "Europe/Berlin"}, "active": True}
-    patch(site, f"/deployments/{nightly['id']}/schedules/{schedule['id']}", cron)
-    patch(site, "/work_pools/local-gpu", {"concurrency_limit": 3})
+    site.request("PATCH", f"/deployments/{nightly['id']}/schedules/{schedule['id']}", cron)
+    site.request("PATCH", "/work_pools/local-gpu", {"concurrency_limit": 3})
     queue = site.ask("/work_pools/local-gpu/queues/low")
-    patch(site, "/work_pools/local-gpu/queues/low", {"priority": 7})
+    site.request("PATCH", "/work_pools/local-gpu/queues/low", {"priority": 7})
     baked = {"prefect.deployments.steps.set_working_directory": {"directory": "/home/gone"}}
-    patch(site, f"/deployments/{local['id']}", {"pull_steps": [baked], "description": "old"})
+    site.request(
+        "PATCH", f"/deployments/{local['id']}", {"pull_steps": [baked], "description": "old"}
+    )
     try:
         done = deploy()
         again = site.deployment("train/nightly")
@@ -96,8 +93,8 @@ def test_deploying_again_changes_what_is_ours_and_keeps_what_an_administrator_se
         assert "train/local: description, pull_steps; kept queue" in done.stdout
         assert "schedule 0 5 * * 1 (on)" in done.stdout
     finally:
-        patch(site, "/work_pools/local-gpu", {"concurrency_limit": None})
-        patch(site, "/work_pools/local-gpu/queues/low", {"priority": queue["priority"]})
+        site.request("PATCH", "/work_pools/local-gpu", {"concurrency_limit": None})
+        site.request("PATCH", "/work_pools/local-gpu/queues/low", {"priority": queue["priority"]})
         site.request("DELETE", f"/deployments/{nightly['id']}")
 
 
@@ -128,8 +125,8 @@ def test_parameters_that_no_longer_fit_are_named_and_the_rest_is_deployed(site, 
         "parameter_openapi_schema": {"type": "object", "properties": {}},
         "parameters": {"job": {"name": "old", "colour": "red"}},
     }
-    patch(site, f"/deployments/{nightly['id']}", of_old)
-    patch(site, f"/deployments/{local['id']}", {"description": "old"})
+    site.request("PATCH", f"/deployments/{nightly['id']}", of_old)
+    site.request("PATCH", f"/deployments/{local['id']}", {"description": "old"})
 
     done = deploy()
     site.request("DELETE", f"/deployments/{nightly['id']}")
