@@ -67,8 +67,8 @@ class PrefectApi:
         self.settings = settings
         self._headers = settings.headers | {"Accept": "application/json"}
         # To read the certificates of the world takes as long as an answer.
-        trusting = [_trust(settings)] if url.startswith("https:") else []
-        handlers = [urllib.request.HTTPSHandler(context=context) for context in trusting]
+        is_safe = url.startswith("https:")
+        handlers = [urllib.request.HTTPSHandler(context=_trust(settings))] if is_safe else []
         self._open = urllib.request.build_opener(*handlers).open
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:

@@ -60,12 +60,12 @@ def connect() -> str:
     if get_current_settings().api.url != url:
         os.environ["PREFECT_API_URL"] = url  # for this process and for those it starts
         refresh_global_settings_context()
-    hush_prefect(note)
+    _hush_prefect()
     return url
 
 
-def hush_prefect(write: Callable[[str], None]) -> None:
-    """Show only warnings of Prefect's log, each as one line, through `write`.
+def _hush_prefect() -> None:
+    """Show only warnings of Prefect's log, each as one line.
 
     The command itself says how a run ended, so Prefect's own lines would only repeat it.
     """
@@ -76,4 +76,4 @@ def hush_prefect(write: Callable[[str], None]) -> None:
     # pytest's handler stays: tests look at the records that it catches.
     for handler in [h for h in root.handlers if type(h).__name__ != "LogCaptureHandler"]:
         root.removeHandler(handler)
-    root.addHandler(OneLine(write))
+    root.addHandler(OneLine(note))
