@@ -9,6 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from blocks.machines.base import CAPTURE_LIMIT, FOLLOW_CHUNK
+from blocks.machines.mailbox import MailboxMachine
 from tests.blocks.machines.contract.every_machine import (
     FAMILY,
     any_process_with,
@@ -212,6 +213,9 @@ async def test_follow_yields_within_a_fifth_of_a_second(machine, tmp_path):
 async def test_follow_costs_next_to_nothing_while_nothing_is_written(machine, tmp_path, request):
     if "signed" in request.node.name:
         pytest.skip("its bucket is served by this very process, which signs and checks in Python")
+    if isinstance(machine, MailboxMachine):
+        # The other tests' looks five times as often as a user's.
+        machine = MailboxMachine(request.getfixturevalue("mailbox").bucket())
 
     async def consume():
         async for _ in machine.follow(str(tmp_path / "log")):
