@@ -9,12 +9,14 @@ import functools
 import gc
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +47,11 @@ os.environ.update(
 )
 for _name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_API_KEY"):
     os.environ.pop(_name, None)
+
+# Xet keeps what it uploads to; the first process of a run makes the place, and removes it.
+if "HF_XET_CACHE" not in os.environ:
+    os.environ["HF_XET_CACHE"] = tempfile.mkdtemp(prefix="xet-")
+    atexit.register(shutil.rmtree, os.environ["HF_XET_CACHE"], ignore_errors=True)
 
 # Until all tests are collected: what they import is no garbage.
 gc.disable()
